@@ -1,0 +1,277 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use omni_core::Dtype;
+use safetensors::tensor::{SafeTensorError, SafeTensors};
+
+use crate::config::read_json;
+use crate::manifest::{Component, expected};
+use crate::{CheckpointError, Mismatch, OmniConfig, TensorReport};
+
+const CONFIG: &str = "config.json";
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+
+/// A checkpoint directory, opened: config read, shards mapped, headers parsed; no weight read yet.
+#[derive(Debug)]
+pub struct Checkpoint {
+    directory: PathBuf,
+    config: OmniConfig,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// What a shard's header says about one tensor.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Number type as the header names it.
+    pub dtype: safetensors::Dtype,
+    /// Shape on disk.
+    pub shape: Vec<usize>,
+    shard: usize,
+    bytes: Range<usize>,
+}
+
+impl Tensor {
+    /// The number type, if it is one that can be computed with.
+    pub fn float_type(&self) -> Option<Dtype> {
+        match self.dtype {
+            safetensors::Dtype::F32 => Some(Dtype::F32),
+            safetensors::Dtype::BF16 => Some(Dtype::Bf16),
+            safetensors::Dtype::F16 => Some(Dtype::F16),
+            _ => None,
+        }
+    }
+
+    /// Bytes on disk.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// True for a tensor without elements.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens a directory with `config.json` and either `model.safetensors.index.json` with its shards or one
+    /// `model.safetensors`.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file (and key or tensor) that is missing or damaged.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let directory = directory.as_ref();
+        if !directory.is_dir() {
+            let reason =
+                "there is no such directory; expected a checkpoint directory with config.json and safetensors".into();
+            return Err(CheckpointError::NoWeights { path: directory.to_owned(), reason });
+        }
+        let config = OmniConfig::read(&directory.join(CONFIG))?;
+        let mut checkpoint =
+            Self { directory: directory.to_owned(), config, shards: Vec::new(), tensors: BTreeMap::new() };
+        if directory.join(INDEX).is_file() {
+            checkpoint.add_indexed(&directory.join(INDEX))?;
+        } else if directory.join(SINGLE).is_file() {
+            checkpoint.add_shard(directory.join(SINGLE))?;
+        } else {
+            let reason = format!("no weights here: expected {INDEX} or {SINGLE}");
+            return Err(CheckpointError::NoWeights { path: directory.to_owned(), reason });
+        }
+        Ok(checkpoint)
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The contents of `config.json`.
+    pub fn config(&self) -> &OmniConfig {
+        &self.config
+    }
+
+    /// Every tensor on disk, by name.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
+    }
+
+    /// Number of shard files.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The differences between disk and config, for the given parts. Tensors that belong to no part count as unexpected.
+    pub fn report(&self, components: &[Component]) -> TensorReport {
+        let wanted = |name: &str| Component::of(name).is_none_or(|c| components.contains(&c));
+        let mut expected = expected(&self.config);
+        expected.retain(|name, _| wanted(name));
+        let mut report = TensorReport::default();
+        for (name, tensor) in self.tensors.iter().filter(|(name, _)| wanted(name)) {
+            match expected.remove(name) {
+                None => report.unexpected.push((name.clone(), tensor.shape.clone())),
+                Some(shape) if shape != tensor.shape => {
+                    let found = tensor.shape.clone();
+                    report.mismatched.push(Mismatch { name: name.clone(), expected: shape, found });
+                }
+                Some(_) => {}
+            }
+        }
+        report.missing = expected.into_iter().collect();
+        report
+    }
+
+    /// Compares names, shapes and number types with what the config asks for, for the given parts, before any weight is read.
+    ///
+    /// # Errors
+    /// One [`CheckpointError::Tensors`] with every difference, or [`CheckpointError::Dtype`].
+    pub fn check(&self, components: &[Component]) -> Result<(), CheckpointError> {
+        let report = self.report(components);
+        if !report.is_clean() {
+            return Err(CheckpointError::Tensors { path: self.directory.clone(), report });
+        }
+        let of_parts = |name: &str| Component::of(name).is_some_and(|c| components.contains(&c));
+        match self.tensors.iter().find(|(name, tensor)| of_parts(name) && tensor.float_type().is_none()) {
+            Some((name, tensor)) => Err(self.unreadable(name, tensor)),
+            None => Ok(()),
+        }
+    }
+
+    /// The raw little-endian bytes of a tensor.
+    pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        &self.shards[tensor.shard].map[tensor.bytes.clone()]
+    }
+
+    pub(crate) fn unreadable(&self, name: &str, tensor: &Tensor) -> CheckpointError {
+        let path = self.shards[tensor.shard].path.clone();
+        CheckpointError::Dtype { name: name.to_owned(), path, dtype: format!("{:?}", tensor.dtype) }
+    }
+
+    fn add_indexed(&mut self, index: &Path) -> Result<(), CheckpointError> {
+        let Index { weight_map } = read_json(index)?;
+        let mut by_shard: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, shard) in &weight_map {
+            by_shard.entry(shard).or_default().push(tensor);
+        }
+        for (shard, names) in by_shard {
+            let path = self.directory.join(shard);
+            if !path.is_file() {
+                let reason = format!(
+                    "{INDEX} names this file for {} tensors (`{}`, …), but it is not there",
+                    names.len(),
+                    names[0]
+                );
+                return Err(CheckpointError::NoWeights { path, reason });
+            }
+            self.add_shard(path.clone())?;
+            let held = |name: &&str| self.tensors.get(*name).is_some_and(|t| t.shard + 1 == self.shards.len());
+            if let Some(absent) = names.iter().find(|name| !held(name)) {
+                let reason = format!("{INDEX} says that `{absent}` is in this file, but its header does not list it");
+                return Err(CheckpointError::Shard { path, reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn add_shard(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
+        let map = map_file(&path)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|error| CheckpointError::Shard { path: path.clone(), reason: diagnose(&map, &error) })?;
+        let start = header + 8;
+        for (name, info) in metadata.tensors() {
+            let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
+            let tensor = Tensor { dtype: info.dtype, shape: info.shape.clone(), shard: self.shards.len(), bytes };
+            if let Some(other) = self.tensors.insert(name.clone(), tensor) {
+                let reason = format!("`{name}` is also in {}", self.shards[other.shard].path.display());
+                return Err(CheckpointError::Shard { path, reason });
+            }
+        }
+        tracing::debug!(shard = %path.display(), tensors = metadata.tensors().len(), "header parsed");
+        self.shards.push(Shard { path, map });
+        Ok(())
+    }
+}
+
+fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {
+    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: the map is only read, as plain bytes. Another process that truncates the file while it is mapped ends
+    // this one with a signal; that is the known price of mapping and is documented on `Checkpoint`'s users' side.
+    #[allow(unsafe_code)]
+    unsafe { Mmap::map(&file) }.map_err(io)
+}
+
+/// Says what is wrong with a shard, with the numbers that contradict each other.
+fn diagnose(file: &[u8], error: &SafeTensorError) -> String {
+    let promised = file.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
+    let header = promised.and_then(|n| file.get(8..8usize.checked_add(usize::try_from(n).ok()?)?));
+    match (error, promised, header) {
+        (SafeTensorError::HeaderTooSmall, ..) => {
+            format!("the file has {} bytes, too few for a safetensors header: truncated?", file.len())
+        }
+        (_, Some(n), None) => format!(
+            "the header should have {n} bytes, but the file has {} in all: truncated, or not a safetensors file",
+            file.len()
+        ),
+        (SafeTensorError::MetadataIncompleteBuffer, _, Some(header)) => {
+            let (expected, found) = (data_end(header), file.len() - 8 - header.len());
+            format!("the header promises {expected} bytes of tensor data, the file has {found}: truncated or damaged")
+        }
+        (SafeTensorError::InvalidHeaderDeserialization(json), _, Some(header)) => match unknown_type(header) {
+            Some((name, dtype)) => {
+                format!("tensor `{name}` has the unknown number type `{dtype}`; expected BF16, F16 or F32")
+            }
+            None => format!("the header is not what safetensors prescribes: {json}"),
+        },
+        (SafeTensorError::InvalidOffset(name), ..) => {
+            format!("the header's offsets for tensor `{name}` overlap or leave a gap: damaged")
+        }
+        (SafeTensorError::TensorInvalidInfo, _, Some(header)) => {
+            let name = wrong_extent(header).unwrap_or_else(|| "?".into());
+            format!("the header's offsets for tensor `{name}` do not fit its shape and number type: damaged")
+        }
+        _ => format!("the header is damaged: {error}"),
+    }
+}
+
+fn entries(header: &[u8]) -> serde_json::Map<String, serde_json::Value> {
+    let mut entries: serde_json::Map<_, _> = serde_json::from_slice(header).unwrap_or_default();
+    entries.remove("__metadata__");
+    entries
+}
+
+fn data_end(header: &[u8]) -> u64 {
+    entries(header).values().filter_map(|entry| entry["data_offsets"][1].as_u64()).max().unwrap_or(0)
+}
+
+fn unknown_type(header: &[u8]) -> Option<(String, String)> {
+    entries(header).into_iter().find_map(|(name, entry)| {
+        let dtype = entry["dtype"].as_str()?.to_owned();
+        let known = serde_json::from_value::<safetensors::Dtype>(entry["dtype"].clone()).is_ok();
+        (!known).then_some((name, dtype))
+    })
+}
+
+fn wrong_extent(header: &[u8]) -> Option<String> {
+    entries(header).into_iter().find_map(|(name, entry)| {
+        let info: safetensors::tensor::TensorInfo = serde_json::from_value(entry).ok()?;
+        let elements = info.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+        let held = info.data_offsets.1.checked_sub(info.data_offsets.0).and_then(|n| n.checked_mul(8));
+        (bits.is_none() || bits != held).then_some(name)
+    })
+}

@@ -1,0 +1,121 @@
+use std::fmt;
+use std::path::PathBuf;
+
+/// What can be wrong with a checkpoint directory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file or directory cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A JSON file lacks a key, or a key has a wrong value.
+    #[error("{}: at `{at}`: {reason}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The key, as a path through the objects.
+        at: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// There are no weights where they were expected.
+    #[error("{}: {reason}", path.display())]
+    NoWeights {
+        /// The directory or shard.
+        path: PathBuf,
+        /// What was expected.
+        reason: String,
+    },
+    /// A shard's header is damaged or does not fit the file.
+    #[error("{}: {reason}", path.display())]
+    Shard {
+        /// The shard.
+        path: PathBuf,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// Names or shapes on disk are not what the config asks for.
+    #[error("{}: {report}", path.display())]
+    Tensors {
+        /// The checkpoint directory.
+        path: PathBuf,
+        /// Every difference.
+        report: TensorReport,
+    },
+    /// A tensor has a number type that cannot be read.
+    #[error("tensor `{name}` in {}: number type {dtype} cannot be read; expected BF16, F16 or F32", path.display())]
+    Dtype {
+        /// The tensor.
+        name: String,
+        /// The shard.
+        path: PathBuf,
+        /// The type named in the header.
+        dtype: String,
+    },
+}
+
+impl From<CheckpointError> for omni_core::Error {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::Io { path, source } => omni_core::Error::Io { path, source },
+            CheckpointError::Json { .. } => omni_core::Error::Config(error.to_string()),
+            other => omni_core::Error::Weights(other.to_string()),
+        }
+    }
+}
+
+/// One tensor whose shape on disk is not the expected one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The tensor.
+    pub name: String,
+    /// Shape the config asks for.
+    pub expected: Vec<usize>,
+    /// Shape on disk.
+    pub found: Vec<usize>,
+}
+
+/// Every difference between the tensors on disk and those the config asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TensorReport {
+    /// Expected and not on disk, with the expected shapes.
+    pub missing: Vec<(String, Vec<usize>)>,
+    /// On disk and not expected, with the shapes on disk.
+    pub unexpected: Vec<(String, Vec<usize>)>,
+    /// On disk with another shape.
+    pub mismatched: Vec<Mismatch>,
+}
+
+impl TensorReport {
+    /// True if there is no difference.
+    pub fn is_clean(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+    }
+}
+
+impl fmt::Display for TensorReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} missing, {} unexpected and {} mismatched tensors",
+            self.missing.len(),
+            self.unexpected.len(),
+            self.mismatched.len()
+        )?;
+        for (name, shape) in &self.missing {
+            write!(f, "\n  missing    {name}: expected {shape:?}")?;
+        }
+        for (name, shape) in &self.unexpected {
+            write!(f, "\n  unexpected {name}: found {shape:?}")?;
+        }
+        for Mismatch { name, expected, found } in &self.mismatched {
+            write!(f, "\n  mismatched {name}: expected {expected:?}, found {found:?}")?;
+        }
+        Ok(())
+    }
+}

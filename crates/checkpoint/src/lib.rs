@@ -1,0 +1,24 @@
+//! Reads Qwen3-Omni checkpoint directories in Hugging Face layout.
+//!
+//! [`Checkpoint::open`] reads `config.json` (both key styles), maps the safetensors shards into memory and parses each
+//! header once. [`Checkpoint::check`] compares names and shapes with what the config asks for, before any weight is
+//! read. [`Weights`] then hands tensors to the model crates, by name, in the number type of the computation.
+
+mod config;
+mod directory;
+mod error;
+mod manifest;
+mod weights;
+
+pub use config::{
+    AudioConfig, Code2WavConfig, CodePredictorConfig, DecoderConfig, OmniConfig, TalkerConfig, ThinkerConfig,
+    VisionConfig,
+};
+pub use directory::{Checkpoint, Tensor as StoredTensor};
+pub use error::{CheckpointError, Mismatch, TensorReport};
+pub use manifest::{Component, Manifest, expected};
+pub use weights::{LoadProgress, ProgressFn, Weights};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -1,0 +1,73 @@
+use burn::module::Module;
+use burn::tensor::Tensor;
+use checkpoint::Weights;
+use omni_core::Result;
+
+use crate::causal_conv::{CausalConv, ConvSpec, History, TransposedConv};
+use crate::snake::Snake;
+
+/// Snake, transposed convolution, three residual units of growing dilation.
+#[derive(Module, Debug)]
+pub(crate) struct DecoderBlock {
+    act: Snake,
+    transposed: TransposedConv,
+    units: Vec<ResidualUnit>,
+}
+
+/// What a block carries between steps.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BlockState {
+    transposed: History,
+    units: [History; 3],
+}
+
+const DILATIONS: [usize; 3] = [1, 3, 9];
+
+impl DecoderBlock {
+    /// `channels` at the entrance; half of them leave.
+    pub(crate) fn load(weights: &Weights, channels: usize, rate: usize) -> Result<Self> {
+        let half = channels / 2;
+        let units = DILATIONS.iter().enumerate();
+        let units = units.map(|(i, dilation)| ResidualUnit::load(&weights.at(i + 2), half, *dilation));
+        Ok(Self {
+            act: Snake::load(&weights.at("0"), channels)?,
+            transposed: TransposedConv::load(&weights.at("1.conv"), [channels, half, 2 * rate], rate)?,
+            units: units.collect::<Result<_>>()?,
+        })
+    }
+
+    /// `[B, C, T]` → `[B, C / 2, T * rate]`, without the first `rate` of the stream.
+    pub(crate) fn forward(&self, x: Tensor<3>, state: &mut BlockState) -> Tensor<3> {
+        let mut x = self.transposed.forward(self.act.forward(x), &mut state.transposed);
+        for (unit, history) in self.units.iter().zip(&mut state.units) {
+            x = unit.forward(x, history);
+        }
+        x
+    }
+}
+
+/// `x + conv2(snake(conv1(snake(x))))`.
+#[derive(Module, Debug)]
+struct ResidualUnit {
+    act1: Snake,
+    conv1: CausalConv,
+    act2: Snake,
+    conv2: CausalConv,
+}
+
+impl ResidualUnit {
+    fn load(weights: &Weights, channels: usize, dilation: usize) -> Result<Self> {
+        let dilated = ConvSpec { dilation, ..ConvSpec::new(channels, channels, 7) };
+        Ok(Self {
+            act1: Snake::load(&weights.at("act1"), channels)?,
+            conv1: CausalConv::load(&weights.at("conv1.conv"), dilated)?,
+            act2: Snake::load(&weights.at("act2"), channels)?,
+            conv2: CausalConv::load(&weights.at("conv2.conv"), ConvSpec::new(channels, channels, 1))?,
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>, history: &mut History) -> Tensor<3> {
+        let h = self.conv1.forward(self.act1.forward(x.clone()), history);
+        x + self.conv2.forward(self.act2.forward(h), &mut None)
+    }
+}

@@ -1,0 +1,29 @@
+//! Code2Wav of Qwen3-Omni: the causal ConvNet vocoder that turns codec frames into 24 kHz sound (paper, section 2.4).
+//!
+//! One path computes everything: a step takes any number of frames and carries the state on, so a stream's samples are
+//! the whole decode's samples however the frames are split. [`Code2Wav::decode`] is one step from a fresh state;
+//! [`Code2Wav::decode_chunked`] is the reference's approximation with a left context.
+//!
+//! Each decoder block looks one step ahead, so `F` frames give `F * samples_per_frame - lookahead` samples.
+
+mod causal_conv;
+mod convnext;
+mod decoder_block;
+mod model;
+mod pre_transformer;
+mod probe;
+mod snake;
+mod stream;
+
+pub use checkpoint::{Checkpoint, Code2WavConfig, Component, Weights};
+pub use model::Code2Wav;
+pub use omni_core::{CodeFrames, Dtype, Stage, Vocoder, Waveform};
+pub use probe::VocoderProbe;
+pub use stream::{Chunking, VocoderState};
+
+/// Samples per second.
+pub const SAMPLE_RATE: u32 = 24_000;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -1,0 +1,63 @@
+use std::path::PathBuf;
+
+/// What can go wrong where the outside world enters: files, requests, media, devices.
+///
+/// Each message names the thing (file, message part, tensor, option) and what was expected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A configuration file is missing a key, has a wrong value, or contradicts another file.
+    #[error("config: {0}")]
+    Config(String),
+    /// Weights on disk are missing, unexpected, misshapen or unreadable.
+    #[error("weights: {0}")]
+    Weights(String),
+    /// A media part could not be decoded.
+    #[error("media in {part}: {reason}")]
+    Media {
+        /// Which message and part, counted from 1.
+        part: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// The request cannot be served as it stands: an empty conversation, an unknown speaker, absurd options.
+    #[error("request: {0}")]
+    Request(String),
+    /// The conversation does not fit the model's context.
+    #[error(
+        "the prompt has {tokens} tokens, but the model's context holds {limit} including at least one for the answer"
+    )]
+    ContextLength {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions the model was made for.
+        limit: usize,
+    },
+    /// Something this build or this checkpoint kind does not offer.
+    #[error("unsupported: {0}")]
+    Unsupported(String),
+    /// A part of the model that the request needs was not loaded.
+    #[error("not loaded: {0}")]
+    NotLoaded(String),
+    /// The file system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The device is absent, failed, or lacks a number type.
+    #[error("device: {0}")]
+    Device(String),
+}
+
+/// `Result` with [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An [`Error::Io`] for `path`.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Error::Io { path: path.into(), source }
+    }
+}

@@ -1,0 +1,48 @@
+//! Contracts of the Qwen3-Omni crates.
+//!
+//! What the parts of the model promise each other, and nothing that computes: [`Stage`] (a part that is
+//! fed piece by piece), [`ModalityEncoder`] (files in, embedding rows out), the speech parts
+//! ([`Thinker`], [`Talker`], [`CodePredictor`], [`Vocoder`]), [`SamplingOptions`] and one [`Error`].
+//! A third party can write an encoder or a vocoder against this crate alone.
+//!
+//! # Shapes
+//! One alphabet is used in all crates: `B` batch, `T` query tokens, `S` key tokens, `D` width, `H` heads,
+//! `K` key/value heads, `Dh` head width, `E` experts, `V` vocabulary, `Q` codebooks, `F` codec frames,
+//! `N` samples.
+
+mod dtype;
+mod error;
+mod modality;
+mod position;
+mod sampling;
+mod speech;
+mod stage;
+
+pub use dtype::Dtype;
+pub use error::{Error, Result};
+pub use modality::{Encoded, ModalityEncoder, SpanLayout};
+pub use position::Positions;
+pub use sampling::SamplingOptions;
+pub use speech::{
+    CodeFrames, CodePredictor, DecoderInput, FrameCodes, Talker, TalkerInput, TalkerOutput, Thinker, ThinkerOutput,
+    VisualRows, Vocoder, Waveform,
+};
+pub use stage::Stage;
+
+/// Asserts the shape of a tensor inside a `forward`: a wrong shape there is a bug, not an input error.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// let x = Tensor::<2>::zeros([2, 3], &Device::flex());
+/// qwen3_omni_core::assert_shape!(x, [2, 3]);
+/// ```
+#[macro_export]
+macro_rules! assert_shape {
+    ($tensor:expr, $shape:expr) => {
+        assert_eq!($tensor.dims(), $shape, "shape of `{}`", stringify!($tensor))
+    };
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

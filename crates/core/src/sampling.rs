@@ -1,0 +1,85 @@
+use crate::{Error, Result};
+
+/// How a stage picks its next id from scores.
+///
+/// The order is the reference's: repetition penalty, suppression, then, when sampling, temperature, top-k, top-p.
+/// The repetition penalty stays on in greedy mode.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingOptions {
+    /// Take the best score instead of drawing.
+    pub greedy: bool,
+    /// Scores are divided by this before a draw; 1 leaves them.
+    pub temperature: f32,
+    /// Draw among this many best ids; 0 switches the limit off.
+    pub top_k: usize,
+    /// Draw among the smallest set of best ids whose probability reaches this; 1 switches the limit off.
+    pub top_p: f32,
+    /// Scores of ids already produced are divided by this if positive, multiplied if negative; 1 leaves them.
+    pub repetition_penalty: f32,
+    /// Seed of the draws: the same seed, options and input give the same ids on the same device.
+    pub seed: u64,
+}
+
+impl SamplingOptions {
+    /// The best score always wins.
+    pub fn greedy() -> Self {
+        Self { greedy: true, temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 }
+    }
+
+    /// The talker's released settings.
+    pub fn talker() -> Self {
+        Self { greedy: false, temperature: 0.9, top_k: 50, top_p: 1.0, repetition_penalty: 1.05, seed: 0 }
+    }
+
+    /// The code predictor's settings in the reference.
+    pub fn code_predictor() -> Self {
+        Self { greedy: false, temperature: 1.0, top_k: 50, top_p: 0.8, repetition_penalty: 1.0, seed: 0 }
+    }
+
+    /// Refuses values no draw can be made with. `stage` names the owner in the message.
+    ///
+    /// # Errors
+    /// [`Error::Request`] naming the option, its value and the range it must lie in.
+    pub fn validate(&self, stage: &str) -> Result<()> {
+        let refuse = |name: &str, value: f32, expected: &str| {
+            Err(Error::Request(format!("{stage} sampling: {name} is {value}, expected {expected}")))
+        };
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return refuse("temperature", self.temperature, "a number above 0 (use greedy for no randomness)");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return refuse("top_p", self.top_p, "above 0 and at most 1");
+        }
+        if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
+            return refuse("repetition_penalty", self.repetition_penalty, "a number above 0");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absurd_values_are_refused_by_name() {
+        let base = SamplingOptions::talker();
+        let cases = [
+            (SamplingOptions { temperature: 0.0, ..base.clone() }, "temperature"),
+            (SamplingOptions { temperature: f32::NAN, ..base.clone() }, "temperature"),
+            (SamplingOptions { temperature: -1.0, ..base.clone() }, "temperature"),
+            (SamplingOptions { top_p: 0.0, ..base.clone() }, "top_p"),
+            (SamplingOptions { top_p: 1.5, ..base.clone() }, "top_p"),
+            (SamplingOptions { top_p: f32::NAN, ..base.clone() }, "top_p"),
+            (SamplingOptions { repetition_penalty: 0.0, ..base.clone() }, "repetition_penalty"),
+            (SamplingOptions { repetition_penalty: f32::INFINITY, ..base.clone() }, "repetition_penalty"),
+        ];
+        for (options, name) in cases {
+            let message = options.validate("talker").unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains("talker"), "{message}");
+        }
+        for good in [base, SamplingOptions::greedy(), SamplingOptions::code_predictor()] {
+            good.validate("talker").expect("the defaults are valid");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use checkpoint::{OmniConfig, TalkerConfig, Weights};
+use nn::{Decoder, DecoderState, Embedding, Linear, Probe};
+use omni_core::{Result, Stage, TalkerInput, TalkerOutput};
+
+use crate::config::{Controls, Turns, talker_spec};
+use crate::projection::ResizeMlp;
+
+/// Codec embedding, decoder stack, codec head, and the two projections from the thinker.
+#[derive(Module, Debug)]
+pub struct Talker {
+    pub(crate) codec_embedding: Embedding,
+    model: Decoder,
+    codec_head: Linear,
+    pub(crate) text_projection: ResizeMlp,
+    pub(crate) hidden_projection: ResizeMlp,
+    #[module(skip)]
+    pub(crate) controls: Controls,
+    #[module(skip)]
+    pub(crate) turns: Turns,
+    pub(crate) vocabulary: usize,
+}
+
+/// What one run of the talker carries from step to step: its KV caches.
+pub type TalkerState = DecoderState;
+
+impl Talker {
+    /// Reads `talker.*` but the code predictor; `weights` stands at the checkpoint's root.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
+    pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
+        Self::load_parts(&weights.at("talker"), config.talker()?, Turns::from(config))
+    }
+
+    /// Reads `model.*`, `codec_head` and the projections.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn load_parts(weights: &Weights, config: &TalkerConfig, turns: Turns) -> Result<Self> {
+        let table = [config.text.vocab_size, config.text.hidden_size];
+        let model = weights.at("model");
+        Ok(Self {
+            codec_embedding: Embedding::load(&model.at("codec_embedding"), table)?,
+            model: Decoder::load(&model, &talker_spec(&config.text))?,
+            codec_head: Linear::load(&weights.at("codec_head"), table, false)?,
+            text_projection: ResizeMlp::load(&weights.at("text_projection"), config)?,
+            hidden_projection: ResizeMlp::load(&weights.at("hidden_projection"), config)?,
+            controls: Controls::from(config),
+            turns,
+            vocabulary: config.text.vocab_size,
+        })
+    }
+
+    /// The code that ends the speech.
+    pub fn end_code(&self) -> u32 {
+        self.controls.eos
+    }
+
+    /// Most positions one run can hold.
+    pub fn context_length(&self) -> usize {
+        self.model.max_positions()
+    }
+
+    /// One piece, with a look at every layer: states after the final norm.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` → `[B, T, D]`.
+    ///
+    /// # Errors
+    /// [`omni_core::Error::ContextLength`] if the state would hold more positions than the model was made for.
+    pub fn hidden(&self, state: &mut TalkerState, input: TalkerInput, probe: &mut dyn Probe) -> Result<Tensor<3>> {
+        self.model.forward(state, input.embeds, &input.positions, None, probe)
+    }
+
+    /// Scores of the first code after each row.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` → `[B, T, V]`.
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.codec_head.forward(hidden)
+    }
+
+    /// Rows of the codec embedding. `[T]` ids → `[1, T, D]`.
+    pub(crate) fn codec_rows(&self, ids: &[u32]) -> Tensor<3> {
+        self.codec_embedding.forward(id_row(ids, &self.codec_embedding.weight.device()))
+    }
+}
+
+impl Stage for Talker {
+    type State = TalkerState;
+    type Input = TalkerInput;
+    type Output = TalkerOutput;
+
+    fn start(&self) -> TalkerState {
+        self.model.start()
+    }
+
+    fn step(&self, state: &mut TalkerState, input: TalkerInput) -> Result<TalkerOutput> {
+        let hidden = self.hidden(state, input, &mut ())?;
+        let last = hidden.dims()[1] - 1;
+        let hidden = hidden.narrow(1, last, 1); // [B, 1, D]
+        Ok(TalkerOutput { logits: self.codec_head.rows(hidden.clone().squeeze_dim(1)), hidden })
+    }
+
+    fn finish(&self, _: &mut TalkerState) -> Result<Option<TalkerOutput>> {
+        Ok(None)
+    }
+}
+
+impl omni_core::Talker for Talker {}
+
+/// Ids as a batch of one row `[1, T]`.
+pub(crate) fn id_row(ids: &[u32], device: &Device) -> Tensor<2, Int> {
+    let values: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+    let length = values.len();
+    Tensor::from_data(TensorData::new(values, [1, length]), device)
+}

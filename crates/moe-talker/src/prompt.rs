@@ -1,0 +1,102 @@
+use burn::tensor::{Int, Tensor};
+use omni_core::{Error, Result};
+
+use crate::Talker;
+use crate::model::id_row;
+
+/// What the thinker read and wrote, as far as the talker wants to know.
+pub struct Conversation<'a> {
+    /// Ids of the whole prompt, placeholders expanded, up to the opening of the answer.
+    pub prompt: &'a [u32],
+    /// Ids of the answer that are to be spoken, without the end token.
+    pub answer: &'a [u32],
+    /// Codec id of the voice.
+    pub speaker: u32,
+    /// The thinker's embedding table. `[1, T]` → `[1, T, thinker D]`.
+    pub embed: &'a dyn Fn(Tensor<2, Int>) -> Tensor<3>,
+}
+
+/// Everything a run of the talker starts from.
+#[derive(Debug, Clone)]
+pub struct TalkerPrompt {
+    /// `[1, T, D]`: user part, then nine opening positions.
+    pub embeds: Tensor<3>,
+    /// `T` ids that only decide positions: the user part's own, then nine times the text pad.
+    pub ids: Vec<u32>,
+    /// `[1, n, D]`: rows of text still to come, one per frame; the last closes the text.
+    pub trailing: Tensor<3>,
+    /// `[1, 1, D]`: the row that stands in when the text has run out.
+    pub pad: Tensor<3>,
+}
+
+/// Opening positions: three of the assistant's header, five controls, one of text.
+const OPENING: usize = 9;
+/// `<|im_start|>`, `assistant`, newline.
+const HEADER: usize = 3;
+
+impl Talker {
+    /// Lays out the talker's prompt: every user turn, then text side plus codec side of the answer's opening.
+    ///
+    /// `None` if the answer has no text: there is nothing to say.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the prompt does not end in an assistant turn's opening.
+    pub fn prompt(&self, conversation: &Conversation) -> Result<Option<TalkerPrompt>> {
+        let (user, assistant) = self.split(conversation.prompt)?;
+        let text: Vec<u32> = assistant.iter().chain(conversation.answer).copied().collect();
+        if text.len() <= HEADER {
+            return Ok(None);
+        }
+        let rows = |ids: &[u32]| self.text_rows(ids, conversation.embed);
+        let turns = self.turns;
+        let controls = rows(&[turns.tts_pad, turns.tts_bos, turns.tts_eos]); // [1, 3, D]
+        let [pad, bos, eos] = [0, 1, 2].map(|i| controls.clone().narrow(1, i, 1));
+        let text = rows(&text);
+        let embeds = self.opening(&text, [pad.clone(), bos], conversation.speaker);
+        let embeds = match user.is_empty() {
+            true => embeds,
+            false => Tensor::cat(vec![rows(&user), embeds], 1),
+        };
+        let later = text.dims()[1] - HEADER - 1;
+        let trailing = match later {
+            0 => eos,
+            _ => Tensor::cat(vec![text.narrow(1, HEADER + 1, later), eos], 1),
+        };
+        let ids = [user, vec![turns.tts_pad; OPENING]].concat();
+        Ok(Some(TalkerPrompt { embeds, ids, trailing, pad }))
+    }
+
+    /// Text rows in the talker's width. `[T]` ids → `[1, T, D]`.
+    fn text_rows(&self, ids: &[u32], embed: &dyn Fn(Tensor<2, Int>) -> Tensor<3>) -> Tensor<3> {
+        let device = self.codec_embedding.weight.device();
+        self.text_projection.forward(embed(id_row(ids, &device)))
+    }
+
+    /// The nine opening positions, text side plus codec side.
+    fn opening(&self, text: &Tensor<3>, [pad, bos]: [Tensor<3>; 2], speaker: u32) -> Tensor<3> {
+        let header = text.clone().narrow(1, 0, HEADER);
+        let first = text.clone().narrow(1, HEADER, 1);
+        let text_side = Tensor::cat(vec![pad.repeat_dim(1, 4), bos, first], 1); // [1, 6, D]
+        let [a, b, c] = self.controls.think;
+        let codec_side = self.codec_rows(&[a, b, c, speaker, self.controls.pad, self.controls.bos]);
+        Tensor::cat(vec![header, text_side + codec_side], 1) // [1, 9, D]
+    }
+
+    /// The user turns' ids, joined, and the ids from the last assistant opening on.
+    fn split(&self, prompt: &[u32]) -> Result<(Vec<u32>, Vec<u32>)> {
+        let starts: Vec<usize> = (0..prompt.len()).filter(|i| prompt[*i] == self.turns.im_start).collect();
+        let ends = starts.iter().skip(1).copied().chain([prompt.len()]);
+        let (mut user, mut last) = (Vec::new(), None);
+        for (start, end) in starts.iter().zip(ends) {
+            let turn = &prompt[*start..end];
+            match turn.get(1) {
+                Some(role) if *role == self.turns.user => user.extend_from_slice(turn),
+                Some(role) if *role == self.turns.assistant => last = Some(*start),
+                _ => {}
+            }
+        }
+        let opening = last.map(|start| &prompt[start..]).filter(|turn| turn.len() >= HEADER);
+        let opening = opening.ok_or_else(|| Error::Request("the prompt does not open an assistant turn".into()))?;
+        Ok((user, opening.to_vec()))
+    }
+}

@@ -1,0 +1,159 @@
+use burn::tensor::{Int, Tensor};
+use nn::Sampler;
+use nn::sampler::id_mask;
+use omni_core::{CodePredictor, Positions, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput};
+
+use crate::model::TalkerState;
+use crate::{Talker, TalkerPrompt};
+
+/// How a run of the talker is sampled and bounded.
+#[derive(Debug, Clone)]
+pub struct SpeakOptions {
+    /// Sampling of the first codes.
+    pub sampling: SamplingOptions,
+    /// Sampling of the residual codes.
+    pub residual_sampling: SamplingOptions,
+    /// Most first codes; a frame exists for each code that was fed back, so there is one frame less.
+    pub max_codes: usize,
+    /// The code that ends the speech, if not the config's.
+    pub end_code: Option<u32>,
+}
+
+/// Why the speech ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpeechStop {
+    /// The talker chose its end code.
+    End,
+    /// The limit on codes was reached.
+    Limit,
+}
+
+/// One run of the talker, between frames.
+pub struct Speaking<P: CodePredictor> {
+    state: TalkerState,
+    predictor: P::State,
+    sampler: Sampler,
+    options: SpeakOptions,
+    end_code: i64,
+    delta: f32,
+    hidden: Tensor<3>,
+    code: Tensor<2, Int>,
+    codes: usize,
+    stop: Option<SpeechStop>,
+}
+
+impl<P: CodePredictor> Speaking<P> {
+    /// Why the speech ended, once it has.
+    pub fn stop(&self) -> Option<SpeechStop> {
+        self.stop
+    }
+
+    /// The code predictor's state.
+    pub fn predictor(&self) -> &P::State {
+        &self.predictor
+    }
+}
+
+/// Looks at each step of a run, for parity tests. The empty probe `()` costs nothing.
+pub trait SpeakProbe {
+    /// Scores of a first code: raw, after penalty and suppression; and the state they come from.
+    fn choose(&mut self, _output: &TalkerOutput, _sampler: &Sampler) {}
+    /// The first code that was chosen `[1, 1]`.
+    fn chosen(&mut self, _code: &Tensor<2, Int>) {}
+    /// Input of a step `[1, 1, D]` and its position.
+    fn input(&mut self, _embeds: &Tensor<3>, _position: f32) {}
+}
+
+impl SpeakProbe for () {}
+
+impl Talker {
+    /// Takes the prompt and chooses the first code.
+    ///
+    /// `positions` belong to the prompt; a later step at cache length `n` sits at `n + delta`.
+    ///
+    /// # Errors
+    /// As [`Stage::step`].
+    pub fn begin<P: CodePredictor>(
+        &self,
+        prompt: &TalkerPrompt,
+        (positions, delta): (Positions, f32),
+        predictor: &P,
+        options: &SpeakOptions,
+        probe: &mut dyn SpeakProbe,
+    ) -> Result<Speaking<P>> {
+        let end_code = options.end_code.unwrap_or(self.end_code());
+        let mut state = self.start();
+        let output = self.step(&mut state, TalkerInput { embeds: prompt.embeds.clone(), positions })?;
+        let mut sampler = Sampler::new(&options.sampling, Some(self.suppressed(end_code as usize)));
+        probe.choose(&output, &sampler);
+        let code = sampler.sample(output.logits);
+        probe.chosen(&code);
+        let mut speaking = Speaking {
+            state,
+            predictor: predictor.start(&options.residual_sampling),
+            sampler,
+            options: options.clone(),
+            end_code: i64::from(end_code),
+            delta,
+            hidden: output.hidden,
+            code,
+            codes: 1,
+            stop: None,
+        };
+        speaking.notice_end();
+        Ok(speaking)
+    }
+
+    /// Makes one frame, takes the next row of text, and chooses the code of the frame after it.
+    ///
+    /// `text` is `[1, 1, D]`: the next trailing row, or the prompt's pad once the text has run out. Returns the frame's
+    /// codes `[1, Q]`, or `None` when the speech has ended.
+    ///
+    /// # Errors
+    /// As [`Stage::step`].
+    pub fn frame<P: CodePredictor>(
+        &self,
+        speaking: &mut Speaking<P>,
+        predictor: &P,
+        text: Tensor<3>,
+        probe: &mut dyn SpeakProbe,
+    ) -> Result<Option<Tensor<2, Int>>> {
+        if speaking.stop.is_some() {
+            return Ok(None);
+        }
+        let first = self.codec_embedding.forward(speaking.code.clone()); // [1, 1, D]
+        let frame = predictor.predict(&mut speaking.predictor, speaking.hidden.clone(), first.clone());
+        let codes = Tensor::cat(vec![speaking.code.clone(), frame.residual], 1); // [1, Q]
+        let embeds = first + frame.embeds + text;
+        let position = speaking.state.tokens() as f32 + speaking.delta;
+        probe.input(&embeds, position);
+        let input = TalkerInput { embeds, positions: Positions::sequence(position, 1) };
+        let output = self.step(&mut speaking.state, input)?;
+        probe.choose(&output, &speaking.sampler);
+        speaking.code = speaking.sampler.sample(output.logits);
+        probe.chosen(&speaking.code);
+        speaking.hidden = output.hidden;
+        speaking.codes += 1;
+        speaking.notice_end();
+        Ok(Some(codes))
+    }
+
+    /// Control ids are never spoken, but the end code may be chosen.
+    fn suppressed(&self, end_code: usize) -> Tensor<2, burn::tensor::Bool> {
+        // The reference names this constant; it is not in the config.
+        let controls = self.vocabulary.saturating_sub(1024)..self.vocabulary;
+        let device = self.codec_embedding.weight.device();
+        id_mask(self.vocabulary, &device, |id| controls.contains(&id) && id != end_code)
+    }
+}
+
+impl<P: CodePredictor> Speaking<P> {
+    /// The one place of a frame where an id crosses to the host.
+    fn notice_end(&mut self) {
+        if self.code.clone().into_scalar::<i64>() == self.end_code {
+            self.stop = Some(SpeechStop::End);
+        } else if self.codes >= self.options.max_codes {
+            self.stop = Some(SpeechStop::Limit);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The thinker of Qwen3-Omni: the mixture-of-experts language model that reads every modality and writes text (paper,
+//! section 2.2; the large box of figure 2).
+//!
+//! Prompts and generated tokens go through the same [`Stage::step`]. Rows of media come in as embedded rows with their
+//! deepstack features ([`VisualRows`]), and the states of the accepted layer leave by the *tap* for the talker.
+
+mod config;
+mod model;
+mod tap;
+
+pub use checkpoint::{Checkpoint, Component, ThinkerConfig, Weights};
+pub use config::thinker_spec;
+pub use model::{Thinker, ThinkerState};
+pub use omni_core::{DecoderInput, Dtype, Positions, Stage, ThinkerOutput, VisualRows};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

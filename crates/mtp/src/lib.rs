@@ -1,0 +1,18 @@
+//! The multi-token predictor (MTP) of Qwen3-Omni: the residual codes of one codec frame (paper, section 2.4).
+//!
+//! For each frame a small dense decoder starts afresh from two rows, the talker's state and the first code's embedding,
+//! and writes the codes of the other codebooks one after another. Codes stay on the device.
+
+mod config;
+mod model;
+mod predict;
+
+pub use checkpoint::{Checkpoint, CodePredictorConfig, Component, Weights};
+pub use config::predictor_spec;
+pub use model::CodePredictor;
+pub use omni_core::{CodePredictor as CodePredictorContract, Dtype, FrameCodes, SamplingOptions};
+pub use predict::{PredictorProbe, PredictorState};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

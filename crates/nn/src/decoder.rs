@@ -1,0 +1,245 @@
+use burn::module::Module;
+use burn::tensor::Tensor;
+use checkpoint::{DecoderConfig, Weights};
+use omni_core::{Dtype, Error, Positions, Result, VisualRows};
+use tm_rope::{Rope, RopeConfig, Rotation};
+
+use crate::moe::{MoeBlock, MoeSpec};
+use crate::{Attention, AttentionSpec, GatedMlp, KvCache, Mask, MaskSpec, Probe, RmsNorm};
+
+/// Sizes of a decoder stack.
+#[derive(Debug, Clone)]
+pub struct DecoderSpec {
+    /// Attention of every layer.
+    pub attention: AttentionSpec,
+    /// Feed-forward part of each layer; its length is the number of layers.
+    pub feed_forward: Vec<FeedForwardSpec>,
+    /// Added to the mean square in RMSNorm.
+    pub norm_eps: f64,
+    /// Rotation of queries and keys.
+    pub rope: RopeConfig,
+    /// Most positions the model was made for.
+    pub max_positions: usize,
+}
+
+/// Sizes of one layer's feed-forward part.
+#[derive(Debug, Clone, Copy)]
+pub enum FeedForwardSpec {
+    /// A gated MLP of this inner width.
+    Dense(usize),
+    /// A mixture of experts.
+    Experts(MoeSpec),
+}
+
+/// The spec of a thinker's or talker's decoder. `normalise` is the reference class's default for `norm_topk_prob`.
+pub fn decoder_spec(config: &DecoderConfig, normalise: bool) -> DecoderSpec {
+    let moe = MoeSpec {
+        experts: config.experts(),
+        top_k: config.num_experts_per_tok,
+        normalise: config.normalise_top_k(normalise),
+        inner: config.moe_intermediate_size,
+        shared: config.shared_expert_intermediate_size,
+    };
+    let feed_forward = (0..config.num_hidden_layers).map(|index| match config.is_sparse(index) {
+        true => FeedForwardSpec::Experts(moe),
+        false => FeedForwardSpec::Dense(config.intermediate_size),
+    });
+    DecoderSpec {
+        attention: AttentionSpec {
+            width: config.hidden_size,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            head_norm: Some(config.rms_norm_eps),
+        },
+        feed_forward: feed_forward.collect(),
+        norm_eps: config.rms_norm_eps,
+        rope: RopeConfig { head_dim: config.head_dim, theta: config.rope_theta(), section: config.rope_section() },
+        max_positions: config.max_position_embeddings,
+    }
+}
+
+/// The feed-forward part of a layer.
+#[derive(Module, Debug)]
+pub enum FeedForward {
+    /// A gated MLP.
+    Dense(GatedMlp),
+    /// A mixture of experts.
+    Experts(MoeBlock),
+}
+
+/// One pre-norm layer: attention, then feed-forward.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    self_attn: Attention,
+    mlp: FeedForward,
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+}
+
+impl DecoderLayer {
+    fn load(weights: &Weights, spec: &DecoderSpec, feed_forward: &FeedForwardSpec) -> Result<Self> {
+        let width = spec.attention.width;
+        let norm = |name| RmsNorm::load(&weights.at(name), width, spec.norm_eps);
+        let mlp = match feed_forward {
+            FeedForwardSpec::Dense(inner) => FeedForward::Dense(GatedMlp::load(&weights.at("mlp"), width, *inner)?),
+            FeedForwardSpec::Experts(moe) => FeedForward::Experts(MoeBlock::load(&weights.at("mlp"), width, moe)?),
+        };
+        Ok(Self {
+            self_attn: Attention::load(&weights.at("self_attn"), &spec.attention)?,
+            mlp,
+            input_layernorm: norm("input_layernorm")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        step: &Step,
+        cache: &mut KvCache,
+        mut routed: impl FnMut(&crate::moe::Routing),
+    ) -> Tensor<3> {
+        let h = self.input_layernorm.forward(x.clone());
+        let x = x + self.self_attn.forward(h, &step.rotation, cache, &step.mask);
+        let h = self.post_attention_layernorm.forward(x.clone());
+        x + match &self.mlp {
+            FeedForward::Dense(mlp) => mlp.forward(h),
+            FeedForward::Experts(block) => {
+                let (out, routing) = block.forward(h);
+                routed(&routing);
+                out
+            }
+        }
+    }
+}
+
+/// What all layers of one step share.
+struct Step {
+    rotation: Rotation,
+    mask: Mask,
+}
+
+/// A stack of decoder layers with the final norm.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    #[module(skip)]
+    rope: Rope,
+    max_positions: usize,
+}
+
+/// Caches of one run through a [`Decoder`].
+#[derive(Debug, Clone)]
+pub struct DecoderState {
+    caches: Vec<KvCache>,
+    tokens: usize,
+    left_padding: Vec<usize>,
+}
+
+impl DecoderState {
+    /// Tokens taken so far, padding included.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Forgets everything but keeps the caches' memory.
+    pub fn clear(&mut self) {
+        self.caches.iter_mut().for_each(KvCache::clear);
+        self.tokens = 0;
+        self.left_padding.clear();
+    }
+}
+
+impl Decoder {
+    /// Reads `layers.{i}` and `norm`.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn load(weights: &Weights, spec: &DecoderSpec) -> Result<Self> {
+        let layers = spec.feed_forward.iter().enumerate();
+        let layers = layers.map(|(index, ff)| DecoderLayer::load(&weights.at(format!("layers.{index}")), spec, ff));
+        Ok(Self {
+            layers: layers.collect::<Result<_>>()?,
+            norm: RmsNorm::load(&weights.at("norm"), spec.attention.width, spec.norm_eps)?,
+            rope: Rope::new(&spec.rope),
+            max_positions: spec.max_positions,
+        })
+    }
+
+    /// Number of layers.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Most tokens one run can hold.
+    pub fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
+    /// A fresh state.
+    pub fn start(&self) -> DecoderState {
+        let caches = self.layers.iter().map(|_| KvCache::growing()).collect();
+        DecoderState { caches, tokens: 0, left_padding: Vec::new() }
+    }
+
+    /// Takes a piece of embedded tokens; prefill and decode are the same call.
+    ///
+    /// # Shapes
+    /// `[B, T, D]` → `[B, T, D]`, after the final norm.
+    ///
+    /// # Errors
+    /// [`Error::ContextLength`] if the state would hold more tokens than the model was made for.
+    pub fn forward(
+        &self,
+        state: &mut DecoderState,
+        embeds: Tensor<3>,
+        positions: &Positions,
+        visual: Option<&VisualRows>,
+        probe: &mut dyn Probe,
+    ) -> Result<Tensor<3>> {
+        let step = self.step(state, &embeds, positions)?;
+        let mut x = embeds;
+        for (index, (layer, cache)) in self.layers.iter().zip(&mut state.caches).enumerate() {
+            x = layer.forward(x, &step, cache, |routing| probe.routing(index, routing));
+            probe.layer(index, &x);
+            if let Some((rows, feature)) = visual.and_then(|v| Some((&v.indices, v.deepstack.get(index)?))) {
+                x = add_rows(x, rows, feature);
+            }
+        }
+        Ok(self.norm.forward(x))
+    }
+
+    /// Keeps the left padding of the first step for the later ones.
+    pub fn pad_left(&self, state: &mut DecoderState, padding: &[usize]) {
+        assert!(state.tokens == 0 || padding.is_empty(), "left padding belongs to the first step");
+        if padding.iter().any(|n| *n > 0) {
+            state.left_padding = padding.to_vec();
+        }
+    }
+
+    fn step(&self, state: &mut DecoderState, embeds: &Tensor<3>, positions: &Positions) -> Result<Step> {
+        let [batch, tokens, _] = embeds.dims();
+        assert_eq!([positions.batch(), positions.tokens()], [batch, tokens], "positions of the piece");
+        state.tokens += tokens;
+        if state.tokens > self.max_positions {
+            return Err(Error::ContextLength { tokens: state.tokens, limit: self.max_positions });
+        }
+        let spec = MaskSpec { queries: tokens, keys: state.tokens, window: None, left_padding: &state.left_padding };
+        let device = embeds.device();
+        Ok(Step { rotation: self.rope.rotation(positions, &device, dtype_of(embeds)), mask: Mask::new(&spec, &device) })
+    }
+}
+
+/// Adds `[rows, D]` to the given rows of the flattened `[B * T, D]`.
+fn add_rows(x: Tensor<3>, rows: &burn::tensor::Tensor<1, burn::tensor::Int>, feature: &Tensor<2>) -> Tensor<3> {
+    let shape = x.dims();
+    let flat = x.flatten::<2>(0, 1);
+    flat.select_assign(0, rows.clone(), feature.clone(), burn::tensor::IndexingUpdateOp::Add).reshape(shape)
+}
+
+/// The computing type of a tensor.
+pub(crate) fn dtype_of<const D: usize>(x: &Tensor<D>) -> Dtype {
+    Dtype::ALL.into_iter().find(|dtype| burn::tensor::DType::from(*dtype) == x.dtype()).unwrap_or_default()
+}

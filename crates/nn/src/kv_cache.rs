@@ -1,0 +1,138 @@
+use burn::tensor::Tensor;
+
+/// Keys and values of one attention layer, kept between steps.
+///
+/// A growing cache is allocated ahead and doubled when full, so that a decode step writes one row in place. A window
+/// cache keeps only what a later query can still see.
+#[derive(Debug, Clone, Default)]
+pub struct KvCache {
+    store: Option<[Tensor<4>; 2]>,
+    length: usize,
+    window: Option<usize>,
+}
+
+const FIRST_CAPACITY: usize = 64;
+
+impl KvCache {
+    /// A cache that keeps everything.
+    pub fn growing() -> Self {
+        Self::default()
+    }
+
+    /// A cache for queries that see the last `window` keys, themselves included.
+    pub fn window(window: usize) -> Self {
+        Self { window: Some(window), ..Self::default() }
+    }
+
+    /// Keys held.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// True before the first step.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Forgets the keys but keeps the memory.
+    pub fn clear(&mut self) {
+        self.length = 0;
+        if self.window.is_some() {
+            self.store = None;
+        }
+    }
+
+    /// Adds keys and values of new tokens; returns all that the new tokens may see.
+    ///
+    /// # Shapes
+    /// in `[B, K, T, Dh]`, out `[B, K, S, Dh]`.
+    pub fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
+        match self.window {
+            Some(window) => self.append_window(keys, values, window),
+            None => self.append_growing(keys, values),
+        }
+    }
+
+    fn append_growing(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
+        let (start, end) = (self.length, self.length + keys.dims()[2]);
+        let [old_keys, old_values] = match self.store.take() {
+            Some(store) if store[0].dims()[2] >= end => store,
+            old => {
+                let capacity = end.next_power_of_two().max(FIRST_CAPACITY);
+                let [a, b] = old.map_or([None, None], |[a, b]| [Some(a), Some(b)]);
+                [grown(a, &keys, start, capacity), grown(b, &values, start, capacity)]
+            }
+        };
+        // The tensors are uniquely owned here, so the rows are written in place.
+        let write = |store: Tensor<4>, new: Tensor<4>| {
+            let [batch, heads, _, width] = store.dims();
+            store.slice_assign([0..batch, 0..heads, start..end, 0..width], new)
+        };
+        let store = [write(old_keys, keys), write(old_values, values)];
+        self.length = end;
+        let visible = store.clone().map(|t| t.narrow(2, 0, end));
+        self.store = Some(store);
+        visible
+    }
+
+    fn append_window(&mut self, keys: Tensor<4>, values: Tensor<4>, window: usize) -> [Tensor<4>; 2] {
+        let all = match self.store.take() {
+            Some([k, v]) => [Tensor::cat(vec![k, keys], 2), Tensor::cat(vec![v, values], 2)],
+            None => [keys, values],
+        };
+        let length = all[0].dims()[2];
+        // The oldest key the next query sees is `window - 1` before it.
+        self.length = length.min(window - 1);
+        self.store = (self.length > 0).then(|| all.clone().map(|t| t.narrow(2, length - self.length, self.length)));
+        all
+    }
+}
+
+fn grown(old: Option<Tensor<4>>, like: &Tensor<4>, used: usize, capacity: usize) -> Tensor<4> {
+    let [batch, heads, _, width] = like.dims();
+    let fresh = Tensor::zeros([batch, heads, capacity, width], (&like.device(), like.dtype()));
+    match old {
+        Some(old) if used > 0 => fresh.slice_assign([0..batch, 0..heads, 0..used, 0..width], old.narrow(2, 0, used)),
+        _ => fresh,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn rows(values: std::ops::Range<i64>) -> Tensor<4> {
+        let n = values.clone().count();
+        Tensor::<1, burn::tensor::Int>::arange(values, &Device::flex()).float().reshape([1, 1, n, 1])
+    }
+
+    fn values(tensor: &Tensor<4>) -> Vec<f32> {
+        tensor.to_data().try_to_vec_as().unwrap()
+    }
+
+    #[test]
+    fn a_growing_cache_returns_everything_in_order() {
+        let mut cache = KvCache::growing();
+        let mut at = 0;
+        for step in [3, 1, 70, 1, 200] {
+            let [keys, vals] = cache.append(rows(at..at + step), rows(at..at + step));
+            at += step;
+            let expected: Vec<f32> = (0..at).map(|x| x as f32).collect();
+            assert_eq!(values(&keys), expected);
+            assert_eq!(values(&vals), expected);
+            assert_eq!(cache.len(), at as usize);
+        }
+        cache.clear();
+        assert_eq!(values(&cache.append(rows(7..9), rows(7..9))[0]), [7.0, 8.0]);
+    }
+
+    #[test]
+    fn a_window_cache_keeps_what_the_next_query_sees() {
+        let mut cache = KvCache::window(4);
+        cache.append(rows(0..6), rows(0..6));
+        let [keys, _] = cache.append(rows(6..7), rows(6..7));
+        assert_eq!(values(&keys), [3.0, 4.0, 5.0, 6.0]);
+    }
+}

@@ -1,0 +1,31 @@
+//! Layers that two or more of the Qwen3-Omni crates share.
+//!
+//! Attention with its KV cache and mask, RMSNorm, linear layers on `[out, in]` weights, the gated MLP, the
+//! mixture-of-experts block, the decoder stack made of them, and the sampler. Everything runs on any burn device; number
+//! types below f32 are widened where the reference widens them (softmax, norms, router).
+
+mod attention;
+mod decoder;
+mod kv_cache;
+mod linear;
+mod mask;
+mod mlp;
+pub mod moe;
+mod norm;
+mod probe;
+pub mod sampler;
+
+pub use attention::{Attention, AttentionSpec};
+pub use decoder::{Decoder, DecoderLayer, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec};
+pub use kv_cache::KvCache;
+pub use linear::{Embedding, LayerNorm, Linear};
+pub use mask::{Mask, MaskSpec};
+pub use mlp::GatedMlp;
+pub use norm::RmsNorm;
+pub use omni_core::SamplingOptions;
+pub use probe::Probe;
+pub use sampler::Sampler;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

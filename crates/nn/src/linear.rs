@@ -1,0 +1,102 @@
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Int, Tensor};
+use checkpoint::Weights;
+use omni_core::Result;
+
+/// `y = x Wᵀ + b`, with the weight `[out, in]` as it lies in the checkpoint.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// Reads `weight` `[out, in]` and, if asked for, `bias` `[out]`.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn load(weights: &Weights, [output, input]: [usize; 2], bias: bool) -> Result<Self> {
+        let weight = Param::from_tensor(weights.tensor("weight", [output, input])?);
+        let bias = bias.then(|| weights.tensor("bias", [output])).transpose()?.map(Param::from_tensor);
+        Ok(Self { weight, bias })
+    }
+
+    /// # Shapes
+    /// `[B, T, in]` → `[B, T, out]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, width] = x.dims();
+        let y = self.rows(x.reshape([batch * tokens, width]));
+        let output = y.dims()[1];
+        y.reshape([batch, tokens, output]) // [B, T, out]
+    }
+
+    /// # Shapes
+    /// `[N, in]` → `[N, out]`.
+    pub fn rows(&self, x: Tensor<2>) -> Tensor<2> {
+        let y = x.matmul(self.weight.val().transpose()); // [N, out]
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+}
+
+/// A table of rows, one per id.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[V, D]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// Reads `weight` `[V, D]`.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn load(weights: &Weights, [rows, width]: [usize; 2]) -> Result<Self> {
+        Ok(Self { weight: Param::from_tensor(weights.tensor("weight", [rows, width])?) })
+    }
+
+    /// # Shapes
+    /// ids `[B, T]` → rows `[B, T, D]`.
+    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, tokens] = ids.dims();
+        let width = self.weight.dims()[1];
+        self.weight.val().select(0, ids.reshape([batch * tokens])).reshape([batch, tokens, width])
+    }
+}
+
+/// LayerNorm with biased variance, computed in f32.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[D]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[D]`.
+    pub bias: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias` `[D]`.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn load(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
+        let weight = Param::from_tensor(weights.tensor("weight", [width])?);
+        let bias = Param::from_tensor(weights.tensor("bias", [width])?);
+        Ok(Self { weight, bias, eps })
+    }
+
+    /// # Shapes
+    /// `[B, T, D]` → `[B, T, D]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let dtype = x.dtype();
+        let x = x.cast(DType::F32);
+        let centred = x.clone() - x.mean_dim(2);
+        let variance = centred.clone().square().mean_dim(2); // [B, T, 1]
+        let normed = (centred / (variance + self.eps).sqrt()).cast(dtype);
+        normed * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
+    }
+}

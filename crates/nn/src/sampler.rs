@@ -1,0 +1,190 @@
+//! From scores to ids, on the device; only the chosen id ever needs to reach the host.
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use omni_core::SamplingOptions;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// The score of an id that must not be chosen; finite, because some shader languages lack infinity.
+pub const NEVER: f32 = -1e30;
+
+/// Draws ids for one run: options, random source, and the ids already produced.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    options: SamplingOptions,
+    random: ChaCha8Rng,
+    suppressed: Option<Tensor<2, Bool>>,
+    seen: Option<Tensor<2, Bool>>,
+}
+
+impl Sampler {
+    /// A sampler for one run. `suppressed` `[1, V]` marks ids that must never be chosen.
+    pub fn new(options: &SamplingOptions, suppressed: Option<Tensor<2, Bool>>) -> Self {
+        let random = ChaCha8Rng::seed_from_u64(options.seed);
+        Self { options: options.clone(), random, suppressed, seen: None }
+    }
+
+    /// Scores after repetition penalty and suppression, in f32: what greedy choice looks at.
+    ///
+    /// # Shapes
+    /// `[B, V]` → `[B, V]`.
+    pub fn scores(&self, logits: Tensor<2>) -> Tensor<2> {
+        let mut scores = logits.cast(DType::F32);
+        if let Some(seen) = &self.seen {
+            scores = repetition_penalty(scores, seen.clone(), self.options.repetition_penalty);
+        }
+        match &self.suppressed {
+            Some(suppressed) => suppress(scores, suppressed.clone()),
+            None => scores,
+        }
+    }
+
+    /// Chooses the next id of each row.
+    ///
+    /// # Shapes
+    /// `[B, V]` → `[B, 1]`.
+    pub fn sample(&mut self, logits: Tensor<2>) -> Tensor<2, Int> {
+        let scores = self.scores(logits);
+        let ids = if self.options.greedy {
+            scores.clone().argmax(1) // [B, 1]
+        } else {
+            let SamplingOptions { temperature, top_k: k, top_p: p, .. } = self.options;
+            self.draw(top_p(top_k(scores.clone() / temperature, k), p))
+        };
+        if self.options.repetition_penalty != 1.0 {
+            let now = equals_id(&ids, scores.dims()[1]);
+            self.seen = Some(match self.seen.take() {
+                Some(seen) => seen.bool_or(now),
+                None => now,
+            });
+        }
+        ids
+    }
+
+    /// Inverts the cumulative distribution at one uniform number per row; the numbers come from the host, so a seed
+    /// gives the same draws on every device.
+    fn draw(&mut self, scores: Tensor<2>) -> Tensor<2, Int> {
+        let [batch, vocabulary] = scores.dims();
+        let uniform: Vec<f32> = (0..batch).map(|_| self.random.random()).collect();
+        let uniform: Tensor<2> =
+            Tensor::from_data(TensorData::new(uniform, [batch, 1]), (&scores.device(), DType::F32));
+        let cumulative = softmax(scores, 1).cumsum(1); // [B, V]
+        let total = cumulative.clone().narrow(1, vocabulary - 1, 1);
+        let below = cumulative.lower_equal(uniform * total).int().sum_dim(1); // [B, 1]
+        below.clamp_max(vocabulary as i64 - 1)
+    }
+}
+
+/// Divides positive and multiplies negative scores of ids already seen.
+///
+/// # Shapes
+/// `[B, V]`, seen `[B, V]` → `[B, V]`.
+pub fn repetition_penalty(scores: Tensor<2>, seen: Tensor<2, Bool>, penalty: f32) -> Tensor<2> {
+    if penalty == 1.0 {
+        return scores;
+    }
+    let positive = scores.clone().greater_elem(0.0);
+    let penalised = (scores.clone() * penalty).mask_where(positive, scores.clone() / penalty);
+    scores.mask_where(seen, penalised)
+}
+
+/// Makes ids impossible. `suppressed` `[1, V]` or `[B, V]`.
+pub fn suppress(scores: Tensor<2>, suppressed: Tensor<2, Bool>) -> Tensor<2> {
+    let shape = scores.dims();
+    scores.mask_fill(suppressed.expand(shape), NEVER)
+}
+
+/// Keeps the `k` best scores of each row (all for 0); equal scores at the edge are all kept.
+pub fn top_k(scores: Tensor<2>, k: usize) -> Tensor<2> {
+    let vocabulary = scores.dims()[1];
+    if k == 0 || k >= vocabulary {
+        return scores;
+    }
+    let smallest = scores.clone().topk(k, 1).narrow(1, k - 1, 1); // [B, 1]
+    keep_from(scores, smallest)
+}
+
+/// Keeps the smallest set of best scores whose probability reaches `p`.
+pub fn top_p(scores: Tensor<2>, p: f32) -> Tensor<2> {
+    if p >= 1.0 {
+        return scores;
+    }
+    let sorted = scores.clone().sort_descending(1);
+    let probability = softmax(sorted.clone(), 1);
+    let before = probability.clone().cumsum(1) - probability; // probability of all better ids
+    let smallest = sorted.mask_fill(before.greater_equal_elem(p), f32::MAX).min_dim(1); // [B, 1]
+    keep_from(scores, smallest)
+}
+
+fn keep_from(scores: Tensor<2>, smallest: Tensor<2>) -> Tensor<2> {
+    let shape = scores.dims();
+    let dropped = scores.clone().lower(smallest.expand(shape));
+    scores.mask_fill(dropped, NEVER)
+}
+
+/// `[B, V]`: true at each row's id.
+fn equals_id(ids: &Tensor<2, Int>, vocabulary: usize) -> Tensor<2, Bool> {
+    let batch = ids.dims()[0];
+    let all = Tensor::<1, Int>::arange(0..vocabulary as i64, &ids.device()).unsqueeze::<2>();
+    all.expand([batch, vocabulary]).equal(ids.clone().expand([batch, vocabulary]))
+}
+
+/// `[1, V]` with `true` where `hidden` says so.
+pub fn id_mask(vocabulary: usize, device: &Device, hidden: impl Fn(usize) -> bool) -> Tensor<2, Bool> {
+    let values: Vec<bool> = (0..vocabulary).map(hidden).collect();
+    Tensor::from_data(TensorData::new(values, [1, vocabulary]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scores(values: &[f32]) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [1, values.len()]), &Device::flex())
+    }
+
+    fn draws(options: SamplingOptions, values: &[f32], n: usize) -> Vec<i64> {
+        let mut sampler = Sampler::new(&options, None);
+        (0..n).map(|_| sampler.sample(scores(values)).into_scalar::<i64>()).collect()
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_and_another_seed_differs() {
+        let options = |seed| SamplingOptions { repetition_penalty: 1.0, seed, ..SamplingOptions::talker() };
+        let values: Vec<f32> = (0..32).map(|i| (i % 7) as f32 * 0.3).collect();
+        assert_eq!(draws(options(1), &values, 40), draws(options(1), &values, 40));
+        assert_ne!(draws(options(1), &values, 40), draws(options(2), &values, 40));
+    }
+
+    #[test]
+    fn frequencies_follow_the_distribution() {
+        let options =
+            SamplingOptions { temperature: 1.0, top_k: 0, repetition_penalty: 1.0, ..SamplingOptions::talker() };
+        let values = [0.5f32, 0.3, 0.2].map(f32::ln);
+        let drawn = draws(options, &values, 4000);
+        for (id, expected) in [0.5, 0.3, 0.2].into_iter().enumerate() {
+            let share = drawn.iter().filter(|d| **d == id as i64).count() as f64 / 4000.0;
+            assert!((share - expected).abs() < 0.03, "id {id}: {share} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn limits_exclude_ids() {
+        let base = SamplingOptions { temperature: 1.0, repetition_penalty: 1.0, ..SamplingOptions::talker() };
+        let values = [2.0, 1.0, 1.5, 0.0];
+        let k = SamplingOptions { top_k: 2, ..base.clone() };
+        assert!(draws(k, &values, 200).iter().all(|id| [0, 2].contains(id)));
+        let p = SamplingOptions { top_k: 0, top_p: 0.1, ..base };
+        assert!(draws(p, &values, 200).iter().all(|id| *id == 0));
+    }
+
+    #[test]
+    fn suppressed_ids_never_win_and_the_penalty_acts_in_greedy_mode() {
+        let hidden = id_mask(4, &Device::flex(), |id| id == 0);
+        let options = SamplingOptions { repetition_penalty: 2.0, ..SamplingOptions::greedy() };
+        let mut sampler = Sampler::new(&options, Some(hidden));
+        let ids: Vec<i64> = (0..2).map(|_| sampler.sample(scores(&[9.0, 1.0, 1.5, 0.0])).into_scalar()).collect();
+        assert_eq!(ids, [2, 1]);
+    }
+}

@@ -1,0 +1,179 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use checkpoint::{Checkpoint, Component, OmniConfig, Weights};
+use code2wav::Code2Wav;
+use moe_talker::Talker;
+use moe_thinker::Thinker;
+use mtp::CodePredictor;
+use omni_core::{Dtype, Error, Result, SamplingOptions};
+use serde::Deserialize;
+
+use crate::omni::{Inner, SpeechParts};
+use crate::pipeline::Timed;
+use crate::{ChatTemplate, Device, Omni, Tokenizer};
+
+/// Loads an [`Omni`] from a checkpoint directory.
+pub struct OmniBuilder {
+    directory: PathBuf,
+    device: Device,
+    dtype: Option<Dtype>,
+    text_only: bool,
+    progress: Option<Box<dyn FnMut(Loading)>>,
+}
+
+/// How far loading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loading {
+    /// Bytes of weights read so far.
+    pub bytes: usize,
+    /// Bytes of weights to read.
+    pub total: usize,
+}
+
+/// The talker's settings in `generation_config.json`; the released values where the file is silent.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct GenerationConfig {
+    talker_max_new_tokens: usize,
+    talker_repetition_penalty: f32,
+    talker_temperature: f32,
+    talker_top_k: usize,
+    talker_top_p: f32,
+}
+
+impl Default for GenerationConfig {
+    fn default() -> Self {
+        let SamplingOptions { repetition_penalty, temperature, top_k, top_p, .. } = SamplingOptions::talker();
+        Self {
+            talker_max_new_tokens: 4096,
+            talker_repetition_penalty: repetition_penalty,
+            talker_temperature: temperature,
+            talker_top_k: top_k,
+            talker_top_p: top_p,
+        }
+    }
+}
+
+impl GenerationConfig {
+    fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join("generation_config.json");
+        if !path.is_file() {
+            return Ok(Self::default());
+        }
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
+        let config: Self =
+            serde_json::from_str(&text).map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+        config.talker(0).validate("talker").map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+        Ok(config)
+    }
+
+    pub(crate) fn talker(&self, seed: u64) -> SamplingOptions {
+        SamplingOptions {
+            greedy: false,
+            temperature: self.talker_temperature,
+            top_k: self.talker_top_k,
+            top_p: self.talker_top_p,
+            repetition_penalty: self.talker_repetition_penalty,
+            seed,
+        }
+    }
+
+    pub(crate) fn max_codes(&self) -> usize {
+        self.talker_max_new_tokens
+    }
+}
+
+impl OmniBuilder {
+    pub(crate) fn new(directory: PathBuf) -> Self {
+        Self { directory, device: Device::Cpu, dtype: None, text_only: false, progress: None }
+    }
+
+    /// Where the model runs; the CPU if not said.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// The number type of the computation; if not said, f32 on the CPU and wgpu, bf16 on CUDA.
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Leaves talker, code predictor and vocoder out: less memory, no speech.
+    pub fn text_only(mut self) -> Self {
+        self.text_only = true;
+        self
+    }
+
+    /// Reports progress while weights are read.
+    pub fn progress(mut self, callback: impl FnMut(Loading) + 'static) -> Self {
+        self.progress = Some(Box::new(callback));
+        self
+    }
+
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// Before any weight is read: [`Error::Io`], [`Error::Config`] or [`Error::Weights`] naming every missing, unexpected
+    /// and mismatched tensor; [`Error::Device`] if the device is absent or lacks the number type.
+    pub fn load(self) -> Result<Omni> {
+        let checkpoint = Checkpoint::open(&self.directory)?;
+        let speaks = !self.text_only && checkpoint.config().enable_audio_output;
+        let mut components = vec![Component::Thinker];
+        if speaks {
+            components.extend([Component::Talker, Component::CodePredictor, Component::Code2Wav]);
+        }
+        checkpoint.check(&components)?;
+        let config = checkpoint.config().clone();
+        let tokenizer = Tokenizer::from_directory(&self.directory)?;
+        check_ids(&config, &tokenizer)?;
+        let template = ChatTemplate::from_directory(&self.directory)?;
+        let generation = GenerationConfig::read(&self.directory)?;
+        let dtype = self.dtype.unwrap_or(self.device.default_dtype());
+        let device = self.device.open_for(dtype)?;
+        let mut weights = Weights::new(&checkpoint, &device, dtype);
+        if let Some(mut callback) = self.progress {
+            let total = bytes_of(&checkpoint, &components);
+            weights = weights.with_progress(move |done| callback(Loading { bytes: done.bytes, total }));
+        }
+        let _span = tracing::info_span!("load", directory = %self.directory.display(), %dtype).entered();
+        let thinker = Thinker::load(&weights, &config)?;
+        let speech = speaks.then(|| load_speech(&weights, &config)).transpose()?;
+        Ok(Omni::new(Arc::new(Inner { config, tokenizer, template, generation, device, thinker, speech })))
+    }
+}
+
+fn load_speech(weights: &Weights, config: &OmniConfig) -> Result<SpeechParts> {
+    Ok(SpeechParts {
+        talker: Talker::load(weights, config)?,
+        code_predictor: Timed(CodePredictor::load(weights, config)?),
+        code2wav: Code2Wav::load(weights, config)?,
+    })
+}
+
+fn bytes_of(checkpoint: &Checkpoint, components: &[Component]) -> usize {
+    let tensors = checkpoint.tensors().iter();
+    let wanted = tensors.filter(|(name, _)| Component::of(name).is_some_and(|c| components.contains(&c)));
+    wanted.map(|(_, tensor)| tensor.len()).sum()
+}
+
+/// Every id that can reach the embedding table must have a row in it.
+fn check_ids(config: &OmniConfig, tokenizer: &Tokenizer) -> Result<()> {
+    let rows = config.thinker.text.vocab_size;
+    let named = [
+        ("im_start_token_id", config.im_start_token_id),
+        ("im_end_token_id", config.im_end_token_id),
+        ("user_token_id", config.user_token_id),
+        ("assistant_token_id", config.assistant_token_id),
+        ("tts_pad_token_id", config.tts_pad_token_id),
+        ("tts_bos_token_id", config.tts_bos_token_id),
+        ("tts_eos_token_id", config.tts_eos_token_id),
+        ("largest id of the tokenizer", tokenizer.size().saturating_sub(1)),
+    ];
+    match named.iter().find(|(_, id)| *id as usize >= rows) {
+        Some((name, id)) => Err(Error::Config(format!("{name} is {id}, but the vocabulary has only {rows} rows"))),
+        None => Ok(()),
+    }
+}

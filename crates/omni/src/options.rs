@@ -1,0 +1,134 @@
+use code2wav::Chunking;
+use omni_core::{Result, SamplingOptions};
+use serde_json::Value;
+
+/// What is said of an answer that the token limit cut off.
+///
+/// The reference's talker never hears the last generated token. If that token is the end token nothing is lost; if the
+/// limit stopped the text, a word is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LastWord {
+    /// Everything that was written is spoken.
+    #[default]
+    Spoken,
+    /// The last token is left out, as the reference does.
+    AsReference,
+}
+
+/// How frames become samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VocoderMode {
+    /// A stream whose samples are those of one whole decode.
+    #[default]
+    Exact,
+    /// Chunks with a left context, as the reference; sound comes only at the end.
+    Chunked(Chunking),
+}
+
+/// How an answer is made. `Default` is what the released model ships with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct GenerateOptions {
+    /// Most tokens of text.
+    pub max_new_tokens: usize,
+    /// Sampling of the text; greedy by default, as the reference.
+    pub thinker: SamplingOptions,
+    /// Speak the answer. `None`: if the talker is loaded.
+    pub speech: Option<bool>,
+    /// Voice, in any case; `None` for the first of `ethan` and the checkpoint's own list.
+    pub speaker: Option<String>,
+    /// Sampling of the first codes; `None` for the checkpoint's `generation_config.json`.
+    pub talker: Option<SamplingOptions>,
+    /// Sampling of the residual codes; `None` for the reference's settings.
+    pub code_predictor: Option<SamplingOptions>,
+    /// Seed of the stages whose sampling is `None`; each stage derives its own.
+    pub seed: u64,
+    /// Most first codes; `None` for the checkpoint's `generation_config.json`.
+    pub max_codes: Option<usize>,
+    /// What is said of an answer that the token limit cut off.
+    pub last_word: LastWord,
+    /// How frames become samples.
+    pub vocoder: VocoderMode,
+    /// Codec frames per piece of sound in a stream (one frame is 80 ms).
+    pub chunk_frames: usize,
+    /// Functions the model may call, as JSON schemas.
+    pub tools: Vec<Value>,
+    /// Handed to the chat template if set.
+    pub enable_thinking: Option<bool>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 1024,
+            thinker: SamplingOptions::greedy(),
+            speech: None,
+            speaker: None,
+            talker: None,
+            code_predictor: None,
+            seed: 0,
+            max_codes: None,
+            last_word: LastWord::default(),
+            vocoder: VocoderMode::default(),
+            chunk_frames: 8,
+            tools: Vec::new(),
+            enable_thinking: None,
+        }
+    }
+}
+
+impl GenerateOptions {
+    /// Greedy text and greedy speech: the same answer every time. The talker's repetition penalty stays on.
+    pub fn greedy(mut self) -> Self {
+        self.thinker = SamplingOptions::greedy();
+        self.talker = Some(SamplingOptions { greedy: true, ..self.talker.unwrap_or(SamplingOptions::talker()) });
+        self.code_predictor = Some(SamplingOptions::greedy());
+        self
+    }
+
+    /// Text only.
+    pub fn text_only(mut self) -> Self {
+        self.speech = Some(false);
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.thinker.validate("thinker")?;
+        let stages = [("talker", &self.talker), ("code predictor", &self.code_predictor)];
+        for (name, sampling) in stages.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))) {
+            sampling.validate(name)?;
+        }
+        let positive = [
+            ("max_new_tokens", self.max_new_tokens),
+            ("max_codes", self.max_codes.unwrap_or(1)),
+            ("chunk_frames", self.chunk_frames),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(omni_core::Error::Request(format!("{name} is 0, expected at least 1"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_limits_and_bad_sampling_are_refused_by_name() {
+        let bad = SamplingOptions { top_p: 2.0, ..SamplingOptions::talker() };
+        let cases = [
+            (GenerateOptions { max_new_tokens: 0, ..Default::default() }, "max_new_tokens"),
+            (GenerateOptions { max_codes: Some(0), ..Default::default() }, "max_codes"),
+            (GenerateOptions { chunk_frames: 0, ..Default::default() }, "chunk_frames"),
+            (GenerateOptions { thinker: bad.clone(), ..Default::default() }, "thinker sampling: top_p"),
+            (GenerateOptions { talker: Some(bad.clone()), ..Default::default() }, "talker sampling: top_p"),
+            (GenerateOptions { code_predictor: Some(bad), ..Default::default() }, "code predictor sampling"),
+        ];
+        for (options, expected) in cases {
+            let message = options.validate().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        GenerateOptions::default().greedy().validate().unwrap();
+    }
+}

@@ -1,0 +1,58 @@
+//! Fixtures and device choice for the tests of the Qwen3-Omni crates.
+//!
+//! `fixtures/` holds the small random-weight checkpoint, golden data the reference implementation made from it, the
+//! released config, and the list of all released tensor names. A missing fixture fails the test that asks for it.
+
+use std::path::{Path, PathBuf};
+
+/// The folder of all fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// The small random-weight checkpoint: right shapes, no sense.
+pub fn tiny() -> PathBuf {
+    fixtures().join("tiny")
+}
+
+/// Golden inputs and outputs of the small checkpoint.
+pub fn golden() -> PathBuf {
+    fixtures().join("golden")
+}
+
+/// The default model of the repository: small, but really trained.
+pub fn nano() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/assets/nano")
+}
+
+/// A fresh directory with some files of the small checkpoint.
+///
+/// # Panics
+/// If a file is missing.
+pub fn copy_of_tiny(files: &[&str]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    for file in files {
+        std::fs::copy(tiny().join(file), directory.path().join(file)).expect("the fixture exists");
+    }
+    directory
+}
+
+/// Every file of the small checkpoint.
+pub const TINY_FILES: [&str; 11] = [
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model-00001-of-00003.safetensors",
+    "model-00002-of-00003.safetensors",
+    "model-00003-of-00003.safetensors",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+    "vocab.json",
+];
+
+/// The device tests run on: `OMNI_TEST_DEVICE`, or the CPU.
+pub fn device_name() -> String {
+    std::env::var("OMNI_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
+}

@@ -1,0 +1,50 @@
+/// How a model rotates its queries and keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeConfig {
+    /// Width `Dh` of one head; even.
+    pub head_dim: usize,
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Frequencies per axis `[time, height, width]`, interleaved; `None` for plain one-dimensional rotation.
+    pub section: Option<[usize; 3]>,
+}
+
+impl RopeConfig {
+    /// Plain one-dimensional rotation.
+    pub fn plain(head_dim: usize, theta: f64) -> Self {
+        Self { head_dim, theta, section: None }
+    }
+
+    /// The axis (0 time, 1 height, 2 width) each of the `Dh / 2` frequencies takes its position from.
+    ///
+    /// Height has the frequencies 1, 4, 7, … below `3 * section[1]`, width 2, 5, 8, … below `3 * section[2]`, time the rest.
+    pub fn axis_of_frequency(&self) -> Vec<usize> {
+        let [_, height, width] = self.section.unwrap_or([0; 3]);
+        (0..self.head_dim / 2)
+            .map(|i| match i % 3 {
+                1 if i < 3 * height => 1,
+                2 if i < 3 * width => 2,
+                _ => 0,
+            })
+            .collect()
+    }
+
+    /// `1 / theta^(2i / Dh)` for each frequency `i`, in f32 as the reference computes it.
+    pub fn inverse_frequencies(&self) -> Vec<f32> {
+        let width = self.head_dim as f32;
+        (0..self.head_dim / 2).map(|i| 1.0 / (self.theta as f32).powf((2 * i) as f32 / width)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_sections_have_24_20_20_frequencies() {
+        let config = RopeConfig { head_dim: 128, theta: 1e6, section: Some([24, 20, 20]) };
+        let axes = config.axis_of_frequency();
+        assert_eq!([0, 1, 2].map(|axis| axes.iter().filter(|a| **a == axis).count()), [24, 20, 20]);
+        assert_eq!(axes[57..], [0, 1, 2, 0, 0, 0, 0]);
+    }
+}
