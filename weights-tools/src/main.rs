@@ -1,1 +1,194 @@
-fn main() {}
+//! Inspect, verify and make Qwen3-Omni checkpoints.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program owns its terminal.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use omni_core::{Dtype, Result};
+use qwen3_omni::Device;
+use qwen3_omni_weights_tools::verify::{CaseReport, Outcome};
+use qwen3_omni_weights_tools::{init, inspect, verify};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what a checkpoint is, and what is missing or odd
+    Inspect {
+        /// Checkpoint directory
+        directory: PathBuf,
+        /// Compare with this list of tensors instead of the checkpoint's own config
+        #[arg(long, value_enum, default_value = "config")]
+        expect: ExpectArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Recompute golden cases of the reference and compare every tensor
+    Verify {
+        /// Checkpoint directory
+        #[arg(long)]
+        model: PathBuf,
+        /// Directory of golden cases
+        #[arg(long)]
+        golden: PathBuf,
+        /// Only cases whose names start with one of these
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// cpu, wgpu, cuda or cuda:N
+        #[arg(long, default_value = "cpu")]
+        device: Device,
+        /// Do not fail because of cases that this version cannot run
+        #[arg(long)]
+        allow_uncovered: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a random-weight checkpoint in the released layout
+    Init {
+        /// A config.json of any size
+        #[arg(long)]
+        config: PathBuf,
+        /// Seed of the weights
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Directory to make
+        #[arg(long)]
+        out: PathBuf,
+        /// Layers of thinker and talker, if not the config's
+        #[arg(long)]
+        layers: Option<usize>,
+        /// f32, bf16 or f16
+        #[arg(long, default_value = "bf16")]
+        dtype: Dtype,
+        /// Size of a shard in megabytes
+        #[arg(long, default_value_t = 5000)]
+        shard_mb: u64,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ExpectArgument {
+    Config,
+    Released,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Inspect { directory, expect, json } => run_inspect(&directory, expect, json),
+        Command::Verify { model, golden, only, device, allow_uncovered, json } => {
+            run_verify(&verify::Options { model, golden, only, device }, allow_uncovered, json)
+        }
+        Command::Init { config, seed, out, layers, dtype, shard_mb } => {
+            run_init(&init::Options { config, out, seed, layers, dtype, shard_bytes: shard_mb * 1_000_000 })
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).expect("reports can be written as JSON"));
+}
+
+fn run_inspect(directory: &std::path::Path, expect: ExpectArgument, json: bool) -> Result<bool> {
+    let expect = match expect {
+        ExpectArgument::Config => inspect::Expect::Config,
+        ExpectArgument::Released => inspect::Expect::Released,
+    };
+    let found = inspect::inspect(directory, expect)?;
+    if json {
+        print_json(&found);
+        return Ok(found.odd.is_empty());
+    }
+    let dtype = found.config_dtype.as_deref().unwrap_or("not said");
+    println!("{}: Qwen3-Omni {}, {} shards, number type {dtype}", directory.display(), found.variant, found.shards);
+    println!("{:16} {:>8} {:>16} {:>12}  types", "component", "tensors", "parameters", "bytes");
+    for part in &found.components {
+        let types: Vec<String> = part.dtypes.iter().map(|(name, count)| format!("{name} ×{count}")).collect();
+        let (tensors, parameters, bytes) = (part.tensors, part.parameters, part.bytes);
+        println!("{:16} {tensors:>8} {parameters:>16} {bytes:>12}  {}", part.component, types.join(", "));
+    }
+    let sums = found.components.iter().fold((0, 0, 0), |s, c| (s.0 + c.tensors, s.1 + c.parameters, s.2 + c.bytes));
+    println!("{:16} {:>8} {:>16} {:>12}", "all", sums.0, sums.1, sums.2);
+    match found.odd.is_empty() {
+        true => println!("nothing missing, nothing odd"),
+        false => found.odd.iter().for_each(|line| println!("{line}")),
+    }
+    Ok(found.odd.is_empty())
+}
+
+fn run_verify(options: &verify::Options, allow_uncovered: bool, json: bool) -> Result<bool> {
+    if !json {
+        println!("{:28} {:30} {:>12} {:>12}  verdict", "case", "tensor", "max error", "tolerance");
+    }
+    // A failing device panics inside the framework; the case's verdict says so, the backtrace adds nothing.
+    std::panic::set_hook(Box::new(|_| {}));
+    let reports = verify::run(options, |report| {
+        if !json {
+            print_case(report);
+        }
+    })?;
+    let passed = reports.iter().all(|report| report.passes(allow_uncovered));
+    if json {
+        print_json(&serde_json::json!({"passed": passed, "cases": reports}));
+    } else {
+        print_summary(&reports, passed);
+    }
+    Ok(passed)
+}
+
+fn print_case(report: &CaseReport) {
+    for check in &report.checks {
+        let error = check.max_abs_error.map_or_else(|| "-".into(), |error| format!("{error:.1e}"));
+        let tolerance = if check.tolerance == 0.0 { "exact".into() } else { format!("{:.1e}", check.tolerance) };
+        let verdict = if check.passed { "ok" } else { "FAIL" };
+        let note = check.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+        println!("{:28} {:30} {error:>12} {tolerance:>12}  {verdict}{note}", report.case, check.tensor);
+    }
+    match &report.outcome {
+        Outcome::Passed => {}
+        Outcome::Failed(reason) => println!("{:28} FAILED: {reason}", report.case),
+        Outcome::NotCovered(reason) => println!("{:28} not covered: {reason}", report.case),
+        Outcome::Absent(reason) => println!("{:28} skipped: {reason}", report.case),
+    }
+}
+
+fn print_summary(reports: &[CaseReport], passed: bool) {
+    let count = |wanted: fn(&Outcome) -> bool| reports.iter().filter(|report| wanted(&report.outcome)).count();
+    println!(
+        "{} cases passed, {} failed, {} not covered, {} skipped: {}",
+        count(|o| matches!(o, Outcome::Passed)),
+        count(|o| matches!(o, Outcome::Failed(_))),
+        count(|o| matches!(o, Outcome::NotCovered(_))),
+        count(|o| matches!(o, Outcome::Absent(_))),
+        if passed { "verified" } else { "NOT verified" },
+    );
+}
+
+fn run_init(options: &init::Options) -> Result<bool> {
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}").expect("a valid template"),
+    );
+    init::init(options, |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.bytes);
+    })?;
+    bar.finish_and_clear();
+    println!("written: {}", options.out.display());
+    Ok(true)
+}

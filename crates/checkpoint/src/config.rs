@@ -419,6 +419,17 @@ impl DecoderConfig {
     }
 }
 
+impl AudioConfig {
+    /// Rows the encoder makes of so many mel frames: 13 for each whole chunk, three halvings (rounding up) for the rest.
+    pub fn tokens(&self, mel_frames: usize) -> usize {
+        // The reference fixes 13 rows per chunk, which fits the released chunk of 100 frames.
+        const PER_CHUNK: usize = 13;
+        let chunk = 2 * self.n_window;
+        let rest = (0..3).fold(mel_frames % chunk, |n, _| n.div_ceil(2));
+        rest + mel_frames / chunk * PER_CHUNK
+    }
+}
+
 impl CodePredictorConfig {
     /// Base of the rotation frequencies.
     pub fn rope_theta(&self) -> f64 {

@@ -82,8 +82,16 @@ impl Talker {
         self.codec_head.forward(hidden)
     }
 
-    /// Rows of the codec embedding. `[T]` ids → `[1, T, D]`.
-    pub(crate) fn codec_rows(&self, ids: &[u32]) -> Tensor<3> {
+    /// Rows of the codec embedding.
+    ///
+    /// # Shapes
+    /// `[B, T]` first codes or control ids → `[B, T, D]`.
+    pub fn codec_rows(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.codec_embedding.forward(ids)
+    }
+
+    /// Rows of control ids. `[T]` → `[1, T, D]`.
+    pub(crate) fn control_rows(&self, ids: &[u32]) -> Tensor<3> {
         self.codec_embedding.forward(id_row(ids, &self.codec_embedding.weight.device()))
     }
 }

@@ -78,7 +78,7 @@ impl Talker {
         let first = text.clone().narrow(1, HEADER, 1);
         let text_side = Tensor::cat(vec![pad.repeat_dim(1, 4), bos, first], 1); // [1, 6, D]
         let [a, b, c] = self.controls.think;
-        let codec_side = self.codec_rows(&[a, b, c, speaker, self.controls.pad, self.controls.bos]);
+        let codec_side = self.control_rows(&[a, b, c, speaker, self.controls.pad, self.controls.bos]);
         Tensor::cat(vec![header, text_side + codec_side], 1) // [1, 9, D]
     }
 

@@ -1,0 +1,68 @@
+use checkpoint::DecoderConfig;
+use omni_core::{Dtype, Positions, Result};
+use tm_rope::{Rope, RopeConfig, Rotation};
+
+use super::Model;
+use super::case::Case;
+
+/// Up to this position tables must agree closely; beyond, one unit in the last place of a frequency grows with the position.
+const NEAR_POSITION: f32 = 100.0;
+const NEAR_TOLERANCE: f64 = 1e-5;
+const FAR_TOLERANCE: f64 = 5e-3;
+
+fn decoder_rope(config: &DecoderConfig) -> RopeConfig {
+    RopeConfig { head_dim: config.head_dim, theta: config.rope_theta(), section: config.rope_section() }
+}
+
+/// Three-axis tables of thinker and talker.
+pub(super) fn mrope(model: &Model, case: &mut Case) -> Result<()> {
+    let positions = three_axes(case)?;
+    compare(model, case, "thinker_", &decoder_rope(&model.config().thinker.text), &positions);
+    if let Ok(talker) = model.config().talker() {
+        compare(model, case, "talker_", &decoder_rope(&talker.text), &positions);
+    }
+    Ok(())
+}
+
+/// The released shape, whatever the checkpoint.
+pub(super) fn released(model: &Model, case: &mut Case) -> Result<()> {
+    let config = RopeConfig { head_dim: 128, theta: 1e6, section: Some([24, 20, 20]) };
+    let positions = three_axes(case)?;
+    compare(model, case, "", &config, &positions);
+    let axes: Vec<i64> = config.axis_of_frequency().iter().map(|axis| *axis as i64).collect();
+    case.compare_ints("axis_of_frequency", &axes, &[axes.len()]);
+    Ok(())
+}
+
+/// One-dimensional tables of code predictor and vocoder.
+pub(super) fn plain(model: &Model, case: &mut Case) -> Result<()> {
+    let batch = case.shape("positions")?[0];
+    let positions = case.ints("positions")?.into_iter().map(|p| p as f32).collect();
+    let positions = Positions::uniform(batch, positions);
+    let predictor = &model.config().talker()?.code_predictor;
+    let config = RopeConfig::plain(predictor.head_dim, predictor.rope_theta());
+    compare(model, case, "code_predictor_", &config, &positions);
+    let code2wav = model.config().code2wav()?;
+    compare(model, case, "code2wav_", &RopeConfig::plain(code2wav.head_dim(), code2wav.rope_theta()), &positions);
+    Ok(())
+}
+
+fn three_axes(case: &mut Case) -> Result<Positions> {
+    let [_, batch, _] = case.dims("positions")?;
+    let values = case.floats("positions")?;
+    let axis = values.len() / 3;
+    Ok(Positions::new(batch, [0, 1, 2].map(|i| values[i * axis..(i + 1) * axis].to_vec())))
+}
+
+fn compare(model: &Model, case: &mut Case, prefix: &str, config: &RopeConfig, positions: &Positions) {
+    let Rotation { cos, sin } = Rope::new(config).rotation(positions, &model.device, Dtype::F32);
+    let width = config.head_dim;
+    let near = |element: usize| (0..3).all(|axis| positions.axis(axis)[element / width] < NEAR_POSITION);
+    for (name, table) in [("cos", cos), ("sin", sin)] {
+        let shape = table.dims().to_vec();
+        let values: Vec<f32> = table.into_data().try_to_vec_as().expect("a float table");
+        let name = format!("{prefix}{name}");
+        case.compare_where(&name, &values, &shape, NEAR_TOLERANCE, near);
+        case.compare_where(&name, &values, &shape, FAR_TOLERANCE, |element| !near(element));
+    }
+}

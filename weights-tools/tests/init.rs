@@ -1,0 +1,59 @@
+//! `init` writes checkpoints that load, whole and reproducible.
+#![allow(clippy::unwrap_used)]
+
+use checkpoint::{Checkpoint, Component};
+use omni_core::Dtype;
+use qwen3_omni::{GenerateOptions, Message, Omni};
+use qwen3_omni_weights_tools::init::{Options, init};
+
+fn options(out: &std::path::Path) -> Options {
+    Options {
+        config: testkit::tiny().join("config.json"),
+        out: out.to_owned(),
+        seed: 7,
+        layers: Some(2),
+        dtype: Dtype::Bf16,
+        shard_bytes: 500_000,
+    }
+}
+
+#[test]
+fn what_init_writes_loads_and_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut last = None;
+    init(&options(directory.path()), |progress| last = Some(progress)).unwrap();
+    let last = last.unwrap();
+    assert_eq!(last.bytes, last.total);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    assert!(checkpoint.shards() > 2);
+    assert_eq!(checkpoint.config().thinker.text.num_hidden_layers, 2);
+    checkpoint.check(&Component::ALL).unwrap();
+    let omni = Omni::builder(directory.path()).load().unwrap();
+    let options = GenerateOptions { max_new_tokens: 4, max_codes: Some(4), ..Default::default() };
+    let reply = omni.generate(&[Message::user().text("hello")], &options).unwrap();
+    assert_eq!(reply.token_ids.len(), 4);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let [a, b] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    for directory in [&a, &b] {
+        init(&options(directory.path()), |_| {}).unwrap();
+    }
+    for entry in std::fs::read_dir(a.path()).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert_eq!(std::fs::read(a.path().join(&name)).unwrap(), std::fs::read(b.path().join(&name)).unwrap(), "{name:?}");
+    }
+}
+
+#[test]
+fn an_existing_checkpoint_is_not_overwritten_and_bad_input_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    init(&options(directory.path()), |_| {}).unwrap();
+    let message = init(&options(directory.path()), |_| {}).unwrap_err().to_string();
+    assert!(message.contains("already"), "{message}");
+    let absent = Options { config: "absent.json".into(), ..options(directory.path()) };
+    assert!(init(&absent, |_| {}).unwrap_err().to_string().contains("absent.json"));
+    let none = Options { layers: Some(0), ..options(&directory.path().join("new")) };
+    assert!(init(&none, |_| {}).unwrap_err().to_string().contains("--layers"));
+}
