@@ -1,12 +1,37 @@
-use qwen3_omni::{GenerateOptions, Message, Omni};
-fn main() -> qwen3_omni::Result<()> {
-    let omni = Omni::builder("examples/assets/nano").load()?;
-    for q in ["what is seven plus five", "repeat red cat nine"] {
-        let reply = omni.generate(&[Message::user().text(q)], &GenerateOptions::default().greedy())?;
-        println!("{} | {} | {}", reply.text, reply.usage, reply.timings);
-        let speech = reply.speech.unwrap();
-        println!("{:?}", speech.codes.iter().map(|c| c[0]).collect::<Vec<_>>());
-        println!("{:?}", speech.codes.iter().map(|c| c[3]).collect::<Vec<_>>());
-    }
+//! Text in, text and speech out: one question, its written answer as it is made, and its spoken answer as a WAV file.
+//!
+//! ```sh
+//! cargo run --release --example speech_reply -- "what is seven plus five"
+//! ```
+#![allow(clippy::print_stderr)] // An example owns the terminal.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use qwen3_omni::{Message, Result};
+use qwen3_omni_examples::{Flags, answer};
+
+/// Answer one question in text and speech
+#[derive(Parser)]
+struct Arguments {
+    /// The question
+    question: String,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+fn run(Arguments { question, flags }: &Arguments) -> Result<()> {
+    let omni = flags.load()?;
+    answer(&omni, &[Message::user().text(question)], &flags.options(), &flags.out)?;
     Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,1 +1,145 @@
-//! placeholder
+//! What the examples share: flags, loading with a progress bar, and showing one answer.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // Examples own the terminal.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use qwen3_omni::{Device, Dtype, Event, GenerateOptions, Message, Omni, Reply, Result, WavFile};
+
+/// Flags of every chatting example.
+#[derive(Debug, Clone, Args)]
+pub struct Flags {
+    /// Checkpoint directory in Hugging Face layout; the built-in nano model if not given
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// cpu, wgpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub device: Device,
+    /// f32, bf16 or f16; f32 on cpu and wgpu, bf16 on cuda if not given
+    #[arg(long)]
+    pub dtype: Option<Dtype>,
+    /// Voice, by name
+    #[arg(long)]
+    pub speaker: Option<String>,
+    /// Seed of the speech's draws
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// No draws: the same speech whatever the seed
+    #[arg(long)]
+    pub greedy: bool,
+    /// Write only, do not speak
+    #[arg(long)]
+    pub text_only: bool,
+    /// Where the spoken answer goes
+    #[arg(long, default_value = "reply.wav")]
+    pub out: PathBuf,
+}
+
+const NANO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/nano");
+
+const NANO_NOTICE: &str = "\
+Model: nano (built in). It shows that everything works; it knows a world of 50 spoken words and no more:
+  what is seven plus five   (sums and differences of number words, up to eighteen)
+  repeat red cat nine       (one to three of its words)
+Its voice is rough. Real ability comes with a real checkpoint: --model DIR
+";
+
+impl Flags {
+    /// How the answer is to be made.
+    pub fn options(&self) -> GenerateOptions {
+        let mut options =
+            GenerateOptions { seed: self.seed, speaker: self.speaker.clone(), ..GenerateOptions::default() };
+        if self.greedy {
+            options = options.greedy();
+        }
+        if self.text_only {
+            options = options.text_only();
+        }
+        options
+    }
+
+    /// Loads the model with a progress bar, and says which one it is.
+    ///
+    /// # Errors
+    /// As [`qwen3_omni::OmniBuilder::load`].
+    pub fn load(&self) -> Result<Omni> {
+        let directory = self.model.clone().unwrap_or_else(|| NANO.into());
+        if self.model.is_none() {
+            eprintln!("{NANO_NOTICE}");
+        }
+        let started = Instant::now();
+        let style = ProgressStyle::with_template("loading {bar:40} {bytes}/{total_bytes}").expect("a valid template");
+        let bar = ProgressBar::new(0).with_style(style);
+        let shown = bar.clone();
+        let mut builder = Omni::builder(&directory).device(self.device.clone()).progress(move |loading| {
+            shown.set_length(loading.total as u64);
+            shown.set_position(loading.bytes as u64);
+        });
+        if let Some(dtype) = self.dtype {
+            builder = builder.dtype(dtype);
+        }
+        if self.text_only {
+            builder = builder.text_only();
+        }
+        let omni = builder.load();
+        bar.finish_and_clear();
+        let omni = omni?;
+        eprintln!("loaded {} on {} in {:.2} s\n", directory.display(), self.device, started.elapsed().as_secs_f64());
+        Ok(omni)
+    }
+}
+
+/// Streams one answer: text to the screen, sound into a WAV file, then the times of each stage.
+///
+/// # Errors
+/// As [`Omni::stream`], or if the file cannot be written.
+pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Path) -> Result<Reply> {
+    let events = omni.stream(chat, options)?;
+    let speaks = omni.speaks() && options.speech != Some(false);
+    // Started before any work, so that an unwritable path is known at once.
+    let mut file = speaks.then(|| WavFile::create(out, qwen3_omni::code2wav::SAMPLE_RATE)).transpose()?;
+    let style = ProgressStyle::with_template("{spinner} speaking: {msg}").expect("a valid template");
+    let speaking = ProgressBar::new_spinner().with_style(style);
+    let mut spoken = Duration::ZERO;
+    for event in events {
+        match event? {
+            Event::Text(piece) => {
+                print!("{piece}");
+                // A terminal that is gone is no reason to stop.
+                let _ = std::io::stdout().flush();
+            }
+            Event::Audio(sound) => {
+                if spoken.is_zero() {
+                    println!();
+                }
+                spoken += sound.duration();
+                speaking.set_message(format!("{:.1} s", spoken.as_secs_f64()));
+                speaking.tick();
+                if let Some(file) = &mut file {
+                    file.write(&sound.samples)?;
+                }
+            }
+            Event::Done(reply) => {
+                speaking.finish_and_clear();
+                if spoken.is_zero() {
+                    println!();
+                }
+                match (&reply.speech, file.take()) {
+                    (Some(_), Some(file)) => {
+                        file.finish()?;
+                        eprintln!("spoken into {} ({:.2} s)", out.display(), spoken.as_secs_f64());
+                    }
+                    (None, Some(_)) => eprintln!("nothing to say: no sound was written"),
+                    _ => {}
+                }
+                eprintln!("{}\n{}", reply.usage, reply.timings);
+                return Ok(*reply);
+            }
+            _ => {}
+        }
+    }
+    unreachable!("a stream ends with an error or with `Done`")
+}

@@ -67,7 +67,8 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
     std::fs::create_dir_all(&options.out).map_err(|source| Error::io(&options.out, source))?;
     let shards = split(tensors, options);
     let mut written = Vec::new();
-    let result = write_shards(options, &shards, &mut written, &mut progress).and_then(|()| write_json(options, &json, &shards));
+    let result =
+        write_shards(options, &shards, &mut written, &mut progress).and_then(|()| write_json(options, &json, &shards));
     if result.is_err() {
         written.iter().for_each(|path| drop(std::fs::remove_file(path)));
     }

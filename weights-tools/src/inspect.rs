@@ -104,7 +104,8 @@ fn lines(report: &TensorReport) -> Vec<String> {
 
 fn unreadable(checkpoint: &Checkpoint) -> Vec<String> {
     let odd = checkpoint.tensors().iter().filter(|(_, tensor)| tensor.float_type().is_none());
-    odd.map(|(name, tensor)| format!("unreadable {name}: number type {:?}, expected BF16, F16 or F32", tensor.dtype)).collect()
+    odd.map(|(name, tensor)| format!("unreadable {name}: number type {:?}, expected BF16, F16 or F32", tensor.dtype))
+        .collect()
 }
 
 fn summary(checkpoint: &Checkpoint, component: Component) -> ComponentSummary {

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use qwen3_omni::Device;
-use safetensors::SafeTensors;
 use qwen3_omni_weights_tools::verify::{CaseReport, Options, Outcome, run};
+use safetensors::SafeTensors;
 
 fn verify(golden: &Path, only: &[&str]) -> Vec<CaseReport> {
     let only = only.iter().map(|name| name.to_string()).collect();
@@ -72,7 +72,11 @@ fn a_tensor_nobody_compares_fails_the_case() {
 
 #[test]
 fn an_empty_selection_is_an_error() {
-    let options =
-        Options { model: testkit::tiny(), golden: testkit::golden(), only: vec!["nothing".into()], device: Device::Cpu };
+    let options = Options {
+        model: testkit::tiny(),
+        golden: testkit::golden(),
+        only: vec!["nothing".into()],
+        device: Device::Cpu,
+    };
     assert!(run(&options, |_| {}).unwrap_err().to_string().contains("nothing"));
 }

@@ -27,7 +27,6 @@ pub enum VocoderMode {
 
 /// How an answer is made. `Default` is what the released model ships with.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct GenerateOptions {
     /// Most tokens of text.
     pub max_new_tokens: usize,

@@ -104,7 +104,7 @@ mod tests {
     fn an_unwritable_path_is_named() {
         let directory = tempfile::tempdir().unwrap();
         for path in [directory.path().join("absent/reply.wav"), directory.path().to_owned()] {
-            let message = WavFile::create(&path, 24_000).unwrap_err().to_string();
+            let message = WavFile::create(&path, 24_000).err().unwrap().to_string();
             assert!(message.contains(&*path.to_string_lossy()), "{message}");
         }
     }

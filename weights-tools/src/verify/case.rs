@@ -140,7 +140,11 @@ impl Case {
         }
     }
 
-    pub(crate) fn float_tensor<const D: usize>(&mut self, name: &str, device: &burn::tensor::Device) -> Result<Tensor<D>> {
+    pub(crate) fn float_tensor<const D: usize>(
+        &mut self,
+        name: &str,
+        device: &burn::tensor::Device,
+    ) -> Result<Tensor<D>> {
         let (values, shape) = (self.floats(name)?, self.dims::<D>(name)?);
         Ok(Tensor::from_data(TensorData::new(values, shape), device))
     }
@@ -242,7 +246,8 @@ impl Case {
     }
 
     pub(crate) fn fail(&mut self, name: &str, note: String) {
-        let check = Check { tensor: name.to_owned(), max_abs_error: None, tolerance: 0.0, passed: false, note: Some(note) };
+        let check =
+            Check { tensor: name.to_owned(), max_abs_error: None, tolerance: 0.0, passed: false, note: Some(note) };
         self.checks.push(check);
     }
 }

@@ -22,8 +22,8 @@ use omni_core::{Dtype, Error, Result};
 use qwen3_omni::Device;
 use serde::Serialize;
 
-pub use case::{Check, Outcome};
 use case::Case;
+pub use case::{Check, Outcome};
 use golden::Golden;
 
 /// What to verify, and where.
@@ -138,9 +138,15 @@ impl Model {
 pub fn run(options: &Options, mut report: impl FnMut(&CaseReport)) -> Result<Vec<CaseReport>> {
     let model = Model::open(options)?;
     let mut cases = golden::cases(&options.golden)?;
-    cases.retain(|(name, _)| options.only.is_empty() || options.only.iter().any(|prefix| name.starts_with(prefix.as_str())));
+    cases.retain(|(name, _)| {
+        options.only.is_empty() || options.only.iter().any(|prefix| name.starts_with(prefix.as_str()))
+    });
     if cases.is_empty() {
-        let which = if options.only.is_empty() { "no case".into() } else { format!("no case named {}", options.only.join(", ")) };
+        let which = if options.only.is_empty() {
+            "no case".into()
+        } else {
+            format!("no case named {}", options.only.join(", "))
+        };
         return Err(Error::Request(format!("{}: {which} in this golden directory", options.golden.display())));
     }
     let mut reports = Vec::new();
@@ -170,12 +176,15 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     }
 }
 
-/// Verifies fixture cases in a test: panics with the failed checks.
+/// Verifies cases in a test: those whose names start with one of `only`, on the named device.
 ///
 /// # Panics
-/// If a case cannot be run, is not covered, or differs from the reference.
-pub fn assert_cases(options: &Options) {
-    let reports = run(options, |_| {}).expect("checkpoint and golden directory can be opened");
+/// If there is no such case, or one cannot be run, is not covered, or differs from the reference.
+pub fn assert_cases(model: &Path, golden: &Path, device: &str, only: &[&str]) {
+    let device = device.parse().expect("a device name");
+    let only = only.iter().map(|prefix| (*prefix).to_owned()).collect();
+    let options = Options { model: model.to_owned(), golden: golden.to_owned(), only, device };
+    let reports = run(&options, |_| {}).expect("checkpoint and golden directory can be opened");
     for report in &reports {
         let failed: Vec<&Check> = report.checks.iter().filter(|check| !check.passed).collect();
         assert!(report.outcome == Outcome::Passed, "{}: {:?}\n{failed:#?}", report.case, report.outcome);

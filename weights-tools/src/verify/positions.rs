@@ -108,7 +108,8 @@ fn media(model: &Model, case: &mut Case) -> Result<Media> {
     }
     if case.has("image_grid_thw") {
         let grids = case.ints("image_grid_thw")?;
-        media.image = grids.chunks(3).map(|g| MediaItem::Image([g[1] as usize / merge, g[2] as usize / merge])).collect();
+        media.image =
+            grids.chunks(3).map(|g| MediaItem::Image([g[1] as usize / merge, g[2] as usize / merge])).collect();
     }
     if case.has("video_grid_thw") {
         let grids = case.ints("video_grid_thw")?;

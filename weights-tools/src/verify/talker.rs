@@ -4,7 +4,9 @@ use moe_talker::{Conversation, SpeakOptions, SpeakProbe, Talker, TalkerPrompt, s
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
 use nn::Sampler;
-use omni_core::{Error, Positions, Result, SamplingOptions, SpanLayout, Stage, TalkerInput, TalkerOutput, Thinker as _};
+use omni_core::{
+    Error, Positions, Result, SamplingOptions, SpanLayout, Stage, TalkerInput, TalkerOutput, Thinker as _,
+};
 use qwen3_omni::Tokenizer;
 use serde_json::Value;
 

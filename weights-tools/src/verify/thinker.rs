@@ -40,7 +40,8 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
 /// Positions of left-padded text rows.
 fn text_positions(model: &Model, rows: &Rows) -> (Positions, Vec<f32>) {
     let per_second = model.config().thinker.position_id_per_seconds;
-    let each = rows.valid.iter().map(|row| tm_rope::positions(&[SpanLayout::Sequence { tokens: row.len() }], per_second));
+    let each =
+        rows.valid.iter().map(|row| tm_rope::positions(&[SpanLayout::Sequence { tokens: row.len() }], per_second));
     let (positions, deltas): (Vec<_>, Vec<_>) = each.unzip();
     (tm_rope::left_padded(&positions).0, deltas)
 }

@@ -1,0 +1,8 @@
+//! Score processing equal the reference's, on the device of `OMNI_TEST_DEVICE`.
+
+use weights_tools::verify::assert_cases;
+
+#[test]
+fn golden_cases() {
+    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &["sampling"]);
+}
