@@ -3,3 +3,7 @@
 pub mod init;
 pub mod inspect;
 pub mod verify;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -16,6 +16,7 @@ pub use config::{
 };
 pub use directory::{Checkpoint, Tensor as StoredTensor};
 pub use error::{CheckpointError, Mismatch, TensorReport};
+pub use omni_core::Dtype;
 pub use manifest::{Component, Manifest, expected};
 pub use weights::{LoadProgress, ProgressFn, Weights};
 

@@ -61,6 +61,7 @@ pub fn decoder_spec(config: &DecoderConfig, normalise: bool) -> DecoderSpec {
 
 /// The feed-forward part of a layer.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One per layer, and `Module` has no boxes.
 pub enum FeedForward {
     /// A gated MLP.
     Dense(GatedMlp),
@@ -142,6 +143,15 @@ impl DecoderState {
     /// Tokens taken so far, padding included.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Forgets all but the first `tokens` tokens: the run goes on as if the rest had never been fed.
+    ///
+    /// # Panics
+    /// If fewer tokens were taken.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.caches.iter_mut().for_each(|cache| cache.truncate(tokens));
+        self.tokens = tokens;
     }
 
     /// Forgets everything but keeps the caches' memory.

@@ -42,6 +42,15 @@ impl KvCache {
         }
     }
 
+    /// Forgets all but the first `length` keys of a growing cache.
+    ///
+    /// # Panics
+    /// If the cache holds fewer keys, or keeps only a window.
+    pub fn truncate(&mut self, length: usize) {
+        assert!(self.window.is_none() && length <= self.length, "a cache of {} keys cut to {length}", self.length);
+        self.length = length;
+    }
+
     /// Adds keys and values of new tokens; returns all that the new tokens may see.
     ///
     /// # Shapes
@@ -124,6 +133,8 @@ mod tests {
             assert_eq!(values(&vals), expected);
             assert_eq!(cache.len(), at as usize);
         }
+        cache.truncate(2);
+        assert_eq!(values(&cache.append(rows(7..9), rows(7..9))[0]), [0.0, 1.0, 7.0, 8.0]);
         cache.clear();
         assert_eq!(values(&cache.append(rows(7..9), rows(7..9))[0]), [7.0, 8.0]);
     }

@@ -56,3 +56,7 @@ pub const TINY_FILES: [&str; 11] = [
 pub fn device_name() -> String {
     std::env::var("OMNI_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -1,0 +1,156 @@
+//! The measurements.
+
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use checkpoint::{OmniConfig, Weights};
+use code2wav::Code2Wav;
+use moe_talker::Talker;
+use moe_thinker::Thinker;
+use mtp::CodePredictor;
+use omni_core::{CodePredictor as _, DecoderInput, Error, Positions, Result, SamplingOptions, Stage, TalkerInput};
+use serde_json::{Value, json};
+
+use crate::Arguments;
+use crate::timing::{median, timed};
+
+/// The released config, random weights, and where the times go.
+pub(crate) struct Bench<'a> {
+    arguments: &'a Arguments,
+    config: OmniConfig,
+    device: Device,
+}
+
+impl<'a> Bench<'a> {
+    pub(crate) fn new(arguments: &'a Arguments) -> Result<Self> {
+        let path = testkit::fixtures().join("released/qwen3-omni-30b-a3b-instruct.config.json");
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
+        let bad = |error: serde_json::Error| Error::Config(format!("{}: {error}", path.display()));
+        let mut json: Value = serde_json::from_str(&text).map_err(bad)?;
+        json["thinker_config"]["text_config"]["num_hidden_layers"] = json!(arguments.thinker_layers);
+        let config = serde_json::from_value(json).map_err(bad)?;
+        let device = arguments.device.open_for(arguments.dtype)?;
+        Ok(Self { arguments, config, device })
+    }
+
+    pub(crate) fn run(&self, part: &str) -> Result<()> {
+        match part {
+            "thinker" => self.thinker(),
+            "talker" => self.talker(),
+            "mtp" => self.mtp(),
+            "code2wav" => self.code2wav(),
+            "aut" | "vision" => Err(Error::Unsupported(format!("part `{part}`: this version has no encoders"))),
+            other => Err(Error::Unsupported(format!("part `{other}`: expected thinker, talker, mtp or code2wav"))),
+        }
+    }
+
+    fn weights(&self) -> Weights<'static> {
+        Weights::random(&self.device, self.arguments.dtype)
+    }
+
+    fn random(&self, tokens: usize, width: usize) -> Tensor<3> {
+        let shape = [1, tokens, width];
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), (&self.device, self.arguments.dtype.into()))
+    }
+
+    /// `work` queues the computation and returns what must be finished.
+    fn measure(
+        &self,
+        [part, case, per]: [&str; 3],
+        parameters: usize,
+        mut work: impl FnMut() -> Result<Tensor<1>>,
+    ) -> Result<()> {
+        let mut failed = None;
+        let run = || match work() {
+            // Reading a value waits for the device.
+            Ok(result) => drop(result.narrow(0, 0, 1).into_data()),
+            Err(error) => failed = Some(error),
+        };
+        let times = timed(run, self.arguments.runs, self.arguments.budget_s);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let round = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
+        println!(
+            "{}",
+            json!({
+                "part": part, "case": case, "per": per,
+                "median_ms": round(median(&times), 3), "min_ms": round(times[0], 3), "runs": times.len(),
+                "dtype": self.arguments.dtype.name(), "device": self.arguments.device.to_string(),
+                "params_m": round(parameters as f64 / 1e6, 1),
+            })
+        );
+        Ok(())
+    }
+
+    fn thinker(&self) -> Result<()> {
+        let text = &self.config.thinker.text;
+        let thinker = Thinker::load_parts(&self.weights(), text, None)?;
+        let (head, prompt) = (text.vocab_size * text.hidden_size, self.arguments.prompt);
+        let body = thinker.num_params() - head;
+        let layers = format!("{} layers of 48", self.arguments.thinker_layers);
+        let rows = self.random(prompt, text.hidden_size);
+        let prefill = |state: &mut _| {
+            let input = DecoderInput::text(rows.clone(), Positions::sequence(0.0, prompt));
+            Ok(thinker.hidden(state, input, &mut ())?.0.flatten(0, 2))
+        };
+        let case = format!("prefill {prompt} tokens");
+        self.measure(["thinker", &case, &layers], body, || prefill(&mut thinker.start()))?;
+        let mut state = thinker.start();
+        prefill(&mut state)?;
+        let one = self.random(1, text.hidden_size);
+        self.measure(["thinker", &format!("decode 1 token at {prompt}"), &layers], body, || {
+            let input = DecoderInput::text(one.clone(), Positions::sequence(prompt as f32, 1));
+            let hidden = thinker.hidden(&mut state, input, &mut ())?.0;
+            state.truncate(prompt);
+            Ok(hidden.flatten(0, 2))
+        })?;
+        self.measure(["thinker", "lm_head 1 token", "once per token"], head, || {
+            Ok(thinker.logits(one.clone()).flatten(0, 2))
+        })
+    }
+
+    fn talker(&self) -> Result<()> {
+        const CACHED: usize = 64;
+        let config = self.config.talker()?;
+        let talker = Talker::load_parts(&self.weights(), config, (&self.config).into())?;
+        let mut state = talker.start();
+        let input = |tokens, start| TalkerInput {
+            embeds: self.random(tokens, config.text.hidden_size),
+            positions: Positions::sequence(start, tokens),
+        };
+        talker.hidden(&mut state, input(CACHED, 0.0), &mut ())?;
+        let one = input(1, CACHED as f32);
+        let per = format!("{} layers", config.text.num_hidden_layers);
+        self.measure(["talker", &format!("decode 1 frame at {CACHED}"), &per], talker.num_params(), || {
+            let hidden = talker.hidden(&mut state, one.clone(), &mut ())?;
+            state.truncate(CACHED);
+            Ok(hidden.flatten(0, 2))
+        })
+    }
+
+    fn mtp(&self) -> Result<()> {
+        let config = &self.config.talker()?.code_predictor;
+        let predictor = CodePredictor::load_parts(&self.weights(), config)?;
+        let [hidden, first] = [0, 1].map(|_| self.random(1, config.hidden_size));
+        let mut state = predictor.start(&SamplingOptions::greedy());
+        let case = format!("{} residual codes of 1 frame", config.num_code_groups - 1);
+        self.measure(["mtp", &case, "frame, as the reference does it"], predictor.num_params(), || {
+            Ok(predictor.predict(&mut state, hidden.clone(), first.clone()).residual.float().flatten(0, 1))
+        })
+    }
+
+    fn code2wav(&self) -> Result<()> {
+        let config = self.config.code2wav()?;
+        let vocoder = Code2Wav::load_parts(&self.weights(), config)?;
+        for frames in [1, 25, 100] {
+            let shape = [1, config.num_quantizers, frames];
+            let codes =
+                Tensor::<3, Int>::random(shape, Distribution::Uniform(0.0, config.codebook_size as f64), &self.device);
+            let case = format!("{frames} frames ({} ms of speech)", frames * 80);
+            self.measure(["code2wav", &case, "whole decode"], vocoder.num_params(), || {
+                Ok(vocoder.decode(codes.clone()).flatten(0, 1))
+            })?;
+        }
+        Ok(())
+    }
+}
