@@ -16,8 +16,8 @@ pub use config::{
 };
 pub use directory::{Checkpoint, Tensor as StoredTensor};
 pub use error::{CheckpointError, Mismatch, TensorReport};
-pub use omni_core::Dtype;
 pub use manifest::{Component, Manifest, expected};
+pub use omni_core::Dtype;
 pub use weights::{LoadProgress, ProgressFn, Weights};
 
 #[cfg(doctest)]
