@@ -31,7 +31,8 @@ fn run(Arguments { system, flags }: &Arguments) -> Result<()> {
     if flags.model.is_none() {
         eprintln!("Nano was never taught conversations of several turns: /reset helps.");
     }
-    for turn in 1.. {
+    let mut turn = 1;
+    loop {
         eprint!("\nyou> ");
         let Some(line) = std::io::stdin().lock().lines().next() else { break };
         let line = line.map_err(|source| Error::Io { path: "standard input".into(), source })?;
@@ -43,13 +44,20 @@ fn run(Arguments { system, flags }: &Arguments) -> Result<()> {
             }
             text => chat.push(Message::user().text(text)),
         }
-        let reply = answer(&omni, &chat, &flags.options(), &numbered(&flags.out, turn))?;
-        match reply.text.is_empty() {
+        match answer(&omni, &chat, &flags.options(), &numbered(&flags.out, turn)) {
+            Ok(reply) if !reply.text.is_empty() => chat.push(Message::assistant(reply.text)),
             // An empty answer cannot stand in a conversation.
-            true => drop(chat.pop()),
-            false => chat.push(Message::assistant(reply.text)),
+            Ok(_) => drop(chat.pop()),
+            // One question that cannot be answered does not end the conversation.
+            Err(error) => {
+                eprintln!("error: {error}");
+                chat.pop();
+                continue;
+            }
         }
+        turn += 1;
     }
+    eprintln!();
     Ok(())
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use checkpoint::{Checkpoint, Component, OmniConfig, TensorReport, expected};
-use omni_core::{Error, Result};
+use omni_core::{Dtype, Error, Result};
+use qwen3_omni::ChatTemplate;
 use serde::Serialize;
 
 /// The released config, from which the released names and shapes follow.
@@ -63,6 +64,8 @@ pub fn inspect(directory: &Path, expect: Expect) -> Result<Inspection> {
     };
     let mut odd = lines(&report);
     odd.extend(unreadable(&checkpoint));
+    odd.extend(other_types(&checkpoint));
+    odd.extend(companions(directory));
     let present = Component::ALL.into_iter().map(|component| summary(&checkpoint, component));
     Ok(Inspection {
         variant: if config.enable_audio_output { "Instruct" } else { "Thinking or Captioner" },
@@ -108,6 +111,30 @@ fn unreadable(checkpoint: &Checkpoint) -> Vec<String> {
         .collect()
 }
 
+/// A config that names another number type than most tensors have.
+fn other_types(checkpoint: &Checkpoint) -> Option<String> {
+    let named: Dtype = checkpoint.config().dtype.as_deref()?.parse().ok()?;
+    let other = checkpoint.tensors().values().filter(|t| t.float_type().is_some_and(|dtype| dtype != named)).count();
+    let all = checkpoint.tensors().len();
+    (2 * other > all)
+        .then(|| format!("config.json says {named}, but {other} of {all} tensors have another number type"))
+}
+
+/// Files beside the weights that a program needs to talk to the model.
+fn companions(directory: &Path) -> Vec<String> {
+    let has = |file: &str| directory.join(file).is_file();
+    let mut absent = Vec::new();
+    if !has("tokenizer.json") && !["vocab.json", "merges.txt", "tokenizer_config.json"].into_iter().all(has) {
+        absent.push(
+            "no tokenizer: expected tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json".to_owned(),
+        );
+    }
+    if let Err(error) = ChatTemplate::from_directory(directory) {
+        absent.push(format!("no usable chat template: {error}"));
+    }
+    absent
+}
+
 fn summary(checkpoint: &Checkpoint, component: Component) -> ComponentSummary {
     let mut summary =
         ComponentSummary { component: component.name(), tensors: 0, parameters: 0, bytes: 0, dtypes: BTreeMap::new() };
@@ -132,5 +159,20 @@ mod tests {
         assert_eq!(whole.components.iter().map(|c| c.parameters).sum::<u64>(), 1_454_429);
         let released = inspect(&testkit::tiny(), Expect::Released).unwrap();
         assert!(released.odd[0].contains("missing"), "{}", released.odd[0]);
+    }
+
+    #[test]
+    fn missing_companions_and_a_config_of_another_type_are_odd() {
+        let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
+        for file in ["merges.txt", "chat_template.json"] {
+            std::fs::remove_file(directory.path().join(file)).unwrap();
+        }
+        let config = directory.path().join("config.json");
+        let text = std::fs::read_to_string(&config).unwrap().replace("float32", "bfloat16");
+        std::fs::write(&config, text).unwrap();
+        let odd = inspect(directory.path(), Expect::Config).unwrap().odd.join("\n");
+        for expected in ["no tokenizer", "chat template", "says bf16, but 567 of 567"] {
+            assert!(odd.contains(expected), "{odd}");
+        }
     }
 }

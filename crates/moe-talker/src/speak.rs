@@ -24,7 +24,7 @@ pub struct SpeakOptions {
 pub enum SpeechStop {
     /// The talker chose its end code.
     End,
-    /// The limit on codes was reached.
+    /// The limit on codes was reached, or the talker's context is full.
     Limit,
 }
 
@@ -33,7 +33,7 @@ pub struct Speaking<P: CodePredictor> {
     state: TalkerState,
     predictor: P::State,
     sampler: Sampler,
-    options: SpeakOptions,
+    max_codes: usize,
     end_code: i64,
     delta: f32,
     hidden: Tensor<3>,
@@ -82,6 +82,9 @@ impl Talker {
         probe: &mut dyn SpeakProbe,
     ) -> Result<Speaking<P>> {
         let end_code = options.end_code.unwrap_or(self.end_code());
+        // Every code but the last is fed back, and each needs a position.
+        let room = (self.context_length() + 1).saturating_sub(prompt.embeds.dims()[1]);
+        let options = SpeakOptions { max_codes: options.max_codes.min(room), ..options.clone() };
         let mut state = self.start();
         let output = self.step(&mut state, TalkerInput { embeds: prompt.embeds.clone(), positions })?;
         let mut sampler = Sampler::new(&options.sampling, Some(self.suppressed(end_code as usize)));
@@ -92,7 +95,7 @@ impl Talker {
             state,
             predictor: predictor.start(&options.residual_sampling),
             sampler,
-            options: options.clone(),
+            max_codes: options.max_codes,
             end_code: i64::from(end_code),
             delta,
             hidden: output.hidden,
@@ -152,7 +155,7 @@ impl<P: CodePredictor> Speaking<P> {
     fn notice_end(&mut self) {
         if self.code.clone().into_scalar::<i64>() == self.end_code {
             self.stop = Some(SpeechStop::End);
-        } else if self.codes >= self.options.max_codes {
+        } else if self.codes >= self.max_codes {
             self.stop = Some(SpeechStop::Limit);
         }
     }

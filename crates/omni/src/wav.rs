@@ -25,7 +25,7 @@ impl WavFile {
         }
         let name = path.file_name().ok_or_else(|| Error::io(path, std::io::Error::other("no file name")))?;
         let partial = path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
-        let file = File::create(&partial).map_err(|source| Error::io(path, source))?;
+        let file = File::create(&partial).map_err(|source| cannot_write(path, source))?;
         let spec = WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: SampleFormat::Int };
         let mut wav = Self { path: path.to_owned(), partial, writer: None };
         wav.writer = Some(WavWriter::new(BufWriter::new(file), spec).map_err(|error| wav.failed(error))?);
@@ -60,6 +60,18 @@ impl WavFile {
             other => std::io::Error::other(other.to_string()),
         };
         Error::io(&self.path, source)
+    }
+}
+
+/// The system's "not found" means the folder here; say so.
+fn cannot_write(path: &Path, source: std::io::Error) -> Error {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
+    match folder {
+        Some(folder) => {
+            let reason = format!("the folder {} does not exist, so this file cannot be written", folder.display());
+            Error::io(path, std::io::Error::new(source.kind(), reason))
+        }
+        None => Error::io(path, source),
     }
 }
 

@@ -2,7 +2,7 @@
 //! `OMNI_TEST_DEVICE`.
 #![allow(clippy::unwrap_used)]
 
-use qwen3_omni::{GenerateOptions, Message, Omni, Reply, SpeechStop, TextStop};
+use qwen3_omni::{Dtype, Error, GenerateOptions, Message, Omni, Reply, SpeechStop, TextStop};
 use serde_json::Value;
 
 fn nano() -> Omni {
@@ -62,4 +62,23 @@ fn other_sums_and_repeats_are_right_too() {
         let frames = reply.speech.unwrap().codes.len();
         assert!((3 * words..=9 * words).contains(&frames), "{answer}: {frames} frames");
     }
+}
+
+#[test]
+fn a_number_type_the_device_lacks_is_refused_before_any_weight_is_read() {
+    let device: qwen3_omni::Device = testkit::device_name().parse().unwrap();
+    let opened = device.open().unwrap();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        let offered = opened.supports_dtype(burn::tensor::DType::from(dtype));
+        match Omni::builder(testkit::nano()).device(device.clone()).dtype(dtype).text_only().load() {
+            Ok(_) => assert!(offered, "{dtype}"),
+            Err(error) => {
+                let message = error.to_string();
+                assert!(!offered && matches!(error, Error::Device(_)), "{message}");
+                assert!(message.contains(dtype.name()) && message.contains("it offers f32"), "{message}");
+            }
+        }
+    }
+    // Shaders in WGSL know no bfloat16.
+    assert_eq!(opened.supports_dtype(burn::tensor::DType::BF16), device != qwen3_omni::Device::Wgpu);
 }

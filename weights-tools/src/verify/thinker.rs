@@ -33,8 +33,19 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let logits = thinker.logits(hidden); // [B, T, V]
     compare_logits(case, &rows, logits.clone());
     let last = logits.dims()[1] - 1;
-    let first = logits.narrow(1, last, 1).squeeze_dim::<2>(1);
-    decode(model, case, &thinker, state, (first, deltas))
+    let logits = logits.narrow(1, last, 1).squeeze_dim::<2>(1);
+    // A row's next position: its own tokens, without padding, plus its delta.
+    let ahead = rows.padding.iter().zip(&deltas).map(|(padding, delta)| delta - *padding as f32).collect();
+    decode(model, case, &thinker, Prefilled { state, logits, ahead })
+}
+
+/// What decoding goes on from.
+struct Prefilled {
+    state: moe_thinker::ThinkerState,
+    /// `[B, V]`.
+    logits: Tensor<2>,
+    /// What each row's next position is ahead of the cache's length.
+    ahead: Vec<f32>,
 }
 
 /// Positions of left-padded text rows.
@@ -54,19 +65,13 @@ fn compare_logits(case: &mut Case, rows: &Rows, logits: Tensor<3>) {
 }
 
 /// Greedy decoding over as many steps as the case has.
-fn decode(
-    model: &Model,
-    case: &mut Case,
-    thinker: &Thinker,
-    mut state: moe_thinker::ThinkerState,
-    (mut logits, deltas): (Tensor<2>, Vec<f32>),
-) -> Result<()> {
+fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Prefilled) -> Result<()> {
     if !case.has("greedy_ids") {
         return Ok(());
     }
-    let batch = logits.dims()[0];
+    let Prefilled { mut state, mut logits, ahead } = prefilled;
+    let batch = ahead.len();
     let steps = *case.shape("greedy_ids")?.last().unwrap_or(&0);
-    let padding: Vec<usize> = (0..batch).map(|row| case_padding(case, row)).collect::<Result<_>>()?;
     let (mut ids, mut scores, mut taps) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..steps {
         let next = logits.clone().argmax(1); // [B, 1]
@@ -75,7 +80,7 @@ fn decode(
         if step + 1 == steps {
             break;
         }
-        let at = (0..batch).map(|row| (state.tokens() - padding[row]) as f32 + deltas[row]).collect();
+        let at = ahead.iter().map(|ahead| state.tokens() as f32 + ahead).collect();
         let input = DecoderInput::text(thinker.embed(next), Positions::uniform(batch, at));
         let output = thinker.step(&mut state, input)?;
         logits = output.logits;
@@ -94,10 +99,6 @@ fn decode(
         }
     }
     Ok(())
-}
-
-fn case_padding(case: &mut Case, row: usize) -> Result<usize> {
-    Ok(Rows::read(case)?.padding[row])
 }
 
 /// After a row's end token the reference writes padding; only what comes before counts.
