@@ -3,13 +3,12 @@
 //! ```sh
 //! cargo run --release --example speech_reply -- "what is seven plus five"
 //! ```
-#![allow(clippy::print_stderr)] // An example owns the terminal.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use qwen3_omni::{Message, Result};
-use qwen3_omni_examples::{Flags, answer};
+use qwen3_omni_examples::{Flags, answer, exit};
 
 /// Answer one question in text and speech
 #[derive(Parser)]
@@ -27,11 +26,5 @@ fn run(Arguments { question, flags }: &Arguments) -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()))
 }

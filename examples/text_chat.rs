@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use qwen3_omni::{Error, Message, Result};
-use qwen3_omni_examples::{Flags, answer};
+use qwen3_omni_examples::{Flags, answer, exit};
 
 /// Chat in text, with spoken answers
 #[derive(Parser)]
@@ -69,11 +69,5 @@ fn numbered(out: &Path, turn: usize) -> PathBuf {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()))
 }

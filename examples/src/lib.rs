@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -89,6 +90,17 @@ impl Flags {
         let omni = omni?;
         eprintln!("loaded {} on {} in {:.2} s\n", directory.display(), self.device, started.elapsed().as_secs_f64());
         Ok(omni)
+    }
+}
+
+/// Ends a program: an error goes to the terminal and into the exit code.
+pub fn exit(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use checkpoint::{OmniConfig, TalkerConfig, Weights};
-use nn::{Decoder, DecoderState, Embedding, Linear, Probe};
+use nn::{Decoder, DecoderState, Embedding, Linear, Probe, id_row};
 use omni_core::{Result, Stage, TalkerInput, TalkerOutput};
 
 use crate::config::{Controls, Turns, talker_spec};
@@ -118,10 +118,3 @@ impl Stage for Talker {
 }
 
 impl omni_core::Talker for Talker {}
-
-/// Ids as a batch of one row `[1, T]`.
-pub(crate) fn id_row(ids: &[u32], device: &Device) -> Tensor<2, Int> {
-    let values: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-    let length = values.len();
-    Tensor::from_data(TensorData::new(values, [1, length]), device)
-}

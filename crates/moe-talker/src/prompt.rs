@@ -1,8 +1,8 @@
 use burn::tensor::{Int, Tensor};
+use nn::id_row;
 use omni_core::{Error, Result};
 
 use crate::Talker;
-use crate::model::id_row;
 
 /// What the thinker read and wrote, as far as the talker wants to know.
 pub struct Conversation<'a> {

@@ -18,7 +18,7 @@ pub mod sampler;
 pub use attention::{Attention, AttentionSpec};
 pub use decoder::{Decoder, DecoderLayer, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec};
 pub use kv_cache::KvCache;
-pub use linear::{Embedding, LayerNorm, Linear};
+pub use linear::{Embedding, LayerNorm, Linear, id_row};
 pub use mask::{Mask, MaskSpec};
 pub use mlp::GatedMlp;
 pub use norm::RmsNorm;

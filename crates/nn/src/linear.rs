@@ -1,5 +1,5 @@
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::Weights;
 use omni_core::Result;
 
@@ -66,6 +66,12 @@ impl Embedding {
         let width = self.weight.dims()[1];
         self.weight.val().select(0, ids.reshape([batch * tokens])).reshape([batch, tokens, width])
     }
+}
+
+/// Ids as a batch of one row `[1, T]`, in the device's own integer type.
+pub fn id_row(ids: &[u32], device: &Device) -> Tensor<2, Int> {
+    let values: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+    Tensor::from_data(TensorData::new(values, [1, ids.len()]), device)
 }
 
 /// LayerNorm with biased variance, computed in f32.

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use moe_talker::{Conversation, SpeakOptions, Speaking};
 use moe_thinker::ThinkerState;
 use mtp::{CodePredictor, PredictorState};
-use nn::Sampler;
+use nn::{Sampler, id_row};
 use omni_core::{
     CodeFrames, DecoderInput, Error, FrameCodes, Positions, Result, SamplingOptions, SpanLayout, Stage, Thinker as _,
     Vocoder,
@@ -104,7 +104,7 @@ impl ReplyStream {
         let (positions, delta) = tm_rope::positions(&spans, self.model.config.thinker.position_id_per_seconds);
         let thinker = &self.model.thinker;
         let mut state = thinker.start();
-        let embeds = thinker.embed(self.ids(&self.prompt));
+        let embeds = thinker.embed(id_row(&self.prompt, &self.model.device));
         let output = thinker.step(&mut state, DecoderInput::text(embeds, positions))?;
         let mut sampler = Sampler::new(&self.options.thinker, None);
         let next = sampler.sample(output.logits);
@@ -265,12 +265,6 @@ impl ReplyStream {
             timings: self.timings,
         })));
         Ok(())
-    }
-
-    /// Ids as a batch of one row `[1, T]`.
-    fn ids(&self, ids: &[u32]) -> Tensor<2, Int> {
-        let values: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-        Tensor::from_data(TensorData::new(values, [1, ids.len()]), &self.model.device)
     }
 }
 

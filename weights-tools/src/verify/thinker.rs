@@ -1,6 +1,7 @@
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::Tensor;
 use checkpoint::Component;
 use moe_thinker::Thinker;
+use nn::id_row;
 use omni_core::{DecoderInput, Positions, Result, SpanLayout, Stage, Thinker as _};
 
 use super::Model;
@@ -131,7 +132,7 @@ pub(super) struct Answer {
 pub(super) fn answer(model: &Model, thinker: &Thinker, prompt: &[u32], limit: usize) -> Result<Answer> {
     let mut sequence = prompt.to_vec();
     let mut state = thinker.start();
-    let mut ids = row(prompt, &model.device);
+    let mut ids = id_row(prompt, &model.device);
     let (mut embeds, mut taps) = (Vec::new(), Vec::new());
     for _ in 0..limit {
         let rows = thinker.embed(ids);
@@ -148,10 +149,4 @@ pub(super) fn answer(model: &Model, thinker: &Thinker, prompt: &[u32], limit: us
     }
     let tap = (!taps.is_empty()).then(|| Tensor::cat(taps, 1));
     Ok(Answer { sequence, embeds: Tensor::cat(embeds, 1), tap })
-}
-
-/// Ids as a batch of one row `[1, T]`.
-pub(super) fn row(ids: &[u32], device: &burn::tensor::Device) -> Tensor<2, Int> {
-    let values: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-    Tensor::from_data(TensorData::new(values, [1, ids.len()]), device)
 }
