@@ -26,20 +26,24 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Runs of each measurement
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value = "10", value_parser = positive)]
     runs: usize,
     /// Stop a measurement after this long (3 runs at least)
     #[arg(long, default_value_t = 20.0)]
     budget_s: f64,
     /// Layers of the thinker that are built (the released model has 48)
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value = "4", value_parser = positive)]
     thinker_layers: usize,
     /// Prefill length, and cache length before decode
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value = "256", value_parser = positive)]
     prompt: usize,
     /// Parts to time
     #[arg(long, num_args = 1.., default_values = ["thinker", "talker", "mtp", "code2wav"])]
     only: Vec<String>,
+}
+
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number of at least 1".to_owned())
 }
 
 fn run(arguments: &Arguments) -> Result<()> {

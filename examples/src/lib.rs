@@ -111,7 +111,7 @@ pub fn exit(result: Result<()>) -> ExitCode {
 pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Path) -> Result<Reply> {
     let events = omni.stream(chat, options)?;
     let speaks = omni.speaks() && options.speech != Some(false);
-    // Started before any work, so that an unwritable path is known at once.
+    // Started before the answer, so that no answer is lost to an unwritable path.
     let mut file = speaks.then(|| WavFile::create(out, qwen3_omni::code2wav::SAMPLE_RATE)).transpose()?;
     let style = ProgressStyle::with_template("{spinner} speaking: {msg}").expect("a valid template");
     let speaking = ProgressBar::new_spinner().with_style(style);

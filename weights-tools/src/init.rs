@@ -54,21 +54,23 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Writes the checkpoint, one tensor in memory at a time.
 ///
 /// # Errors
-/// [`Error::Config`] for a bad config or number of layers, [`Error::Io`] naming the file that cannot be written. On an
-/// error the shards written so far are removed.
+/// [`Error::Config`] for a bad config or number of layers, [`Error::Request`] for a directory that holds a checkpoint,
+/// [`Error::Io`] naming the file that cannot be written. On an error the files written so far are removed.
 pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()> {
     let (json, config) = read_config(options)?;
     let mut tensors: Vec<(String, Vec<usize>)> = expected(&config).into_iter().collect();
     // Layers in numeric order, as a reader walks them.
     tensors.sort_by_cached_key(|(name, _)| natural(name));
-    if options.out.join(INDEX).exists() {
-        return Err(Error::Request(format!("{}: there is a checkpoint already", options.out.display())));
+    let held = [INDEX, "model.safetensors", "config.json"].into_iter().find(|file| options.out.join(file).exists());
+    if let Some(file) = held {
+        let reason = format!("there is a {file} already; expected an empty or new directory");
+        return Err(Error::Request(format!("{}: {reason}", options.out.display())));
     }
     std::fs::create_dir_all(&options.out).map_err(|source| Error::io(&options.out, source))?;
     let shards = split(tensors, options);
     let mut written = Vec::new();
-    let result =
-        write_shards(options, &shards, &mut written, &mut progress).and_then(|()| write_json(options, &json, &shards));
+    let result = write_shards(options, &shards, &mut written, &mut progress)
+        .and_then(|()| write_json(options, &json, &shards, &mut written));
     if result.is_err() {
         written.iter().for_each(|path| drop(std::fs::remove_file(path)));
     }
@@ -217,10 +219,11 @@ fn range(name: &str, shape: &[usize]) -> (f32, f32) {
     }
 }
 
-fn write_json(options: &Options, config: &Value, shards: &[Shard]) -> Result<()> {
-    let write = |name: &str, json: &Value| {
+fn write_json(options: &Options, config: &Value, shards: &[Shard], written: &mut Vec<PathBuf>) -> Result<()> {
+    let mut write = |name: &str, json: &Value| {
         let path = options.out.join(name);
         let text = serde_json::to_string_pretty(json).expect("JSON values can be written");
+        written.push(path.clone());
         std::fs::write(&path, text).map_err(|source| Error::io(&path, source))
     };
     write("config.json", config)?;
@@ -232,11 +235,14 @@ fn write_json(options: &Options, config: &Value, shards: &[Shard]) -> Result<()>
             total += bytes_of(shape, options.dtype);
         }
     }
+    write(INDEX, &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))?;
     let beside = options.config.parent().unwrap_or(Path::new("."));
     for file in COMPANIONS.iter().filter(|file| beside.join(file).is_file()) {
         let target = options.out.join(file);
-        std::fs::copy(beside.join(file), &target).map_err(|source| Error::io(&target, source))?;
+        if !target.exists() {
+            written.push(target.clone());
+            std::fs::copy(beside.join(file), &target).map_err(|source| Error::io(&target, source))?;
+        }
     }
-    // The index comes last: a directory that has one is complete.
-    write(INDEX, &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))
+    Ok(())
 }

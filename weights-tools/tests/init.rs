@@ -56,6 +56,12 @@ fn an_existing_checkpoint_is_not_overwritten_and_bad_input_is_named() {
     init(&options(directory.path()), |_| {}).unwrap();
     let message = init(&options(directory.path()), |_| {}).unwrap_err().to_string();
     assert!(message.contains("already"), "{message}");
+    // Neither are the files of the directory the config comes from.
+    let own = testkit::copy_of_tiny(&["config.json", "vocab.json"]);
+    let inside = Options { config: own.path().join("config.json"), ..options(own.path()) };
+    let message = init(&inside, |_| {}).unwrap_err().to_string();
+    assert!(message.contains("config.json already"), "{message}");
+    assert!(std::fs::metadata(own.path().join("vocab.json")).unwrap().len() > 0);
     let absent = Options { config: "absent.json".into(), ..options(directory.path()) };
     assert!(init(&absent, |_| {}).unwrap_err().to_string().contains("absent.json"));
     let none = Options { layers: Some(0), ..options(&directory.path().join("new")) };

@@ -12,6 +12,9 @@ use serde::de::DeserializeOwned;
 
 use crate::CheckpointError;
 
+/// The last ids of the talker's vocabulary are controls, never codes. The reference has this number in its code.
+pub const CONTROL_CODES: usize = 1024;
+
 /// The whole `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct OmniConfig {
@@ -342,14 +345,16 @@ impl OmniConfig {
 
     fn validate(&self) -> Result<(), (String, String)> {
         self.thinker.text.validate("thinker_config.text_config")?;
-        if self.enable_audio_output {
-            let needed = |key: &str| (key.to_owned(), "missing, but `enable_audio_output` is true".to_owned());
-            let talker = self.talker.as_ref().ok_or_else(|| needed("talker_config"))?;
-            let code2wav = self.code2wav.as_ref().ok_or_else(|| needed("code2wav_config"))?;
-            talker.validate(self.thinker.text.hidden_size)?;
-            code2wav.validate(talker.num_code_groups)?;
-        }
-        Ok(())
+        self.thinker.validate_encoders()
+    }
+
+    /// Whether the parts that speak can be loaded; a text-only load does not ask.
+    pub(crate) fn validate_speech(&self) -> Result<(), (String, String)> {
+        let needed = |key: &str| (key.to_owned(), "missing, but `enable_audio_output` is true".to_owned());
+        let talker = self.talker.as_ref().ok_or_else(|| needed("talker_config"))?;
+        let code2wav = self.code2wav.as_ref().ok_or_else(|| needed("code2wav_config"))?;
+        talker.validate(&self.thinker.text)?;
+        code2wav.validate(talker)
     }
 }
 
@@ -359,6 +364,14 @@ fn no_speech() -> Error {
 
 fn check(good: bool, at: &str, reason: impl FnOnce() -> String) -> Result<(), (String, String)> {
     if good { Ok(()) } else { Err((at.to_owned(), reason())) }
+}
+
+/// Sizes that must not be zero.
+fn check_positive(at: &str, sizes: &[(&str, usize)]) -> Result<(), (String, String)> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        Some((name, _)) => Err((at.to_owned(), format!("{name} is 0, expected at least 1"))),
+        None => Ok(()),
+    }
 }
 
 fn check_rope(rope: &Rope, head_dim: usize, at: &str) -> Result<(), (String, String)> {
@@ -407,6 +420,16 @@ impl DecoderConfig {
     }
 
     fn validate(&self, at: &str) -> Result<(), (String, String)> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("moe_intermediate_size", self.moe_intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        check_positive(at, &sizes)?;
         let (experts, top_k) = (self.experts(), self.num_experts_per_tok);
         check(self.num_experts.or(self.num_local_experts).is_some(), at, || {
             "missing field `num_experts` (or `num_local_experts`)".into()
@@ -416,6 +439,15 @@ impl DecoderConfig {
         })?;
         check_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
         check_rope(&self.rope, self.head_dim, at)
+    }
+}
+
+impl ThinkerConfig {
+    /// Sizes of the encoders that the manifest and the positions are computed from.
+    fn validate_encoders(&self) -> Result<(), (String, String)> {
+        let (audio, vision) = (&self.audio, &self.vision);
+        check_positive("thinker_config.audio_config", &[("n_window", audio.n_window), ("d_model", audio.d_model)])?;
+        check_positive("thinker_config.vision_config", &[("spatial_merge_size", vision.spatial_merge_size)])
     }
 }
 
@@ -431,6 +463,19 @@ impl AudioConfig {
 }
 
 impl CodePredictorConfig {
+    fn validate(&self, at: &str) -> Result<(), (String, String)> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+        ];
+        check_positive(at, &sizes)?;
+        check_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
+        check_rope(&self.rope, self.head_dim, at)
+    }
+
     /// Base of the rotation frequencies.
     pub fn rope_theta(&self) -> f64 {
         self.rope.theta().expect("checked when the config was read")
@@ -438,16 +483,15 @@ impl CodePredictorConfig {
 }
 
 impl TalkerConfig {
-    fn validate(&self, thinker_width: usize) -> Result<(), (String, String)> {
-        let at = "talker_config";
+    fn validate(&self, thinker: &DecoderConfig) -> Result<(), (String, String)> {
+        let (at, thinker_width) = ("talker_config", thinker.hidden_size);
         self.text.validate("talker_config.text_config")?;
         let predictor = &self.code_predictor;
-        check_heads(
-            predictor.num_attention_heads,
-            predictor.num_key_value_heads,
-            "talker_config.code_predictor_config",
-        )?;
-        check_rope(&predictor.rope, predictor.head_dim, "talker_config.code_predictor_config")?;
+        predictor.validate("talker_config.code_predictor_config")?;
+        check(self.accept_hidden_layer <= thinker.num_hidden_layers, at, || {
+            let layers = thinker.num_hidden_layers;
+            format!("accept_hidden_layer is {}, but the thinker has {layers} layers", self.accept_hidden_layer)
+        })?;
         check(self.thinker_hidden_size == thinker_width, at, || {
             format!(
                 "thinker_hidden_size is {}, but the thinker's hidden_size is {thinker_width}",
@@ -457,7 +501,10 @@ impl TalkerConfig {
         check(predictor.hidden_size == self.text.hidden_size, at, || {
             format!("the code predictor is {} wide, the talker {}", predictor.hidden_size, self.text.hidden_size)
         })?;
-        check(predictor.num_code_groups == self.num_code_groups && self.num_code_groups >= 2, at, || {
+        check(self.num_code_groups >= 2, at, || {
+            format!("num_code_groups is {}, expected at least 2", self.num_code_groups)
+        })?;
+        check(predictor.num_code_groups == self.num_code_groups, at, || {
             format!(
                 "num_code_groups is {} here, {} in code_predictor_config",
                 self.num_code_groups, predictor.num_code_groups
@@ -498,8 +545,22 @@ impl Code2WavConfig {
         self.upsampling_ratios.iter().chain(&self.upsample_rates).product()
     }
 
-    fn validate(&self, code_groups: usize) -> Result<(), (String, String)> {
-        let at = "code2wav_config";
+    fn validate(&self, talker: &TalkerConfig) -> Result<(), (String, String)> {
+        let (at, code_groups) = ("code2wav_config", talker.num_code_groups);
+        let sizes = [
+            ("codebook_size", self.codebook_size),
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("decoder_dim", self.decoder_dim),
+        ];
+        check_positive(at, &sizes)?;
+        // Every code that can be chosen must have a row in the vocoder's table.
+        let first_codes = talker.text.vocab_size.saturating_sub(CONTROL_CODES);
+        let largest = first_codes.max(talker.code_predictor.vocab_size);
+        check(largest <= self.codebook_size, at, || {
+            format!("codebook_size is {}, but the talker's side can choose {largest} codes", self.codebook_size)
+        })?;
         check(self.num_quantizers == code_groups, at, || {
             format!("num_quantizers is {}, but the talker makes {code_groups} codes per frame", self.num_quantizers)
         })?;
@@ -512,7 +573,8 @@ impl Code2WavConfig {
         })?;
         check(self.upsample_rates.iter().all(|r| *r >= 2), at, || "an upsample_rate is below 2".into())?;
         let halvings = self.upsample_rates.len() as u32;
-        check(self.decoder_dim.is_multiple_of(2usize.pow(halvings)), at, || {
+        let divisor = 2usize.checked_pow(halvings);
+        check(divisor.is_some_and(|divisor| self.decoder_dim.is_multiple_of(divisor)), at, || {
             format!("decoder_dim {} cannot be halved {halvings} times", self.decoder_dim)
         })
     }

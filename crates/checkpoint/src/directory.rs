@@ -22,6 +22,8 @@ pub struct Checkpoint {
     config: OmniConfig,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Tensor>,
+    /// Shards that the index names and that are not there, with the tensors they should hold.
+    absent: BTreeMap<PathBuf, Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -82,8 +84,13 @@ impl Checkpoint {
             return Err(CheckpointError::NoWeights { path: directory.to_owned(), reason });
         }
         let config = OmniConfig::read(&directory.join(CONFIG))?;
-        let mut checkpoint =
-            Self { directory: directory.to_owned(), config, shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Self {
+            directory: directory.to_owned(),
+            config,
+            shards: vec![],
+            tensors: BTreeMap::new(),
+            absent: BTreeMap::new(),
+        };
         if directory.join(INDEX).is_file() {
             checkpoint.add_indexed(&directory.join(INDEX))?;
         } else if directory.join(SINGLE).is_file() {
@@ -140,11 +147,23 @@ impl Checkpoint {
     /// # Errors
     /// One [`CheckpointError::Tensors`] with every difference, or [`CheckpointError::Dtype`].
     pub fn check(&self, components: &[Component]) -> Result<(), CheckpointError> {
+        let of_parts = |name: &str| Component::of(name).is_some_and(|c| components.contains(&c));
+        let speech = [Component::Talker, Component::CodePredictor, Component::Code2Wav];
+        if self.config.enable_audio_output && speech.iter().any(|part| components.contains(part)) {
+            let path = self.directory.join(CONFIG);
+            self.config.validate_speech().map_err(|(at, reason)| CheckpointError::Json { path, at, reason })?;
+        }
+        for (path, names) in &self.absent {
+            if let Some(name) = names.iter().find(|name| of_parts(name)) {
+                let count = names.len();
+                let reason = format!("{INDEX} names this file for {count} tensors (`{name}`, …), but it is not there");
+                return Err(CheckpointError::NoWeights { path: path.clone(), reason });
+            }
+        }
         let report = self.report(components);
         if !report.is_clean() {
             return Err(CheckpointError::Tensors { path: self.directory.clone(), report });
         }
-        let of_parts = |name: &str| Component::of(name).is_some_and(|c| components.contains(&c));
         match self.tensors.iter().find(|(name, tensor)| of_parts(name) && tensor.float_type().is_none()) {
             Some((name, tensor)) => Err(self.unreadable(name, tensor)),
             None => Ok(()),
@@ -170,12 +189,8 @@ impl Checkpoint {
         for (shard, names) in by_shard {
             let path = self.directory.join(shard);
             if !path.is_file() {
-                let reason = format!(
-                    "{INDEX} names this file for {} tensors (`{}`, …), but it is not there",
-                    names.len(),
-                    names[0]
-                );
-                return Err(CheckpointError::NoWeights { path, reason });
+                self.absent.insert(path, names.into_iter().map(str::to_owned).collect());
+                continue;
             }
             self.add_shard(path.clone())?;
             let held = |name: &&str| self.tensors.get(*name).is_some_and(|t| t.shard + 1 == self.shards.len());
@@ -237,10 +252,10 @@ fn diagnose(file: &[u8], error: &SafeTensorError) -> String {
             }
             None => format!("the header is not what safetensors prescribes: {json}"),
         },
-        (SafeTensorError::InvalidOffset(name), ..) => {
+        (SafeTensorError::InvalidOffset(name), _, Some(header)) if wrong_extent(header).is_none() => {
             format!("the header's offsets for tensor `{name}` overlap or leave a gap: damaged")
         }
-        (SafeTensorError::TensorInvalidInfo, _, Some(header)) => {
+        (SafeTensorError::InvalidOffset(_) | SafeTensorError::TensorInvalidInfo, _, Some(header)) => {
             let name = wrong_extent(header).unwrap_or_else(|| "?".into());
             format!("the header's offsets for tensor `{name}` do not fit its shape and number type: damaged")
         }

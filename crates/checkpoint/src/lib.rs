@@ -11,8 +11,8 @@ mod manifest;
 mod weights;
 
 pub use config::{
-    AudioConfig, Code2WavConfig, CodePredictorConfig, DecoderConfig, OmniConfig, TalkerConfig, ThinkerConfig,
-    VisionConfig,
+    AudioConfig, CONTROL_CODES, Code2WavConfig, CodePredictorConfig, DecoderConfig, OmniConfig, TalkerConfig,
+    ThinkerConfig, VisionConfig,
 };
 pub use directory::{Checkpoint, Tensor as StoredTensor};
 pub use error::{CheckpointError, Mismatch, TensorReport};

@@ -97,7 +97,12 @@ fn a_config_without_a_needed_key_names_file_and_key() {
 
 #[test]
 fn contradictions_in_the_config_are_named() {
-    let cases: [(&str, &str, Value); 5] = [
+    let cases: [(&str, &str, Value); 10] = [
+        ("/thinker_config/text_config", "num_hidden_layers", json!(0)),
+        ("/thinker_config/text_config", "num_attention_heads", json!(0)),
+        ("/thinker_config/audio_config", "n_window", json!(0)),
+        ("/talker_config", "accept_hidden_layer", json!(6)),
+        ("/code2wav_config", "codebook_size", json!(63)),
         ("/thinker_config/text_config", "num_experts_per_tok", json!(99)),
         ("/thinker_config/text_config", "num_key_value_heads", json!(3)),
         ("/talker_config", "thinker_hidden_size", json!(7)),
@@ -157,7 +162,7 @@ fn a_header_that_lies_about_offsets_names_the_tensor() {
             name = first_tensor(header);
             lie(&mut header[&name]);
         });
-        assert_names(&error(directory.path()), &["model-00001-of-00003.safetensors", "offsets"]);
+        assert_names(&error(directory.path()), &["model-00001-of-00003.safetensors", &name, "offsets"]);
     }
 }
 
@@ -211,6 +216,31 @@ fn parts_that_are_not_asked_for_may_be_absent() {
     assert_names(&message, &["no talker", "enable_audio_output"]);
     // Asked for, they are unexpected.
     assert_names(&checkpoint.check(&Component::ALL).unwrap_err().to_string(), &["unexpected code2wav."]);
+}
+
+#[test]
+fn a_text_only_load_needs_neither_the_talkers_shards_nor_its_config() {
+    let directory = tiny();
+    let index = directory.path().join("model.safetensors.index.json");
+    edit_json(index, |index| {
+        // As if the talker lay in a shard of its own, which was not fetched.
+        for (name, shard) in index["weight_map"].as_object_mut().unwrap() {
+            if name.starts_with("talker.") {
+                *shard = json!("talker.safetensors");
+            }
+        }
+    });
+    edit_json(directory.path().join("config.json"), |config| {
+        config["talker_config"]["num_code_groups"] = json!(1);
+    });
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    checkpoint.check(&[Component::Thinker]).unwrap();
+    let message = checkpoint.check(&[Component::Talker]).unwrap_err().to_string();
+    assert_names(&message, &["config.json", "num_code_groups is 1", "at least 2"]);
+    edit_json(directory.path().join("config.json"), |config| {
+        config["talker_config"]["num_code_groups"] = json!(4);
+    });
+    assert_names(&error(directory.path()), &["talker.safetensors", "talker.", "not there"]);
 }
 
 #[test]

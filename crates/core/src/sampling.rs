@@ -44,14 +44,15 @@ impl SamplingOptions {
         let refuse = |name: &str, value: f32, expected: &str| {
             Err(Error::Request(format!("{stage} sampling: {name} is {value}, expected {expected}")))
         };
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return refuse("temperature", self.temperature, "a number above 0 (use greedy for no randomness)");
+        // Beyond these bounds f32 scores overflow or lose their differences.
+        if !(1e-3..=100.0).contains(&self.temperature) {
+            return refuse("temperature", self.temperature, "0.001 to 100 (use greedy for no randomness)");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("top_p", self.top_p, "above 0 and at most 1");
         }
-        if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
-            return refuse("repetition_penalty", self.repetition_penalty, "a number above 0");
+        if !(0.01..=100.0).contains(&self.repetition_penalty) {
+            return refuse("repetition_penalty", self.repetition_penalty, "0.01 to 100 (1 leaves the scores)");
         }
         Ok(())
     }
@@ -68,6 +69,7 @@ mod tests {
             (SamplingOptions { temperature: 0.0, ..base.clone() }, "temperature"),
             (SamplingOptions { temperature: f32::NAN, ..base.clone() }, "temperature"),
             (SamplingOptions { temperature: -1.0, ..base.clone() }, "temperature"),
+            (SamplingOptions { temperature: 1e30, ..base.clone() }, "temperature"),
             (SamplingOptions { top_p: 0.0, ..base.clone() }, "top_p"),
             (SamplingOptions { top_p: 1.5, ..base.clone() }, "top_p"),
             (SamplingOptions { top_p: f32::NAN, ..base.clone() }, "top_p"),

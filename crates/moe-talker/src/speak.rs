@@ -1,4 +1,5 @@
 use burn::tensor::{Int, Tensor};
+use checkpoint::CONTROL_CODES;
 use nn::Sampler;
 use nn::sampler::id_mask;
 use omni_core::{CodePredictor, Positions, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput};
@@ -143,8 +144,7 @@ impl Talker {
 
     /// Control ids are never spoken, but the end code may be chosen.
     fn suppressed(&self, end_code: usize) -> Tensor<2, burn::tensor::Bool> {
-        // The reference names this constant; it is not in the config.
-        let controls = self.vocabulary.saturating_sub(1024)..self.vocabulary;
+        let controls = self.vocabulary.saturating_sub(CONTROL_CODES)..self.vocabulary;
         let device = self.codec_embedding.weight.device();
         id_mask(self.vocabulary, &device, |id| controls.contains(&id) && id != end_code)
     }

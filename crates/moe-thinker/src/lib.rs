@@ -11,7 +11,7 @@ mod tap;
 pub use checkpoint::{Checkpoint, Component, ThinkerConfig, Weights};
 pub use config::thinker_spec;
 pub use model::{Thinker, ThinkerState};
-pub use omni_core::{DecoderInput, Dtype, Positions, Stage, Thinker as Embed, ThinkerOutput, VisualRows};
+pub use omni_core::{DecoderInput, Dtype, Positions, Stage, Thinker as ThinkerContract, ThinkerOutput, VisualRows};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -2,7 +2,9 @@
 
 use weights_tools::verify::assert_cases;
 
+const CASES: [&str; 2] = ["thinker_batch", "thinker_text"];
+
 #[test]
 fn golden_cases() {
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &["thinker_text", "thinker_batch"]);
+    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &CASES);
 }

@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qwen3_omni_moe_thinker::{
-    Checkpoint, DecoderInput, Dtype, Embed, Positions, Stage, Thinker, ThinkerState, Weights,
+    Checkpoint, DecoderInput, Dtype, Positions, Stage, Thinker, ThinkerContract, ThinkerState, Weights,
 };
 
 const PROMPT: [i64; 20] = [957, 273, 198, 39, 72, 958, 198, 957, 271, 198, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
@@ -38,6 +38,23 @@ fn any_cut_of_the_prompt_gives_the_same_scores_and_tap() {
         assert_close(&last.unwrap(), &logits, &format!("scores of {cut:?}"));
         assert_close(&Tensor::cat(taps, 1), &tap, &format!("tap of {cut:?}"));
     }
+}
+
+#[test]
+fn a_refused_piece_leaves_the_state_as_it_was() {
+    let mut checkpoint = Checkpoint::open(testkit::tiny()).unwrap().config().clone();
+    checkpoint.thinker.text.max_position_embeddings = 10;
+    let opened = Checkpoint::open(testkit::tiny()).unwrap();
+    let thinker = Thinker::load(&Weights::new(&opened, &Device::flex(), Dtype::F32), &checkpoint).unwrap();
+    let (expected, _) = feed(&thinker, &mut thinker.start(), &PROMPT[..10]);
+    let mut state = thinker.start();
+    feed(&thinker, &mut state, &PROMPT[..8]);
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(PROMPT[8..12].to_vec(), [1, 4]), &Device::flex());
+    let input = DecoderInput::text(thinker.embed(ids), Positions::sequence(8.0, 4));
+    let message = thinker.step(&mut state, input).unwrap_err().to_string();
+    assert!(message.contains("12 tokens") && message.contains("10"), "{message}");
+    let (logits, _) = feed(&thinker, &mut state, &PROMPT[8..10]);
+    assert_close(&logits, &expected, "scores after a refused piece");
 }
 
 #[test]

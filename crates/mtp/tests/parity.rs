@@ -2,7 +2,9 @@
 
 use weights_tools::verify::assert_cases;
 
+const CASES: [&str; 1] = ["code_predictor"];
+
 #[test]
 fn golden_cases() {
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &["code_predictor"]);
+    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &CASES);
 }

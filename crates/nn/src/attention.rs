@@ -69,7 +69,7 @@ impl Attention {
         let v = self.split(self.v_proj.forward(x), self.kv_heads, None); // [B, K, T, Dh]
         let [k, v] = cache.append(rotation.apply(k), v); // [B, K, S, Dh]
         let q = rotation.apply(q) * (self.head_dim as f64).powf(-0.5);
-        let blocks = mask.blocks.iter().map(|block| {
+        let blocks = mask.blocks().map(|block| {
             let q = q.clone().narrow(2, block.start, block.queries);
             self.attend(q, k.clone(), v.clone(), block.bias.as_ref())
         });

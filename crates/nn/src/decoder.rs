@@ -232,10 +232,11 @@ impl Decoder {
     fn step(&self, state: &mut DecoderState, embeds: &Tensor<3>, positions: &Positions) -> Result<Step> {
         let [batch, tokens, _] = embeds.dims();
         assert_eq!([positions.batch(), positions.tokens()], [batch, tokens], "positions of the piece");
-        state.tokens += tokens;
-        if state.tokens > self.max_positions {
-            return Err(Error::ContextLength { tokens: state.tokens, limit: self.max_positions });
+        let total = state.tokens + tokens;
+        if total > self.max_positions {
+            return Err(Error::ContextLength { tokens: total, limit: self.max_positions });
         }
+        state.tokens = total;
         let spec = MaskSpec { queries: tokens, keys: state.tokens, window: None, left_padding: &state.left_padding };
         let device = embeds.device();
         Ok(Step { rotation: self.rope.rotation(positions, &device, dtype_of(embeds)), mask: Mask::new(&spec, &device) })

@@ -15,10 +15,13 @@ pub struct MaskSpec<'a> {
 
 /// The causal mask of one step, made once and used by every layer.
 ///
-/// Long prefills are cut into blocks of queries, so that scores never exceed `H × block × S`.
+/// Long prefills are cut into blocks of queries, so that scores never exceed `H × block × S`; the biases of very long ones
+/// are made when they are needed, one block at a time.
 #[derive(Debug, Clone)]
 pub struct Mask {
-    pub(crate) blocks: Vec<MaskBlock>,
+    blocks: Vec<MaskBlock>,
+    spec: OwnedSpec,
+    device: Device,
 }
 
 #[derive(Debug, Clone)]
@@ -29,6 +32,17 @@ pub(crate) struct MaskBlock {
     pub(crate) bias: Option<Tensor<5>>,
 }
 
+#[derive(Debug, Clone)]
+struct OwnedSpec {
+    queries: usize,
+    keys: usize,
+    window: Option<usize>,
+    left_padding: Vec<usize>,
+}
+
+/// Up to so many elements the biases of all blocks are kept for all layers.
+const KEPT_ELEMENTS: usize = 1 << 24;
+
 const QUERIES_PER_BLOCK: usize = 512;
 /// Far below any score, yet finite, so that a row without any visible key stays a number.
 const HIDDEN: f32 = -1e30;
@@ -36,22 +50,37 @@ const HIDDEN: f32 = -1e30;
 impl Mask {
     /// Makes the mask on `device`.
     pub fn new(spec: &MaskSpec, device: &Device) -> Self {
-        let starts = (0..spec.queries).step_by(QUERIES_PER_BLOCK);
-        let blocks = starts.map(|start| {
-            let queries = QUERIES_PER_BLOCK.min(spec.queries - start);
-            MaskBlock { start, queries, bias: bias(spec, start, queries, device) }
-        });
-        Self { blocks: blocks.collect() }
+        let MaskSpec { queries, keys, window, left_padding } = *spec;
+        let spec = OwnedSpec { queries, keys, window, left_padding: left_padding.to_vec() };
+        let mut mask = Self { blocks: Vec::new(), spec, device: device.clone() };
+        if queries * keys * left_padding.len().max(1) <= KEPT_ELEMENTS {
+            mask.blocks = mask.starts().map(|start| mask.block(start)).collect();
+        }
+        mask
+    }
+
+    /// The blocks, in order.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = MaskBlock> {
+        let kept = self.blocks.iter().cloned();
+        kept.chain(self.starts().skip(self.blocks.len()).map(|start| self.block(start)))
+    }
+
+    fn starts(&self) -> impl Iterator<Item = usize> + use<> {
+        (0..self.spec.queries).step_by(QUERIES_PER_BLOCK)
+    }
+
+    fn block(&self, start: usize) -> MaskBlock {
+        let queries = QUERIES_PER_BLOCK.min(self.spec.queries - start);
+        MaskBlock { start, queries, bias: bias(&self.spec, start, queries, &self.device) }
     }
 }
 
-fn bias(spec: &MaskSpec, start: usize, queries: usize, device: &Device) -> Option<Tensor<5>> {
+fn bias(spec: &OwnedSpec, start: usize, queries: usize, device: &Device) -> Option<Tensor<5>> {
     let sees = |padding: usize, query: usize, key: usize| {
         let at = spec.keys - spec.queries + start + query;
         key >= padding && key <= at && spec.window.is_none_or(|window| key + window > at)
     };
-    let whole = [0];
-    let rows = if spec.left_padding.is_empty() { &whole } else { spec.left_padding };
+    let rows = if spec.left_padding.is_empty() { &[0][..] } else { &spec.left_padding };
     let mut values = Vec::with_capacity(rows.len() * queries * spec.keys);
     for padding in rows {
         for query in 0..queries {
@@ -71,7 +100,7 @@ mod tests {
     fn visible(spec: &MaskSpec) -> Vec<Vec<usize>> {
         let mask = Mask::new(spec, &Device::flex());
         let mut rows = Vec::new();
-        for block in mask.blocks {
+        for block in mask.blocks() {
             let bias: Vec<f32> = match block.bias {
                 Some(bias) => bias.into_data().try_to_vec_as().unwrap(),
                 None => vec![0.0; block.queries * spec.keys],
@@ -99,7 +128,10 @@ mod tests {
 
     #[test]
     fn long_prefills_are_cut_into_blocks() {
-        let rows = visible(&MaskSpec { queries: 1100, keys: 1100, ..Default::default() });
-        assert!(rows.iter().enumerate().all(|(i, row)| row.len() == i + 1));
+        // The second one is too large to be kept.
+        for queries in [1100, 4200] {
+            let rows = visible(&MaskSpec { queries, keys: queries, ..Default::default() });
+            assert!(rows.iter().enumerate().all(|(i, row)| row.len() == i + 1));
+        }
     }
 }

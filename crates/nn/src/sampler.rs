@@ -50,7 +50,7 @@ impl Sampler {
             scores.clone().argmax(1) // [B, 1]
         } else {
             let SamplingOptions { temperature, top_k: k, top_p: p, .. } = self.options;
-            self.draw(top_p(top_k(scores.clone() / temperature, k), p))
+            self.draw(top_p(top_k(soften(scores.clone(), temperature), k), p))
         };
         if self.options.repetition_penalty != 1.0 {
             let now = equals_id(&ids, scores.dims()[1]);
@@ -93,6 +93,15 @@ pub fn repetition_penalty(scores: Tensor<2>, seen: Tensor<2, Bool>, penalty: f32
 pub fn suppress(scores: Tensor<2>, suppressed: Tensor<2, Bool>) -> Tensor<2> {
     let shape = scores.dims();
     scores.mask_fill(suppressed.expand(shape), NEVER)
+}
+
+/// Divides by the temperature; impossible ids stay impossible.
+///
+/// # Shapes
+/// `[B, V]` → `[B, V]`.
+pub fn soften(scores: Tensor<2>, temperature: f32) -> Tensor<2> {
+    let impossible = scores.clone().lower_equal_elem(NEVER);
+    (scores / temperature).mask_fill(impossible, NEVER)
 }
 
 /// Keeps the `k` best scores of each row (all for 0); equal scores at the edge are all kept.

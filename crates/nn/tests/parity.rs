@@ -2,7 +2,9 @@
 
 use weights_tools::verify::assert_cases;
 
+const CASES: [&str; 1] = ["sampling"];
+
 #[test]
 fn golden_cases() {
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &["sampling"]);
+    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &CASES);
 }

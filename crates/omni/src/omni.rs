@@ -143,11 +143,15 @@ impl Omni {
         // Stages must not draw the same numbers: each has its own seed.
         let [talker_seed, predictor_seed] =
             [1, 2].map(|stage| options.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stage);
-        let predictor = || SamplingOptions { seed: predictor_seed, ..SamplingOptions::code_predictor() };
+        let usual = SamplingOptions { greedy: options.greedy_speech, ..generation.talker(talker_seed) };
+        let sampling = options.talker.clone().unwrap_or(usual);
+        // The reference's code predictor follows the talker's choice.
+        let greedy = sampling.greedy;
+        let predictor = || SamplingOptions { greedy, seed: predictor_seed, ..SamplingOptions::code_predictor() };
         Ok(Some(SpeechPlan {
             speaker,
             speak: moe_talker::SpeakOptions {
-                sampling: options.talker.clone().unwrap_or_else(|| generation.talker(talker_seed)),
+                sampling,
                 residual_sampling: options.code_predictor.clone().unwrap_or_else(predictor),
                 max_codes: options.max_codes.unwrap_or(generation.max_codes()),
                 end_code: None,

@@ -38,8 +38,10 @@ pub struct GenerateOptions {
     pub speaker: Option<String>,
     /// Sampling of the first codes; `None` for the checkpoint's `generation_config.json`.
     pub talker: Option<SamplingOptions>,
-    /// Sampling of the residual codes; `None` for the reference's settings.
+    /// Sampling of the residual codes; `None` for the reference's settings, greedy if the talker is greedy.
     pub code_predictor: Option<SamplingOptions>,
+    /// Let the best first code win if `talker` is `None`; the checkpoint's repetition penalty stays on.
+    pub greedy_speech: bool,
     /// Seed of the stages whose sampling is `None`; each stage derives its own.
     pub seed: u64,
     /// Most first codes; `None` for the checkpoint's `generation_config.json`.
@@ -65,6 +67,7 @@ impl Default for GenerateOptions {
             speaker: None,
             talker: None,
             code_predictor: None,
+            greedy_speech: false,
             seed: 0,
             max_codes: None,
             last_word: LastWord::default(),
@@ -79,9 +82,11 @@ impl Default for GenerateOptions {
 impl GenerateOptions {
     /// Greedy text and greedy speech: the same answer every time. The talker's repetition penalty stays on.
     pub fn greedy(mut self) -> Self {
-        self.thinker = SamplingOptions::greedy();
-        self.talker = Some(SamplingOptions { greedy: true, ..self.talker.unwrap_or(SamplingOptions::talker()) });
-        self.code_predictor = Some(SamplingOptions::greedy());
+        self.thinker.greedy = true;
+        self.greedy_speech = true;
+        for stage in [&mut self.talker, &mut self.code_predictor].into_iter().flatten() {
+            stage.greedy = true;
+        }
         self
     }
 

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hound::{SampleFormat, WavSpec, WavWriter};
 use omni_core::{Error, Result};
@@ -20,11 +21,17 @@ impl WavFile {
     /// # Errors
     /// [`Error::Io`] naming the path if it cannot be written.
     pub fn create(path: &Path, sample_rate: u32) -> Result<Self> {
-        if path.is_dir() {
-            return Err(Error::io(path, std::io::Error::other("this is a directory, expected a file name")));
+        // A link is followed, so that what it points to is replaced; a device or directory is never replaced.
+        let real = std::fs::canonicalize(path);
+        let path = real.as_deref().unwrap_or(path);
+        if path.exists() && !path.is_file() {
+            return Err(Error::io(path, std::io::Error::other("this is no plain file, expected a file name")));
         }
         let name = path.file_name().ok_or_else(|| Error::io(path, std::io::Error::other("no file name")))?;
-        let partial = path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+        // Two writers of the same path must not write into each other's file.
+        static WRITERS: AtomicUsize = AtomicUsize::new(0);
+        let writer = (std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed));
+        let partial = path.with_file_name(format!(".{}.{}-{}.partial", name.to_string_lossy(), writer.0, writer.1));
         let file = File::create(&partial).map_err(|source| cannot_write(path, source))?;
         let spec = WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: SampleFormat::Int };
         let mut wav = Self { path: path.to_owned(), partial, writer: None };

@@ -124,6 +124,26 @@ fn seeds_repeat_speech_and_differ_from_each_other() {
 }
 
 #[test]
+fn greedy_speech_keeps_the_checkpoints_penalty_and_the_predictor_follows_the_talker() {
+    let codes = |directory: &Path, options: GenerateOptions| {
+        let options = GenerateOptions { max_new_tokens: 4, max_codes: Some(16), ..options };
+        let omni = Omni::builder(directory).load().unwrap();
+        omni.generate(&question("hello"), &options).unwrap().speech.unwrap().codes
+    };
+    let with_penalty = |repetition_penalty| {
+        let talker = SamplingOptions { repetition_penalty, ..SamplingOptions::greedy() };
+        GenerateOptions { talker: Some(talker), ..Default::default() }
+    };
+    let released = codes(&testkit::tiny(), greedy());
+    assert_eq!(codes(&testkit::tiny(), with_penalty(1.05)), released);
+    let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
+    edit_json(&directory.path().join("generation_config.json"), |json| json["talker_repetition_penalty"] = json!(3.0));
+    let penalised = codes(directory.path(), greedy());
+    assert_eq!(penalised, codes(&testkit::tiny(), with_penalty(3.0)));
+    assert_ne!(penalised, released);
+}
+
+#[test]
 fn limits_end_text_and_speech() {
     let omni = nano();
     let mut options = greedy();

@@ -2,12 +2,9 @@
 
 use weights_tools::verify::assert_cases;
 
+const CASES: [&str; 2] = ["chat_template_cases", "tokenizer_cases"];
+
 #[test]
 fn golden_cases() {
-    assert_cases(
-        &testkit::tiny(),
-        &testkit::golden(),
-        &testkit::device_name(),
-        &["tokenizer_cases", "chat_template_cases"],
-    );
+    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &CASES);
 }

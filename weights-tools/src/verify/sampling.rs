@@ -1,4 +1,4 @@
-use nn::sampler::{id_mask, repetition_penalty, suppress, top_k, top_p};
+use nn::sampler::{id_mask, repetition_penalty, soften, suppress, top_k, top_p};
 use omni_core::Result;
 
 use super::Model;
@@ -20,8 +20,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     case.compare("after_repetition_penalty", scores.clone(), TOLERANCE);
     let scores = suppress(scores, hidden);
     case.compare("after_suppression", scores.clone(), TOLERANCE);
-    // As the reference, impossible scores stay what they are.
-    let scores = suppress_again(scores.clone() / 0.9, &scores);
+    let scores = soften(scores, 0.9);
     case.compare("after_temperature", scores.clone(), TOLERANCE);
     let scores = top_k(scores, 50);
     case.compare("after_top_k", scores.clone(), TOLERANCE);
@@ -29,10 +28,4 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     case.compare("after_top_p", scores.clone(), TOLERANCE);
     case.compare("probabilities", burn::tensor::activation::softmax(scores, 1), TOLERANCE);
     Ok(())
-}
-
-/// −∞ divided by a temperature is −∞; the stand-in for it must not change either.
-fn suppress_again(scores: burn::tensor::Tensor<2>, before: &burn::tensor::Tensor<2>) -> burn::tensor::Tensor<2> {
-    let impossible = before.clone().lower_equal_elem(nn::sampler::NEVER);
-    scores.mask_fill(impossible, nn::sampler::NEVER)
 }
