@@ -60,7 +60,7 @@ pub fn inspect(directory: &Path, expect: Expect) -> Result<Inspection> {
     let config = checkpoint.config();
     let report = match expect {
         Expect::Config => checkpoint.report(&Component::ALL),
-        Expect::Released => against(&checkpoint, &released_config()?),
+        Expect::Released => checkpoint.report_against(expected(&released_config()?), &Component::ALL),
     };
     let mut odd = lines(&report);
     odd.extend(unreadable(&checkpoint));
@@ -78,24 +78,6 @@ pub fn inspect(directory: &Path, expect: Expect) -> Result<Inspection> {
 
 fn released_config() -> Result<OmniConfig> {
     serde_json::from_str(RELEASED).map_err(|error| Error::Config(format!("the built-in released config: {error}")))
-}
-
-fn against(checkpoint: &Checkpoint, config: &OmniConfig) -> TensorReport {
-    let mut wanted = expected(config);
-    let mut report = TensorReport::default();
-    for (name, tensor) in checkpoint.tensors() {
-        match wanted.remove(name) {
-            None => report.unexpected.push((name.clone(), tensor.shape.clone())),
-            Some(shape) if shape != tensor.shape => report.mismatched.push(checkpoint::Mismatch {
-                name: name.clone(),
-                expected: shape,
-                found: tensor.shape.clone(),
-            }),
-            Some(_) => {}
-        }
-    }
-    report.missing = wanted.into_iter().collect();
-    report
 }
 
 fn lines(report: &TensorReport) -> Vec<String> {

@@ -8,7 +8,7 @@ use omni_core::Dtype;
 use safetensors::tensor::{SafeTensorError, SafeTensors};
 
 use crate::config::read_json;
-use crate::manifest::{Component, expected};
+use crate::manifest::{Component, Manifest, expected};
 use crate::{CheckpointError, Mismatch, OmniConfig, TensorReport};
 
 const CONFIG: &str = "config.json";
@@ -124,8 +124,12 @@ impl Checkpoint {
 
     /// The differences between disk and config, for the given parts. Tensors that belong to no part count as unexpected.
     pub fn report(&self, components: &[Component]) -> TensorReport {
+        self.report_against(expected(&self.config), components)
+    }
+
+    /// As [`Checkpoint::report`], against another list than the one of the checkpoint's own config.
+    pub fn report_against(&self, mut expected: Manifest, components: &[Component]) -> TensorReport {
         let wanted = |name: &str| Component::of(name).is_none_or(|c| components.contains(&c));
-        let mut expected = expected(&self.config);
         expected.retain(|name, _| wanted(name));
         let mut report = TensorReport::default();
         for (name, tensor) in self.tensors.iter().filter(|(name, _)| wanted(name)) {
