@@ -62,6 +62,8 @@ pub struct ThinkerConfig {
     pub video_token_id: u32,
     /// Opens sound.
     pub audio_start_token_id: u32,
+    /// Closes sound; only sound in video needs it, elsewhere the chat template writes it.
+    pub audio_end_token_id: Option<u32>,
     /// Opens a picture or video.
     pub vision_start_token_id: u32,
     /// Positions per second of sound and video.

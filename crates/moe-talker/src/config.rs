@@ -22,6 +22,8 @@ pub struct Turns {
     pub tts_bos: u32,
     /// Closes the text.
     pub tts_eos: u32,
+    /// Stand for rows of sound, pictures and video.
+    pub placeholders: [u32; 3],
 }
 
 impl From<&OmniConfig> for Turns {
@@ -33,6 +35,11 @@ impl From<&OmniConfig> for Turns {
             tts_pad: config.tts_pad_token_id,
             tts_bos: config.tts_bos_token_id,
             tts_eos: config.tts_eos_token_id,
+            placeholders: [
+                config.thinker.audio_token_id,
+                config.thinker.image_token_id,
+                config.thinker.video_token_id,
+            ],
         }
     }
 }

@@ -1,4 +1,4 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 use nn::id_row;
 use omni_core::{Error, Result};
 
@@ -14,6 +14,9 @@ pub struct Conversation<'a> {
     pub speaker: u32,
     /// The thinker's embedding table. `[1, T]` → `[1, T, thinker D]`.
     pub embed: &'a dyn Fn(Tensor<2, Int>) -> Tensor<3>,
+    /// `[1, prompt, thinker D]`: states of the accepted layer over the prompt. Only media rows are read; `None` if the prompt
+    /// has none.
+    pub tap: Option<Tensor<3>>,
 }
 
 /// Everything a run of the talker starts from.
@@ -40,7 +43,7 @@ impl Talker {
     /// `None` if the answer has no text: there is nothing to say.
     ///
     /// # Errors
-    /// [`Error::Request`] if the prompt does not end in an assistant turn's opening.
+    /// [`Error::Request`] if the prompt does not end in an assistant turn's opening, or has media rows and no tap.
     pub fn prompt(&self, conversation: &Conversation) -> Result<Option<TalkerPrompt>> {
         let (user, assistant) = self.split(conversation.prompt)?;
         let text: Vec<u32> = assistant.iter().chain(conversation.answer).copied().collect();
@@ -55,15 +58,38 @@ impl Talker {
         let embeds = self.opening(&text, [pad.clone(), bos], conversation.speaker);
         let embeds = match user.is_empty() {
             true => embeds,
-            false => Tensor::cat(vec![rows(&user), embeds], 1),
+            false => Tensor::cat(vec![self.user_rows(conversation, &user)?, embeds], 1),
         };
         let later = text.dims()[1] - HEADER - 1;
         let trailing = match later {
             0 => eos,
             _ => Tensor::cat(vec![text.narrow(1, HEADER + 1, later), eos], 1),
         };
-        let ids = [user, vec![turns.tts_pad; OPENING]].concat();
+        let ids = [user.iter().map(|at| conversation.prompt[*at]).collect(), vec![turns.tts_pad; OPENING]].concat();
         Ok(Some(TalkerPrompt { embeds, ids, trailing, pad }))
+    }
+
+    /// Rows of the user turns: text by its embeddings, media by the thinker's states. → `[1, T, D]`.
+    fn user_rows(&self, conversation: &Conversation, user: &[usize]) -> Result<Tensor<3>> {
+        let ids: Vec<u32> = user.iter().map(|at| conversation.prompt[*at]).collect();
+        let text = self.text_rows(&ids, conversation.embed);
+        let media: Vec<usize> = (0..ids.len()).filter(|row| self.turns.placeholders.contains(&ids[*row])).collect();
+        if media.is_empty() {
+            return Ok(text);
+        }
+        let missing = || Error::Request("the prompt has media rows, but the thinker's states were not kept".into());
+        let tap = conversation.tap.clone().ok_or_else(missing)?;
+        let indices = |values: Vec<i64>| {
+            let count = values.len();
+            Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &tap.device())
+        };
+        let states = tap.clone().select(1, indices(media.iter().map(|row| user[*row] as i64).collect()));
+        let mut order: Vec<i64> = (0..ids.len() as i64).collect();
+        for (index, row) in media.iter().enumerate() {
+            order[*row] = (ids.len() + index) as i64;
+        }
+        let both = Tensor::cat(vec![text, self.hidden_projection.forward(states)], 1);
+        Ok(both.select(1, indices(order)))
     }
 
     /// Text rows in the talker's width. `[T]` ids → `[1, T, D]`.
@@ -82,15 +108,15 @@ impl Talker {
         Tensor::cat(vec![header, text_side + codec_side], 1) // [1, 9, D]
     }
 
-    /// The user turns' ids, joined, and the ids from the last assistant opening on.
-    fn split(&self, prompt: &[u32]) -> Result<(Vec<u32>, Vec<u32>)> {
+    /// Where the user turns are, and the ids from the last assistant opening on.
+    fn split(&self, prompt: &[u32]) -> Result<(Vec<usize>, Vec<u32>)> {
         let starts: Vec<usize> = (0..prompt.len()).filter(|i| prompt[*i] == self.turns.im_start).collect();
         let ends = starts.iter().skip(1).copied().chain([prompt.len()]);
         let (mut user, mut last) = (Vec::new(), None);
         for (start, end) in starts.iter().zip(ends) {
             let turn = &prompt[*start..end];
             match turn.get(1) {
-                Some(role) if *role == self.turns.user => user.extend_from_slice(turn),
+                Some(role) if *role == self.turns.user => user.extend(*start..end),
                 Some(role) if *role == self.turns.assistant => last = Some(*start),
                 _ => {}
             }

@@ -5,11 +5,13 @@
 //! deepstack features ([`VisualRows`]), and the states of the accepted layer leave by the *tap* for the talker.
 
 mod config;
+mod merge;
 mod model;
 mod tap;
 
 pub use checkpoint::{Checkpoint, Component, ThinkerConfig, Weights};
-pub use config::thinker_spec;
+pub use config::{media_ids, thinker_spec};
+pub use merge::{MediaRows, merge};
 pub use model::{Thinker, ThinkerState};
 pub use omni_core::{DecoderInput, Dtype, Positions, Stage, Thinker as ThinkerContract, ThinkerOutput, VisualRows};
 

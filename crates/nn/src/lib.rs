@@ -14,6 +14,7 @@ pub mod moe;
 mod norm;
 mod probe;
 pub mod sampler;
+mod window;
 
 pub use attention::{Attention, AttentionSpec};
 pub use decoder::{Decoder, DecoderLayer, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec};
@@ -25,6 +26,7 @@ pub use norm::RmsNorm;
 pub use omni_core::SamplingOptions;
 pub use probe::Probe;
 pub use sampler::Sampler;
+pub use window::window_attention;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -13,14 +13,18 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// From `[out, in]` and `[out]`.
+    pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self { weight: Param::from_tensor(weight), bias: bias.map(Param::from_tensor) }
+    }
+
     /// Reads `weight` `[out, in]` and, if asked for, `bias` `[out]`.
     ///
     /// # Errors
     /// As [`Weights::tensor`].
     pub fn load(weights: &Weights, [output, input]: [usize; 2], bias: bool) -> Result<Self> {
-        let weight = Param::from_tensor(weights.tensor("weight", [output, input])?);
-        let bias = bias.then(|| weights.tensor("bias", [output])).transpose()?.map(Param::from_tensor);
-        Ok(Self { weight, bias })
+        let weight = weights.tensor("weight", [output, input])?;
+        Ok(Self::new(weight, bias.then(|| weights.tensor("bias", [output])).transpose()?))
     }
 
     /// # Shapes
@@ -95,13 +99,12 @@ impl LayerNorm {
         Ok(Self { weight, bias, eps })
     }
 
-    /// # Shapes
-    /// `[B, T, D]` → `[B, T, D]`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// Normalises the last axis; any rank.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
         let x = x.cast(DType::F32);
-        let centred = x.clone() - x.mean_dim(2);
-        let variance = centred.clone().square().mean_dim(2); // [B, T, 1]
+        let centred = x.clone() - x.mean_dim(D - 1);
+        let variance = centred.clone().square().mean_dim(D - 1);
         let normed = (centred / (variance + self.eps).sqrt()).cast(dtype);
         normed * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
     }

@@ -1,15 +1,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aut_encoder::AutEncoder;
 use checkpoint::{Checkpoint, Component, OmniConfig, Weights};
 use code2wav::Code2Wav;
+use media::image::{ImageOptions, PixelBounds};
 use moe_talker::Talker;
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
 use omni_core::{Dtype, Error, Result, SamplingOptions};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use vision_encoder::VisionEncoder;
 
-use crate::omni::{Inner, SpeechParts};
+use crate::omni::{Encoders, Inner, SpeechParts};
 use crate::pipeline::Timed;
 use crate::{ChatTemplate, Device, Omni, Tokenizer};
 
@@ -19,6 +23,7 @@ pub struct OmniBuilder {
     device: Device,
     dtype: Option<Dtype>,
     text_only: bool,
+    without_media: bool,
     progress: Option<Box<dyn FnMut(Loading)>>,
 }
 
@@ -58,12 +63,7 @@ impl Default for GenerationConfig {
 impl GenerationConfig {
     fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("generation_config.json");
-        if !path.is_file() {
-            return Ok(Self::default());
-        }
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
-        let config: Self =
-            serde_json::from_str(&text).map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+        let config: Self = read_optional(&path)?;
         config.talker(0).validate("talker").map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
         Ok(config)
     }
@@ -84,9 +84,43 @@ impl GenerationConfig {
     }
 }
 
+/// The picture sizes of `preprocessor_config.json`; the released values where the file is silent.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub(crate) struct PreprocessorConfig {
+    min_pixels: usize,
+    max_pixels: usize,
+}
+
+impl Default for PreprocessorConfig {
+    fn default() -> Self {
+        let PixelBounds { min, max } = ImageOptions::default().bounds;
+        Self { min_pixels: min, max_pixels: max }
+    }
+}
+
+impl PreprocessorConfig {
+    fn read(directory: &Path) -> Result<Self> {
+        read_optional(&directory.join("preprocessor_config.json"))
+    }
+
+    pub(crate) fn bounds(self) -> PixelBounds {
+        PixelBounds { min: self.min_pixels, max: self.max_pixels }
+    }
+}
+
+/// A JSON file that need not be there.
+fn read_optional<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
+    if !path.is_file() {
+        return Ok(T::default());
+    }
+    let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+    serde_json::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+}
+
 impl OmniBuilder {
     pub(crate) fn new(directory: PathBuf) -> Self {
-        Self { directory, device: Device::Cpu, dtype: None, text_only: false, progress: None }
+        Self { directory, device: Device::Cpu, dtype: None, text_only: false, without_media: false, progress: None }
     }
 
     /// Where the model runs; the CPU if not said.
@@ -107,6 +141,12 @@ impl OmniBuilder {
         self
     }
 
+    /// Leaves the audio and vision encoders out: less memory, but only text can be asked.
+    pub fn without_media(mut self) -> Self {
+        self.without_media = true;
+        self
+    }
+
     /// Reports progress while weights are read.
     pub fn progress(mut self, callback: impl FnMut(Loading) + 'static) -> Self {
         self.progress = Some(Box::new(callback));
@@ -122,6 +162,9 @@ impl OmniBuilder {
         let checkpoint = Checkpoint::open(&self.directory)?;
         let speaks = !self.text_only && checkpoint.config().enable_audio_output;
         let mut components = vec![Component::Thinker];
+        if !self.without_media {
+            components.extend([Component::AudioEncoder, Component::VisionEncoder]);
+        }
         if speaks {
             components.extend([Component::Talker, Component::CodePredictor, Component::Code2Wav]);
         }
@@ -131,6 +174,7 @@ impl OmniBuilder {
         check_ids(&config, &tokenizer)?;
         let template = ChatTemplate::from_directory(&self.directory)?;
         let generation = GenerationConfig::read(&self.directory)?;
+        let preprocessor = PreprocessorConfig::read(&self.directory)?;
         let dtype = self.dtype.unwrap_or(self.device.default_dtype());
         let device = self.device.open_for(dtype)?;
         let mut weights = Weights::new(&checkpoint, &device, dtype);
@@ -140,9 +184,16 @@ impl OmniBuilder {
         }
         let _span = tracing::info_span!("load", directory = %self.directory.display(), %dtype).entered();
         let thinker = Thinker::load(&weights, &config)?;
+        let encoders = (!self.without_media).then(|| load_encoders(&weights, &config)).transpose()?;
         let speech = speaks.then(|| load_speech(&weights, &config)).transpose()?;
-        Ok(Omni::new(Arc::new(Inner { config, tokenizer, template, generation, device, thinker, speech })))
+        let inner =
+            Inner { config, tokenizer, template, generation, preprocessor, device, dtype, thinker, encoders, speech };
+        Ok(Omni::new(Arc::new(inner)))
     }
+}
+
+fn load_encoders(weights: &Weights, config: &OmniConfig) -> Result<Encoders> {
+    Ok(Encoders { audio: AutEncoder::load(weights, config)?, vision: VisionEncoder::load(weights, config)? })
 }
 
 fn load_speech(weights: &Weights, config: &OmniConfig) -> Result<SpeechParts> {
@@ -170,6 +221,9 @@ fn check_ids(config: &OmniConfig, tokenizer: &Tokenizer) -> Result<()> {
         ("tts_pad_token_id", config.tts_pad_token_id),
         ("tts_bos_token_id", config.tts_bos_token_id),
         ("tts_eos_token_id", config.tts_eos_token_id),
+        ("audio_token_id", config.thinker.audio_token_id),
+        ("image_token_id", config.thinker.image_token_id),
+        ("video_token_id", config.thinker.video_token_id),
         ("largest id of the tokenizer", tokenizer.size().saturating_sub(1)),
     ];
     match named.iter().find(|(_, id)| *id as usize >= rows) {

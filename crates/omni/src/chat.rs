@@ -1,4 +1,7 @@
-use omni_core::{Error, Result};
+use media::audio::AudioInput;
+use media::image::ImageInput;
+use media::video::VideoInput;
+use omni_core::{Encoded, Error, Result, SpanLayout};
 use serde_json::{Value, json};
 
 /// Who speaks in a turn.
@@ -27,15 +30,81 @@ impl Role {
 }
 
 /// One part of a message.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Part {
     /// Text.
     Text(String),
+    /// Sound: a file, its bytes, or samples.
+    Audio(AudioInput),
+    /// A picture: a file, its bytes, or pixels.
+    Image(ImageInput),
+    /// A video: a file, its bytes, or chosen frames.
+    Video {
+        /// The frames.
+        video: VideoInput,
+        /// Its sound, for [`crate::GenerateOptions::audio_in_video`]; `None` for the file's own sound track.
+        sound: Option<AudioInput>,
+    },
+    /// What an encoder of your own made: one item, shown to the model as sound, a picture or a video by its span.
+    Encoded(Box<Encoded>),
+}
+
+impl Part {
+    /// What kind of part it is.
+    pub fn kind(&self) -> PartKind {
+        match self {
+            Part::Text(_) => PartKind::Text,
+            Part::Audio(_) => PartKind::Audio,
+            Part::Image(_) => PartKind::Image,
+            Part::Video { .. } => PartKind::Video,
+            Part::Encoded(encoded) => match encoded.spans.first() {
+                Some(SpanLayout::Grid { t: 1, seconds_per_step: 0.0, .. }) => PartKind::Image,
+                Some(SpanLayout::Grid { .. }) => PartKind::Video,
+                _ => PartKind::Audio,
+            },
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Part::Text(text) if text.is_empty())
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Part::Text(text) => json!({"type": "text", "text": text}),
+            other => json!({"type": other.kind().name()}),
+        }
+    }
+}
+
+/// Kinds of parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PartKind {
+    /// Text.
+    Text,
+    /// Sound.
+    Audio,
+    /// A picture.
+    Image,
+    /// A video.
+    Video,
+}
+
+impl PartKind {
+    /// The name the chat template knows.
+    pub fn name(self) -> &'static str {
+        match self {
+            PartKind::Text => "text",
+            PartKind::Audio => "audio",
+            PartKind::Image => "image",
+            PartKind::Video => "video",
+        }
+    }
 }
 
 /// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Message {
     role: Role,
     parts: Vec<Part>,
@@ -68,10 +137,40 @@ impl Message {
         Self { role, parts: Vec::new(), tool_calls: Vec::new() }
     }
 
-    /// Adds text.
-    pub fn text(mut self, text: impl Into<String>) -> Self {
-        self.parts.push(Part::Text(text.into()));
+    /// Adds a part.
+    pub fn part(mut self, part: Part) -> Self {
+        self.parts.push(part);
         self
+    }
+
+    /// Adds text.
+    pub fn text(self, text: impl Into<String>) -> Self {
+        self.part(Part::Text(text.into()))
+    }
+
+    /// Adds sound: a path, bytes, or [`AudioInput::samples`].
+    pub fn audio(self, audio: impl Into<AudioInput>) -> Self {
+        self.part(Part::Audio(audio.into()))
+    }
+
+    /// Adds a picture: a path, bytes, or [`crate::media::image::Pixels`].
+    pub fn image(self, image: impl Into<ImageInput>) -> Self {
+        self.part(Part::Image(image.into()))
+    }
+
+    /// Adds a video: a path, bytes, or [`VideoInput::frames`].
+    pub fn video(self, video: impl Into<VideoInput>) -> Self {
+        self.part(Part::Video { video: video.into(), sound: None })
+    }
+
+    /// Adds a video whose sound is kept elsewhere; it is only heard with [`crate::GenerateOptions::audio_in_video`].
+    pub fn video_with_sound(self, video: impl Into<VideoInput>, sound: impl Into<AudioInput>) -> Self {
+        self.part(Part::Video { video: video.into(), sound: Some(sound.into()) })
+    }
+
+    /// Adds rows an encoder of your own made: one item.
+    pub fn encoded(self, encoded: Encoded) -> Self {
+        self.part(Part::Encoded(Box::new(encoded)))
     }
 
     /// Adds a function call the model made in this turn.
@@ -91,12 +190,15 @@ impl Message {
     }
 
     fn is_empty(&self) -> bool {
-        self.tool_calls.is_empty() && self.parts.iter().all(|Part::Text(text)| text.is_empty())
+        self.tool_calls.is_empty() && self.parts.iter().all(Part::is_empty)
     }
 
+    /// Text alone is a string, as text models' templates expect it; anything else a list of typed parts.
     fn to_json(&self) -> Value {
-        let text: String = self.parts.iter().map(|Part::Text(text)| text.as_str()).collect();
-        let mut message = json!({"role": self.role.name(), "content": text});
+        let text: Option<String> =
+            self.parts.iter().map(|part| if let Part::Text(text) = part { Some(text.as_str()) } else { None }).collect();
+        let content = text.map_or_else(|| self.parts.iter().map(Part::to_json).collect(), Value::String);
+        let mut message = json!({"role": self.role.name(), "content": content});
         if !self.tool_calls.is_empty() {
             message["tool_calls"] = Value::Array(self.tool_calls.clone());
         }
@@ -116,6 +218,11 @@ pub(crate) fn conversation(messages: &[Message]) -> Result<Value> {
     if let Some(index) = messages.iter().position(Message::is_empty) {
         let role = messages[index].role.name();
         return refuse(format!("message {} ({role}) is empty: expected at least one part with content", index + 1));
+    }
+    let media = |message: &Message| message.parts.iter().any(|part| part.kind() != PartKind::Text);
+    if let Some(index) = messages.iter().position(|message| message.role != Role::User && media(message)) {
+        let role = messages[index].role.name();
+        return refuse(format!("message {} ({role}) holds media: expected them in user messages", index + 1));
     }
     if !matches!(last.role, Role::User | Role::Tool) {
         let role = last.role.name();
@@ -139,6 +246,7 @@ mod tests {
             (vec![Message::user().text("")], "message 1 (user) is empty"),
             (vec![hello(), Message::assistant("hi")], "`assistant`"),
             (vec![Message::system("be kind")], "`system`"),
+            (vec![Message::system("see").image("a.png"), hello()], "message 1 (system) holds media"),
         ];
         for (messages, expected) in cases {
             let message = conversation(&messages).unwrap_err().to_string();

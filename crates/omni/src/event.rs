@@ -7,11 +7,13 @@ use omni_core::Result;
 
 use crate::wav::WavFile;
 
-/// What a stream hands out, in order: text, then sound, then one `Done`.
+/// What a stream hands out, in order: thinking if the model does, text, then sound, then one `Done`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// A piece of text, cut only at character boundaries.
+    /// A piece of thinking text, before the answer; cut only at character boundaries.
+    Thinking(String),
+    /// A piece of the answer's text, cut only at character boundaries.
     Text(String),
     /// A piece of sound, directly after the one before.
     Audio(Audio),
@@ -59,9 +61,11 @@ pub enum TextStop {
 /// A complete answer.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// The text, special tokens left out.
+    /// The text, special tokens left out; what stands after the last `</think>` if the model was thinking.
     pub text: String,
-    /// Ids of the text, without the end token.
+    /// What the model thought before it answered.
+    pub thinking: Option<String>,
+    /// Ids of all that was written, thinking included, without the end token.
     pub token_ids: Vec<u32>,
     /// Why the text ended.
     pub text_stop: TextStop,
@@ -114,6 +118,8 @@ pub struct Timings {
     pub first_text: Duration,
     /// From the request to the first piece of sound.
     pub first_audio: Option<Duration>,
+    /// The audio and vision encoders.
+    pub encoders: Duration,
     /// The thinker: prompt and text.
     pub thinker: Duration,
     /// The talker, without the code predictor.
@@ -132,6 +138,9 @@ impl fmt::Display for Timings {
         write!(f, "first text {:.0} ms", ms(self.first_text))?;
         if let Some(first_audio) = self.first_audio {
             write!(f, ", first sound {:.0} ms", ms(first_audio))?;
+        }
+        if !self.encoders.is_zero() {
+            write!(f, "; encoders {:.0} ms", ms(self.encoders))?;
         }
         write!(f, "; thinker {:.0} ms", ms(self.thinker))?;
         if self.first_audio.is_some() {

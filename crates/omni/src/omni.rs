@@ -1,17 +1,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use aut_encoder::AutEncoder;
 use burn::tensor::Device;
 use checkpoint::OmniConfig;
 use code2wav::Code2Wav;
 use moe_talker::{Talker, speaker_id};
 use moe_thinker::Thinker;
-use omni_core::{Error, Result, SamplingOptions};
+use omni_core::{Dtype, Error, Result, SamplingOptions};
+use vision_encoder::VisionEncoder;
 
-use crate::builder::{GenerationConfig, OmniBuilder};
-use crate::chat::conversation;
+use crate::builder::{GenerationConfig, OmniBuilder, PreprocessorConfig};
 use crate::pipeline::{ReplyStream, SpeechPlan, Timed};
-use crate::template::TemplateOptions;
+use crate::processor::{Processor, Prompt};
 use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Tokenizer};
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
@@ -25,9 +26,17 @@ pub(crate) struct Inner {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: ChatTemplate,
     pub(crate) generation: GenerationConfig,
+    pub(crate) preprocessor: PreprocessorConfig,
     pub(crate) device: Device,
+    pub(crate) dtype: Dtype,
     pub(crate) thinker: Thinker,
+    pub(crate) encoders: Option<Encoders>,
     pub(crate) speech: Option<SpeechParts>,
+}
+
+pub(crate) struct Encoders {
+    pub(crate) audio: AutEncoder,
+    pub(crate) vision: VisionEncoder,
 }
 
 pub(crate) struct SpeechParts {
@@ -72,24 +81,18 @@ impl Omni {
         self.inner.thinker.context_length()
     }
 
-    /// The prompt's ids, as the thinker reads them.
+    /// Whether the audio and vision encoders are loaded.
+    pub fn sees_and_hears(&self) -> bool {
+        self.inner.encoders.is_some()
+    }
+
+    /// Reads a conversation with all its media, and counts its tokens; nothing is computed by the model yet.
     ///
     /// # Errors
-    /// [`Error::Request`] if there is nothing to answer, [`Error::ContextLength`] if the prompt is too long.
-    pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<Vec<u32>> {
-        let template = TemplateOptions {
-            tools: options.tools.clone(),
-            add_generation_prompt: true,
-            enable_thinking: options.enable_thinking,
-        };
-        let text = self.inner.template.render(&conversation(messages)?, &template)?;
-        let ids = self.inner.tokenizer.encode(&text)?;
-        let limit = self.context_length();
-        // One token at least must be left for the answer.
-        if ids.len() >= limit {
-            return Err(Error::ContextLength { tokens: ids.len(), limit });
-        }
-        Ok(ids)
+    /// [`Error::Request`] if there is nothing to answer, [`Error::Media`] naming the message and the part that cannot be read
+    /// or used, [`Error::NotLoaded`] for media without encoders.
+    pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<Prompt> {
+        Processor::new(&self.inner, options).prompt(messages)
     }
 
     /// The whole answer.
@@ -107,7 +110,7 @@ impl Omni {
                     }
                     return Ok(*reply);
                 }
-                Event::Text(_) => {}
+                Event::Thinking(_) | Event::Text(_) => {}
             }
         }
         unreachable!("a stream ends with an error or with `Done`")
@@ -117,12 +120,26 @@ impl Omni {
     /// stream stops it.
     ///
     /// # Errors
-    /// Before any work: [`Error::Request`] for a conversation or options that cannot be served,
+    /// Before the model runs: [`Error::Request`] for a conversation or options that cannot be served, [`Error::Media`],
     /// [`Error::ContextLength`], or [`Error::NotLoaded`] if speech is asked for and not there.
     pub fn stream(&self, messages: &[Message], options: &GenerateOptions) -> Result<ReplyStream> {
         options.validate()?;
+        self.speech_plan(options)?;
+        self.stream_prompt(self.prompt(messages, options)?, options)
+    }
+
+    /// As [`Omni::stream`], for a conversation that was read and counted by [`Omni::prompt`] with the same options.
+    ///
+    /// # Errors
+    /// As [`Omni::stream`].
+    pub fn stream_prompt(&self, prompt: Prompt, options: &GenerateOptions) -> Result<ReplyStream> {
+        options.validate()?;
         let plan = self.speech_plan(options)?;
-        let prompt = self.prompt(messages, options)?;
+        let (tokens, limit) = (prompt.tokens(), self.context_length());
+        // One token at least must be left for the answer.
+        if tokens >= limit {
+            return Err(Error::ContextLength { tokens, limit });
+        }
         Ok(ReplyStream::new(self.inner.clone(), prompt, options.clone(), plan))
     }
 

@@ -1,4 +1,6 @@
 use code2wav::Chunking;
+use media::image::PixelBounds;
+use media::video::VideoOptions;
 use omni_core::{Result, SamplingOptions};
 use serde_json::Value;
 
@@ -12,6 +14,16 @@ pub enum LastWord {
     #[default]
     Spoken,
     /// The last token is left out, as the reference does.
+    AsReference,
+}
+
+/// Where the talker puts sound in video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TalkerPositions {
+    /// By time, as the thinker does.
+    #[default]
+    Exact,
+    /// One after the other: the reference does not tell its talker of it.
     AsReference,
 }
 
@@ -56,6 +68,16 @@ pub struct GenerateOptions {
     pub tools: Vec<Value>,
     /// Handed to the chat template if set.
     pub enable_thinking: Option<bool>,
+    /// Whether the answer starts with thinking text. `None`: if it starts with `<think>`, or the prompt ends with it.
+    pub starts_thinking: Option<bool>,
+    /// Hear the sound of videos, interleaved with their frames.
+    pub audio_in_video: bool,
+    /// Where the talker puts sound in video.
+    pub talker_positions: TalkerPositions,
+    /// Bounds of pictures' sizes; `None` for the checkpoint's `preprocessor_config.json`.
+    pub image_bounds: Option<PixelBounds>,
+    /// How videos are sampled, and bounds of their frames' sizes. The patch sizes are the checkpoint's, whatever is said here.
+    pub video: VideoOptions,
 }
 
 impl Default for GenerateOptions {
@@ -75,6 +97,11 @@ impl Default for GenerateOptions {
             chunk_frames: 8,
             tools: Vec::new(),
             enable_thinking: None,
+            starts_thinking: None,
+            audio_in_video: false,
+            talker_positions: TalkerPositions::default(),
+            image_bounds: None,
+            video: VideoOptions::default(),
         }
     }
 }

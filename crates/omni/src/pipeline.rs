@@ -6,17 +6,20 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Int, Tensor};
 use moe_talker::{Conversation, SpeakOptions, Speaking};
-use moe_thinker::ThinkerState;
+use moe_thinker::{ThinkerState, merge};
 use mtp::{CodePredictor, PredictorState};
 use nn::{Sampler, id_row};
 use omni_core::{
-    CodeFrames, DecoderInput, Error, FrameCodes, Positions, Result, SamplingOptions, SpanLayout, Stage, Thinker as _,
-    Vocoder,
+    CodeFrames, DecoderInput, Error, FrameCodes, Positions, Result, SamplingOptions, Stage, Thinker as _, Vocoder,
 };
 
+use crate::encode::encode;
 use crate::omni::{Inner, SpeechParts};
-use crate::tokenizer::PendingText;
-use crate::{Audio, Event, GenerateOptions, LastWord, Reply, Speech, TextStop, Timings, Usage, VocoderMode};
+use crate::processor::Prompt;
+use crate::written::Written;
+use crate::{
+    Audio, Event, GenerateOptions, LastWord, Reply, Speech, TalkerPositions, TextStop, Timings, Usage, VocoderMode,
+};
 
 /// How the answer is to be spoken.
 pub(crate) struct SpeechPlan {
@@ -29,9 +32,11 @@ pub struct ReplyStream {
     model: Arc<Inner>,
     options: GenerateOptions,
     plan: Option<SpeechPlan>,
-    prompt: Vec<u32>,
+    prompt: Prompt,
     answer: Vec<u32>,
-    text: String,
+    written: Written,
+    /// States of the accepted layer over the prompt, if the talker will want them.
+    tap: Option<Tensor<3>>,
     text_stop: TextStop,
     phase: Phase,
     ready: VecDeque<Event>,
@@ -51,7 +56,6 @@ enum Phase {
 struct Thinking {
     state: ThinkerState,
     sampler: Sampler,
-    pending: PendingText,
     delta: f32,
     next: Tensor<2, Int>,
     /// The end token was chosen, or no more tokens may be.
@@ -70,14 +74,16 @@ struct Voice {
 }
 
 impl ReplyStream {
-    pub(crate) fn new(model: Arc<Inner>, prompt: Vec<u32>, options: GenerateOptions, plan: Option<SpeechPlan>) -> Self {
+    pub(crate) fn new(model: Arc<Inner>, prompt: Prompt, options: GenerateOptions, plan: Option<SpeechPlan>) -> Self {
+        let written = Written::new(&model.tokenizer, prompt.ids(), options.starts_thinking);
         Self {
             model,
             options,
             plan,
             prompt,
             answer: Vec::new(),
-            text: String::new(),
+            written,
+            tap: None,
             text_stop: TextStop::Limit,
             phase: Phase::Start,
             ready: VecDeque::new(),
@@ -98,21 +104,23 @@ impl ReplyStream {
     }
 
     fn read_prompt(&mut self) -> Result<()> {
-        let _span = tracing::info_span!("thinker_prompt", tokens = self.prompt.len()).entered();
+        let _span = tracing::info_span!("thinker_prompt", tokens = self.prompt.tokens()).entered();
         self.started = Instant::now();
-        let spans = [SpanLayout::Sequence { tokens: self.prompt.len() }];
-        let (positions, delta) = tm_rope::positions(&spans, self.model.config.thinker.position_id_per_seconds);
+        let media = encode(&self.model, &mut self.prompt)?;
+        self.timings.encoders = self.started.elapsed();
+        let (positions, delta) = self.prompt.layout.positions(self.prompt.ids())?;
         let thinker = &self.model.thinker;
         let mut state = thinker.start();
-        let embeds = thinker.embed(id_row(&self.prompt, &self.model.device));
-        let output = thinker.step(&mut state, DecoderInput::text(embeds, positions))?;
+        let embeds = thinker.embed(id_row(self.prompt.ids(), &self.model.device));
+        let (embeds, visual) = merge(embeds, self.prompt.ids(), &self.prompt.layout.ids, media)?;
+        let output = thinker.step(&mut state, DecoderInput { embeds, positions, left_padding: Vec::new(), visual })?;
+        self.tap = output.tap.filter(|_| self.plan.is_some() && self.prompt.has_media());
         let mut sampler = Sampler::new(&self.options.thinker, None);
         let next = sampler.sample(output.logits);
-        let pending = PendingText::new(true);
-        let mut thinking = Thinking { state, sampler, pending, delta, next, ended: false };
+        let mut thinking = Thinking { state, sampler, delta, next, ended: false };
         self.take_token(&mut thinking);
         self.timings.first_text = self.started.elapsed();
-        self.timings.thinker = self.timings.first_text;
+        self.timings.thinker = self.timings.first_text - self.timings.encoders;
         self.phase = Phase::Think(Box::new(thinking));
         Ok(())
     }
@@ -121,8 +129,8 @@ impl ReplyStream {
     fn think(&mut self, mut thinking: Box<Thinking>) -> Result<()> {
         let started = Instant::now();
         if thinking.ended {
-            let rest = thinking.pending.finish();
-            self.emit_text(rest);
+            let rest = self.written.finish();
+            self.ready.extend(rest);
             return self.start_speech();
         }
         let thinker = &self.model.thinker;
@@ -146,21 +154,14 @@ impl ReplyStream {
             return;
         }
         self.answer.push(id);
-        let piece = thinking.pending.push(&self.model.tokenizer, id);
-        self.emit_text(piece);
-        if self.prompt.len() + self.answer.len() >= self.model.thinker.context_length() {
+        let piece = self.written.push(&self.model.tokenizer, id);
+        self.ready.extend(piece);
+        if self.prompt.tokens() + self.answer.len() >= self.model.thinker.context_length() {
             self.text_stop = TextStop::Context;
             thinking.ended = true;
         } else if self.answer.len() >= self.options.max_new_tokens {
             self.text_stop = TextStop::Limit;
             thinking.ended = true;
-        }
-    }
-
-    fn emit_text(&mut self, piece: String) {
-        if !piece.is_empty() {
-            self.text.push_str(&piece);
-            self.ready.push_back(Event::Text(piece));
         }
     }
 
@@ -171,18 +172,23 @@ impl ReplyStream {
         };
         let started = Instant::now();
         let lost = self.text_stop != TextStop::End && self.options.last_word == LastWord::AsReference;
-        let spoken = &self.answer[..self.answer.len() - usize::from(lost)];
+        // Thinking is not said aloud.
+        let until = self.answer.len() - usize::from(lost);
+        let spoken = &self.answer[self.written.answer_start().min(until)..until];
         let conversation = Conversation {
-            prompt: &self.prompt,
+            prompt: self.prompt.ids(),
             answer: spoken,
             speaker: plan.speaker,
             embed: &|ids| self.model.thinker.embed(ids),
+            tap: self.tap.take(),
         };
         let Some(prompt) = parts.talker.prompt(&conversation)? else {
             return self.finish(None);
         };
-        let spans = [SpanLayout::Sequence { tokens: prompt.ids.len() }];
-        let positions = tm_rope::positions(&spans, self.model.config.thinker.position_id_per_seconds);
+        let positions = match self.options.talker_positions {
+            TalkerPositions::Exact => self.prompt.layout.positions(&prompt.ids)?,
+            TalkerPositions::AsReference => self.prompt.layout.plain_positions(&prompt.ids)?,
+        };
         let speaking = parts.talker.begin(&prompt, positions, &parts.code_predictor, &plan.speak, &mut ())?;
         let voice = Voice {
             speaking,
@@ -250,14 +256,16 @@ impl ReplyStream {
         });
         self.timings.total = self.started.elapsed();
         let usage = Usage {
-            prompt_tokens: self.prompt.len(),
+            prompt_tokens: self.prompt.tokens(),
             text_tokens: self.answer.len(),
             frames: speech.as_ref().map_or(0, |speech| speech.codes.len()),
             audio: Duration::from_secs_f64(self.samples as f64 / f64::from(sample_rate)),
         };
+        let (thinking, text) = self.written.texts(&self.model.tokenizer, &self.answer);
         tracing::info!(%usage, timings = %self.timings, "answered");
         self.ready.push_back(Event::Done(Box::new(Reply {
-            text: std::mem::take(&mut self.text),
+            text,
+            thinking,
             token_ids: std::mem::take(&mut self.answer),
             text_stop: self.text_stop,
             speech,

@@ -8,10 +8,12 @@
 //! Positions and tables are made on the host in f32, so that they are the same on every device.
 
 mod config;
+mod layout;
 mod positions;
 mod table;
 
 pub use config::RopeConfig;
+pub use layout::MediaLayout;
 pub use omni_core::{Dtype, Positions, SpanLayout};
 pub use positions::{MediaIds, MediaItem, interleave, left_padded, positions, scan_spans};
 pub use table::{Rope, Rotation};

@@ -185,6 +185,27 @@ pub fn scan_spans(
     Ok(spans)
 }
 
+impl MediaItem {
+    /// Rows of the item.
+    pub fn tokens(&self) -> usize {
+        match *self {
+            Self::Audio(tokens) => tokens,
+            Self::Image([h, w]) => h * w,
+            Self::Video([t, h, w], _) => t * h * w,
+        }
+    }
+
+    /// The item an encoder's span is, if it is one.
+    pub fn of(span: &SpanLayout) -> Option<Self> {
+        match *span {
+            SpanLayout::Audio { tokens } | SpanLayout::Sequence { tokens } => Some(Self::Audio(tokens)),
+            SpanLayout::Grid { t: 1, h, w, seconds_per_step: 0.0 } => Some(Self::Image([h, w])),
+            SpanLayout::Grid { t, h, w, seconds_per_step } => Some(Self::Video([t, h, w], seconds_per_step)),
+            _ => None,
+        }
+    }
+}
+
 fn layout(item: &MediaItem) -> Option<SpanLayout> {
     Some(match *item {
         MediaItem::Audio(tokens) => SpanLayout::Audio { tokens },

@@ -3,6 +3,7 @@
 //! A golden directory holds one safetensors or JSON file per case, inputs and outputs together. A case's kind is the
 //! longest known prefix of its name, so nothing is tied to one set of cases or to one checkpoint's dimensions.
 
+mod audio;
 mod case;
 mod code2wav;
 mod golden;
@@ -14,6 +15,7 @@ mod sampling;
 mod talker;
 mod text;
 mod thinker;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +78,7 @@ const fn kind(prefix: &'static str, component: Option<Component>, runner: Option
 }
 
 /// Kinds without a runner are known, but need a part that this version does not have.
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 21] = [
     kind("tokenizer_cases", None, Some(text::tokenizer)),
     kind("chat_template_cases", None, Some(text::template)),
     kind("positions_", Some(Component::Thinker), Some(positions::run)),
@@ -91,12 +93,13 @@ const KINDS: [Kind; 20] = [
     kind("code_predictor", Some(Component::CodePredictor), Some(predictor::run)),
     kind("code2wav_", Some(Component::Code2Wav), Some(code2wav::whole)),
     kind("code2wav_chunked_", Some(Component::Code2Wav), Some(code2wav::chunked)),
-    kind("mel_", Some(Component::AudioEncoder), None),
-    kind("audio_encoder_", Some(Component::AudioEncoder), None),
-    kind("image_pre_", Some(Component::VisionEncoder), None),
-    kind("video_", Some(Component::VisionEncoder), None),
-    kind("smart_resize", Some(Component::VisionEncoder), None),
-    kind("vision_", Some(Component::VisionEncoder), None),
+    kind("mel_", None, Some(audio::mel)),
+    kind("audio_encoder_", Some(Component::AudioEncoder), Some(audio::encoder)),
+    kind("image_pre_", Some(Component::VisionEncoder), Some(vision::image)),
+    kind("video_pre_", Some(Component::VisionEncoder), Some(vision::video)),
+    kind("video_sampling", None, Some(vision::sampling)),
+    kind("smart_resize", Some(Component::VisionEncoder), Some(vision::sizes)),
+    kind("vision_", Some(Component::VisionEncoder), Some(vision::encoder)),
 ];
 
 /// A checkpoint on a device; parts are loaded when a case asks for them.

@@ -1,3 +1,4 @@
+use moe_thinker::media_ids;
 use omni_core::{Error, Positions, Result};
 use tm_rope::{MediaIds, MediaItem, left_padded, positions, scan_spans};
 
@@ -7,13 +8,7 @@ use super::case::Case;
 /// Ids with media sizes to three-axis positions and the position delta.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let thinker = &model.config().thinker;
-    let ids = MediaIds {
-        audio: thinker.audio_token_id,
-        image: thinker.image_token_id,
-        video: thinker.video_token_id,
-        audio_start: thinker.audio_start_token_id,
-        vision_start: thinker.vision_start_token_id,
-    };
+    let ids = media_ids(thinker);
     let joint = case.has("use_audio_in_video") && case.ints("use_audio_in_video")?[0] != 0;
     let rows = Rows::read(case)?;
     let mut media = media(model, case)?;

@@ -1,32 +1,37 @@
 use burn::tensor::{Int, Tensor};
 use checkpoint::Component;
 use moe_talker::{Conversation, SpeakOptions, SpeakProbe, Talker, TalkerPrompt, speaker_id};
-use moe_thinker::Thinker;
+use media::video::clip;
+use moe_thinker::{Thinker, merge};
 use mtp::CodePredictor;
-use nn::Sampler;
+use nn::{Sampler, id_row};
 use omni_core::{
-    Error, Positions, Result, SamplingOptions, SpanLayout, Stage, TalkerInput, TalkerOutput, Thinker as _,
+    DecoderInput, Error, Positions, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput, Thinker as _,
 };
 use qwen3_omni::Tokenizer;
 use serde_json::Value;
+use tm_rope::MediaLayout;
 
-use super::Model;
 use super::case::{Case, NEAR, STATES};
 use super::golden::settings;
 use super::predictor::Recording;
 use super::recorder::{Recorder, host_ints};
-use super::thinker::{Answer, MEDIA, answer};
+use super::thinker::{self, Answer, Prompt, answer};
+use super::{Model, audio, vision};
 
 /// From a conversation to samples: greedy text, greedy codes, repetition penalty and suppression on.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let settings = settings(&model.golden, case.name())?;
-    if has_media(&settings["conversation"]) || MEDIA.iter().any(|name| case.has(name)) {
-        case.not_covered("the conversation holds media, whose encoders this version does not have");
-        return Ok(());
-    }
     let thinker = Thinker::load(&model.checked(Component::Thinker)?, model.config())?;
-    let prompt = prompt(model, case, &settings)?;
-    let said = answer(model, &thinker, &prompt, count(&settings, "thinker_max_new_tokens", 1024))?;
+    compare_features(model, case, &settings)?;
+    let joint = settings["use_audio_in_video"].as_bool().unwrap_or(false);
+    let media = thinker::encode(model, case)?;
+    let layout = thinker::layout(model, &media, joint);
+    let prompt = prompt(model, case, &settings, &layout)?;
+    let (positions, delta) = layout.positions(&prompt)?;
+    let (embeds, visual) = merge(thinker.embed(id_row(&prompt, &model.device)), &prompt, &layout.ids, media)?;
+    let laid_out = Prompt { input: DecoderInput { embeds, positions, left_padding: Vec::new(), visual }, delta };
+    let said = answer(model, &thinker, &prompt, laid_out, count(&settings, "thinker_max_new_tokens", 1024))?;
     compare_thinker(case, &said);
 
     let talker = Talker::load(&model.checked(Component::Talker)?, model.config())?;
@@ -36,30 +41,50 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
         answer: &said.sequence[prompt.len()..said.sequence.len() - 1],
         speaker: speaker_id(&model.config().talker()?.speaker_id, settings["speaker"].as_str().unwrap_or("Ethan"))?,
         embed: &|ids| thinker.embed(ids),
+        tap: said.tap,
     };
     let laid_out = talker.prompt(&conversation)?.ok_or_else(|| Error::Request("the answer is empty".into()))?;
-    compare_prompt(model, case, &talker, &laid_out)?;
-    let codes = speak(model, case, &talker, &laid_out, &settings)?;
+    // The reference does not tell its talker of sound in video.
+    let positions = layout.plain_positions(&laid_out.ids)?;
+    compare_prompt(case, &talker, &laid_out, &positions.0)?;
+    let codes = speak(model, case, (&talker, &laid_out, positions), &settings)?;
     let vocoder = code2wav::Code2Wav::load(&model.checked(Component::Code2Wav)?, model.config())?;
     case.compare("wav", vocoder.decode_chunked(codes, Default::default()), STATES);
     Ok(())
 }
 
-fn has_media(conversation: &Value) -> bool {
-    let messages = conversation.as_array().into_iter().flatten();
-    let mut parts = messages.flat_map(|message| message["content"].as_array().into_iter().flatten());
-    parts.any(|part| part["type"].as_str().is_some_and(|kind| kind != "text"))
+/// Raw media of the case to the encoders' inputs, through the media path.
+fn compare_features(model: &Model, case: &mut Case, settings: &Value) -> Result<()> {
+    let named = |error: media::MediaError| error.in_part("the golden case");
+    if case.has("waveform") {
+        let waveform = case.floats("waveform")?;
+        audio::compare_mel(case, vec![waveform])?;
+    }
+    if case.has("frames_u8") {
+        let bounds = serde_json::from_value(settings["video_pixel_bounds"].clone()).unwrap_or(None);
+        let fps = f64::from(case.floats("fps")?[0]);
+        let input = vision::frames(case, fps)?;
+        let clip = clip(&input, &vision::video_options(model, bounds)).map_err(named)?;
+        vision::compare_patches(case, clip.patches(), ["pixel_values_videos", "video_grid_thw"]);
+        case.compare_values("video_second_per_grid", &[clip.seconds_per_step()], &[1], 0.0);
+    }
+    if case.has("pixel_values") {
+        vision::image(model, case)?;
+    }
+    Ok(())
 }
 
 fn count(settings: &Value, key: &str, default: usize) -> usize {
     settings[key].as_u64().map_or(default, |n| n as usize)
 }
 
-/// The prompt's ids: from the text of the settings, and equal to those stored.
-fn prompt(model: &Model, case: &mut Case, settings: &Value) -> Result<Vec<u32>> {
+/// The prompt's ids: from the text of the settings with its placeholders expanded, and equal to those stored.
+fn prompt(model: &Model, case: &mut Case, settings: &Value, layout: &MediaLayout) -> Result<Vec<u32>> {
     let text = settings["prompt_text"].as_str();
     let text = text.ok_or_else(|| Error::Request(format!("the settings of `{}` have no prompt_text", case.name())))?;
-    let ids = Tokenizer::from_directory(&model.directory)?.encode(text)?;
+    let short = Tokenizer::from_directory(&model.directory)?.encode(text)?;
+    let audio_end = model.config().thinker.audio_end_token_id.unwrap_or_default();
+    let ids = layout.expand(&short, audio_end)?;
     let values: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
     case.compare_ints("input_ids", &values, &[1, values.len()]);
     case.compare_ints("attention_mask", &vec![1; values.len()], &[1, values.len()]);
@@ -69,29 +94,23 @@ fn prompt(model: &Model, case: &mut Case, settings: &Value) -> Result<Vec<u32>> 
 fn compare_thinker(case: &mut Case, said: &Answer) {
     let sequence: Vec<i64> = said.sequence.iter().map(|id| i64::from(*id)).collect();
     case.compare_ints("thinker_sequence", &sequence, &[1, sequence.len()]);
-    case.compare("thinker_embed", said.embeds.clone(), NEAR);
+    case.compare("thinker_embed", said.embeds.clone(), STATES);
     if let Some(tap) = &said.tap {
         case.compare("thinker_accept_hidden", tap.clone(), STATES);
     }
 }
 
-fn text_positions(model: &Model, prompt: &TalkerPrompt) -> (Positions, f32) {
-    let spans = [SpanLayout::Sequence { tokens: prompt.ids.len() }];
-    tm_rope::positions(&spans, model.config().thinker.position_id_per_seconds)
-}
-
 /// The talker's prompt, and the prompt through every layer.
-fn compare_prompt(model: &Model, case: &mut Case, talker: &Talker, prompt: &TalkerPrompt) -> Result<()> {
-    case.compare("talker_input_embeds", prompt.embeds.clone(), NEAR);
+fn compare_prompt(case: &mut Case, talker: &Talker, prompt: &TalkerPrompt, positions: &Positions) -> Result<()> {
+    case.compare("talker_input_embeds", prompt.embeds.clone(), STATES);
     let ids: Vec<i64> = prompt.ids.iter().map(|id| i64::from(*id)).collect();
     case.compare_ints("talker_input_ids", &ids, &[1, ids.len()]);
-    let (positions, _) = text_positions(model, prompt);
     let axes = [positions.axis(0), positions.axis(1), positions.axis(2)].concat();
     case.compare_values("talker_position_ids", &axes, &[3, 1, ids.len()], 0.0);
     case.compare("trailing_text_hidden", prompt.trailing.clone(), NEAR);
     case.compare("tts_pad_embed", prompt.pad.clone(), NEAR);
     let mut recorder = Recorder::default();
-    let input = TalkerInput { embeds: prompt.embeds.clone(), positions };
+    let input = TalkerInput { embeds: prompt.embeds.clone(), positions: positions.clone() };
     let hidden = talker.hidden(&mut talker.start(), input, &mut recorder)?;
     recorder.compare(case, "prefill_");
     case.compare("prefill_hidden", hidden.clone(), STATES);
@@ -144,8 +163,7 @@ impl Steps {
 fn speak(
     model: &Model,
     case: &mut Case,
-    talker: &Talker,
-    prompt: &TalkerPrompt,
+    (talker, prompt, positions): (&Talker, &TalkerPrompt, (Positions, f32)),
     settings: &Value,
 ) -> Result<Tensor<3, Int>> {
     let predictor = CodePredictor::load(&model.checked(Component::CodePredictor)?, model.config())?;
@@ -158,7 +176,7 @@ fn speak(
         end_code: settings["talker_eos_token_id"].as_u64().map(|code| code as u32),
     };
     let mut steps = Steps::default();
-    let mut speaking = talker.begin(prompt, text_positions(model, prompt), &predictor, &options, &mut steps)?;
+    let mut speaking = talker.begin(prompt, positions, &predictor, &options, &mut steps)?;
     let mut frames = Vec::new();
     let rows = prompt.trailing.dims()[1];
     loop {

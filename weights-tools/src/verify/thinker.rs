@@ -1,32 +1,30 @@
 use burn::tensor::Tensor;
 use checkpoint::Component;
-use moe_thinker::Thinker;
-use nn::id_row;
-use omni_core::{DecoderInput, Positions, Result, SpanLayout, Stage, Thinker as _};
+use moe_thinker::{MediaRows, Thinker, media_ids, merge};
+use omni_core::{DecoderInput, ModalityEncoder, Positions, Result, Stage, Thinker as _, VisualRows};
+use tm_rope::MediaLayout;
 
-use super::Model;
 use super::case::{Case, NEAR, STATES};
 use super::positions::{self, Rows};
 use super::recorder::{Recorder, host_ints};
+use super::{Model, audio, vision};
 
-/// Tensors that only a case with media has.
-pub(super) const MEDIA: [&str; 3] = ["input_features", "pixel_values", "pixel_values_videos"];
-
-/// A text prompt through every layer, then greedy decoding.
+/// A prompt through its encoders and every layer, then greedy decoding.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
-    if MEDIA.iter().any(|name| case.has(name)) {
-        case.not_covered("the prompt holds media, whose encoders this version does not have");
-        return Ok(());
-    }
     let thinker = Thinker::load(&model.checked(Component::Thinker)?, model.config())?;
     let rows = Rows::read(case)?;
-    let (positions, deltas) = text_positions(model, &rows);
+    let media = encode(model, case)?;
+    let layout = layout(model, &media, has_joint_sound(model, &rows));
+    let (positions, deltas) = left_padded_positions(&layout, &rows)?;
     positions::compare(case, &rows, &positions, &deltas);
 
+    let ids: Vec<u32> = case.ints("input_ids")?.iter().map(|id| *id as u32).collect();
     let embeds = thinker.embed(case.int_tensor("input_ids", &model.device)?);
-    case.compare("inputs_embeds", embeds.clone(), NEAR);
+    let (embeds, visual) = merge(embeds, &ids, &layout.ids, media)?;
+    compare_visual(case, visual.as_ref(), ids.len());
+    case.compare("inputs_embeds", embeds.clone(), if layout.items.is_empty() { NEAR } else { STATES });
     let mut state = thinker.start();
-    let input = DecoderInput { embeds, positions, left_padding: rows.padding.clone(), visual: None };
+    let input = DecoderInput { embeds, positions, left_padding: rows.padding.clone(), visual };
     let mut recorder = Recorder::default();
     let (hidden, _) = thinker.hidden(&mut state, input, &mut recorder)?;
     recorder.compare(case, "");
@@ -49,13 +47,55 @@ struct Prefilled {
     ahead: Vec<f32>,
 }
 
-/// Positions of left-padded text rows.
-fn text_positions(model: &Model, rows: &Rows) -> (Positions, Vec<f32>) {
-    let per_second = model.config().thinker.position_id_per_seconds;
-    let each =
-        rows.valid.iter().map(|row| tm_rope::positions(&[SpanLayout::Sequence { tokens: row.len() }], per_second));
-    let (positions, deltas): (Vec<_>, Vec<_>) = each.unzip();
-    (tm_rope::left_padded(&positions).0, deltas)
+/// What the encoders make of the media of a case; none if it has none.
+pub(super) fn encode(model: &Model, case: &mut Case) -> Result<MediaRows> {
+    let mut rows = MediaRows::default();
+    if case.has("input_features") {
+        let encoded = audio::load(model)?.encode(audio::items(model, case)?)?;
+        case.compare("audio_features", encoded.embeds.clone(), STATES);
+        rows.audio = Some(encoded);
+    }
+    if case.has("pixel_values") {
+        let items = vision::items(model, case, ["pixel_values", "image_grid_thw"])?;
+        rows.image = Some(vision::load(model)?.encode(items)?);
+    }
+    if case.has("pixel_values_videos") {
+        let mut items = vision::items(model, case, ["pixel_values_videos", "video_grid_thw"])?;
+        let seconds = case.floats("video_second_per_grid")?;
+        items.iter_mut().zip(seconds).for_each(|(item, seconds)| item.seconds_per_step = seconds);
+        rows.video = Some(vision::load(model)?.encode(items)?);
+    }
+    Ok(rows)
+}
+
+/// A vision start directly before an audio start only stands in a prompt with sound in video.
+fn has_joint_sound(model: &Model, rows: &Rows) -> bool {
+    let ids = media_ids(&model.config().thinker);
+    let joint = [ids.vision_start, ids.audio_start];
+    rows.valid.iter().any(|row| row.windows(2).any(|pair| pair == joint))
+}
+
+pub(super) fn layout(model: &Model, media: &MediaRows, audio_in_video: bool) -> MediaLayout {
+    let config = &model.config().thinker;
+    let ids_per_second = config.position_id_per_seconds;
+    MediaLayout { ids: media_ids(config), items: media.items(), audio_in_video, ids_per_second }
+}
+
+/// Positions of left-padded rows; media only in a batch of one.
+fn left_padded_positions(layout: &MediaLayout, rows: &Rows) -> Result<(Positions, Vec<f32>)> {
+    let each: Vec<_> = rows.valid.iter().map(|row| layout.positions(row)).collect::<Result<_>>()?;
+    let (positions, deltas): (Vec<_>, Vec<_>) = each.into_iter().unzip();
+    Ok((tm_rope::left_padded(&positions).0, deltas))
+}
+
+fn compare_visual(case: &mut Case, visual: Option<&VisualRows>, tokens: usize) {
+    let Some(visual) = visual else { return };
+    let mut mask = vec![0; tokens];
+    host_ints(visual.indices.clone()).0.iter().for_each(|at| mask[*at as usize] = 1);
+    case.compare_ints("visual_pos_mask", &mask, &[1, tokens]);
+    for (index, feature) in visual.deepstack.iter().enumerate() {
+        case.compare(&format!("deepstack_{index}"), feature.clone(), STATES);
+    }
 }
 
 fn compare_logits(case: &mut Case, rows: &Rows, logits: Tensor<3>) {
@@ -128,25 +168,32 @@ pub(super) struct Answer {
     pub(super) tap: Option<Tensor<3>>,
 }
 
-/// Greedy answer to a text prompt.
-pub(super) fn answer(model: &Model, thinker: &Thinker, prompt: &[u32], limit: usize) -> Result<Answer> {
-    let mut sequence = prompt.to_vec();
+/// Greedy answer to a prompt that is already laid out; `ids` are the prompt's.
+pub(super) fn answer(model: &Model, thinker: &Thinker, ids: &[u32], prompt: Prompt, limit: usize) -> Result<Answer> {
+    let Prompt { mut input, delta } = prompt;
+    let mut sequence = ids.to_vec();
     let mut state = thinker.start();
-    let mut ids = id_row(prompt, &model.device);
     let (mut embeds, mut taps) = (Vec::new(), Vec::new());
     for _ in 0..limit {
-        let rows = thinker.embed(ids);
-        let positions = Positions::sequence(state.tokens() as f32, rows.dims()[1]);
-        embeds.push(rows.clone());
-        let output = thinker.step(&mut state, DecoderInput::text(rows, positions))?;
+        embeds.push(input.embeds.clone());
+        let output = thinker.step(&mut state, input)?;
         taps.extend(output.tap);
-        ids = output.logits.argmax(1);
-        let id = ids.clone().into_scalar::<i64>() as u32;
+        let next = output.logits.argmax(1);
+        let id = next.clone().into_scalar::<i64>() as u32;
         sequence.push(id);
         if id == model.config().im_end_token_id {
             break;
         }
+        let position = Positions::sequence(state.tokens() as f32 + delta, 1);
+        input = DecoderInput::text(thinker.embed(next), position);
     }
     let tap = (!taps.is_empty()).then(|| Tensor::cat(taps, 1));
     Ok(Answer { sequence, embeds: Tensor::cat(embeds, 1), tap })
+}
+
+/// A prompt, ready for the thinker.
+pub(super) struct Prompt {
+    pub(super) input: DecoderInput,
+    /// What a later token's position is ahead of the cache's length.
+    pub(super) delta: f32,
 }

@@ -1,0 +1,69 @@
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::activation::gelu;
+use checkpoint::{AudioConfig, Weights};
+use nn::{LayerNorm, Linear, window_attention};
+use omni_core::Result;
+
+/// Whisper's and PyTorch's default.
+pub(crate) const EPS: f64 = 1e-5;
+
+/// One transformer layer: attention inside windows, then two linear layers, each behind a norm.
+#[derive(Module, Debug)]
+pub(crate) struct AutLayer {
+    self_attn: SelfAttention,
+    self_attn_layer_norm: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    final_layer_norm: LayerNorm,
+}
+
+#[derive(Module, Debug)]
+struct SelfAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+}
+
+impl AutLayer {
+    pub(crate) fn load(weights: &Weights, config: &AudioConfig) -> Result<Self> {
+        let (width, inner) = (config.d_model, config.encoder_ffn_dim);
+        Ok(Self {
+            self_attn: SelfAttention::load(&weights.at("self_attn"), config)?,
+            self_attn_layer_norm: LayerNorm::load(&weights.at("self_attn_layer_norm"), width, EPS)?,
+            fc1: Linear::load(&weights.at("fc1"), [inner, width], true)?,
+            fc2: Linear::load(&weights.at("fc2"), [width, inner], true)?,
+            final_layer_norm: LayerNorm::load(&weights.at("final_layer_norm"), width, EPS)?,
+        })
+    }
+
+    /// # Shapes
+    /// `[N, D]` → `[N, D]`; `windows` are lengths that add up to `N`.
+    pub(crate) fn forward(&self, x: Tensor<2>, windows: &[usize]) -> Tensor<2> {
+        let x = x.clone() + self.self_attn.forward(self.self_attn_layer_norm.forward(x), windows);
+        let inner = gelu(self.fc1.rows(self.final_layer_norm.forward(x.clone())));
+        x + self.fc2.rows(inner)
+    }
+}
+
+impl SelfAttention {
+    fn load(weights: &Weights, config: &AudioConfig) -> Result<Self> {
+        let square = [config.d_model; 2];
+        let linear = |name| Linear::load(&weights.at(name), square, true);
+        Ok(Self {
+            q_proj: linear("q_proj")?,
+            k_proj: linear("k_proj")?,
+            v_proj: linear("v_proj")?,
+            out_proj: linear("out_proj")?,
+            heads: config.encoder_attention_heads,
+        })
+    }
+
+    fn forward(&self, x: Tensor<2>, windows: &[usize]) -> Tensor<2> {
+        let [rows, width] = x.dims();
+        let split = |linear: &Linear| linear.rows(x.clone()).reshape([rows, self.heads, width / self.heads]);
+        self.out_proj.rows(window_attention([&self.q_proj, &self.k_proj, &self.v_proj].map(split), windows))
+    }
+}

@@ -1,0 +1,23 @@
+//! The AuT audio encoder of Qwen3-Omni: log-mel frames to rows the thinker reads, one per 80 ms (paper, section 2.2).
+//!
+//! Convolutions make 13 rows of each second, a transformer with attention inside windows of up to eight seconds reads them,
+//! two linear layers bring them to the thinker's width. Windows are independent of each other, so sound of any length is
+//! encoded in batches of windows, in memory that does not grow with it.
+
+mod config;
+mod conv_stem;
+mod layer;
+mod model;
+mod positions;
+mod probe;
+mod windows;
+
+pub use checkpoint::{AudioConfig, Checkpoint, Component, Weights};
+pub use config::MEL_PER_SECOND;
+pub use model::AutEncoder;
+pub use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SpanLayout};
+pub use probe::AutProbe;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

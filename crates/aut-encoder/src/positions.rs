@@ -1,0 +1,18 @@
+use burn::tensor::{Device, Tensor, TensorData};
+use omni_core::Dtype;
+
+/// The sinusoid table: sines in the first half of the columns, cosines in the second.
+///
+/// # Shapes
+/// `[rows, D]`.
+pub(crate) fn sinusoids(rows: usize, width: usize, device: &Device, dtype: Dtype) -> Tensor<2> {
+    let half = width / 2;
+    let step = 10_000f32.ln() / (half.max(2) - 1) as f32;
+    let mut values = Vec::with_capacity(rows * width);
+    for row in 0..rows {
+        let angle = |i: usize| row as f32 * (-step * i as f32).exp();
+        values.extend((0..half).map(|i| angle(i).sin()));
+        values.extend((0..half).map(|i| angle(i).cos()));
+    }
+    Tensor::from_data(TensorData::new(values, [rows, 2 * half]), (device, dtype.into()))
+}

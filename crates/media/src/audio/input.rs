@@ -1,0 +1,166 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::decode::{NO_SOUND, decode};
+use super::{Resampler, SAMPLE_RATE};
+use crate::{MediaError, Result, Source};
+
+/// Sound as an application has it.
+#[derive(Clone, PartialEq)]
+#[non_exhaustive]
+pub enum AudioInput {
+    /// A file or its bytes: WAV, FLAC, MP3, OGG/Vorbis or M4A/AAC.
+    Encoded(Source),
+    /// The sound track of a video file; formats that are not decoded here need an installed `ffmpeg`.
+    #[cfg(feature = "video")]
+    SoundTrack(Source),
+    /// Decoded samples, the channels interleaved.
+    Samples {
+        /// Between −1 and 1.
+        samples: Arc<[f32]>,
+        /// Samples per second and channel.
+        sample_rate: u32,
+        /// Channels.
+        channels: usize,
+    },
+}
+
+impl AudioInput {
+    /// Decoded samples, the channels interleaved.
+    pub fn samples(samples: impl Into<Arc<[f32]>>, sample_rate: u32, channels: usize) -> Self {
+        Self::Samples { samples: samples.into(), sample_rate, channels }
+    }
+
+    /// The file's name for messages, or what else it is.
+    pub fn origin(&self) -> String {
+        match self {
+            Self::Encoded(source) => source.origin(),
+            #[cfg(feature = "video")]
+            Self::SoundTrack(source) => source.origin(),
+            Self::Samples { samples, .. } => format!("{} decoded samples", samples.len()),
+        }
+    }
+
+    /// Hands out the sound as 16 kHz, one channel, piece by piece; the whole is never held.
+    ///
+    /// # Errors
+    /// [`MediaError`] if it cannot be read or decoded, is empty, or a sample is no number; errors of `sink` are passed on.
+    pub fn feed(&self, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Encoded(source) => encoded(source, sink),
+            #[cfg(feature = "video")]
+            Self::SoundTrack(source) => match encoded(source, sink) {
+                // Nothing was handed out yet: the contents are of a kind that is not decoded here.
+                Err(MediaError::Unsupported { reason, .. }) => {
+                    let mut mono = Mono::new(source.origin());
+                    let there =
+                        crate::video::ffmpeg_sound(source, &reason, &mut |piece| mono.push(piece, SAMPLE_RATE, 1, sink))?;
+                    if there { mono.finish(sink) } else { Err(MediaError::unusable(source.origin(), NO_SOUND)) }
+                }
+                done => done,
+            },
+            Self::Samples { samples, sample_rate, channels } => {
+                let mut mono = Mono::new(self.origin());
+                let whole = samples.len().checked_rem(*channels) == Some(0);
+                if !whole {
+                    let reason = format!("they do not divide into {channels} channels");
+                    return Err(MediaError::unusable(self.origin(), reason));
+                }
+                for piece in samples.chunks(PIECE * channels) {
+                    mono.push(piece, *sample_rate, *channels, sink)?;
+                }
+                mono.finish(sink)
+            }
+        }
+    }
+}
+
+fn encoded(source: &Source, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    let mut mono = Mono::new(source.origin());
+    decode(source, &mut |piece, rate, channels| mono.push(piece, rate, channels, sink))?;
+    mono.finish(sink)
+}
+
+/// Frames that are converted at a time.
+const PIECE: usize = 1 << 14;
+
+/// The whole sound as 16 kHz, one channel.
+///
+/// # Errors
+/// As [`AudioInput::feed`].
+pub fn read(input: &AudioInput) -> Result<Vec<f32>> {
+    let mut samples = Vec::new();
+    input.feed(&mut |piece| {
+        samples.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(samples)
+}
+
+/// Rates that files really have; others are damage or a mistake.
+const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
+
+/// Interleaved channels to one channel at 16 kHz.
+struct Mono {
+    origin: String,
+    resampler: Option<Resampler>,
+    format: (u32, usize),
+    frames: usize,
+}
+
+impl Mono {
+    fn new(origin: String) -> Self {
+        Self { origin, resampler: None, format: (0, 0), frames: 0 }
+    }
+
+    fn push(
+        &mut self,
+        piece: &[f32],
+        rate: u32,
+        channels: usize,
+        sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.check(piece, rate, channels)?;
+        let mixed: Vec<f32> = match channels {
+            1 => piece.to_vec(),
+            _ => piece.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / channels as f32).collect(),
+        };
+        self.frames += mixed.len();
+        let resampler = self.resampler.get_or_insert_with(|| Resampler::new(rate, SAMPLE_RATE));
+        resampler.push(&mixed, sink)
+    }
+
+    fn check(&mut self, piece: &[f32], rate: u32, channels: usize) -> Result<()> {
+        let refuse = |reason: String| Err(MediaError::unusable(&self.origin, reason));
+        if !RATES.contains(&rate) {
+            return refuse(format!("{rate} samples per second, expected {} to {}", RATES.start(), RATES.end()));
+        }
+        if self.format != (0, 0) && self.format != (rate, channels) {
+            return refuse("sample rate or channels change in the middle".to_owned());
+        }
+        self.format = (rate, channels);
+        match piece.iter().position(|sample| !sample.is_finite()) {
+            Some(at) => refuse(format!("sample {} is no number", self.frames + at / channels)),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(self, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        match self.resampler.filter(|_| self.frames > 0) {
+            Some(resampler) => resampler.finish(sink),
+            None => Err(MediaError::unusable(self.origin, "there are no samples: the sound has no length")),
+        }
+    }
+}
+
+impl<S: Into<Source>> From<S> for AudioInput {
+    fn from(source: S) -> Self {
+        Self::Encoded(source.into())
+    }
+}
+
+impl fmt::Debug for AudioInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.origin())
+    }
+}

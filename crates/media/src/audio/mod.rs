@@ -1,0 +1,46 @@
+//! Sound: files or samples → 16 kHz, one channel → log-mel frames.
+//!
+//! ```
+//! use qwen3_omni_media::audio::{AudioInput, log_mel};
+//!
+//! let second = AudioInput::samples(vec![0.1; 48_000], 48_000, 1);
+//! let mel = &log_mel(&[second]).map_err(|(_, error)| error)?[0];
+//! assert_eq!((mel.frames(), mel.bins()), (100, 128));
+//! # Ok::<(), qwen3_omni_media::MediaError>(())
+//! ```
+
+mod decode;
+mod input;
+mod mel;
+mod resample;
+
+pub use input::{AudioInput, read};
+pub use mel::{BINS, HOP, Mel, MelStream, mel_filters, window};
+pub use resample::Resampler;
+
+use crate::{MediaError, Result};
+
+/// Samples per second the audio encoder was made for.
+pub const SAMPLE_RATE: u32 = 16_000;
+
+/// Log-mel frames of several items that go to the encoder in one call.
+///
+/// As the reference does it for one prompt: all items are padded with silence to the longest one first, which gives the
+/// shorter ones one more frame if they end inside a hop.
+///
+/// # Errors
+/// The index of the item that cannot be used, with a [`MediaError`] naming its file.
+pub fn log_mel(items: &[AudioInput]) -> Result<Vec<Mel>, (usize, MediaError)> {
+    let mut streams = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let mut stream = MelStream::new();
+        let fed = item.feed(&mut |piece| stream.push(piece).map_err(|error| error.named(item.origin())));
+        fed.map_err(|error| (index, error))?;
+        streams.push(stream);
+    }
+    let longest = streams.iter().map(MelStream::samples).max().unwrap_or(0);
+    let finish = |(index, stream): (usize, MelStream)| {
+        stream.finish_padded(longest).map_err(|error| (index, error.named(items[index].origin())))
+    };
+    streams.into_iter().enumerate().map(finish).collect()
+}

@@ -1,0 +1,69 @@
+use std::path::PathBuf;
+
+/// What can be wrong with a file, bytes, samples or pixels.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MediaError {
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The contents cannot be decoded, or are cut off.
+    #[error("{origin}: {reason}")]
+    Damaged {
+        /// The file, or "bytes in memory".
+        origin: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// The contents are of a kind that is not read here.
+    #[error("{origin}: {reason}")]
+    Unsupported {
+        /// The file, or "bytes in memory".
+        origin: String,
+        /// What was found and what is read.
+        reason: String,
+    },
+    /// The contents are sound but cannot be used: too short, too long, too large, empty, not numbers.
+    #[error("{origin}: {reason}")]
+    Unusable {
+        /// The file, or what kind of values they are.
+        origin: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+}
+
+/// `Result` with [`MediaError`].
+pub type Result<T, E = MediaError> = std::result::Result<T, E>;
+
+impl MediaError {
+    /// As an error of the whole model; `part` says which message and part it is, counted from 1.
+    pub fn in_part(self, part: impl Into<String>) -> omni_core::Error {
+        omni_core::Error::Media { part: part.into(), reason: self.to_string() }
+    }
+
+    /// The same error about a thing of another name.
+    pub(crate) fn named(mut self, name: String) -> Self {
+        if let Self::Damaged { origin, .. } | Self::Unsupported { origin, .. } | Self::Unusable { origin, .. } = &mut self {
+            *origin = name;
+        }
+        self
+    }
+
+    pub(crate) fn damaged(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Damaged { origin: origin.into(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn unsupported(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Unsupported { origin: origin.into(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn unusable(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Unusable { origin: origin.into(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,181 @@
+//! Every other kind of video and sound, through the program `ffmpeg` where it is installed.
+
+mod input;
+mod listing;
+mod run;
+mod select;
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+
+use self::input::Input;
+use self::listing::Listing;
+use self::run::Run;
+use super::track::Timing;
+use crate::image::Pixels;
+use crate::{MediaError, Result, Source};
+
+/// As many as the reader of MP4 takes.
+const MOST_PIXELS: &str = "33500000";
+
+/// So that an expression for the frames stays far below what a command line holds.
+const MOST_RUNS: usize = 512;
+
+const SOUND_RATE: &str = "16000";
+const SOUND_PIECE: usize = 1 << 16;
+
+/// How to have every frame once, with its own time, from new to old versions.
+const PASS_THROUGH: [[&str; 4]; 3] = [
+    ["-fps_mode", "passthrough", "-enc_time_base", "demux"],
+    ["-fps_mode", "passthrough", "-enc_time_base", "-1"],
+    ["-vsync", "0", "-enc_time_base", "-1"],
+];
+
+/// What old versions say when they do not know one of these options.
+const UNKNOWN_OPTION: [&str; 3] = ["fps_mode", "enc_time_base", "Invalid time base"];
+
+/// Signs of a file that is cut off, after which ffmpeg nevertheless ends in peace.
+const CUT_OFF: [&str; 4] = ["prematurely", "partial file", "Truncat", "truncated"];
+
+/// A video whose frames `ffmpeg` decodes.
+#[derive(Debug)]
+pub(crate) struct FfmpegVideo {
+    input: Input,
+    timing: Timing,
+    width: usize,
+    height: usize,
+    pass_through: [&'static str; 4],
+}
+
+impl FfmpegVideo {
+    /// Decodes once, to see when the frames are shown; `why` says why nothing else reads this source.
+    ///
+    /// # Errors
+    /// [`MediaError::Unsupported`] without `ffmpeg`, [`MediaError::Damaged`] if it cannot read the source to the end,
+    /// [`MediaError::Unusable`] if there is nothing to show.
+    pub(crate) fn open(source: &Source, why: &str) -> Result<Self> {
+        let input = Input::new(source)?;
+        let mut last = None;
+        for pass_through in PASS_THROUGH {
+            let (listing, ended) = list(&input, why, &pass_through)?;
+            match ended {
+                Err(messages) if UNKNOWN_OPTION.iter().any(|option| messages.contains(option)) => last = Some(messages),
+                Err(messages) => return Err(failed(&input, &messages)),
+                Ok(()) => return Self::from_listing(input, listing, pass_through),
+            }
+        }
+        Err(failed(&input, &last.unwrap_or_default()))
+    }
+
+    fn from_listing(input: Input, listing: Listing, pass_through: [&'static str; 4]) -> Result<Self> {
+        let (timing, width, height) = listing.finish(&input.origin)?;
+        Ok(Self { input, timing, width, height, pass_through })
+    }
+
+    /// When the frames are shown.
+    pub(crate) fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Hands the wanted frames (indices in order of time, rising) to `sink`, full size and the right way up.
+    ///
+    /// # Errors
+    /// [`MediaError::Damaged`] if a frame does not come; what `sink` returns.
+    pub(crate) fn decode(&self, wanted: &[usize], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
+        if let Some(beyond) = wanted.iter().find(|index| **index >= self.timing.frames()) {
+            let reason = format!("frame {} of {} was asked for", beyond + 1, self.timing.frames());
+            return Err(MediaError::unusable(&self.input.origin, reason));
+        }
+        select::runs(wanted).chunks(MOST_RUNS).try_for_each(|runs| self.decode_runs(runs, sink))
+    }
+
+    fn decode_runs(&self, runs: &[select::Run], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
+        let count = runs.iter().map(select::Run::len).sum();
+        let (filter, frames) = (format!("select='{}'", select::expression(runs)), format!("{count}"));
+        let mut arguments = video_arguments(&self.input, &self.pass_through);
+        arguments.extend(["-vf", &filter, "-frames:v", &frames].map(OsString::from));
+        arguments.extend(["-pix_fmt", "rgb24", "-f", "rawvideo", "-"].map(OsString::from));
+        let mut run = Run::start(&arguments).map_err(|error| self.input.unreadable(error))?;
+        let size = self.width * self.height * 3;
+        for number in 1..=count {
+            let mut rgb = Vec::with_capacity(size);
+            run.output().take(size as u64).read_to_end(&mut rgb).map_err(|error| self.input.unreadable(error))?;
+            if rgb.len() != size {
+                let messages = run.finish().err().unwrap_or_default();
+                return Err(failed(&self.input, &format!("only {} of {count} frames came; {messages}", number - 1)));
+            }
+            sink(Pixels::new(self.width, self.height, rgb)?)?;
+        }
+        run.finish().map_err(|messages| failed(&self.input, &messages))
+    }
+}
+
+/// The first sound track, mono at 16 kHz, handed to `sink` in pieces; false if there is none.
+///
+/// # Errors
+/// As [`FfmpegVideo::open`]; what `sink` returns.
+pub(crate) fn ffmpeg_sound(source: &Source, why: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<bool> {
+    let input = Input::new(source)?;
+    let mut arguments = run::arguments(&[], &input.argument());
+    let options = ["-map", "0:a:0", "-ac", "1", "-ar", SOUND_RATE, "-c:a", "pcm_f32le", "-f", "f32le", "-"];
+    arguments.extend(options.map(OsString::from));
+    let mut run = Run::start(&arguments).map_err(|error| absent(&input, why, error))?;
+    let mut bytes = Vec::with_capacity(SOUND_PIECE);
+    loop {
+        bytes.clear();
+        run.output().take(SOUND_PIECE as u64).read_to_end(&mut bytes).map_err(|error| input.unreadable(error))?;
+        if bytes.is_empty() {
+            break;
+        }
+        let samples: Vec<f32> = bytes.as_chunks().0.iter().map(|sample| f32::from_le_bytes(*sample)).collect();
+        sink(&samples)?;
+    }
+    match run.finish() {
+        Ok(()) => Ok(true),
+        Err(messages) if no_such_track(&messages) => Ok(false),
+        Err(messages) => Err(failed(&input, &messages)),
+    }
+}
+
+/// Every frame's time, and with what messages ffmpeg ended.
+fn list(input: &Input, why: &str, pass_through: &[&str]) -> Result<(Listing, std::result::Result<(), String>)> {
+    let mut arguments = video_arguments(input, pass_through);
+    arguments.extend(["-f", "framecrc", "-"].map(OsString::from));
+    let mut run = Run::start(&arguments).map_err(|error| absent(input, why, error))?;
+    let mut listing = Listing::default();
+    for line in BufReader::new(run.output()).lines() {
+        listing.line(&line.map_err(|error| input.unreadable(error))?, &input.origin)?;
+    }
+    Ok((listing, run.finish()))
+}
+
+/// The first video track that is no cover picture, whole and with each frame's own time.
+fn video_arguments(input: &Input, pass_through: &[&str]) -> Vec<OsString> {
+    let mut arguments = run::arguments(&["-max_pixels", MOST_PIXELS], &input.argument());
+    arguments.extend(["-map", "0:V:0"].iter().chain(pass_through).map(OsString::from));
+    arguments
+}
+
+fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaError {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return MediaError::unsupported(&input.origin, format!("{why}; the program `ffmpeg` does not start: {error}"));
+    }
+    let reason = format!("{why}; other formats need the program `ffmpeg` on PATH, which was not found");
+    MediaError::unsupported(&input.origin, reason)
+}
+
+fn no_such_track(messages: &str) -> bool {
+    messages.contains("matches no streams")
+}
+
+fn failed(input: &Input, messages: &str) -> MediaError {
+    if no_such_track(messages) {
+        return MediaError::unusable(&input.origin, "there is no video track");
+    }
+    let name = input.argument().to_string_lossy().into_owned();
+    let reason = format!("ffmpeg cannot read it: {}", messages.replace(&name, "the file").trim());
+    if messages.contains("no decoder found") || messages.contains("not found for input stream") {
+        return MediaError::unsupported(&input.origin, reason);
+    }
+    MediaError::damaged(&input.origin, reason)
+}

@@ -1,0 +1,100 @@
+//! A source as a file that ffmpeg can open.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{MediaError, Result, Source};
+
+/// A file for ffmpeg; one made for it is removed with this.
+#[derive(Debug)]
+pub(super) struct Input {
+    /// What the source is called in messages.
+    pub(super) origin: String,
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl Input {
+    pub(super) fn new(source: &Source) -> Result<Self> {
+        let origin = source.origin();
+        match source {
+            Source::Path(path) => {
+                fs::metadata(path).map_err(|source| MediaError::Io { path: path.clone(), source })?;
+                Ok(Self { origin, path: path.clone(), temporary: false })
+            }
+            // Some formats keep their tables at the end, so that a pipe would not do.
+            Source::Bytes(bytes) => {
+                let (mut file, path) = temporary(&std::env::temp_dir())?;
+                let input = Self { origin, path, temporary: true };
+                file.write_all(bytes).map_err(|error| input.unreadable(error))?;
+                Ok(input)
+            }
+        }
+    }
+
+    /// The name with its protocol, so that it is taken for nothing but a file.
+    pub(super) fn argument(&self) -> OsString {
+        let mut argument = OsString::from("file:");
+        argument.push(&self.path);
+        argument
+    }
+
+    pub(super) fn unreadable(&self, source: io::Error) -> MediaError {
+        MediaError::Io { path: self.path.clone(), source }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        if self.temporary {
+            // Nobody is left to tell if it stays.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A new file of a name that no other process or thread has.
+fn temporary(folder: &Path) -> Result<(File, PathBuf)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("qwen3-omni-{}-{number}.media", std::process::id()));
+        match options.open(&path) {
+            Ok(file) => return Ok((file, path)),
+            // Left over by an earlier process of the same number.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+            Err(source) => return Err(MediaError::Io { path, source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_lie_in_a_file_as_long_as_they_are_needed() {
+        let source = Source::from(&b"abc"[..]);
+        let (one, two) = (Input::new(&source).unwrap(), Input::new(&source).unwrap());
+        let path = one.path.clone();
+        assert_ne!(path, two.path);
+        assert_eq!(fs::read(&path).unwrap(), b"abc");
+        drop(one);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_name_is_no_option_and_a_missing_file_is_named() {
+        let error = Input::new(&Source::from("-nothing.avi")).unwrap_err().to_string();
+        assert!(error.starts_with("-nothing.avi: "), "{error}");
+        let input = Input { origin: String::new(), path: "-i".into(), temporary: false };
+        assert_eq!(input.argument(), "file:-i");
+    }
+}

@@ -1,0 +1,96 @@
+//! One run of the program.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+/// As much of its messages is kept; the first ones tell most.
+const MESSAGES: u64 = 2048;
+
+/// A running `ffmpeg`; dropping this ends it.
+pub(super) struct Run {
+    child: Child,
+    output: ChildStdout,
+    messages: Option<JoinHandle<Vec<u8>>>,
+}
+
+impl Run {
+    pub(super) fn start(arguments: &[OsString]) -> io::Result<Self> {
+        let mut command = Command::new("ffmpeg");
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let output = child.stdout.take().expect("the output is a pipe");
+        let errors = child.stderr.take().expect("the messages are a pipe");
+        let messages = thread::Builder::new().name("ffmpeg messages".into()).spawn(move || gather(errors));
+        // From here on, dropping ends the child.
+        let mut run = Self { child, output, messages: None };
+        run.messages = Some(messages?);
+        Ok(run)
+    }
+
+    pub(super) fn output(&mut self) -> &mut ChildStdout {
+        &mut self.output
+    }
+
+    /// Waits for the end; the error holds the messages.
+    pub(super) fn finish(mut self) -> Result<(), String> {
+        let more = self.output.read(&mut [0]).map_err(|error| error.to_string())?;
+        if more > 0 {
+            return Err("more frames came than were asked for".into());
+        }
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        let messages = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let messages = one_line(&String::from_utf8_lossy(&messages));
+        let cut_off = super::CUT_OFF.iter().any(|sign| messages.contains(sign));
+        match status.success() && !cut_off {
+            true => Ok(()),
+            false if messages.is_empty() => Err(status.to_string()),
+            false => Err(messages),
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads to the end, so that the program never waits, but keeps only the beginning.
+fn gather(mut errors: ChildStderr) -> Vec<u8> {
+    let mut kept = Vec::new();
+    // What cannot be read is missing from a message, which is no reason to fail.
+    let _ = errors.by_ref().take(MESSAGES).read_to_end(&mut kept);
+    let _ = io::copy(&mut errors, &mut io::sink());
+    kept
+}
+
+/// The messages without the names of the parts that wrote them, which hold addresses.
+fn one_line(messages: &str) -> String {
+    let lines = messages.lines().map(|line| match line.split_once(" @ 0x") {
+        Some((_, rest)) => rest.split_once("] ").map_or("", |(_, text)| text.trim()),
+        None => line.trim(),
+    });
+    lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// What every run begins with: no questions, no network, and an end at the first error.
+pub(super) fn arguments(for_input: &[&str], input: &OsStr) -> Vec<OsString> {
+    let quiet = ["-nostdin", "-hide_banner", "-v", "error", "-xerror", "-protocol_whitelist", "file"];
+    let mut arguments: Vec<OsString> = quiet.iter().chain(for_input).map(OsString::from).collect();
+    arguments.extend(["-i".into(), input.to_owned()]);
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_become_one_line() {
+        assert_eq!(one_line("one \n\n  two\r\n[mov @ 0x55] three\n"), "one; two; three");
+    }
+}

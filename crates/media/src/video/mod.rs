@@ -1,0 +1,184 @@
+//! Video: files or frames → frames sampled at a dynamic rate → patches, with the effective rate.
+//!
+//! MP4 and MOV with H.264 are decoded here; every other format needs the program `ffmpeg` on `PATH`. A frame is resized as
+//! soon as it is decoded, so that a long video never lies in memory at full size.
+//!
+//! ```
+//! use qwen3_omni_media::image::Pixels;
+//! use qwen3_omni_media::video::{VideoInput, VideoOptions, clip};
+//!
+//! let frames = vec![Pixels::new(64, 64, vec![9; 64 * 64 * 3])?; 8];
+//! let clip = clip(&VideoInput::frames(frames, 4.0), &VideoOptions::default())?;
+//! assert_eq!((clip.patches().grid()[0], clip.seconds_per_step()), (4, 0.5));
+//! # Ok::<(), qwen3_omni_media::MediaError>(())
+//! ```
+
+mod ffmpeg;
+mod input;
+mod mp4;
+mod sampling;
+mod track;
+
+pub(crate) use ffmpeg::ffmpeg_sound;
+pub use input::VideoInput;
+pub use sampling::sample_indices;
+
+use std::sync::Arc;
+
+use crate::image::{PatchSpec, Patches, PixelBounds, Pixels, fit};
+use crate::{MediaError, Result, Source};
+use ffmpeg::FfmpegVideo;
+use mp4::Mp4Video;
+use sampling::choose;
+use track::Timing;
+
+/// How videos are prepared. `Default` is the reference's processor with its sampling switched on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VideoOptions {
+    /// Frames taken per second of video.
+    pub frames_per_second: f64,
+    /// Frames taken at least, if the video has them.
+    pub min_frames: usize,
+    /// Frames taken at most.
+    pub max_frames: usize,
+    /// Pixels of each resized frame.
+    pub bounds: PixelBounds,
+    /// Sizes of the vision encoder.
+    pub patch: PatchSpec,
+}
+
+impl Default for VideoOptions {
+    fn default() -> Self {
+        Self {
+            frames_per_second: 2.0,
+            min_frames: 4,
+            max_frames: 768,
+            bounds: PixelBounds { min: 131_072, max: 786_432 },
+            patch: PatchSpec::default(),
+        }
+    }
+}
+
+/// A video, ready for the vision encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clip {
+    patches: Patches,
+    frames_per_second: f64,
+    per_step: usize,
+}
+
+impl Clip {
+    /// The patches of all frames.
+    pub fn patches(&self) -> &Patches {
+        &self.patches
+    }
+
+    /// The patches of all frames.
+    pub fn into_patches(self) -> Patches {
+        self.patches
+    }
+
+    /// The *effective* rate: frames taken, divided by the video's length.
+    pub fn frames_per_second(&self) -> f64 {
+        self.frames_per_second
+    }
+
+    /// Seconds from one step of the grid to the next; positions in time follow from it.
+    pub fn seconds_per_step(&self) -> f32 {
+        (self.per_step as f64 / self.frames_per_second) as f32
+    }
+}
+
+/// Frames of a video, sampled and cut into patches.
+///
+/// # Errors
+/// [`MediaError`] if the video cannot be read or decoded, has no frames, or more chosen frames than the options allow.
+pub fn clip(input: &VideoInput, options: &VideoOptions) -> Result<Clip> {
+    check(options)?;
+    let (frames, frames_per_second) = match input {
+        VideoInput::Encoded(source) => sampled(source, options)?,
+        VideoInput::Images { images, frames_per_second } => {
+            let too_many = images.len() > options.max_frames;
+            if images.is_empty() || too_many {
+                let reason = format!("{} frames, expected 1 to {}", images.len(), options.max_frames);
+                return Err(MediaError::unusable(input.origin(), reason));
+            }
+            if !(frames_per_second.is_finite() && *frames_per_second > 0.0) {
+                let reason = format!("{frames_per_second} frames per second, expected a positive number");
+                return Err(MediaError::unusable(input.origin(), reason));
+            }
+            let fitted = images.iter().map(|image| {
+                fit(&*image.pixels()?, options.bounds, options.patch).map_err(|error| error.named(image.origin()))
+            });
+            (fitted.collect::<Result<Vec<_>>>()?, *frames_per_second)
+        }
+    };
+    let patches = Patches::cut(&frames, options.patch).map_err(|error| error.named(input.origin()))?;
+    Ok(Clip { patches, frames_per_second, per_step: options.patch.frames })
+}
+
+fn check(options: &VideoOptions) -> Result<()> {
+    let rate = options.frames_per_second;
+    if !(rate.is_finite() && rate > 0.0) || options.max_frames == 0 || options.min_frames > options.max_frames {
+        let VideoOptions { min_frames, max_frames, .. } = options;
+        let reason = format!("{rate} frames per second and {min_frames} to {max_frames} frames cannot be sampled");
+        return Err(MediaError::unusable("video options", reason));
+    }
+    Ok(())
+}
+
+/// A reader of encoded video.
+enum Reader {
+    Mp4(Mp4Video),
+    Ffmpeg(FfmpegVideo),
+}
+
+impl Reader {
+    fn open(source: &Source) -> Result<Self> {
+        let bytes: Arc<[u8]> = match source {
+            Source::Bytes(bytes) => bytes.clone(),
+            Source::Path(path) => {
+                let io = |source| MediaError::Io { path: path.clone(), source };
+                if !path.metadata().map_err(io)?.is_file() {
+                    return Err(MediaError::unsupported(source.origin(), "this is no file"));
+                }
+                std::fs::read(path).map_err(io)?.into()
+            }
+        };
+        match Mp4Video::open(bytes, &source.origin())? {
+            Ok(video) => Ok(Self::Mp4(video)),
+            Err(why) => Ok(Self::Ffmpeg(FfmpegVideo::open(source, &why)?)),
+        }
+    }
+
+    fn timing(&self) -> &Timing {
+        match self {
+            Self::Mp4(video) => video.timing(),
+            Self::Ffmpeg(video) => video.timing(),
+        }
+    }
+
+    fn decode(&self, wanted: &[usize], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Mp4(video) => video.decode(wanted, sink),
+            Self::Ffmpeg(video) => video.decode(wanted, sink),
+        }
+    }
+}
+
+/// The chosen frames, resized, and the effective rate.
+fn sampled(source: &Source, options: &VideoOptions) -> Result<(Vec<Pixels>, f64)> {
+    let reader = Reader::open(source)?;
+    let chosen = choose(reader.timing(), options);
+    let mut frames = Vec::with_capacity(chosen.len());
+    reader.decode(&chosen, &mut |pixels| {
+        frames.push(fit(&pixels, options.bounds, options.patch).map_err(|error| error.named(source.origin()))?);
+        Ok(())
+    })?;
+    if frames.len() != chosen.len() {
+        let reason = format!("{} of {} frames could be decoded", frames.len(), chosen.len());
+        return Err(MediaError::damaged(source.origin(), reason));
+    }
+    let rate = frames.len() as f64 / reader.timing().seconds();
+    Ok((frames, rate))
+}

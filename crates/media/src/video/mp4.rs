@@ -1,0 +1,241 @@
+//! MP4 and MOV files with H.264, read without any program beside this one.
+
+mod bits;
+mod boxes;
+mod colour;
+mod decoder;
+mod fragments;
+mod movie;
+mod samples;
+mod sequence;
+mod units;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use self::boxes::Fault;
+use self::decoder::{Frames, Look};
+use self::movie::{Config, Movie, Shown};
+use self::samples::Sample;
+use self::units::{Role, Units};
+use super::track::Timing;
+use crate::image::Pixels;
+use crate::{MediaError, Result};
+
+/// H.264 keeps at most this many pictures, so none can be shown later than that after it was decoded.
+const LONGEST_DELAY: usize = 16;
+
+/// A video whose frames can be decoded here.
+#[derive(Debug)]
+pub(crate) struct Mp4Video {
+    bytes: Arc<[u8]>,
+    origin: String,
+    timing: Timing,
+    /// In order of decoding.
+    samples: Vec<(Sample, Role)>,
+    /// For each frame in order of time, which sample it is.
+    order: Vec<u32>,
+    length_bytes: usize,
+    headers: Vec<Vec<u8>>,
+    look: Look,
+}
+
+impl Mp4Video {
+    /// Reads where the frames lie; the inner error is the reason why another reader should try.
+    ///
+    /// # Errors
+    /// [`MediaError::Damaged`] if the file is broken or cut off, [`MediaError::Unusable`] if there is nothing to show
+    /// or the frames are too large.
+    pub(crate) fn open(bytes: Arc<[u8]>, origin: &str) -> Result<Result<Self, String>> {
+        match Self::read(bytes, origin) {
+            Ok(video) => Ok(Ok(video)),
+            Err(Fault::Foreign(reason)) => Ok(Err(reason)),
+            Err(Fault::Damaged(reason)) => Err(MediaError::damaged(origin, reason)),
+            Err(Fault::Unusable(reason)) => Err(MediaError::unusable(origin, reason)),
+        }
+    }
+
+    fn read(bytes: Arc<[u8]>, origin: &str) -> Result<Self, Fault> {
+        let Movie { samples, ticks_per_second, turn, shown, config } = Movie::read(&bytes)?;
+        let order = order(&samples, shown)?;
+        let timing = timing(&samples, &order, shown, ticks_per_second);
+        let (samples, look) = inspect(&bytes, samples, &config, turn)?;
+        let Config { length_bytes, headers, .. } = config;
+        let video = Self { bytes, origin: origin.into(), timing, samples, order, length_bytes, headers, look };
+        video.probe()?;
+        Ok(video)
+    }
+
+    /// Whether the decoder takes the first picture; what it cannot do, it mostly says here.
+    fn probe(&self) -> Result<(), Fault> {
+        let mut frames = Frames::new(self.length_bytes, &self.headers)?;
+        let first = self.samples.first().map_or(&[][..], |(sample, _)| sample.of(&self.bytes));
+        let foreign = |reason: &str| Fault::Foreign(format!("its first frame cannot be decoded here: {reason}"));
+        match frames.decode(first) {
+            Ok(picture) => picture.pixels(&self.look).map(|_| ()).ok_or_else(|| foreign("it has another size")),
+            Err(Fault::Damaged(reason) | Fault::Foreign(reason) | Fault::Unusable(reason)) => Err(foreign(&reason)),
+        }
+    }
+
+    /// When the frames are shown.
+    pub(crate) fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Hands the wanted frames (indices in order of time, rising) to `sink`, full size and the right way up.
+    ///
+    /// # Errors
+    /// [`MediaError::Damaged`] if a frame on the way cannot be decoded; what `sink` returns.
+    pub(crate) fn decode(&self, wanted: &[usize], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
+        let places = self.places(wanted)?;
+        let mut frames = Frames::new(self.length_bytes, &self.headers).map_err(|fault| self.broken(0, fault))?;
+        let mut ready = BTreeMap::new();
+        let mut next = 0;
+        let end = places.last_key_value().map_or(0, |(last, _)| last + 1);
+        let mut skip_until = 0;
+        for (index, (sample, role)) in self.samples.iter().enumerate().take(end) {
+            if *role == Role::Key {
+                skip_until = self.unneeded(index, &places);
+            }
+            let place = places.get(&index);
+            let sample = sample.of(&self.bytes);
+            if index < skip_until || (*role == Role::Alone && place.is_none()) {
+                frames.skip(sample).map_err(|fault| self.broken(index, fault))?;
+                continue;
+            }
+            let picture = frames.decode(sample).map_err(|fault| self.broken(index, fault))?;
+            if let Some(place) = place {
+                let other = || self.broken(index, Fault::Damaged("it has another size than announced".into()));
+                ready.insert(*place, picture.pixels(&self.look).ok_or_else(other)??);
+            }
+            while let Some(pixels) = ready.remove(&next) {
+                sink(pixels)?;
+                next += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// For each sample that is wanted, where its frame stands among the wanted ones.
+    fn places(&self, wanted: &[usize]) -> Result<BTreeMap<usize, usize>> {
+        let count = self.order.len();
+        let sample = |(place, index): (usize, &usize)| match self.order.get(*index) {
+            Some(sample) => Ok((*sample as usize, place)),
+            None => Err(MediaError::unusable(&self.origin, format!("frame {} of {count} was asked for", index + 1))),
+        };
+        wanted.iter().enumerate().map(sample).collect()
+    }
+
+    /// Where decoding must go on if nothing is wanted of what builds on the key frame at `index`.
+    fn unneeded(&self, index: usize, places: &BTreeMap<usize, usize>) -> usize {
+        let rest = self.samples.iter().enumerate().skip(index + 1);
+        let next = rest.clone().find(|(_, (_, role))| *role == Role::Key).map_or(self.samples.len(), |(next, _)| next);
+        if places.range(index..next).next().is_none() { next } else { index }
+    }
+
+    fn broken(&self, index: usize, fault: Fault) -> MediaError {
+        let (Fault::Damaged(reason) | Fault::Unusable(reason) | Fault::Foreign(reason)) = fault;
+        let count = self.samples.len();
+        MediaError::damaged(&self.origin, format!("frame {} of {count} is broken: {reason}", index + 1))
+    }
+}
+
+/// The samples in order of time, without those that the edit list hides.
+fn order(samples: &[Sample], shown: Shown) -> Result<Vec<u32>, Fault> {
+    let mut order: Vec<u32> = (0..samples.len() as u32).collect();
+    order.sort_by_key(|index| samples[*index as usize].shown);
+    let late = |(rank, index): (usize, &u32)| *index as usize > rank + LONGEST_DELAY;
+    if order.iter().enumerate().any(late) {
+        return Err(Fault::Damaged(format!("frames are shown more than {LONGEST_DELAY} frames out of order")));
+    }
+    let visible = |index: &u32| (shown.from..shown.until).contains(&samples[*index as usize].shown);
+    if order.iter().any(visible) {
+        order.retain(visible);
+    }
+    if order.is_empty() { Err(Fault::Unusable("the video has no frames".into())) } else { Ok(order) }
+}
+
+fn timing(samples: &[Sample], order: &[u32], shown: Shown, ticks_per_second: u32) -> Timing {
+    let frames = || order.iter().map(|index| &samples[*index as usize]);
+    let starts: Vec<i64> = frames().map(|sample| sample.shown).collect();
+    let (first, last) = starts.first().copied().zip(starts.last().copied()).unwrap_or_default();
+    // Lengths are told from decoding to decoding, so that only their sum says when the last frame ends.
+    let end = frames().fold(first, |end, sample| end.saturating_add(sample.length.into())).min(shown.until);
+    Timing::new(starts, end.saturating_sub(last), ticks_per_second.into())
+}
+
+/// Looks into every sample without decoding it: its units must be whole, and its headers such as can be decoded.
+fn inspect(
+    file: &[u8],
+    samples: Vec<Sample>,
+    config: &Config,
+    turn: colour::Turn,
+) -> Result<(Vec<(Sample, Role)>, Look), Fault> {
+    let mut sequences = Vec::new();
+    for unit in config.headers.iter().filter(|unit| units::is_sequence(unit)) {
+        sequences.push(sequence::read(unit)?.0);
+    }
+    let mut inspected = Vec::with_capacity(samples.len());
+    for sample in samples {
+        let frame = inspected.len() + 1;
+        let role = units::role(sample.of(file), config.length_bytes).map_err(|fault| in_frame(frame, fault))?;
+        for unit in Units::new(sample.of(file), config.length_bytes).flatten().filter(|unit| units::is_sequence(unit)) {
+            let sequence = sequence::read(unit).map_err(|fault| in_frame(frame, fault))?.0;
+            sequences.push(sequence);
+            sequences.dedup();
+        }
+        inspected.push((sample, role));
+    }
+    if inspected.first().is_some_and(|(_, role)| *role != Role::Key) {
+        return Err(Fault::Foreign("it does not begin with a key frame".into()));
+    }
+    sequences.dedup();
+    match sequences[..] {
+        [one] => Ok((inspected, Look::new((one.width, one.height), one.colour.or(config.colour), turn)?)),
+        [] => Err(Fault::Damaged("there is no sequence header".into())),
+        _ => Err(Fault::Foreign("the size or colour of its pictures changes".into())),
+    }
+}
+
+fn in_frame(number: usize, fault: Fault) -> Fault {
+    let name = |reason| format!("frame {number}: {reason}");
+    match fault {
+        Fault::Damaged(reason) => Fault::Damaged(name(reason)),
+        Fault::Unusable(reason) => Fault::Unusable(name(reason)),
+        Fault::Foreign(reason) => Fault::Foreign(name(reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(shown: impl IntoIterator<Item = i64>) -> Vec<Sample> {
+        shown.into_iter().map(|shown| Sample { offset: 0, size: 0, length: 10, shown }).collect()
+    }
+
+    #[test]
+    fn frames_are_ordered_by_time_and_cut_by_the_edit_list() {
+        let samples = samples([10, 40, 20, 30]);
+        let all = Shown { from: i64::MIN, until: i64::MAX };
+        assert_eq!(order(&samples, all), Ok(vec![0, 2, 3, 1]));
+        let shown = Shown { from: 15, until: 39 };
+        let order = order(&samples, shown).unwrap();
+        assert_eq!(order, [2, 3]);
+        let timing = timing(&samples, &order, shown, 10);
+        assert_eq!((timing.timestamps, timing.duration), (vec![0, 10], 19));
+    }
+
+    #[test]
+    fn an_edit_list_that_hides_everything_is_ignored() {
+        assert_eq!(order(&samples([10, 20]), Shown { from: 50, until: 60 }), Ok(vec![0, 1]));
+        assert!(matches!(order(&[], Shown { from: 0, until: 1 }), Err(Fault::Unusable(_))));
+    }
+
+    #[test]
+    fn frames_far_out_of_order_are_refused() {
+        let mut shown: Vec<i64> = (1..=17).collect();
+        shown.push(0);
+        assert!(matches!(order(&samples(shown), Shown { from: 0, until: 100 }), Err(Fault::Damaged(_))));
+    }
+}

@@ -1,0 +1,209 @@
+//! The nesting of an MP4 file: boxes of a length, a name of four letters and contents.
+
+use std::fmt;
+
+/// Why a file cannot be read here.
+#[derive(Debug, PartialEq)]
+pub(super) enum Fault {
+    /// It is broken or cut off.
+    Damaged(String),
+    /// It is sound, but there is nothing to show.
+    Unusable(String),
+    /// It is of a kind that another reader may take.
+    Foreign(String),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Fault::Damaged(reason)
+    }
+}
+
+/// A box's name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Name(pub(super) [u8; 4]);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.0.escape_ascii())
+    }
+}
+
+/// One box.
+#[derive(Clone, Copy)]
+pub(super) struct Atom<'a> {
+    pub(super) name: Name,
+    /// Where its header begins, counted from the beginning of what was walked over.
+    pub(super) start: usize,
+    pub(super) body: &'a [u8],
+}
+
+/// A box that is longer than what is left.
+#[derive(Debug, PartialEq)]
+pub(super) struct Overrun {
+    pub(super) name: [u8; 4],
+    pub(super) reason: String,
+}
+
+/// The boxes that lie one after the other in `bytes`.
+pub(super) struct Atoms<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Atoms<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    fn atom(&mut self, header: usize, name: Name, size: u64) -> Result<Atom<'a>, Overrun> {
+        let left = self.bytes.len() - self.at;
+        let size = if size == 0 { left } else { usize::try_from(size).unwrap_or(usize::MAX) };
+        if size < header || size > left {
+            self.at = self.bytes.len();
+            let reason = format!("the box {name} has {size} bytes, but {left} are left: it is cut off or broken");
+            return Err(Overrun { name: name.0, reason });
+        }
+        let start = self.at;
+        self.at += size;
+        Ok(Atom { name, start, body: &self.bytes[start + header..start + size] })
+    }
+}
+
+impl<'a> Iterator for Atoms<'a> {
+    type Item = Result<Atom<'a>, Overrun>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // Fewer bytes than a header are padding: QuickTime ends some lists with four zeros.
+        let (head, rest) = self.bytes[self.at..].split_first_chunk::<8>()?;
+        let [a, b, c, d, name @ ..] = *head;
+        let (header, size) = match u32::from_be_bytes([a, b, c, d]) {
+            1 => (16, rest.first_chunk().map_or(u64::MAX, |long| u64::from_be_bytes(*long))),
+            size => (8, u64::from(size)),
+        };
+        // A long size of 0 would mean "up to the end" only in the short field.
+        let size = if header == 16 && size == 0 { u64::MAX } else { size };
+        Some(self.atom(header, Name(name), size))
+    }
+}
+
+/// The first box called `name` in `body`.
+pub(super) fn find<'a>(body: &'a [u8], name: &[u8; 4]) -> Result<Option<&'a [u8]>, String> {
+    for atom in Atoms::new(body) {
+        let atom = atom.map_err(|overrun| overrun.reason)?;
+        if atom.name.0 == *name {
+            return Ok(Some(atom.body));
+        }
+    }
+    Ok(None)
+}
+
+/// The box reached by going through `path`, which must be there.
+pub(super) fn require<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Result<&'a [u8], String> {
+    path.iter().try_fold(body, |body, name| {
+        find(body, name)?.ok_or_else(|| format!("the box {} is missing", Name(**name)))
+    })
+}
+
+/// Numbers one after the other in a box.
+pub(super) struct Fields<'a> {
+    name: &'static str,
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(name: &'static str, body: &'a [u8]) -> Self {
+        Self { name, rest: body }
+    }
+
+    /// Behind a version byte and 24 flags.
+    pub(super) fn versioned(name: &'static str, body: &'a [u8]) -> Result<(Self, u8, u32), String> {
+        let mut fields = Self::new(name, body);
+        let word = fields.u32()?;
+        Ok((fields, (word >> 24) as u8, word & 0xff_ffff))
+    }
+
+    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let short = || format!("the box `{}` ends too early", self.name);
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        Ok(self.bytes(N)?.try_into().expect("N bytes were taken"))
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, String> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, String> {
+        Ok(u16::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, String> {
+        Ok(u32::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn i32(&mut self) -> Result<i32, String> {
+        Ok(i32::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, String> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    /// 64 bits in version 1, else 32.
+    pub(super) fn wide(&mut self, version: u8) -> Result<u64, String> {
+        if version == 1 { self.u64() } else { Ok(u64::from(self.u32()?)) }
+    }
+
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// A count and as many entries of `N` bytes.
+    pub(super) fn table<const N: usize>(&mut self) -> Result<&'a [[u8; N]], String> {
+        let count = self.u32()? as usize;
+        let entries = self.rest.as_chunks::<N>().0;
+        let short = || format!("the box `{}` announces {count} entries, but has room for {}", self.name, entries.len());
+        entries.get(..count).ok_or_else(short)
+    }
+}
+
+/// The big-endian number at `at` of a table's entry.
+pub(super) fn entry_u32<const N: usize>(entry: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes(entry[at..at + 4].try_into().expect("four bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_are_walked_and_found() {
+        let bytes = b"\0\0\0\x0cfreeabcd\0\0\0\x01moov\0\0\0\0\0\0\0\x12xy\0\0\0\0lastz";
+        let names: Vec<_> = Atoms::new(bytes).map(|atom| atom.unwrap().name.0).collect();
+        assert_eq!(names, [*b"free", *b"moov", *b"last"]);
+        assert_eq!(require(bytes, &[b"moov"]).unwrap(), b"xy");
+        assert!(require(bytes, &[b"mdat"]).unwrap_err().contains("`mdat` is missing"));
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_end_the_walk() {
+        for bytes in [&b"\0\0\0\x07freeabcd"[..], b"\0\0\0\x10freeabcd", b"\0\0\0\x01free\0\0", &[255; 20]] {
+            let mut atoms = Atoms::new(bytes);
+            assert!(atoms.next().unwrap().is_err());
+            assert!(atoms.next().is_none());
+        }
+        assert!(Atoms::new(b"\0\0\0\x01free\0\0\0\0\0\0\0\0").next().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_table_must_have_room() {
+        let body = [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2];
+        assert_eq!(Fields::new("stco", &body).table::<4>().unwrap().len(), 2);
+        assert!(Fields::new("stco", &body[..11]).table::<4>().unwrap_err().contains("`stco` announces 2"));
+    }
+}

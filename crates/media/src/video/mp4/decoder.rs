@@ -1,0 +1,92 @@
+//! H.264 to pictures, in order of decoding.
+
+use openh264::OpenH264API;
+use openh264::decoder::{DecodeOptions, DecodedYUV, Decoder, DecoderConfig, Flush};
+use openh264::formats::YUVSource;
+
+use super::boxes::Fault;
+use super::colour::{Colour, Converter, Planes, Turn};
+use super::units::{self, Units};
+use crate::Result;
+use crate::image::Pixels;
+
+/// How decoded values become pixels.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) converter: Converter,
+    pub(super) turn: Turn,
+}
+
+impl Look {
+    pub(super) fn new(size: (usize, usize), colour: Option<Colour>, turn: Turn) -> Result<Self, Fault> {
+        let colour = colour.unwrap_or(Colour { matrix: Colour::UNSPECIFIED as u16, full: false });
+        let foreign = || Fault::Foreign(format!("its colours are of the unknown kind {}", colour.matrix));
+        let converter = Converter::new(colour).ok_or_else(foreign)?;
+        Ok(Self { width: size.0, height: size.1, converter, turn })
+    }
+}
+
+/// One pass through a video.
+pub(super) struct Frames {
+    decoder: Decoder,
+    length_bytes: usize,
+    /// What goes to the decoder with the next picture.
+    stream: Vec<u8>,
+}
+
+impl Frames {
+    pub(super) fn new(length_bytes: usize, headers: &[Vec<u8>]) -> Result<Self, Fault> {
+        let config = DecoderConfig::new().flush_after_decode(Flush::NoFlush);
+        let decoder = Decoder::with_api_config(OpenH264API::from_source(), config)
+            .map_err(|error| Fault::Foreign(format!("the H.264 decoder cannot be made: {error}")))?;
+        let mut stream = Vec::new();
+        for unit in headers {
+            units::append(unit, true, &mut stream)?;
+        }
+        Ok(Self { decoder, length_bytes, stream })
+    }
+
+    /// Passes over a sample whose picture is not needed.
+    pub(super) fn skip(&mut self, sample: &[u8]) -> Result<(), Fault> {
+        self.gather(sample, true)
+    }
+
+    /// Decodes the picture of a sample.
+    pub(super) fn decode(&mut self, sample: &[u8]) -> Result<Decoded<'_>, Fault> {
+        self.gather(sample, false)?;
+        let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
+        let decoded = self.decoder.decode_with_options(&self.stream, options);
+        self.stream.clear();
+        match decoded {
+            Ok(Some(picture)) => Ok(Decoded(picture)),
+            Ok(None) => Err(Fault::Damaged("the H.264 decoder makes no picture of it".into())),
+            Err(error) => Err(Fault::Damaged(format!("the H.264 decoder cannot read it: {error}"))),
+        }
+    }
+
+    fn gather(&mut self, sample: &[u8], only_headers: bool) -> Result<(), Fault> {
+        for unit in Units::new(sample, self.length_bytes) {
+            units::append(unit?, only_headers, &mut self.stream)?;
+        }
+        Ok(())
+    }
+}
+
+/// A picture that still lies in the decoder.
+pub(super) struct Decoded<'a>(DecodedYUV<'a>);
+
+impl Decoded<'_> {
+    /// `None` if it has not the size that was announced.
+    pub(super) fn pixels(&self, look: &Look) -> Option<Result<Pixels>> {
+        let (width, height) = self.0.dimensions();
+        let (luma, blue, red) = self.0.strides();
+        if (width, height) != (look.width, look.height) {
+            return None;
+        }
+        let planes =
+            Planes { width, height, luma: (self.0.y(), luma), blue: (self.0.u(), blue), red: (self.0.v(), red) };
+        Some(look.turn.apply(width, height, look.converter.rgb(&planes)?))
+    }
+}

@@ -1,0 +1,194 @@
+//! From a whole file to its first video track.
+
+use super::boxes::{Atoms, Fault, Fields, Name, find, require};
+use super::colour::{Colour, Turn};
+use super::samples::Samples;
+use super::{fragments, samples};
+
+/// What the boxes say about the first video track.
+pub(super) struct Movie {
+    pub(super) samples: Vec<samples::Sample>,
+    pub(super) ticks_per_second: u32,
+    pub(super) turn: Turn,
+    pub(super) shown: Shown,
+    pub(super) config: Config,
+}
+
+/// From when to when the track is shown, in its ticks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shown {
+    pub(super) from: i64,
+    pub(super) until: i64,
+}
+
+impl Shown {
+    const ALL: Self = Self { from: i64::MIN, until: i64::MAX };
+}
+
+/// What the decoder must know before the first frame.
+pub(super) struct Config {
+    /// How many bytes give the length of each unit in a sample.
+    pub(super) length_bytes: usize,
+    /// Sequence and picture headers.
+    pub(super) headers: Vec<Vec<u8>>,
+    pub(super) colour: Option<Colour>,
+}
+
+impl Movie {
+    pub(super) fn read(file: &[u8]) -> Result<Self, Fault> {
+        let moov = top(file)?;
+        let trak = video_track(moov)?;
+        let stbl = require(trak, &[b"mdia", b"minf", b"stbl"])?;
+        let config = Config::read(require(stbl, &[b"stsd"])?)?;
+        let (track, turn) = track_header(require(trak, &[b"tkhd"])?)?;
+        let ticks_per_second = timescale("mdhd", require(trak, &[b"mdia", b"mdhd"])?)?;
+        let shown = edit(moov, trak, ticks_per_second)?;
+        let mut samples = Samples::new(file.len());
+        samples::read(stbl, &mut samples)?;
+        fragments::read(file, moov, track, &mut samples)?;
+        Ok(Self { samples: samples.list, ticks_per_second, turn, shown, config })
+    }
+}
+
+/// The contents of the `moov` box, once the file has shown itself to be of this kind and whole.
+fn top(file: &[u8]) -> Result<&[u8], Fault> {
+    const KNOWN: [&[u8; 4]; 11] =
+        [b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"uuid"];
+    let mut moov = None;
+    for (index, atom) in Atoms::new(file).enumerate() {
+        let known = |name: &[u8; 4]| KNOWN.contains(&name);
+        match atom {
+            Err(overrun) if known(&overrun.name) => return Err(Fault::Damaged(overrun.reason)),
+            Ok(atom) if index > 0 || known(&atom.name.0) => {
+                moov = moov.or((atom.name.0 == *b"moov").then_some(atom.body));
+            }
+            _ if index == 0 => break,
+            // Something else was appended to the file; where that matters, the tables point beyond the end.
+            _ => return moov.ok_or_else(no_moov),
+        }
+    }
+    match file.get(4..8).and_then(|name| name.first_chunk()) {
+        Some(name) if KNOWN.contains(&name) => moov.ok_or_else(no_moov),
+        _ => Err(Fault::Foreign("it does not begin like an MP4 or MOV file".into())),
+    }
+}
+
+fn no_moov() -> Fault {
+    Fault::Damaged("the box `moov`, which tells where the frames lie, is missing: the file is cut off".into())
+}
+
+fn video_track(moov: &[u8]) -> Result<&[u8], Fault> {
+    for atom in Atoms::new(moov) {
+        let atom = atom.map_err(|overrun| overrun.reason)?;
+        if atom.name.0 == *b"trak" && require(atom.body, &[b"mdia", b"hdlr"])?.get(8..12) == Some(b"vide") {
+            return Ok(atom.body);
+        }
+    }
+    Err(Fault::Unusable("there is no video track".into()))
+}
+
+/// The track's number and how its pictures are turned for display.
+fn track_header(tkhd: &[u8]) -> Result<(u32, Turn), Fault> {
+    let (mut fields, version, _) = Fields::versioned("tkhd", tkhd)?;
+    fields.bytes(if version == 1 { 16 } else { 8 })?;
+    let track = fields.u32()?;
+    // Up to the matrix: reserved, duration, reserved, layer, group, volume, reserved.
+    fields.bytes(4 + if version == 1 { 8 } else { 4 } + 16)?;
+    let mut matrix = [0; 5];
+    for value in &mut matrix {
+        *value = fields.i32()?;
+    }
+    let [a, b, _, c, d] = matrix;
+    let foreign = || Fault::Foreign("its pictures are shown at an odd angle or scaled".into());
+    Ok((track, Turn::from_matrix([a, b, c, d]).ok_or_else(foreign)?))
+}
+
+fn timescale(name: &'static str, body: &[u8]) -> Result<u32, String> {
+    let (mut fields, version, _) = Fields::versioned(name, body)?;
+    fields.bytes(if version == 1 { 16 } else { 8 })?;
+    let ticks = fields.u32()?;
+    if ticks == 0 { Err(format!("the box `{name}` announces 0 ticks per second")) } else { Ok(ticks) }
+}
+
+/// What the edit list leaves of the track, where it is one stretch at normal speed; else all of it.
+fn edit(moov: &[u8], trak: &[u8], ticks_per_second: u32) -> Result<Shown, String> {
+    let Some(elst) = find(trak, b"edts")?.map(|edts| find(edts, b"elst")).transpose()?.flatten() else {
+        return Ok(Shown::ALL);
+    };
+    let (mut fields, version, _) = Fields::versioned("elst", elst)?;
+    let mut kept = Vec::new();
+    // Of more stretches than these, none can be simple.
+    for _ in 0..fields.u32()?.min(4) {
+        let (length, from) = (fields.wide(version)?, fields.wide(version)?);
+        let from = if version == 1 { from as i64 } else { i64::from(from as i32) };
+        let speed = fields.u32()?;
+        // A stretch from before the beginning only delays the track.
+        if from >= 0 {
+            kept.push((length, from, speed));
+        }
+    }
+    let [(length, from, 0x1_0000)] = kept[..] else {
+        return Ok(Shown::ALL);
+    };
+    let movie = timescale("mvhd", require(moov, &[b"mvhd"])?)?;
+    let length = u128::from(length) * u128::from(ticks_per_second) / u128::from(movie);
+    // Of a fragmented file the length is not known beforehand, and given as 0.
+    let until = if length == 0 { i64::MAX } else { from.saturating_add(i64::try_from(length).unwrap_or(i64::MAX)) };
+    Ok(Shown { from, until })
+}
+
+impl Config {
+    fn read(stsd: &[u8]) -> Result<Self, Fault> {
+        let (mut fields, ..) = Fields::versioned("stsd", stsd)?;
+        let kinds = fields.u32()?;
+        let entry = Atoms::new(fields.rest()).next().ok_or_else(|| "the box `stsd` is empty".to_owned())?;
+        let entry = entry.map_err(|overrun| overrun.reason)?;
+        if !matches!(&entry.name.0, b"avc1" | b"avc3") {
+            return Err(Fault::Foreign(format!("its video is {}, not H.264", Name(entry.name.0))));
+        }
+        if kinds != 1 {
+            return Err(Fault::Foreign(format!("its frames are coded in {kinds} different ways")));
+        }
+        let mut entry = Fields::new("avc1", entry.body);
+        entry.bytes(78)?;
+        let mut config = Self::headers(require(entry.rest(), &[b"avcC"])?)?;
+        config.colour = find(entry.rest(), b"colr")?.and_then(Colour::from_box);
+        Ok(config)
+    }
+
+    fn headers(avcc: &[u8]) -> Result<Self, String> {
+        let mut fields = Fields::new("avcC", avcc);
+        fields.bytes(4)?;
+        let length_bytes = usize::from(fields.u8()? & 3) + 1;
+        let mut headers = Vec::new();
+        // First the sequence, then the picture headers.
+        for mask in [0x1f, 0xff] {
+            for _ in 0..fields.u8()? & mask {
+                let length = fields.u16()?;
+                headers.push(fields.bytes(length.into())?.to_vec());
+            }
+        }
+        Ok(Self { length_bytes, headers, colour: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_is_shows_at_its_top() {
+        assert!(matches!(top(b"hello, this is plain text"), Err(Fault::Foreign(_))));
+        assert!(matches!(top(b""), Err(Fault::Foreign(_))));
+        assert!(matches!(top(b"\0\0\0\x08ftyp"), Err(Fault::Damaged(reason)) if reason.contains("`moov`")));
+        assert!(matches!(top(b"\0\0\0\x10ftyp"), Err(Fault::Damaged(reason)) if reason.contains("cut off")));
+        assert_eq!(top(b"\0\0\0\x08ftyp\0\0\0\x0amoovxyappended junk"), Ok(&b"xy"[..]));
+    }
+
+    #[test]
+    fn all_headers_are_taken() {
+        let config = Config::headers(&[1, 100, 0, 30, 0xff, 0xe1, 0, 2, 0x67, 1, 2, 0, 1, 0x68, 0, 1, 0x69]).unwrap();
+        assert_eq!(config.length_bytes, 4);
+        assert_eq!(config.headers, [vec![0x67, 1], vec![0x68], vec![0x69]]);
+    }
+}

@@ -1,0 +1,134 @@
+use burn::tensor::{Int, Tensor, TensorData};
+use omni_core::{Encoded, Error, Result, VisualRows};
+use tm_rope::{MediaIds, MediaItem};
+
+/// What the encoders made of a prompt's media: each kind joined, in order of appearance.
+#[derive(Debug, Clone, Default)]
+pub struct MediaRows {
+    /// Sound, that of videos included.
+    pub audio: Option<Encoded>,
+    /// Pictures.
+    pub image: Option<Encoded>,
+    /// Videos.
+    pub video: Option<Encoded>,
+}
+
+impl MediaRows {
+    /// The items, from the encoders' spans.
+    pub fn items(&self) -> Vec<MediaItem> {
+        let spans = |kind: &Option<Encoded>| kind.iter().flat_map(|e| e.spans.clone()).collect::<Vec<_>>();
+        let audio = spans(&self.audio).into_iter().map(|span| MediaItem::Audio(span.tokens()));
+        let visual = [spans(&self.image), spans(&self.video)].concat();
+        audio.chain(visual.iter().filter_map(MediaItem::of)).collect()
+    }
+}
+
+/// Puts the encoders' rows where the placeholders are.
+///
+/// Deepstack features of pictures and videos are joined in the order of their tokens.
+///
+/// # Shapes
+/// `embeds` `[B, T, D]` of the `B * T` ids, placeholders expanded. Returns the same shape.
+///
+/// # Errors
+/// [`Error::Request`] if placeholders and rows differ in number.
+pub fn merge(
+    embeds: Tensor<3>,
+    ids: &[u32],
+    media: &MediaIds,
+    rows: MediaRows,
+) -> Result<(Tensor<3>, Option<VisualRows>)> {
+    let [batch, tokens, width] = embeds.dims();
+    let kinds = [(media.audio, "sound", rows.audio), (media.image, "picture", rows.image), (media.video, "video", rows.video)];
+    let mut sources = vec![embeds.flatten::<2>(0, 1)]; // [B * T, D]
+    let mut order: Vec<i64> = (0..ids.len() as i64).collect();
+    let (mut start, mut visual, mut deepstack) = (ids.len(), Vec::new(), Vec::new());
+    for (placeholder, name, encoded) in kinds {
+        let places: Vec<usize> = (0..ids.len()).filter(|i| ids[*i] == placeholder).collect();
+        let count = encoded.as_ref().map_or(0, |encoded| encoded.embeds.dims()[0]);
+        if places.len() != count {
+            let found = places.len();
+            return Err(Error::Request(format!("the prompt has {found} {name} placeholders for {count} encoded rows")));
+        }
+        for (row, place) in places.iter().enumerate() {
+            order[*place] = (start + row) as i64;
+        }
+        let Some(encoded) = encoded else { continue };
+        if placeholder != media.audio {
+            visual.extend(places);
+            deepstack.push(encoded.deepstack);
+        }
+        start += count;
+        sources.push(encoded.embeds);
+    }
+    if sources.len() == 1 {
+        let [embeds] = <[_; 1]>::try_from(sources).expect("one source");
+        return Ok((embeds.reshape([batch, tokens, width]), None));
+    }
+    let merged = select(Tensor::cat(sources, 0), &order).reshape([batch, tokens, width]);
+    Ok((merged, visual_rows(&visual, deepstack)))
+}
+
+/// Visual rows in the order of their tokens.
+fn visual_rows(places: &[usize], deepstack: Vec<Vec<Tensor<2>>>) -> Option<VisualRows> {
+    let features = deepstack.iter().map(Vec::len).min().filter(|features| *features > 0)?;
+    let mut order: Vec<i64> = (0..places.len() as i64).collect();
+    order.sort_by_key(|row| places[*row as usize]);
+    let joined = (0..features).map(|index| {
+        let kinds = deepstack.iter().map(|kind| kind[index].clone()).collect();
+        select(Tensor::cat(kinds, 0), &order)
+    });
+    let deepstack: Vec<Tensor<2>> = joined.collect();
+    let indices: Vec<i64> = order.iter().map(|row| places[*row as usize] as i64).collect();
+    let count = indices.len();
+    let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [count]), &deepstack[0].device());
+    Some(VisualRows { indices, deepstack })
+}
+
+fn select(rows: Tensor<2>, order: &[i64]) -> Tensor<2> {
+    let indices = Tensor::<1, Int>::from_data(TensorData::new(order.to_vec(), [order.len()]), &rows.device());
+    rows.select(0, indices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use omni_core::SpanLayout;
+
+    const IDS: MediaIds = MediaIds { audio: 1, image: 2, video: 3, audio_start: 4, vision_start: 5 };
+
+    fn encoded(values: &[f32], deepstack: bool) -> Encoded {
+        let rows = Tensor::<1>::from_floats(values, &Device::flex()).unsqueeze_dim::<2>(1);
+        let spans = vec![SpanLayout::Audio { tokens: values.len() }];
+        Encoded { embeds: rows.clone(), spans, deepstack: if deepstack { vec![rows * 10.0] } else { vec![] } }
+    }
+
+    #[test]
+    fn rows_of_each_kind_go_to_its_placeholders_and_deepstack_follows_the_tokens() {
+        let ids = [9, 3, 1, 2, 3, 9, 1];
+        let embeds = Tensor::<1>::from_floats([0.0; 7], &Device::flex()).reshape([1, 7, 1]);
+        let rows = MediaRows {
+            audio: Some(encoded(&[1.0, 1.5], false)),
+            image: Some(encoded(&[2.0], true)),
+            video: Some(encoded(&[3.0, 3.5], true)),
+        };
+        let (merged, visual) = merge(embeds, &ids, &IDS, rows).unwrap();
+        let values: Vec<f32> = merged.into_data().try_to_vec_as().unwrap();
+        assert_eq!(values, [0.0, 3.0, 1.0, 2.0, 3.5, 0.0, 1.5]);
+        let visual = visual.unwrap();
+        let indices: Vec<i64> = visual.indices.into_data().try_to_vec_as().unwrap();
+        let features: Vec<f32> = visual.deepstack[0].clone().into_data().try_to_vec_as().unwrap();
+        assert_eq!((indices, features), (vec![1, 3, 4], vec![30.0, 20.0, 35.0]));
+    }
+
+    #[test]
+    fn placeholders_without_rows_and_rows_without_placeholders_are_refused() {
+        let embeds = || Tensor::<3>::zeros([1, 2, 1], &Device::flex());
+        let audio = || MediaRows { audio: Some(encoded(&[1.0, 2.0], false)), ..Default::default() };
+        for (ids, rows) in [([1, 9], MediaRows::default()), ([1, 9], audio()), ([9, 9], audio())] {
+            let message = merge(embeds(), &ids, &IDS, rows).unwrap_err().to_string();
+            assert!(message.contains("sound placeholders"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Tensor};
+
+/// Scores of one block are at most so many (a quarter of a gigabyte in f32).
+const SCORES: usize = 1 << 26;
+
+/// Full attention inside windows of rows, none across them: the encoders' attention.
+///
+/// # Shapes
+/// `q`, `k`, `v` `[N, H, Dh]`; `windows` are lengths that add up to `N`. Returns `[N, H * Dh]`.
+///
+/// # Panics
+/// If the windows do not add up to `N`.
+pub fn window_attention([q, k, v]: [Tensor<3>; 3], windows: &[usize]) -> Tensor<2> {
+    let [rows, heads, width] = q.dims();
+    assert_eq!(windows.iter().sum::<usize>(), rows, "windows cover the rows");
+    let q = q * (width as f64).powf(-0.5);
+    let (mut pieces, mut start) = (Vec::new(), 0);
+    // Neighbours of one length are a batch.
+    for run in windows.chunk_by(|a, b| a == b) {
+        let (count, length) = (run.len(), run[0]);
+        if length > 0 {
+            let batch = [&q, &k, &v].map(|x| {
+                let x = x.clone().narrow(0, start, count * length).reshape([count, length, heads, width]);
+                x.swap_dims(1, 2) // [windows, H, length, Dh]
+            });
+            let out = in_batch(batch); // [windows, H, length, Dh]
+            pieces.push(out.swap_dims(1, 2).reshape([count * length, heads * width]));
+        }
+        start += count * length;
+    }
+    Tensor::cat(pieces, 0)
+}
+
+fn in_batch([q, k, v]: [Tensor<4>; 3]) -> Tensor<4> {
+    let [windows, heads, length, _] = q.dims();
+    let dtype = q.dtype();
+    let block = (SCORES / (windows * heads * length)).clamp(1, length);
+    let keys = k.swap_dims(2, 3);
+    let blocks = (0..length).step_by(block).map(|start| {
+        let q = q.clone().narrow(2, start, block.min(length - start));
+        let scores = q.matmul(keys.clone()).cast(DType::F32); // [windows, H, block, length]
+        softmax(scores, 3).cast(dtype).matmul(v.clone())
+    });
+    Tensor::cat(blocks.collect(), 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution};
+
+    #[test]
+    fn windows_do_not_see_each_other() {
+        let device = Device::flex();
+        let random = || Tensor::<3>::random([11, 2, 4], Distribution::Normal(0.0, 1.0), &device);
+        let qkv = [random(), random(), random()];
+        let together = window_attention(qkv.clone(), &[3, 3, 1, 0, 4]);
+        for (start, length) in [(0, 3), (3, 3), (6, 1), (7, 4)] {
+            let alone = window_attention(qkv.clone().map(|x| x.narrow(0, start, length)), &[length]);
+            let error = (together.clone().narrow(0, start, length) - alone).abs().max().into_scalar::<f32>();
+            assert!(error < 1e-6, "{error}");
+        }
+    }
+}

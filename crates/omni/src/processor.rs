@@ -1,0 +1,312 @@
+//! From a conversation to what the model reads: ids with expanded placeholders, log-mel frames and patches.
+
+use media::audio::{AudioInput, Mel, log_mel};
+use media::image::{ImageOptions, PatchSpec, Patches, patches};
+use media::video::{Clip, VideoInput, VideoOptions, clip};
+use omni_core::{Encoded, Error, Result};
+use tm_rope::{MediaItem, MediaLayout};
+
+use crate::chat::conversation;
+use crate::omni::Inner;
+use crate::template::TemplateOptions;
+use crate::{GenerateOptions, Message, Part, PartKind};
+
+/// A conversation that was read and counted, ready to be answered.
+#[derive(Debug)]
+pub struct Prompt {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) layout: MediaLayout,
+    pub(crate) audio: Vec<Feature<Mel>>,
+    pub(crate) image: Vec<Feature<Patches>>,
+    pub(crate) video: Vec<Feature<Clip>>,
+    parts: Vec<PartTokens>,
+}
+
+/// An item's input for our encoder, or the rows of another one.
+#[derive(Debug)]
+pub(crate) enum Feature<T> {
+    Raw(T),
+    Encoded(Box<Encoded>),
+}
+
+/// Tokens of one part of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartTokens {
+    /// The message, counted from 1.
+    pub message: usize,
+    /// The part of the message, counted from 1.
+    pub part: usize,
+    /// What it is.
+    pub kind: PartKind,
+    /// Its tokens; those that open and close it are not counted. A video's sound is counted in.
+    pub tokens: usize,
+}
+
+impl Prompt {
+    /// Tokens in all, those of the chat template included.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The ids, as the thinker reads them: placeholders are expanded.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Tokens of each part.
+    pub fn parts(&self) -> &[PartTokens] {
+        &self.parts
+    }
+
+    /// Whether anything but text is in it.
+    pub fn has_media(&self) -> bool {
+        !self.layout.items.is_empty()
+    }
+}
+
+/// Prepares conversations for one model.
+pub(crate) struct Processor<'a> {
+    model: &'a Inner,
+    options: &'a GenerateOptions,
+}
+
+/// A part that is not text, and where it stands.
+struct Place<'a> {
+    message: usize,
+    part: usize,
+    item: &'a Part,
+}
+
+impl Place<'_> {
+    fn name(&self) -> String {
+        format!("message {}, part {}", self.message, self.part)
+    }
+}
+
+impl<'a> Processor<'a> {
+    pub(crate) fn new(model: &'a Inner, options: &'a GenerateOptions) -> Self {
+        Self { model, options }
+    }
+
+    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Prompt> {
+        let conversation = conversation(messages)?;
+        let places = places(messages);
+        let needs_encoders = places.iter().any(|place| !matches!(place.item, Part::Encoded(_)));
+        if needs_encoders && self.model.encoders.is_none() {
+            return Err(Error::NotLoaded("the conversation holds media, but the model was loaded without encoders".into()));
+        }
+        let template = TemplateOptions {
+            tools: self.options.tools.clone(),
+            add_generation_prompt: true,
+            enable_thinking: self.options.enable_thinking,
+        };
+        let short = self.model.tokenizer.encode(&self.model.template.render(&conversation, &template)?)?;
+        self.check_placeholders(&short, &places)?;
+        let audio = self.audio(&places)?;
+        let image = self.image(&places)?;
+        let video = self.video(&places)?;
+        let layout = self.layout(&audio, &image, &video)?;
+        let ids = layout.expand(&short, self.audio_end()?)?;
+        let parts = self.count(messages, &layout)?;
+        let prompt = Prompt { ids, layout, audio, image, video, parts };
+        tracing::debug!(tokens = prompt.tokens(), parts = prompt.parts.len(), "prompt");
+        Ok(prompt)
+    }
+
+    /// A special token in a text part would be taken for media.
+    fn check_placeholders(&self, short: &[u32], places: &[Place]) -> Result<()> {
+        let ids = moe_thinker::media_ids(&self.model.config.thinker);
+        for (id, kind) in [(ids.audio, PartKind::Audio), (ids.image, PartKind::Image), (ids.video, PartKind::Video)] {
+            let found = short.iter().filter(|found| **found == id).count();
+            let given = places.iter().filter(|place| place.item.kind() == kind).count();
+            if found != given {
+                let name = kind.name();
+                return Err(Error::Request(format!(
+                    "the prompt has {found} {name} placeholders for {given} {name} parts: does a text part hold the \
+                     placeholder's own token?"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// All sound of the conversation in one call, as the reference does it; that of videos stands where the video does.
+    fn audio(&self, places: &[Place]) -> Result<Vec<Feature<Mel>>> {
+        let mut inputs = Vec::new();
+        let mut slots = Vec::new();
+        for place in places {
+            match place.item {
+                Part::Audio(audio) => {
+                    inputs.push(audio.clone());
+                    slots.push((place, None));
+                }
+                Part::Video { video, sound } if self.options.audio_in_video => {
+                    inputs.push(sound_of(place, video, sound.as_ref())?);
+                    slots.push((place, None));
+                }
+                Part::Encoded(encoded) if place.item.kind() == PartKind::Audio => {
+                    slots.push((place, Some(self.own(place, encoded)?)));
+                }
+                _ => {}
+            }
+        }
+        let mut mels = named_mels(&inputs, &slots)?.into_iter();
+        let next = |slot: Option<Feature<Mel>>| match slot {
+            Some(encoded) => encoded,
+            None => Feature::Raw(mels.next().expect("one result per input")),
+        };
+        Ok(slots.into_iter().map(|(_, slot)| slot).map(next).collect())
+    }
+
+    fn image(&self, places: &[Place]) -> Result<Vec<Feature<Patches>>> {
+        let bounds = self.options.image_bounds.unwrap_or(self.model.preprocessor.bounds());
+        let options = ImageOptions { bounds, patch: self.patch() };
+        let mut items = Vec::new();
+        for place in places {
+            match place.item {
+                Part::Image(image) => {
+                    let patches = patches(image, &options).map_err(|error| error.in_part(place.name()))?;
+                    items.push(Feature::Raw(patches));
+                }
+                Part::Encoded(encoded) if place.item.kind() == PartKind::Image => items.push(self.own(place, encoded)?),
+                _ => {}
+            }
+        }
+        Ok(items)
+    }
+
+    fn video(&self, places: &[Place]) -> Result<Vec<Feature<Clip>>> {
+        let options = VideoOptions { patch: self.patch(), ..self.options.video };
+        let mut items = Vec::new();
+        for place in places {
+            match place.item {
+                Part::Video { video, .. } => {
+                    items.push(Feature::Raw(clip(video, &options).map_err(|error| error.in_part(place.name()))?));
+                }
+                Part::Encoded(encoded) if place.item.kind() == PartKind::Video => items.push(self.own(place, encoded)?),
+                _ => {}
+            }
+        }
+        Ok(items)
+    }
+
+    /// Checks the rows of somebody else's encoder.
+    fn own<T>(&self, place: &Place, encoded: &Encoded) -> Result<Feature<T>> {
+        let width = self.model.config.thinker.text.hidden_size;
+        let [rows, found] = encoded.embeds.dims();
+        let fits = |feature: &burn::tensor::Tensor<2>| feature.dims() == [rows, width];
+        let spans = encoded.spans.as_slice();
+        let counted = spans.len() == 1 && spans[0].tokens() == rows && rows > 0 && MediaItem::of(&spans[0]).is_some();
+        if found != width || !counted || !encoded.deepstack.iter().all(fits) {
+            let reason = format!(
+                "encoded rows [{rows}, {found}] with {} spans: expected width {width}, one span of as many tokens, and deepstack \
+                 features of the same shape",
+                spans.len()
+            );
+            return Err(Error::Media { part: place.name(), reason });
+        }
+        Ok(Feature::Encoded(Box::new(encoded.clone())))
+    }
+
+    fn patch(&self) -> PatchSpec {
+        let vision = &self.model.config.thinker.vision;
+        PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size }
+    }
+
+    fn layout(
+        &self,
+        audio: &[Feature<Mel>],
+        image: &[Feature<Patches>],
+        video: &[Feature<Clip>],
+    ) -> Result<MediaLayout> {
+        let thinker = &self.model.config.thinker;
+        let merge = thinker.vision.spatial_merge_size;
+        let own = |encoded: &Encoded| MediaItem::of(&encoded.spans[0]).expect("checked when it was taken in");
+        let audio = audio.iter().map(|item| match item {
+            Feature::Raw(mel) => MediaItem::Audio(thinker.audio.tokens(mel.frames())),
+            Feature::Encoded(encoded) => own(encoded),
+        });
+        let image = image.iter().map(|item| match item {
+            Feature::Raw(patches) => MediaItem::Image([patches.grid()[1] / merge, patches.grid()[2] / merge]),
+            Feature::Encoded(encoded) => own(encoded),
+        });
+        let video = video.iter().map(|item| match item {
+            Feature::Raw(clip) => {
+                let [t, h, w] = clip.patches().grid();
+                MediaItem::Video([t, h / merge, w / merge], clip.seconds_per_step())
+            }
+            Feature::Encoded(encoded) => own(encoded),
+        });
+        Ok(MediaLayout {
+            ids: moe_thinker::media_ids(thinker),
+            items: audio.chain(image).chain(video).collect(),
+            audio_in_video: self.options.audio_in_video,
+            ids_per_second: thinker.position_id_per_seconds,
+        })
+    }
+
+    /// Only sound in video needs it.
+    fn audio_end(&self) -> Result<u32> {
+        let id = self.model.config.thinker.audio_end_token_id.or_else(|| self.model.tokenizer.id("<|audio_end|>"));
+        match id {
+            Some(id) => Ok(id),
+            None if self.options.audio_in_video => {
+                Err(Error::Config("thinker_config has no audio_end_token_id, which sound in video needs".into()))
+            }
+            None => Ok(0),
+        }
+    }
+
+    fn count(&self, messages: &[Message], layout: &MediaLayout) -> Result<Vec<PartTokens>> {
+        let of_kind = |wanted: fn(&MediaItem) -> bool| layout.items.iter().filter(move |item| wanted(item));
+        let mut audio = of_kind(|item| matches!(item, MediaItem::Audio(_)));
+        let mut image = of_kind(|item| matches!(item, MediaItem::Image(_)));
+        let mut video = of_kind(|item| matches!(item, MediaItem::Video(..)));
+        let mut counts = Vec::new();
+        for (message, parts) in messages.iter().map(Message::parts).enumerate() {
+            for (part, item) in parts.iter().enumerate() {
+                let rows = |item: Option<&MediaItem>| item.map_or(0, MediaItem::tokens);
+                let tokens = match (item, item.kind()) {
+                    (Part::Text(text), _) => self.model.tokenizer.encode(text)?.len(),
+                    (_, PartKind::Image) => rows(image.next()),
+                    (Part::Video { .. }, _) if layout.audio_in_video => rows(video.next()) + rows(audio.next()),
+                    (_, PartKind::Video) => rows(video.next()),
+                    _ => rows(audio.next()),
+                };
+                counts.push(PartTokens { message: message + 1, part: part + 1, kind: item.kind(), tokens });
+            }
+        }
+        Ok(counts)
+    }
+}
+
+/// Every part that is not text, in order.
+fn places(messages: &[Message]) -> Vec<Place<'_>> {
+    let of_message = |(message, parts): (usize, &'_ [Part])| -> Vec<(usize, usize)> {
+        let media = parts.iter().enumerate().filter(|(_, item)| item.kind() != PartKind::Text);
+        media.map(|(part, _)| (message, part)).collect()
+    };
+    let all = messages.iter().map(Message::parts).enumerate().flat_map(of_message);
+    all.map(|(message, part)| Place { message: message + 1, part: part + 1, item: &messages[message].parts()[part] }).collect()
+}
+
+/// Sound that is given, or else the file's own.
+fn sound_of(place: &Place, video: &VideoInput, sound: Option<&AudioInput>) -> Result<AudioInput> {
+    match (sound, video) {
+        (Some(sound), _) => Ok(sound.clone()),
+        (None, VideoInput::Encoded(source)) => Ok(AudioInput::SoundTrack(source.clone())),
+        (None, other) => {
+            let reason = format!("{} have no sound of their own, but sound in video was asked for", other.origin());
+            Err(Error::Media { part: place.name(), reason })
+        }
+    }
+}
+
+/// Log-mel frames of all inputs; an error names the place of the input it is about.
+fn named_mels(inputs: &[AudioInput], slots: &[(&Place, Option<Feature<Mel>>)]) -> Result<Vec<Mel>> {
+    if inputs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let raw: Vec<&Place> = slots.iter().filter(|(_, encoded)| encoded.is_none()).map(|(place, _)| *place).collect();
+    log_mel(inputs).map_err(|(index, error)| error.in_part(raw[index].name()))
+}

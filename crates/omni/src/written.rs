@@ -1,0 +1,135 @@
+//! What the thinker writes: thinking text, then the answer.
+
+use crate::tokenizer::PendingText;
+use crate::{Event, Tokenizer};
+
+const OPEN: &str = "<think>";
+const CLOSE: &str = "</think>";
+
+/// Sorts the text of an answer in the making.
+pub(crate) struct Written {
+    pending: PendingText,
+    open: Option<u32>,
+    close: Option<u32>,
+    thinking: bool,
+    /// Ids so far.
+    count: usize,
+    /// Where the answer starts: after the last closing token.
+    answer_start: usize,
+    /// Line ends between thinking and the answer belong to neither.
+    skip_line_ends: bool,
+}
+
+impl Written {
+    pub(crate) fn new(tokenizer: &Tokenizer, prompt: &[u32], starts_thinking: Option<bool>) -> Self {
+        let (open, close) = (tokenizer.id(OPEN), tokenizer.id(CLOSE));
+        let last = prompt.iter().rev().find(|id| [open, close].contains(&Some(**id)));
+        // Only what opens the answer counts, not an earlier turn.
+        let tail = &prompt[prompt.len().saturating_sub(3)..];
+        let opened = open.is_some_and(|open| last == Some(&open) && tail.contains(&open));
+        let thinking = starts_thinking.unwrap_or(opened) && close.is_some();
+        let pending = PendingText::new(true);
+        Self { pending, open, close, thinking, count: 0, answer_start: 0, skip_line_ends: thinking }
+    }
+
+    /// The event of one more id, if it completes any text.
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Option<Event> {
+        self.count += 1;
+        if self.count == 1 && Some(id) == self.open {
+            (self.thinking, self.skip_line_ends) = (true, true);
+            return None;
+        }
+        if Some(id) == self.close {
+            let rest = self.finish();
+            self.answer_start = self.count;
+            (self.thinking, self.skip_line_ends) = (false, true);
+            return rest;
+        }
+        let piece = self.pending.push(tokenizer, id);
+        self.event(piece)
+    }
+
+    /// What was held back.
+    pub(crate) fn finish(&mut self) -> Option<Event> {
+        let piece = self.pending.finish();
+        self.event(piece)
+    }
+
+    fn event(&mut self, mut piece: String) -> Option<Event> {
+        if self.skip_line_ends {
+            piece = piece.trim_start_matches('\n').to_owned();
+            self.skip_line_ends = piece.is_empty();
+        }
+        (!piece.is_empty()).then(|| if self.thinking { Event::Thinking(piece) } else { Event::Text(piece) })
+    }
+
+    /// Index of the first id after the thinking.
+    pub(crate) fn answer_start(&self) -> usize {
+        self.answer_start
+    }
+
+    /// Thinking and answer as the reference reads them: split at the last closing token.
+    pub(crate) fn texts(&self, tokenizer: &Tokenizer, ids: &[u32]) -> (Option<String>, String) {
+        let decode = |ids: &[u32]| tokenizer.decode(ids, true);
+        let without_open = |ids: &[u32]| match ids.split_first() {
+            Some((first, rest)) if Some(*first) == self.open => decode(rest),
+            _ => decode(ids),
+        };
+        match (self.answer_start, self.thinking) {
+            // The limit came before the end of thinking.
+            (0, true) => (Some(without_open(ids).trim_matches('\n').to_owned()), String::new()),
+            (0, false) => (None, decode(ids)),
+            (start, _) => {
+                let thinking = without_open(&ids[..start - 1]).trim_matches('\n').to_owned();
+                (Some(thinking), decode(&ids[start..]).trim_start_matches('\n').to_owned())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::from_directory(&testkit::tiny()).unwrap()
+    }
+
+    /// Thinking events, text events, and the final texts.
+    fn read(text: &str, starts: Option<bool>) -> (String, String, (Option<String>, String)) {
+        let tokenizer = tokenizer();
+        let ids = tokenizer.encode(text).unwrap();
+        let mut written = Written::new(&tokenizer, &[], starts);
+        let mut events: Vec<Event> = ids.iter().filter_map(|id| written.push(&tokenizer, *id)).collect();
+        events.extend(written.finish());
+        let (mut thought, mut said) = (String::new(), String::new());
+        for event in events {
+            match event {
+                Event::Thinking(piece) => thought.push_str(&piece),
+                Event::Text(piece) => said.push_str(&piece),
+                other => panic!("{other:?}"),
+            }
+        }
+        (thought, said, written.texts(&tokenizer, &ids))
+    }
+
+    #[test]
+    fn thinking_ends_at_its_closing_token() {
+        let some = |thinking: &str, text: &str| (Some(thinking.to_owned()), text.to_owned());
+        let opened = read("<think>\nlet me see\n</think>\n\nit is three", None);
+        assert_eq!(opened, ("let me see\n".into(), "it is three".into(), some("let me see", "it is three")));
+        let told = read("let me see</think>three", Some(true));
+        assert_eq!(told, ("let me see".into(), "three".into(), some("let me see", "three")));
+        let endless = read("<think>let me", None);
+        assert_eq!(endless, ("let me".into(), String::new(), some("let me", "")));
+    }
+
+    #[test]
+    fn without_an_opening_only_the_end_can_tell() {
+        let plain = read("it is three", None);
+        assert_eq!(plain, (String::new(), "it is three".into(), (None, "it is three".into())));
+        let late = read("let me see</think>three", None);
+        assert_eq!((late.0.as_str(), late.1.as_str()), ("", "let me seethree"));
+        assert_eq!(late.2, (Some("let me see".into()), "three".into()));
+    }
+}

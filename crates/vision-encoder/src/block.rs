@@ -1,0 +1,76 @@
+use burn::module::Module;
+use burn::tensor::Tensor;
+use checkpoint::{VisionConfig, Weights};
+use nn::{LayerNorm, Linear, window_attention};
+use omni_core::Result;
+
+use crate::config::EPS;
+use crate::rotary2d::Rotary2d;
+
+/// One transformer block: attention inside a frame, then two linear layers, each behind a norm.
+#[derive(Module, Debug)]
+pub(crate) struct VisionBlock {
+    norm1: LayerNorm,
+    attn: VisionAttention,
+    norm2: LayerNorm,
+    mlp: VisionMlp,
+}
+
+#[derive(Module, Debug)]
+struct VisionAttention {
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+}
+
+#[derive(Module, Debug)]
+struct VisionMlp {
+    linear_fc1: Linear,
+    linear_fc2: Linear,
+}
+
+impl VisionBlock {
+    pub(crate) fn load(weights: &Weights, config: &VisionConfig) -> Result<Self> {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let (attn, mlp) = (weights.at("attn"), weights.at("mlp"));
+        Ok(Self {
+            norm1: LayerNorm::load(&weights.at("norm1"), width, EPS)?,
+            attn: VisionAttention {
+                qkv: Linear::load(&attn.at("qkv"), [3 * width, width], true)?,
+                proj: Linear::load(&attn.at("proj"), [width, width], true)?,
+                heads: config.num_heads,
+            },
+            norm2: LayerNorm::load(&weights.at("norm2"), width, EPS)?,
+            mlp: VisionMlp {
+                linear_fc1: Linear::load(&mlp.at("linear_fc1"), [inner, width], true)?,
+                linear_fc2: Linear::load(&mlp.at("linear_fc2"), [width, inner], true)?,
+            },
+        })
+    }
+
+    /// # Shapes
+    /// `[P, D]` → `[P, D]`; `frames` are lengths that add up to `P`.
+    pub(crate) fn forward(&self, x: Tensor<2>, rotary: &Rotary2d, frames: &[usize]) -> Tensor<2> {
+        let x = x.clone() + self.attn.forward(self.norm1.forward(x), rotary, frames);
+        let inner = gelu_tanh(self.mlp.linear_fc1.rows(self.norm2.forward(x.clone())));
+        x + self.mlp.linear_fc2.rows(inner)
+    }
+}
+
+impl VisionAttention {
+    fn forward(&self, x: Tensor<2>, rotary: &Rotary2d, frames: &[usize]) -> Tensor<2> {
+        let [patches, width] = x.dims();
+        let qkv = self.qkv.rows(x); // [P, 3 * D]
+        let [q, k, v] = [0, 1, 2].map(|i| {
+            qkv.clone().narrow(1, i * width, width).reshape([patches, self.heads, width / self.heads])
+        });
+        self.proj.rows(window_attention([rotary.apply(q), rotary.apply(k), v], frames))
+    }
+}
+
+/// GELU by its tanh approximation, which the blocks were trained with. The framework's own raises to a power by logarithm.
+fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
+    let scale = (2.0 / std::f64::consts::PI).sqrt();
+    let inner = (x.clone().square() * (0.044715 * scale) + scale) * x.clone();
+    (inner.tanh() + 1.0) * x * 0.5
+}

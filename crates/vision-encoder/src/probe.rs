@@ -1,0 +1,13 @@
+use burn::tensor::Tensor;
+
+/// Sees what the encoder computes on the way, batch after batch. For tests and tools; `()` looks at nothing.
+pub trait VisionProbe {
+    /// Embedded patches and their resampled positions, both `[P, D]`, and the lengths of the frames.
+    fn embedded(&mut self, _patches: &Tensor<2>, _positions: &Tensor<2>, _frames: &[usize]) {}
+    /// Cosines and sines of the rotation, `[P, 1, Dh]`.
+    fn rotary(&mut self, _cos: &Tensor<3>, _sin: &Tensor<3>) {}
+    /// Output of a block `[P, D]`.
+    fn block(&mut self, _: usize, _: &Tensor<2>) {}
+}
+
+impl VisionProbe for () {}
