@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "256", value_parser = positive)]
     prompt: usize,
     /// Parts to time
-    #[arg(long, num_args = 1.., default_values = ["thinker", "talker", "mtp", "code2wav"])]
+    #[arg(long, num_args = 1.., default_values = ["aut", "vision", "thinker", "talker", "mtp", "code2wav"])]
     only: Vec<String>,
 }
 

@@ -1,5 +1,6 @@
 //! The measurements.
 
+use aut_encoder::{AutEncoder, MEL_PER_SECOND};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use checkpoint::{OmniConfig, Weights};
@@ -7,8 +8,11 @@ use code2wav::Code2Wav;
 use moe_talker::Talker;
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
-use omni_core::{CodePredictor as _, DecoderInput, Error, Positions, Result, SamplingOptions, Stage, TalkerInput};
+use omni_core::{
+    CodePredictor as _, DecoderInput, Error, ModalityEncoder, Positions, Result, SamplingOptions, Stage, TalkerInput,
+};
 use serde_json::{Value, json};
+use vision_encoder::{PixelPatches, VisionEncoder};
 
 use crate::Arguments;
 use crate::timing::{median, timed};
@@ -38,8 +42,12 @@ impl<'a> Bench<'a> {
             "talker" => self.talker(),
             "mtp" => self.mtp(),
             "code2wav" => self.code2wav(),
-            "aut" | "vision" => Err(Error::Unsupported(format!("part `{part}`: this version has no encoders"))),
-            other => Err(Error::Unsupported(format!("part `{other}`: expected thinker, talker, mtp or code2wav"))),
+            "aut" => self.aut(),
+            "vision" => self.vision(),
+            other => {
+                let known = "aut, vision, thinker, talker, mtp or code2wav";
+                Err(Error::Unsupported(format!("part `{other}`: expected {known}")))
+            }
         }
     }
 
@@ -79,6 +87,33 @@ impl<'a> Bench<'a> {
                 "params_m": round(parameters as f64 / 1e6, 1),
             })
         );
+        Ok(())
+    }
+
+    fn aut(&self) -> Result<()> {
+        let config = &self.config.thinker.audio;
+        let encoder = AutEncoder::load_parts(&self.weights(), config)?;
+        for seconds in [4, 30] {
+            let mel = self.random(seconds * MEL_PER_SECOND, config.num_mel_bins).squeeze_dim::<2>(0);
+            self.measure(["aut", &format!("{seconds} s of audio"), "encode"], encoder.num_params(), || {
+                Ok(encoder.encode(vec![mel.clone()])?.embeds.flatten(0, 1))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn vision(&self) -> Result<()> {
+        let config = &self.config.thinker.vision;
+        let encoder = VisionEncoder::load_parts(&self.weights(), config)?;
+        let width = config.in_channels * config.temporal_patch_size * config.patch_size.pow(2);
+        for side in [256, 512] {
+            let grid = side / config.patch_size;
+            let patches = self.random(grid * grid, width).squeeze_dim::<2>(0);
+            let item = PixelPatches { patches, grid: [1, grid, grid], seconds_per_step: 0.0 };
+            self.measure(["vision", &format!("image {side}x{side}"), "encode"], encoder.num_params(), || {
+                Ok(encoder.encode(vec![item.clone()])?.embeds.flatten(0, 1))
+            })?;
+        }
         Ok(())
     }
 

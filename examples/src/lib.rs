@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use qwen3_omni::{Device, Dtype, Event, GenerateOptions, Message, Omni, Reply, Result, WavFile};
+use qwen3_omni::{Device, Dtype, Event, GenerateOptions, Message, Omni, PartTokens, Reply, Result, WavFile};
 
 /// Flags of every chatting example.
 #[derive(Debug, Clone, Args)]
@@ -43,10 +43,16 @@ const NANO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/nano");
 
 const NANO_NOTICE: &str = "\
 Model: nano (built in). It shows that everything works; it knows a world of 50 spoken words and no more:
-  what is seven plus five   (sums and differences of number words, up to eighteen)
+  what is seven plus five   (sums and differences of number words, up to eighteen; typed or spoken)
   repeat red cat nine       (one to three of its words)
+  what do you see           (one or two coloured shapes in a small picture)
 Its voice is rough. Real ability comes with a real checkpoint: --model DIR
 ";
+
+/// A file that comes with the repository: spoken questions, pictures and a clip from nano's world.
+pub fn sample(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/nano-samples").join(name)
+}
 
 impl Flags {
     /// How the answer is to be made.
@@ -62,12 +68,17 @@ impl Flags {
         options
     }
 
+    /// The checkpoint directory.
+    pub fn directory(&self) -> PathBuf {
+        self.model.clone().unwrap_or_else(|| NANO.into())
+    }
+
     /// Loads the model with a progress bar, and says which one it is.
     ///
     /// # Errors
     /// As [`qwen3_omni::OmniBuilder::load`].
     pub fn load(&self) -> Result<Omni> {
-        let directory = self.model.clone().unwrap_or_else(|| NANO.into());
+        let directory = self.directory();
         if self.model.is_none() {
             eprintln!("{NANO_NOTICE}");
         }
@@ -109,7 +120,13 @@ pub fn exit(result: Result<()>) -> ExitCode {
 /// # Errors
 /// As [`Omni::stream`], or if the file cannot be written.
 pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Path) -> Result<Reply> {
-    let events = omni.stream(chat, options)?;
+    let prompt = omni.prompt(chat, options)?;
+    if prompt.has_media() {
+        for PartTokens { message, part, kind, tokens } in prompt.parts() {
+            eprintln!("message {message}, part {part} ({}): {tokens} tokens", kind.name());
+        }
+    }
+    let events = omni.stream_prompt(prompt, options)?;
     let speaks = omni.speaks() && options.speech != Some(false);
     // Started before the answer, so that no answer is lost to an unwritable path.
     let mut file = speaks.then(|| WavFile::create(out, qwen3_omni::code2wav::SAMPLE_RATE)).transpose()?;
@@ -118,6 +135,7 @@ pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Pa
     let mut spoken = Duration::ZERO;
     for event in events {
         match event? {
+            Event::Thinking(piece) => eprint!("{piece}"),
             Event::Text(piece) => {
                 print!("{piece}");
                 // A terminal that is gone is no reason to stop.

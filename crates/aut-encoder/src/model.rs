@@ -109,7 +109,9 @@ impl AutEncoder {
             let [frames, found] = item.dims();
             if frames == 0 || found != bins {
                 let item = index + 1;
-                return refuse(format!("item {item} has {frames} frames of {found} mel bins, expected 1 or more of {bins}"));
+                return refuse(format!(
+                    "item {item} has {frames} frames of {found} mel bins, expected 1 or more of {bins}"
+                ));
             }
         }
         Ok(items.iter().map(|item| item.dims()[0]).collect())

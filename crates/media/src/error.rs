@@ -49,7 +49,9 @@ impl MediaError {
 
     /// The same error about a thing of another name.
     pub(crate) fn named(mut self, name: String) -> Self {
-        if let Self::Damaged { origin, .. } | Self::Unsupported { origin, .. } | Self::Unusable { origin, .. } = &mut self {
+        if let Self::Damaged { origin, .. } | Self::Unsupported { origin, .. } | Self::Unusable { origin, .. } =
+            &mut self
+        {
             *origin = name;
         }
         self

@@ -16,3 +16,7 @@ pub mod video;
 
 pub use error::{MediaError, Result};
 pub use source::Source;
+
+#[cfg(all(doctest, feature = "video"))]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -35,11 +35,7 @@ impl From<&OmniConfig> for Turns {
             tts_pad: config.tts_pad_token_id,
             tts_bos: config.tts_bos_token_id,
             tts_eos: config.tts_eos_token_id,
-            placeholders: [
-                config.thinker.audio_token_id,
-                config.thinker.image_token_id,
-                config.thinker.video_token_id,
-            ],
+            placeholders: [config.thinker.audio_token_id, config.thinker.image_token_id, config.thinker.video_token_id],
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Prompt, every layer, every step, codes and sound of a run equal the reference's, on the device of `OMNI_TEST_DEVICE`.
+//! Prompt, every layer, every step, codes and sound of a run equal the reference's, from raw sound and pictures, on the device of `OMNI_TEST_DEVICE`.
 
 use weights_tools::verify::assert_cases;
 
-const CASES: [&str; 2] = ["talker_stop", "talker_text"];
+const CASES: [&str; 5] = ["e2e_mixed", "talker_audio", "talker_audio_in_video", "talker_stop", "talker_text"];
 
 #[test]
 fn golden_cases() {

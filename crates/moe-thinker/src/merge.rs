@@ -39,7 +39,8 @@ pub fn merge(
     rows: MediaRows,
 ) -> Result<(Tensor<3>, Option<VisualRows>)> {
     let [batch, tokens, width] = embeds.dims();
-    let kinds = [(media.audio, "sound", rows.audio), (media.image, "picture", rows.image), (media.video, "video", rows.video)];
+    let kinds =
+        [(media.audio, "sound", rows.audio), (media.image, "picture", rows.image), (media.video, "video", rows.video)];
     let mut sources = vec![embeds.flatten::<2>(0, 1)]; // [B * T, D]
     let mut order: Vec<i64> = (0..ids.len() as i64).collect();
     let (mut start, mut visual, mut deepstack) = (ids.len(), Vec::new(), Vec::new());

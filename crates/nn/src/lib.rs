@@ -6,6 +6,7 @@
 
 mod attention;
 mod decoder;
+mod host;
 mod kv_cache;
 mod linear;
 mod mask;
@@ -18,6 +19,7 @@ mod window;
 
 pub use attention::{Attention, AttentionSpec};
 pub use decoder::{Decoder, DecoderLayer, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec};
+pub use host::in_parts;
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, LayerNorm, Linear, id_row};
 pub use mask::{Mask, MaskSpec};

@@ -1,4 +1,5 @@
 use burn::module::{Module, Param};
+use burn::tensor::module::layer_norm;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::Weights;
 use omni_core::Result;
@@ -102,6 +103,9 @@ impl LayerNorm {
     /// Normalises the last axis; any rank.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
+        if dtype == DType::F32 {
+            return layer_norm(x, self.weight.val(), Some(self.bias.val()), self.eps);
+        }
         let x = x.cast(DType::F32);
         let centred = x.clone() - x.mean_dim(D - 1);
         let variance = centred.clone().square().mean_dim(D - 1);

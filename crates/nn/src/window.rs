@@ -1,5 +1,6 @@
-use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
 
 /// Scores of one block are at most so many (a quarter of a gigabyte in f32).
 const SCORES: usize = 1 << 26;
@@ -14,7 +15,6 @@ const SCORES: usize = 1 << 26;
 pub fn window_attention([q, k, v]: [Tensor<3>; 3], windows: &[usize]) -> Tensor<2> {
     let [rows, heads, width] = q.dims();
     assert_eq!(windows.iter().sum::<usize>(), rows, "windows cover the rows");
-    let q = q * (width as f64).powf(-0.5);
     let (mut pieces, mut start) = (Vec::new(), 0);
     // Neighbours of one length are a batch.
     for run in windows.chunk_by(|a, b| a == b) {
@@ -34,13 +34,11 @@ pub fn window_attention([q, k, v]: [Tensor<3>; 3], windows: &[usize]) -> Tensor<
 
 fn in_batch([q, k, v]: [Tensor<4>; 3]) -> Tensor<4> {
     let [windows, heads, length, _] = q.dims();
-    let dtype = q.dtype();
     let block = (SCORES / (windows * heads * length)).clamp(1, length);
-    let keys = k.swap_dims(2, 3);
     let blocks = (0..length).step_by(block).map(|start| {
         let q = q.clone().narrow(2, start, block.min(length - start));
-        let scores = q.matmul(keys.clone()).cast(DType::F32); // [windows, H, block, length]
-        softmax(scores, 3).cast(dtype).matmul(v.clone())
+        // The framework's attention, which keeps no scores on the CPU; softmax in f32, scaled by the width of a head.
+        attention(q, k.clone(), v.clone(), None, None, AttentionModuleOptions::default())
     });
     Tensor::cat(blocks.collect(), 2)
 }

@@ -195,8 +195,11 @@ impl Message {
 
     /// Text alone is a string, as text models' templates expect it; anything else a list of typed parts.
     fn to_json(&self) -> Value {
-        let text: Option<String> =
-            self.parts.iter().map(|part| if let Part::Text(text) = part { Some(text.as_str()) } else { None }).collect();
+        let text: Option<String> = self
+            .parts
+            .iter()
+            .map(|part| if let Part::Text(text) = part { Some(text.as_str()) } else { None })
+            .collect();
         let content = text.map_or_else(|| self.parts.iter().map(Part::to_json).collect(), Value::String);
         let mut message = json!({"role": self.role.name(), "content": content});
         if !self.tool_calls.is_empty() {

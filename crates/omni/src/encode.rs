@@ -14,7 +14,8 @@ use crate::processor::{Feature, Prompt};
 pub(crate) fn encode(model: &Inner, prompt: &mut Prompt) -> Result<MediaRows> {
     let (device, dtype) = (&model.device, model.dtype);
     let encoders = || {
-        let missing = || Error::NotLoaded("the conversation holds media, but the model was loaded without encoders".into());
+        let missing =
+            || Error::NotLoaded("the conversation holds media, but the model was loaded without encoders".into());
         model.encoders.as_ref().ok_or_else(missing)
     };
     let audio = joined(std::mem::take(&mut prompt.audio), |items: Vec<Mel>| {

@@ -93,7 +93,9 @@ impl<'a> Processor<'a> {
         let places = places(messages);
         let needs_encoders = places.iter().any(|place| !matches!(place.item, Part::Encoded(_)));
         if needs_encoders && self.model.encoders.is_none() {
-            return Err(Error::NotLoaded("the conversation holds media, but the model was loaded without encoders".into()));
+            return Err(Error::NotLoaded(
+                "the conversation holds media, but the model was loaded without encoders".into(),
+            ));
         }
         let template = TemplateOptions {
             tools: self.options.tools.clone(),
@@ -287,7 +289,8 @@ fn places(messages: &[Message]) -> Vec<Place<'_>> {
         media.map(|(part, _)| (message, part)).collect()
     };
     let all = messages.iter().map(Message::parts).enumerate().flat_map(of_message);
-    all.map(|(message, part)| Place { message: message + 1, part: part + 1, item: &messages[message].parts()[part] }).collect()
+    all.map(|(message, part)| Place { message: message + 1, part: part + 1, item: &messages[message].parts()[part] })
+        .collect()
 }
 
 /// Sound that is given, or else the file's own.

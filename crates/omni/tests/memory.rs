@@ -45,7 +45,7 @@ fn peak_memory_above_the_final_weights_is_one_layers_experts() {
 
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
-    let omni = Omni::builder(&out).text_only().load().unwrap();
+    let omni = Omni::builder(&out).text_only().without_media().load().unwrap();
     let (peak, held) = (MEMORY.peak_usage() - before, MEMORY.current_usage() - before);
     assert!(held >= weights, "{held} bytes held, {weights} of weights");
     assert!(peak <= weights + layer + OTHER, "peak {peak}: {weights} of weights, {layer} of one layer's experts");

@@ -2,6 +2,8 @@
 //! `OMNI_TEST_DEVICE`.
 #![allow(clippy::unwrap_used)]
 
+use std::path::PathBuf;
+
 use qwen3_omni::{Dtype, Error, GenerateOptions, Message, Omni, Reply, SpeechStop, TextStop};
 use serde_json::Value;
 
@@ -14,34 +16,47 @@ fn ask(omni: &Omni, question: &str) -> Reply {
     omni.generate(&[Message::user().text(question)], &GenerateOptions::default().greedy()).unwrap()
 }
 
-fn text_conversations() -> Vec<(String, Value)> {
-    let stored = std::fs::read(testkit::nano().join("../nano-samples/conversations.json")).unwrap();
+fn samples() -> PathBuf {
+    testkit::nano().join("../nano-samples")
+}
+
+/// Every stored conversation: typed, spoken and pictured questions, from the WAV and PNG files beside it.
+fn conversations() -> Vec<(Message, Value)> {
+    let stored = std::fs::read(samples().join("conversations.json")).unwrap();
     let stored: Vec<Value> = serde_json::from_slice(&stored).unwrap();
-    let question = |case: &Value| match case["content"].as_array().unwrap().as_slice() {
-        [part] if part["type"] == "text" => Some(part["text"].as_str().unwrap().to_owned()),
-        _ => None,
+    let question = |case: &Value| {
+        case["content"].as_array().unwrap().iter().fold(Message::user(), |message, part| {
+            let file = |key: &str| samples().join(part[key].as_str().unwrap());
+            match part["type"].as_str().unwrap() {
+                "text" => message.text(part["text"].as_str().unwrap()),
+                "audio" => message.audio(file("audio")),
+                "image" => message.image(file("image")),
+                other => panic!("unknown part {other}"),
+            }
+        })
     };
-    let cases: Vec<_> = stored.into_iter().filter_map(|case| Some((question(&case)?, case))).collect();
-    assert!(!cases.is_empty());
-    cases
+    stored.into_iter().map(|case| (question(&case), case)).collect()
 }
 
 #[test]
-fn text_conversations_give_the_stored_texts_codes_and_lengths() {
+fn typed_spoken_and_pictured_questions_give_the_stored_texts_codes_and_lengths() {
     let omni = nano();
-    for (question, stored) in text_conversations() {
-        let reply = ask(&omni, &question);
-        assert_eq!(reply.text, stored["text"].as_str().unwrap());
+    let conversations = conversations();
+    assert_eq!(conversations.len(), 10);
+    for (question, stored) in conversations {
+        let name = stored["name"].as_str().unwrap();
+        let reply = omni.generate(&[question], &GenerateOptions::default().greedy()).unwrap();
+        assert_eq!(reply.text, stored["text"].as_str().unwrap(), "{name}");
         assert_eq!(reply.text_stop, TextStop::End);
         let speech = reply.speech.unwrap();
         assert_eq!(speech.stop, SpeechStop::End);
         let codebooks: Vec<Vec<u32>> = serde_json::from_value(stored["codes"].clone()).unwrap();
         let frames: Vec<Vec<u32>> =
             (0..codebooks[0].len()).map(|f| codebooks.iter().map(|book| book[f]).collect()).collect();
-        assert_eq!(speech.codes, frames, "{question}");
+        assert_eq!(speech.codes, frames, "{name}");
         assert_eq!(speech.audio.samples.len() as u64, stored["samples"].as_u64().unwrap());
         let loudness = speech.audio.samples.iter().map(|s| s * s).sum::<f32>() / speech.audio.samples.len() as f32;
-        assert!(loudness.sqrt() > 0.01, "{question}: silence");
+        assert!(loudness.sqrt() > 0.01, "{name}: silence");
     }
 }
 

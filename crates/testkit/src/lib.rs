@@ -20,6 +20,11 @@ pub fn golden() -> PathBuf {
     fixtures().join("golden")
 }
 
+/// Small sound, picture and video files of every format that is read.
+pub fn media() -> PathBuf {
+    fixtures().join("media")
+}
+
 /// The default model of the repository: small, but really trained.
 pub fn nano() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/assets/nano")

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn expanded_prompts_split_into_the_spans_of_their_items() {
-        let items = vec![MediaItem::Audio(3), MediaItem::Audio(2), MediaItem::Image([1, 2]), MediaItem::Video([2, 1, 1], 0.1)];
+        let items =
+            vec![MediaItem::Audio(3), MediaItem::Audio(2), MediaItem::Image([1, 2]), MediaItem::Video([2, 1, 1], 0.1)];
         let joint = layout(items.clone(), true);
         let ids = joint.expand(&[9, 4, 1, END, 5, 2, 9, 5, 3, 9], END).unwrap();
         assert_eq!(ids, [9, 4, 1, 1, 1, END, 5, 2, 2, 9, 5, 4, 3, 1, 1, 3, END, 9]);

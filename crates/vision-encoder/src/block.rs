@@ -1,11 +1,15 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
+use burn::tensor::activation::sigmoid;
 use checkpoint::{VisionConfig, Weights};
-use nn::{LayerNorm, Linear, window_attention};
+use nn::{LayerNorm, Linear, in_parts, window_attention};
 use omni_core::Result;
 
 use crate::config::EPS;
 use crate::rotary2d::Rotary2d;
+
+/// Fewer rows are not worth another core's reading of the weights.
+const ROWS_PER_PART: usize = 24;
 
 /// One transformer block: attention inside a frame, then two linear layers, each behind a norm.
 #[derive(Module, Debug)]
@@ -52,8 +56,8 @@ impl VisionBlock {
     /// `[P, D]` → `[P, D]`; `frames` are lengths that add up to `P`.
     pub(crate) fn forward(&self, x: Tensor<2>, rotary: &Rotary2d, frames: &[usize]) -> Tensor<2> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x), rotary, frames);
-        let inner = gelu_tanh(self.mlp.linear_fc1.rows(self.norm2.forward(x.clone())));
-        x + self.mlp.linear_fc2.rows(inner)
+        let mlp = |x| self.mlp.linear_fc2.rows(gelu_tanh(self.mlp.linear_fc1.rows(self.norm2.forward(x))));
+        x.clone() + in_parts(x, ROWS_PER_PART, mlp)
     }
 }
 
@@ -61,16 +65,16 @@ impl VisionAttention {
     fn forward(&self, x: Tensor<2>, rotary: &Rotary2d, frames: &[usize]) -> Tensor<2> {
         let [patches, width] = x.dims();
         let qkv = self.qkv.rows(x); // [P, 3 * D]
-        let [q, k, v] = [0, 1, 2].map(|i| {
-            qkv.clone().narrow(1, i * width, width).reshape([patches, self.heads, width / self.heads])
-        });
+        let [q, k, v] = [0, 1, 2]
+            .map(|i| qkv.clone().narrow(1, i * width, width).reshape([patches, self.heads, width / self.heads]));
         self.proj.rows(window_attention([rotary.apply(q), rotary.apply(k), v], frames))
     }
 }
 
-/// GELU by its tanh approximation, which the blocks were trained with. The framework's own raises to a power by logarithm.
+/// GELU by its tanh approximation, which the blocks were trained with: `(1 + tanh(y)) / 2` is `sigmoid(2 y)`. The framework's
+/// own raises to a power by logarithm.
 fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
-    let scale = (2.0 / std::f64::consts::PI).sqrt();
+    let scale = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
     let inner = (x.clone().square() * (0.044715 * scale) + scale) * x.clone();
-    (inner.tanh() + 1.0) * x * 0.5
+    sigmoid(inner) * x
 }

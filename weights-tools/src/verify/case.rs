@@ -32,7 +32,7 @@ pub enum Outcome {
     Passed,
     /// At least one comparison failed, or the case could not be run.
     Failed(String),
-    /// The case is of no known kind, or needs a part that this version does not have.
+    /// The case is of no known kind.
     NotCovered(String),
     /// The case belongs to a part that the checkpoint does not have.
     Absent(String),
@@ -53,7 +53,6 @@ pub(crate) struct Case {
     touched: BTreeSet<String>,
     checks: Vec<Check>,
     slack: f64,
-    uncovered: Option<String>,
 }
 
 impl Case {
@@ -63,7 +62,7 @@ impl Case {
             Golden::Json(json) => (BTreeMap::new(), json),
         };
         let (touched, checks) = Default::default();
-        Self { name: name.to_owned(), tensors, json, touched, checks, slack, uncovered: None }
+        Self { name: name.to_owned(), tensors, json, touched, checks, slack }
     }
 
     /// Runs the case; tensors that nobody touched count as failures.
@@ -78,9 +77,6 @@ impl Case {
                 Some(format!("panicked: {}", text.unwrap_or("no message")))
             }
         };
-        if let Some(reason) = self.uncovered.take() {
-            return CaseReport { case: self.name, outcome: Outcome::NotCovered(reason), checks: self.checks };
-        }
         if failure.is_none() {
             let untouched: Vec<String> = self.tensors.keys().filter(|n| !self.touched.contains(*n)).cloned().collect();
             untouched.iter().for_each(|name| self.fail(name, "was not compared".into()));
@@ -101,11 +97,6 @@ impl Case {
 
     pub(crate) fn json(&self) -> &serde_json::Value {
         &self.json
-    }
-
-    /// Declares that this version cannot run the case.
-    pub(crate) fn not_covered(&mut self, reason: &str) {
-        self.uncovered = Some(reason.to_owned());
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {

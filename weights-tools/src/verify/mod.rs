@@ -70,36 +70,35 @@ type Runner = fn(&Model, &mut Case) -> Result<()>;
 struct Kind {
     prefix: &'static str,
     component: Option<Component>,
-    runner: Option<Runner>,
+    runner: Runner,
 }
 
-const fn kind(prefix: &'static str, component: Option<Component>, runner: Option<Runner>) -> Kind {
+const fn kind(prefix: &'static str, component: Option<Component>, runner: Runner) -> Kind {
     Kind { prefix, component, runner }
 }
 
-/// Kinds without a runner are known, but need a part that this version does not have.
 const KINDS: [Kind; 21] = [
-    kind("tokenizer_cases", None, Some(text::tokenizer)),
-    kind("chat_template_cases", None, Some(text::template)),
-    kind("positions_", Some(Component::Thinker), Some(positions::run)),
-    kind("audio_lengths", Some(Component::AudioEncoder), Some(positions::audio_lengths)),
-    kind("rotary_mrope", Some(Component::Thinker), Some(rotary::mrope)),
-    kind("rotary_mrope_released", None, Some(rotary::released)),
-    kind("rotary_plain", Some(Component::CodePredictor), Some(rotary::plain)),
-    kind("sampling", None, Some(sampling::run)),
-    kind("thinker_", Some(Component::Thinker), Some(thinker::run)),
-    kind("talker_", Some(Component::Talker), Some(talker::run)),
-    kind("e2e_", Some(Component::Talker), Some(talker::run)),
-    kind("code_predictor", Some(Component::CodePredictor), Some(predictor::run)),
-    kind("code2wav_", Some(Component::Code2Wav), Some(code2wav::whole)),
-    kind("code2wav_chunked_", Some(Component::Code2Wav), Some(code2wav::chunked)),
-    kind("mel_", None, Some(audio::mel)),
-    kind("audio_encoder_", Some(Component::AudioEncoder), Some(audio::encoder)),
-    kind("image_pre_", Some(Component::VisionEncoder), Some(vision::image)),
-    kind("video_pre_", Some(Component::VisionEncoder), Some(vision::video)),
-    kind("video_sampling", None, Some(vision::sampling)),
-    kind("smart_resize", Some(Component::VisionEncoder), Some(vision::sizes)),
-    kind("vision_", Some(Component::VisionEncoder), Some(vision::encoder)),
+    kind("tokenizer_cases", None, text::tokenizer),
+    kind("chat_template_cases", None, text::template),
+    kind("positions_", Some(Component::Thinker), positions::run),
+    kind("audio_lengths", Some(Component::AudioEncoder), positions::audio_lengths),
+    kind("rotary_mrope", Some(Component::Thinker), rotary::mrope),
+    kind("rotary_mrope_released", None, rotary::released),
+    kind("rotary_plain", Some(Component::CodePredictor), rotary::plain),
+    kind("sampling", None, sampling::run),
+    kind("thinker_", Some(Component::Thinker), thinker::run),
+    kind("talker_", Some(Component::Talker), talker::run),
+    kind("e2e_", Some(Component::Talker), talker::run),
+    kind("code_predictor", Some(Component::CodePredictor), predictor::run),
+    kind("code2wav_", Some(Component::Code2Wav), code2wav::whole),
+    kind("code2wav_chunked_", Some(Component::Code2Wav), code2wav::chunked),
+    kind("mel_", None, audio::mel),
+    kind("audio_encoder_", Some(Component::AudioEncoder), audio::encoder),
+    kind("image_pre_", Some(Component::VisionEncoder), vision::image),
+    kind("video_pre_", Some(Component::VisionEncoder), vision::video),
+    kind("video_sampling", None, vision::sampling),
+    kind("smart_resize", Some(Component::VisionEncoder), vision::sizes),
+    kind("vision_", Some(Component::VisionEncoder), vision::encoder),
 ];
 
 /// A checkpoint on a device; parts are loaded when a case asks for them.
@@ -170,12 +169,9 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     if let Some(absent) = kind.component.filter(|component| !component.is_in(model.config())) {
         return ended(Outcome::Absent(format!("the checkpoint has no {absent}")));
     }
-    let Some(runner) = kind.runner else {
-        return ended(Outcome::NotCovered("needs a part that this version does not have".into()));
-    };
     match Golden::read(path) {
         Err(error) => ended(Outcome::Failed(error.to_string())),
-        Ok(golden) => Case::new(name, golden, model.slack).run(|case| runner(model, case)),
+        Ok(golden) => Case::new(name, golden, model.slack).run(|case| (kind.runner)(model, case)),
     }
 }
 

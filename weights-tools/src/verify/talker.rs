@@ -1,7 +1,7 @@
 use burn::tensor::{Int, Tensor};
 use checkpoint::Component;
-use moe_talker::{Conversation, SpeakOptions, SpeakProbe, Talker, TalkerPrompt, speaker_id};
 use media::video::clip;
+use moe_talker::{Conversation, SpeakOptions, SpeakProbe, Talker, TalkerPrompt, speaker_id};
 use moe_thinker::{Thinker, merge};
 use mtp::CodePredictor;
 use nn::{Sampler, id_row};

@@ -53,8 +53,9 @@ impl AudioInput {
                 // Nothing was handed out yet: the contents are of a kind that is not decoded here.
                 Err(MediaError::Unsupported { reason, .. }) => {
                     let mut mono = Mono::new(source.origin());
-                    let there =
-                        crate::video::ffmpeg_sound(source, &reason, &mut |piece| mono.push(piece, SAMPLE_RATE, 1, sink))?;
+                    let there = crate::video::ffmpeg_sound(source, &reason, &mut |piece| {
+                        mono.push(piece, SAMPLE_RATE, 1, sink)
+                    })?;
                     if there { mono.finish(sink) } else { Err(MediaError::unusable(source.origin(), NO_SOUND)) }
                 }
                 done => done,

@@ -52,7 +52,9 @@ impl Axis {
         let precision = (0..=22).rev().find(fits).unwrap_or(0);
         let unit = f64::from(1u32 << precision);
         let whole = |weight: f64| (weight * unit).round() as i32;
-        let taps = floats.into_iter().map(|(first, weights)| Taps { first, weights: weights.into_iter().map(whole).collect() });
+        let taps = floats
+            .into_iter()
+            .map(|(first, weights)| Taps { first, weights: weights.into_iter().map(whole).collect() });
         Some(Self { taps: taps.collect(), precision })
     }
 

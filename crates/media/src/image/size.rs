@@ -20,7 +20,8 @@ const MOST_RATIO: usize = 200;
 pub fn target_size([height, width]: [usize; 2], factor: usize, bounds: PixelBounds) -> Result<[usize; 2]> {
     let (long, short) = (height.max(width), height.min(width));
     if short == 0 || long > MOST_RATIO * short {
-        let reason = format!("{width} × {height} pixels: the long side may be at most {MOST_RATIO} times the short one");
+        let reason =
+            format!("{width} × {height} pixels: the long side may be at most {MOST_RATIO} times the short one");
         return Err(MediaError::unusable("picture", reason));
     }
     let step = factor as f64;

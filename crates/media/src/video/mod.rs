@@ -23,6 +23,9 @@ pub(crate) use ffmpeg::ffmpeg_sound;
 pub use input::VideoInput;
 pub use sampling::sample_indices;
 
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::image::{PatchSpec, Patches, PixelBounds, Pixels, fit};
@@ -135,20 +138,19 @@ enum Reader {
 
 impl Reader {
     fn open(source: &Source) -> Result<Self> {
-        let bytes: Arc<[u8]> = match source {
-            Source::Bytes(bytes) => bytes.clone(),
-            Source::Path(path) => {
-                let io = |source| MediaError::Io { path: path.clone(), source };
-                if !path.metadata().map_err(io)?.is_file() {
-                    return Err(MediaError::unsupported(source.origin(), "this is no file"));
-                }
-                std::fs::read(path).map_err(io)?.into()
-            }
+        let bytes = match source {
+            Source::Bytes(bytes) => Some(bytes.clone()),
+            Source::Path(path) => read_mp4(path).map_err(|error| match error.kind() {
+                ErrorKind::IsADirectory => MediaError::unsupported(source.origin(), "this is no file"),
+                _ => MediaError::Io { path: path.clone(), source: error },
+            })?,
         };
-        match Mp4Video::open(bytes, &source.origin())? {
-            Ok(video) => Ok(Self::Mp4(video)),
-            Err(why) => Ok(Self::Ffmpeg(FfmpegVideo::open(source, &why)?)),
-        }
+        let why = match bytes.map(|bytes| Mp4Video::open(bytes, &source.origin())).transpose()? {
+            Some(Ok(video)) => return Ok(Self::Mp4(video)),
+            Some(Err(why)) => why,
+            None => "this is no MP4 or MOV".to_owned(),
+        };
+        Ok(Self::Ffmpeg(FfmpegVideo::open(source, &why)?))
     }
 
     fn timing(&self) -> &Timing {
@@ -166,9 +168,36 @@ impl Reader {
     }
 }
 
+/// The contents of a file that starts as MP4 and MOV do: with a box whose name is letters.
+fn read_mp4(path: &Path) -> std::io::Result<Option<Arc<[u8]>>> {
+    let mut file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    let mut bytes = Vec::new();
+    file.by_ref().take(8).read_to_end(&mut bytes)?;
+    if !bytes.get(4..).is_some_and(|name| name.len() == 4 && name.iter().all(u8::is_ascii_lowercase)) {
+        return Ok(None);
+    }
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(bytes.into()))
+}
+
 /// The chosen frames, resized, and the effective rate.
 fn sampled(source: &Source, options: &VideoOptions) -> Result<(Vec<Pixels>, f64)> {
     let reader = Reader::open(source)?;
+    let failed = match (&reader, take(&reader, source, options)) {
+        (Reader::Mp4(_), Err(error)) => error,
+        (_, done) => return done,
+    };
+    // Some streams are beyond the decoder here; an installed ffmpeg may know better.
+    match FfmpegVideo::open(source, &failed.to_string()) {
+        Ok(video) => take(&Reader::Ffmpeg(video), source, options).map_err(|_| failed),
+        Err(_) => Err(failed),
+    }
+}
+
+fn take(reader: &Reader, source: &Source, options: &VideoOptions) -> Result<(Vec<Pixels>, f64)> {
     let chosen = choose(reader.timing(), options);
     let mut frames = Vec::with_capacity(chosen.len());
     reader.decode(&chosen, &mut |pixels| {

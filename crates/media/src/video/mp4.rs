@@ -89,31 +89,39 @@ impl Mp4Video {
     pub(crate) fn decode(&self, wanted: &[usize], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
         let places = self.places(wanted)?;
         let mut frames = Frames::new(self.length_bytes, &self.headers).map_err(|fault| self.broken(0, fault))?;
-        let mut ready = BTreeMap::new();
+        // Frames that were decoded before another that is shown earlier.
+        let mut waiting = BTreeMap::new();
         let mut next = 0;
-        let end = places.last_key_value().map_or(0, |(last, _)| last + 1);
-        let mut skip_until = 0;
-        for (index, (sample, role)) in self.samples.iter().enumerate().take(end) {
-            if *role == Role::Key {
-                skip_until = self.unneeded(index, &places);
-            }
-            let place = places.get(&index);
-            let sample = sample.of(&self.bytes);
-            if index < skip_until || (*role == Role::Alone && place.is_none()) {
+        for (index, needed) in self.needed(&places).into_iter().enumerate() {
+            let sample = self.samples[index].0.of(&self.bytes);
+            if !needed {
                 frames.skip(sample).map_err(|fault| self.broken(index, fault))?;
                 continue;
             }
             let picture = frames.decode(sample).map_err(|fault| self.broken(index, fault))?;
-            if let Some(place) = place {
+            if let Some(place) = places.get(&index) {
                 let other = || self.broken(index, Fault::Damaged("it has another size than announced".into()));
-                ready.insert(*place, picture.pixels(&self.look).ok_or_else(other)??);
+                waiting.insert(*place, picture.pixels(&self.look).ok_or_else(other)??);
             }
-            while let Some(pixels) = ready.remove(&next) {
+            while let Some(pixels) = waiting.remove(&next) {
                 sink(pixels)?;
                 next += 1;
             }
         }
         Ok(())
+    }
+
+    /// For each sample up to the last wanted one, whether it must be decoded.
+    fn needed(&self, places: &BTreeMap<usize, usize>) -> Vec<bool> {
+        let end = places.last_key_value().map_or(0, |(last, _)| last + 1);
+        let mut skip_until = 0;
+        let mut need = |(index, (_, role)): (usize, &(Sample, Role))| {
+            if *role == Role::Key {
+                skip_until = self.unneeded(index, places);
+            }
+            index >= skip_until && (*role != Role::Alone || places.contains_key(&index))
+        };
+        self.samples[..end].iter().enumerate().map(&mut need).collect()
     }
 
     /// For each sample that is wanted, where its frame stands among the wanted ones.
@@ -159,9 +167,10 @@ fn timing(samples: &[Sample], order: &[u32], shown: Shown, ticks_per_second: u32
     let frames = || order.iter().map(|index| &samples[*index as usize]);
     let starts: Vec<i64> = frames().map(|sample| sample.shown).collect();
     let (first, last) = starts.first().copied().zip(starts.last().copied()).unwrap_or_default();
-    // Lengths are told from decoding to decoding, so that only their sum says when the last frame ends.
-    let end = frames().fold(first, |end, sample| end.saturating_add(sample.length.into())).min(shown.until);
-    Timing::new(starts, end.saturating_sub(last), ticks_per_second.into())
+    // Lengths are told from decoding to decoding, so that only their sum may say when the last frame ends.
+    let sum = frames().fold(first, |end, sample| end.saturating_add(sample.length.into()));
+    let ends = [sum, shown.until].into_iter().filter(|end| *end > last && *end < i64::MAX);
+    Timing::new(starts, ends.min().map_or(0, |end| end.saturating_sub(last)), ticks_per_second.into())
 }
 
 /// Looks into every sample without decoding it: its units must be whole, and its headers such as can be decoded.
@@ -224,6 +233,13 @@ mod tests {
         assert_eq!(order, [2, 3]);
         let timing = timing(&samples, &order, shown, 10);
         assert_eq!((timing.timestamps, timing.duration), (vec![0, 10], 19));
+    }
+
+    #[test]
+    fn the_last_frame_ends_where_the_lengths_or_the_edit_list_say() {
+        let (samples, order) = (samples([0, 100]), [0, 1]);
+        let ends = |until| timing(&samples, &order, Shown { from: 0, until }, 10).duration;
+        assert_eq!((ends(140), ends(i64::MAX)), (140, 200));
     }
 
     #[test]

@@ -24,7 +24,8 @@ impl Listing {
             Some(heading) => self.heading(heading),
             None => self.frame(line),
         };
-        let damaged = || MediaError::damaged(origin, format!("ffmpeg lists a frame as {line:?}, which is not understood"));
+        let damaged =
+            || MediaError::damaged(origin, format!("ffmpeg lists a frame as {line:?}, which is not understood"));
         read.ok_or_else(damaged)?;
         let frames = self.starts.len();
         if frames > MOST_FRAMES {

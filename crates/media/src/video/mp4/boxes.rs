@@ -100,9 +100,8 @@ pub(super) fn find<'a>(body: &'a [u8], name: &[u8; 4]) -> Result<Option<&'a [u8]
 
 /// The box reached by going through `path`, which must be there.
 pub(super) fn require<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Result<&'a [u8], String> {
-    path.iter().try_fold(body, |body, name| {
-        find(body, name)?.ok_or_else(|| format!("the box {} is missing", Name(**name)))
-    })
+    path.iter()
+        .try_fold(body, |body, name| find(body, name)?.ok_or_else(|| format!("the box {} is missing", Name(**name))))
 }
 
 /// Numbers one after the other in a box.

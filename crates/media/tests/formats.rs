@@ -1,0 +1,182 @@
+//! Every format that is promised is read, to the right pitch, pixels, frames and lengths.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Cursor;
+
+use qwen3_omni_media::Source;
+use qwen3_omni_media::audio::{AudioInput, log_mel, read};
+use qwen3_omni_media::image::{ImageInput, ImageOptions, Pixels, patches};
+use qwen3_omni_media::video::{VideoInput, VideoOptions, clip};
+
+fn file(name: &str) -> Source {
+    testkit::media().join(name).into()
+}
+
+fn in_memory(name: &str) -> Source {
+    std::fs::read(testkit::media().join(name)).unwrap().into()
+}
+
+/// The frequency, from upward zero crossings.
+fn pitch(samples: &[f32]) -> f32 {
+    let crossings = samples.windows(2).filter(|pair| pair[0] < 0.0 && pair[1] >= 0.0).count();
+    crossings as f32 * 16_000.0 / samples.len() as f32
+}
+
+#[test]
+fn every_sound_format_gives_the_tone_at_its_pitch_and_length() {
+    for name in ["tone.flac", "tone.mp3", "tone.ogg", "tone.m4a"] {
+        let samples = read(&file(name).into()).unwrap();
+        assert!((16_000..=17_200).contains(&samples.len()), "{name}: {}", samples.len());
+        assert!((pitch(&samples[1000..15_000]) - 440.0).abs() < 2.0, "{name}");
+        // FFmpeg's sine has an eighth of full scale.
+        let loudest = samples.iter().fold(0f32, |a, b| a.max(b.abs()));
+        assert!((0.11..0.15).contains(&loudest), "{name}: {loudest}");
+        assert_eq!(samples, read(&in_memory(name).into()).unwrap(), "{name}");
+    }
+}
+
+fn wav(rate: u32, channels: u16, bits: u16, format: hound::SampleFormat, samples: &[f32]) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    let spec = hound::WavSpec { channels, sample_rate: rate, bits_per_sample: bits, sample_format: format };
+    let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
+    for sample in samples {
+        match format {
+            hound::SampleFormat::Float => writer.write_sample(*sample).unwrap(),
+            hound::SampleFormat::Int => {
+                writer.write_sample((f64::from(*sample) * 2f64.powi(i32::from(bits) - 1)) as i32).unwrap();
+            }
+        }
+    }
+    writer.finalize().unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn wav_of_any_depth_rate_and_channel_count_is_mixed_to_one_channel_at_16_khz() {
+    use hound::SampleFormat::{Float, Int};
+    for (rate, channels, bits, format) in [
+        (16_000, 1, 16, Int),
+        (8_000, 1, 8, Int),
+        (48_000, 2, 24, Int),
+        (44_100, 1, 32, Int),
+        (192_000, 8, 16, Int),
+        (22_050, 3, 32, Float),
+    ] {
+        // The mean over the channels is a tone of a quarter of full scale.
+        let frames = rate as usize / 4;
+        let tone = |i: usize| (std::f32::consts::TAU * 500.0 * i as f32 / rate as f32).sin() * 0.25;
+        let spread = |c: u16| if channels == 1 { 1.0 } else { 2.0 * f32::from(c) / f32::from(channels - 1) };
+        let samples: Vec<f32> = (0..frames).flat_map(|i| (0..channels).map(move |c| tone(i) * spread(c))).collect();
+        let mixed = read(&wav(rate, channels, bits, format, &samples).into()).unwrap();
+        assert_eq!(mixed.len(), (frames * 16_000).div_ceil(rate as usize), "{rate}/{channels}");
+        let expected = |i: usize| (std::f32::consts::TAU * 500.0 * i as f32 / 16_000.0).sin() * 0.25;
+        let error = (500..3000).map(|i| (mixed[i] - expected(i)).abs()).fold(0.0, f32::max);
+        assert!(error < if bits == 8 { 0.012 } else { 2e-3 }, "{rate}/{channels}/{bits}: {error}");
+    }
+}
+
+#[test]
+fn samples_of_a_file_are_those_of_its_16_bit_numbers() {
+    let samples: Vec<f32> = (-100..400).map(|i| i as f32 * 80.0 / 32768.0).collect();
+    let read = read(&wav(16_000, 1, 16, hound::SampleFormat::Int, &samples).into()).unwrap();
+    assert_eq!(read, samples);
+}
+
+#[test]
+fn mel_frames_of_pieces_equal_those_of_the_whole_and_batches_pad_the_shorter_item() {
+    use qwen3_omni_media::audio::MelStream;
+    let samples: Vec<f32> = (0..20_123).map(|i| ((i * i % 977) as f32 / 977.0 - 0.5) * (i as f32 / 2e4)).collect();
+    let whole = &log_mel(&[AudioInput::samples(samples.clone(), 16_000, 1)]).unwrap()[0];
+    assert_eq!(whole.frames(), 125);
+    for piece in [1, 160, 399, 7000] {
+        let mut stream = MelStream::new();
+        samples.chunks(piece).for_each(|piece| stream.push(piece).unwrap());
+        assert_eq!(&stream.finish().unwrap(), whole, "pieces of {piece}");
+    }
+    let long = AudioInput::samples(vec![0.1; 40_000], 16_000, 1);
+    let batch = log_mel(&[AudioInput::samples(samples, 16_000, 1), long]).unwrap();
+    assert_eq!((batch[0].frames(), batch[1].frames()), (126, 250));
+    let (a, b) = (&whole.values()[..120 * 128], &batch[0].values()[..120 * 128]);
+    assert_eq!(a, b);
+}
+
+fn pixels(name: &str) -> Pixels {
+    ImageInput::from(file(name)).pixels().unwrap().into_owned()
+}
+
+#[test]
+fn every_picture_format_gives_the_same_picture_upright() {
+    let expected = pixels("picture.png");
+    assert_eq!((expected.width(), expected.height()), (48, 32));
+    assert_eq!(expected.rgb()[(3 * 48 + 30) * 3..][..3], [150, 21, 40]);
+    for (name, tolerance) in
+        [("picture.bmp", 0), ("picture.webp", 0), ("picture.gif", 60), ("picture.jpg", 60), ("turned.jpg", 60)]
+    {
+        let found = pixels(name);
+        assert_eq!((found.width(), found.height()), (48, 32), "{name}");
+        let errors = found.rgb().iter().zip(expected.rgb()).map(|(a, b)| a.abs_diff(*b));
+        let (worst, sum) = errors.fold((0, 0), |(worst, sum), e| (worst.max(e), sum + u32::from(e)));
+        assert!(worst <= tolerance && sum / (48 * 32 * 3) < 8, "{name}: {worst}, {sum}");
+        assert_eq!(found, ImageInput::from(in_memory(name)).pixels().unwrap().into_owned());
+    }
+}
+
+#[test]
+fn pixels_bytes_and_files_make_the_same_patches() {
+    let options = ImageOptions::default();
+    let from_file = patches(&file("picture.png").into(), &options).unwrap();
+    assert_eq!(patches(&in_memory("picture.png").into(), &options).unwrap(), from_file);
+    assert_eq!(patches(&pixels("picture.png").into(), &options).unwrap(), from_file);
+}
+
+#[test]
+fn videos_are_sampled_with_their_effective_rate() {
+    let options = VideoOptions::default();
+    for (name, frames, rate) in [
+        ("clip.mp4", 4, 2.0),
+        // Seven frames in 1.7 s: four of them are taken.
+        ("clip_vfr.mp4", 4, 4.0 / 1.7),
+        ("silent.mp4", 4, 4.0),
+        // Read by the installed ffmpeg.
+        ("clip.webm", 4, 2.0),
+    ] {
+        for source in [file(name), in_memory(name)] {
+            let clip = clip(&source.into(), &options).unwrap();
+            assert_eq!(clip.patches().grid()[0] * 2, frames, "{name}");
+            assert!((clip.frames_per_second() - rate).abs() < 0.02, "{name}: {}", clip.frames_per_second());
+            assert!((f64::from(clip.seconds_per_step()) - 2.0 / clip.frames_per_second()).abs() < 1e-6);
+        }
+    }
+    let more = VideoOptions { frames_per_second: 10.0, max_frames: 13, ..options };
+    assert_eq!(clip(&file("clip.mp4").into(), &more).unwrap().patches().grid()[0], 6);
+}
+
+#[test]
+fn both_readers_see_the_same_pictures() {
+    let options = VideoOptions::default();
+    let [mp4, webm] = ["clip.mp4", "clip.webm"].map(|name| clip(&file(name).into(), &options).unwrap());
+    assert_eq!(mp4.patches().grid(), webm.patches().grid());
+    let pairs = mp4.patches().values().iter().zip(webm.patches().values());
+    let mean = pairs.map(|(a, b)| (a - b).abs()).sum::<f32>() / mp4.patches().values().len() as f32;
+    assert!(mean < 0.05, "{mean}");
+}
+
+#[test]
+fn the_sound_of_a_video_is_read_from_either_container() {
+    for name in ["clip.mp4", "clip.webm", "sound_only.mp4"] {
+        let samples = read(&AudioInput::SoundTrack(file(name))).unwrap();
+        let seconds = if name == "sound_only.mp4" { 1.0 } else { 2.0 };
+        assert!((samples.len() as f32 / 16_000.0 - seconds).abs() < 0.15, "{name}: {}", samples.len());
+        assert!(samples.iter().any(|sample| sample.abs() > 0.2), "{name}");
+    }
+}
+
+#[test]
+fn pictures_and_frames_make_a_video_as_they_are() {
+    let options = VideoOptions::default();
+    let from_files = VideoInput::images(vec![file("picture.png"); 3], 1.5);
+    let from_pixels = VideoInput::frames(vec![pixels("picture.png"); 3], 1.5);
+    let [a, b] = [from_files, from_pixels].map(|input| clip(&input, &options).unwrap());
+    assert_eq!(a, b);
+    assert_eq!((a.patches().grid()[0], a.frames_per_second()), (2, 1.5));
+}

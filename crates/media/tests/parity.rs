@@ -1,0 +1,24 @@
+//! Log-mel frames equal the reference's within its rounding, sizes and pixels exactly, on the device of `OMNI_TEST_DEVICE`.
+
+use weights_tools::verify::assert_cases;
+
+const CASES: [&str; 13] = [
+    "image_pre_img_a",
+    "image_pre_img_b",
+    "image_pre_img_grey",
+    "image_pre_img_rgba",
+    "mel_batch",
+    "mel_constants",
+    "mel_long",
+    "mel_mid",
+    "mel_short",
+    "smart_resize",
+    "video_pre_default",
+    "video_pre_small",
+    "video_sampling",
+];
+
+#[test]
+fn golden_cases() {
+    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &CASES);
+}

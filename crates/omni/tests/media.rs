@@ -1,0 +1,298 @@
+//! The facade with sound, pictures and video: counts, order, limits, variants, and requests that cannot be served.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use qwen3_omni::aut_encoder::AutEncoder;
+use qwen3_omni::checkpoint::Checkpoint;
+use qwen3_omni::media::audio::log_mel;
+use qwen3_omni::media::image::{PixelBounds, Pixels};
+use qwen3_omni::{
+    AudioInput, Encoded, Error, Event, GenerateOptions, Message, ModalityEncoder, Omni, PartKind, Reply, SpanLayout,
+    TalkerPositions, VideoInput,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn sample(name: &str) -> PathBuf {
+    testkit::nano().join("../nano-samples").join(name)
+}
+
+fn nano() -> Omni {
+    Omni::builder(testkit::nano()).load().unwrap()
+}
+
+fn tiny() -> Omni {
+    Omni::builder(testkit::tiny()).load().unwrap()
+}
+
+fn greedy() -> GenerateOptions {
+    GenerateOptions::default().greedy()
+}
+
+/// Few tokens and frames, for random weights.
+fn short() -> GenerateOptions {
+    GenerateOptions { max_new_tokens: 5, max_codes: Some(5), ..greedy() }
+}
+
+fn edited(files: &[&str], edit: impl FnOnce(&Path)) -> TempDir {
+    let directory = testkit::copy_of_tiny(files);
+    edit(directory.path());
+    directory
+}
+
+fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    edit(&mut json);
+    std::fs::write(path, json.to_string()).unwrap();
+}
+
+fn refused(omni: &Omni, message: Message, options: &GenerateOptions) -> Error {
+    omni.stream(&[message], options).err().unwrap()
+}
+
+/// A square of one colour on black, as nano's pictures have them.
+fn frames(count: usize) -> Vec<Pixels> {
+    let frame = |t: usize| {
+        let inside = |i: usize| (20 + t..60 + t).contains(&(i % 96)) && (30..70).contains(&(i / 96));
+        (0..96 * 96).flat_map(|i| if inside(i) { [230, 30, 30] } else { [20, 20, 30] }).collect()
+    };
+    (0..count).map(|t| Pixels::new(96, 96, frame(t)).unwrap()).collect()
+}
+
+fn small_frames() -> GenerateOptions {
+    let mut options = short();
+    options.video.bounds = PixelBounds { min: 4096, max: 786_432 };
+    options
+}
+
+#[test]
+fn every_part_is_counted_before_anything_runs() {
+    let message = Message::user()
+        .text("what is")
+        .audio(sample("spoken_hello_question.wav"))
+        .image(sample("picture_one.png"))
+        .video(VideoInput::frames(frames(5), 2.0));
+    let chat = [Message::system("hello"), message];
+    let prompt = tiny().prompt(&chat, &small_frames()).unwrap();
+    let counts: Vec<_> = prompt.parts().iter().map(|part| (part.message, part.part, part.kind, part.tokens)).collect();
+    // 1.06 s of sound; 6 × 6 patches; three steps of 6 × 6 patches.
+    assert_eq!(counts[2..], [(2, 2, PartKind::Audio, 14), (2, 3, PartKind::Image, 9), (2, 4, PartKind::Video, 27)]);
+    let inside: usize = counts.iter().map(|(.., tokens)| tokens).sum();
+    // Two tokens open and close each of the three media; the template adds turns.
+    assert!(prompt.tokens() > inside + 6);
+    assert_eq!(prompt.ids().len(), prompt.tokens());
+}
+
+#[test]
+fn bytes_samples_and_pixels_answer_as_the_files_they_come_from() {
+    let omni = nano();
+    let answer = |message: Message| omni.generate(&[message], &greedy()).unwrap();
+    let file = sample("spoken_sum_question.wav");
+    let from_file = answer(Message::user().audio(&file));
+    assert_eq!(from_file.text, "five plus seven is twelve");
+    let samples = qwen3_omni::media::audio::read(&AudioInput::from(&file)).unwrap();
+    for audio in [AudioInput::from(std::fs::read(&file).unwrap()), AudioInput::samples(samples, 16_000, 1)] {
+        let reply = answer(Message::user().audio(audio));
+        assert_eq!(reply.speech.unwrap().codes, from_file.speech.as_ref().unwrap().codes);
+    }
+    let picture = sample("picture_two.png");
+    let pixels = qwen3_omni::ImageInput::from(&picture).pixels().unwrap().into_owned();
+    for message in [Message::user().image(&picture), Message::user().image(pixels)] {
+        assert_eq!(answer(message.text("what do you see")).text, "a red circle left of a blue square");
+    }
+}
+
+#[test]
+fn a_clip_of_one_shape_is_understood_with_and_without_its_sound() {
+    let omni = nano();
+    let mut options = small_frames();
+    (options.max_new_tokens, options.max_codes) = (1024, None);
+    let reply = omni.generate(&[Message::user().video(sample("clip.mp4")).text("what do you see")], &options).unwrap();
+    assert_eq!(reply.text, "a big green triangle");
+    options.audio_in_video = true;
+    let reply = omni.generate(&[Message::user().video(sample("clip.mp4"))], &options).unwrap();
+    assert_eq!(reply.text, "a big green triangle");
+    assert!(!reply.timings.encoders.is_zero());
+}
+
+#[test]
+fn several_media_in_several_turns_are_read_in_order() {
+    let omni = nano();
+    let chat = [
+        Message::user().image(sample("picture_one.png")).text("what do you see"),
+        Message::assistant("a big green triangle"),
+        Message::user().image(sample("picture_colour_spoken.png")).audio(sample("picture_colour_spoken_question.wav")),
+    ];
+    let prompt = omni.prompt(&chat, &greedy()).unwrap();
+    let kinds: Vec<_> = prompt.parts().iter().map(|part| part.kind).collect();
+    use PartKind::{Audio, Image, Text};
+    assert_eq!(kinds, [Image, Text, Text, Image, Audio]);
+    let Some(Ok(Event::Text(_))) = omni.stream_prompt(prompt, &greedy()).unwrap().next() else { panic!("no text") };
+    // Other pictures in the same places give other prompts' rows: nothing is mixed up between the turns.
+    let swapped = [
+        Message::user().image(sample("picture_colour_spoken.png")).text("what do you see"),
+        chat[1].clone(),
+        Message::user().image(sample("picture_one.png")).audio(sample("picture_colour_spoken_question.wav")),
+    ];
+    let [a, b] = [&chat, &swapped].map(|chat| omni.generate(chat, &greedy()).unwrap());
+    assert_ne!((a.text, a.speech.map(|s| s.codes)), (b.text, b.speech.map(|s| s.codes)));
+}
+
+#[test]
+fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
+    let omni = nano();
+    let file = sample("spoken_sum_question.wav");
+    let device = Device::flex();
+    let encoder = AutEncoder::from_checkpoint(&Checkpoint::open(testkit::nano()).unwrap(), &device).unwrap();
+    let mel = log_mel(&[file.clone().into()]).unwrap().remove(0);
+    let shape = [mel.frames(), mel.bins()];
+    let own = encoder.encode(vec![Tensor::from_data(TensorData::new(mel.into_values(), shape), &device)]).unwrap();
+    let [a, b] = [Message::user().encoded(own.clone()), Message::user().audio(&file)]
+        .map(|message| omni.generate(&[message], &greedy()).unwrap());
+    assert_eq!(a.text, "five plus seven is twelve");
+    assert_eq!(a.speech.unwrap().codes, b.speech.unwrap().codes);
+    // Beside built-in ones, in order.
+    let mixed = Message::user().audio(sample("spoken_hello_question.wav")).encoded(own.clone()).audio(&file);
+    let prompt = omni.prompt(&[mixed.clone()], &greedy()).unwrap();
+    let rows = own.embeds.dims()[0];
+    assert_eq!(prompt.parts().iter().map(|part| part.tokens).collect::<Vec<_>>()[1..], [rows, rows]);
+    omni.generate(&[mixed], &short()).unwrap();
+    let narrow = Encoded {
+        embeds: Tensor::zeros([3, 7], &device),
+        spans: vec![SpanLayout::Audio { tokens: 3 }],
+        deepstack: vec![],
+    };
+    let error = refused(&omni, Message::user().text("hear").encoded(narrow), &greedy());
+    assert!(matches!(&error, Error::Media { part, .. } if part == "message 1, part 2"), "{error}");
+    assert!(error.to_string().contains("[3, 7]") && error.to_string().contains("expected width 128"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_read_is_named_by_message_part_and_file() {
+    let omni = nano();
+    let mut options = greedy();
+    for (message, expected) in [
+        (Message::user().text("hear").audio("/no/such.wav"), ["message 1, part 2", "/no/such.wav"]),
+        (Message::user().image(testkit::media().join("tone.mp3")), ["message 1, part 1", "no picture"]),
+        (Message::user().audio(sample("picture_one.png")), ["message 1, part 1", "no sound"]),
+        (Message::user().video(testkit::media().join("sound_only.mp4")), ["message 1, part 1", "no video track"]),
+        (Message::user().audio(AudioInput::samples(vec![], 16_000, 1)), ["message 1, part 1", "no samples"]),
+    ] {
+        let error = refused(&omni, message, &options);
+        assert!(matches!(error, Error::Media { .. }), "{error}");
+        assert!(expected.iter().all(|part| error.to_string().contains(part)), "{error}");
+    }
+    options.audio_in_video = true;
+    let silent = Message::user().audio(sample("spoken_hello_question.wav")).video(testkit::media().join("silent.mp4"));
+    let message = refused(&omni, silent, &options).to_string();
+    assert!(message.contains("message 1, part 2") && message.contains("no sound track"), "{message}");
+    let message = refused(&omni, Message::user().video(VideoInput::frames(frames(2), 1.0)), &options).to_string();
+    assert!(message.contains("no sound of their own"), "{message}");
+}
+
+#[test]
+fn a_placeholder_in_a_text_part_is_refused() {
+    let message = refused(&nano(), Message::user().text("a <|image_pad|> b"), &greedy()).to_string();
+    assert!(message.contains("1 image placeholders for 0 image parts"), "{message}");
+}
+
+#[test]
+fn media_that_do_not_fit_the_context_are_refused_with_the_count_and_the_limit() {
+    let directory = edited(&testkit::TINY_FILES, |path| {
+        edit_json(&path.join("config.json"), |config| {
+            config["thinker_config"]["text_config"]["max_position_embeddings"] = json!(100);
+        });
+    });
+    let omni = Omni::builder(directory.path()).load().unwrap();
+    let long = || Message::user().audio(AudioInput::samples(vec![0.1; 16_000 * 10], 16_000, 1));
+    let prompt = omni.prompt(&[long()], &greedy()).unwrap();
+    assert_eq!(prompt.parts()[0].tokens, 130);
+    let error = refused(&omni, long(), &greedy());
+    assert!(matches!(error, Error::ContextLength { tokens, limit: 100 } if tokens == prompt.tokens()), "{error}");
+}
+
+#[test]
+fn without_encoders_text_is_answered_and_media_are_not() {
+    let omni = Omni::builder(testkit::nano()).without_media().load().unwrap();
+    assert!(!omni.sees_and_hears());
+    assert_eq!(omni.generate(&[Message::user().text("repeat cat")], &greedy()).unwrap().text, "cat");
+    let error = refused(&omni, Message::user().image(sample("picture_one.png")), &greedy());
+    assert!(matches!(error, Error::NotLoaded(_)), "{error}");
+}
+
+#[test]
+fn the_talker_may_place_sound_in_video_as_the_reference_does() {
+    let omni = tiny();
+    let sound = AudioInput::samples((0..36_800).map(|i| (i as f32 * 0.05).sin() * 0.2).collect::<Vec<_>>(), 16_000, 1);
+    let message = Message::user().video_with_sound(VideoInput::frames(frames(4), 2.0), sound).text("What is said?");
+    let answer = |talker_positions| {
+        let options = GenerateOptions { audio_in_video: true, talker_positions, max_codes: Some(12), ..small_frames() };
+        omni.generate(&[message.clone()], &options).unwrap()
+    };
+    let [exact, reference] = [TalkerPositions::Exact, TalkerPositions::AsReference].map(answer);
+    assert_eq!(exact.text, reference.text);
+    assert_ne!(exact.speech.unwrap().codes, reference.speech.unwrap().codes);
+}
+
+/// Files of the Thinking and Captioner variants: no talker, no vocoder.
+fn silent_variant(edit: impl FnOnce(&Path)) -> TempDir {
+    edited(&testkit::TINY_FILES, |path| {
+        edit_json(&path.join("config.json"), |config| {
+            config["enable_audio_output"] = json!(false);
+            config.as_object_mut().unwrap().retain(|key, _| key != "talker_config" && key != "code2wav_config");
+        });
+        edit(path);
+    })
+}
+
+#[test]
+fn the_captioner_answers_sound_alone_with_text() {
+    let omni = Omni::builder(silent_variant(|_| {}).path()).load().unwrap();
+    let reply = omni.generate(&[Message::user().audio(sample("spoken_hello_question.wav"))], &short()).unwrap();
+    assert!(reply.speech.is_none() && !reply.token_ids.is_empty());
+}
+
+#[test]
+fn thinking_has_its_own_event_and_stays_out_of_the_text() {
+    const QUESTION: &str = "How many people are speaking in the blue lighthouse?";
+    let chat = [Message::system("You are a helpful assistant."), Message::user().text(QUESTION)];
+    let options = GenerateOptions { max_new_tokens: 20, ..greedy() };
+    let plain = Omni::builder(testkit::tiny()).text_only().load().unwrap().generate(&chat, &options).unwrap();
+    assert!(plain.thinking.is_none());
+    // The tokens the model writes first and often are given other meanings.
+    let renamed = |meaning: &str| {
+        let (often, of_old) = (plain.token_ids[0].to_string(), meaning.to_owned());
+        silent_variant(move |path| {
+            edit_json(&path.join("tokenizer_config.json"), |json| {
+                let tokens = json["added_tokens_decoder"].as_object_mut().unwrap();
+                let old = tokens.iter().find(|(_, token)| token["content"] == of_old.as_str()).unwrap().0.clone();
+                let (a, b) = (tokens[&often]["content"].clone(), tokens[&old]["content"].clone());
+                (tokens[&often]["content"], tokens[&old]["content"]) = (b, a);
+            });
+        })
+    };
+    let answer = |directory: &TempDir, options: &GenerateOptions| -> (String, String, Reply) {
+        let omni = Omni::builder(directory.path()).load().unwrap();
+        let (mut thought, mut said, mut reply) = (String::new(), String::new(), None);
+        for event in omni.stream(&chat, options).unwrap() {
+            match event.unwrap() {
+                Event::Thinking(piece) => thought.push_str(&piece),
+                Event::Text(piece) => said.push_str(&piece),
+                Event::Done(done) => reply = Some(*done),
+                other => panic!("{other:?}"),
+            }
+        }
+        (thought, said, reply.unwrap())
+    };
+    let (thought, said, reply) = answer(&renamed("<think>"), &options);
+    assert!(said.is_empty() && reply.text.is_empty() && !thought.is_empty());
+    assert!(thought.contains(reply.thinking.as_deref().unwrap().trim()));
+    let ended = GenerateOptions { starts_thinking: Some(true), ..options };
+    let (thought, said, reply) = answer(&renamed("</think>"), &ended);
+    assert!(thought.is_empty() && !said.is_empty());
+    // As the reference reads it: what stands after the last closing token.
+    assert!(said.ends_with(&reply.text) && reply.thinking.is_some());
+    assert_eq!(reply.token_ids, plain.token_ids);
+}

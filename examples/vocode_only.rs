@@ -1,0 +1,75 @@
+//! The vocoder alone: codec frames from a JSON file to a WAV file, streamed.
+//!
+//! The file holds one list of codes per codebook: `{"codes": [[…], […], …]}`, or a list of such objects.
+//!
+//! ```sh
+//! cargo run --release --example vocode_only -- codes.json --out speech.wav
+//! ```
+#![allow(clippy::print_stderr)] // An example owns the terminal.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use burn::tensor::{Int, Tensor, TensorData};
+use clap::Parser;
+use qwen3_omni::checkpoint::{Checkpoint, Component, Weights};
+use qwen3_omni::code2wav::Code2Wav;
+use qwen3_omni::contracts::{CodeFrames, Stage, Vocoder};
+use qwen3_omni::{Dtype, Error, Result, WavFile};
+use qwen3_omni_examples::{Flags, exit, sample};
+use serde_json::Value;
+
+/// Turn codec frames into sound
+#[derive(Parser)]
+struct Arguments {
+    /// The codes; the first stored answer of nano if none is given
+    file: Option<PathBuf>,
+    /// Frames per step; one frame is 80 ms
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    chunk: u32,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// `[Q][F]` codes of a file, checked against the vocoder's sizes.
+fn read(file: &Path, [codebooks, codes]: [usize; 2]) -> Result<Vec<Vec<i64>>> {
+    let bad = |reason: String| Error::Request(format!("{}: {reason}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|source| Error::io(file, source))?;
+    let json: Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let first = json.as_array().and_then(|list| list.first()).unwrap_or(&json);
+    let books: Vec<Vec<i64>> = serde_json::from_value(first["codes"].clone())
+        .map_err(|error| bad(format!("expected \"codes\": one list of numbers per codebook: {error}")))?;
+    let frames = books.first().map_or(0, Vec::len);
+    let whole = books.len() == codebooks && frames > 0 && books.iter().all(|book| book.len() == frames);
+    if !whole || books.iter().flatten().any(|code| *code < 0 || *code >= codes as i64) {
+        return Err(bad(format!("expected {codebooks} lists of one length with codes from 0 to {}", codes - 1)));
+    }
+    Ok(books)
+}
+
+fn run(Arguments { file, chunk, flags }: &Arguments) -> Result<()> {
+    let file = file.clone().unwrap_or_else(|| sample("conversations.json"));
+    let checkpoint = Checkpoint::open(flags.directory())?;
+    checkpoint.check(&[Component::Code2Wav])?;
+    let config = checkpoint.config().code2wav()?;
+    let books = read(&file, [config.num_quantizers, config.codebook_size])?;
+    let (device, chunk) = (flags.device.open()?, *chunk as usize);
+    let vocoder = Code2Wav::load(&Weights::new(&checkpoint, &device, Dtype::F32), checkpoint.config())?;
+    let mut wav = WavFile::create(&flags.out, vocoder.sample_rate())?;
+    let (mut state, frames) = (vocoder.start(), books[0].len());
+    for start in (0..frames).step_by(chunk) {
+        let end = (start + chunk).min(frames);
+        let piece: Vec<i64> = books.iter().flat_map(|book| book[start..end].to_vec()).collect();
+        let shape = [1, books.len(), end - start];
+        let codes = Tensor::<3, Int>::from_data(TensorData::new(piece, shape), &device);
+        let samples = vocoder.step(&mut state, CodeFrames { codes })?.samples.into_data();
+        wav.write(&samples.try_to_vec_as::<f32>().map_err(|error| Error::Device(error.to_string()))?)?;
+    }
+    wav.finish()?;
+    eprintln!("{frames} frames of {} into {}", file.display(), flags.out.display());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    exit(run(&Arguments::parse()))
+}
