@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example video_chat -- clip.mp4 --text "what happens"
-//! cargo run --release --example video_chat -- interview.mp4 --audio-in-video
+//! cargo run --release --example video_chat -- interview.mp4 --audio-in-video --text ""
 //! ```
 
 use std::path::PathBuf;
@@ -17,9 +17,9 @@ use qwen3_omni_examples::{Flags, answer, exit, sample};
 struct Arguments {
     /// MP4 or MOV with H.264; other formats if `ffmpeg` is installed; a clip of a coloured shape if none is given
     file: Option<PathBuf>,
-    /// The question; if neither this nor --audio-in-video is given, "what do you see"
-    #[arg(long)]
-    text: Option<String>,
+    /// The question; empty if the video's own sound asks it
+    #[arg(long, default_value = "what do you see")]
+    text: String,
     /// Hear the video's sound, interleaved with its frames
     #[arg(long)]
     audio_in_video: bool,
@@ -38,10 +38,8 @@ struct Arguments {
 
 fn run(arguments: Arguments) -> Result<()> {
     let Arguments { file, text, audio_in_video, fps, max_frames, min_pixels, flags } = arguments;
-    let mut question = Message::user().video(file.unwrap_or_else(|| sample("clip.mp4")));
-    if let Some(text) = text.or_else(|| (!audio_in_video).then(|| "what do you see".to_owned())) {
-        question = question.text(text);
-    }
+    let video = Message::user().video(file.unwrap_or_else(|| sample("clip.mp4")));
+    let question = if text.is_empty() { video } else { video.text(text) };
     let mut options = flags.options();
     options.audio_in_video = audio_in_video;
     options.video.frames_per_second = fps;

@@ -223,7 +223,7 @@ fn a_prompt_beyond_the_context_is_refused_with_both_numbers_and_an_answer_stops_
         edited(|config| config["thinker_config"]["text_config"]["max_position_embeddings"] = json!(limit))
     };
     let omni = load(&short(16)).unwrap();
-    let tokens = omni.prompt(&question("hi"), &greedy()).unwrap().len();
+    let tokens = omni.prompt(&question("hi"), &greedy()).unwrap().tokens();
     let error = omni.stream(&question("a very long question about everything there is"), &greedy()).err().unwrap();
     assert!(matches!(error, Error::ContextLength { tokens, limit: 16 } if tokens > 16), "{error}");
     let reply = omni.generate(&question("hi"), &greedy().text_only()).unwrap();

@@ -16,9 +16,19 @@ pub struct Resampler {
     delay: usize,
 }
 
-/// Input samples per step; long enough for a steep filter, short enough to stream.
-const CHUNK: usize = 4096;
-const SUB_CHUNKS: usize = 4;
+/// Input samples the filter works on at a time, about: long enough to be steep, short enough to stream.
+const BLOCK: usize = 4096;
+
+/// A block of whole samples on both sides. An even number: half of it is the filter's delay, which must be whole samples to be
+/// taken off.
+fn block(from: usize, to: usize) -> usize {
+    let (mut a, mut b) = (from, to);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    let smallest = from / a;
+    smallest * BLOCK.div_ceil(smallest).next_multiple_of(2)
+}
 
 impl Resampler {
     /// From and to samples per second.
@@ -28,7 +38,8 @@ impl Resampler {
     pub fn new(from: u32, to: u32) -> Self {
         let window = rubato::WindowFunction::BlackmanHarris2;
         let fft = (from != to).then(|| {
-            Fft::new_custom(from as usize, to as usize, CHUNK, SUB_CHUNKS, 1, window, FixedSync::Input)
+            let (from, to) = (from as usize, to as usize);
+            Fft::new_custom(from, to, block(from, to), 1, 1, window, FixedSync::Input)
                 .expect("rates and sizes are positive")
         });
         let output = vec![0.0; fft.as_ref().map_or(0, |fft| fft.output_frames_max())];
