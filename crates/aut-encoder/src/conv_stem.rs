@@ -1,10 +1,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use checkpoint::{AudioConfig, Weights};
-use nn::{Linear, in_parts};
+use nn::{Linear, gelu};
 use omni_core::Result;
 
 use crate::AutProbe;
@@ -57,8 +56,7 @@ impl ConvStem {
     /// Chunks `[B, M, F]` → rows `[B, F/8, D]`.
     pub(crate) fn forward(&self, chunks: Tensor<3>, probe: &mut dyn AutProbe) -> Tensor<3> {
         let x = chunks.unsqueeze_dim(1); // [B, 1, M, F]
-        let convolve = |x| self.conv2d3.forward(self.conv2d2.forward(self.conv2d1.forward(x)));
-        let x = in_parts(x, 1, convolve); // [B, C, M/8, F/8]
+        let x = self.conv2d3.forward(self.conv2d2.forward(self.conv2d1.forward(x))); // [B, C, M/8, F/8]
         probe.conv(&x);
         let [batch, channels, bands, time] = x.dims();
         // Channel-major: index = channel * bands + band.

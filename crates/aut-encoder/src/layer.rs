@@ -1,15 +1,11 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
 use checkpoint::{AudioConfig, Weights};
-use nn::{LayerNorm, Linear, in_parts, window_attention};
+use nn::{LayerNorm, Linear, gelu, window_attention};
 use omni_core::Result;
 
 /// Whisper's and PyTorch's default.
 pub(crate) const EPS: f64 = 1e-5;
-
-/// Fewer rows are not worth another core's reading of the weights.
-const ROWS_PER_PART: usize = 24;
 
 /// One transformer layer: attention inside windows, then two linear layers, each behind a norm.
 #[derive(Module, Debug)]
@@ -46,8 +42,8 @@ impl AutLayer {
     /// `[N, D]` → `[N, D]`; `windows` are lengths that add up to `N`.
     pub(crate) fn forward(&self, x: Tensor<2>, windows: &[usize]) -> Tensor<2> {
         let x = x.clone() + self.self_attn.forward(self.self_attn_layer_norm.forward(x), windows);
-        let mlp = |x| self.fc2.rows(gelu(self.fc1.rows(self.final_layer_norm.forward(x))));
-        x.clone() + in_parts(x, ROWS_PER_PART, mlp)
+        let inner = gelu(self.fc1.rows(self.final_layer_norm.forward(x.clone())));
+        x + self.fc2.rows(inner)
     }
 }
 

@@ -1,8 +1,7 @@
 use burn::module::Module;
-use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 use checkpoint::{AudioConfig, Checkpoint, Component, OmniConfig, Weights};
-use nn::{LayerNorm, Linear};
+use nn::{LayerNorm, Linear, gelu};
 use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SpanLayout};
 
 use crate::AutProbe;

@@ -6,6 +6,7 @@
 
 mod attention;
 mod decoder;
+mod gelu;
 mod host;
 mod kv_cache;
 mod linear;
@@ -19,7 +20,7 @@ mod window;
 
 pub use attention::{Attention, AttentionSpec};
 pub use decoder::{Decoder, DecoderLayer, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec};
-pub use host::in_parts;
+pub use gelu::{gelu, gelu_tanh};
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, LayerNorm, Linear, id_row};
 pub use mask::{Mask, MaskSpec};

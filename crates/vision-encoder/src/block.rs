@@ -1,15 +1,11 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::sigmoid;
 use checkpoint::{VisionConfig, Weights};
-use nn::{LayerNorm, Linear, in_parts, window_attention};
+use nn::{LayerNorm, Linear, gelu_tanh, window_attention};
 use omni_core::Result;
 
 use crate::config::EPS;
 use crate::rotary2d::Rotary2d;
-
-/// Fewer rows are not worth another core's reading of the weights.
-const ROWS_PER_PART: usize = 24;
 
 /// One transformer block: attention inside a frame, then two linear layers, each behind a norm.
 #[derive(Module, Debug)]
@@ -56,8 +52,8 @@ impl VisionBlock {
     /// `[P, D]` → `[P, D]`; `frames` are lengths that add up to `P`.
     pub(crate) fn forward(&self, x: Tensor<2>, rotary: &Rotary2d, frames: &[usize]) -> Tensor<2> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x), rotary, frames);
-        let mlp = |x| self.mlp.linear_fc2.rows(gelu_tanh(self.mlp.linear_fc1.rows(self.norm2.forward(x))));
-        x.clone() + in_parts(x, ROWS_PER_PART, mlp)
+        let inner = gelu_tanh(self.mlp.linear_fc1.rows(self.norm2.forward(x.clone())));
+        x + self.mlp.linear_fc2.rows(inner)
     }
 }
 
@@ -69,12 +65,4 @@ impl VisionAttention {
             .map(|i| qkv.clone().narrow(1, i * width, width).reshape([patches, self.heads, width / self.heads]));
         self.proj.rows(window_attention([rotary.apply(q), rotary.apply(k), v], frames))
     }
-}
-
-/// GELU by its tanh approximation, which the blocks were trained with: `(1 + tanh(y)) / 2` is `sigmoid(2 y)`. The framework's
-/// own raises to a power by logarithm.
-fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
-    let scale = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
-    let inner = (x.clone().square() * (0.044715 * scale) + scale) * x.clone();
-    sigmoid(inner) * x
 }

@@ -1,8 +1,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
 use checkpoint::{VisionConfig, Weights};
-use nn::{LayerNorm, Linear};
+use nn::{LayerNorm, Linear, gelu};
 use omni_core::Result;
 
 use crate::config::EPS;

@@ -116,8 +116,8 @@ mod tests {
         out
     }
 
-    fn tone(rate: u32, hertz: f32, samples: usize) -> Vec<f32> {
-        (0..samples).map(|i| (std::f32::consts::TAU * hertz * i as f32 / rate as f32).sin()).collect()
+    fn tone(rate: u32, hertz: f64, samples: usize) -> Vec<f32> {
+        (0..samples).map(|i| (std::f64::consts::TAU * hertz * i as f64 / f64::from(rate)).sin() as f32).collect()
     }
 
     #[test]
