@@ -60,7 +60,7 @@ impl Written {
             piece = piece.trim_start_matches('\n').to_owned();
             self.skip_line_ends = piece.is_empty();
         }
-        (!piece.is_empty()).then(|| if self.thinking { Event::Thinking(piece) } else { Event::Text(piece) })
+        (!piece.is_empty()).then_some(if self.thinking { Event::Thinking(piece) } else { Event::Text(piece) })
     }
 
     /// Index of the first id after the thinking.

@@ -161,7 +161,7 @@ fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
     assert_eq!(a.speech.unwrap().codes, b.speech.unwrap().codes);
     // Beside built-in ones, in order.
     let mixed = Message::user().audio(sample("spoken_hello_question.wav")).encoded(own.clone()).audio(&file);
-    let prompt = omni.prompt(&[mixed.clone()], &greedy()).unwrap();
+    let prompt = omni.prompt(std::slice::from_ref(&mixed), &greedy()).unwrap();
     let rows = own.embeds.dims()[0];
     assert_eq!(prompt.parts().iter().map(|part| part.tokens).collect::<Vec<_>>()[1..], [rows, rows]);
     omni.generate(&[mixed], &short()).unwrap();
@@ -235,7 +235,7 @@ fn the_talker_may_place_sound_in_video_as_the_reference_does() {
     let message = Message::user().video_with_sound(VideoInput::frames(frames(4), 2.0), sound).text("What is said?");
     let answer = |talker_positions| {
         let options = GenerateOptions { audio_in_video: true, talker_positions, max_codes: Some(12), ..small_frames() };
-        omni.generate(&[message.clone()], &options).unwrap()
+        omni.generate(std::slice::from_ref(&message), &options).unwrap()
     };
     let [exact, reference] = [TalkerPositions::Exact, TalkerPositions::AsReference].map(answer);
     assert_eq!(exact.text, reference.text);
