@@ -447,13 +447,66 @@ impl DecoderConfig {
 impl ThinkerConfig {
     /// Sizes of the encoders that the manifest and the positions are computed from.
     fn validate_encoders(&self) -> Result<(), (String, String)> {
-        let (audio, vision) = (&self.audio, &self.vision);
-        check_positive("thinker_config.audio_config", &[("n_window", audio.n_window), ("d_model", audio.d_model)])?;
-        check_positive("thinker_config.vision_config", &[("spatial_merge_size", vision.spatial_merge_size)])
+        self.audio.validate("thinker_config.audio_config", self.text.hidden_size)?;
+        self.vision.validate("thinker_config.vision_config", self.text.hidden_size)
+    }
+}
+
+/// Encoders hand their rows to the thinker as they are.
+fn check_output(at: &str, name: &str, width: usize, thinker: usize) -> Result<(), (String, String)> {
+    check(width == thinker, at, || format!("{name} is {width}, expected the thinker's hidden_size {thinker}"))
+}
+
+impl VisionConfig {
+    fn validate(&self, at: &str, thinker: usize) -> Result<(), (String, String)> {
+        let sizes = [
+            ("depth", self.depth),
+            ("hidden_size", self.hidden_size),
+            ("num_heads", self.num_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("num_position_embeddings", self.num_position_embeddings),
+            ("patch_size", self.patch_size),
+            ("temporal_patch_size", self.temporal_patch_size),
+            ("spatial_merge_size", self.spatial_merge_size),
+        ];
+        check_positive(at, &sizes)?;
+        check_output(at, "out_hidden_size", self.out_hidden_size, thinker)?;
+        let (width, heads, cells) = (self.hidden_size, self.num_heads, self.num_position_embeddings);
+        check(width.is_multiple_of(heads) && (width / heads).is_multiple_of(4), at, || {
+            format!("hidden_size {width} cannot be split into {heads} heads whose width is a multiple of 4")
+        })?;
+        check(cells.isqrt().pow(2) == cells, at, || {
+            format!("num_position_embeddings is {cells}, expected a square number")
+        })?;
+        check(self.in_channels == 3, at, || format!("in_channels is {}, expected 3 colours", self.in_channels))?;
+        let indexes = &self.deepstack_visual_indexes;
+        let good = |(i, index): (usize, &usize)| *index < self.depth && !indexes[..i].contains(index);
+        check(indexes.iter().enumerate().all(good), at, || {
+            format!("deepstack_visual_indexes {indexes:?}: expected different blocks below {}", self.depth)
+        })
     }
 }
 
 impl AudioConfig {
+    fn validate(&self, at: &str, thinker: usize) -> Result<(), (String, String)> {
+        let sizes = [
+            ("d_model", self.d_model),
+            ("encoder_layers", self.encoder_layers),
+            ("encoder_attention_heads", self.encoder_attention_heads),
+            ("encoder_ffn_dim", self.encoder_ffn_dim),
+            ("downsample_hidden_size", self.downsample_hidden_size),
+        ];
+        check_positive(at, &sizes)?;
+        check_output(at, "output_dim", self.output_dim, thinker)?;
+        let (width, heads) = (self.d_model, self.encoder_attention_heads);
+        check(width.is_multiple_of(heads) && width.is_multiple_of(2), at, || {
+            format!("d_model {width} cannot be split into {heads} heads and two halves")
+        })?;
+        // A chunk of `2 * n_window` frames must give the 13 rows the reference counts for it.
+        check((49..=52).contains(&self.n_window), at, || format!("n_window is {}, expected 49 to 52", self.n_window))?;
+        check(self.num_mel_bins == 128, at, || format!("num_mel_bins is {}, expected 128", self.num_mel_bins))
+    }
+
     /// Rows the encoder makes of so many mel frames: 13 for each whole chunk, three halvings (rounding up) for the rest.
     pub fn tokens(&self, mel_frames: usize) -> usize {
         // The reference fixes 13 rows per chunk, which fits the released chunk of 100 frames.

@@ -105,6 +105,11 @@ fn truncated_sound_is_an_error_that_says_how_much_there_was() {
         assert_says(&heard(cut(name, 1)), &["bytes in memory"]);
     }
     assert_says(&heard(cut("tone.mp3", 60)), &["samples are promised", "truncated"]);
+    for share in [80, 90, 98] {
+        assert_says(&heard(cut("tone.ogg", share)), &["truncated"]);
+    }
+    let wav = std::fs::read(testkit::nano().join("../nano-samples/spoken_hello_question.wav")).unwrap();
+    assert_says(&heard(&wav[..wav.len() - 2]), &["truncated"]);
 }
 
 #[test]
@@ -121,7 +126,11 @@ fn truncated_pictures_are_an_error() {
 fn truncated_videos_are_an_error() {
     for name in ["clip.mp4", "clip_vfr.mp4", "silent.mp4"] {
         for share in [5, 30, 60, 90] {
-            assert_says(&watched(cut(name, share)), &["bytes in memory"]);
+            let message = watched(cut(name, share));
+            assert!(
+                ["cut off", "truncated", "ends", "end of the file"].iter().any(|word| message.contains(word)),
+                "{message}"
+            );
         }
     }
 }
@@ -134,13 +143,29 @@ fn videos_without_frames_or_without_sound_are_told_apart() {
     assert_says(&watched(VideoInput::frames(Vec::new(), 2.0)), &["0 frames"]);
     assert_says(
         &watched(VideoInput::images(vec![testkit::media().join("picture.png")], 0.0)),
-        &["0 frames per second"],
+        &["0 frames per second", "0.001 to 1000"],
     );
     let options = VideoOptions { max_frames: 2, min_frames: 2, ..VideoOptions::default() };
     let many = VideoInput::images(vec![testkit::media().join("picture.png"); 3], 1.0);
     assert_says(&clip(&many, &options).unwrap_err().to_string(), &["3 frames, expected 1 to 2"]);
     let options = VideoOptions { frames_per_second: f64::NAN, ..VideoOptions::default() };
     assert_says(&clip(&many, &options).unwrap_err().to_string(), &["NaN frames per second"]);
+}
+
+#[test]
+fn absurd_options_and_over_long_media_are_refused_early() {
+    use qwen3_omni_media::audio::log_mel_up_to;
+    use qwen3_omni_media::image::PixelBounds;
+    let picture: ImageInput = testkit::media().join("picture.png").into();
+    for (min, max) in [(10, 5), (usize::MAX, usize::MAX)] {
+        let options = ImageOptions { bounds: PixelBounds { min, max }, ..ImageOptions::default() };
+        assert_says(&patches(&picture, &options).unwrap_err().to_string(), &["picture.png", "nothing fits"]);
+    }
+    let options = VideoOptions { max_tokens: 100, ..VideoOptions::default() };
+    let message = clip(&testkit::media().join("clip.mp4").into(), &options).unwrap_err().to_string();
+    assert_says(&message, &["clip.mp4", "tokens, at most 100"]);
+    let (_, error) = log_mel_up_to(&[AudioInput::samples(vec![0.0; 48_000], 16_000, 1)], 200).unwrap_err();
+    assert_says(&error.to_string(), &["more than 2 s of sound"]);
 }
 
 /// A PNG header that promises much and holds nothing.

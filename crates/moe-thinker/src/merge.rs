@@ -67,12 +67,19 @@ pub fn merge(
         return Ok((embeds.reshape([batch, tokens, width]), None));
     }
     let merged = select(Tensor::cat(sources, 0), &order).reshape([batch, tokens, width]);
-    Ok((merged, visual_rows(&visual, deepstack)))
+    Ok((merged, visual_rows(&visual, deepstack)?))
 }
 
 /// Visual rows in the order of their tokens.
-fn visual_rows(places: &[usize], deepstack: Vec<Vec<Tensor<2>>>) -> Option<VisualRows> {
-    let features = deepstack.iter().map(Vec::len).min().filter(|features| *features > 0)?;
+fn visual_rows(places: &[usize], deepstack: Vec<Vec<Tensor<2>>>) -> Result<Option<VisualRows>> {
+    let features = deepstack.first().map_or(0, Vec::len);
+    if deepstack.iter().any(|kind| kind.len() != features) {
+        let reason = "pictures and videos of one prompt have different numbers of deepstack features";
+        return Err(Error::Request(reason.into()));
+    }
+    if features == 0 {
+        return Ok(None);
+    }
     let mut order: Vec<i64> = (0..places.len() as i64).collect();
     order.sort_by_key(|row| places[*row as usize]);
     let joined = (0..features).map(|index| {
@@ -83,7 +90,7 @@ fn visual_rows(places: &[usize], deepstack: Vec<Vec<Tensor<2>>>) -> Option<Visua
     let indices: Vec<i64> = order.iter().map(|row| places[*row as usize] as i64).collect();
     let count = indices.len();
     let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [count]), &deepstack[0].device());
-    Some(VisualRows { indices, deepstack })
+    Ok(Some(VisualRows { indices, deepstack }))
 }
 
 fn select(rows: Tensor<2>, order: &[i64]) -> Tensor<2> {

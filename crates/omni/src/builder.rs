@@ -24,6 +24,7 @@ pub struct OmniBuilder {
     dtype: Option<Dtype>,
     text_only: bool,
     without_media: bool,
+    audio_window: Option<usize>,
     progress: Option<Box<dyn FnMut(Loading)>>,
 }
 
@@ -101,7 +102,14 @@ impl Default for PreprocessorConfig {
 
 impl PreprocessorConfig {
     fn read(directory: &Path) -> Result<Self> {
-        read_optional(&directory.join("preprocessor_config.json"))
+        let path = directory.join("preprocessor_config.json");
+        let config: Self = read_optional(&path)?;
+        let Self { min_pixels, max_pixels } = config;
+        if min_pixels > max_pixels || max_pixels == 0 {
+            let reason = format!("{min_pixels} min_pixels and {max_pixels} max_pixels contradict each other");
+            return Err(Error::Config(format!("{}: {reason}", path.display())));
+        }
+        Ok(config)
     }
 
     pub(crate) fn bounds(self) -> PixelBounds {
@@ -120,7 +128,15 @@ fn read_optional<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
 
 impl OmniBuilder {
     pub(crate) fn new(directory: PathBuf) -> Self {
-        Self { directory, device: Device::Cpu, dtype: None, text_only: false, without_media: false, progress: None }
+        Self {
+            directory,
+            device: Device::Cpu,
+            dtype: None,
+            text_only: false,
+            without_media: false,
+            audio_window: None,
+            progress: None,
+        }
     }
 
     /// Where the model runs; the CPU if not said.
@@ -144,6 +160,12 @@ impl OmniBuilder {
     /// Leaves the audio and vision encoders out: less memory, but only text can be asked.
     pub fn without_media(mut self) -> Self {
         self.without_media = true;
+        self
+    }
+
+    /// Sets the attention window of the audio encoder to 1 to 8 seconds; the checkpoint's own, 8, if not said.
+    pub fn audio_window(mut self, seconds: usize) -> Self {
+        self.audio_window = Some(seconds);
         self
     }
 
@@ -184,7 +206,8 @@ impl OmniBuilder {
         }
         let _span = tracing::info_span!("load", directory = %self.directory.display(), %dtype).entered();
         let thinker = Thinker::load(&weights, &config)?;
-        let encoders = (!self.without_media).then(|| load_encoders(&weights, &config)).transpose()?;
+        let encoders =
+            (!self.without_media).then(|| load_encoders(&weights, &config, self.audio_window)).transpose()?;
         let speech = speaks.then(|| load_speech(&weights, &config)).transpose()?;
         let inner =
             Inner { config, tokenizer, template, generation, preprocessor, device, dtype, thinker, encoders, speech };
@@ -192,8 +215,13 @@ impl OmniBuilder {
     }
 }
 
-fn load_encoders(weights: &Weights, config: &OmniConfig) -> Result<Encoders> {
-    Ok(Encoders { audio: AutEncoder::load(weights, config)?, vision: VisionEncoder::load(weights, config)? })
+fn load_encoders(weights: &Weights, config: &OmniConfig, window: Option<usize>) -> Result<Encoders> {
+    let audio = AutEncoder::load(weights, config)?;
+    let audio = match window {
+        Some(seconds) => audio.with_window(seconds)?,
+        None => audio,
+    };
+    Ok(Encoders { audio, vision: VisionEncoder::load(weights, config)? })
 }
 
 fn load_speech(weights: &Weights, config: &OmniConfig) -> Result<SpeechParts> {
@@ -221,6 +249,8 @@ fn check_ids(config: &OmniConfig, tokenizer: &Tokenizer) -> Result<()> {
         ("tts_pad_token_id", config.tts_pad_token_id),
         ("tts_bos_token_id", config.tts_bos_token_id),
         ("tts_eos_token_id", config.tts_eos_token_id),
+        ("audio_start_token_id", config.thinker.audio_start_token_id),
+        ("audio_end_token_id", config.thinker.audio_end_token_id.unwrap_or(0)),
         ("audio_token_id", config.thinker.audio_token_id),
         ("image_token_id", config.thinker.image_token_id),
         ("video_token_id", config.thinker.video_token_id),

@@ -92,6 +92,7 @@ impl Omni {
     /// [`Error::Request`] if there is nothing to answer, [`Error::Media`] naming the message and the part that cannot be read
     /// or used, [`Error::NotLoaded`] for media without encoders.
     pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<Prompt> {
+        options.validate()?;
         Processor::new(&self.inner, options).prompt(messages)
     }
 

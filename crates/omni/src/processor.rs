@@ -1,9 +1,10 @@
 //! From a conversation to what the model reads: ids with expanded placeholders, log-mel frames and patches.
 
-use media::audio::{AudioInput, Mel, log_mel};
+use burn::tensor::{DType, Tensor};
+use media::audio::{AudioInput, Mel, log_mel_up_to};
 use media::image::{ImageOptions, PatchSpec, Patches, patches};
 use media::video::{Clip, VideoInput, VideoOptions, clip};
-use omni_core::{Encoded, Error, Result};
+use omni_core::{Encoded, Error, Result, SpanLayout};
 use tm_rope::{MediaItem, MediaLayout};
 
 use crate::chat::conversation;
@@ -63,6 +64,9 @@ impl Prompt {
         !self.layout.items.is_empty()
     }
 }
+
+/// Log-mel frames of one token, rounded up.
+const MEL_PER_TOKEN: usize = 8;
 
 /// Prepares conversations for one model.
 pub(crate) struct Processor<'a> {
@@ -152,7 +156,7 @@ impl<'a> Processor<'a> {
                 _ => {}
             }
         }
-        let mut mels = named_mels(&inputs, &slots)?.into_iter();
+        let mut mels = named_mels(&inputs, &slots, self.most_tokens() * MEL_PER_TOKEN)?.into_iter();
         let next = |slot: Option<Feature<Mel>>| match slot {
             Some(encoded) => encoded,
             None => Feature::Raw(mels.next().expect("one result per input")),
@@ -178,12 +182,17 @@ impl<'a> Processor<'a> {
     }
 
     fn video(&self, places: &[Place]) -> Result<Vec<Feature<Clip>>> {
-        let options = VideoOptions { patch: self.patch(), ..self.options.video };
+        let max_tokens = self.options.video.max_tokens.min(self.most_tokens());
+        let options = VideoOptions { patch: self.patch(), max_tokens, ..self.options.video };
         let mut items = Vec::new();
         for place in places {
             match place.item {
                 Part::Video { video, .. } => {
                     items.push(Feature::Raw(clip(video, &options).map_err(|error| error.in_part(place.name()))?));
+                }
+                Part::Encoded(_) if place.item.kind() == PartKind::Video && self.options.audio_in_video => {
+                    let reason = "an encoded video has no sound of its own, but sound in video was asked for".into();
+                    return Err(Error::Media { part: place.name(), reason });
                 }
                 Part::Encoded(encoded) if place.item.kind() == PartKind::Video => items.push(self.own(place, encoded)?),
                 _ => {}
@@ -196,18 +205,32 @@ impl<'a> Processor<'a> {
     fn own<T>(&self, place: &Place, encoded: &Encoded) -> Result<Feature<T>> {
         let width = self.model.config.thinker.text.hidden_size;
         let [rows, found] = encoded.embeds.dims();
-        let fits = |feature: &burn::tensor::Tensor<2>| feature.dims() == [rows, width];
+        let fits = |feature: &Tensor<2>| feature.dims() == [rows, width];
         let spans = encoded.spans.as_slice();
         let counted = spans.len() == 1 && spans[0].tokens() == rows && rows > 0 && MediaItem::of(&spans[0]).is_some();
-        if found != width || !counted || !encoded.deepstack.iter().all(fits) {
+        let in_time = |span: &SpanLayout| match span {
+            SpanLayout::Grid { seconds_per_step, .. } => seconds_per_step.is_finite() && *seconds_per_step >= 0.0,
+            _ => true,
+        };
+        if found != width || !counted || !spans.iter().all(in_time) || !encoded.deepstack.iter().all(fits) {
             let reason = format!(
-                "encoded rows [{rows}, {found}] with {} spans: expected width {width}, one span of as many tokens, and deepstack \
-                 features of the same shape",
+                "encoded rows [{rows}, {found}] with {} spans: expected width {width}, one span of as many tokens and a \
+                 finite time per step, and deepstack features of the same shape",
                 spans.len()
             );
             return Err(Error::Media { part: place.name(), reason });
         }
-        Ok(Feature::Encoded(Box::new(encoded.clone())))
+        let here = |rows: &Tensor<2>| rows.clone().to_device(&self.model.device).cast(DType::from(self.model.dtype));
+        Ok(Feature::Encoded(Box::new(Encoded {
+            embeds: here(&encoded.embeds),
+            spans: encoded.spans.clone(),
+            deepstack: encoded.deepstack.iter().map(here).collect(),
+        })))
+    }
+
+    /// Twice what the context holds: beyond that an item is refused before all of it is taken in, short of it with its count.
+    fn most_tokens(&self) -> usize {
+        self.model.thinker.context_length().saturating_mul(2)
     }
 
     fn patch(&self) -> PatchSpec {
@@ -306,10 +329,10 @@ fn sound_of(place: &Place, video: &VideoInput, sound: Option<&AudioInput>) -> Re
 }
 
 /// Log-mel frames of all inputs; an error names the place of the input it is about.
-fn named_mels(inputs: &[AudioInput], slots: &[(&Place, Option<Feature<Mel>>)]) -> Result<Vec<Mel>> {
+fn named_mels(inputs: &[AudioInput], slots: &[(&Place, Option<Feature<Mel>>)], most: usize) -> Result<Vec<Mel>> {
     if inputs.is_empty() {
         return Ok(Vec::new());
     }
     let raw: Vec<&Place> = slots.iter().filter(|(_, encoded)| encoded.is_none()).map(|(place, _)| *place).collect();
-    log_mel(inputs).map_err(|(index, error)| error.in_part(raw[index].name()))
+    log_mel_up_to(inputs, most).map_err(|(index, error)| error.in_part(raw[index].name()))
 }

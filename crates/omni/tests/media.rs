@@ -147,6 +147,15 @@ fn several_media_in_several_turns_are_read_in_order() {
 }
 
 #[test]
+fn the_audio_window_can_be_set_within_what_the_model_was_trained_with() {
+    let refused = Omni::builder(testkit::nano()).audio_window(9).load().err().unwrap().to_string();
+    assert!(refused.contains("9 seconds") && refused.contains("1 to 8"), "{refused}");
+    let omni = Omni::builder(testkit::nano()).audio_window(1).load().unwrap();
+    let reply = omni.generate(&[Message::user().audio(sample("spoken_hello_question.wav"))], &greedy()).unwrap();
+    assert_eq!(reply.text, "hello");
+}
+
+#[test]
 fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
     let omni = nano();
     let file = sample("spoken_sum_question.wav");
@@ -159,12 +168,22 @@ fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
         .map(|message| omni.generate(&[message], &greedy()).unwrap());
     assert_eq!(a.text, "five plus seven is twelve");
     assert_eq!(a.speech.unwrap().codes, b.speech.unwrap().codes);
-    // Beside built-in ones, in order.
-    let mixed = Message::user().audio(sample("spoken_hello_question.wav")).encoded(own.clone()).audio(&file);
-    let prompt = omni.prompt(std::slice::from_ref(&mixed), &greedy()).unwrap();
-    let rows = own.embeds.dims()[0];
-    assert_eq!(prompt.parts().iter().map(|part| part.tokens).collect::<Vec<_>>()[1..], [rows, rows]);
-    omni.generate(&[mixed], &short()).unwrap();
+    // Beside built-in ones, in order; both are prepared in one call, so that the shorter one is padded alike.
+    let hello = sample("spoken_hello_question.wav");
+    let mels = log_mel(&[hello.clone().into(), file.clone().into()]).unwrap();
+    let items = mels.into_iter().map(|mel| {
+        let shape = [mel.frames(), mel.bins()];
+        Tensor::from_data(TensorData::new(mel.into_values(), shape), &device)
+    });
+    let [first, second] = <[_; 2]>::try_from(items.collect::<Vec<_>>()).unwrap();
+    let encoded = |item: Tensor<2>| encoder.encode(vec![item]).unwrap();
+    let reply = |message: Message| {
+        let reply = omni.generate(&[message], &short()).unwrap();
+        (reply.token_ids, reply.speech.map(|speech| speech.codes))
+    };
+    let built_in = reply(Message::user().audio(&hello).audio(&file));
+    assert_eq!(reply(Message::user().encoded(encoded(first)).encoded(encoded(second.clone()))), built_in);
+    assert_ne!(reply(Message::user().audio(&file).audio(&hello)), built_in);
     let narrow = Encoded {
         embeds: Tensor::zeros([3, 7], &device),
         spans: vec![SpanLayout::Audio { tokens: 3 }],

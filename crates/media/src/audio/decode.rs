@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::{Cursor, ErrorKind};
+use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom};
 
 use symphonia::core::codecs::audio::AudioDecoder;
 use symphonia::core::errors::Error as SymphoniaError;
@@ -31,6 +31,8 @@ pub(super) fn decode(source: &Source, sink: &mut Interleaved) -> Result<()> {
     let unknown = || MediaError::unsupported(&origin, format!("the sound track cannot be decoded: {KNOWN}"));
     let track = format.default_track(TrackType::Audio).ok_or_else(unknown)?;
     let (id, promised) = (track.id, track.num_frames);
+    let format_name = format.format_info().short_name;
+    let promised = promised.filter(|_| format_name != "mp3" || states_length(source));
     let parameters = track.codec_params.as_ref().and_then(|parameters| parameters.audio()).ok_or_else(unknown)?;
     let decoder = symphonia::default::get_codecs().make_audio_decoder(parameters, &Default::default());
     let mut decoder = decoder.map_err(|error| MediaError::unsupported(&origin, format!("{error}: {KNOWN}")))?;
@@ -40,7 +42,49 @@ pub(super) fn decode(source: &Source, sink: &mut Interleaved) -> Result<()> {
             decode_packet(decoder.as_mut(), &packet, &origin, &mut count, sink)?;
         }
     }
-    count.check(promised, &origin)
+    if format_name == "ogg" && !is_closed(source) {
+        return Err(MediaError::damaged(&origin, "the last page is missing: truncated?"));
+    }
+    count.check(promised, format_name, &origin)
+}
+
+/// Bytes that are looked at from either end of a file.
+const ENDS: u64 = 1 << 16;
+
+/// Whether an MP3 says how long it is; if not, symphonia guesses, and a guess is no promise.
+fn states_length(source: &Source) -> bool {
+    let head = end(source, false);
+    [b"Xing", b"Info", b"VBRI"].iter().any(|tag| head.windows(4).any(|window| window == tag.as_slice()))
+}
+
+/// Whether the last page of an OGG says that it is the last.
+fn is_closed(source: &Source) -> bool {
+    const LAST: u8 = 4;
+    let tail = end(source, true);
+    let page = tail.windows(4).rposition(|window| window == b"OggS");
+    page.is_some_and(|start| tail.get(start + 5).is_some_and(|flags| flags & LAST != 0))
+}
+
+/// The first or last bytes; none if they cannot be read.
+fn end(source: &Source, last: bool) -> Vec<u8> {
+    let size = |length: u64| if last { length.saturating_sub(ENDS) } else { 0 };
+    match source {
+        Source::Bytes(bytes) => {
+            bytes.iter().skip(size(bytes.len() as u64) as usize).take(ENDS as usize).copied().collect()
+        }
+        Source::Path(path) => {
+            let mut bytes = Vec::new();
+            let read = File::open(path).and_then(|mut file| {
+                let length = file.metadata()?.len();
+                file.seek(SeekFrom::Start(size(length)))?;
+                file.take(ENDS).read_to_end(&mut bytes)
+            });
+            if read.is_err() {
+                bytes.clear();
+            }
+            bytes
+        }
+    }
 }
 
 fn open(source: &Source) -> Result<Box<dyn FormatReader>> {
@@ -71,18 +115,22 @@ fn open(source: &Source) -> Result<Box<dyn FormatReader>> {
 struct Count {
     frames: u64,
     rate: u32,
+    skipped: u32,
 }
+
+/// Packets at the start that may be undecodable.
+const MOST_SKIPPED: u32 = 2;
 
 impl Count {
     fn seconds(&self) -> f64 {
         self.frames as f64 / f64::from(self.rate.max(1))
     }
 
-    fn check(&self, promised: Option<u64>, origin: &str) -> Result<()> {
-        // Encoders round the length they state to whole packets.
-        const PACKET: u64 = 4096;
+    fn check(&self, promised: Option<u64>, format: &str, origin: &str) -> Result<()> {
+        // Lossless formats state their length exactly; the others round it to whole packets.
+        let slack = if ["wave", "wav", "flac"].contains(&format) { 0 } else { 4096 };
         match promised {
-            Some(promised) if self.frames + PACKET < promised || (self.frames == 0 && promised > 0) => {
+            Some(promised) if self.frames + slack < promised || (self.frames == 0 && promised > 0) => {
                 let reason = format!("{promised} samples are promised, but only {} are there: truncated?", self.frames);
                 Err(MediaError::damaged(origin, reason))
             }
@@ -96,8 +144,9 @@ type Packet = symphonia::core::packet::Packet;
 fn next_packet(format: &mut dyn FormatReader, origin: &str, count: &Count) -> Result<Option<Packet>> {
     match format.next_packet() {
         Ok(packet) => Ok(packet),
-        // Chained streams carry on with other tracks; what came before is the sound.
-        Err(SymphoniaError::ResetRequired) => Ok(None),
+        Err(SymphoniaError::ResetRequired) => {
+            Err(MediaError::unsupported(origin, "several streams are chained in one file: expected one"))
+        }
         Err(error) => Err(broken(origin, count, &error)),
     }
 }
@@ -112,7 +161,13 @@ fn decode_packet(
     let decoded = match decoder.decode(packet) {
         Ok(decoded) => decoded,
         // A stream that was cut out of a longer one starts with packets that refer to what is missing.
-        Err(SymphoniaError::DecodeError(_)) if count.frames == 0 => return Ok(()),
+        Err(SymphoniaError::DecodeError(_)) if count.frames == 0 && count.skipped < MOST_SKIPPED => {
+            count.skipped += 1;
+            return Ok(());
+        }
+        Err(SymphoniaError::Unsupported(what)) if count.frames == 0 => {
+            return Err(MediaError::unsupported(origin, format!("the sound track needs {what}: {KNOWN}")));
+        }
         Err(error) => return Err(broken(origin, count, &error)),
     };
     let (rate, channels) = (decoded.spec().rate(), decoded.spec().channels().count());

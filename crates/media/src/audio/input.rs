@@ -67,7 +67,7 @@ impl AudioInput {
                     let reason = format!("they do not divide into {channels} channels");
                     return Err(MediaError::unusable(self.origin(), reason));
                 }
-                for piece in samples.chunks(PIECE * channels) {
+                for piece in samples.chunks(PIECE.saturating_mul(*channels)) {
                     mono.push(piece, *sample_rate, *channels, sink)?;
                 }
                 mono.finish(sink)

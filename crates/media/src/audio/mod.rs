@@ -31,10 +31,24 @@ pub const SAMPLE_RATE: u32 = 16_000;
 /// # Errors
 /// The index of the item that cannot be used, with a [`MediaError`] naming its file.
 pub fn log_mel(items: &[AudioInput]) -> Result<Vec<Mel>, (usize, MediaError)> {
+    log_mel_up_to(items, usize::MAX)
+}
+
+/// As [`log_mel`], refusing an item of more than `most` frames as soon as it has them.
+///
+/// # Errors
+/// As [`log_mel`].
+pub fn log_mel_up_to(items: &[AudioInput], most: usize) -> Result<Vec<Mel>, (usize, MediaError)> {
     let mut streams = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let mut stream = MelStream::new();
-        let fed = item.feed(&mut |piece| stream.push(piece).map_err(|error| error.named(item.origin())));
+        let fed = item.feed(&mut |piece| {
+            stream.push(piece).map_err(|error| error.named(item.origin()))?;
+            match stream.samples() / HOP > most {
+                true => Err(MediaError::unusable(item.origin(), format!("more than {} s of sound", most / 100))),
+                false => Ok(()),
+            }
+        });
         fed.map_err(|error| (index, error))?;
         streams.push(stream);
     }

@@ -49,6 +49,11 @@ impl PatchSpec {
     pub fn factor(&self) -> usize {
         self.side * self.merge
     }
+
+    /// Merged rows of so many frames of this size.
+    pub(crate) fn tokens(&self, frames: usize, frame: &Pixels) -> usize {
+        frames.div_ceil(self.frames.max(1)) * (frame.width() / self.factor()) * (frame.height() / self.factor())
+    }
 }
 
 impl Default for PatchSpec {

@@ -23,6 +23,9 @@ impl Patches {
         if let Some(odd) = frames.iter().find(|frame| (frame.width(), frame.height()) != (width, height)) {
             return Err(MediaError::unusable("video", format!("frames differ in size: {first:?} and {odd:?}")));
         }
+        if spec.frames == 0 || spec.factor() == 0 {
+            return Err(MediaError::unusable("picture options", format!("{spec:?} has a size of 0")));
+        }
         if !width.is_multiple_of(spec.factor()) || !height.is_multiple_of(spec.factor()) {
             let reason = format!("{first:?}, expected sides that are multiples of {}", spec.factor());
             return Err(MediaError::unusable("picture", reason));

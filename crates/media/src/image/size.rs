@@ -9,6 +9,9 @@ pub struct PixelBounds {
     pub max: usize,
 }
 
+/// No picture is enlarged beyond this.
+const MOST_PIXELS: usize = 1 << 26;
+
 /// The long side may be so many times the short one.
 const MOST_RATIO: usize = 200;
 
@@ -23,6 +26,11 @@ pub fn target_size([height, width]: [usize; 2], factor: usize, bounds: PixelBoun
         let reason =
             format!("{width} × {height} pixels: the long side may be at most {MOST_RATIO} times the short one");
         return Err(MediaError::unusable("picture", reason));
+    }
+    if factor == 0 || bounds.min > bounds.max || bounds.min > MOST_PIXELS {
+        let PixelBounds { min, max } = bounds;
+        let reason = format!("bounds of {min} to {max} pixels in steps of {factor}: nothing fits them");
+        return Err(MediaError::unusable("picture options", reason));
     }
     let step = factor as f64;
     let rounded = [height, width].map(|side| (side as f64 / step).round_ties_even() as usize * factor);

@@ -46,6 +46,8 @@ pub struct VideoOptions {
     pub max_frames: usize,
     /// Pixels of each resized frame.
     pub bounds: PixelBounds,
+    /// Tokens a video may make at most; a longer one is refused before its frames are kept.
+    pub max_tokens: usize,
     /// Sizes of the vision encoder.
     pub patch: PatchSpec,
 }
@@ -57,6 +59,7 @@ impl Default for VideoOptions {
             min_frames: 4,
             max_frames: 768,
             bounds: PixelBounds { min: 131_072, max: 786_432 },
+            max_tokens: usize::MAX,
             patch: PatchSpec::default(),
         }
     }
@@ -106,8 +109,8 @@ pub fn clip(input: &VideoInput, options: &VideoOptions) -> Result<Clip> {
                 let reason = format!("{} frames, expected 1 to {}", images.len(), options.max_frames);
                 return Err(MediaError::unusable(input.origin(), reason));
             }
-            if !(frames_per_second.is_finite() && *frames_per_second > 0.0) {
-                let reason = format!("{frames_per_second} frames per second, expected a positive number");
+            if !RATES.contains(frames_per_second) {
+                let reason = format!("{frames_per_second} frames per second, expected 0.001 to 1000");
                 return Err(MediaError::unusable(input.origin(), reason));
             }
             let fitted = images.iter().map(|image| {
@@ -120,9 +123,12 @@ pub fn clip(input: &VideoInput, options: &VideoOptions) -> Result<Clip> {
     Ok(Clip { patches, frames_per_second, per_step: options.patch.frames })
 }
 
+/// Rates beyond these are mistakes, and would make positions that are no numbers.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
+
 fn check(options: &VideoOptions) -> Result<()> {
     let rate = options.frames_per_second;
-    if !(rate.is_finite() && rate > 0.0) || options.max_frames == 0 || options.min_frames > options.max_frames {
+    if !RATES.contains(&rate) || options.max_frames == 0 || options.min_frames > options.max_frames {
         let VideoOptions { min_frames, max_frames, .. } = options;
         let reason = format!("{rate} frames per second and {min_frames} to {max_frames} frames cannot be sampled");
         return Err(MediaError::unusable("video options", reason));
@@ -191,6 +197,9 @@ fn sampled(source: &Source, options: &VideoOptions) -> Result<(Vec<Pixels>, f64)
         (_, done) => return done,
     };
     // Some streams are beyond the decoder here; an installed ffmpeg may know better.
+    if matches!(failed, MediaError::Unusable { .. }) {
+        return Err(failed);
+    }
     match FfmpegVideo::open(source, &failed.to_string()) {
         Ok(video) => take(&Reader::Ffmpeg(video), source, options).map_err(|_| failed),
         Err(_) => Err(failed),
@@ -199,15 +208,27 @@ fn sampled(source: &Source, options: &VideoOptions) -> Result<(Vec<Pixels>, f64)
 
 fn take(reader: &Reader, source: &Source, options: &VideoOptions) -> Result<(Vec<Pixels>, f64)> {
     let chosen = choose(reader.timing(), options);
-    let mut frames = Vec::with_capacity(chosen.len());
-    reader.decode(&chosen, &mut |pixels| {
-        frames.push(fit(&pixels, options.bounds, options.patch).map_err(|error| error.named(source.origin()))?);
+    // A frame that stays on show is chosen more than once, but decoded only once.
+    let mut distinct = chosen.clone();
+    distinct.dedup();
+    let mut decoded = Vec::with_capacity(distinct.len());
+    reader.decode(&distinct, &mut |pixels| {
+        let fitted = fit(&pixels, options.bounds, options.patch).map_err(|error| error.named(source.origin()))?;
+        let tokens = options.patch.tokens(chosen.len(), &fitted);
+        if tokens > options.max_tokens {
+            let reason =
+                format!("{} frames make {tokens} tokens, at most {} can be taken in", chosen.len(), options.max_tokens);
+            return Err(MediaError::unusable(source.origin(), reason));
+        }
+        decoded.push(fitted);
         Ok(())
     })?;
-    if frames.len() != chosen.len() {
-        let reason = format!("{} of {} frames could be decoded", frames.len(), chosen.len());
+    if decoded.len() != distinct.len() {
+        let reason = format!("{} of {} frames could be decoded", decoded.len(), distinct.len());
         return Err(MediaError::damaged(source.origin(), reason));
     }
+    let place = |index: &usize| distinct.partition_point(|other| other < index);
+    let frames: Vec<Pixels> = chosen.iter().map(|index| decoded[place(index)].clone()).collect();
     let rate = frames.len() as f64 / reader.timing().seconds();
     Ok((frames, rate))
 }
