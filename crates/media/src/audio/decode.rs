@@ -106,7 +106,10 @@ fn open(source: &Source) -> Result<Box<dyn FormatReader>> {
         SymphoniaError::IoError(error) if error.kind() != ErrorKind::UnexpectedEof => {
             MediaError::damaged(source.origin(), error)
         }
-        other => MediaError::unsupported(source.origin(), format!("the contents are no sound, or truncated ({other}): {KNOWN}")),
+        other => MediaError::unsupported(
+            source.origin(),
+            format!("the contents are no sound, or truncated ({other}): {KNOWN}"),
+        ),
     })
 }
 
