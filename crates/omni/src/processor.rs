@@ -156,7 +156,7 @@ impl<'a> Processor<'a> {
                 _ => {}
             }
         }
-        let mut mels = named_mels(&inputs, &slots, self.most_tokens() * MEL_PER_TOKEN)?.into_iter();
+        let mut mels = named_mels(&inputs, &slots, self.most_tokens().saturating_mul(MEL_PER_TOKEN))?.into_iter();
         let next = |slot: Option<Feature<Mel>>| match slot {
             Some(encoded) => encoded,
             None => Feature::Raw(mels.next().expect("one result per input")),
