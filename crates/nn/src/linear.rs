@@ -4,6 +4,8 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::Weights;
 use omni_core::Result;
 
+use crate::host::product;
+
 /// `y = x Wᵀ + b`, with the weight `[out, in]` as it lies in the checkpoint.
 #[derive(Module, Debug)]
 pub struct Linear {
@@ -40,11 +42,7 @@ impl Linear {
     /// # Shapes
     /// `[N, in]` → `[N, out]`.
     pub fn rows(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = x.matmul(self.weight.val().transpose()); // [N, out]
-        match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
-        }
+        product(x, self.weight.val(), self.bias.as_ref().map(Param::val)) // [N, out]
     }
 }
 

@@ -5,7 +5,7 @@ use checkpoint::Weights;
 use omni_core::Result;
 
 use super::Routing;
-use crate::host::is_host;
+use crate::host::{is_host, product};
 
 /// How the chosen experts are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Experts {
     fn expert(&self, expert: usize, x: Tensor<2>) -> Tensor<2> {
         let gate_up = self.gate_up_proj.val().narrow(0, expert, 1).squeeze_dim::<2>(0); // [2 * inner, D]
         let down = self.down_proj.val().narrow(0, expert, 1).squeeze_dim::<2>(0); // [D, inner]
-        activate(x.matmul(gate_up.transpose())).matmul(down.transpose())
+        product(activate(product(x, gate_up, None)), down, None)
     }
 }
 

@@ -1,0 +1,20 @@
+//! Arithmetic on slices in host memory, with the processor's widest vectors and all cores.
+//!
+//! Nothing here knows of tensors, models or files: the `nn` crate of this family calls these functions where a tensor lies in
+//! host memory. Which instructions are used is decided when the program runs (AVX-512, AVX2, NEON, or plain code), so that one
+//! build runs everywhere. Work is spread over the current `rayon` pool.
+//!
+//! ```
+//! use qwen3_omni_kernels::{LinearShape, linear};
+//!
+//! // Two rows of three numbers, a weight [2, 3], a bias [2].
+//! let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+//! let weight = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0];
+//! let y = linear(&x, &weight, Some(&[0.5, 0.0]), LinearShape { rows: 2, input: 3, output: 2 });
+//! assert_eq!(y, [1.5, 5.0, 4.5, 11.0]);
+//! ```
+
+mod linear;
+mod memory;
+
+pub use linear::{LinearShape, linear};

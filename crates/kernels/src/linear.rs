@@ -1,0 +1,379 @@
+//! The product of many rows with a weight, as in a linear layer.
+//!
+//! The scheme is the usual one of fast matrix products (Goto and van de Geijn, "Anatomy of High-Performance Matrix
+//! Multiplication"): both operands are copied, block by block, into the order in which the innermost loop reads them; that loop
+//! keeps a tile of results in registers. The weight is copied each time it is used, which costs a few percent for some dozens
+//! of rows and nothing to speak of for more, and leaves it in memory as it lies in the file.
+
+#![allow(unsafe_code)] // Tasks write other columns of the same rows: see `memory`.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::memory::{Columns, aligned, prefetch};
+
+/// Inputs of one pass of the innermost loop: with them, a tile's share of both operands stays in the second cache.
+const DEPTH: usize = 192;
+/// Rows whose copy is read again and again by one core before it goes on: 384 KiB of them.
+const ROWS: usize = 256;
+/// Vectors of outputs in one tile.
+const VECTORS: usize = 3;
+/// Tiles' widths that one task takes, at most; it keeps a copy of their weights.
+const PANELS: usize = 4;
+/// Elements of the copied rows, at most.
+const COPIED: usize = 4 << 20;
+/// Side of the squares in which weights are turned.
+const SQUARE: usize = 16;
+
+/// What [`linear`] multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearShape {
+    /// Rows of the input and of the output.
+    pub rows: usize,
+    /// Width of an input row.
+    pub input: usize,
+    /// Width of an output row.
+    pub output: usize,
+}
+
+/// `y = x Wᵀ + b`.
+///
+/// # Shapes
+/// `x` `[rows, input]`, `weight` `[output, input]`, `bias` `[output]` → `[rows, output]`, all row-major.
+///
+/// # Panics
+/// If a slice has not the length of its shape.
+pub fn linear(x: &[f32], weight: &[f32], bias: Option<&[f32]>, shape: LinearShape) -> Vec<f32> {
+    let LinearShape { rows, input, output } = shape;
+    assert_eq!(x.len(), rows * input, "x [rows, input]");
+    assert_eq!(weight.len(), output * input, "weight [output, input]");
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), output, "bias [output]");
+    }
+    let mut y = vec![0.0; rows * output];
+    if input == 0 {
+        if let Some(bias) = bias {
+            y.chunks_exact_mut(output.max(1)).for_each(|row| row.copy_from_slice(bias));
+        }
+        return y;
+    }
+    if y.is_empty() {
+        return y;
+    }
+    Arch::new().dispatch(Linear { x, weight, bias, input, y: &mut y, output });
+    y
+}
+
+struct Linear<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    input: usize,
+    y: &'a mut [f32],
+    output: usize,
+}
+
+impl WithSimd for Linear<'_> {
+    type Output = ();
+
+    /// Chooses the height of a tile: with its accumulators, one row of weights and one input fill the registers.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if S::REGISTER_COUNT >= 32 { self.run::<S, 8>(simd) } else { self.run::<S, 4>(simd) }
+    }
+}
+
+thread_local! {
+    /// Copies of rows and of weights: kept, since fresh memory costs as much time as filling it.
+    static ROW_COPY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static WEIGHT_COPY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Linear<'_> {
+    fn run<S: Simd, const HEIGHT: usize>(self, simd: S) {
+        let Self { x, weight, bias, input, y, output } = self;
+        let at_once = (COPIED / input).max(ROWS) / HEIGHT * HEIGHT;
+        let width = VECTORS * S::F32_LANES;
+        let panels = output.div_ceil(width);
+        let tasks = panels.div_ceil(PANELS).max(panels.min(4 * rayon::current_num_threads()));
+        // Taken out of its cell: while this thread waits for the others it may begin another product.
+        let mut copy = ROW_COPY.take();
+        for (x, y) in x.chunks(at_once * input).zip(y.chunks_mut(at_once * output)) {
+            let rows = Rows::<HEIGHT>::copy(x, input, &mut copy);
+            let y = Columns::new(y, output);
+            (0..tasks).into_par_iter().for_each(|task| {
+                let panels = panels * task / tasks..panels * (task + 1) / tasks;
+                let columns = panels.start * width..(panels.end * width).min(output);
+                let mut copy = WEIGHT_COPY.take();
+                let task = Task { simd, rows: &rows, weight, bias, columns, y: &y, copy: &mut copy };
+                simd.vectorize(task);
+                WEIGHT_COPY.set(copy);
+            });
+        }
+        ROW_COPY.set(copy);
+    }
+}
+
+/// Input rows in blocks of [`DEPTH`] inputs, each of them in groups of `HEIGHT` rows, each of those by input: the order in
+/// which a tile reads them. Rows that are missing in the last group are arbitrary.
+struct Rows<'a, const HEIGHT: usize> {
+    values: &'a [f32],
+    rows: usize,
+    input: usize,
+}
+
+impl<'a, const HEIGHT: usize> Rows<'a, HEIGHT> {
+    fn copy(x: &[f32], input: usize, copy: &'a mut Vec<f32>) -> Self {
+        let rows = x.len() / input;
+        let padded = rows.next_multiple_of(HEIGHT);
+        let values = aligned(copy, padded * input);
+        values.par_chunks_mut(padded * DEPTH).enumerate().for_each(|(block, values)| {
+            let depth = values.len() / padded;
+            values.par_chunks_mut(HEIGHT * depth).enumerate().with_min_len(4).for_each(|(group, values)| {
+                let (values, _) = values.as_chunks_mut::<HEIGHT>();
+                let from = group * HEIGHT;
+                for row in 0..HEIGHT.min(rows - from) {
+                    let x = &x[(from + row) * input + block * DEPTH..][..depth];
+                    values.iter_mut().zip(x).for_each(|(values, x)| values[row] = *x);
+                }
+            });
+        });
+        Self { values, rows, input }
+    }
+
+    /// `HEIGHT` rows from `row` on, by input, over the block of inputs that begins at `start`.
+    #[inline(always)]
+    fn group(&self, row: usize, start: usize, depth: usize) -> &[[f32; HEIGHT]] {
+        let padded = self.rows.next_multiple_of(HEIGHT);
+        self.values[start * padded + row * depth..][..HEIGHT * depth].as_chunks().0
+    }
+}
+
+/// Some columns of the output, for all rows.
+struct Task<'a, S, const HEIGHT: usize> {
+    simd: S,
+    rows: &'a Rows<'a, HEIGHT>,
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    columns: Range<usize>,
+    y: &'a Columns<'a>,
+    copy: &'a mut Vec<f32>,
+}
+
+impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<T: Simd>(self, _: T) {
+        let Self { simd, rows, weight, bias, columns, y, copy } = self;
+        let (width, input) = (VECTORS * S::F32_LANES, rows.input);
+        let panels = columns.len().div_ceil(width);
+        let mut initial = vec![0.0; width];
+        let mut partial = vec![0.0; HEIGHT * width];
+        // Weights are kept for further rows only if there are any.
+        let keeps = rows.rows > ROWS;
+        let size = width * if keeps { panels * input } else { DEPTH.min(input) };
+        let copy = aligned(copy, size);
+        let (first, end) = (columns.start, columns.end);
+        for first_row in (0..rows.rows).step_by(ROWS) {
+            let end_row = (first_row + ROWS).min(rows.rows);
+            for start in (0..input).step_by(DEPTH) {
+                let depth = DEPTH.min(input - start);
+                for panel in 0..panels {
+                    let from = columns.start + panel * width;
+                    let columns = from..(from + width).min(columns.end);
+                    let at = if keeps { start * panels + panel * depth } else { 0 };
+                    let copy = &mut copy[at * width..][..depth * width];
+                    if first_row == 0 {
+                        turn(&weight[from * input..columns.end * input], input, start, copy, width);
+                    }
+                    match bias {
+                        Some(bias) if start == 0 => initial[..columns.len()].copy_from_slice(&bias[columns.clone()]),
+                        _ => initial.fill(0.0),
+                    }
+                    let weights = S::as_simd_f32s(copy).0.as_chunks::<VECTORS>().0;
+                    let initial = &S::as_simd_f32s(&initial).0.as_chunks::<VECTORS>().0[0];
+                    // While this panel is multiplied, the next one's weights come from memory.
+                    let next = if first_row > 0 {
+                        0..0
+                    } else if panel + 1 < panels {
+                        columns.end..(columns.end + width).min(end)
+                    } else {
+                        first..(first + width).min(end)
+                    };
+                    let next_start = if panel + 1 < panels { start } else { start + DEPTH };
+                    let next_end = (next_start + DEPTH).min(input);
+                    let share = next.len().div_ceil((end_row - first_row).div_ceil(HEIGHT));
+                    for row in (first_row..end_row).step_by(HEIGHT) {
+                        let ahead = next.start + (row - first_row) / HEIGHT * share;
+                        for row in ahead..(ahead + share).min(next.end) {
+                            if next_start < next_end {
+                                prefetch(&weight[row * input + next_start..row * input + next_end]);
+                            }
+                        }
+                        let x = rows.group(row, start, depth);
+                        if row + HEIGHT <= end_row && columns.len() == width {
+                            simd.vectorize(Tile { simd, x, weights, initial, y, row, column: from, add: start > 0 });
+                            continue;
+                        }
+                        let tile = &Columns::new(&mut partial, width);
+                        simd.vectorize(Tile { simd, x, weights, initial, y: tile, row: 0, column: 0, add: false });
+                        for (row, sums) in (row..end_row).zip(partial.chunks_exact(width)) {
+                            // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
+                            let y = unsafe { y.piece(row, columns.clone()) };
+                            let former = if start > 0 { 1.0 } else { 0.0 };
+                            y.iter_mut().zip(sums).for_each(|(y, sum)| *y = *y * former + sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copies the block of inputs that begins at `start` of some rows of the weight, by input: `copy` is `[depth, width]`, its
+/// columns beyond the rows are zero.
+#[inline(always)]
+fn turn(weight: &[f32], input: usize, start: usize, copy: &mut [f32], width: usize) {
+    let (rows, depth) = (weight.len() / input, copy.len() / width);
+    if rows < width {
+        copy.fill(0.0);
+    }
+    for first in (0..rows).step_by(SQUARE) {
+        let height = SQUARE.min(rows - first);
+        let whole = if height == SQUARE { depth / SQUARE * SQUARE } else { 0 };
+        for at in (0..whole).step_by(SQUARE) {
+            // Squares of constant size become shuffles of vectors.
+            let mut square = [[0.0; SQUARE]; SQUARE];
+            for (row, square) in square.iter_mut().enumerate() {
+                square.copy_from_slice(&weight[(first + row) * input + start + at..][..SQUARE]);
+            }
+            for column in 0..SQUARE {
+                let out = copy[(at + column) * width + first..].first_chunk_mut::<SQUARE>().expect("a square fits");
+                for row in 0..SQUARE {
+                    out[row] = square[row][column];
+                }
+            }
+        }
+        for row in first..first + height {
+            for at in whole..depth {
+                copy[at * width + row] = weight[row * input + start + at];
+            }
+        }
+    }
+}
+
+/// The innermost loop: `HEIGHT` rows of `x` with [`VECTORS`] vectors of outputs.
+struct Tile<'a, S: Simd, const HEIGHT: usize> {
+    simd: S,
+    x: &'a [[f32; HEIGHT]],
+    weights: &'a [[S::f32s; VECTORS]],
+    initial: &'a [S::f32s; VECTORS],
+    y: &'a Columns<'a>,
+    row: usize,
+    column: usize,
+    /// Whether to add to what is there.
+    add: bool,
+}
+
+impl<S: Simd, const HEIGHT: usize> WithSimd for Tile<'_, S, HEIGHT> {
+    type Output = ();
+
+    // Every loop here has a constant length and no early end: otherwise the accumulators would live in memory.
+    #[inline(always)]
+    fn with_simd<T: Simd>(self, _: T) {
+        let Self { simd, x, weights, initial, y, row, column, add } = self;
+        for height in 0..HEIGHT {
+            y.prefetch(row + height, column..column + VECTORS * S::F32_LANES);
+        }
+        let mut sums = [*initial; HEIGHT];
+        for (x, weights) in x.iter().zip(weights) {
+            for row in 0..HEIGHT {
+                let x = simd.splat_f32s(x[row]);
+                for vector in 0..VECTORS {
+                    sums[row][vector] = simd.mul_add_e_f32s(x, weights[vector], sums[row][vector]);
+                }
+            }
+        }
+        for height in 0..HEIGHT {
+            // SAFETY: the columns belong to one task, and the piece is dropped before the next.
+            let y = unsafe { y.piece(row + height, column..column + VECTORS * S::F32_LANES) };
+            let y = S::as_mut_simd_f32s(y).0;
+            for vector in 0..VECTORS {
+                let former = if add { y[vector] } else { simd.splat_f32s(0.0) };
+                y[vector] = simd.add_f32s(sums[height][vector], former);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
+    }
+
+    /// Largest distance from the product in f64.
+    fn error(shape: LinearShape, biased: bool) -> f64 {
+        let LinearShape { rows, input, output } = shape;
+        let (x, weight, bias) = (numbers(rows * input, 1), numbers(output * input, 2), numbers(output, 3));
+        let y = linear(&x, &weight, biased.then_some(&bias), shape);
+        assert_eq!(y.len(), rows * output);
+        let mut worst = 0.0_f64;
+        for (row, y) in y.chunks(output.max(1)).enumerate() {
+            for (out, y) in y.iter().enumerate() {
+                let (x, w) = (&x[row * input..][..input], &weight[out * input..][..input]);
+                let sum: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                let expected = sum + if biased { f64::from(bias[out]) } else { 0.0 };
+                worst = worst.max((expected - f64::from(*y)).abs());
+            }
+        }
+        worst
+    }
+
+    proptest! {
+        #[test]
+        fn any_shape_is_right(rows in 0..70usize, input in 0..900usize, output in 0..130usize, biased: bool) {
+            let worst = error(LinearShape { rows, input, output }, biased);
+            prop_assert!(worst < 1e-3, "{}", worst);
+        }
+    }
+
+    #[test]
+    fn many_rows_and_outputs_are_right() {
+        // More rows than one core keeps, more outputs than one task takes.
+        assert!(error(LinearShape { rows: 2 * ROWS + 5, input: DEPTH + 1, output: 500 }, true) < 1e-3);
+        // More than are copied at once.
+        let input = COPIED / ROWS;
+        assert!(error(LinearShape { rows: ROWS + 9, input, output: 3 }, true) < 1e-2);
+    }
+
+    #[test]
+    fn a_product_within_a_product_of_the_same_pool_is_right() {
+        let results: Vec<f64> =
+            (0..16).into_par_iter().map(|i| error(LinearShape { rows: 40 + i, input: 400, output: 200 }, false)).collect();
+        assert!(results.into_iter().all(|error| error < 1e-3));
+    }
+
+    #[test]
+    fn plain_code_is_right_too() {
+        let (x, weight) = (numbers(19 * 401, 1), numbers(57 * 401, 2));
+        let shape = LinearShape { rows: 19, input: 401, output: 57 };
+        let expected = linear(&x, &weight, None, shape);
+        let mut y = vec![0.0; 19 * 57];
+        Linear { x: &x, weight: &weight, bias: None, input: 401, y: &mut y, output: 57 }.run::<_, 4>(pulp::Scalar::new());
+        assert!(expected.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-3));
+    }
+
+    #[test]
+    #[should_panic(expected = "weight [output, input]")]
+    fn a_weight_of_another_shape_is_a_bug() {
+        linear(&[0.0; 6], &[0.0; 5], None, LinearShape { rows: 2, input: 3, output: 2 });
+    }
+}

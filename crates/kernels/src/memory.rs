@@ -1,0 +1,78 @@
+//! Memory as the products use it: a matrix whose columns are written by several threads at once, and prefetching.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Room for a row-major matrix `[rows, width]`, shared by tasks that each own other columns of it.
+pub(crate) struct Columns<'a> {
+    values: *mut f32,
+    rows: usize,
+    width: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer is only followed by `piece`, whose caller promises that no two threads touch the same element.
+unsafe impl Sync for Columns<'_> {}
+
+impl<'a> Columns<'a> {
+    pub(crate) fn new(values: &'a mut [f32], width: usize) -> Self {
+        let rows = values.len().checked_div(width).unwrap_or(0);
+        Self { values: values.as_mut_ptr(), rows, width, owner: PhantomData }
+    }
+
+    /// The given columns of one row.
+    ///
+    /// # Safety
+    /// No other piece that is alive, in this or another thread, may hold any of these elements.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // The reason of this type; see the promise above.
+    pub(crate) unsafe fn piece(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width);
+        // SAFETY: the range lies in the matrix (just asserted), which `owner` keeps borrowed, and the caller promises that it
+        // is held once.
+        unsafe { std::slice::from_raw_parts_mut(self.values.add(row * self.width + columns.start), columns.len()) }
+    }
+
+    /// Asks for some columns of one row to be near.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, row: usize, columns: Range<usize>) {
+        for column in columns.step_by(LINE) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                let at = self.values.wrapping_add(row * self.width + column);
+                // SAFETY: as in `prefetch`.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = (row, column);
+        }
+    }
+}
+
+/// Numbers in one line of the cache.
+const LINE: usize = 16;
+
+/// So many values of the vector, which grows as needed, from the beginning of a cache line on: a load that crosses two lines
+/// costs two.
+pub(crate) fn aligned(values: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    if values.len() < length + LINE {
+        values.resize(length + LINE, 0.0);
+    }
+    let skip = values.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    &mut values[skip..skip + length]
+}
+
+/// Asks for these values to be on their way from memory, as far as the second cache.
+#[inline(always)]
+pub(crate) fn prefetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction; it reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
