@@ -14,7 +14,16 @@
 //! assert_eq!(y, [1.5, 5.0, 4.5, 11.0]);
 //! ```
 
+mod attention;
+mod elementwise;
 mod linear;
 mod memory;
+mod tile;
 
+pub use attention::{AttentionShape, window_attention};
+pub use elementwise::{gelu, gelu_tanh};
 pub use linear::{LinearShape, linear};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

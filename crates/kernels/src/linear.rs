@@ -14,19 +14,16 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::memory::{Columns, aligned, prefetch};
+use crate::tile::{Tile, VECTORS, turn};
 
 /// Inputs of one pass of the innermost loop: with them, a tile's share of both operands stays in the second cache.
 const DEPTH: usize = 192;
 /// Rows whose copy is read again and again by one core before it goes on: 384 KiB of them.
 const ROWS: usize = 256;
-/// Vectors of outputs in one tile.
-const VECTORS: usize = 3;
 /// Tiles' widths that one task takes, at most; it keeps a copy of their weights.
 const PANELS: usize = 4;
 /// Elements of the copied rows, at most.
 const COPIED: usize = 4 << 20;
-/// Side of the squares in which weights are turned.
-const SQUARE: usize = 16;
 
 /// What [`linear`] multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +185,7 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                     let at = if keeps { start * panels + panel * depth } else { 0 };
                     let copy = &mut copy[at * width..][..depth * width];
                     if first_row == 0 {
-                        turn(&weight[from * input..columns.end * input], input, start, copy, width);
+                        turn(&weight[from * input + start..], input, columns.len(), copy, width);
                     }
                     match bias {
                         Some(bias) if start == 0 => initial[..columns.len()].copy_from_slice(&bias[columns.clone()]),
@@ -229,82 +226,6 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                         }
                     }
                 }
-            }
-        }
-    }
-}
-
-/// Copies the block of inputs that begins at `start` of some rows of the weight, by input: `copy` is `[depth, width]`, its
-/// columns beyond the rows are zero.
-#[inline(always)]
-fn turn(weight: &[f32], input: usize, start: usize, copy: &mut [f32], width: usize) {
-    let (rows, depth) = (weight.len() / input, copy.len() / width);
-    if rows < width {
-        copy.fill(0.0);
-    }
-    for first in (0..rows).step_by(SQUARE) {
-        let height = SQUARE.min(rows - first);
-        let whole = if height == SQUARE { depth / SQUARE * SQUARE } else { 0 };
-        for at in (0..whole).step_by(SQUARE) {
-            // Squares of constant size become shuffles of vectors.
-            let mut square = [[0.0; SQUARE]; SQUARE];
-            for (row, square) in square.iter_mut().enumerate() {
-                square.copy_from_slice(&weight[(first + row) * input + start + at..][..SQUARE]);
-            }
-            for column in 0..SQUARE {
-                let out = copy[(at + column) * width + first..].first_chunk_mut::<SQUARE>().expect("a square fits");
-                for row in 0..SQUARE {
-                    out[row] = square[row][column];
-                }
-            }
-        }
-        for row in first..first + height {
-            for at in whole..depth {
-                copy[at * width + row] = weight[row * input + start + at];
-            }
-        }
-    }
-}
-
-/// The innermost loop: `HEIGHT` rows of `x` with [`VECTORS`] vectors of outputs.
-struct Tile<'a, S: Simd, const HEIGHT: usize> {
-    simd: S,
-    x: &'a [[f32; HEIGHT]],
-    weights: &'a [[S::f32s; VECTORS]],
-    initial: &'a [S::f32s; VECTORS],
-    y: &'a Columns<'a>,
-    row: usize,
-    column: usize,
-    /// Whether to add to what is there.
-    add: bool,
-}
-
-impl<S: Simd, const HEIGHT: usize> WithSimd for Tile<'_, S, HEIGHT> {
-    type Output = ();
-
-    // Every loop here has a constant length and no early end: otherwise the accumulators would live in memory.
-    #[inline(always)]
-    fn with_simd<T: Simd>(self, _: T) {
-        let Self { simd, x, weights, initial, y, row, column, add } = self;
-        for height in 0..HEIGHT {
-            y.prefetch(row + height, column..column + VECTORS * S::F32_LANES);
-        }
-        let mut sums = [*initial; HEIGHT];
-        for (x, weights) in x.iter().zip(weights) {
-            for row in 0..HEIGHT {
-                let x = simd.splat_f32s(x[row]);
-                for vector in 0..VECTORS {
-                    sums[row][vector] = simd.mul_add_e_f32s(x, weights[vector], sums[row][vector]);
-                }
-            }
-        }
-        for height in 0..HEIGHT {
-            // SAFETY: the columns belong to one task, and the piece is dropped before the next.
-            let y = unsafe { y.piece(row + height, column..column + VECTORS * S::F32_LANES) };
-            let y = S::as_mut_simd_f32s(y).0;
-            for vector in 0..VECTORS {
-                let former = if add { y[vector] } else { simd.splat_f32s(0.0) };
-                y[vector] = simd.add_f32s(sums[height][vector], former);
             }
         }
     }
@@ -356,8 +277,10 @@ mod tests {
 
     #[test]
     fn a_product_within_a_product_of_the_same_pool_is_right() {
-        let results: Vec<f64> =
-            (0..16).into_par_iter().map(|i| error(LinearShape { rows: 40 + i, input: 400, output: 200 }, false)).collect();
+        let results: Vec<f64> = (0..16)
+            .into_par_iter()
+            .map(|i| error(LinearShape { rows: 40 + i, input: 400, output: 200 }, false))
+            .collect();
         assert!(results.into_iter().all(|error| error < 1e-3));
     }
 
@@ -367,7 +290,8 @@ mod tests {
         let shape = LinearShape { rows: 19, input: 401, output: 57 };
         let expected = linear(&x, &weight, None, shape);
         let mut y = vec![0.0; 19 * 57];
-        Linear { x: &x, weight: &weight, bias: None, input: 401, y: &mut y, output: 57 }.run::<_, 4>(pulp::Scalar::new());
+        Linear { x: &x, weight: &weight, bias: None, input: 401, y: &mut y, output: 57 }
+            .run::<_, 4>(pulp::Scalar::new());
         assert!(expected.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-3));
     }
 

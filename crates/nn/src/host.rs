@@ -23,12 +23,23 @@ pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) 
     }
 }
 
+/// [`crate::window_attention`] on the CPU in f32; `None` elsewhere.
+pub(crate) fn window_attention(qkv: &[Tensor<3>; 3], windows: &[usize]) -> Option<Tensor<2>> {
+    #[cfg(feature = "flex")]
+    return flex::window_attention(qkv, windows);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = (qkv, windows);
+        None
+    }
+}
+
 #[cfg(feature = "flex")]
 mod flex {
     use burn::backend::Flex;
     use burn::backend::tensor::FloatTensor;
     use burn::tensor::{DType, Tensor, TensorData};
-    use kernels::{LinearShape, linear};
+    use kernels::{AttentionShape, LinearShape, linear};
 
     use super::is_host;
 
@@ -54,6 +65,19 @@ mod flex {
         let x = memory(x)?.to_contiguous();
         let y = linear(x.as_slice()?, weight.as_slice()?, bias, LinearShape { rows, input, output });
         Some(Tensor::from_data(TensorData::new(y, [rows, output]), &device))
+    }
+
+    pub(super) fn window_attention(qkv: &[Tensor<3>; 3], windows: &[usize]) -> Option<Tensor<2>> {
+        let [rows, heads, width] = qkv[0].dims();
+        let device = qkv[0].device();
+        if qkv.iter().any(|x| x.dtype() != DType::F32) || !is_host(&device) {
+            return None;
+        }
+        let [q, k, v] = qkv.each_ref().map(|x| memory(x).map(|x| x.to_contiguous()));
+        let (q, k, v) = (q?, k?, v?);
+        let slices = [q.as_slice()?, k.as_slice()?, v.as_slice()?];
+        let y = kernels::window_attention(slices, windows, AttentionShape { heads, width });
+        Some(Tensor::from_data(TensorData::new(y, [rows, heads * width]), &device))
     }
 
     fn memory<const D: usize>(x: &Tensor<D>) -> Option<FloatTensor<Flex>> {

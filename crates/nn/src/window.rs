@@ -2,6 +2,8 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
+use crate::host;
+
 /// Scores of one block are at most so many (a quarter of a gigabyte in f32).
 const SCORES: usize = 1 << 26;
 
@@ -12,9 +14,13 @@ const SCORES: usize = 1 << 26;
 ///
 /// # Panics
 /// If the windows do not add up to `N`.
-pub fn window_attention([q, k, v]: [Tensor<3>; 3], windows: &[usize]) -> Tensor<2> {
-    let [rows, heads, width] = q.dims();
+pub fn window_attention(qkv: [Tensor<3>; 3], windows: &[usize]) -> Tensor<2> {
+    let [rows, heads, width] = qkv[0].dims();
     assert_eq!(windows.iter().sum::<usize>(), rows, "windows cover the rows");
+    if let Some(y) = host::window_attention(&qkv, windows) {
+        return y;
+    }
+    let [q, k, v] = qkv;
     let (mut pieces, mut start) = (Vec::new(), 0);
     // Neighbours of one length are a batch.
     for run in windows.chunk_by(|a, b| a == b) {

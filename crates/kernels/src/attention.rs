@@ -1,0 +1,245 @@
+//! Full attention inside windows of rows.
+#![allow(unsafe_code)] // Tasks write other columns of the same rows: see `memory`.
+
+use std::cell::RefCell;
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::elementwise::exp;
+use crate::memory::{Columns, aligned};
+use crate::tile::{Tile, VECTORS, turn};
+
+/// Keys whose values are added up in one pass of the innermost loop.
+const DEPTH: usize = 192;
+
+/// What [`window_attention`] works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub width: usize,
+}
+
+/// `softmax(q kᵀ / √width) v` for each head, inside windows of rows and none across them.
+///
+/// # Shapes
+/// `q`, `k`, `v` `[rows, heads, width]`; `windows` are lengths that add up to the rows. Returns `[rows, heads, width]`.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn window_attention([q, k, v]: [&[f32]; 3], windows: &[usize], shape: AttentionShape) -> Vec<f32> {
+    let AttentionShape { heads, width } = shape;
+    let stride = heads * width;
+    let expected = windows.iter().sum::<usize>() * stride;
+    assert!([q, k, v].iter().all(|x| x.len() == expected), "q, k, v [rows, heads, width], windows add up to the rows");
+    let mut y = vec![0.0; expected];
+    if width == 0 {
+        return y;
+    }
+    let tasks: Vec<(usize, usize, usize)> = windows
+        .iter()
+        .scan(0, |end, length| {
+            *end += length;
+            Some((*end - length, *length))
+        })
+        .flat_map(|(start, length)| (0..heads).map(move |head| (start, length, head)))
+        .filter(|(_, length, _)| *length > 0)
+        .collect();
+    let columns = Columns::new(&mut y, stride);
+    tasks.into_par_iter().for_each(|(start, length, head)| {
+        let from = start * stride + head * width;
+        let [q, k, v] = [q, k, v].map(|x| &x[from..(start + length) * stride]);
+        let mut memory = MEMORY.take();
+        let task = Head { q, k, v, stride, length, width, y: &columns, row: start, column: head * width };
+        Arch::new().dispatch(WithMemory { task, memory: &mut memory });
+        MEMORY.set(memory);
+    });
+    y
+}
+
+thread_local! {
+    static MEMORY: RefCell<Memory> = RefCell::default();
+}
+
+/// What a task works with: kept, since fresh memory costs time.
+#[derive(Default)]
+struct Memory {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    shares: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// One head of one window.
+struct Head<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    stride: usize,
+    length: usize,
+    width: usize,
+    y: &'a Columns<'a>,
+    row: usize,
+    column: usize,
+}
+
+struct WithMemory<'a> {
+    task: Head<'a>,
+    memory: &'a mut Memory,
+}
+
+impl WithSimd for WithMemory<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { task, memory } = self;
+        if S::REGISTER_COUNT >= 32 { task.run::<S, 8>(simd, memory) } else { task.run::<S, 4>(simd, memory) }
+    }
+}
+
+impl Head<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const HEIGHT: usize>(self, simd: S, memory: &mut Memory) {
+        let Self { q, k, v, stride, length, width, y, row, column } = self;
+        let tile = VECTORS * S::F32_LANES;
+        let (key_panels, value_panels) = (length.div_ceil(tile), width.div_ceil(tile));
+        let keys = aligned(&mut memory.keys, key_panels * tile * width);
+        for (panel, copy) in keys.chunks_exact_mut(tile * width).enumerate() {
+            let first = panel * tile;
+            turn(&k[first * stride..], stride, tile.min(length - first), copy, tile);
+        }
+        let values = aligned(&mut memory.values, value_panels * tile * length);
+        for (panel, copy) in values.chunks_exact_mut(tile * length).enumerate() {
+            let columns = panel * tile..(panel * tile + tile).min(width);
+            for (key, copy) in copy.chunks_exact_mut(tile).enumerate() {
+                copy.fill(0.0);
+                copy[..columns.len()].copy_from_slice(&v[key * stride..][columns.clone()]);
+            }
+        }
+        let queries = aligned(&mut memory.queries, HEIGHT * width);
+        let scores = aligned(&mut memory.scores, HEIGHT * key_panels * tile);
+        let shares = aligned(&mut memory.shares, HEIGHT * length);
+        let sums = aligned(&mut memory.sums, HEIGHT * value_panels * tile);
+        let initial = &[simd.splat_f32s(0.0); VECTORS];
+        let scale = 1.0 / (width as f32).sqrt();
+        for first in (0..length).step_by(HEIGHT) {
+            let height = HEIGHT.min(length - first);
+            for query in 0..height {
+                let q = &q[(first + query) * stride..][..width];
+                let (queries, _) = queries.as_chunks_mut::<HEIGHT>();
+                queries.iter_mut().zip(q).for_each(|(queries, q)| queries[query] = q * scale);
+            }
+            let x = queries.as_chunks().0;
+            let y_scores = &Columns::new(scores, key_panels * tile);
+            for (panel, keys) in keys.chunks_exact(tile * width).enumerate() {
+                let weights = S::as_simd_f32s(keys).0.as_chunks::<VECTORS>().0;
+                let (row, column) = (0, panel * tile);
+                simd.vectorize(Tile::<S, HEIGHT> { simd, x, weights, initial, y: y_scores, row, column, add: false });
+            }
+            let mut totals = [0.0; HEIGHT];
+            for (query, scores) in scores.chunks_exact_mut(key_panels * tile).take(height).enumerate() {
+                let scores = &mut scores[..length];
+                totals[query] = softmax(scores);
+                let (shares, _) = shares.as_chunks_mut::<HEIGHT>();
+                shares.iter_mut().zip(scores).for_each(|(shares, score)| shares[query] = *score);
+            }
+            let y_sums = &Columns::new(sums, value_panels * tile);
+            for (panel, values) in values.chunks_exact(tile * length).enumerate() {
+                for (block, values) in values.chunks(tile * DEPTH).enumerate() {
+                    let weights = S::as_simd_f32s(values).0.as_chunks::<VECTORS>().0;
+                    let x = &shares.as_chunks().0[block * DEPTH..][..weights.len()];
+                    let (row, column, add) = (0, panel * tile, block > 0);
+                    simd.vectorize(Tile::<S, HEIGHT> { simd, x, weights, initial, y: y_sums, row, column, add });
+                }
+            }
+            for (query, sums) in sums.chunks_exact(value_panels * tile).take(height).enumerate() {
+                // SAFETY: these rows and columns are this task's alone, and the piece is dropped before the next.
+                let y = unsafe { y.piece(row + first + query, column..column + width) };
+                let share = 1.0 / totals[query];
+                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum * share);
+            }
+        }
+    }
+}
+
+/// Each score becomes `exp(score - greatest)`; returns their sum.
+#[inline(always)]
+fn softmax(scores: &mut [f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut greatest = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+    for chunk in chunks.iter() {
+        (0..LANES).for_each(|i| greatest[i] = if chunk[i] > greatest[i] { chunk[i] } else { greatest[i] });
+    }
+    let greatest = greatest.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            chunk[i] = exp(chunk[i] - greatest);
+            sums[i] += chunk[i];
+        }
+    }
+    rest.iter_mut().for_each(|score| *score = exp(*score - greatest));
+    sums.into_iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 252.0 - 2.0).collect()
+    }
+
+    /// Largest distance from attention in f64.
+    fn error(windows: &[usize], shape: AttentionShape) -> f64 {
+        let AttentionShape { heads, width } = shape;
+        let rows: usize = windows.iter().sum();
+        let [q, k, v] = [1, 2, 3].map(|seed| numbers(rows * heads * width, seed));
+        let y = window_attention([&q, &k, &v], windows, shape);
+        let at = |x: &[f32], row: usize, head: usize, i: usize| f64::from(x[(row * heads + head) * width + i]);
+        let (mut worst, mut start) = (0.0_f64, 0);
+        for length in windows {
+            for (query, head) in (start..start + length).flat_map(|query| (0..heads).map(move |head| (query, head))) {
+                let score = |key| (0..width).map(|i| at(&q, query, head, i) * at(&k, key, head, i)).sum::<f64>();
+                let shares: Vec<f64> =
+                    (start..start + length).map(|key| (score(key) / (width as f64).sqrt()).exp()).collect();
+                let total: f64 = shares.iter().sum();
+                for i in 0..width {
+                    let sum: f64 = shares.iter().zip(start..).map(|(share, key)| share * at(&v, key, head, i)).sum();
+                    worst = worst.max((sum / total - at(&y, query, head, i)).abs());
+                }
+            }
+            start += length;
+        }
+        worst
+    }
+
+    proptest! {
+        #[test]
+        fn any_windows_are_right(
+            windows in prop::collection::vec(0..70usize, 0..4), heads in 1..4usize, width in 0..80usize,
+        ) {
+            let worst = error(&windows, AttentionShape { heads, width });
+            prop_assert!(worst < 1e-4, "{}", worst);
+        }
+    }
+
+    #[test]
+    fn a_long_window_is_right() {
+        assert!(error(&[2 * DEPTH + 3], AttentionShape { heads: 1, width: 72 }) < 1e-4);
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let (q, v) = (vec![1e3; 20 * 4], vec![1.0; 20 * 4]);
+        let y = window_attention([&q, &q, &v], &[20], AttentionShape { heads: 1, width: 4 });
+        assert!(y.iter().all(|y| (y - 1.0).abs() < 1e-5));
+    }
+}
