@@ -8,7 +8,7 @@ use crate::Talker;
 pub struct Conversation<'a> {
     /// Ids of the whole prompt, placeholders expanded, up to the opening of the answer.
     pub prompt: &'a [u32],
-    /// Ids of the answer that are to be spoken, without the end token.
+    /// Ids of the answer that are to be spoken, as far as they are known, without the end token; one at least.
     pub answer: &'a [u32],
     /// Codec id of the voice.
     pub speaker: u32,
@@ -28,6 +28,8 @@ pub struct TalkerPrompt {
     pub ids: Vec<u32>,
     /// `[1, n, D]`: rows of text still to come, one per frame; the last closes the text.
     pub trailing: Tensor<3>,
+    /// `[1, 1, D]`: the row that closes the text.
+    pub eos: Tensor<3>,
     /// `[1, 1, D]`: the row that stands in when the text has run out.
     pub pad: Tensor<3>,
 }
@@ -38,6 +40,14 @@ const OPENING: usize = 9;
 const HEADER: usize = 3;
 
 impl Talker {
+    /// The row of one more word of text, for a talker that speaks while the text is being written.
+    ///
+    /// # Shapes
+    /// → `[1, 1, D]`. `embed` is the thinker's embedding table, `[1, T]` → `[1, T, thinker D]`.
+    pub fn text_row(&self, id: u32, embed: &dyn Fn(Tensor<2, Int>) -> Tensor<3>) -> Tensor<3> {
+        self.text_rows(&[id], embed)
+    }
+
     /// Lays out the talker's prompt: every user turn, then text side plus codec side of the answer's opening.
     ///
     /// `None` if the answer has no text: there is nothing to say.
@@ -62,11 +72,11 @@ impl Talker {
         };
         let later = text.dims()[1] - HEADER - 1;
         let trailing = match later {
-            0 => eos,
-            _ => Tensor::cat(vec![text.narrow(1, HEADER + 1, later), eos], 1),
+            0 => eos.clone(),
+            _ => Tensor::cat(vec![text.narrow(1, HEADER + 1, later), eos.clone()], 1),
         };
         let ids = [user.iter().map(|at| conversation.prompt[*at]).collect(), vec![turns.tts_pad; OPENING]].concat();
-        Ok(Some(TalkerPrompt { embeds, ids, trailing, pad }))
+        Ok(Some(TalkerPrompt { embeds, ids, trailing, eos, pad }))
     }
 
     /// Rows of the user turns: text by its embeddings, media by the thinker's states. → `[1, T, D]`.

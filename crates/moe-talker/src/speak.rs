@@ -40,13 +40,32 @@ pub struct Speaking<P: CodePredictor> {
     hidden: Tensor<3>,
     code: Tensor<2, Int>,
     codes: usize,
+    /// `[1, 1, D]`: the summed embeddings of a frame that was made and not yet fed back.
+    made: Option<Tensor<3>>,
     stop: Option<SpeechStop>,
+    /// [`Speaking::code`] on the host.
+    first_code: i64,
 }
 
 impl<P: CodePredictor> Speaking<P> {
+    /// The first code of the next frame, or the end code.
+    pub fn first_code(&self) -> i64 {
+        self.first_code
+    }
+
     /// Why the speech ended, once it has.
     pub fn stop(&self) -> Option<SpeechStop> {
         self.stop
+    }
+
+    /// Positions held so far: the prompt's and one per frame that was fed back.
+    pub fn state(&self) -> &TalkerState {
+        &self.state
+    }
+
+    /// Lets go of everything but the caches.
+    pub fn into_state(self) -> TalkerState {
+        self.state
     }
 
     /// The code predictor's state.
@@ -102,16 +121,16 @@ impl Talker {
             hidden: output.hidden,
             code,
             codes: 1,
+            made: None,
             stop: None,
+            first_code: 0,
         };
         speaking.notice_end();
         Ok(speaking)
     }
 
-    /// Makes one frame, takes the next row of text, and chooses the code of the frame after it.
-    ///
-    /// `text` is `[1, 1, D]`: the next trailing row, or the prompt's pad once the text has run out. Returns the frame's
-    /// codes `[1, Q]`, or `None` when the speech has ended.
+    /// Makes one frame, takes the next row of text, and chooses the code of the frame after it: [`Talker::codes`], then
+    /// [`Talker::advance`].
     ///
     /// # Errors
     /// As [`Stage::step`].
@@ -122,13 +141,41 @@ impl Talker {
         text: Tensor<3>,
         probe: &mut dyn SpeakProbe,
     ) -> Result<Option<Tensor<2, Int>>> {
+        let codes = self.codes(speaking, predictor);
+        if codes.is_some() {
+            self.advance(speaking, text, probe)?;
+        }
+        Ok(codes)
+    }
+
+    /// Makes one frame: its codes `[1, Q]`, or `None` when the speech has ended. It needs no text yet.
+    pub fn codes<P: CodePredictor>(&self, speaking: &mut Speaking<P>, predictor: &P) -> Option<Tensor<2, Int>> {
         if speaking.stop.is_some() {
-            return Ok(None);
+            return None;
         }
         let first = self.codec_embedding.forward(speaking.code.clone()); // [1, 1, D]
         let frame = predictor.predict(&mut speaking.predictor, speaking.hidden.clone(), first.clone());
-        let codes = Tensor::cat(vec![speaking.code.clone(), frame.residual], 1); // [1, Q]
-        let embeds = first + frame.embeds + text;
+        speaking.made = Some(first + frame.embeds);
+        Some(Tensor::cat(vec![speaking.code.clone(), frame.residual], 1)) // [1, Q]
+    }
+
+    /// Feeds the frame that was made back, with the next row of text, and chooses the first code of the next one.
+    ///
+    /// `text` is `[1, 1, D]`: the row of the next word, of the text's end, or the prompt's pad after it. Does nothing if no
+    /// frame was made.
+    ///
+    /// # Errors
+    /// As [`Stage::step`].
+    pub fn advance<P: CodePredictor>(
+        &self,
+        speaking: &mut Speaking<P>,
+        text: Tensor<3>,
+        probe: &mut dyn SpeakProbe,
+    ) -> Result<()> {
+        let Some(made) = speaking.made.take() else {
+            return Ok(());
+        };
+        let embeds = made + text;
         let position = speaking.state.tokens() as f32 + speaking.delta;
         probe.input(&embeds, position);
         let input = TalkerInput { embeds, positions: Positions::sequence(position, 1) };
@@ -139,7 +186,7 @@ impl Talker {
         speaking.hidden = output.hidden;
         speaking.codes += 1;
         speaking.notice_end();
-        Ok(Some(codes))
+        Ok(())
     }
 
     /// Control ids are never spoken, but the end code may be chosen.
@@ -153,7 +200,8 @@ impl Talker {
 impl<P: CodePredictor> Speaking<P> {
     /// The one place of a frame where an id crosses to the host.
     fn notice_end(&mut self) {
-        if self.code.clone().into_scalar::<i64>() == self.end_code {
+        self.first_code = self.code.clone().into_scalar::<i64>();
+        if self.first_code == self.end_code {
             self.stop = Some(SpeechStop::End);
         } else if self.codes >= self.max_codes {
             self.stop = Some(SpeechStop::Limit);

@@ -145,6 +145,11 @@ impl DecoderState {
         self.tokens
     }
 
+    /// Bytes of keys and values held.
+    pub fn bytes(&self) -> usize {
+        self.caches.iter().map(KvCache::bytes).sum()
+    }
+
     /// Forgets all but the first `tokens` tokens: the run goes on as if the rest had never been fed.
     ///
     /// # Panics

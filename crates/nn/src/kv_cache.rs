@@ -29,6 +29,11 @@ impl KvCache {
         self.length
     }
 
+    /// Bytes held, those that are allocated ahead included.
+    pub fn bytes(&self) -> usize {
+        self.store.iter().flatten().map(|store| store.shape().num_elements() * store.dtype().size()).sum()
+    }
+
     /// True before the first step.
     pub fn is_empty(&self) -> bool {
         self.length == 0

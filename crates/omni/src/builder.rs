@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use vision_encoder::VisionEncoder;
 
 use crate::omni::{Encoders, Inner, SpeechParts};
-use crate::pipeline::Timed;
+use crate::stages::Timed;
 use crate::{ChatTemplate, Device, Omni, Tokenizer};
 
 /// Loads an [`Omni`] from a checkpoint directory.

@@ -2,12 +2,11 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use moe_talker::SpeechStop;
 use omni_core::Result;
 
 use crate::wav::WavFile;
 
-/// What a stream hands out, in order: thinking if the model does, text, then sound, then one `Done`.
+/// What a stream hands out: thinking if the model does, then text and sound in turns as they are made, then one `Done`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
@@ -56,6 +55,34 @@ pub enum TextStop {
     Limit,
     /// The model's context is full.
     Context,
+    /// The answer was cancelled, or its reader has gone.
+    Cancelled,
+}
+
+/// Why the speech ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpeechStop {
+    /// The talker chose its end code.
+    End,
+    /// The limit on codes was reached, or the talker's context is full.
+    Limit,
+    /// The answer was cancelled, or its reader has gone.
+    Cancelled,
+    /// A guard: it went on far beyond its text ([`crate::Guards::frames_per_token`]).
+    Overrun,
+    /// A guard: it repeated itself ([`crate::Guards::looping_frames`]).
+    Loop,
+    /// A guard: it fell silent ([`crate::Guards::silent_frames`]).
+    Silence,
+}
+
+impl From<moe_talker::SpeechStop> for SpeechStop {
+    fn from(stop: moe_talker::SpeechStop) -> Self {
+        match stop {
+            moe_talker::SpeechStop::End => Self::End,
+            moe_talker::SpeechStop::Limit => Self::Limit,
+        }
+    }
 }
 
 /// A complete answer.
@@ -86,6 +113,53 @@ pub struct Speech {
     pub codes: Vec<Vec<u32>>,
     /// Why the speech ended.
     pub stop: SpeechStop,
+    /// For each spoken token: where its text ends in [`Reply::text`], in bytes.
+    pub text_ends: Vec<usize>,
+    /// Samples of one frame.
+    pub samples_per_frame: usize,
+}
+
+/// What a listener can have heard of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// The beginning of [`Reply::text`].
+    pub text: String,
+    /// Spoken tokens of it.
+    pub tokens: usize,
+    /// Frames, the one that was cut included.
+    pub frames: usize,
+}
+
+impl Reply {
+    /// What was heard of the answer if so many of its samples were played.
+    ///
+    /// The talker takes one token of text per frame, so what it had not read when it made a frame cannot have been heard. It
+    /// reads ahead of what it says: the text may be longer than what was heard, never shorter.
+    pub fn heard(&self, samples: usize) -> Heard {
+        let Some(speech) = self.speech.as_ref().filter(|_| samples > 0) else {
+            return Heard { text: String::new(), tokens: 0, frames: 0 };
+        };
+        let frames = samples.div_ceil(speech.samples_per_frame.max(1)).min(speech.codes.len());
+        let tokens = frames.min(speech.text_ends.len());
+        let end = match tokens {
+            0 => 0,
+            tokens => speech.text_ends[tokens - 1],
+        };
+        let text = self.text.get(..end).unwrap_or(&self.text).to_owned();
+        Heard { text, tokens, frames }
+    }
+
+    /// Tokens of text per second after the first.
+    pub fn tokens_per_second(&self) -> f64 {
+        let later = self.usage.text_tokens.saturating_sub(1) as f64;
+        later / self.timings.thinker.saturating_sub(self.timings.prefill).as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// Time from the first token to the end, per time of sound: below 1, playing never waits. `None` without sound.
+    pub fn real_time_factor(&self) -> Option<f64> {
+        let spent = self.timings.total.saturating_sub(self.timings.first_text).as_secs_f64();
+        (!self.usage.audio.is_zero()).then(|| spent / self.usage.audio.as_secs_f64())
+    }
 }
 
 /// Counts of an answer.
@@ -99,6 +173,8 @@ pub struct Usage {
     pub frames: usize,
     /// Length of the sound.
     pub audio: Duration,
+    /// Bytes of keys and values that thinker and talker held at the end.
+    pub cache_bytes: usize,
 }
 
 impl fmt::Display for Usage {
@@ -111,17 +187,24 @@ impl fmt::Display for Usage {
     }
 }
 
-/// Where the time went. On a GPU, work is queued and a stage's time is counted where its result is waited for.
+/// Where the time went, by stage. Stages work at once, so their times overlap. On a GPU, work is queued and a stage's time is
+/// counted where its result is waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Timings {
-    /// From the request to the first piece of text.
-    pub first_text: Duration,
-    /// From the request to the first piece of sound.
-    pub first_audio: Option<Duration>,
+    /// Reading and decoding files, mel frames, patches, tokens; before the request's clock starts.
+    pub preprocessing: Duration,
     /// The audio and vision encoders.
     pub encoders: Duration,
     /// The thinker: prompt and text.
     pub thinker: Duration,
+    /// Of it, the prompt and the first token.
+    pub prefill: Duration,
+    /// From the request to the first token of text.
+    pub first_text: Duration,
+    /// The talker's prompt and first code.
+    pub first_code: Duration,
+    /// From the request to the first piece of sound.
+    pub first_audio: Option<Duration>,
     /// The talker, without the code predictor.
     pub talker: Duration,
     /// The code predictor.
@@ -135,6 +218,9 @@ pub struct Timings {
 impl fmt::Display for Timings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        if !self.preprocessing.is_zero() {
+            write!(f, "preprocessing {:.0} ms; ", ms(self.preprocessing))?;
+        }
         write!(f, "first text {:.0} ms", ms(self.first_text))?;
         if let Some(first_audio) = self.first_audio {
             write!(f, ", first sound {:.0} ms", ms(first_audio))?;

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use aut_encoder::AutEncoder;
 use burn::tensor::Device;
@@ -11,8 +12,9 @@ use omni_core::{Dtype, Error, Result, SamplingOptions};
 use vision_encoder::VisionEncoder;
 
 use crate::builder::{GenerationConfig, OmniBuilder, PreprocessorConfig};
-use crate::pipeline::{ReplyStream, SpeechPlan, Timed};
+use crate::pipeline::{ReplyStream, SpeechPlan};
 use crate::processor::{Processor, Prompt};
+use crate::stages::Timed;
 use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Tokenizer};
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
@@ -76,6 +78,11 @@ impl Omni {
         talker.map_or_else(Vec::new, |talker| talker.speaker_id.keys().map(String::as_str).collect())
     }
 
+    /// Whether nothing else holds the model: no clone, and no answer in the making.
+    pub fn is_unique(&self) -> bool {
+        Arc::strong_count(&self.inner) == 1
+    }
+
     /// Most tokens a conversation and its answer can have together.
     pub fn context_length(&self) -> usize {
         self.inner.thinker.context_length()
@@ -93,7 +100,10 @@ impl Omni {
     /// or used, [`Error::NotLoaded`] for media without encoders.
     pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<Prompt> {
         options.validate()?;
-        Processor::new(&self.inner, options).prompt(messages)
+        let started = Instant::now();
+        let mut prompt = Processor::new(&self.inner, options).prompt(messages)?;
+        prompt.preprocessing = started.elapsed();
+        Ok(prompt)
     }
 
     /// The whole answer.
@@ -117,8 +127,8 @@ impl Omni {
         unreachable!("a stream ends with an error or with `Done`")
     }
 
-    /// The answer piece by piece: text as it is written, then sound. Work happens as events are asked for; dropping the
-    /// stream stops it.
+    /// The answer piece by piece: text as it is written, sound from the first word on. Work begins at once, in threads of its
+    /// own, and waits for a reader that is behind; dropping the stream stops it.
     ///
     /// # Errors
     /// Before the model runs: [`Error::Request`] for a conversation or options that cannot be served, [`Error::Media`],
@@ -141,7 +151,7 @@ impl Omni {
         if tokens >= limit {
             return Err(Error::ContextLength { tokens, limit });
         }
-        Ok(ReplyStream::new(self.inner.clone(), prompt, options.clone(), plan))
+        ReplyStream::new(self.inner.clone(), prompt, options.clone(), plan)
     }
 
     fn speech_plan(&self, options: &GenerateOptions) -> Result<Option<SpeechPlan>> {

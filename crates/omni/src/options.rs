@@ -37,6 +37,71 @@ pub enum VocoderMode {
     Chunked(Chunking),
 }
 
+/// How many frames each piece of sound has: the first is short, so that it comes soon; each next one doubles, since a long one
+/// costs less per frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkRamp {
+    /// Frames of the first piece (a frame is 80 ms).
+    pub first: usize,
+    /// Most frames of a piece.
+    pub most: usize,
+}
+
+impl Default for ChunkRamp {
+    /// 1, 2, 4, 8, 8, …
+    fn default() -> Self {
+        Self { first: 1, most: 8 }
+    }
+}
+
+impl ChunkRamp {
+    /// Pieces of one size.
+    pub fn fixed(frames: usize) -> Self {
+        Self { first: frames, most: frames }
+    }
+
+    /// Frames of the pieces, one after the other.
+    pub(crate) fn sizes(self) -> impl Iterator<Item = usize> {
+        std::iter::successors(Some(self.first), move |size| Some(size.saturating_mul(2)))
+            .map(move |size| size.min(self.most))
+    }
+}
+
+/// How the stages of an answer share the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stages {
+    /// Thinker, talker and vocoder run at once, each in a thread of its own: speech starts with the first word.
+    #[default]
+    Concurrent,
+    /// One at a time, and speech starts when the text is complete: for measurements.
+    Sequential,
+}
+
+/// When a talker that has lost its way is stopped. Each guard is off if `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guards {
+    /// Frames per token of spoken text, and 50 more: what runs further past its text is stopped.
+    pub frames_per_token: Option<usize>,
+    /// Frames through which the first codes repeat themselves, in a loop of at most 16 frames.
+    pub looping_frames: Option<usize>,
+    /// Frames of silence on end.
+    pub silent_frames: Option<usize>,
+}
+
+impl Default for Guards {
+    /// 40 frames (3.2 s) per token; loops of 8 s; silence of 8 s.
+    fn default() -> Self {
+        Self { frames_per_token: Some(40), looping_frames: Some(100), silent_frames: Some(100) }
+    }
+}
+
+impl Guards {
+    /// No guard at all; `max_codes` still holds.
+    pub fn off() -> Self {
+        Self { frames_per_token: None, looping_frames: None, silent_frames: None }
+    }
+}
+
 /// How an answer is made. `Default` is what the released model ships with.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
@@ -62,8 +127,12 @@ pub struct GenerateOptions {
     pub last_word: LastWord,
     /// How frames become samples.
     pub vocoder: VocoderMode,
-    /// Codec frames per piece of sound in a stream (one frame is 80 ms).
-    pub chunk_frames: usize,
+    /// Codec frames per piece of sound in a stream.
+    pub chunks: ChunkRamp,
+    /// How the stages share the time.
+    pub stages: Stages,
+    /// When a talker that has lost its way is stopped.
+    pub guards: Guards,
     /// Functions the model may call, as JSON schemas.
     pub tools: Vec<Value>,
     /// Handed to the chat template if set.
@@ -94,7 +163,9 @@ impl Default for GenerateOptions {
             max_codes: None,
             last_word: LastWord::default(),
             vocoder: VocoderMode::default(),
-            chunk_frames: 8,
+            chunks: ChunkRamp::default(),
+            stages: Stages::default(),
+            guards: Guards::default(),
             tools: Vec::new(),
             enable_thinking: None,
             starts_thinking: None,
@@ -132,7 +203,11 @@ impl GenerateOptions {
         let positive = [
             ("max_new_tokens", self.max_new_tokens),
             ("max_codes", self.max_codes.unwrap_or(1)),
-            ("chunk_frames", self.chunk_frames),
+            ("chunks.first", self.chunks.first),
+            ("chunks.most", self.chunks.most),
+            ("guards.frames_per_token", self.guards.frames_per_token.unwrap_or(1)),
+            ("guards.looping_frames", self.guards.looping_frames.unwrap_or(1)),
+            ("guards.silent_frames", self.guards.silent_frames.unwrap_or(1)),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(omni_core::Error::Request(format!("{name} is 0, expected at least 1"))),
@@ -146,12 +221,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn pieces_double_up_to_the_bound() {
+        let sizes = |ramp: ChunkRamp| ramp.sizes().take(6).collect::<Vec<_>>();
+        assert_eq!(sizes(ChunkRamp::default()), [1, 2, 4, 8, 8, 8]);
+        assert_eq!(sizes(ChunkRamp { first: 3, most: 10 }), [3, 6, 10, 10, 10, 10]);
+        assert_eq!(sizes(ChunkRamp::fixed(5)), [5; 6]);
+    }
+
+    #[test]
     fn zero_limits_and_bad_sampling_are_refused_by_name() {
         let bad = SamplingOptions { top_p: 2.0, ..SamplingOptions::talker() };
         let cases = [
             (GenerateOptions { max_new_tokens: 0, ..Default::default() }, "max_new_tokens"),
             (GenerateOptions { max_codes: Some(0), ..Default::default() }, "max_codes"),
-            (GenerateOptions { chunk_frames: 0, ..Default::default() }, "chunk_frames"),
+            (GenerateOptions { chunks: ChunkRamp::fixed(0), ..Default::default() }, "chunks.first"),
+            (
+                GenerateOptions { guards: Guards { silent_frames: Some(0), ..Guards::off() }, ..Default::default() },
+                "guards.silent_frames",
+            ),
             (GenerateOptions { thinker: bad.clone(), ..Default::default() }, "thinker sampling: top_p"),
             (GenerateOptions { talker: Some(bad.clone()), ..Default::default() }, "talker sampling: top_p"),
             (GenerateOptions { code_predictor: Some(bad), ..Default::default() }, "code predictor sampling"),

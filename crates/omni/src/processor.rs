@@ -1,5 +1,7 @@
 //! From a conversation to what the model reads: ids with expanded placeholders, log-mel frames and patches.
 
+use std::time::Duration;
+
 use burn::tensor::{DType, Tensor};
 use media::audio::{AudioInput, Mel, log_mel_up_to};
 use media::image::{ImageOptions, PatchSpec, Patches, patches};
@@ -20,6 +22,8 @@ pub struct Prompt {
     pub(crate) audio: Vec<Feature<Mel>>,
     pub(crate) image: Vec<Feature<Patches>>,
     pub(crate) video: Vec<Feature<Clip>>,
+    /// Time it took to read.
+    pub(crate) preprocessing: Duration,
     parts: Vec<PartTokens>,
 }
 
@@ -114,7 +118,7 @@ impl<'a> Processor<'a> {
         let layout = self.layout(&audio, &image, &video)?;
         let ids = layout.expand(&short, self.audio_end()?)?;
         let parts = self.count(messages, &layout)?;
-        let prompt = Prompt { ids, layout, audio, image, video, parts };
+        let prompt = Prompt { ids, layout, audio, image, video, preprocessing: Duration::ZERO, parts };
         tracing::debug!(tokens = prompt.tokens(), parts = prompt.parts.len(), "prompt");
         Ok(prompt)
     }

@@ -16,6 +16,10 @@ pub(crate) struct Written {
     count: usize,
     /// Where the answer starts: after the last closing token.
     answer_start: usize,
+    /// Whether the last id belongs to the answer.
+    speaks: bool,
+    /// Bytes of the answer's text that were handed out.
+    answer_bytes: usize,
     /// Line ends between thinking and the answer belong to neither.
     skip_line_ends: bool,
 }
@@ -29,12 +33,23 @@ impl Written {
         let opened = open.is_some_and(|open| last == Some(&open) && tail.contains(&open));
         let thinking = starts_thinking.unwrap_or(opened) && close.is_some();
         let pending = PendingText::new(true);
-        Self { pending, open, close, thinking, count: 0, answer_start: 0, skip_line_ends: thinking }
+        Self {
+            pending,
+            open,
+            close,
+            thinking,
+            count: 0,
+            answer_start: 0,
+            speaks: false,
+            answer_bytes: 0,
+            skip_line_ends: thinking,
+        }
     }
 
     /// The event of one more id, if it completes any text.
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Option<Event> {
         self.count += 1;
+        self.speaks = false;
         if self.count == 1 && Some(id) == self.open {
             (self.thinking, self.skip_line_ends) = (true, true);
             return None;
@@ -42,9 +57,11 @@ impl Written {
         if Some(id) == self.close {
             let rest = self.finish();
             self.answer_start = self.count;
+            self.answer_bytes = 0;
             (self.thinking, self.skip_line_ends) = (false, true);
             return rest;
         }
+        self.speaks = !self.thinking;
         let piece = self.pending.push(tokenizer, id);
         self.event(piece)
     }
@@ -60,12 +77,18 @@ impl Written {
             piece = piece.trim_start_matches('\n').to_owned();
             self.skip_line_ends = piece.is_empty();
         }
+        self.answer_bytes += if self.thinking { 0 } else { piece.len() };
         (!piece.is_empty()).then_some(if self.thinking { Event::Thinking(piece) } else { Event::Text(piece) })
     }
 
-    /// Index of the first id after the thinking.
-    pub(crate) fn answer_start(&self) -> usize {
-        self.answer_start
+    /// Whether the last id is to be spoken: thinking and its closing token are not.
+    pub(crate) fn speaks(&self) -> bool {
+        self.speaks
+    }
+
+    /// Bytes of the answer's text so far.
+    pub(crate) fn answer_bytes(&self) -> usize {
+        self.answer_bytes
     }
 
     /// Thinking and answer as the reference reads them: split at the last closing token.

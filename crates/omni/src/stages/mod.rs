@@ -1,0 +1,126 @@
+//! The stages of an answer, each of which runs in a thread of its own: what they share.
+
+mod guard;
+mod talk;
+mod think;
+mod vocode;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use async_channel::Sender;
+use burn::tensor::{Int, Tensor};
+use omni_core::Error;
+
+pub(crate) use talk::{TalkStage, Talked, Timed};
+pub(crate) use think::{ThinkStage, Thought};
+pub(crate) use vocode::{VocodeStage, Voiced};
+
+use crate::{Event, SpeechStop};
+
+/// What crosses from the thinker to the talker.
+pub(crate) enum Word {
+    /// Once, before any word: states of the accepted layer over the prompt, if it has media.
+    Tap(Option<Tensor<3>>),
+    /// An id that is to be spoken.
+    Id(u32),
+}
+
+/// What crosses from the talker to the vocoder: codes `[1, Q]`.
+pub(crate) type Frame = Tensor<2, Int>;
+
+/// What stages tell the one who reads the answer.
+pub(crate) enum Report {
+    Event(Event),
+    Thought(Box<Thought>),
+    Talked(Talked),
+    Voiced(Voiced),
+    Failed(Error),
+}
+
+/// What makes stages stop before their end.
+pub(crate) struct Signals {
+    cancelled: AtomicBool,
+    failed: AtomicBool,
+    silent: AtomicBool,
+    /// Held by the one stage that works, if they may not work at once.
+    turn: Option<Mutex<()>>,
+}
+
+impl Signals {
+    pub(crate) fn new(sequential: bool) -> Self {
+        let no = || AtomicBool::new(false);
+        Self { cancelled: no(), failed: no(), silent: no(), turn: sequential.then(Mutex::default) }
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing more is to be made.
+    pub(crate) fn stopped(&self) -> bool {
+        self.cancelled() || self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// The vocoder has heard nothing for too long.
+    fn fall_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    fn silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn sequential(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Waits until no other stage works, if they may not work at once.
+    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What every stage has.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) reports: Sender<Report>,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) started: Instant,
+}
+
+impl Common {
+    /// Hands an event out, waiting while the reader is behind. A reader that has gone wants no more of anything.
+    fn event(&self, event: Event) {
+        self.report(Report::Event(event));
+    }
+
+    pub(crate) fn report(&self, report: Report) {
+        if self.reports.send_blocking(report).is_err() {
+            self.signals.cancel();
+        }
+    }
+}
+
+/// Why a stage of speech was stopped from outside, if it was.
+fn stop_from_outside(signals: &Signals) -> Option<SpeechStop> {
+    match (signals.stopped(), signals.silent()) {
+        (true, _) => Some(SpeechStop::Cancelled),
+        (_, true) => Some(SpeechStop::Silence),
+        _ => None,
+    }
+}
+
+/// A failure of the device to give a result.
+fn device_failed(error: impl std::fmt::Display) -> Error {
+    Error::Device(format!("a result could not be read: {error}"))
+}

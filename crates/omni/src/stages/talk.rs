@@ -1,0 +1,163 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_channel::{Receiver, Sender};
+use burn::tensor::{Int, Tensor};
+use moe_talker::{Conversation, SpeakOptions, TalkerPrompt};
+use mtp::{CodePredictor, PredictorState};
+use omni_core::{FrameCodes, Result, SamplingOptions, Thinker as _};
+use tm_rope::MediaLayout;
+
+use super::guard::{Loops, overrun};
+use super::{Common, Frame, Report, Word, stop_from_outside};
+use crate::omni::Inner;
+use crate::{GenerateOptions, SpeechStop, TalkerPositions};
+
+/// The talker and the code predictor: words to frames.
+pub(crate) struct TalkStage {
+    pub(crate) common: Common,
+    pub(crate) model: Arc<Inner>,
+    pub(crate) options: Arc<GenerateOptions>,
+    pub(crate) speaker: u32,
+    pub(crate) speak: SpeakOptions,
+    /// Ids and layout of the thinker's prompt.
+    pub(crate) ids: Vec<u32>,
+    pub(crate) layout: MediaLayout,
+    pub(crate) words: Receiver<Word>,
+    pub(crate) frames: Sender<Frame>,
+}
+
+/// What the talker made.
+#[derive(Debug, Default)]
+pub(crate) struct Talked {
+    /// `None` if there was nothing to say.
+    pub(crate) stop: Option<SpeechStop>,
+    /// From the first word to the first code.
+    pub(crate) first_code: Duration,
+    /// Without the code predictor.
+    pub(crate) talker: Duration,
+    pub(crate) code_predictor: Duration,
+    pub(crate) cache_bytes: usize,
+}
+
+/// The rows of text of a run, as they come.
+struct Rows<'a> {
+    model: &'a Inner,
+    words: &'a Receiver<Word>,
+    pad: Tensor<3>,
+    /// Taken when the text has ended.
+    eos: Option<Tensor<3>>,
+    /// Words taken, the first included.
+    taken: usize,
+}
+
+impl Rows<'_> {
+    /// The row of the next word `[1, 1, D]`, waiting for it if need be; then the row that closes the text; then the pad.
+    fn next(&mut self, talker: &moe_talker::Talker) -> Tensor<3> {
+        if self.eos.is_some()
+            && let Ok(Word::Id(id)) = self.words.recv_blocking()
+        {
+            self.taken += 1;
+            return talker.text_row(id, &|ids| self.model.thinker.embed(ids));
+        }
+        self.eos.take().unwrap_or_else(|| self.pad.clone())
+    }
+
+    /// Words of the whole text, once it has ended.
+    fn words(&self) -> Option<usize> {
+        self.eos.is_none().then_some(self.taken)
+    }
+}
+
+impl TalkStage {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut talked = Talked::default();
+        if self.common.signals.sequential() {
+            // The text is written to its end first: what is sent waits in the channel.
+            while !self.words.is_closed() && !self.common.signals.stopped() {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+        if let (Ok(Word::Tap(tap)), Ok(Word::Id(first))) = (self.words.recv_blocking(), self.words.recv_blocking()) {
+            self.speak(tap, first, &mut talked)?;
+        }
+        self.common.report(Report::Talked(talked));
+        Ok(())
+    }
+
+    fn speak(&self, tap: Option<Tensor<3>>, first: u32, talked: &mut Talked) -> Result<()> {
+        let parts = self.model.speech.as_ref().expect("speech was planned");
+        let begun = Instant::now();
+        let turn = self.common.signals.turn();
+        let span = tracing::info_span!("talker_prompt").entered();
+        let embed = |ids: Tensor<2, Int>| self.model.thinker.embed(ids);
+        let conversation =
+            Conversation { prompt: &self.ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
+        let Some(prompt) = parts.talker.prompt(&conversation)? else {
+            return Ok(());
+        };
+        let positions = match self.options.talker_positions {
+            TalkerPositions::Exact => self.layout.positions(&prompt.ids)?,
+            TalkerPositions::AsReference => self.layout.plain_positions(&prompt.ids)?,
+        };
+        let mut speaking = parts.talker.begin(&prompt, positions, &parts.code_predictor, &self.speak, &mut ())?;
+        drop((span, turn));
+        talked.first_code = begun.elapsed();
+        talked.talker = talked.first_code;
+        let TalkerPrompt { eos, pad, .. } = prompt;
+        let mut rows = Rows { model: &self.model, words: &self.words, pad, eos: Some(eos), taken: 1 };
+        let mut loops = Loops::default();
+        let mut made = 0;
+        talked.stop = loop {
+            if let Some(stop) = stop_from_outside(&self.common.signals) {
+                break Some(stop);
+            }
+            let guards = &self.options.guards;
+            if guards.frames_per_token.zip(rows.words()).is_some_and(|(most, words)| overrun(made, words, most)) {
+                break Some(SpeechStop::Overrun);
+            }
+            if guards.looping_frames.is_some_and(|most| loops.push(speaking.first_code(), most)) {
+                break Some(SpeechStop::Loop);
+            }
+            let started = Instant::now();
+            let turn = self.common.signals.turn();
+            let Some(frame) = parts.talker.codes(&mut speaking, &parts.code_predictor) else {
+                break speaking.stop().map(SpeechStop::from);
+            };
+            drop(turn);
+            made += 1;
+            talked.talker += started.elapsed();
+            if self.frames.send_blocking(frame).is_err() {
+                // The vocoder has gone; if it failed, it says so itself.
+                break stop_from_outside(&self.common.signals).or(Some(SpeechStop::Cancelled));
+            }
+            let text = rows.next(&parts.talker);
+            let started = Instant::now();
+            let _turn = self.common.signals.turn();
+            parts.talker.advance(&mut speaking, text, &mut ())?;
+            talked.talker += started.elapsed();
+        };
+        talked.code_predictor = speaking.predictor().1;
+        talked.talker = talked.talker.saturating_sub(talked.code_predictor);
+        talked.cache_bytes = speaking.state().bytes();
+        Ok(())
+    }
+}
+
+/// The code predictor with a stopwatch in its state.
+pub(crate) struct Timed(pub(crate) CodePredictor);
+
+impl omni_core::CodePredictor for Timed {
+    type State = (PredictorState, Duration);
+
+    fn start(&self, sampling: &SamplingOptions) -> Self::State {
+        (self.0.start(sampling), Duration::ZERO)
+    }
+
+    fn predict(&self, (state, spent): &mut Self::State, hidden: Tensor<3>, first: Tensor<3>) -> FrameCodes {
+        let started = Instant::now();
+        let codes = self.0.predict(state, hidden, first);
+        *spent += started.elapsed();
+        codes
+    }
+}
