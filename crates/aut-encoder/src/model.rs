@@ -98,6 +98,40 @@ impl AutEncoder {
         Ok(Encoded { embeds: Tensor::cat(batches.collect(), 0), spans, deepstack: Vec::new() })
     }
 
+    /// What [`ModalityEncoder::encode`] gives, without its first `known` rows: windows that lie among them are not computed.
+    ///
+    /// # Shapes
+    /// → `[rows - known, output D]`.
+    ///
+    /// # Errors
+    /// As [`ModalityEncoder::encode`].
+    ///
+    /// # Panics
+    /// If there are no rows but the known ones.
+    pub fn encode_after(&self, items: &[Tensor<2>], known: usize) -> Result<Tensor<2>> {
+        let frames = self.check(items)?;
+        let size = chunk(&self.config);
+        let padded = frames.iter().map(|frames| (*frames).min(size)).max().unwrap_or(0);
+        let windows = windows(&frames, size, self.window);
+        let rows = |window: &Window| window.chunks.iter().map(|range| self.tokens(range.len())).sum::<usize>();
+        let mut before = 0;
+        let first = windows.iter().take_while(|window| {
+            let whole = before + rows(window) <= known;
+            before += if whole { rows(window) } else { 0 };
+            whole
+        });
+        let first = first.count();
+        let rest = windows[first..].chunks(WINDOWS_PER_BATCH).map(|batch| self.batch(items, batch, padded, &mut ()));
+        let rest = Tensor::cat(rest.collect(), 0);
+        let (begun, left) = (known - before, rest.dims()[0]);
+        Ok(rest.narrow(0, begun, left - begun))
+    }
+
+    /// Log-mel frames of one attention window: rows of different windows do not depend on each other.
+    pub fn window_frames(&self) -> usize {
+        chunk(&self.config) * self.window
+    }
+
     fn check(&self, items: &[Tensor<2>]) -> Result<Vec<usize>> {
         let bins = self.config.num_mel_bins;
         let refuse = |reason: String| Err(Error::Media { part: "sound".into(), reason });

@@ -43,6 +43,15 @@ impl Positions {
         &self.axes[axis]
     }
 
+    /// All but the first `tokens` of one row.
+    ///
+    /// # Panics
+    /// If there are fewer, or several rows.
+    pub fn after(&self, tokens: usize) -> Self {
+        assert_eq!(self.batch, 1, "positions of several rows");
+        Self::new(1, self.axes.each_ref().map(|axis| axis[tokens..].to_vec()))
+    }
+
     /// The largest position on any axis, if there is any token.
     pub fn max(&self) -> Option<f32> {
         self.axes.iter().flatten().copied().reduce(f32::max)

@@ -14,8 +14,7 @@ pub struct Conversation<'a> {
     pub speaker: u32,
     /// The thinker's embedding table. `[1, T]` → `[1, T, thinker D]`.
     pub embed: &'a dyn Fn(Tensor<2, Int>) -> Tensor<3>,
-    /// `[1, prompt, thinker D]`: states of the accepted layer over the prompt. Only media rows are read; `None` if the prompt
-    /// has none.
+    /// `[1, M, thinker D]`: states of the accepted layer at the prompt's [`Talker::media_places`]; `None` if it has none.
     pub tap: Option<Tensor<3>>,
 }
 
@@ -26,6 +25,8 @@ pub struct TalkerPrompt {
     pub embeds: Tensor<3>,
     /// `T` ids that only decide positions: the user part's own, then nine times the text pad.
     pub ids: Vec<u32>,
+    /// Where the user part's tokens stand in the conversation's prompt.
+    pub user: Vec<usize>,
     /// `[1, n, D]`: rows of text still to come, one per frame; the last closes the text.
     pub trailing: Tensor<3>,
     /// `[1, 1, D]`: the row that closes the text.
@@ -40,6 +41,11 @@ const OPENING: usize = 9;
 const HEADER: usize = 3;
 
 impl Talker {
+    /// Where a prompt has rows of media, in order.
+    pub fn media_places(&self, prompt: &[u32]) -> Vec<usize> {
+        (0..prompt.len()).filter(|at| self.turns.placeholders.contains(&prompt[*at])).collect()
+    }
+
     /// The row of one more word of text, for a talker that speaks while the text is being written.
     ///
     /// # Shapes
@@ -76,7 +82,7 @@ impl Talker {
             _ => Tensor::cat(vec![text.narrow(1, HEADER + 1, later), eos.clone()], 1),
         };
         let ids = [user.iter().map(|at| conversation.prompt[*at]).collect(), vec![turns.tts_pad; OPENING]].concat();
-        Ok(Some(TalkerPrompt { embeds, ids, trailing, eos, pad }))
+        Ok(Some(TalkerPrompt { embeds, ids, user, trailing, eos, pad }))
     }
 
     /// Rows of the user turns: text by its embeddings, media by the thinker's states. → `[1, T, D]`.
@@ -93,7 +99,14 @@ impl Talker {
             let count = values.len();
             Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &tap.device())
         };
-        let states = tap.clone().select(1, indices(media.iter().map(|row| user[*row] as i64).collect()));
+        // Turns of others may have media as well: the rows of the user's are those whose places are the user's.
+        let places = self.media_places(conversation.prompt);
+        if places.len() != tap.dims()[1] {
+            let (places, rows) = (places.len(), tap.dims()[1]);
+            return Err(Error::Request(format!("the prompt has {places} media rows, but {rows} states were kept")));
+        }
+        let rank = |row: usize| places.binary_search(&user[row]).expect("a media row of the user") as i64;
+        let states = tap.clone().select(1, indices(media.iter().map(|row| rank(*row)).collect()));
         let mut order: Vec<i64> = (0..ids.len() as i64).collect();
         for (index, row) in media.iter().enumerate() {
             order[*row] = (ids.len() + index) as i64;

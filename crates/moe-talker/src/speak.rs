@@ -96,6 +96,25 @@ impl Talker {
     pub fn begin<P: CodePredictor>(
         &self,
         prompt: &TalkerPrompt,
+        positions: (Positions, f32),
+        predictor: &P,
+        options: &SpeakOptions,
+        probe: &mut dyn SpeakProbe,
+    ) -> Result<Speaking<P>> {
+        self.begin_from(self.start(), prompt, positions, predictor, options, probe)
+    }
+
+    /// As [`Talker::begin`], with a state that has taken the first rows of the prompt already.
+    ///
+    /// # Errors
+    /// As [`Stage::step`].
+    ///
+    /// # Panics
+    /// If the state has taken all rows, or more.
+    pub fn begin_from<P: CodePredictor>(
+        &self,
+        mut state: TalkerState,
+        prompt: &TalkerPrompt,
         (positions, delta): (Positions, f32),
         predictor: &P,
         options: &SpeakOptions,
@@ -105,8 +124,9 @@ impl Talker {
         // Every code but the last is fed back, and each needs a position.
         let room = (self.context_length() + 1).saturating_sub(prompt.embeds.dims()[1]);
         let options = SpeakOptions { max_codes: options.max_codes.min(room), ..options.clone() };
-        let mut state = self.start();
-        let output = self.step(&mut state, TalkerInput { embeds: prompt.embeds.clone(), positions })?;
+        let (known, rows) = (state.tokens(), prompt.embeds.dims()[1]);
+        let embeds = prompt.embeds.clone().narrow(1, known, rows - known);
+        let output = self.step(&mut state, TalkerInput { embeds, positions: positions.after(known) })?;
         let mut sampler = Sampler::new(&options.sampling, Some(self.suppressed(end_code as usize)));
         probe.choose(&output, &sampler);
         let code = sampler.sample(output.logits);

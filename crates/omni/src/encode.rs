@@ -5,28 +5,56 @@ use media::audio::Mel;
 use media::image::Patches;
 use moe_thinker::MediaRows;
 use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result};
+use tm_rope::MediaItem;
 use vision_encoder::PixelPatches;
 
-use crate::omni::{Encoders, Inner};
+use crate::omni::Inner;
 use crate::processor::{Feature, Prompt};
 
-/// Encodes the media of a prompt and lets go of them.
-pub(crate) fn encode(model: &Inner, prompt: &mut Prompt) -> Result<MediaRows> {
+/// Rows of each kind that are known already: they stand before the others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Known {
+    pub(crate) audio: usize,
+    pub(crate) image: usize,
+    pub(crate) video: usize,
+}
+
+/// Encodes the media of a prompt but for the rows that are known, and lets go of them.
+pub(crate) fn encode(model: &Inner, prompt: &mut Prompt, known: Known) -> Result<MediaRows> {
     let (device, dtype) = (&model.device, model.dtype);
     let encoders = || {
         let missing =
             || Error::NotLoaded("the conversation holds media, but the model was loaded without encoders".into());
         model.encoders.as_ref().ok_or_else(missing)
     };
-    let audio = joined(std::mem::take(&mut prompt.audio), |items: Vec<Mel>| {
+    let of_kind = |wanted: fn(&MediaItem) -> bool| -> Vec<usize> {
+        prompt.layout.items.iter().filter(|item| wanted(item)).map(MediaItem::tokens).collect()
+    };
+    let audio_rows = of_kind(|item| matches!(item, MediaItem::Audio(_)));
+    let image_rows = of_kind(|item| matches!(item, MediaItem::Image(_)));
+    let video_rows = of_kind(|item| matches!(item, MediaItem::Video(..)));
+    let mel_rows = |mel: Mel| {
+        let shape = [mel.frames(), mel.bins()];
+        upload(mel.into_values(), shape, device, dtype)
+    };
+    let hear = |items: Vec<Mel>| {
         let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
-        let Encoders { audio, .. } = encoders()?;
-        let rows = |mel: Mel| {
-            let shape = [mel.frames(), mel.bins()];
-            upload(mel.into_values(), shape, device, dtype)
-        };
-        audio.encode(items.into_iter().map(rows).collect())
-    })?;
+        encoders()?.audio.encode(items.into_iter().map(mel_rows).collect())
+    };
+    let items = std::mem::take(&mut prompt.audio);
+    let audio = match items.iter().all(|item| matches!(item, Feature::Raw(_))) {
+        // All items stay in the call, since it decides how short ones are padded; known windows are not computed.
+        true if known.audio > 0 && known.audio < audio_rows.iter().sum() => {
+            let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
+            let raw = items.into_iter().filter_map(|item| match item {
+                Feature::Raw(mel) => Some(mel_rows(mel)),
+                Feature::Encoded(_) => None,
+            });
+            let embeds = encoders()?.audio.encode_after(&raw.collect::<Vec<_>>(), known.audio)?;
+            Some(Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() })
+        }
+        _ => after(items, &audio_rows, known.audio, hear)?,
+    };
     let pixels = |patches: Patches, seconds_per_step: f32| {
         let (grid, shape) = (patches.grid(), [patches.patches(), patches.values().len() / patches.patches()]);
         PixelPatches { patches: upload(patches.into_values(), shape, device, dtype), grid, seconds_per_step }
@@ -35,10 +63,10 @@ pub(crate) fn encode(model: &Inner, prompt: &mut Prompt) -> Result<MediaRows> {
         let _span = tracing::info_span!("vision_encoder", items = items.len()).entered();
         encoders()?.vision.encode(items)
     };
-    let image = joined(std::mem::take(&mut prompt.image), |items| {
+    let image = after(std::mem::take(&mut prompt.image), &image_rows, known.image, |items: Vec<Patches>| {
         see(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
     })?;
-    let video = joined(std::mem::take(&mut prompt.video), |items| {
+    let video = after(std::mem::take(&mut prompt.video), &video_rows, known.video, |items| {
         let item = |clip: media::video::Clip| {
             let seconds = clip.seconds_per_step();
             pixels(clip.into_patches(), seconds)
@@ -46,6 +74,34 @@ pub(crate) fn encode(model: &Inner, prompt: &mut Prompt) -> Result<MediaRows> {
         see(items.into_iter().map(item).collect())
     })?;
     Ok(MediaRows { audio, image, video })
+}
+
+/// The rows after the known ones: items that lie among those are not encoded.
+fn after<T>(
+    items: Vec<Feature<T>>,
+    rows: &[usize],
+    known: usize,
+    encode: impl FnOnce(Vec<T>) -> Result<Encoded>,
+) -> Result<Option<Encoded>> {
+    let (mut items, mut begun) = (items, known);
+    let mut whole = 0;
+    while whole < rows.len() && rows[whole] <= begun {
+        begun -= rows[whole];
+        whole += 1;
+    }
+    items.drain(..whole.min(items.len()));
+    let Some(encoded) = joined(items, encode)? else {
+        return Ok(None);
+    };
+    let cut = |tensor: Tensor<2>| {
+        let rows = tensor.dims()[0];
+        tensor.narrow(0, begun, rows - begun)
+    };
+    Ok(Some(Encoded {
+        embeds: cut(encoded.embeds),
+        spans: encoded.spans,
+        deepstack: encoded.deepstack.into_iter().map(cut).collect(),
+    }))
 }
 
 fn upload(values: Vec<f32>, shape: [usize; 2], device: &Device, dtype: Dtype) -> Tensor<2> {

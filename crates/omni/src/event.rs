@@ -167,6 +167,8 @@ impl Reply {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Of them, those that a session knew from earlier turns.
+    pub known_tokens: usize,
     /// Tokens of the answer, without the end token.
     pub text_tokens: usize,
     /// Codec frames (80 ms each in the released model).

@@ -12,10 +12,11 @@ use omni_core::{Dtype, Error, Result, SamplingOptions};
 use vision_encoder::VisionEncoder;
 
 use crate::builder::{GenerationConfig, OmniBuilder, PreprocessorConfig};
+use crate::memory::Memory;
 use crate::pipeline::{ReplyStream, SpeechPlan};
 use crate::processor::{Processor, Prompt};
 use crate::stages::Timed;
-use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Tokenizer};
+use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Session, Tokenizer};
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
 #[derive(Clone)]
@@ -111,20 +112,7 @@ impl Omni {
     /// # Errors
     /// As [`Omni::stream`] and its events.
     pub fn generate(&self, messages: &[Message], options: &GenerateOptions) -> Result<Reply> {
-        let mut samples = Vec::new();
-        for event in self.stream(messages, options)? {
-            match event? {
-                Event::Audio(Audio { samples: piece, .. }) => samples.extend(piece),
-                Event::Done(mut reply) => {
-                    if let Some(speech) = &mut reply.speech {
-                        speech.audio.samples = samples;
-                    }
-                    return Ok(*reply);
-                }
-                Event::Thinking(_) | Event::Text(_) => {}
-            }
-        }
-        unreachable!("a stream ends with an error or with `Done`")
+        whole(self.stream(messages, options)?)
     }
 
     /// The answer piece by piece: text as it is written, sound from the first word on. Work begins at once, in threads of its
@@ -144,6 +132,20 @@ impl Omni {
     /// # Errors
     /// As [`Omni::stream`].
     pub fn stream_prompt(&self, prompt: Prompt, options: &GenerateOptions) -> Result<ReplyStream> {
+        self.stream_with(prompt, options, None)
+    }
+
+    /// A conversation of several turns, which remembers what the model has read.
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
+
+    pub(crate) fn stream_with(
+        &self,
+        prompt: Prompt,
+        options: &GenerateOptions,
+        memory: Option<Memory>,
+    ) -> Result<ReplyStream> {
         options.validate()?;
         let plan = self.speech_plan(options)?;
         let (tokens, limit) = (prompt.tokens(), self.context_length());
@@ -151,7 +153,7 @@ impl Omni {
         if tokens >= limit {
             return Err(Error::ContextLength { tokens, limit });
         }
-        ReplyStream::new(self.inner.clone(), prompt, options.clone(), plan)
+        ReplyStream::new(self.inner.clone(), prompt, options.clone(), plan, memory)
     }
 
     fn speech_plan(&self, options: &GenerateOptions) -> Result<Option<SpeechPlan>> {
@@ -186,6 +188,24 @@ impl Omni {
             },
         }))
     }
+}
+
+/// All of an answer, its sound included.
+pub(crate) fn whole(events: impl Iterator<Item = Result<Event>>) -> Result<Reply> {
+    let mut samples = Vec::new();
+    for event in events {
+        match event? {
+            Event::Audio(Audio { samples: piece, .. }) => samples.extend(piece),
+            Event::Done(mut reply) => {
+                if let Some(speech) = &mut reply.speech {
+                    speech.audio.samples = samples;
+                }
+                return Ok(*reply);
+            }
+            Event::Thinking(_) | Event::Text(_) => {}
+        }
+    }
+    unreachable!("a stream ends with an error or with `Done`")
 }
 
 fn default_speaker(talker: &checkpoint::TalkerConfig) -> u32 {

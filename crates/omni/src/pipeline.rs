@@ -9,6 +9,7 @@ use async_channel::{Receiver, bounded};
 use moe_talker::SpeakOptions;
 use omni_core::{Error, Result};
 
+use crate::memory::{Memory, contents};
 use crate::omni::Inner;
 use crate::processor::Prompt;
 use crate::stages::{Common, Report, Signals, TalkStage, Talked, ThinkStage, Thought, VocodeStage, Voiced};
@@ -70,7 +71,9 @@ impl ReplyStream {
         prompt: Prompt,
         options: GenerateOptions,
         plan: Option<SpeechPlan>,
+        memory: Option<Memory>,
     ) -> Result<Self> {
+        let memory = memory.map(|memory| (memory, contents(&model, &prompt)));
         let (sender, reports) = bounded(EVENTS);
         let signals = Arc::new(Signals::new(options.stages == Stages::Sequential));
         let started = Instant::now();
@@ -102,6 +105,7 @@ impl ReplyStream {
                     layout: prompt.layout.clone(),
                     words: talker_words,
                     frames,
+                    memory: memory.clone(),
                 };
                 let vocode = VocodeStage {
                     common: common.clone(),
@@ -114,7 +118,7 @@ impl ReplyStream {
                 Some(words)
             }
         };
-        let think = ThinkStage { common: common.clone(), model, options, prompt, words };
+        let think = ThinkStage { common: common.clone(), model, options, prompt, words, memory };
         stream.spawn("thinker", &common, move || think.run())?;
         Ok(stream)
     }
@@ -254,6 +258,7 @@ impl Outcome {
             text_tokens: thought.answer.len(),
             frames: voiced.codes.len(),
             audio: Duration::from_secs_f64(voiced.samples as f64 / f64::from(sample_rate)),
+            known_tokens: thought.known,
             cache_bytes: thought.cache_bytes + talked.cache_bytes,
         };
         // An answer whose first code is the end code says nothing.

@@ -1,4 +1,4 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 use checkpoint::Component;
 use media::video::clip;
 use moe_talker::{Conversation, SpeakOptions, SpeakProbe, Talker, TalkerPrompt, speaker_id};
@@ -35,13 +35,17 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     compare_thinker(case, &said);
 
     let talker = Talker::load(&model.checked(Component::Talker)?, model.config())?;
+    let media: Vec<i64> = talker.media_places(&prompt).into_iter().map(|place| place as i64).collect();
     let conversation = Conversation {
         prompt: &prompt,
         // The reference's talker never hears the last generated token.
         answer: &said.sequence[prompt.len()..said.sequence.len() - 1],
         speaker: speaker_id(&model.config().talker()?.speaker_id, settings["speaker"].as_str().unwrap_or("Ethan"))?,
         embed: &|ids| thinker.embed(ids),
-        tap: said.tap,
+        tap: said.tap.filter(|_| !media.is_empty()).map(|tap| {
+            let places = TensorData::new(media.clone(), [media.len()]);
+            tap.clone().select(1, Tensor::from_data(places, &tap.device()))
+        }),
     };
     let laid_out = talker.prompt(&conversation)?.ok_or_else(|| Error::Request("the answer is empty".into()))?;
     // The reference does not tell its talker of sound in video.

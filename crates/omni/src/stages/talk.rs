@@ -3,14 +3,15 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use burn::tensor::{Int, Tensor};
-use moe_talker::{Conversation, SpeakOptions, TalkerPrompt};
+use moe_talker::{Conversation, SpeakOptions, TalkerPrompt, TalkerState};
 use mtp::{CodePredictor, PredictorState};
-use omni_core::{FrameCodes, Result, SamplingOptions, Thinker as _};
+use omni_core::{FrameCodes, Positions, Result, SamplingOptions, Stage, Thinker as _};
 use tm_rope::MediaLayout;
 
 use super::guard::{Loops, overrun};
 use super::{Common, Frame, Report, Word, stop_from_outside};
-use crate::omni::Inner;
+use crate::memory::{Memory, TalkerMemory, Token, chained};
+use crate::omni::{Inner, SpeechParts};
 use crate::{GenerateOptions, SpeechStop, TalkerPositions};
 
 /// The talker and the code predictor: words to frames.
@@ -25,6 +26,8 @@ pub(crate) struct TalkStage {
     pub(crate) layout: MediaLayout,
     pub(crate) words: Receiver<Word>,
     pub(crate) frames: Sender<Frame>,
+    /// What the session keeps, and the prompt's contents by which it is known.
+    pub(crate) memory: Option<(Memory, Vec<u64>)>,
 }
 
 /// What the talker made.
@@ -100,7 +103,9 @@ impl TalkStage {
             TalkerPositions::Exact => self.layout.positions(&prompt.ids)?,
             TalkerPositions::AsReference => self.layout.plain_positions(&prompt.ids)?,
         };
-        let mut speaking = parts.talker.begin(&prompt, positions, &parts.code_predictor, &self.speak, &mut ())?;
+        let (state, tokens) = self.recall(parts, &prompt, &positions.0)?;
+        let mut speaking =
+            parts.talker.begin_from(state, &prompt, positions, &parts.code_predictor, &self.speak, &mut ())?;
         drop((span, turn));
         talked.first_code = begun.elapsed();
         talked.talker = talked.first_code;
@@ -140,7 +145,35 @@ impl TalkStage {
         talked.code_predictor = speaking.predictor().1;
         talked.talker = talked.talker.saturating_sub(talked.code_predictor);
         talked.cache_bytes = speaking.state().bytes();
+        if let Some((memory, _)) = &self.memory {
+            let mut state = speaking.into_state();
+            state.truncate(tokens.len());
+            memory.keep_talker(TalkerMemory { state, tokens });
+        }
         Ok(())
+    }
+
+    /// A state that has taken what is known of the user part, and what the whole user part will be known by.
+    fn recall(
+        &self,
+        parts: &SpeechParts,
+        prompt: &TalkerPrompt,
+        positions: &Positions,
+    ) -> Result<(TalkerState, Vec<Token>)> {
+        let Some((memory, contents)) = &self.memory else {
+            return Ok((parts.talker.start(), Vec::new()));
+        };
+        // The states of media rows depend on all that the thinker read before them.
+        let (thinker_positions, _) = self.layout.positions(&self.ids)?;
+        let contents = chained(&Token::all(self.ids.iter().copied(), contents, &thinker_positions));
+        let contents: Vec<u64> = prompt.user.iter().map(|at| contents[*at]).collect();
+        let tokens = Token::all(prompt.ids[..prompt.user.len()].iter().copied(), &contents, positions);
+        let Some(TalkerMemory { mut state, tokens: old }) = memory.take_talker() else {
+            return Ok((parts.talker.start(), tokens));
+        };
+        let known = old.iter().zip(&tokens).take_while(|(old, new)| old == new).count();
+        state.truncate(known);
+        Ok((state, tokens))
     }
 }
 

@@ -1,14 +1,16 @@
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 use moe_thinker::{ThinkerState, merge};
 use nn::{Sampler, id_row};
 use omni_core::{DecoderInput, Positions, Result, Stage, Thinker as _};
 
 use super::{Common, Report, Word};
-use crate::encode::encode;
+use crate::encode::{Known, encode};
+use crate::memory::{Memory, ThinkerMemory, Token, common};
 use crate::omni::Inner;
 use crate::processor::Prompt;
 use crate::written::Written;
@@ -22,6 +24,8 @@ pub(crate) struct ThinkStage {
     pub(crate) prompt: Prompt,
     /// To the talker, if there is one.
     pub(crate) words: Option<Sender<Word>>,
+    /// What the session keeps, and the prompt's contents by which it is known.
+    pub(crate) memory: Option<(Memory, Vec<u64>)>,
 }
 
 /// What the thinker made.
@@ -41,6 +45,8 @@ pub(crate) struct Thought {
     /// From the request to the first token.
     pub(crate) first_token: Duration,
     pub(crate) cache_bytes: usize,
+    /// Tokens of the prompt that were known from earlier turns.
+    pub(crate) known: usize,
 }
 
 /// The thinker between two tokens.
@@ -49,6 +55,10 @@ struct Writing {
     sampler: Sampler,
     delta: f32,
     next: Tensor<2, Int>,
+    /// What the session will know the state by.
+    tokens: Vec<Token>,
+    /// `[1, M, D]`: states of the accepted layer at the prompt's media.
+    tap: Option<Tensor<3>>,
 }
 
 impl ThinkStage {
@@ -67,6 +77,7 @@ impl ThinkStage {
             let rest = written.finish();
             rest.into_iter().for_each(|event| self.common.event(event));
             thought.cache_bytes = writing.state.bytes();
+            self.keep(writing, &thought.answer);
         }
         // The talker takes this for the end of the text.
         drop(self.words.take());
@@ -80,25 +91,75 @@ impl ThinkStage {
         let _turn = self.common.signals.turn();
         let span = tracing::info_span!("thinker_prompt", tokens = self.prompt.tokens()).entered();
         let started = Instant::now();
-        let media = encode(&self.model, &mut self.prompt)?;
-        thought.encoders = started.elapsed();
         let (positions, delta) = self.prompt.layout.positions(self.prompt.ids())?;
         let thinker = &self.model.thinker;
-        let mut state = thinker.start();
-        let embeds = thinker.embed(id_row(self.prompt.ids(), &self.model.device));
-        let (embeds, visual) = merge(embeds, self.prompt.ids(), &self.prompt.layout.ids, media)?;
+        let (mut state, mut known, mut tokens, mut taps) = (thinker.start(), 0, Vec::new(), Vec::new());
+        if let Some((memory, contents)) = &self.memory {
+            tokens = Token::all(self.prompt.ids().iter().copied(), contents, &positions);
+            if let Some(old) = memory.take_thinker() {
+                known = common(&old.tokens, &tokens);
+                state = old.state;
+                state.truncate(known);
+                let rows = self.media_places(..known).len();
+                taps.extend(old.tap.filter(|_| rows > 0).map(|tap| tap.narrow(1, 0, rows)));
+            }
+        }
+        thought.known = known;
+        let media_ids = self.prompt.layout.ids;
+        let count = |wanted: u32| self.prompt.ids()[..known].iter().filter(|id| **id == wanted).count();
+        let known_rows =
+            Known { audio: count(media_ids.audio), image: count(media_ids.image), video: count(media_ids.video) };
+        let media = encode(&self.model, &mut self.prompt, known_rows)?;
+        thought.encoders = started.elapsed();
+        let ids = &self.prompt.ids()[known..];
+        let embeds = thinker.embed(id_row(ids, &self.model.device));
+        let (embeds, visual) = merge(embeds, ids, &media_ids, media)?;
+        let positions = positions.after(known);
         let output = thinker.step(&mut state, DecoderInput { embeds, positions, left_padding: Vec::new(), visual })?;
         let mut sampler = Sampler::new(&self.options.thinker, None);
         let next = sampler.sample(output.logits);
+        if self.words.is_some() || self.memory.is_some() {
+            let places: Vec<i64> = self.media_places(known..).into_iter().map(|place| (place - known) as i64).collect();
+            if let Some(tap) = output.tap.filter(|_| !places.is_empty()) {
+                let places = TensorData::new(places.clone(), [places.len()]);
+                taps.push(tap.clone().select(1, Tensor::from_data(places, &tap.device())));
+            }
+        }
+        let tap = (!taps.is_empty()).then(|| Tensor::cat(taps, 1)); // [1, M, D]
         if let Some(words) = &self.words {
-            let tap = output.tap.filter(|_| self.prompt.has_media());
             // A talker that has gone reports why itself.
-            let _ = words.send_blocking(Word::Tap(tap));
+            let _ = words.send_blocking(Word::Tap(tap.clone()));
         }
         drop(span);
         thought.prefill = started.elapsed() - thought.encoders;
         thought.thinker = thought.prefill;
-        Ok(Writing { state, sampler, delta, next })
+        Ok(Writing { state, sampler, delta, next, tokens, tap })
+    }
+
+    /// Where the prompt has rows of media.
+    fn media_places(
+        &self,
+        range: impl std::slice::SliceIndex<[u32], Output = [u32]> + RangeBounds<usize>,
+    ) -> Vec<usize> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            _ => 0,
+        };
+        let ids = self.prompt.layout.ids;
+        let media = [ids.audio, ids.image, ids.video];
+        let places = self.prompt.ids()[range].iter().enumerate().filter(|(_, id)| media.contains(id));
+        places.map(|(at, _)| start + at).collect()
+    }
+
+    /// Gives the state back to the session.
+    fn keep(&self, writing: Writing, answer: &[u32]) {
+        let Some((memory, _)) = &self.memory else { return };
+        let Writing { state, delta, mut tokens, tap, .. } = writing;
+        let prompt = tokens.len();
+        let fed = state.tokens() - prompt;
+        let token = |(at, id): (usize, &u32)| Token::text(*id, (prompt + at) as f32 + delta);
+        tokens.extend(answer[..fed].iter().enumerate().map(token));
+        memory.keep_thinker(ThinkerMemory { state, tokens, tap });
     }
 
     /// Feeds the last token, chooses the next.

@@ -1,0 +1,130 @@
+//! Conversations of several turns.
+
+use omni_core::{Error, Result};
+
+use crate::memory::Memory;
+use crate::omni::whole;
+use crate::{Canceller, Event, GenerateOptions, Heard, Message, Omni, Reply, ReplyStream, Role};
+
+/// A conversation of several turns: its messages, and what the model has read of them.
+///
+/// A turn computes only what is new: the beginning that the conversation shares with what was read before, however far it goes,
+/// is not read again, media included. The answer is that of the whole conversation put to [`Omni::stream`]. Many sessions can
+/// share one model; each answers one question at a time, which borrowing ensures.
+///
+/// ```no_run
+/// # fn main() -> qwen3_omni::Result<()> {
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// use qwen3_omni::{GenerateOptions, Message};
+///
+/// let mut session = omni.session();
+/// session.push(Message::user().text("what is seven plus five"));
+/// let reply = session.reply(&GenerateOptions::default())?;
+/// session.push(Message::user().text("and one more?"));
+/// let reply = session.reply(&GenerateOptions::default())?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Session {
+    omni: Omni,
+    messages: Vec<Message>,
+    memory: Memory,
+}
+
+/// An answer within a session: an iterator of events. When `Done` has been handed out, the answer is part of the conversation;
+/// if it is dropped before, the conversation stays as it was.
+pub struct Answer<'s> {
+    session: &'s mut Session,
+    stream: ReplyStream,
+}
+
+impl Session {
+    pub(crate) fn new(omni: Omni) -> Self {
+        Self { omni, messages: Vec::new(), memory: Memory::default() }
+    }
+
+    /// The conversation so far.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Adds a message.
+    pub fn push(&mut self, message: Message) {
+        self.messages.push(message);
+    }
+
+    /// Takes back all but the first `length` messages, to say something else; what was read of the rest stays known.
+    pub fn truncate(&mut self, length: usize) {
+        self.messages.truncate(length);
+    }
+
+    /// Answers the conversation, piece by piece.
+    ///
+    /// # Errors
+    /// As [`Omni::stream`]; the conversation stays as it is.
+    pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer<'_>> {
+        let prompt = self.omni.prompt(&self.messages, options)?;
+        let stream = self.omni.stream_with(prompt, options, Some(self.memory.clone()))?;
+        Ok(Answer { session: self, stream })
+    }
+
+    /// Answers the conversation; the whole answer.
+    ///
+    /// # Errors
+    /// As [`Session::answer`] and its events.
+    pub fn reply(&mut self, options: &GenerateOptions) -> Result<Reply> {
+        whole(self.answer(options)?)
+    }
+
+    /// Leaves of the last answer only what was heard ([`Reply::heard`]): the model will know that it was interrupted there. An
+    /// answer of which nothing was heard is taken back.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the conversation does not end with an answer.
+    pub fn cut(&mut self, heard: &Heard) -> Result<()> {
+        if self.messages.last().map(Message::role) != Some(Role::Assistant) {
+            return Err(Error::Request("the conversation does not end with an answer that could be cut".into()));
+        }
+        self.messages.pop();
+        if !heard.text.is_empty() {
+            self.messages.push(Message::assistant(heard.text.clone()));
+        }
+        Ok(())
+    }
+
+    /// Bytes of keys and values that are kept between turns.
+    pub fn cache_bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
+    /// Lets go of what was kept between turns; the conversation stays, and its next turn reads all of it.
+    pub fn forget(&mut self) {
+        self.memory.forget();
+    }
+}
+
+impl Answer<'_> {
+    /// What ends this answer from another place.
+    pub fn canceller(&self) -> Canceller {
+        self.stream.canceller()
+    }
+
+    /// As [`Canceller::cancel`].
+    pub fn cancel(&self) {
+        self.stream.cancel();
+    }
+}
+
+impl Iterator for Answer<'_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Result<Event>> {
+        let event = self.stream.next();
+        if let Some(Ok(Event::Done(reply))) = &event
+            && !reply.text.is_empty()
+        {
+            self.session.push(Message::assistant(reply.text.clone()));
+        }
+        event
+    }
+}
