@@ -43,13 +43,13 @@ impl Positions {
         &self.axes[axis]
     }
 
-    /// All but the first `tokens` of one row.
+    /// Those of some tokens of one row.
     ///
     /// # Panics
-    /// If there are fewer, or several rows.
-    pub fn after(&self, tokens: usize) -> Self {
+    /// If there are not so many, or several rows.
+    pub fn slice(&self, tokens: std::ops::Range<usize>) -> Self {
         assert_eq!(self.batch, 1, "positions of several rows");
-        Self::new(1, self.axes.each_ref().map(|axis| axis[tokens..].to_vec()))
+        Self::new(1, self.axes.each_ref().map(|axis| axis[tokens.clone()].to_vec()))
     }
 
     /// The largest position on any axis, if there is any token.

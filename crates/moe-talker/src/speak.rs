@@ -126,7 +126,7 @@ impl Talker {
         let options = SpeakOptions { max_codes: options.max_codes.min(room), ..options.clone() };
         let (known, rows) = (state.tokens(), prompt.embeds.dims()[1]);
         let embeds = prompt.embeds.clone().narrow(1, known, rows - known);
-        let output = self.step(&mut state, TalkerInput { embeds, positions: positions.after(known) })?;
+        let output = self.step(&mut state, TalkerInput { embeds, positions: positions.slice(known..rows) })?;
         let mut sampler = Sampler::new(&options.sampling, Some(self.suppressed(end_code as usize)));
         probe.choose(&output, &sampler);
         let code = sampler.sample(output.logits);

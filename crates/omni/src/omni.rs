@@ -58,6 +58,10 @@ impl Omni {
         Self { inner }
     }
 
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
     /// The checkpoint's config.
     pub fn config(&self) -> &OmniConfig {
         &self.inner.config

@@ -2,8 +2,10 @@
 
 use omni_core::{Error, Result};
 
-use crate::memory::Memory;
+use crate::listen::{Listener, Loudness};
+use crate::memory::{Memory, ThinkerMemory, contents};
 use crate::omni::whole;
+use crate::read::{Read, read};
 use crate::{Canceller, Event, GenerateOptions, Heard, Message, Omni, Reply, ReplyStream, Role};
 
 /// A conversation of several turns: its messages, and what the model has read of them.
@@ -74,6 +76,38 @@ impl Session {
     /// As [`Session::answer`] and its events.
     pub fn reply(&mut self, options: &GenerateOptions) -> Result<Reply> {
         whole(self.answer(options)?)
+    }
+
+    /// Listens to a user turn while it is being spoken, so that the time from its end to the answer does not grow with its
+    /// length. The options must be those of the answer.
+    ///
+    /// # Errors
+    /// [`Error::NotLoaded`] without the encoders; [`Error::Request`] for options that cannot be served.
+    pub fn listen(&mut self, options: &GenerateOptions, loudness: Loudness) -> Result<Listener<'_>> {
+        options.validate()?;
+        Listener::new(self, options, loudness)
+    }
+
+    /// Log-mel frames of the audio encoder's window.
+    pub(crate) fn window_frames(&self) -> Option<usize> {
+        self.omni.inner().encoders.as_ref().map(|encoders| encoders.audio.window_frames())
+    }
+
+    /// Reads the conversation and the sound of a turn that has not ended.
+    pub(crate) fn read_ahead(&self, message: Message, options: &GenerateOptions) -> Result<()> {
+        let messages = [self.messages.as_slice(), &[message]].concat();
+        let mut prompt = self.omni.prompt(&messages, options)?;
+        let audio = prompt.layout.ids.audio;
+        let end = prompt.ids().iter().rposition(|id| *id == audio).map_or(0, |last| last + 1);
+        if end == 0 {
+            return Ok(());
+        }
+        let model = self.omni.inner();
+        let contents = contents(model, &prompt);
+        let Read { state, tokens, tap, .. } =
+            read(model, &mut prompt, end, Some((&self.memory, &contents)), self.omni.speaks())?;
+        self.memory.keep_thinker(ThinkerMemory { state, tokens, tap });
+        Ok(())
     }
 
     /// Leaves of the last answer only what was heard ([`Reply::heard`]): the model will know that it was interrupted there. An

@@ -1,7 +1,11 @@
 //! Sessions: what a turn knows from earlier ones changes its cost, never its answer.
 #![allow(clippy::unwrap_used)]
 
-use qwen3_omni::{Error, Event, GenerateOptions, Heard, Message, Omni, Reply, Role, Session, SpeechStop, TextStop};
+use qwen3_omni::media::audio::read;
+use qwen3_omni::{
+    AudioInput, Error, Event, GenerateOptions, Heard, Loudness, Message, Omni, Reply, Role, Session, SpeechStop,
+    TextStop,
+};
 
 fn nano() -> Omni {
     Omni::builder(testkit::nano()).load().unwrap()
@@ -137,4 +141,104 @@ fn sessions_of_many_threads_do_not_mix() {
             scope.spawn(move || assert_eq!(&talk(word), alone));
         }
     });
+}
+
+/// A spoken question as samples at 16 kHz.
+fn spoken() -> Vec<f32> {
+    read(&AudioInput::from(sample("spoken_sum_question.wav"))).unwrap()
+}
+
+/// As [`nano`], with windows of one second.
+fn attentive() -> Omni {
+    Omni::builder(testkit::nano()).audio_window(1).load().unwrap()
+}
+
+/// Listens to samples as a microphone would give them.
+fn listen(session: &mut Session, samples: &[f32], rate: u32, loudness: Loudness) {
+    let mut listener = session.listen(&greedy(), loudness).unwrap();
+    for piece in samples.chunks(rate as usize / 10) {
+        listener.push(piece, rate).unwrap();
+    }
+    assert!(listener.duration().as_secs_f64() > 0.0);
+    listener.finish().unwrap();
+}
+
+#[test]
+fn a_question_that_was_listened_to_is_answered_as_its_recording() {
+    let omni = attentive();
+    let question = spoken();
+    // The same at 48 kHz, as microphones have it.
+    let fast: Vec<f32> = question.iter().flat_map(|sample| [*sample; 3]).collect();
+    for (samples, rate) in [(&question, 16_000), (&fast, 48_000)] {
+        let mut session = omni.session();
+        listen(&mut session, samples, rate, Loudness::Exact);
+        let recording = AudioInput::samples(samples.clone(), rate, 1);
+        let fresh = omni.generate(&[Message::user().audio(recording)], &greedy()).unwrap();
+        let reply = session.reply(&greedy()).unwrap();
+        assert_eq!((&reply.text, reply.usage.prompt_tokens), (&fresh.text, fresh.usage.prompt_tokens), "{rate}");
+        assert_eq!(reply.speech.unwrap().codes, fresh.speech.unwrap().codes, "{rate}");
+        turn(&omni, &mut session, Message::user().text("repeat red cat nine"));
+    }
+}
+
+#[test]
+fn what_was_heard_in_time_is_not_read_again() {
+    let omni = attentive();
+    // The loudest second first: later ones cannot change what it is measured against.
+    let loud = spoken();
+    let long: Vec<f32> = loud.iter().copied().chain(loud.iter().cycle().take(9 * 16_000).map(|x| x * 0.2)).collect();
+    let rows = |samples: usize| omni.config().thinker.audio.tokens(samples / 160);
+    for loudness in [Loudness::Exact, Loudness::SoFar] {
+        let mut session = omni.session();
+        listen(&mut session, &long, 16_000, loudness);
+        let usage = session.reply(&greedy()).unwrap().usage;
+        // At most the last window and the end of the turn are left.
+        let left = usage.prompt_tokens - usage.known_tokens;
+        assert!(left < rows(16_000) + 12, "{loudness:?}: {left} of {} tokens left", usage.prompt_tokens);
+    }
+}
+
+#[test]
+fn a_sound_that_gets_louder_is_read_again_or_stays_as_it_was_heard() {
+    let omni = attentive();
+    // The loudest moment comes after the last complete window.
+    let quiet = spoken().into_iter().cycle().take(5 * 16_000).map(|x| x * 1e-3);
+    let long: Vec<f32> = quiet.chain((0..8_000).map(|i| (i as f32 * 0.3).sin())).collect();
+    let mut session = omni.session();
+    listen(&mut session, &long, 16_000, Loudness::Exact);
+    let fresh = omni.generate(session.messages(), &greedy()).unwrap();
+    let reply = session.reply(&greedy()).unwrap();
+    assert_eq!((&reply.text, &reply.token_ids), (&fresh.text, &fresh.token_ids));
+    assert_eq!(reply.speech.map(|speech| speech.codes), fresh.speech.map(|speech| speech.codes));
+    let mut session = omni.session();
+    listen(&mut session, &long, 16_000, Loudness::SoFar);
+    let so_far = session.reply(&greedy()).unwrap();
+    assert!(so_far.usage.known_tokens > reply.usage.known_tokens, "{} known", so_far.usage.known_tokens);
+    assert_eq!(so_far.usage.prompt_tokens, fresh.usage.prompt_tokens);
+}
+
+#[test]
+fn silence_is_answered_and_what_is_no_sound_is_refused() {
+    let omni = attentive();
+    let mut session = omni.session();
+    listen(&mut session, &vec![0.0; 2 * 16_000], 16_000, Loudness::Exact);
+    assert!(session.reply(&greedy()).is_ok());
+    let count = session.messages().len();
+    let mut refused = |pieces: &[(&[f32], u32)]| {
+        let mut listener = session.listen(&greedy(), Loudness::Exact).unwrap();
+        let pushed: Result<(), Error> = pieces.iter().try_for_each(|(samples, rate)| listener.push(samples, *rate));
+        let error = pushed.and_then(|()| listener.finish()).unwrap_err();
+        assert!(matches!(error, Error::Media { .. }), "{error}");
+        error.to_string()
+    };
+    assert!(refused(&[]).contains("no samples"));
+    assert!(refused(&[(&[0.1; 100], 16_000)]).contains("100 samples"));
+    assert!(refused(&[(&[0.1, f32::NAN], 16_000)]).contains("sample 1 is no number"));
+    assert!(refused(&[(&[0.1; 400], 16_000), (&[0.1; 400], 48_000)]).contains("change in the middle"));
+    assert!(refused(&[(&[0.1; 400], 0)]).contains("0 samples per second"));
+    assert_eq!(session.messages().len(), count);
+    let deaf = Omni::builder(testkit::nano()).without_media().load().unwrap();
+    let mut session = deaf.session();
+    let error = session.listen(&greedy(), Loudness::Exact).err().unwrap();
+    assert!(matches!(error, Error::NotLoaded(_)), "{error}");
 }

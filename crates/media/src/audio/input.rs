@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::decode::{NO_SOUND, decode};
-use super::{Resampler, SAMPLE_RATE};
+use super::{Mel, Resampler, SAMPLE_RATE};
 use crate::{MediaError, Result, Source};
 
 /// Sound as an application has it.
@@ -23,6 +23,8 @@ pub enum AudioInput {
         /// Channels.
         channels: usize,
     },
+    /// Log-mel frames that were made before, by a [`super::MelStream`].
+    Frames(Arc<Mel>),
 }
 
 impl AudioInput {
@@ -38,6 +40,7 @@ impl AudioInput {
             #[cfg(feature = "video")]
             Self::SoundTrack(source) => source.origin(),
             Self::Samples { samples, .. } => format!("{} decoded samples", samples.len()),
+            Self::Frames(mel) => format!("{} log-mel frames", mel.frames()),
         }
     }
 
@@ -60,6 +63,7 @@ impl AudioInput {
                 }
                 done => done,
             },
+            Self::Frames(_) => Err(MediaError::unusable(self.origin(), "they hold no samples")),
             Self::Samples { samples, sample_rate, channels } => {
                 let mut mono = Mono::new(self.origin());
                 let whole = samples.len().checked_rem(*channels) == Some(0);
@@ -101,8 +105,8 @@ pub fn read(input: &AudioInput) -> Result<Vec<f32>> {
 /// Rates that files really have; others are damage or a mistake.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
-/// Interleaved channels to one channel at 16 kHz.
-struct Mono {
+/// Interleaved channels of any rate to one channel at 16 kHz, piece by piece.
+pub struct Mono {
     origin: String,
     resampler: Option<Resampler>,
     format: (u32, usize),
@@ -110,11 +114,16 @@ struct Mono {
 }
 
 impl Mono {
-    fn new(origin: String) -> Self {
+    /// `origin` names the sound in errors.
+    pub fn new(origin: String) -> Self {
         Self { origin, resampler: None, format: (0, 0), frames: 0 }
     }
 
-    fn push(
+    /// Takes a piece of interleaved samples and hands out what is ready.
+    ///
+    /// # Errors
+    /// [`MediaError`] if a sample is no number, or rate or channels are absurd or change; errors of `sink` are passed on.
+    pub fn push(
         &mut self,
         piece: &[f32],
         rate: u32,
@@ -146,7 +155,11 @@ impl Mono {
         }
     }
 
-    fn finish(self, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    /// Hands out the rest.
+    ///
+    /// # Errors
+    /// [`MediaError`] if there was no sample at all; errors of `sink` are passed on.
+    pub fn finish(self, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         match self.resampler.filter(|_| self.frames > 0) {
             Some(resampler) => resampler.finish(sink),
             None => Err(MediaError::unusable(self.origin, "there are no samples: the sound has no length")),

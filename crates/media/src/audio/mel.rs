@@ -128,6 +128,22 @@ impl MelStream {
         Ok(())
     }
 
+    /// Frames that further samples do not change, but for the loudness they are measured against.
+    pub fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Some of these frames, measured against the loudest so far: those that the whole sound will have unless it gets louder.
+    ///
+    /// # Panics
+    /// If the range is empty, or beyond [`MelStream::frames`].
+    pub fn so_far(&self, range: std::ops::Range<usize>) -> Mel {
+        assert!(!range.is_empty() && range.end <= self.frames, "{range:?} of {} frames", self.frames);
+        let loudest = self.values.iter().copied().fold(f32::MIN, f32::max);
+        let values = self.values[range.start * BINS..range.end * BINS].iter();
+        Mel { values: values.map(|value| normalised(*value, loudest)).collect() }
+    }
+
     /// The frames of this item alone: `samples / 160`, rounded down.
     ///
     /// # Errors
@@ -158,7 +174,7 @@ impl MelStream {
         self.make_frames(self.samples / HOP);
         let loudest = self.values.iter().copied().fold(f32::MIN, f32::max);
         self.values.truncate(valid * BINS);
-        self.values.iter_mut().for_each(|value| *value = (value.max(loudest - 8.0) + 4.0) / 4.0);
+        self.values.iter_mut().for_each(|value| *value = normalised(*value, loudest));
         Ok(Mel { values: self.values })
     }
 
@@ -187,6 +203,11 @@ impl MelStream {
         }));
         self.frames += 1;
     }
+}
+
+/// Eight decades below the loudest is the floor.
+fn normalised(value: f32, loudest: f32) -> f32 {
+    (value.max(loudest - 8.0) + 4.0) / 4.0
 }
 
 fn exact_window() -> Vec<f64> {

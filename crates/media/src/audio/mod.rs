@@ -14,9 +14,11 @@ mod input;
 mod mel;
 mod resample;
 
-pub use input::{AudioInput, read};
+pub use input::{AudioInput, Mono, read};
 pub use mel::{BINS, HOP, Mel, MelStream, mel_filters, window};
 pub use resample::Resampler;
+
+use std::sync::Arc;
 
 use crate::{MediaError, Result};
 
@@ -41,6 +43,10 @@ pub fn log_mel(items: &[AudioInput]) -> Result<Vec<Mel>, (usize, MediaError)> {
 pub fn log_mel_up_to(items: &[AudioInput], most: usize) -> Result<Vec<Mel>, (usize, MediaError)> {
     let mut streams = Vec::new();
     for (index, item) in items.iter().enumerate() {
+        if let AudioInput::Frames(mel) = item {
+            streams.push(Err(mel));
+            continue;
+        }
         let mut stream = MelStream::new();
         let fed = item.feed(&mut |piece| {
             stream.push(piece).map_err(|error| error.named(item.origin()))?;
@@ -50,11 +56,12 @@ pub fn log_mel_up_to(items: &[AudioInput], most: usize) -> Result<Vec<Mel>, (usi
             }
         });
         fed.map_err(|error| (index, error))?;
-        streams.push(stream);
+        streams.push(Ok(stream));
     }
-    let longest = streams.iter().map(MelStream::samples).max().unwrap_or(0);
-    let finish = |(index, stream): (usize, MelStream)| {
-        stream.finish_padded(longest).map_err(|error| (index, error.named(items[index].origin())))
+    let longest = streams.iter().flatten().map(MelStream::samples).max().unwrap_or(0);
+    let finish = |(index, stream): (usize, Result<MelStream, &Arc<Mel>>)| match stream {
+        Ok(stream) => stream.finish_padded(longest).map_err(|error| (index, error.named(items[index].origin()))),
+        Err(made) => Ok(Mel::clone(made)),
     };
     streams.into_iter().enumerate().map(finish).collect()
 }

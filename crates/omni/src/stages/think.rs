@@ -1,18 +1,17 @@
-use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
-use burn::tensor::{Int, Tensor, TensorData};
-use moe_thinker::{ThinkerState, merge};
-use nn::{Sampler, id_row};
+use burn::tensor::{Int, Tensor};
+use moe_thinker::ThinkerState;
+use nn::Sampler;
 use omni_core::{DecoderInput, Positions, Result, Stage, Thinker as _};
 
 use super::{Common, Report, Word};
-use crate::encode::{Known, encode};
-use crate::memory::{Memory, ThinkerMemory, Token, common};
+use crate::memory::{Memory, ThinkerMemory, Token};
 use crate::omni::Inner;
 use crate::processor::Prompt;
+use crate::read::{Read, read};
 use crate::written::Written;
 use crate::{GenerateOptions, LastWord, TextStop};
 
@@ -91,41 +90,13 @@ impl ThinkStage {
         let _turn = self.common.signals.turn();
         let span = tracing::info_span!("thinker_prompt", tokens = self.prompt.tokens()).entered();
         let started = Instant::now();
-        let (positions, delta) = self.prompt.layout.positions(self.prompt.ids())?;
-        let thinker = &self.model.thinker;
-        let (mut state, mut known, mut tokens, mut taps) = (thinker.start(), 0, Vec::new(), Vec::new());
-        if let Some((memory, contents)) = &self.memory {
-            tokens = Token::all(self.prompt.ids().iter().copied(), contents, &positions);
-            if let Some(old) = memory.take_thinker() {
-                known = common(&old.tokens, &tokens);
-                state = old.state;
-                state.truncate(known);
-                let rows = self.media_places(..known).len();
-                taps.extend(old.tap.filter(|_| rows > 0).map(|tap| tap.narrow(1, 0, rows)));
-            }
-        }
-        thought.known = known;
-        let media_ids = self.prompt.layout.ids;
-        let count = |wanted: u32| self.prompt.ids()[..known].iter().filter(|id| **id == wanted).count();
-        let known_rows =
-            Known { audio: count(media_ids.audio), image: count(media_ids.image), video: count(media_ids.video) };
-        let media = encode(&self.model, &mut self.prompt, known_rows)?;
-        thought.encoders = started.elapsed();
-        let ids = &self.prompt.ids()[known..];
-        let embeds = thinker.embed(id_row(ids, &self.model.device));
-        let (embeds, visual) = merge(embeds, ids, &media_ids, media)?;
-        let positions = positions.after(known);
-        let output = thinker.step(&mut state, DecoderInput { embeds, positions, left_padding: Vec::new(), visual })?;
+        let end = self.prompt.tokens();
+        let memory = self.memory.as_ref().map(|(memory, contents)| (memory, contents.as_slice()));
+        let Read { state, logits, delta, tokens, tap, known, encoders } =
+            read(&self.model, &mut self.prompt, end, memory, self.words.is_some())?;
+        (thought.known, thought.encoders) = (known, encoders);
         let mut sampler = Sampler::new(&self.options.thinker, None);
-        let next = sampler.sample(output.logits);
-        if self.words.is_some() || self.memory.is_some() {
-            let places: Vec<i64> = self.media_places(known..).into_iter().map(|place| (place - known) as i64).collect();
-            if let Some(tap) = output.tap.filter(|_| !places.is_empty()) {
-                let places = TensorData::new(places.clone(), [places.len()]);
-                taps.push(tap.clone().select(1, Tensor::from_data(places, &tap.device())));
-            }
-        }
-        let tap = (!taps.is_empty()).then(|| Tensor::cat(taps, 1)); // [1, M, D]
+        let next = sampler.sample(logits);
         if let Some(words) = &self.words {
             // A talker that has gone reports why itself.
             let _ = words.send_blocking(Word::Tap(tap.clone()));
@@ -134,21 +105,6 @@ impl ThinkStage {
         thought.prefill = started.elapsed() - thought.encoders;
         thought.thinker = thought.prefill;
         Ok(Writing { state, sampler, delta, next, tokens, tap })
-    }
-
-    /// Where the prompt has rows of media.
-    fn media_places(
-        &self,
-        range: impl std::slice::SliceIndex<[u32], Output = [u32]> + RangeBounds<usize>,
-    ) -> Vec<usize> {
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            _ => 0,
-        };
-        let ids = self.prompt.layout.ids;
-        let media = [ids.audio, ids.image, ids.video];
-        let places = self.prompt.ids()[range].iter().enumerate().filter(|(_, id)| media.contains(id));
-        places.map(|(at, _)| start + at).collect()
     }
 
     /// Gives the state back to the session.

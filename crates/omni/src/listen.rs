@@ -1,0 +1,148 @@
+//! Sound that is taken in while it is being spoken.
+
+use std::sync::Arc;
+
+use media::MediaError;
+use media::audio::{AudioInput, Mel, MelStream, Mono, SAMPLE_RATE};
+use omni_core::{Error, Result};
+
+use crate::{GenerateOptions, Message, Session};
+
+/// How loud the loudest moment is taken to be before the sound has ended. The reference measures all frames against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Loudness {
+    /// Windows are read with the loudness so far. If the sound gets louder later, those that the difference shows in are read
+    /// again: the answer is that of the whole recording.
+    #[default]
+    Exact,
+    /// What was read stays read: nothing is ever read twice, but quiet frames before the loudest moment come out a little
+    /// different.
+    SoFar,
+}
+
+/// A user turn that is being spoken: see [`Session::listen`].
+///
+/// Sound that ends cannot be appended to:
+///
+/// ```compile_fail
+/// # fn main() -> qwen3_omni::Result<()> {
+/// # let mut session = qwen3_omni::Omni::builder("model").load()?.session();
+/// let mut listener = session.listen(&Default::default(), Default::default())?;
+/// listener.finish()?;
+/// listener.push(&[0.0; 160], 16_000)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Listener<'s> {
+    session: &'s mut Session,
+    options: GenerateOptions,
+    loudness: Loudness,
+    mono: Mono,
+    mel: MelStream,
+    /// All samples at 16 kHz, for [`Loudness::Exact`].
+    samples: Vec<f32>,
+    /// Frames that were read and stay so, for [`Loudness::SoFar`].
+    fixed: Vec<f32>,
+    window: usize,
+    windows: usize,
+}
+
+impl<'s> Listener<'s> {
+    pub(crate) fn new(session: &'s mut Session, options: &GenerateOptions, loudness: Loudness) -> Result<Self> {
+        let missing = || Error::NotLoaded("the model was loaded without encoders: it cannot listen".into());
+        let window = session.window_frames().ok_or_else(missing)?;
+        Ok(Self {
+            session,
+            options: options.clone(),
+            loudness,
+            mono: Mono::new(ORIGIN.into()),
+            mel: MelStream::new(),
+            samples: Vec::new(),
+            fixed: Vec::new(),
+            window,
+            windows: 0,
+        })
+    }
+
+    /// Takes samples of one channel as they come, in pieces of any size. When a window of the audio encoder is complete (8
+    /// seconds, or as set when the model was loaded), it is encoded and read by the thinker before this returns.
+    ///
+    /// # Errors
+    /// [`Error::Media`] if a sample is no number, or the rate is absurd or changes; [`Error::ContextLength`] when the conversation
+    /// is full. What was taken before is kept.
+    pub fn push(&mut self, samples: &[f32], sample_rate: u32) -> Result<()> {
+        let Self { mono, mel, samples: kept, .. } = self;
+        let keeps = self.loudness == Loudness::Exact;
+        let taken = mono.push(samples, sample_rate, 1, &mut |piece| {
+            if keeps {
+                kept.extend_from_slice(piece);
+            }
+            mel.push(piece)
+        });
+        taken.map_err(named)?;
+        let complete = self.mel.frames() / self.window;
+        if complete > self.windows {
+            let made = self.frames(complete * self.window);
+            self.session.read_ahead(Message::user().audio(AudioInput::Frames(Arc::new(made))), &self.options)?;
+            self.windows = complete;
+        }
+        Ok(())
+    }
+
+    /// Length of the sound so far.
+    pub fn duration(&self) -> std::time::Duration {
+        std::time::Duration::from_secs_f64(self.mel.samples() as f64 / f64::from(SAMPLE_RATE))
+    }
+
+    /// The sound has ended: it becomes a user turn of the session, ready to be answered.
+    ///
+    /// # Errors
+    /// [`Error::Media`] if there is no sound, or less than 201 samples at 16 kHz; the session stays as it was.
+    pub fn finish(self) -> Result<()> {
+        self.finish_with(|message| message)
+    }
+
+    /// As [`Listener::finish`], with further parts after the sound.
+    ///
+    /// # Errors
+    /// As [`Listener::finish`].
+    pub fn finish_with(self, add: impl FnOnce(Message) -> Message) -> Result<()> {
+        let Self { session, loudness, mono, mut mel, mut samples, mut fixed, .. } = self;
+        let keeps = loudness == Loudness::Exact;
+        let rest = mono.finish(&mut |piece| {
+            if keeps {
+                samples.extend_from_slice(piece);
+            }
+            mel.push(piece)
+        });
+        rest.map_err(named)?;
+        let mel = mel.finish().map_err(named)?;
+        let input = match loudness {
+            Loudness::Exact => AudioInput::samples(samples, SAMPLE_RATE, 1),
+            Loudness::SoFar => {
+                fixed.extend_from_slice(&mel.values()[fixed.len()..]);
+                AudioInput::Frames(Arc::new(Mel::new(fixed).map_err(named)?))
+            }
+        };
+        session.push(add(Message::user().audio(input)));
+        Ok(())
+    }
+
+    /// The frames of all complete windows.
+    fn frames(&mut self, end: usize) -> Mel {
+        match self.loudness {
+            Loudness::Exact => self.mel.so_far(0..end),
+            Loudness::SoFar => {
+                let start = self.windows * self.window;
+                self.fixed.extend_from_slice(self.mel.so_far(start..end).values());
+                Mel::new(self.fixed.clone()).expect("whole frames")
+            }
+        }
+    }
+}
+
+const ORIGIN: &str = "the sound that is listened to";
+
+fn named(error: MediaError) -> Error {
+    error.in_part(ORIGIN)
+}
