@@ -130,8 +130,6 @@ pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Pa
     let speaks = omni.speaks() && options.speech != Some(false);
     // Started before the answer, so that no answer is lost to an unwritable path.
     let mut file = speaks.then(|| WavFile::create(out, qwen3_omni::code2wav::SAMPLE_RATE)).transpose()?;
-    let style = ProgressStyle::with_template("{spinner} speaking: {msg}").expect("a valid template");
-    let speaking = ProgressBar::new_spinner().with_style(style);
     let mut spoken = Duration::ZERO;
     for event in events {
         match event? {
@@ -142,21 +140,13 @@ pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Pa
                 let _ = std::io::stdout().flush();
             }
             Event::Audio(sound) => {
-                if spoken.is_zero() {
-                    println!();
-                }
                 spoken += sound.duration();
-                speaking.set_message(format!("{:.1} s", spoken.as_secs_f64()));
-                speaking.tick();
                 if let Some(file) = &mut file {
                     file.write(&sound.samples)?;
                 }
             }
             Event::Done(reply) => {
-                speaking.finish_and_clear();
-                if spoken.is_zero() {
-                    println!();
-                }
+                println!();
                 match (&reply.speech, file.take()) {
                     (Some(_), Some(file)) => {
                         file.finish()?;

@@ -1,7 +1,7 @@
 //! Many sessions at once, with media and cancelled answers: nothing mixes, nothing hangs, nothing leaks.
 //!
 //! `SOAK_SECONDS` sets how long it runs; ten seconds if not set.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};

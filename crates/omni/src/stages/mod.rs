@@ -22,7 +22,7 @@ use crate::{Event, SpeechStop};
 /// What crosses from the thinker to the talker.
 pub(crate) enum Word {
     /// Once, before any word: states of the accepted layer over the prompt, if it has media.
-    Tap(Option<Tensor<3>>),
+    Tap(Option<Box<Tensor<3>>>),
     /// An id that is to be spoken.
     Id(u32),
 }

@@ -82,7 +82,7 @@ impl TalkStage {
             }
         }
         if let (Ok(Word::Tap(tap)), Ok(Word::Id(first))) = (self.words.recv_blocking(), self.words.recv_blocking()) {
-            self.speak(tap, first, &mut talked)?;
+            self.speak(tap.map(|tap| *tap), first, &mut talked)?;
         }
         self.common.report(Report::Talked(talked));
         Ok(())

@@ -99,7 +99,7 @@ impl ThinkStage {
         let next = sampler.sample(logits);
         if let Some(words) = &self.words {
             // A talker that has gone reports why itself.
-            let _ = words.send_blocking(Word::Tap(tap.clone()));
+            let _ = words.send_blocking(Word::Tap(tap.clone().map(Box::new)));
         }
         drop(span);
         thought.prefill = started.elapsed() - thought.encoders;
