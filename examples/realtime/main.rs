@@ -5,7 +5,7 @@
 //!
 //! ```sh
 //! cargo run --release --example realtime                                  # two spoken questions, one after the other
-//! cargo run --release --example realtime -- --interrupt-at 0.8            # breaks in on the first answer
+//! cargo run --release --example realtime -- --interrupt-at 0.3            # breaks in on the first answer
 //! cargo run --release --example realtime -- mine.wav --chunk-ramp 1,4 --device wgpu --model path/to/model
 //! cargo run --release --example realtime --features live -- --live        # microphone and speakers
 //! ```
@@ -309,7 +309,7 @@ fn run(arguments: Arguments) -> Result<()> {
 
 fn recorded(omni: &Omni, options: &GenerateOptions, loudness: Loudness, arguments: Arguments) -> Result<()> {
     let files = match arguments.files.is_empty() {
-        true => vec![sample("spoken_sum_question.wav"), sample("spoken_hello_question.wav")],
+        true => vec![sample("spoken_hello_question.wav"), sample("spoken_sum_question.wav")],
         false => arguments.files,
     };
     let out = &arguments.flags.out;

@@ -9,7 +9,8 @@ use qwen3_omni::ChatTemplate;
 use serde::Serialize;
 
 /// The released config, from which the released names and shapes follow.
-const RELEASED: &str = include_str!("released_config.json");
+/// The `config.json` of the released model.
+pub const RELEASED: &str = include_str!("released_config.json");
 
 /// What `inspect` finds.
 #[derive(Debug, Serialize)]

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use qwen3_omni::{Dtype, Error, GenerateOptions, Message, Omni, Reply, SpeechStop, TextStop};
+use qwen3_omni::{ChunkRamp, Dtype, Error, GenerateOptions, Message, Omni, Reply, SpeechStop, Stages, TextStop};
 use serde_json::Value;
 
 fn nano() -> Omni {
@@ -76,6 +76,40 @@ fn other_sums_and_repeats_are_right_too() {
         let words = answer.split(' ').count();
         let frames = reply.speech.unwrap().codes.len();
         assert!((3 * words..=9 * words).contains(&frames), "{answer}: {frames} frames");
+    }
+}
+
+#[test]
+fn a_stream_is_the_whole_answer_in_pieces_with_and_without_media() {
+    let omni = nano();
+    let picture = Message::user().image(samples().join("picture_where.png")).text("where is the blue square");
+    for question in [Message::user().text("repeat cat"), picture] {
+        let sequential =
+            GenerateOptions { stages: Stages::Sequential, chunks: ChunkRamp::fixed(1000), ..Default::default() };
+        let whole = omni.generate(&[question.clone()], &sequential.greedy()).unwrap().speech.unwrap();
+        for chunks in [ChunkRamp::default(), ChunkRamp::fixed(1), ChunkRamp { first: 3, most: 4 }] {
+            let options = GenerateOptions { chunks, ..Default::default() }.greedy();
+            let speech = omni.generate(&[question.clone()], &options).unwrap().speech.unwrap();
+            assert_eq!(speech.codes, whole.codes, "{chunks:?}");
+            let (samples, expected) = (speech.audio.samples, &whole.audio.samples);
+            assert_eq!(samples.len(), expected.len());
+            let error = samples.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(error < 1e-4, "{chunks:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_session_answers_as_a_fresh_run_of_the_conversation() {
+    let omni = nano();
+    let mut session = omni.session();
+    let picture = Message::user().image(samples().join("picture_where.png")).text("where is the blue square");
+    for (turn, question) in [picture, Message::user().text("repeat cat")].into_iter().enumerate() {
+        session.push(question);
+        let fresh = omni.generate(session.messages(), &GenerateOptions::default().greedy()).unwrap();
+        let reply = session.reply(&GenerateOptions::default().greedy()).unwrap();
+        assert_eq!((&reply.text, reply.usage.known_tokens > 0), (&fresh.text, turn > 0));
+        assert_eq!(reply.speech.unwrap().codes, fresh.speech.unwrap().codes);
     }
 }
 

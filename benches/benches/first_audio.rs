@@ -1,0 +1,107 @@
+//! From the question to the first sound, and how speech keeps up with playing: stages one after the other against stages at
+//! once, for several ramps.
+//!
+//! ```sh
+//! cargo bench -p qwen3-omni-benches --bench first_audio                # nano
+//! cargo bench -p qwen3-omni-benches --bench first_audio -- --released  # released widths, 2 layers of thinker and talker
+//! ```
+//!
+//! `--released` writes a random checkpoint of about 6 GB into a temporary directory and needs about 12 GB of memory in f32.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use omni_core::Dtype;
+use qwen3_omni::{ChunkRamp, GenerateOptions, Guards, Message, Omni, Reply, Stages};
+use serde_json::Value;
+
+/// Layers of thinker and talker.
+const LAYERS: usize = 2;
+/// Tokens and codes of one answer: random weights do not end by themselves.
+const TOKENS: usize = 16;
+const CODES: usize = 25;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let released = arguments.iter().any(|argument| argument == "--released");
+    let directory = tempfile::tempdir().unwrap();
+    let (model, options, runs) = match released {
+        true => {
+            let limits = GenerateOptions {
+                max_new_tokens: TOKENS,
+                max_codes: Some(CODES),
+                guards: Guards::off(),
+                ..GenerateOptions::default()
+            };
+            (released_widths(directory.path()), limits, 3)
+        }
+        false => (testkit::nano(), GenerateOptions::default(), 20),
+    };
+    let omni = Omni::builder(&model).load().unwrap();
+    let question = [Message::user().text("what is seven plus five")];
+    println!(
+        "| stages | pieces of sound | first text, ms | first sound, ms | in all, ms | sound, s | real-time factor |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for stages in [Stages::Sequential, Stages::Concurrent] {
+        for (name, chunks) in [
+            ("1, 2, 4, 8", ChunkRamp::default()),
+            ("1", ChunkRamp::fixed(1)),
+            ("8", ChunkRamp::fixed(8)),
+            ("25", ChunkRamp::fixed(25)),
+        ] {
+            let options = GenerateOptions { stages, chunks, ..options.clone() }.greedy();
+            let mut replies: Vec<Reply> = (0..runs).map(|_| omni.generate(&question, &options).unwrap()).collect();
+            replies.sort_by_key(|reply| reply.timings.first_audio);
+            let median = &replies[runs / 2];
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            println!(
+                "| {stages:?} | {name} | {:.1} | {:.1} | {:.1} | {:.2} | {:.3} |",
+                ms(median.timings.first_text),
+                ms(median.timings.first_audio.unwrap()),
+                ms(median.timings.total),
+                median.usage.audio.as_secs_f64(),
+                median.real_time_factor().unwrap(),
+            );
+        }
+    }
+}
+
+/// A random checkpoint with the released widths, and nano's tokenizer with its special ids.
+fn released_widths(directory: &Path) -> PathBuf {
+    let nano: Value = serde_json::from_slice(&std::fs::read(testkit::nano().join("config.json")).unwrap()).unwrap();
+    let mut config: Value = serde_json::from_str(weights_tools::inspect::RELEASED).unwrap();
+    take_ids(&mut config, &nano);
+    take_ids(&mut config["thinker_config"], &nano["thinker_config"]);
+    take_ids(&mut config["talker_config"], &nano["thinker_config"]);
+    let source = directory.join("source");
+    std::fs::create_dir(&source).unwrap();
+    for entry in std::fs::read_dir(testkit::nano()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && path.extension().is_some_and(|extension| extension != "safetensors") {
+            std::fs::copy(&path, source.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    std::fs::write(source.join("config.json"), config.to_string()).unwrap();
+    let out = directory.join("model");
+    let options = weights_tools::init::Options {
+        config: source.join("config.json"),
+        out: out.clone(),
+        seed: 0,
+        layers: Some(LAYERS),
+        dtype: Dtype::Bf16,
+        shard_bytes: 4 << 30,
+    };
+    weights_tools::init::init(&options, |_| {}).unwrap();
+    out
+}
+
+/// Ids that the tokenizer and the config must agree on.
+fn take_ids(config: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().unwrap() {
+        if key.ends_with("token_id") && config.get(key).is_some() {
+            config[key] = value.clone();
+        }
+    }
+}
