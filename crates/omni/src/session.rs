@@ -27,6 +27,19 @@ use crate::{Canceller, Event, GenerateOptions, Heard, Message, Omni, Reply, Repl
 /// # Ok(())
 /// # }
 /// ```
+///
+/// While an answer is being made, the session cannot be asked again, from this thread or another:
+///
+/// ```compile_fail
+/// # fn main() -> qwen3_omni::Result<()> {
+/// # let mut session = qwen3_omni::Omni::builder("model").load()?.session();
+/// # let options = qwen3_omni::GenerateOptions::default();
+/// let first = session.answer(&options)?;
+/// let second = session.answer(&options)?;
+/// first.cancel();
+/// # Ok(())
+/// # }
+/// ```
 pub struct Session {
     omni: Omni,
     messages: Vec<Message>,

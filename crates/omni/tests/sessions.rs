@@ -123,6 +123,40 @@ fn a_dropped_answer_leaves_the_session_usable() {
 }
 
 #[test]
+fn a_session_stays_usable_when_a_stage_fails_or_the_context_is_full() {
+    let limited = |key: &str, limit: usize| {
+        let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
+        let path = directory.path().join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config[key]["text_config"]["max_position_embeddings"] = limit.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        Omni::builder(directory.path()).load().unwrap()
+    };
+    let short = || GenerateOptions { max_new_tokens: 40, max_codes: Some(20), ..greedy() };
+    // The talker's prompt does not fit: it fails when the thinker has already written.
+    let omni = limited("talker_config", 12);
+    let mut session = omni.session();
+    session.push(Message::user().text("a very long question about everything there is"));
+    let error = session.reply(&short()).unwrap_err();
+    assert!(matches!(error, Error::ContextLength { limit: 12, .. }), "{error}");
+    assert_eq!(session.messages().len(), 1);
+    let reply = session.reply(&short().text_only()).unwrap();
+    let fresh = omni.generate(&session.messages()[..1], &short().text_only()).unwrap();
+    assert_eq!(reply.token_ids, fresh.token_ids);
+    // The thinker's context fills up in the middle of the answer; the next turn is refused with its count.
+    let omni = limited("thinker_config", 24);
+    let mut session = omni.session();
+    session.push(Message::user().text("hi"));
+    let reply = session.reply(&short()).unwrap();
+    assert_eq!((reply.text_stop, reply.usage.prompt_tokens + reply.token_ids.len()), (TextStop::Context, 24));
+    session.push(Message::user().text("hi"));
+    let error = session.reply(&short()).unwrap_err();
+    assert!(matches!(error, Error::ContextLength { tokens, limit: 24 } if tokens > 24), "{error}");
+    session.truncate(1);
+    assert_eq!(session.reply(&short()).unwrap().token_ids, reply.token_ids);
+}
+
+#[test]
 fn sessions_of_many_threads_do_not_mix() {
     let omni = nano();
     let talk = |word: &str| {
