@@ -179,6 +179,10 @@ impl Message {
         self
     }
 
+    pub(crate) fn parts_mut(&mut self) -> &mut [Part] {
+        &mut self.parts
+    }
+
     /// Who speaks.
     pub fn role(&self) -> Role {
         self.role

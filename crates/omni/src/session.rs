@@ -1,12 +1,17 @@
 //! Conversations of several turns.
 
+use std::sync::Arc;
+
 use omni_core::{Error, Result};
 
 use crate::listen::{Listener, Loudness};
 use crate::memory::{Memory, ThinkerMemory, contents};
 use crate::omni::whole;
+use crate::processor::{Feature, Prompt};
 use crate::read::{Read, read};
-use crate::{Canceller, Event, GenerateOptions, Heard, Message, Omni, Reply, ReplyStream, Role};
+use crate::{
+    AudioInput, Canceller, Event, GenerateOptions, Heard, Message, Omni, Part, PartKind, Reply, ReplyStream, Role,
+};
 
 /// A conversation of several turns: its messages, and what the model has read of them.
 ///
@@ -58,7 +63,7 @@ impl Session {
         Self { omni, messages: Vec::new(), memory: Memory::default() }
     }
 
-    /// The conversation so far.
+    /// The conversation so far. Sound that was answered is kept as the log-mel frames that the model read.
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
@@ -79,8 +84,33 @@ impl Session {
     /// As [`Omni::stream`]; the conversation stays as it is.
     pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer<'_>> {
         let prompt = self.omni.prompt(&self.messages, options)?;
+        self.keep_sound(&prompt, options.audio_in_video);
         let stream = self.omni.stream_with(prompt, options, Some(self.memory.clone()))?;
         Ok(Answer { session: self, stream })
+    }
+
+    /// Puts the log-mel frames that the model reads in the place of sound. How a recording ends depends on the longest one it is
+    /// prepared with, as in the reference; later turns must not change earlier ones.
+    fn keep_sound(&mut self, prompt: &Prompt, audio_in_video: bool) {
+        let mut features = prompt.audio.iter();
+        for part in self.messages.iter_mut().flat_map(Message::parts_mut) {
+            let input = match part {
+                Part::Audio(input) => input,
+                Part::Video { sound, .. } if audio_in_video => {
+                    sound.get_or_insert_with(|| AudioInput::samples([], 1, 1))
+                }
+                Part::Encoded(_) if part.kind() == PartKind::Audio => {
+                    features.next();
+                    continue;
+                }
+                _ => continue,
+            };
+            if let Some(Feature::Raw(mel)) = features.next()
+                && !matches!(input, AudioInput::Frames(_))
+            {
+                *input = AudioInput::Frames(Arc::new(mel.clone()));
+            }
+        }
     }
 
     /// Answers the conversation; the whole answer.

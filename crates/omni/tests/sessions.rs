@@ -62,6 +62,18 @@ fn every_turn_is_that_of_a_fresh_run_and_computes_only_what_is_new() {
 }
 
 #[test]
+fn a_longer_sound_does_not_change_an_earlier_one() {
+    let omni = nano();
+    let mut session = omni.session();
+    // Not a whole number of frames: in a call with a longer sound it would have one frame more.
+    let first = &spoken()[..20_037];
+    let read = turn(&omni, &mut session, Message::user().audio(AudioInput::samples(first, 16_000, 1))).usage;
+    let longer = [spoken(), spoken()].concat();
+    let known = turn(&omni, &mut session, Message::user().audio(AudioInput::samples(longer, 16_000, 1))).usage;
+    assert!(known.known_tokens >= read.prompt_tokens, "{} of {}", known.known_tokens, read.prompt_tokens);
+}
+
+#[test]
 fn an_edited_turn_keeps_what_stands_before_it() {
     let omni = nano();
     let mut session = omni.session();
