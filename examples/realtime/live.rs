@@ -95,7 +95,8 @@ impl Pieces {
 
     fn remember(&mut self, piece: Vec<f32>) {
         self.recent.push_back(piece);
-        if self.recent.len() > 2 * ONSET {
+        // What belongs to speech that has begun is kept.
+        if self.recent.len() > 2 * ONSET && self.loud == 0 {
             self.recent.pop_front();
         }
     }

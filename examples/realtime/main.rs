@@ -182,7 +182,8 @@ impl Output for Tape {
     }
 
     fn is_silent(&self) -> bool {
-        self.with(|queue| queue.waiting.is_empty())
+        // A player that failed, as on a full disk, says why in the end.
+        self.thread.is_finished() || self.with(|queue| queue.waiting.is_empty())
     }
 
     fn clear(&self) {
@@ -255,7 +256,8 @@ fn answer(
     }
     output.clear();
     line.suspend(|| println!("{}", reply.text));
-    if interrupted {
+    // Who breaks in before the first word has nothing to take back.
+    if interrupted && !reply.text.is_empty() {
         let played = output.played();
         let heard = reply.heard(played);
         session.cut(&heard)?;

@@ -53,6 +53,8 @@ pub(crate) fn encode(model: &Inner, prompt: &mut Prompt, known: Known) -> Result
             let embeds = encoders()?.audio.encode_after(&raw.collect::<Vec<_>>(), known.audio)?;
             Some(Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() })
         }
+        // Among rows of other encoders: all are encoded, for the same reason.
+        false if known.audio < audio_rows.iter().sum() => after(items, &[], known.audio, hear)?,
         _ => after(items, &audio_rows, known.audio, hear)?,
     };
     let pixels = |patches: Patches, seconds_per_step: f32| {

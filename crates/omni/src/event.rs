@@ -117,6 +117,8 @@ pub struct Speech {
     pub text_ends: Vec<usize>,
     /// Samples of one frame.
     pub samples_per_frame: usize,
+    /// Samples of a frame that come only with the next one.
+    pub lookahead: usize,
 }
 
 /// What a listener can have heard of an answer.
@@ -126,7 +128,7 @@ pub struct Heard {
     pub text: String,
     /// Spoken tokens of it.
     pub tokens: usize,
-    /// Frames, the one that was cut included.
+    /// Frames that had to be there, the one that was cut included.
     pub frames: usize,
 }
 
@@ -139,7 +141,8 @@ impl Reply {
         let Some(speech) = self.speech.as_ref().filter(|_| samples > 0) else {
             return Heard { text: String::new(), tokens: 0, frames: 0 };
         };
-        let frames = samples.div_ceil(speech.samples_per_frame.max(1)).min(speech.codes.len());
+        let begun = samples.saturating_add(speech.lookahead).div_ceil(speech.samples_per_frame.max(1));
+        let frames = begun.min(speech.codes.len());
         let tokens = frames.min(speech.text_ends.len());
         let end = match tokens {
             0 => 0,

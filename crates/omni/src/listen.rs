@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use media::MediaError;
-use media::audio::{AudioInput, Mel, MelStream, Mono, SAMPLE_RATE};
+use media::audio::{AudioInput, BINS, Mel, MelStream, Mono, SAMPLE_RATE};
 use omni_core::{Error, Result};
 
 use crate::{GenerateOptions, Message, Session};
@@ -11,8 +11,8 @@ use crate::{GenerateOptions, Message, Session};
 /// How loud the loudest moment is taken to be before the sound has ended. The reference measures all frames against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Loudness {
-    /// Windows are read with the loudness so far. If the sound gets louder later, those that the difference shows in are read
-    /// again: the answer is that of the whole recording.
+    /// Windows are read with the loudness so far. If the sound gets louder later, it is read again from the first window on that
+    /// the difference shows in: the answer is that of the whole recording.
     #[default]
     Exact,
     /// What was read stays read: nothing is ever read twice, but quiet frames before the loudest moment come out a little
@@ -133,8 +133,11 @@ impl<'s> Listener<'s> {
         match self.loudness {
             Loudness::Exact => self.mel.so_far(0..end),
             Loudness::SoFar => {
-                let start = self.windows * self.window;
-                self.fixed.extend_from_slice(self.mel.so_far(start..end).values());
+                // Those of a push that failed are there already.
+                let start = self.fixed.len() / BINS;
+                if start < end {
+                    self.fixed.extend_from_slice(self.mel.so_far(start..end).values());
+                }
                 Mel::new(self.fixed.clone()).expect("whole frames")
             }
         }

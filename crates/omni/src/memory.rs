@@ -114,18 +114,23 @@ pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
     let mut audio = prompt.audio.iter().flat_map(|item| match item {
         Feature::Raw(mel) => {
             let windows = mel.values().chunks(window.saturating_mul(mel.bins()));
-            windows.flat_map(|frames| vec![digest(frames, longest); audio_rows(frames.len() / mel.bins())]).collect()
+            windows
+                .flat_map(|frames| vec![digest(frames, [longest, 0, 0]); audio_rows(frames.len() / mel.bins())])
+                .collect()
         }
         Feature::Encoded(encoded) => encoded_contents(encoded),
     });
     let merged =
         |grid: [usize; 3]| grid.iter().product::<usize>() / model.config.thinker.vision.spatial_merge_size.pow(2);
     let mut image = prompt.image.iter().flat_map(|item| match item {
-        Feature::Raw(patches) => vec![digest(patches.values(), 0); merged(patches.grid())],
+        Feature::Raw(patches) => vec![digest(patches.values(), patches.grid()); merged(patches.grid())],
         Feature::Encoded(encoded) => encoded_contents(encoded),
     });
     let mut video = prompt.video.iter().flat_map(|item| match item {
-        Feature::Raw(clip) => vec![digest(clip.patches().values(), 0); merged(clip.patches().grid())],
+        Feature::Raw(clip) => {
+            let grid = clip.patches().grid();
+            vec![digest(clip.patches().values(), grid); merged(grid)]
+        }
         Feature::Encoded(encoded) => encoded_contents(encoded),
     });
     let content = |id: &u32| match *id {
@@ -141,10 +146,10 @@ pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
 fn encoded_contents(encoded: &Encoded) -> Vec<u64> {
     let read = |tensor: &Tensor<2>| tensor.to_data().try_to_vec_as::<f32>().unwrap_or_default();
     let all: Vec<f32> = std::iter::once(&encoded.embeds).chain(&encoded.deepstack).flat_map(read).collect();
-    vec![digest(&all, 0); encoded.embeds.dims()[0]]
+    vec![digest(&all, [0; 3]); encoded.embeds.dims()[0]]
 }
 
-fn digest(values: &[f32], also: usize) -> u64 {
+fn digest(values: &[f32], also: [usize; 3]) -> u64 {
     let mut hasher = DefaultHasher::new();
     also.hash(&mut hasher);
     values.len().hash(&mut hasher);

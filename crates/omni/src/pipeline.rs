@@ -45,10 +45,21 @@ pub struct Canceller {
 }
 
 impl Canceller {
-    /// Stops all stages, each after the token, frame or piece of sound it is working on. What was made is still handed out,
-    /// then `Done` with what there is. Calling it again, or after the end, does nothing.
+    /// Stops all stages, each after the token, frame or piece of sound it is working on. Pieces that are ready are still handed
+    /// out, then `Done` with what they hold. Calling it again, or after the end, does nothing.
     pub fn cancel(&self) {
         self.signals.cancel();
+    }
+}
+
+/// Stops the other stages when a stage panics.
+struct Unwound(Arc<Signals>);
+
+impl Drop for Unwound {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail();
+        }
     }
 }
 
@@ -58,6 +69,7 @@ struct Outcome {
     prompt_tokens: usize,
     preprocessing: Duration,
     samples_per_frame: usize,
+    lookahead: usize,
     sample_rate: u32,
     started: Option<Instant>,
     thought: Option<Thought>,
@@ -82,6 +94,7 @@ impl ReplyStream {
             prompt_tokens: prompt.tokens(),
             preprocessing: prompt.preprocessing,
             samples_per_frame: model.speech.as_ref().map_or(0, |parts| parts.code2wav.samples_per_frame()),
+            lookahead: model.speech.as_ref().map_or(0, |parts| parts.code2wav.lookahead()),
             sample_rate: code2wav::SAMPLE_RATE,
             started: Some(started),
             ..Outcome::default()
@@ -133,6 +146,7 @@ impl ReplyStream {
         let thread = move || {
             let _parent = parent.entered();
             let _span = tracing::info_span!("stage", name = stage).entered();
+            let _guard = Unwound(common.signals.clone());
             if let Err(error) = run() {
                 common.signals.fail();
                 common.report(Report::Failed(error));
@@ -165,8 +179,8 @@ impl ReplyStream {
             Some(Report::Talked(talked)) => outcome.talked = Some(talked),
             Some(Report::Voiced(voiced)) => outcome.voiced = Some(voiced),
             Some(Report::Failed(error)) => {
-                // One error is enough.
-                let _ = self.end();
+                // One error is enough. The other stages end by themselves.
+                self.stop();
                 return Some(Some(Err(error)));
             }
             None => {
@@ -178,12 +192,17 @@ impl ReplyStream {
         None
     }
 
-    /// Stops what still runs and waits for it; nothing is handed out afterwards.
-    fn end(&mut self) -> Result<()> {
+    /// Stops what still runs; nothing is handed out afterwards.
+    fn stop(&mut self) {
         self.outcome = None;
         self.signals.fail();
         self.reports.close();
         while self.reports.try_recv().is_ok() {}
+    }
+
+    /// As `stop`, and waits for the stages.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        self.stop();
         let mut result = Ok(());
         for (stage, handle) in self.stages.drain(..) {
             if let Err(payload) = handle.join() {
@@ -237,7 +256,7 @@ impl Drop for ReplyStream {
 
 impl Outcome {
     fn reply(self) -> Reply {
-        let Self { prompt_tokens, preprocessing, samples_per_frame, sample_rate, started, .. } = self;
+        let Self { prompt_tokens, preprocessing, samples_per_frame, lookahead, sample_rate, started, .. } = self;
         let thought = self.thought.unwrap_or_default();
         let (talked, voiced) = (self.talked.unwrap_or_default(), self.voiced.unwrap_or_default());
         let timings = Timings {
@@ -271,6 +290,7 @@ impl Outcome {
             },
             text_ends: thought.spoken,
             samples_per_frame,
+            lookahead,
         });
         tracing::info!(%usage, %timings, "answered");
         Reply {

@@ -55,7 +55,7 @@ pub struct Session {
 /// if it is dropped before, the conversation stays as it was.
 pub struct Answer<'s> {
     session: &'s mut Session,
-    stream: ReplyStream,
+    stream: Awaited,
 }
 
 impl Session {
@@ -86,7 +86,7 @@ impl Session {
         let prompt = self.omni.prompt(&self.messages, options)?;
         self.keep_sound(&prompt, options.audio_in_video);
         let stream = self.omni.stream_with(prompt, options, Some(self.memory.clone()))?;
-        Ok(Answer { session: self, stream })
+        Ok(Answer { session: self, stream: Awaited(stream) })
     }
 
     /// Puts the log-mel frames that the model reads in the place of sound. How a recording ends depends on the longest one it is
@@ -183,12 +183,23 @@ impl Session {
 impl Answer<'_> {
     /// What ends this answer from another place.
     pub fn canceller(&self) -> Canceller {
-        self.stream.canceller()
+        self.stream.0.canceller()
     }
 
     /// As [`Canceller::cancel`].
     pub fn cancel(&self) {
-        self.stream.cancel();
+        self.stream.0.cancel();
+    }
+}
+
+/// A stream that waits for its stages when it is dropped, each of which ends after the token, frame or piece it is working on:
+/// what they have read goes back to the session.
+struct Awaited(ReplyStream);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        // Why a stage failed no longer matters to anybody.
+        let _ = self.0.end();
     }
 }
 
@@ -196,7 +207,7 @@ impl Iterator for Answer<'_> {
     type Item = Result<Event>;
 
     fn next(&mut self) -> Option<Result<Event>> {
-        let event = self.stream.next();
+        let event = self.stream.0.next();
         if let Some(Ok(Event::Done(reply))) = &event
             && !reply.text.is_empty()
         {
