@@ -156,6 +156,48 @@ fn a_talker_beyond_its_text_is_stopped_with_the_reason() {
     assert_eq!(stopped(silence), alone);
 }
 
+/// The small checkpoint with a vocoder that says nothing: its last convolution is zero.
+fn mute() -> tempfile::TempDir {
+    let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
+    let path = directory.path().join("model-00003-of-00003.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    for name in ["code2wav.decoder.5.conv.weight", "code2wav.decoder.5.conv.bias"] {
+        let offset = |i: usize| start + header[name]["data_offsets"][i].as_u64().unwrap() as usize;
+        bytes[offset(0)..offset(1)].fill(0);
+    }
+    std::fs::write(&path, bytes).unwrap();
+    directory
+}
+
+#[test]
+fn a_silent_voice_and_a_loop_are_stopped_at_the_same_frame_for_every_ramp() {
+    let directory = mute();
+    let omni = Omni::builder(directory.path()).load().unwrap();
+    let said = |omni: &Omni, guards, chunks| {
+        let options = GenerateOptions { guards, chunks, max_new_tokens: 3, ..greedy() };
+        let speech = omni.generate(&question("hello"), &options).unwrap().speech.unwrap();
+        (speech.stop, speech.codes, speech.audio.samples.len(), speech.samples_per_frame)
+    };
+    let silent = Guards { silent_frames: Some(20), ..Guards::off() };
+    for chunks in [ChunkRamp::default(), ChunkRamp::fixed(1), ChunkRamp::fixed(7), ChunkRamp::fixed(1000)] {
+        let (stop, codes, samples, per_frame) = said(&omni, silent, chunks);
+        assert_eq!((stop, codes.len(), samples), (SpeechStop::Silence, 20, 20 * per_frame), "{chunks:?}");
+    }
+    let talkative = tiny();
+    let whole = said(&talkative, Guards::off(), ChunkRamp::default()).1;
+    // The first code that stood among the sixteen before it.
+    let first = |frame: &Vec<u32>| frame[0];
+    let repeats = |at: usize| whole[at.saturating_sub(16)..at].iter().any(|frame| first(frame) == first(&whole[at]));
+    let expected = (0..whole.len()).find(|at| repeats(*at)).expect("a code comes twice in a while");
+    for chunks in [ChunkRamp::default(), ChunkRamp::fixed(3)] {
+        let looping = Guards { looping_frames: Some(1), ..Guards::off() };
+        let (stop, codes, ..) = said(&talkative, looping, chunks);
+        assert_eq!((stop, codes.as_slice()), (SpeechStop::Loop, &whole[..expected]), "{chunks:?}");
+    }
+}
+
 #[test]
 fn guards_do_not_touch_speech_that_goes_well() {
     let omni = nano();
