@@ -326,12 +326,16 @@ fn recorded(omni: &Omni, options: &GenerateOptions, loudness: Loudness, argument
         tape.write(&at_rate(&spoken, SAMPLE_RATE, OUT)?)?;
         let player = Tape::start(tape);
         let mut interrupt = |played: usize| stop_at.is_some_and(|at| seconds(played) >= at);
-        let reply = answer(&mut session, options, &player, &line, &mut interrupt)?;
+        let reply = answer(&mut session, options, &player, &line, &mut interrupt);
         stop_at = None;
+        if reply.is_err() {
+            player.clear();
+        }
+        // The file comes back in any case, so that nothing half-written is left.
         let gaps;
         (tape, gaps) = player.finish()?;
         line.finish_and_clear();
-        report(&reply, slowest, gaps);
+        report(&reply?, slowest, gaps);
     }
     tape.finish()?;
     eprintln!("the conversation is in {}", out.display());
