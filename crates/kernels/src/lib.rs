@@ -16,13 +16,18 @@
 
 mod attention;
 mod elementwise;
+mod few;
+mod lanes;
 mod linear;
 mod memory;
 mod tile;
+mod weight;
 
 pub use attention::{AttentionShape, window_attention};
 pub use elementwise::{gelu, gelu_tanh};
+pub use few::{Inputs, Product, products};
 pub use linear::{LinearShape, linear};
+pub use weight::{Packed, Scales, Weight};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,0 +1,550 @@
+//! Products of a few rows with weights as they lie in a file: reading the weights is what takes the time.
+//!
+//! Packed weights are multiplied as integers. The inputs are rounded to 16 bits for it, with one scale per row, which is a
+//! hundred times finer than the weights, and laid in the order in which the integers come out of their words.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::lanes::{Instructions, Lanes, Plain};
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
+use crate::memory::{Columns, prefetch_ahead};
+use crate::weight::{Packed, Weight};
+
+/// Bytes of weights that one task reads, at least.
+const TASK: usize = 32 << 10;
+/// Vectors' worth of 16-bit numbers that belong together, in [`Inputs`]: the widest vector.
+const WIDE: usize = 16;
+
+/// A few rows of inputs, in the orders in which the products read them. Its memory is used again by the next rows.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    rows: usize,
+    input: usize,
+    plain: Vec<f32>,
+    /// Numbers of even places, then of odd ones, by 32.
+    halves: Ordered<f32>,
+    /// For 4-bit and for 8-bit weights.
+    integers: [Integers; 2],
+}
+
+#[derive(Debug, Default)]
+struct Ordered<T> {
+    ready: bool,
+    values: Vec<T>,
+}
+
+/// Rows rounded to 16 bits.
+#[derive(Debug, Default)]
+struct Integers {
+    rounded: Ordered<i16>,
+    /// By row.
+    scales: Vec<f32>,
+    /// For each lane of 32 bits, its inputs' sum times the number that stands for zero, negative.
+    offsets: Vec<i32>,
+}
+
+impl Inputs {
+    /// Takes new rows `[rows, input]`.
+    ///
+    /// # Panics
+    /// If the numbers are no whole rows.
+    pub fn set(&mut self, x: &[f32], input: usize) {
+        self.fill(x.len().checked_div(input).unwrap_or(0), input).copy_from_slice(x);
+    }
+
+    /// Room for new rows `[rows, input]`, to be written.
+    pub fn fill(&mut self, rows: usize, input: usize) -> &mut [f32] {
+        (self.rows, self.input) = (rows, input);
+        self.halves.ready = false;
+        self.integers.iter_mut().for_each(|integers| integers.rounded.ready = false);
+        self.plain.resize(rows * input, 0.0);
+        &mut self.plain
+    }
+
+    /// Rows held.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Lays the rows in the order that products with this weight need.
+    pub fn prepare(&mut self, weight: &Weight) {
+        let (rows, input) = (self.rows, self.input);
+        match weight {
+            Weight::F32(_) => {}
+            Weight::Bf16(_) if !self.halves.ready => {
+                let length = input / (2 * WIDE) * (2 * WIDE);
+                order(&self.plain, input, length, 2, &mut self.halves, |x| x);
+            }
+            Weight::Packed(packed) if !self.integers[packed.bits / 8].rounded.ready => {
+                let per_lane = 32 / packed.bits;
+                let (length, Integers { rounded, scales, offsets }) =
+                    (input / (WIDE * per_lane) * (WIDE * per_lane), &mut self.integers[packed.bits / 8]);
+                scales.clear();
+                scales.extend(self.plain.chunks_exact(input.max(1)).map(|row| {
+                    let largest = row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                    // An input that is no number makes all outputs none.
+                    let finite = row.iter().all(|x| x.is_finite());
+                    if finite { largest / 32767.0 } else { f32::NAN }
+                }));
+                let mut row = 0;
+                rounded.values.clear();
+                rounded.ready = true;
+                for scale in scales.iter() {
+                    let inverse = if *scale > 0.0 { 1.0 / scale } else { 0.0 };
+                    let x = &self.plain[row * input..][..length];
+                    order_row(x, per_lane / 2, &mut rounded.values, |x| round(x * inverse));
+                    row += 1;
+                }
+                debug_assert_eq!(row, rows);
+                let middle = -(1 << (packed.bits - 1));
+                offsets.clear();
+                // A lane holds two neighbours of each vector of a piece.
+                for piece in rounded.values.chunks_exact(WIDE * per_lane) {
+                    offsets.extend((0..WIDE).map(|lane| {
+                        let pairs = piece.chunks_exact(2 * WIDE).map(|vector| [vector[2 * lane], vector[2 * lane + 1]]);
+                        middle * pairs.map(|[a, b]| i32::from(a) + i32::from(b)).sum::<i32>()
+                    }));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[inline(always)]
+fn round(x: f32) -> i16 {
+    // Adding this rounds to a whole number, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i16
+}
+
+fn order<T>(
+    x: &[f32],
+    input: usize,
+    length: usize,
+    vectors: usize,
+    ordered: &mut Ordered<T>,
+    convert: impl Fn(f32) -> T,
+) {
+    ordered.values.clear();
+    ordered.ready = true;
+    for row in x.chunks_exact(input.max(1)) {
+        // A vector of single-precision numbers holds half as many as one of 16-bit numbers.
+        for piece in row[..length].chunks_exact(WIDE * vectors) {
+            for vector in 0..vectors {
+                ordered.values.extend(piece.iter().skip(vector).step_by(vectors).map(|x| convert(*x)));
+            }
+        }
+    }
+}
+
+/// Pieces of `vectors` vectors of 32 numbers: each vector takes every `vectors`-th number.
+fn order_row(x: &[f32], vectors: usize, out: &mut Vec<i16>, convert: impl Fn(f32) -> i16) {
+    for piece in x.chunks_exact(2 * WIDE * vectors) {
+        for vector in 0..vectors {
+            out.extend(piece.iter().skip(vector).step_by(vectors).map(|x| convert(*x)));
+        }
+    }
+}
+
+/// One of the products that share their inputs.
+pub struct Product<'a> {
+    /// `[output, input]`.
+    pub weight: Weight<'a>,
+    /// Width of an output row.
+    pub output: usize,
+    /// `[output]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[rows, output]`, overwritten.
+    pub y: &'a mut [f32],
+}
+
+/// `y = x Wᵀ + b` for several weights at once, which are read once for all rows.
+///
+/// # Panics
+/// If a slice has not the length of its shape.
+pub fn products(inputs: &mut Inputs, products: &mut [Product]) {
+    for product in products.iter() {
+        product.weight.check(product.output, inputs.input);
+        assert_eq!(product.y.len(), inputs.rows * product.output, "y [rows, output]");
+        assert!(product.bias.is_none_or(|bias| bias.len() == product.output), "bias [output]");
+        inputs.prepare(&product.weight);
+    }
+    let inputs = &*inputs;
+    let instructions = Instructions::best();
+    let parts = |product: &Product| pieces(product.weight.bytes(), product.output);
+    let total: usize = products.iter().map(&parts).sum();
+    let products: &[(usize, &Weight, Option<&[f32]>, usize, Columns)] = &products
+        .iter_mut()
+        .map(|product| {
+            let parts = pieces(product.weight.bytes(), product.output);
+            (parts, &product.weight, product.bias, product.output, Columns::new(product.y, product.output))
+        })
+        .collect::<smallvec::SmallVec<[_; 4]>>()[..];
+    (0..total).into_par_iter().for_each(|mut task| {
+        let mut products = products.iter();
+        let (parts, weight, bias, output, y) = loop {
+            let product = products.next().expect("there are as many tasks as parts");
+            if task < product.0 {
+                break product;
+            }
+            task -= product.0;
+        };
+        let range = output * task / parts..output * (task + 1) / parts;
+        multiply(instructions, inputs, 0..inputs.rows, weight, range, |row, at, sum| {
+            // SAFETY: these outputs are this task's alone, and the piece is dropped at once.
+            let y = unsafe { y.piece(row, at..at + 1) };
+            y[0] = sum + bias.map_or(0.0, |bias| bias[at]);
+        });
+    });
+}
+
+/// Tasks for a matrix: small enough to be shared out evenly, large enough to be worth it.
+pub(crate) fn pieces(bytes: usize, output: usize) -> usize {
+    (bytes / TASK).clamp(1, 8 * rayon::current_num_threads()).min(output.max(1))
+}
+
+/// Some outputs of some rows.
+pub(crate) fn multiply(
+    instructions: Instructions,
+    inputs: &Inputs,
+    rows: Range<usize>,
+    weight: &Weight,
+    outputs: Range<usize>,
+    mut emit: impl FnMut(usize, usize, f32),
+) {
+    let mut row = rows.start;
+    while row < rows.end {
+        let block = Block { inputs, weight, outputs: outputs.clone(), row };
+        row += match rows.end - row {
+            4.. => block.run::<4>(instructions, &mut emit),
+            2.. => block.run::<2>(instructions, &mut emit),
+            _ => block.run::<1>(instructions, &mut emit),
+        };
+    }
+}
+
+struct Block<'a> {
+    inputs: &'a Inputs,
+    weight: &'a Weight<'a>,
+    outputs: Range<usize>,
+    row: usize,
+}
+
+impl Block<'_> {
+    fn run<const R: usize>(self, instructions: Instructions, emit: &mut impl FnMut(usize, usize, f32)) -> usize {
+        match instructions {
+            // SAFETY: `Instructions` are those that were found.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => unsafe { self.avx512::<R>(emit) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => unsafe { self.avx2::<R>(emit) },
+            // SAFETY: needs nothing.
+            Instructions::Plain => unsafe { self.each::<Plain, R>(emit) },
+        }
+        R
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn avx512<const R: usize>(self, emit: &mut impl FnMut(usize, usize, f32)) {
+        // SAFETY: this function has the instructions.
+        unsafe { self.each::<Avx512, R>(emit) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2<const R: usize>(self, emit: &mut impl FnMut(usize, usize, f32)) {
+        // SAFETY: this function has the instructions.
+        unsafe { self.each::<Avx2, R>(emit) }
+    }
+
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn each<V: Lanes, const R: usize>(self, emit: &mut impl FnMut(usize, usize, f32)) {
+        let Self { inputs, weight, outputs, row } = self;
+        let input = inputs.input;
+        for output in outputs {
+            // SAFETY: the caller has the instructions; lengths were checked by `Weight::check`, and the orders that the
+            // functions read were made by `Inputs::prepare`.
+            let (mut sums, done) = unsafe {
+                match weight {
+                    Weight::F32(values) => dot_f32::<V, R>(&values[output * input..][..input], inputs, row),
+                    Weight::Bf16(values) => dot_bf16::<V, R>(&values[output * input..][..input], inputs, row),
+                    Weight::Packed(packed) => match packed.bits {
+                        4 => dot_packed::<V, 4, R>(packed, output, inputs, row),
+                        _ => dot_packed::<V, 8, R>(packed, output, inputs, row),
+                    },
+                }
+            };
+            add_rest(weight, output, inputs, row, done, &mut sums);
+            sums.into_iter().enumerate().for_each(|(at, sum)| emit(row + at, output, sum));
+        }
+    }
+}
+
+/// Inputs that no whole vector takes.
+#[inline(always)]
+fn add_rest<const R: usize>(
+    weight: &Weight,
+    output: usize,
+    inputs: &Inputs,
+    row: usize,
+    mut done: usize,
+    sums: &mut [f32; R],
+) {
+    let mut values = [0.0; 64];
+    while done < inputs.input {
+        let values = &mut values[..64.min(inputs.input - done)];
+        weight.read(output, inputs.input, done, values);
+        for (at, sum) in sums.iter_mut().enumerate() {
+            let x = &inputs.plain[(row + at) * inputs.input + done..][..values.len()];
+            *sum += x.iter().zip(values.iter()).map(|(x, w)| x * w).sum::<f32>();
+        }
+        done += values.len();
+    }
+}
+
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn dot_f32<V: Lanes, const R: usize>(weight: &[f32], inputs: &Inputs, row: usize) -> ([f32; R], usize) {
+    let input = weight.len();
+    let steps = input / V::LANES;
+    let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.plain[(row + r) * input..][..input]);
+    // SAFETY: every vector lies in the slices just taken.
+    unsafe {
+        let mut sums = [V::zero(); R];
+        for step in 0..steps {
+            let w = V::load(weight.as_ptr().add(step * V::LANES));
+            for r in 0..R {
+                sums[r] = V::multiply_add(w, V::load(x[r].as_ptr().add(step * V::LANES)), sums[r]);
+            }
+        }
+        (sums.map(|sum| V::sum(sum)), steps * V::LANES)
+    }
+}
+
+/// # Safety
+/// The processor has the instructions of `V`; the inputs are prepared for bf16.
+#[inline(always)]
+unsafe fn dot_bf16<V: Lanes, const R: usize>(weight: &[u16], inputs: &Inputs, row: usize) -> ([f32; R], usize) {
+    let length = weight.len() / (2 * WIDE) * (2 * WIDE);
+    let steps = length / (2 * V::LANES);
+    let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.halves.values[(row + r) * length..][..length]);
+    // SAFETY: every vector lies in the slices just taken: a step's weights are `2 * LANES` numbers, its inputs `LANES` of
+    // even and as many of odd places, both within the same 32.
+    unsafe {
+        let mut sums = [[V::zero(); 2]; R];
+        for step in 0..steps {
+            let w = weight.as_ptr().add(step * 2 * V::LANES);
+            prefetch_ahead(w);
+            let w = V::load_int(w.cast());
+            let (even, odd) = (V::lower(w), V::upper(w));
+            let at = step * V::LANES / WIDE * 2 * WIDE + step * V::LANES % WIDE;
+            for r in 0..R {
+                let x = x[r].as_ptr().add(at);
+                sums[r][0] = V::multiply_add(even, V::load(x), sums[r][0]);
+                sums[r][1] = V::multiply_add(odd, V::load(x.add(WIDE)), sums[r][1]);
+            }
+        }
+        (sums.map(|[a, b]| V::sum(a) + V::sum(b)), length)
+    }
+}
+
+/// # Safety
+/// The processor has the instructions of `V`; the inputs are prepared for these weights.
+#[inline(always)]
+unsafe fn dot_packed<V: Lanes, const BITS: usize, const R: usize>(
+    packed: &Packed,
+    output: usize,
+    inputs: &Inputs,
+    row: usize,
+) -> ([f32; R], usize) {
+    let step = V::LANES * 32 / BITS;
+    let group = packed.group;
+    // SAFETY: passed on.
+    unsafe {
+        if group.is_multiple_of(step) || group >= inputs.input {
+            return dot_groups::<V, BITS, R, 1>(packed, output, inputs, row);
+        }
+        match (step.is_multiple_of(group), step / group) {
+            (true, 2) => dot_groups::<V, BITS, R, 2>(packed, output, inputs, row),
+            (true, 4) => dot_groups::<V, BITS, R, 4>(packed, output, inputs, row),
+            // Left to `add_rest`, as plain numbers.
+            _ => ([0.0; R], 0),
+        }
+    }
+}
+
+/// With `GROUPS` groups in one vector of words.
+///
+/// # Safety
+/// As [`dot_packed`].
+#[inline(always)]
+unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const GROUPS: usize>(
+    packed: &Packed,
+    output: usize,
+    inputs: &Inputs,
+    row: usize,
+) -> ([f32; R], usize) {
+    let (input, per_lane) = (inputs.input, 32 / BITS);
+    let length = input / (WIDE * per_lane) * (WIDE * per_lane);
+    let steps = length / (V::LANES * per_lane);
+    let words = packed.words_per_row(input);
+    let words = &packed.words[output * words..][..words];
+    let first_group = output * input.div_ceil(packed.group);
+    let Integers { rounded, scales, offsets } = &inputs.integers[BITS / 8];
+    let x: [&[i16]; R] = std::array::from_fn(|r| &rounded.values[(row + r) * length..][..length]);
+    let offsets: [&[i32]; R] =
+        std::array::from_fn(|r| &offsets[(row + r) * (length / per_lane)..][..length / per_lane]);
+    // SAFETY: every vector lies in the slices just taken. A step's words hold `LANES * per_lane` integers; vector `v` of them
+    // is multiplied with `2 * LANES` inputs of the same piece of `WIDE * per_lane`.
+    unsafe {
+        let mut sums = [V::zero(); R];
+        // A division in the loop would take as long as the rest of it.
+        let (per_group, mut left, mut group) = (packed.group / (V::LANES * per_lane), 0, first_group);
+        for step in 0..steps {
+            let w = words.as_ptr().add(step * V::LANES);
+            prefetch_ahead(w);
+            let w = V::load_int(w.cast());
+            let at = step * V::LANES;
+            let (piece, within) = (at / WIDE * WIDE * per_lane, 2 * (at % WIDE));
+            if step > 0 {
+                if GROUPS > 1 {
+                    group += GROUPS;
+                } else {
+                    left += 1;
+                    if left == per_group {
+                        (left, group) = (0, group + 1);
+                    }
+                }
+            }
+            let scale = V::scales::<GROUPS>(packed.scales, group);
+            for r in 0..R {
+                let x = x[r].as_ptr().add(piece + within);
+                let x = |vector: usize| V::load_int(x.add(vector * 2 * WIDE).cast());
+                let mut sum = V::load_int(offsets[r].as_ptr().add(at));
+                if let Some(zeros) = packed.zeros {
+                    let zeros = V::zeros::<GROUPS>(zeros, group);
+                    sum = if BITS == 4 { V::grow::<3>(sum, zeros) } else { V::grow::<7>(sum, zeros) };
+                }
+                if BITS == 4 {
+                    sum = V::dot(sum, V::bits::<0>(w, 15), x(0));
+                    sum = V::dot(sum, V::bits::<4>(w, 15), x(1));
+                    sum = V::dot(sum, V::bits::<8>(w, 15), x(2));
+                    sum = V::dot(sum, V::bits::<12>(w, 15), x(3));
+                } else {
+                    sum = V::dot(sum, V::bits::<0>(w, 255), x(0));
+                    sum = V::dot(sum, V::bits::<8>(w, 255), x(1));
+                }
+                sums[r] = V::multiply_add(V::to_float(sum), scale, sums[r]);
+            }
+        }
+        (std::array::from_fn(|r| V::sum(sums[r]) * scales[row + r]), length)
+    }
+}
+
+/// Single-precision numbers of the product with a packed weight, for tests of others.
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::weight::tests::Sample;
+    use crate::weight::{narrow, widen};
+    use proptest::prelude::*;
+
+    pub(crate) fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
+    }
+
+    /// Largest distance from the product in f64, as a share of the largest output.
+    fn error(instructions: Instructions, weight: Weight, rows: usize, input: usize, output: usize) -> f64 {
+        let x = numbers(rows * input, 1);
+        let mut inputs = Inputs::default();
+        inputs.set(&x, input);
+        inputs.prepare(&weight);
+        let mut y = vec![0.0; rows * output];
+        multiply(instructions, &inputs, 0..rows, &weight, 0..output, |row, at, sum| y[row * output + at] = sum);
+        let (mut worst, mut largest) = (0.0_f64, 1e-9_f64);
+        let mut w = vec![0.0; input];
+        for out in 0..output {
+            weight.read(out, input, 0, &mut w);
+            for row in 0..rows {
+                let x = &x[row * input..][..input];
+                let expected: f64 = x.iter().zip(&w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                let size: f64 = x.iter().zip(&w).map(|(x, w)| (f64::from(*x) * f64::from(*w)).abs()).sum();
+                largest = largest.max(size);
+                worst = worst.max((expected - f64::from(y[row * output + out])).abs());
+            }
+        }
+        worst / largest
+    }
+
+    proptest! {
+        #[test]
+        fn packed_weights_of_any_shape_are_right(
+            rows in 1..8usize, input in 1..400usize, output in 1..6usize, bits in prop::sample::select(vec![4, 8]),
+            group in prop::sample::select(vec![8, 16, 32, 48, 64, 128, 1000]), zeros: bool, halved: bool,
+        ) {
+            let sample = Sample::new(bits, group, [output, input], zeros, halved);
+            for instructions in Instructions::available() {
+                let error = error(instructions, sample.weight(), rows, input, output);
+                prop_assert!(error < 3e-5, "{instructions:?}: {error}");
+            }
+        }
+
+        #[test]
+        fn plain_weights_of_any_shape_are_right(rows in 1..8usize, input in 1..200usize, output in 1..6usize) {
+            let wide = numbers(output * input, 5);
+            let half: Vec<u16> = wide.iter().map(|w| narrow(*w)).collect();
+            for instructions in Instructions::available() {
+                for weight in [Weight::F32(&wide), Weight::Bf16(&half)] {
+                    let error = error(instructions, weight, rows, input, output);
+                    prop_assert!(error < 1e-6, "{instructions:?}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_products_share_their_inputs() {
+        let (x, a, b) = (numbers(3 * 300, 1), numbers(500 * 300, 2), numbers(7 * 300, 3));
+        let half: Vec<u16> = b.iter().map(|w| narrow(*w)).collect();
+        let bias = numbers(7, 4);
+        let (mut ya, mut yb) = (vec![0.0; 3 * 500], vec![0.0; 3 * 7]);
+        let mut inputs = Inputs::default();
+        inputs.set(&x, 300);
+        products(
+            &mut inputs,
+            &mut [
+                Product { weight: Weight::F32(&a), output: 500, bias: None, y: &mut ya },
+                Product { weight: Weight::Bf16(&half), output: 7, bias: Some(&bias), y: &mut yb },
+            ],
+        );
+        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
+        for row in 0..3 {
+            let x = &x[row * 300..][..300];
+            assert!((dot(x, &a[499 * 300..]) - ya[row * 500 + 499]).abs() < 1e-3);
+            let w: Vec<f32> = half[6 * 300..].iter().map(|w| widen(*w)).collect();
+            assert!((dot(x, &w) + bias[6] - yb[row * 7 + 6]).abs() < 1e-3);
+        }
+    }
+
+    #[test]
+    fn an_input_that_is_no_number_is_not_hidden() {
+        let sample = Sample::new(4, 32, [2, 128], false, true);
+        let mut inputs = Inputs::default();
+        let mut x = numbers(128, 1);
+        x[5] = f32::INFINITY;
+        inputs.set(&x, 128);
+        let mut y = [0.0; 2];
+        products(&mut inputs, &mut [Product { weight: sample.weight(), output: 2, bias: None, y: &mut y }]);
+        assert!(y.iter().all(|y| y.is_nan()));
+    }
+}

@@ -1,0 +1,202 @@
+//! Weights as they lie in a file: plain numbers, or packed integers with their scales.
+
+/// A matrix `[output, input]`, row-major, in the form it is stored in.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// The upper halves of single-precision numbers.
+    Bf16(&'a [u16]),
+    /// Integers with scales.
+    Packed(Packed<'a>),
+}
+
+/// Integers of 4 or 8 bits with one scale per group of inputs.
+///
+/// A value is `(q - 2^(bits-1) - zero) * scale`, where `q` is the unsigned integer in the words.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    /// 4 or 8.
+    pub bits: usize,
+    /// Inputs that share a scale; the last group of a row may be shorter.
+    pub group: usize,
+    /// `[output, input * bits / 32 rounded up]`: the lowest bits of a word come first.
+    pub words: &'a [u32],
+    /// `[output, groups]`.
+    pub scales: Scales<'a>,
+    /// `[output, groups]`; absent if all are zero.
+    pub zeros: Option<&'a [i8]>,
+}
+
+/// Scales in the number type they are stored in.
+#[derive(Debug, Clone, Copy)]
+pub enum Scales<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// The upper halves of single-precision numbers.
+    Bf16(&'a [u16]),
+}
+
+impl Scales<'_> {
+    /// The scale at an index.
+    #[inline(always)]
+    pub(crate) fn at(&self, index: usize) -> f32 {
+        match self {
+            Scales::F32(scales) => scales[index],
+            Scales::Bf16(scales) => widen(scales[index]),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Scales::F32(scales) => scales.len(),
+            Scales::Bf16(scales) => scales.len(),
+        }
+    }
+}
+
+/// A bf16 number in single precision.
+#[inline(always)]
+pub(crate) fn widen(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// The nearest bf16 number; ties to even.
+#[inline(always)]
+pub(crate) fn narrow(value: f32) -> u16 {
+    let bits = value.to_bits();
+    (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+impl<'a> Weight<'a> {
+    /// Asserts that there are as many numbers as the shape asks for.
+    pub(crate) fn check(&self, output: usize, input: usize) {
+        match self {
+            Weight::F32(values) => assert_eq!(values.len(), output * input, "weight [output, input]"),
+            Weight::Bf16(values) => assert_eq!(values.len(), output * input, "weight [output, input]"),
+            Weight::Packed(packed) => {
+                assert!(matches!(packed.bits, 4 | 8) && packed.group > 0, "4 or 8 bits, groups of at least one input");
+                let groups = input.div_ceil(packed.group);
+                assert_eq!(packed.words.len(), output * packed.words_per_row(input), "words [output, words of a row]");
+                assert_eq!(packed.scales.len(), output * groups, "scales [output, groups]");
+                assert!(packed.zeros.is_none_or(|zeros| zeros.len() == output * groups), "zeros [output, groups]");
+            }
+        }
+    }
+
+    /// Bytes that one use of the whole matrix reads.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Weight::F32(values) => size_of_val(*values),
+            Weight::Bf16(values) => size_of_val(*values),
+            Weight::Packed(packed) => {
+                let scale = if matches!(packed.scales, Scales::F32(_)) { 4 } else { 2 };
+                size_of_val(packed.words) + packed.scales.len() * scale + packed.zeros.map_or(0, <[i8]>::len)
+            }
+        }
+    }
+
+    /// Part of a row in single precision.
+    #[inline(always)]
+    pub(crate) fn read(&self, row: usize, input: usize, start: usize, out: &mut [f32]) {
+        match self {
+            Weight::F32(values) => out.copy_from_slice(&values[row * input + start..][..out.len()]),
+            Weight::Bf16(values) => {
+                let values = &values[row * input + start..][..out.len()];
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = widen(*value));
+            }
+            Weight::Packed(packed) => packed.read(row, input, start, out),
+        }
+    }
+}
+
+impl Packed<'_> {
+    /// Words of one row.
+    #[inline(always)]
+    pub(crate) fn words_per_row(&self, input: usize) -> usize {
+        (input * self.bits).div_ceil(32)
+    }
+
+    #[inline(always)]
+    fn read(&self, row: usize, input: usize, start: usize, out: &mut [f32]) {
+        let Packed { bits, group, .. } = *self;
+        let (words, groups) = (self.words_per_row(input), input.div_ceil(group));
+        let words = &self.words[row * words..][..words];
+        let (middle, mask) = (1 << (bits - 1), (1u32 << bits) - 1);
+        let per_word = 32 / bits;
+        let mut done = 0;
+        while done < out.len() {
+            let column = start + done;
+            let at = column / group;
+            let length = (group - column % group).min(out.len() - done);
+            let index = row * groups + at;
+            let (scale, zero) = (self.scales.at(index), middle + self.zeros.map_or(0, |zeros| i32::from(zeros[index])));
+            for (out, column) in out[done..done + length].iter_mut().zip(column..) {
+                let q = (words[column / per_word] >> (column % per_word * bits)) & mask;
+                *out = (q as i32 - zero) as f32 * scale;
+            }
+            done += length;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Memory of a packed matrix with pseudo-random contents.
+    pub(crate) struct Sample {
+        bits: usize,
+        group: usize,
+        words: Vec<u32>,
+        wide: Vec<f32>,
+        narrow: Vec<u16>,
+        zeros: Option<Vec<i8>>,
+        halved: bool,
+    }
+
+    impl Sample {
+        pub(crate) fn new(bits: usize, group: usize, [output, input]: [usize; 2], zeros: bool, halved: bool) -> Self {
+            let (words, groups) = ((input * bits).div_ceil(32), input.div_ceil(group));
+            let mut state = 0x2545_F491_4F6C_DD1Du64 ^ (bits * 31 + group * 7 + output * 13 + input) as u64;
+            let mut random = move || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 16) as u32
+            };
+            let words = (0..output * words).map(|_| random()).collect();
+            let wide: Vec<f32> = (0..output * groups).map(|_| widen(narrow((random() % 97 + 1) as f32 / 5000.0))).collect();
+            let narrow = wide.iter().map(|scale| narrow(*scale)).collect();
+            let zeros = zeros.then(|| (0..output * groups).map(|_| (random() % 7) as i8 - 3).collect());
+            Self { bits, group, words, wide, narrow, zeros, halved }
+        }
+
+        pub(crate) fn weight(&self) -> Weight<'_> {
+            let scales = if self.halved { Scales::Bf16(&self.narrow) } else { Scales::F32(&self.wide) };
+            let Self { bits, group, words, zeros, .. } = self;
+            Weight::Packed(Packed { bits: *bits, group: *group, words, scales, zeros: zeros.as_deref() })
+        }
+    }
+
+    #[test]
+    fn a_packed_row_is_read_in_pieces_as_in_one() {
+        for bits in [4, 8] {
+            let sample = Sample::new(bits, 12, [3, 50], true, true);
+            let mut whole = [0.0; 50];
+            sample.weight().read(2, 50, 0, &mut whole);
+            for start in [0, 3, 12, 31] {
+                let mut piece = [0.0; 19];
+                sample.weight().read(2, 50, start, &mut piece);
+                assert_eq!(piece, whole[start..start + 19]);
+            }
+        }
+    }
+
+    #[test]
+    fn nearest_bf16() {
+        assert_eq!(widen(narrow(1.0)), 1.0);
+        assert_eq!(narrow(f32::from_bits(0x3F80_8000)), 0x3F80);
+        assert_eq!(narrow(f32::from_bits(0x3F81_8000)), 0x3F82);
+    }
+}
