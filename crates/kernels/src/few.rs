@@ -7,10 +7,11 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use smallvec::SmallVec;
 
-use crate::lanes::{Instructions, Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
+use crate::lanes::{Instructions, Lanes, Plain};
 use crate::memory::{Columns, prefetch_ahead};
 use crate::weight::{Packed, Weight};
 
@@ -68,6 +69,11 @@ impl Inputs {
     /// Rows held.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Width of a row.
+    pub fn width(&self) -> usize {
+        self.input
     }
 
     /// Lays the rows in the order that products with this weight need.
@@ -176,6 +182,7 @@ pub fn products(inputs: &mut Inputs, products: &mut [Product]) {
     }
     let inputs = &*inputs;
     let instructions = Instructions::best();
+    let rows: &[usize] = &(0..inputs.rows).collect::<SmallVec<[usize; 16]>>();
     let parts = |product: &Product| pieces(product.weight.bytes(), product.output);
     let total: usize = products.iter().map(&parts).sum();
     let products: &[(usize, &Weight, Option<&[f32]>, usize, Columns)] = &products
@@ -184,7 +191,7 @@ pub fn products(inputs: &mut Inputs, products: &mut [Product]) {
             let parts = pieces(product.weight.bytes(), product.output);
             (parts, &product.weight, product.bias, product.output, Columns::new(product.y, product.output))
         })
-        .collect::<smallvec::SmallVec<[_; 4]>>()[..];
+        .collect::<SmallVec<[_; 4]>>()[..];
     (0..total).into_par_iter().for_each(|mut task| {
         let mut products = products.iter();
         let (parts, weight, bias, output, y) = loop {
@@ -195,7 +202,7 @@ pub fn products(inputs: &mut Inputs, products: &mut [Product]) {
             task -= product.0;
         };
         let range = output * task / parts..output * (task + 1) / parts;
-        multiply(instructions, inputs, 0..inputs.rows, weight, range, |row, at, sum| {
+        multiply(instructions, inputs, rows, weight, range, |row, at, sum| {
             // SAFETY: these outputs are this task's alone, and the piece is dropped at once.
             let y = unsafe { y.piece(row, at..at + 1) };
             y[0] = sum + bias.map_or(0.0, |bias| bias[at]);
@@ -208,22 +215,24 @@ pub(crate) fn pieces(bytes: usize, output: usize) -> usize {
     (bytes / TASK).clamp(1, 8 * rayon::current_num_threads()).min(output.max(1))
 }
 
-/// Some outputs of some rows.
+/// Some outputs of some rows; `emit` is told the row's place in `rows`, the output and the sum.
 pub(crate) fn multiply(
     instructions: Instructions,
     inputs: &Inputs,
-    rows: Range<usize>,
+    rows: &[usize],
     weight: &Weight,
     outputs: Range<usize>,
     mut emit: impl FnMut(usize, usize, f32),
 ) {
-    let mut row = rows.start;
-    while row < rows.end {
-        let block = Block { inputs, weight, outputs: outputs.clone(), row };
-        row += match rows.end - row {
-            4.. => block.run::<4>(instructions, &mut emit),
-            2.. => block.run::<2>(instructions, &mut emit),
-            _ => block.run::<1>(instructions, &mut emit),
+    let mut done = 0;
+    while done < rows.len() {
+        let block = Block { inputs, weight, outputs: outputs.clone() };
+        let mut emit = |row: usize, output, sum| emit(done + row, output, sum);
+        done += match &rows[done..] {
+            [a, b, c, d, ..] => block.run(instructions, [*a, *b, *c, *d], &mut emit),
+            [a, b, ..] => block.run(instructions, [*a, *b], &mut emit),
+            [a, ..] => block.run(instructions, [*a], &mut emit),
+            [] => 0,
         };
     }
 }
@@ -232,59 +241,63 @@ struct Block<'a> {
     inputs: &'a Inputs,
     weight: &'a Weight<'a>,
     outputs: Range<usize>,
-    row: usize,
 }
 
 impl Block<'_> {
-    fn run<const R: usize>(self, instructions: Instructions, emit: &mut impl FnMut(usize, usize, f32)) -> usize {
+    fn run<const R: usize>(
+        self,
+        instructions: Instructions,
+        rows: [usize; R],
+        emit: &mut impl FnMut(usize, usize, f32),
+    ) -> usize {
         match instructions {
             // SAFETY: `Instructions` are those that were found.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { self.avx512::<R>(emit) },
+            Instructions::Avx512 => unsafe { self.avx512(rows, emit) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => unsafe { self.avx2::<R>(emit) },
+            Instructions::Avx2 => unsafe { self.avx2(rows, emit) },
             // SAFETY: needs nothing.
-            Instructions::Plain => unsafe { self.each::<Plain, R>(emit) },
+            Instructions::Plain => unsafe { self.each::<Plain, R>(rows, emit) },
         }
         R
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn avx512<const R: usize>(self, emit: &mut impl FnMut(usize, usize, f32)) {
+    unsafe fn avx512<const R: usize>(self, rows: [usize; R], emit: &mut impl FnMut(usize, usize, f32)) {
         // SAFETY: this function has the instructions.
-        unsafe { self.each::<Avx512, R>(emit) }
+        unsafe { self.each::<Avx512, R>(rows, emit) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const R: usize>(self, emit: &mut impl FnMut(usize, usize, f32)) {
+    unsafe fn avx2<const R: usize>(self, rows: [usize; R], emit: &mut impl FnMut(usize, usize, f32)) {
         // SAFETY: this function has the instructions.
-        unsafe { self.each::<Avx2, R>(emit) }
+        unsafe { self.each::<Avx2, R>(rows, emit) }
     }
 
     /// # Safety
     /// The processor has the instructions of `V`.
     #[inline(always)]
-    unsafe fn each<V: Lanes, const R: usize>(self, emit: &mut impl FnMut(usize, usize, f32)) {
-        let Self { inputs, weight, outputs, row } = self;
+    unsafe fn each<V: Lanes, const R: usize>(self, rows: [usize; R], emit: &mut impl FnMut(usize, usize, f32)) {
+        let Self { inputs, weight, outputs } = self;
         let input = inputs.input;
         for output in outputs {
             // SAFETY: the caller has the instructions; lengths were checked by `Weight::check`, and the orders that the
             // functions read were made by `Inputs::prepare`.
             let (mut sums, done) = unsafe {
                 match weight {
-                    Weight::F32(values) => dot_f32::<V, R>(&values[output * input..][..input], inputs, row),
-                    Weight::Bf16(values) => dot_bf16::<V, R>(&values[output * input..][..input], inputs, row),
+                    Weight::F32(values) => dot_f32::<V, R>(&values[output * input..][..input], inputs, rows),
+                    Weight::Bf16(values) => dot_bf16::<V, R>(&values[output * input..][..input], inputs, rows),
                     Weight::Packed(packed) => match packed.bits {
-                        4 => dot_packed::<V, 4, R>(packed, output, inputs, row),
-                        _ => dot_packed::<V, 8, R>(packed, output, inputs, row),
+                        4 => dot_packed::<V, 4, R>(packed, output, inputs, rows),
+                        _ => dot_packed::<V, 8, R>(packed, output, inputs, rows),
                     },
                 }
             };
-            add_rest(weight, output, inputs, row, done, &mut sums);
-            sums.into_iter().enumerate().for_each(|(at, sum)| emit(row + at, output, sum));
+            add_rest(weight, output, inputs, rows, done, &mut sums);
+            sums.into_iter().enumerate().for_each(|(at, sum)| emit(at, output, sum));
         }
     }
 }
@@ -295,7 +308,7 @@ fn add_rest<const R: usize>(
     weight: &Weight,
     output: usize,
     inputs: &Inputs,
-    row: usize,
+    rows: [usize; R],
     mut done: usize,
     sums: &mut [f32; R],
 ) {
@@ -303,8 +316,8 @@ fn add_rest<const R: usize>(
     while done < inputs.input {
         let values = &mut values[..64.min(inputs.input - done)];
         weight.read(output, inputs.input, done, values);
-        for (at, sum) in sums.iter_mut().enumerate() {
-            let x = &inputs.plain[(row + at) * inputs.input + done..][..values.len()];
+        for (row, sum) in rows.into_iter().zip(sums.iter_mut()) {
+            let x = &inputs.plain[row * inputs.input + done..][..values.len()];
             *sum += x.iter().zip(values.iter()).map(|(x, w)| x * w).sum::<f32>();
         }
         done += values.len();
@@ -314,10 +327,10 @@ fn add_rest<const R: usize>(
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn dot_f32<V: Lanes, const R: usize>(weight: &[f32], inputs: &Inputs, row: usize) -> ([f32; R], usize) {
+unsafe fn dot_f32<V: Lanes, const R: usize>(weight: &[f32], inputs: &Inputs, rows: [usize; R]) -> ([f32; R], usize) {
     let input = weight.len();
     let steps = input / V::LANES;
-    let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.plain[(row + r) * input..][..input]);
+    let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.plain[rows[r] * input..][..input]);
     // SAFETY: every vector lies in the slices just taken.
     unsafe {
         let mut sums = [V::zero(); R];
@@ -334,10 +347,10 @@ unsafe fn dot_f32<V: Lanes, const R: usize>(weight: &[f32], inputs: &Inputs, row
 /// # Safety
 /// The processor has the instructions of `V`; the inputs are prepared for bf16.
 #[inline(always)]
-unsafe fn dot_bf16<V: Lanes, const R: usize>(weight: &[u16], inputs: &Inputs, row: usize) -> ([f32; R], usize) {
+unsafe fn dot_bf16<V: Lanes, const R: usize>(weight: &[u16], inputs: &Inputs, rows: [usize; R]) -> ([f32; R], usize) {
     let length = weight.len() / (2 * WIDE) * (2 * WIDE);
     let steps = length / (2 * V::LANES);
-    let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.halves.values[(row + r) * length..][..length]);
+    let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.halves.values[rows[r] * length..][..length]);
     // SAFETY: every vector lies in the slices just taken: a step's weights are `2 * LANES` numbers, its inputs `LANES` of
     // even and as many of odd places, both within the same 32.
     unsafe {
@@ -365,18 +378,18 @@ unsafe fn dot_packed<V: Lanes, const BITS: usize, const R: usize>(
     packed: &Packed,
     output: usize,
     inputs: &Inputs,
-    row: usize,
+    rows: [usize; R],
 ) -> ([f32; R], usize) {
     let step = V::LANES * 32 / BITS;
     let group = packed.group;
     // SAFETY: passed on.
     unsafe {
         if group.is_multiple_of(step) || group >= inputs.input {
-            return dot_groups::<V, BITS, R, 1>(packed, output, inputs, row);
+            return dot_groups::<V, BITS, R, 1>(packed, output, inputs, rows);
         }
         match (step.is_multiple_of(group), step / group) {
-            (true, 2) => dot_groups::<V, BITS, R, 2>(packed, output, inputs, row),
-            (true, 4) => dot_groups::<V, BITS, R, 4>(packed, output, inputs, row),
+            (true, 2) => dot_groups::<V, BITS, R, 2>(packed, output, inputs, rows),
+            (true, 4) => dot_groups::<V, BITS, R, 4>(packed, output, inputs, rows),
             // Left to `add_rest`, as plain numbers.
             _ => ([0.0; R], 0),
         }
@@ -392,7 +405,7 @@ unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const GROUPS: 
     packed: &Packed,
     output: usize,
     inputs: &Inputs,
-    row: usize,
+    rows: [usize; R],
 ) -> ([f32; R], usize) {
     let (input, per_lane) = (inputs.input, 32 / BITS);
     let length = input / (WIDE * per_lane) * (WIDE * per_lane);
@@ -401,9 +414,8 @@ unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const GROUPS: 
     let words = &packed.words[output * words..][..words];
     let first_group = output * input.div_ceil(packed.group);
     let Integers { rounded, scales, offsets } = &inputs.integers[BITS / 8];
-    let x: [&[i16]; R] = std::array::from_fn(|r| &rounded.values[(row + r) * length..][..length]);
-    let offsets: [&[i32]; R] =
-        std::array::from_fn(|r| &offsets[(row + r) * (length / per_lane)..][..length / per_lane]);
+    let x: [&[i16]; R] = std::array::from_fn(|r| &rounded.values[rows[r] * length..][..length]);
+    let offsets: [&[i32]; R] = std::array::from_fn(|r| &offsets[rows[r] * (length / per_lane)..][..length / per_lane]);
     // SAFETY: every vector lies in the slices just taken. A step's words hold `LANES * per_lane` integers; vector `v` of them
     // is multiplied with `2 * LANES` inputs of the same piece of `WIDE * per_lane`.
     unsafe {
@@ -447,11 +459,10 @@ unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const GROUPS: 
                 sums[r] = V::multiply_add(V::to_float(sum), scale, sums[r]);
             }
         }
-        (std::array::from_fn(|r| V::sum(sums[r]) * scales[row + r]), length)
+        (std::array::from_fn(|r| V::sum(sums[r]) * scales[rows[r]]), length)
     }
 }
 
-/// Single-precision numbers of the product with a packed weight, for tests of others.
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -470,7 +481,8 @@ pub(crate) mod tests {
         inputs.set(&x, input);
         inputs.prepare(&weight);
         let mut y = vec![0.0; rows * output];
-        multiply(instructions, &inputs, 0..rows, &weight, 0..output, |row, at, sum| y[row * output + at] = sum);
+        let all: Vec<usize> = (0..rows).collect();
+        multiply(instructions, &inputs, &all, &weight, 0..output, |row, at, sum| y[row * output + at] = sum);
         let (mut worst, mut largest) = (0.0_f64, 1e-9_f64);
         let mut w = vec![0.0; input];
         for out in 0..output {

@@ -20,7 +20,10 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn multiply_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
     unsafe fn sum(a: Self::Float) -> f32;
     unsafe fn load_int(at: *const i32) -> Self::Int;
-    unsafe fn as_float(a: Self::Int) -> Self::Float;
+    unsafe fn splat(a: f32) -> Self::Float;
+    unsafe fn store(at: *mut f32, a: Self::Float);
+    /// As many bf16 numbers as the vector has lanes.
+    unsafe fn load_half(at: *const u16) -> Self::Float;
     unsafe fn to_float(a: Self::Int) -> Self::Float;
     /// The lower halves as bf16 numbers.
     unsafe fn lower(a: Self::Int) -> Self::Float;
@@ -114,8 +117,20 @@ unsafe impl Lanes for Plain {
     }
 
     #[inline(always)]
-    unsafe fn as_float(a: Self::Int) -> Self::Float {
-        a.map(|a| f32::from_bits(a as u32))
+    unsafe fn splat(a: f32) -> Self::Float {
+        [a; PLAIN]
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, a: Self::Float) {
+        // SAFETY: the caller promises that so many numbers can be written.
+        unsafe { at.cast::<Self::Float>().write_unaligned(a) };
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(at: *const u16) -> Self::Float {
+        // SAFETY: as in `load`.
+        unsafe { at.cast::<[u16; PLAIN]>().read_unaligned() }.map(widen)
     }
 
     #[inline(always)]
@@ -208,8 +223,21 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn as_float(a: __m512i) -> __m512 {
-            unsafe { _mm512_castsi512_ps(a) }
+        unsafe fn splat(a: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(a) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(at: *mut f32, a: __m512) {
+            unsafe { _mm512_storeu_ps(at, a) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_half(at: *const u16) -> __m512 {
+            unsafe {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
         }
 
         #[inline(always)]
@@ -318,8 +346,21 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn as_float(a: __m256i) -> __m256 {
-            unsafe { _mm256_castsi256_ps(a) }
+        unsafe fn splat(a: f32) -> __m256 {
+            unsafe { _mm256_set1_ps(a) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(at: *mut f32, a: __m256) {
+            unsafe { _mm256_storeu_ps(at, a) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_half(at: *const u16) -> __m256 {
+            unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
         }
 
         #[inline(always)]

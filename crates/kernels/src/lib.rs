@@ -15,18 +15,24 @@
 //! ```
 
 mod attention;
+mod cache;
 mod elementwise;
+mod experts;
 mod few;
 mod lanes;
 mod linear;
 mod memory;
+mod small;
 mod tile;
 mod weight;
 
 pub use attention::{AttentionShape, window_attention};
+pub use cache::{KvPages, Run, cached_attention};
 pub use elementwise::{gelu, gelu_tanh};
+pub use experts::{Choice, Expert, ExpertsMemory, experts};
 pub use few::{Inputs, Product, products};
 pub use linear::{LinearShape, linear};
+pub use small::{rms_norm, rms_norm_in_place, rotate, sigmoid, silu_multiply};
 pub use weight::{Packed, Scales, Weight};
 
 #[cfg(doctest)]

@@ -166,7 +166,8 @@ pub(crate) mod tests {
                 (state >> 16) as u32
             };
             let words = (0..output * words).map(|_| random()).collect();
-            let wide: Vec<f32> = (0..output * groups).map(|_| widen(narrow((random() % 97 + 1) as f32 / 5000.0))).collect();
+            let wide: Vec<f32> =
+                (0..output * groups).map(|_| widen(narrow((random() % 97 + 1) as f32 / 5000.0))).collect();
             let narrow = wide.iter().map(|scale| narrow(*scale)).collect();
             let zeros = zeros.then(|| (0..output * groups).map(|_| (random() % 7) as i8 - 3).collect());
             Self { bits, group, words, wide, narrow, zeros, halved }

@@ -1,0 +1,444 @@
+//! Attention of new rows over the keys and values of everything before them.
+#![allow(unsafe_code)] // Vectors over raw memory, and tasks that write other columns of the same rows.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::elementwise::exp;
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
+use crate::lanes::{Instructions, Lanes, Plain};
+use crate::memory::Columns;
+use crate::weight::narrow;
+
+/// Tokens of one page.
+const PAGE: usize = 64;
+/// Queries that are computed together.
+const QUERIES: usize = 8;
+
+/// Keys and values of one attention layer, kept in pages: growing copies nothing, and clones share pages until one is
+/// written to.
+#[derive(Debug, Clone)]
+pub struct KvPages {
+    heads: usize,
+    width: usize,
+    half: bool,
+    tokens: usize,
+    pages: Vec<Arc<Page>>,
+}
+
+/// Per head, keys `[width, PAGE]` and values `[PAGE, width]`: as the products read them.
+#[derive(Debug, Clone)]
+enum Page {
+    F32 { keys: Vec<f32>, values: Vec<f32> },
+    Bf16 { keys: Vec<u16>, values: Vec<u16> },
+}
+
+impl KvPages {
+    /// An empty cache for `heads` key/value heads of this width, in bf16 if `half`, otherwise in single precision.
+    pub fn new(heads: usize, width: usize, half: bool) -> Self {
+        Self { heads, width, half, tokens: 0, pages: Vec::new() }
+    }
+
+    /// Tokens held.
+    pub fn len(&self) -> usize {
+        self.tokens
+    }
+
+    /// True before the first token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens == 0
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.pages.len() * 2 * self.heads * self.width * PAGE * if self.half { 2 } else { 4 }
+    }
+
+    /// Adds one token's keys and values, each `[heads, width]`.
+    ///
+    /// # Panics
+    /// If the lengths differ from that.
+    pub fn append(&mut self, keys: &[f32], values: &[f32]) {
+        let (heads, width) = (self.heads, self.width);
+        assert!(keys.len() == heads * width && values.len() == keys.len(), "keys, values [heads, width]");
+        let (page, at) = (self.tokens / PAGE, self.tokens % PAGE);
+        if page == self.pages.len() {
+            let size = heads * width * PAGE;
+            self.pages.push(Arc::new(match self.half {
+                true => Page::Bf16 { keys: vec![0; size], values: vec![0; size] },
+                false => Page::F32 { keys: vec![0.0; size], values: vec![0.0; size] },
+            }));
+        }
+        match Arc::make_mut(&mut self.pages[page]) {
+            Page::F32 { keys: k, values: v } => write(k, v, keys, values, width, at, |x| x),
+            Page::Bf16 { keys: k, values: v } => write(k, v, keys, values, width, at, narrow),
+        }
+        self.tokens += 1;
+    }
+
+    /// Forgets all but the first tokens; the memory of later pages is given back.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn truncate(&mut self, tokens: usize) {
+        assert!(tokens <= self.tokens, "a cache of {} tokens cut to {tokens}", self.tokens);
+        self.tokens = tokens;
+        self.pages.truncate(tokens.div_ceil(PAGE));
+    }
+
+    /// Forgets everything but keeps the memory of the first page.
+    pub fn clear(&mut self) {
+        self.tokens = 0;
+        self.pages.truncate(1);
+    }
+}
+
+fn write<T>(
+    keys: &mut [T],
+    values: &mut [T],
+    new_keys: &[f32],
+    new_values: &[f32],
+    width: usize,
+    at: usize,
+    convert: impl Fn(f32) -> T,
+) {
+    let heads = new_keys.chunks_exact(width).zip(new_values.chunks_exact(width)).enumerate();
+    for (head, (new_keys, new_values)) in heads {
+        let (keys, values) = (&mut keys[head * width * PAGE..], &mut values[(head * PAGE + at) * width..]);
+        keys[at..].iter_mut().step_by(PAGE).zip(new_keys).for_each(|(key, new)| *key = convert(*new));
+        values.iter_mut().zip(new_values).for_each(|(value, new)| *value = convert(*new));
+    }
+}
+
+/// New rows of one run: its cache, which holds their keys and values already, and where they lie among all rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// Keys and values, those of the rows included.
+    pub cache: &'a KvPages,
+    /// Row of the first query.
+    pub first: usize,
+    /// Rows; they are the last tokens of the cache.
+    pub rows: usize,
+}
+
+/// Causal attention of new rows over their caches: `softmax(q kᵀ / √width) v`. Each row sees the keys up to its own; with
+/// `window`, only the last so many.
+///
+/// # Shapes
+/// `q`, `y` `[rows, heads, width]`; heads are shared out evenly among the caches' heads.
+///
+/// # Panics
+/// If the lengths do not agree, or the width is no multiple of 8.
+pub fn cached_attention(q: &[f32], runs: &[Run], heads: usize, window: Option<usize>, y: &mut [f32]) {
+    let Some(width) = runs.first().map(|run| run.cache.width) else { return };
+    assert_eq!(q.len(), y.len(), "q, y [rows, heads, width]");
+    assert!(width.is_multiple_of(8), "head width {width} is no multiple of 8");
+    let columns = Columns::new(y, heads * width);
+    let instructions = Instructions::best();
+    let mut tasks = Vec::new();
+    for run in runs {
+        let kv_heads = run.cache.heads;
+        assert!(run.rows <= run.cache.tokens && run.cache.width == width && heads.is_multiple_of(kv_heads), "runs");
+        assert!((run.first + run.rows) * heads * width <= q.len(), "rows of a run");
+        let tiles = (run.rows * heads / kv_heads).div_ceil(QUERIES);
+        // Long prompts: some tiles per task; a page of keys then serves them all.
+        for first in (0..tiles).step_by(TILES) {
+            tasks.extend((0..kv_heads).map(|head| (run, head, first..(first + TILES).min(tiles))));
+        }
+    }
+    tasks.into_par_iter().for_each(|(run, head, tiles)| {
+        let mut memory = MEMORY.take();
+        let task = Task { q, run, heads, head, window, y: &columns };
+        for tile in tiles {
+            match instructions {
+                // SAFETY: `Instructions` are those that were found.
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 if width.is_multiple_of(32) => unsafe { task.avx512(tile, &mut memory) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 | Instructions::Avx2 if width.is_multiple_of(16) => unsafe {
+                    task.avx2(tile, &mut memory);
+                },
+                // SAFETY: needs nothing.
+                _ => unsafe { task.run::<Plain, 1>(tile, &mut memory) },
+            }
+        }
+        MEMORY.set(memory);
+    });
+}
+
+/// Tiles of queries in one task.
+const TILES: usize = 16;
+
+thread_local! {
+    static MEMORY: RefCell<Memory> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Memory {
+    /// `[width, QUERIES]`.
+    queries: Vec<f32>,
+    /// `[QUERIES, PAGE]`.
+    scores: Vec<f32>,
+    /// `[PAGE, QUERIES]`.
+    shares: Vec<f32>,
+    /// `[QUERIES, width]`.
+    sums: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    q: &'a [f32],
+    run: &'a Run<'a>,
+    heads: usize,
+    /// Of the cache.
+    head: usize,
+    window: Option<usize>,
+    y: &'a Columns<'a>,
+}
+
+impl Task<'_> {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn avx512(self, tile: usize, memory: &mut Memory) {
+        // SAFETY: this function has the instructions.
+        unsafe { self.run::<Avx512, 2>(tile, memory) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2(self, tile: usize, memory: &mut Memory) {
+        // SAFETY: this function has the instructions.
+        unsafe { self.run::<Avx2, 1>(tile, memory) }
+    }
+
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const VECTORS: usize>(self, tile: usize, memory: &mut Memory) {
+        let Self { q, run, heads, head, window, y } = self;
+        let KvPages { heads: kv_heads, width, tokens, .. } = *run.cache;
+        let group = heads / kv_heads;
+        let first = tile * QUERIES;
+        let count = QUERIES.min(run.rows * group - first);
+        let place =
+            |query: usize| (run.first + (first + query) / group, (head * group + (first + query) % group) * width);
+        // The last key a query sees.
+        let last = |query: usize| tokens - run.rows + (first + query) / group;
+        let Memory { queries, scores, shares, sums } = memory;
+        queries.resize(width * QUERIES, 0.0);
+        scores.resize(QUERIES * PAGE, 0.0);
+        shares.resize(PAGE * QUERIES, 0.0);
+        sums.clear();
+        sums.resize(QUERIES * width, 0.0);
+        queries.fill(0.0);
+        let scale = 1.0 / (width as f32).sqrt();
+        for query in 0..count {
+            let (row, column) = place(query);
+            let q = &q[row * heads * width + column..][..width];
+            queries[query..].iter_mut().step_by(QUERIES).zip(q).for_each(|(to, q)| *to = q * scale);
+        }
+        let (mut greatest, mut totals) = ([f32::NEG_INFINITY; QUERIES], [0.0; QUERIES]);
+        let oldest = |query: usize| window.map_or(0, |window| (last(query) + 1).saturating_sub(window));
+        let pages = oldest(0) / PAGE..last(count - 1) / PAGE + 1;
+        let size = width * PAGE;
+        for page in pages {
+            // SAFETY: the slices hold whole pages of one head, and are as large as the products assume.
+            unsafe {
+                match &*run.cache.pages[page] {
+                    Page::F32 { keys, .. } => {
+                        product::<V, f32, VECTORS>(queries, &keys[head * size..][..size], PAGE, scores, false);
+                    }
+                    Page::Bf16 { keys, .. } => {
+                        product::<V, u16, VECTORS>(queries, &keys[head * size..][..size], PAGE, scores, false);
+                    }
+                }
+            }
+            for query in 0..count {
+                let scores = &mut scores[query * PAGE..][..PAGE];
+                let seen = oldest(query).saturating_sub(page * PAGE).min(PAGE)
+                    ..(last(query) + 1).saturating_sub(page * PAGE).min(PAGE);
+                scores[..seen.start].fill(f32::NEG_INFINITY);
+                scores[seen.end.max(seen.start)..].fill(f32::NEG_INFINITY);
+                let most = scores.iter().fold(greatest[query], |most, score| if *score > most { *score } else { most });
+                if most == f32::NEG_INFINITY {
+                    shares[query..].iter_mut().step_by(QUERIES).for_each(|share| *share = 0.0);
+                    continue;
+                }
+                // `exp` of far below its range is about 1e-38: nothing beside a sum of at least 1.
+                let former = exp(greatest[query] - most);
+                let mut parts = [0.0; 16];
+                for chunk in scores.as_chunks_mut::<16>().0 {
+                    for i in 0..16 {
+                        chunk[i] = if chunk[i] == f32::NEG_INFINITY { 0.0 } else { exp(chunk[i] - most) };
+                        parts[i] += chunk[i];
+                    }
+                }
+                totals[query] = totals[query] * former + parts.into_iter().sum::<f32>();
+                if former != 1.0 {
+                    sums[query * width..][..width].iter_mut().for_each(|sum| *sum *= former);
+                }
+                greatest[query] = most;
+                shares[query..].iter_mut().step_by(QUERIES).zip(&*scores).for_each(|(share, score)| *share = *score);
+            }
+            // SAFETY: as above.
+            unsafe {
+                match &*run.cache.pages[page] {
+                    Page::F32 { values, .. } => {
+                        product::<V, f32, VECTORS>(shares, &values[head * size..][..size], width, sums, true);
+                    }
+                    Page::Bf16 { values, .. } => {
+                        product::<V, u16, VECTORS>(shares, &values[head * size..][..size], width, sums, true);
+                    }
+                }
+            }
+        }
+        for query in 0..count {
+            let (row, column) = place(query);
+            // SAFETY: these columns of this row are this task's alone, and the piece is dropped before the next.
+            let y = unsafe { y.piece(row, column..column + width) };
+            let share = 1.0 / totals[query];
+            y.iter_mut().zip(&sums[query * width..]).for_each(|(y, sum)| *y = sum * share);
+        }
+    }
+}
+
+/// Numbers a page can hold.
+trait Stored: Copy {
+    /// # Safety
+    /// The processor has the instructions of `V`, and a vector can be read there.
+    unsafe fn load<V: Lanes>(at: *const Self) -> V::Float;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(at: *const f32) -> V::Float {
+        // SAFETY: passed on.
+        unsafe { V::load(at) }
+    }
+}
+
+impl Stored for u16 {
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(at: *const u16) -> V::Float {
+        // SAFETY: passed on.
+        unsafe { V::load_half(at) }
+    }
+}
+
+/// `y (+)= xᵀ m`: `x` `[depth, QUERIES]`, `m` `[depth, width]`, `y` `[QUERIES, width]`.
+///
+/// # Safety
+/// The processor has the instructions of `V`; the width is a multiple of `VECTORS` vectors.
+#[inline(always)]
+unsafe fn product<V: Lanes, T: Stored, const VECTORS: usize>(
+    x: &[f32],
+    m: &[T],
+    width: usize,
+    y: &mut [f32],
+    add: bool,
+) {
+    let depth = m.len() / width;
+    assert!(x.len() == depth * QUERIES && y.len() == QUERIES * width && width.is_multiple_of(VECTORS * V::LANES));
+    for column in (0..width).step_by(VECTORS * V::LANES) {
+        // SAFETY: the columns lie in the rows of `m` and `y`, by the assertion above.
+        unsafe {
+            let mut sums = [[V::zero(); VECTORS]; QUERIES];
+            for at in 0..depth {
+                let m = m.as_ptr().add(at * width + column);
+                let m: [V::Float; VECTORS] = std::array::from_fn(|i| T::load::<V>(m.add(i * V::LANES)));
+                let x = x.as_ptr().add(at * QUERIES);
+                for query in 0..QUERIES {
+                    let x = V::splat(*x.add(query));
+                    for i in 0..VECTORS {
+                        sums[query][i] = V::multiply_add(x, m[i], sums[query][i]);
+                    }
+                }
+            }
+            for (query, sums) in sums.into_iter().enumerate() {
+                for (i, sum) in sums.into_iter().enumerate() {
+                    let y = y.as_mut_ptr().add(query * width + column + i * V::LANES);
+                    let sum = if add { V::multiply_add(V::splat(1.0), V::load(y), sum) } else { sum };
+                    V::store(y, sum);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::few::tests::numbers;
+    use proptest::prelude::*;
+
+    /// Largest distance from attention in f64.
+    fn error(
+        past: usize,
+        rows: usize,
+        [heads, kv]: [usize; 2],
+        width: usize,
+        half: bool,
+        window: Option<usize>,
+    ) -> f64 {
+        let tokens = past + rows;
+        let [keys, values] = [5, 9].map(|seed| numbers(tokens * kv * width, seed));
+        let mut cache = KvPages::new(kv, width, half);
+        // A cache that was cut and grows again.
+        cache.append(&values[..kv * width], &keys[..kv * width]);
+        cache.truncate(0);
+        for token in 0..tokens {
+            let range = token * kv * width..(token + 1) * kv * width;
+            cache.append(&keys[range.clone()], &values[range]);
+        }
+        let q: Vec<f32> = numbers(rows * heads * width, 3).iter().map(|q| q * 3.0).collect();
+        let mut y = vec![0.0; q.len()];
+        cached_attention(&q, &[Run { cache: &cache, first: 0, rows }], heads, window, &mut y);
+        let stored = |x: f32| f64::from(if half { crate::weight::widen(narrow(x)) } else { x });
+        let mut worst = 0.0_f64;
+        for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
+            let at = |x: &[f32], token: usize, i: usize| stored(x[(token * kv + head * kv / heads) * width + i]);
+            let last = past + row;
+            let seen = window.map_or(0, |window| (last + 1).saturating_sub(window))..last + 1;
+            let q = &q[(row * heads + head) * width..][..width];
+            let score = |t| q.iter().enumerate().map(|(i, q)| f64::from(*q) * at(&keys, t, i)).sum::<f64>();
+            let shares: Vec<f64> = seen.clone().map(|t| (score(t) / (width as f64).sqrt()).exp()).collect();
+            let total: f64 = shares.iter().sum();
+            for i in 0..width {
+                let expected: f64 = shares.iter().zip(seen.clone()).map(|(s, t)| s / total * at(&values, t, i)).sum();
+                worst = worst.max((expected - f64::from(y[(row * heads + head) * width + i])).abs());
+            }
+        }
+        worst
+    }
+
+    proptest! {
+        #[test]
+        fn any_cache_is_right(
+            past in 0..150usize, rows in 1..20usize, group in 1..5usize, kv in 1..3usize,
+            width in prop::sample::select(vec![8, 16, 24, 32, 64]), half: bool,
+            window in prop::sample::select(vec![None, Some(1), Some(72)]),
+        ) {
+            let worst = error(past, rows, [group * kv, kv], width, half, window);
+            prop_assert!(worst < 1e-5, "{worst}");
+        }
+    }
+
+    #[test]
+    fn a_clone_keeps_its_own_tokens() {
+        let mut a = KvPages::new(1, 8, false);
+        a.append(&[1.0; 8], &[1.0; 8]);
+        let b = a.clone();
+        a.append(&[1.0; 8], &[5.0; 8]);
+        let attend = |cache: &KvPages| {
+            let mut y = [0.0; 8];
+            cached_attention(&[0.0; 8], &[Run { cache, first: 0, rows: 1 }], 1, None, &mut y);
+            y[0]
+        };
+        assert_eq!([attend(&a), attend(&b)], [3.0, 1.0]);
+        assert_eq!((a.len(), b.len()), (2, 1));
+    }
+}
