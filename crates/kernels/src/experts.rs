@@ -1,11 +1,12 @@
-//! Mixture of experts for a few rows: only the chosen experts are read, where they lie.
+//! Mixture of experts: only the chosen experts are read, where they lie.
 #![allow(unsafe_code)] // Tasks write other columns of the same rows: see `memory`.
 
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
-use crate::few::{Inputs, multiply, pieces};
+use crate::few::{Inputs, MANY, multiply, pieces};
 use crate::lanes::Instructions;
+use crate::linear::Precision;
 use crate::memory::Columns;
 use crate::small::silu;
 use crate::weight::Weight;
@@ -37,6 +38,7 @@ pub struct Choice {
 pub struct ExpertsMemory {
     choices: Vec<Choice>,
     inner: Inputs,
+    gathered: Vec<f32>,
 }
 
 /// `y[row] += share * down(silu(gate x) * up x)` for every choice.
@@ -52,9 +54,13 @@ pub fn experts<'a>(
     choices: &[Choice],
     inner: usize,
     expert: impl Fn(usize) -> Expert<'a> + Sync,
+    precision: Precision,
     y: &mut [f32],
 ) {
-    let ExpertsMemory { choices: sorted, inner: activations } = memory;
+    if inputs.rows() >= MANY {
+        return many::experts(memory, inputs.plain(), inputs.width(), choices, inner, expert, precision, y);
+    }
+    let ExpertsMemory { choices: sorted, inner: activations, .. } = memory;
     sorted.clear();
     sorted.extend_from_slice(choices);
     sorted.sort_unstable_by_key(|choice| (choice.expert, choice.row));
@@ -114,6 +120,105 @@ pub fn experts<'a>(
     });
 }
 
+/// Many rows: each expert's rows are multiplied together.
+mod many {
+    use super::*;
+    use crate::linear::{LinearShape, linear_to};
+    use crate::small::silu_multiply;
+
+    #[allow(clippy::too_many_arguments)] // Those of `experts`, taken apart.
+    pub(super) fn experts<'a>(
+        memory: &mut ExpertsMemory,
+        x: &[f32],
+        width: usize,
+        choices: &[Choice],
+        inner: usize,
+        expert: impl Fn(usize) -> Expert<'a> + Sync,
+        precision: Precision,
+        y: &mut [f32],
+    ) {
+        let ExpertsMemory { choices: sorted, gathered, .. } = memory;
+        sorted.clear();
+        sorted.extend_from_slice(choices);
+        sorted.sort_unstable_by_key(|choice| (choice.expert, choice.row));
+        assert!(x.len() == y.len() && x.len().is_multiple_of(width.max(1)), "x, y [rows, width]");
+        let outputs = {
+            gathered.resize(sorted.len() * width, 0.0);
+            &mut gathered[..]
+        };
+        let mut rest = outputs;
+        let groups: Vec<(&[Choice], &mut [f32])> = sorted
+            .chunk_by(|a, b| a.expert == b.expert)
+            .map(|choices| {
+                let (these, others) = std::mem::take(&mut rest).split_at_mut(choices.len() * width);
+                rest = others;
+                (choices, these)
+            })
+            .collect();
+        // Experts beside each other where there are enough of them: one core each needs no waiting for others.
+        #[cfg(target_arch = "x86_64")]
+        if let (Precision::Half, Some(instructions)) = (precision, crate::half::HalfInstructions::best()) {
+            groups.into_par_iter().for_each(|(choices, out)| {
+                half(instructions, x, width, inner, choices, &expert(choices[0].expert), out);
+            });
+            return add(sorted, gathered, width, y);
+        }
+        for (choices, out) in groups {
+            let (Expert { gate, up, down }, rows) = (expert(choices[0].expert), choices.len());
+            let x: Vec<f32> = choices.iter().flat_map(|choice| &x[choice.row * width..][..width]).copied().collect();
+            let (into, back) =
+                (LinearShape { rows, input: width, output: inner }, LinearShape { rows, input: inner, output: width });
+            let [mut gated, mut upped] = [vec![0.0; rows * inner], vec![0.0; rows * inner]];
+            linear_to(&x, gate, None, into, precision, &mut gated);
+            linear_to(&x, up, None, into, precision, &mut upped);
+            silu_multiply(&mut gated, &upped);
+            linear_to(&gated, down, None, back, precision, out);
+        }
+        add(sorted, gathered, width, y);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn half(
+        instructions: crate::half::HalfInstructions,
+        x: &[f32],
+        width: usize,
+        inner: usize,
+        choices: &[Choice],
+        Expert { gate, up, down }: &Expert,
+        out: &mut [f32],
+    ) {
+        use crate::half_linear::linear_here;
+        for (weight, [output, input]) in [(gate, [inner, width]), (up, [inner, width]), (down, [width, inner])] {
+            weight.check(output, input);
+        }
+        let rows = choices.len();
+        let mut values = vec![0.0; 2 * rows * inner];
+        let row = |at: usize| &x[choices[at].row * width..][..width];
+        linear_here(instructions, row, rows, &[gate, up], [inner, width], |weight, row, at, sums| {
+            values[(weight * rows + row) * inner + at..][..sums.len()].copy_from_slice(sums);
+        });
+        let (gated, upped) = values.split_at_mut(rows * inner);
+        silu_multiply(gated, upped);
+        let row = |at: usize| &gated[at * inner..][..inner];
+        linear_here(instructions, row, rows, &[down], [width, inner], |_, row, at, sums| {
+            out[row * width + at..][..sums.len()].copy_from_slice(sums);
+        });
+    }
+
+    /// Adds each choice's output to its row.
+    fn add(choices: &[Choice], outputs: &[f32], width: usize, y: &mut [f32]) {
+        let mut by_row: Vec<Vec<(usize, f32)>> = vec![Vec::new(); y.len() / width];
+        for (place, choice) in choices.iter().enumerate() {
+            by_row[choice.row].push((place, choice.share));
+        }
+        y.par_chunks_mut(width).zip(by_row).for_each(|(y, places)| {
+            for (place, share) in places {
+                y.iter_mut().zip(&outputs[place * width..]).for_each(|(y, out)| *y += share * out);
+            }
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +227,17 @@ mod tests {
 
     #[test]
     fn rows_that_share_experts_get_what_they_would_get_alone() {
-        let (width, inner, rows) = (70, 40, 3);
+        check(3, Precision::Full, 1e-4);
+    }
+
+    #[test]
+    fn many_rows_are_right_too() {
+        check(13, Precision::Full, 1e-4);
+        check(13, Precision::Half, 2e-2);
+    }
+
+    fn check(rows: usize, precision: Precision, tolerance: f32) {
+        let (width, inner) = (70, 40);
         let samples: Vec<[Sample; 3]> = (0..4)
             .map(|e| {
                 let bits = if e % 2 == 0 { 4 } else { 8 };
@@ -139,7 +254,7 @@ mod tests {
         let mut inputs = Inputs::default();
         inputs.set(&x, width);
         let mut y = vec![1.0; rows * width];
-        experts(&mut ExpertsMemory::default(), &mut inputs, &choices, inner, expert, &mut y);
+        experts(&mut ExpertsMemory::default(), &mut inputs, &choices, inner, expert, precision, &mut y);
         let product = |weight: Weight, x: &[f32], output: usize| -> Vec<f32> {
             let mut w = vec![0.0; x.len()];
             (0..output)
@@ -159,6 +274,6 @@ mod tests {
         }
         let largest = expected.iter().fold(0.0f32, |most, y| most.max(y.abs()));
         let worst = y.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < 1e-4 * largest, "{worst} of {largest}");
+        assert!(worst < tolerance * largest, "{worst} of {largest}");
     }
 }

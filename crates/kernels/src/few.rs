@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Instructions, Lanes, Plain};
+use crate::linear::{LinearShape, Precision, linear_to};
 use crate::memory::{Columns, prefetch_ahead};
 use crate::weight::{Packed, Weight};
 
@@ -69,6 +70,11 @@ impl Inputs {
     /// Rows held.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The rows `[rows, input]`.
+    pub fn plain(&self) -> &[f32] {
+        &self.plain
     }
 
     /// Width of a row.
@@ -169,11 +175,25 @@ pub struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
+/// From so many rows on, multiplying takes longer than reading the weight.
+pub(crate) const MANY: usize = 8;
+
 /// `y = x Wᵀ + b` for several weights at once, which are read once for all rows.
 ///
 /// # Panics
 /// If a slice has not the length of its shape.
-pub fn products(inputs: &mut Inputs, products: &mut [Product]) {
+pub fn products(inputs: &mut Inputs, precision: Precision, products: &mut [Product]) {
+    let (rows, input) = (inputs.rows, inputs.input);
+    if rows < MANY {
+        return few_rows(inputs, products);
+    }
+    for Product { weight, output, bias, y } in products {
+        linear_to(&inputs.plain, *weight, *bias, LinearShape { rows, input, output: *output }, precision, y);
+    }
+}
+
+/// As [`products`], for rows that take less time than reading the weights.
+pub(crate) fn few_rows(inputs: &mut Inputs, products: &mut [Product]) {
     for product in products.iter() {
         product.weight.check(product.output, inputs.input);
         assert_eq!(product.y.len(), inputs.rows * product.output, "y [rows, output]");
@@ -534,6 +554,7 @@ pub(crate) mod tests {
         inputs.set(&x, 300);
         products(
             &mut inputs,
+            Precision::Full,
             &mut [
                 Product { weight: Weight::F32(&a), output: 500, bias: None, y: &mut ya },
                 Product { weight: Weight::Bf16(&half), output: 7, bias: Some(&bias), y: &mut yb },
@@ -556,7 +577,11 @@ pub(crate) mod tests {
         x[5] = f32::INFINITY;
         inputs.set(&x, 128);
         let mut y = [0.0; 2];
-        products(&mut inputs, &mut [Product { weight: sample.weight(), output: 2, bias: None, y: &mut y }]);
+        products(
+            &mut inputs,
+            Precision::Full,
+            &mut [Product { weight: sample.weight(), output: 2, bias: None, y: &mut y }],
+        );
         assert!(y.iter().all(|y| y.is_nan()));
     }
 }

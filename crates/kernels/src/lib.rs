@@ -5,12 +5,13 @@
 //! build runs everywhere. Work is spread over the current `rayon` pool.
 //!
 //! ```
-//! use qwen3_omni_kernels::{LinearShape, linear};
+//! use qwen3_omni_kernels::{LinearShape, Precision, Weight, linear};
 //!
 //! // Two rows of three numbers, a weight [2, 3], a bias [2].
 //! let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
 //! let weight = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0];
-//! let y = linear(&x, &weight, Some(&[0.5, 0.0]), LinearShape { rows: 2, input: 3, output: 2 });
+//! let shape = LinearShape { rows: 2, input: 3, output: 2 };
+//! let y = linear(&x, Weight::F32(&weight), Some(&[0.5, 0.0]), shape, Precision::Full);
 //! assert_eq!(y, [1.5, 5.0, 4.5, 11.0]);
 //! ```
 
@@ -19,6 +20,10 @@ mod cache;
 mod elementwise;
 mod experts;
 mod few;
+#[cfg(target_arch = "x86_64")]
+mod half;
+#[cfg(target_arch = "x86_64")]
+mod half_linear;
 mod lanes;
 mod linear;
 mod memory;
@@ -31,7 +36,7 @@ pub use cache::{KvPages, Run, cached_attention};
 pub use elementwise::{gelu, gelu_tanh};
 pub use experts::{Choice, Expert, ExpertsMemory, experts};
 pub use few::{Inputs, Product, products};
-pub use linear::{LinearShape, linear};
+pub use linear::{LinearShape, Precision, linear, linear_to};
 pub use small::{rms_norm, rms_norm_in_place, rotate, sigmoid, silu_multiply};
 pub use weight::{Packed, Scales, Weight};
 

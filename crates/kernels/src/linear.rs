@@ -13,8 +13,14 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::few::{Inputs, MANY, Product, few_rows};
+#[cfg(target_arch = "x86_64")]
+use crate::half::HalfInstructions;
+#[cfg(target_arch = "x86_64")]
+use crate::half_linear;
 use crate::memory::{Columns, aligned, prefetch};
 use crate::tile::{Tile, VECTORS, turn};
+use crate::weight::Weight;
 
 /// Inputs of one pass of the innermost loop: with them, a tile's share of both operands stays in the second cache.
 const DEPTH: usize = 192;
@@ -36,6 +42,16 @@ pub struct LinearShape {
     pub output: usize,
 }
 
+/// How exactly many rows are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// In single precision.
+    #[default]
+    Full,
+    /// Both sides rounded to bf16 where the processor multiplies that faster; sums in single precision.
+    Half,
+}
+
 /// `y = x Wᵀ + b`.
 ///
 /// # Shapes
@@ -43,30 +59,59 @@ pub struct LinearShape {
 ///
 /// # Panics
 /// If a slice has not the length of its shape.
-pub fn linear(x: &[f32], weight: &[f32], bias: Option<&[f32]>, shape: LinearShape) -> Vec<f32> {
+pub fn linear(x: &[f32], weight: Weight, bias: Option<&[f32]>, shape: LinearShape, precision: Precision) -> Vec<f32> {
+    let mut y = vec![0.0; shape.rows * shape.output];
+    linear_to(x, weight, bias, shape, precision, &mut y);
+    y
+}
+
+/// As [`linear`], into memory that is there.
+///
+/// # Panics
+/// As [`linear`].
+pub fn linear_to(
+    x: &[f32],
+    weight: Weight,
+    bias: Option<&[f32]>,
+    shape: LinearShape,
+    precision: Precision,
+    y: &mut [f32],
+) {
     let LinearShape { rows, input, output } = shape;
     assert_eq!(x.len(), rows * input, "x [rows, input]");
-    assert_eq!(weight.len(), output * input, "weight [output, input]");
+    assert_eq!(y.len(), rows * output, "y [rows, output]");
+    weight.check(output, input);
     if let Some(bias) = bias {
         assert_eq!(bias.len(), output, "bias [output]");
     }
-    let mut y = vec![0.0; rows * output];
-    if input == 0 {
-        if let Some(bias) = bias {
-            y.chunks_exact_mut(output.max(1)).for_each(|row| row.copy_from_slice(bias));
-        }
-        return y;
-    }
     if y.is_empty() {
-        return y;
+        return;
     }
-    Arch::new().dispatch(Linear { x, weight, bias, input, y: &mut y, output });
-    y
+    if input == 0 {
+        y.fill(0.0);
+        if let Some(bias) = bias {
+            y.chunks_exact_mut(output).for_each(|row| row.copy_from_slice(bias));
+        }
+        return;
+    }
+    if rows < MANY {
+        let mut inputs = INPUTS.take();
+        inputs.set(x, input);
+        few_rows(&mut inputs, &mut [Product { weight, output, bias, y }]);
+        INPUTS.set(inputs);
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let (Precision::Half, Some(instructions)) = (precision, HalfInstructions::best()) {
+        return half_linear::linear(instructions, x, &weight, bias, [output, input], y);
+    }
+    let _ = precision;
+    Arch::new().dispatch(Linear { x, weight: &weight, bias, input, y, output });
 }
 
 struct Linear<'a> {
     x: &'a [f32],
-    weight: &'a [f32],
+    weight: &'a Weight<'a>,
     bias: Option<&'a [f32]>,
     input: usize,
     y: &'a mut [f32],
@@ -87,6 +132,7 @@ thread_local! {
     /// Copies of rows and of weights: kept, since fresh memory costs as much time as filling it.
     static ROW_COPY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static WEIGHT_COPY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static INPUTS: RefCell<Inputs> = RefCell::default();
 }
 
 impl Linear<'_> {
@@ -153,7 +199,7 @@ impl<'a, const HEIGHT: usize> Rows<'a, HEIGHT> {
 struct Task<'a, S, const HEIGHT: usize> {
     simd: S,
     rows: &'a Rows<'a, HEIGHT>,
-    weight: &'a [f32],
+    weight: &'a Weight<'a>,
     bias: Option<&'a [f32]>,
     columns: Range<usize>,
     y: &'a Columns<'a>,
@@ -170,6 +216,7 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
         let panels = columns.len().div_ceil(width);
         let mut initial = vec![0.0; width];
         let mut partial = vec![0.0; HEIGHT * width];
+        let mut wide = Vec::new();
         // Weights are kept for further rows only if there are any.
         let keeps = rows.rows > ROWS;
         let size = width * if keeps { panels * input } else { DEPTH.min(input) };
@@ -185,7 +232,7 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                     let at = if keeps { start * panels + panel * depth } else { 0 };
                     let copy = &mut copy[at * width..][..depth * width];
                     if first_row == 0 {
-                        turn(&weight[from * input + start..], input, columns.len(), copy, width);
+                        lay(weight, input, start, columns.clone(), copy, width, &mut wide);
                     }
                     match bias {
                         Some(bias) if start == 0 => initial[..columns.len()].copy_from_slice(&bias[columns.clone()]),
@@ -207,7 +254,9 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                     for row in (first_row..end_row).step_by(HEIGHT) {
                         let ahead = next.start + (row - first_row) / HEIGHT * share;
                         for row in ahead..(ahead + share).min(next.end) {
-                            if next_start < next_end {
+                            if let Weight::F32(weight) = weight
+                                && next_start < next_end
+                            {
                                 prefetch(&weight[row * input + next_start..row * input + next_end]);
                             }
                         }
@@ -231,6 +280,28 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
     }
 }
 
+/// Some inputs of some rows of the weight, by input.
+#[inline(always)]
+fn lay(
+    weight: &Weight,
+    input: usize,
+    start: usize,
+    rows: Range<usize>,
+    copy: &mut [f32],
+    width: usize,
+    wide: &mut Vec<f32>,
+) {
+    if let Weight::F32(weight) = weight {
+        return turn(&weight[rows.start * input + start..], input, rows.len(), copy, width);
+    }
+    let depth = copy.len() / width;
+    wide.resize(rows.len() * depth, 0.0);
+    for (row, wide) in rows.clone().zip(wide.chunks_exact_mut(depth)) {
+        weight.read(row, input, start, wide);
+    }
+    turn(wide, depth, rows.len(), copy, width);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,7 +315,7 @@ mod tests {
     fn error(shape: LinearShape, biased: bool) -> f64 {
         let LinearShape { rows, input, output } = shape;
         let (x, weight, bias) = (numbers(rows * input, 1), numbers(output * input, 2), numbers(output, 3));
-        let y = linear(&x, &weight, biased.then_some(&bias), shape);
+        let y = linear(&x, Weight::F32(&weight), biased.then_some(&bias), shape, Precision::Full);
         assert_eq!(y.len(), rows * output);
         let mut worst = 0.0_f64;
         for (row, y) in y.chunks(output.max(1)).enumerate() {
@@ -264,6 +335,17 @@ mod tests {
             let worst = error(LinearShape { rows, input, output }, biased);
             prop_assert!(worst < 1e-3, "{}", worst);
         }
+    }
+
+    #[test]
+    fn stored_forms_agree_in_full_precision() {
+        let shape = LinearShape { rows: 21, input: 300, output: 70 };
+        let x = numbers(21 * 300, 1);
+        let sample = crate::weight::tests::Sample::new(4, 32, [70, 300], true, true);
+        let mut wide = vec![0.0; 70 * 300];
+        wide.chunks_exact_mut(300).enumerate().for_each(|(row, wide)| sample.weight().read(row, 300, 0, wide));
+        let [a, b] = [Weight::F32(&wide), sample.weight()].map(|w| linear(&x, w, None, shape, Precision::Full));
+        assert_eq!(a, b);
     }
 
     #[test]
@@ -288,9 +370,9 @@ mod tests {
     fn plain_code_is_right_too() {
         let (x, weight) = (numbers(19 * 401, 1), numbers(57 * 401, 2));
         let shape = LinearShape { rows: 19, input: 401, output: 57 };
-        let expected = linear(&x, &weight, None, shape);
+        let expected = linear(&x, Weight::F32(&weight), None, shape, Precision::Full);
         let mut y = vec![0.0; 19 * 57];
-        Linear { x: &x, weight: &weight, bias: None, input: 401, y: &mut y, output: 57 }
+        Linear { x: &x, weight: &Weight::F32(&weight), bias: None, input: 401, y: &mut y, output: 57 }
             .run::<_, 4>(pulp::Scalar::new());
         assert!(expected.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-3));
     }
@@ -298,6 +380,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "weight [output, input]")]
     fn a_weight_of_another_shape_is_a_bug() {
-        linear(&[0.0; 6], &[0.0; 5], None, LinearShape { rows: 2, input: 3, output: 2 });
+        linear(&[0.0; 6], Weight::F32(&[0.0; 5]), None, LinearShape { rows: 2, input: 3, output: 2 }, Precision::Full);
     }
 }

@@ -118,7 +118,7 @@ impl Packed<'_> {
     }
 
     #[inline(always)]
-    fn read(&self, row: usize, input: usize, start: usize, out: &mut [f32]) {
+    pub(crate) fn read(&self, row: usize, input: usize, start: usize, out: &mut [f32]) {
         let Packed { bits, group, .. } = *self;
         let (words, groups) = (self.words_per_row(input), input.div_ceil(group));
         let words = &self.words[row * words..][..words];
