@@ -8,22 +8,25 @@ use omni_core::Dtype;
 use safetensors::tensor::{SafeTensorError, SafeTensors};
 
 use crate::config::read_json;
-use crate::manifest::{Component, Manifest, expected};
-use crate::{CheckpointError, Mismatch, OmniConfig, TensorReport};
+use crate::{CheckpointError, OmniConfig, QuantizationConfig};
 
-const CONFIG: &str = "config.json";
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+
+/// The file a tool keeps in a checkpoint directory until everything is written.
+pub const UNFINISHED: &str = "weights-tools.unfinished.json";
 
 /// A checkpoint directory, opened: config read, shards mapped, headers parsed; no weight read yet.
 #[derive(Debug)]
 pub struct Checkpoint {
-    directory: PathBuf,
-    config: OmniConfig,
+    pub(crate) directory: PathBuf,
+    pub(crate) config: OmniConfig,
+    quantization: Option<QuantizationConfig>,
     shards: Vec<Shard>,
-    tensors: BTreeMap<String, Tensor>,
+    pub(crate) tensors: BTreeMap<String, Tensor>,
     /// Shards that the index names and that are not there, with the tensors they should hold.
-    absent: BTreeMap<PathBuf, Vec<String>>,
+    pub(crate) absent: BTreeMap<PathBuf, Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -83,10 +86,12 @@ impl Checkpoint {
                 "there is no such directory; expected a checkpoint directory with config.json and safetensors".into();
             return Err(CheckpointError::NoWeights { path: directory.to_owned(), reason });
         }
-        let config = OmniConfig::read(&directory.join(CONFIG))?;
+        refuse_unfinished(directory)?;
+        let path = directory.join(CONFIG);
         let mut checkpoint = Self {
             directory: directory.to_owned(),
-            config,
+            config: OmniConfig::read(&path)?,
+            quantization: QuantizationConfig::read(&path)?,
             shards: vec![],
             tensors: BTreeMap::new(),
             absent: BTreeMap::new(),
@@ -112,6 +117,11 @@ impl Checkpoint {
         &self.config
     }
 
+    /// Which layers are packed, and how; none if the checkpoint is not quantised.
+    pub fn quantization(&self) -> Option<&QuantizationConfig> {
+        self.quantization.as_ref()
+    }
+
     /// Every tensor on disk, by name.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
@@ -122,66 +132,14 @@ impl Checkpoint {
         self.shards.len()
     }
 
-    /// The differences between disk and config, for the given parts. Tensors that belong to no part count as unexpected.
-    pub fn report(&self, components: &[Component]) -> TensorReport {
-        self.report_against(expected(&self.config), components)
-    }
-
-    /// As [`Checkpoint::report`], against another list than the one of the checkpoint's own config.
-    pub fn report_against(&self, mut expected: Manifest, components: &[Component]) -> TensorReport {
-        let wanted = |name: &str| Component::of(name).is_none_or(|c| components.contains(&c));
-        expected.retain(|name, _| wanted(name));
-        let mut report = TensorReport::default();
-        for (name, tensor) in self.tensors.iter().filter(|(name, _)| wanted(name)) {
-            match expected.remove(name) {
-                None => report.unexpected.push((name.clone(), tensor.shape.clone())),
-                Some(shape) if shape != tensor.shape => {
-                    let found = tensor.shape.clone();
-                    report.mismatched.push(Mismatch { name: name.clone(), expected: shape, found });
-                }
-                Some(_) => {}
-            }
-        }
-        report.missing = expected.into_iter().collect();
-        report
-    }
-
-    /// Compares names, shapes and number types with what the config asks for, for the given parts, before any weight is read.
-    ///
-    /// # Errors
-    /// One [`CheckpointError::Tensors`] with every difference, or [`CheckpointError::Dtype`].
-    pub fn check(&self, components: &[Component]) -> Result<(), CheckpointError> {
-        let of_parts = |name: &str| Component::of(name).is_some_and(|c| components.contains(&c));
-        let speech = [Component::Talker, Component::CodePredictor, Component::Code2Wav];
-        if self.config.enable_audio_output && speech.iter().any(|part| components.contains(part)) {
-            let path = self.directory.join(CONFIG);
-            self.config.validate_speech().map_err(|(at, reason)| CheckpointError::Json { path, at, reason })?;
-        }
-        for (path, names) in &self.absent {
-            if let Some(name) = names.iter().find(|name| of_parts(name)) {
-                let count = names.len();
-                let reason = format!("{INDEX} names this file for {count} tensors (`{name}`, …), but it is not there");
-                return Err(CheckpointError::NoWeights { path: path.clone(), reason });
-            }
-        }
-        let report = self.report(components);
-        if !report.is_clean() {
-            return Err(CheckpointError::Tensors { path: self.directory.clone(), report });
-        }
-        match self.tensors.iter().find(|(name, tensor)| of_parts(name) && tensor.float_type().is_none()) {
-            Some((name, tensor)) => Err(self.unreadable(name, tensor)),
-            None => Ok(()),
-        }
-    }
-
     /// The raw little-endian bytes of a tensor.
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
         &self.shards[tensor.shard].map[tensor.bytes.clone()]
     }
 
-    pub(crate) fn unreadable(&self, name: &str, tensor: &Tensor) -> CheckpointError {
-        let path = self.shards[tensor.shard].path.clone();
-        CheckpointError::Dtype { name: name.to_owned(), path, dtype: format!("{:?}", tensor.dtype) }
+    /// The file a tensor lies in.
+    pub(crate) fn path_of(&self, tensor: &Tensor) -> PathBuf {
+        self.shards[tensor.shard].path.clone()
     }
 
     fn add_indexed(&mut self, index: &Path) -> Result<(), CheckpointError> {
@@ -223,6 +181,18 @@ impl Checkpoint {
         self.shards.push(Shard { path, map });
         Ok(())
     }
+}
+
+/// A directory that a tool is still filling holds [`UNFINISHED`].
+fn refuse_unfinished(directory: &Path) -> Result<(), CheckpointError> {
+    if !directory.join(UNFINISHED).is_file() {
+        return Ok(());
+    }
+    let reason = format!(
+        "this checkpoint is half-written (there is a {UNFINISHED}); run the `weights-tools` command that was writing it \
+         once more to resume, or with --restart to begin anew"
+    );
+    Err(CheckpointError::NoWeights { path: directory.to_owned(), reason })
 }
 
 fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {

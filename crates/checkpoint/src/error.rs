@@ -47,8 +47,28 @@ pub enum CheckpointError {
         /// Every difference.
         report: TensorReport,
     },
+    /// The weights are quantised in a way that cannot be read, or `quantization_config` is wrong.
+    #[error("{}: `{at}` {reason}", path.display())]
+    Quantization {
+        /// The file.
+        path: PathBuf,
+        /// The key, as a path through the objects.
+        at: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
+    /// A tensor of a packed layer does not say what it must.
+    #[error("tensor `{name}` in {}: {reason}", path.display())]
+    Packed {
+        /// The tensor.
+        name: String,
+        /// The shard.
+        path: PathBuf,
+        /// What was found and what was expected.
+        reason: String,
+    },
     /// A tensor has a number type that cannot be read.
-    #[error("tensor `{name}` in {}: number type {dtype} cannot be read; expected BF16, F16 or F32", path.display())]
+    #[error("tensor `{name}` in {}: number type {dtype} cannot be read; expected {expected}", path.display())]
     Dtype {
         /// The tensor.
         name: String,
@@ -56,6 +76,8 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The type named in the header.
         dtype: String,
+        /// The types that can be read.
+        expected: &'static str,
     },
 }
 
@@ -64,6 +86,7 @@ impl From<CheckpointError> for omni_core::Error {
         match error {
             CheckpointError::Io { path, source } => omni_core::Error::Io { path, source },
             CheckpointError::Json { .. } => omni_core::Error::Config(error.to_string()),
+            CheckpointError::Quantization { .. } => omni_core::Error::Unsupported(error.to_string()),
             other => omni_core::Error::Weights(other.to_string()),
         }
     }

@@ -2,22 +2,31 @@
 //!
 //! [`Checkpoint::open`] reads `config.json` (both key styles), maps the safetensors shards into memory and parses each
 //! header once. [`Checkpoint::check`] compares names and shapes with what the config asks for, before any weight is
-//! read. [`Weights`] then hands tensors to the model crates, by name, in the number type of the computation.
+//! read; the matrix of a linear layer may lie there packed ([`Checkpoint::packed`]). [`Weights`] then hands tensors to
+//! the model crates, by name, in the number type of the computation.
 
+mod check;
 mod config;
 mod directory;
 mod error;
 mod manifest;
+mod packed_layer;
+mod quantization;
 mod weights;
+
+pub mod packed;
 
 pub use config::{
     AudioConfig, CONTROL_CODES, Code2WavConfig, CodePredictorConfig, DecoderConfig, OmniConfig, TalkerConfig,
     ThinkerConfig, VisionConfig,
 };
-pub use directory::{Checkpoint, Tensor as StoredTensor};
+pub use directory::{Checkpoint, Tensor as StoredTensor, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
-pub use manifest::{Component, Manifest, expected};
+pub use manifest::{Component, Manifest, expected, is_linear};
 pub use omni_core::Dtype;
+pub use packed::Scheme;
+pub use packed_layer::PackedTensors;
+pub use quantization::QuantizationConfig;
 pub use weights::{LoadProgress, ProgressFn, Weights};
 
 #[cfg(doctest)]

@@ -97,6 +97,12 @@ pub fn expected(config: &OmniConfig) -> Manifest {
     list.names
 }
 
+/// Whether a tensor of this name and shape is the matrix of a linear layer: the only ones that may be packed.
+pub fn is_linear(name: &str, shape: &[usize]) -> bool {
+    // Embedding tables are matrices too, but rows are read from them.
+    shape.len() == 2 && name.ends_with(".weight") && !name.contains("embed")
+}
+
 struct List {
     names: Manifest,
 }
