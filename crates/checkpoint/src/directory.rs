@@ -2,12 +2,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use omni_core::Dtype;
 use safetensors::tensor::{SafeTensorError, SafeTensors};
 
 use crate::config::read_json;
+use crate::stored::Bytes;
 use crate::{CheckpointError, OmniConfig, QuantizationConfig};
 
 pub(crate) const CONFIG: &str = "config.json";
@@ -32,7 +34,7 @@ pub struct Checkpoint {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    map: Mmap,
+    map: Arc<Mmap>,
 }
 
 /// What a shard's header says about one tensor.
@@ -132,6 +134,11 @@ impl Checkpoint {
         self.shards.len()
     }
 
+    /// As [`Checkpoint::bytes`], to be kept: the file stays mapped as long as they are.
+    pub(crate) fn shared(&self, tensor: &Tensor) -> Bytes {
+        Bytes::mapped(self.shards[tensor.shard].map.clone(), tensor.bytes.clone())
+    }
+
     /// The raw little-endian bytes of a tensor.
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
         &self.shards[tensor.shard].map[tensor.bytes.clone()]
@@ -178,7 +185,7 @@ impl Checkpoint {
             }
         }
         tracing::debug!(shard = %path.display(), tensors = metadata.tensors().len(), "header parsed");
-        self.shards.push(Shard { path, map });
+        self.shards.push(Shard { path, map: Arc::new(map) });
         Ok(())
     }
 }

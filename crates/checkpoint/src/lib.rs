@@ -12,6 +12,7 @@ mod error;
 mod manifest;
 mod packed_layer;
 mod quantization;
+mod stored;
 mod weights;
 
 pub mod packed;
@@ -27,7 +28,8 @@ pub use omni_core::Dtype;
 pub use packed::Scheme;
 pub use packed_layer::PackedTensors;
 pub use quantization::QuantizationConfig;
-pub use weights::{LoadProgress, ProgressFn, Weights};
+pub use stored::StoredMatrix;
+pub use weights::{LoadProgress, ProgressFn, Weights, is_host};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

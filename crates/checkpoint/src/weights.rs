@@ -2,10 +2,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use omni_core::{Dtype, Error, Result};
 
-use crate::{Checkpoint, CheckpointError};
+use crate::stored::Bytes;
+use crate::{Checkpoint, CheckpointError, PackedTensors, Scheme, StoredMatrix};
 
 /// How far loading has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +21,20 @@ pub struct LoadProgress {
 /// Called after each tensor (each layer of experts counts as one call).
 pub type ProgressFn<'a> = dyn FnMut(LoadProgress) + 'a;
 
+/// Whether the device computes in host memory.
+///
+/// burn names devices only in their debug form to crates that enable no backend; a wrong answer costs time, not numbers.
+pub fn is_host(device: &Device) -> bool {
+    format!("{device:?}").contains("Flex")
+}
+
 /// Hands tensors to the models, by name, on a device and in the number type of the computation.
 ///
 /// The names are relative: [`Weights::at`] descends into a module. `[out, in]` matrices stay as they lie on disk.
+///
+/// On the CPU, matrices stay in the number type they are stored in ([`Weights::matrix`]); everything else is computed in f32. There
+/// the number type asked for decides how exactly many rows are multiplied: bf16 rounds both sides of such products, where the
+/// processor is faster at that, and makes bf16 of matrices stored in f32.
 #[derive(Clone)]
 pub struct Weights<'a> {
     source: Source<'a>,
@@ -35,7 +48,8 @@ pub struct Weights<'a> {
 #[derive(Clone)]
 enum Source<'a> {
     Disk(&'a Checkpoint),
-    Random,
+    /// With matrices packed like this.
+    Random(Option<Scheme>),
 }
 
 impl<'a> Weights<'a> {
@@ -48,7 +62,12 @@ impl<'a> Weights<'a> {
     ///
     /// Values are uniform, scaled so that activations stay in range; vectors lie around 1.
     pub fn random(device: &Device, dtype: Dtype) -> Self {
-        Self::from_source(Source::Random, device, dtype)
+        Self::from_source(Source::Random(None), device, dtype)
+    }
+
+    /// As [`Weights::random`], with matrices packed by a scheme.
+    pub fn random_packed(device: &Device, dtype: Dtype, scheme: Scheme) -> Self {
+        Self::from_source(Source::Random(Some(scheme)), device, dtype)
     }
 
     fn from_source(source: Source<'a>, device: &Device, dtype: Dtype) -> Self {
@@ -67,13 +86,23 @@ impl<'a> Weights<'a> {
         Self { prefix: format!("{}{module}.", self.prefix), ..self.clone() }
     }
 
+    /// The module's name.
+    pub fn module(&self) -> &str {
+        self.prefix.trim_end_matches('.')
+    }
+
     /// The device tensors are made on.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The number type tensors are made in.
+    /// The number type tensors are made in: the one asked for, on the CPU f32.
     pub fn dtype(&self) -> Dtype {
+        if is_host(&self.device) { Dtype::F32 } else { self.dtype }
+    }
+
+    /// The number type asked for.
+    pub fn asked_dtype(&self) -> Dtype {
         self.dtype
     }
 
@@ -83,16 +112,126 @@ impl<'a> Weights<'a> {
     /// [`Error::Weights`] if it is absent, has another shape, or a number type that cannot be read.
     pub fn tensor<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Tensor<D>> {
         let name = format!("{}{name}", self.prefix);
-        let tensor = match self.source {
+        let tensor = match &self.source {
             Source::Disk(checkpoint) => {
-                let mut buffer = Buffer::new(self.dtype, shape.iter().product());
+                let mut buffer = Buffer::new(self.dtype(), shape.iter().product());
                 self.read(checkpoint, &name, &shape, &mut buffer)?;
-                buffer.upload(shape, &self.device, self.dtype)
+                buffer.upload(shape, &self.device, self.dtype())
             }
-            Source::Random => self.draw(shape),
+            Source::Random(_) => self.draw(shape),
         };
         self.report();
         Ok(tensor)
+    }
+
+    /// The matrix of a linear layer, `weight` of this module, in host memory as it lies on disk, packed or not.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`], and for what is wrong with a packed layer.
+    pub fn matrix(&self, shape: [usize; 2]) -> Result<StoredMatrix> {
+        let matrix = match &self.source {
+            Source::Disk(checkpoint) => self.stored(checkpoint, shape)?,
+            Source::Random(scheme) => self.draw_matrix(shape, scheme.as_ref()),
+        };
+        self.report();
+        Ok(matrix)
+    }
+
+    /// Whether the matrix of this module's linear layer is packed on disk.
+    pub fn is_packed(&self) -> bool {
+        match &self.source {
+            Source::Disk(checkpoint) => checkpoint.tensors().contains_key(&format!("{}weight_packed", self.prefix)),
+            Source::Random(scheme) => scheme.is_some(),
+        }
+    }
+
+    fn stored(&self, checkpoint: &Checkpoint, shape: [usize; 2]) -> Result<StoredMatrix> {
+        if let Some(packed) = checkpoint.packed(self.module(), shape)? {
+            return Ok(self.stored_packed(checkpoint, shape, packed));
+        }
+        let name = format!("{}weight", self.prefix);
+        let stored = checkpoint.tensors().get(&name).filter(|tensor| tensor.shape == shape);
+        // In place where it can stay as it is.
+        let half = self.dtype == Dtype::Bf16;
+        match stored.map(|tensor| (tensor, tensor.float_type())) {
+            Some((tensor, Some(Dtype::Bf16))) => {
+                self.count(tensor.len());
+                Ok(StoredMatrix::bf16(shape, checkpoint.shared(tensor)))
+            }
+            Some((tensor, Some(Dtype::F32))) if !half => {
+                self.count(tensor.len());
+                Ok(StoredMatrix::f32(shape, checkpoint.shared(tensor)))
+            }
+            _ => {
+                let mut buffer = Buffer::new(if half { Dtype::Bf16 } else { Dtype::F32 }, shape.iter().product());
+                self.read(checkpoint, &name, &shape, &mut buffer)?;
+                Ok(buffer.matrix(shape))
+            }
+        }
+    }
+
+    fn stored_packed(&self, checkpoint: &Checkpoint, shape: [usize; 2], packed: PackedTensors) -> StoredMatrix {
+        let PackedTensors { bits, group, words, scales, zeros, group_of_input } = packed;
+        self.count(words.len() + scales.len());
+        let half = scales.float_type() == Some(Dtype::Bf16);
+        let scale_bytes = match scales.float_type() {
+            Some(Dtype::Bf16 | Dtype::F32) => checkpoint.shared(scales),
+            stored => {
+                let mut buffer = Buffer::new(Dtype::F32, scales.shape.iter().product());
+                buffer.append(checkpoint.bytes(scales), stored.unwrap_or_default());
+                buffer.bytes()
+            }
+        };
+        let words = checkpoint.shared(words);
+        let sizes = [bits as usize, group];
+        let matrix = StoredMatrix::packed(shape, sizes, words, (scale_bytes, half), zeros);
+        match group_of_input {
+            // Groups that are not neighbours: no product reads them in place.
+            Some(groups) => self.unordered(&matrix, &groups),
+            None => matrix,
+        }
+    }
+
+    /// The values of a packed matrix whose inputs belong to any group.
+    fn unordered(&self, matrix: &StoredMatrix, group_of_input: &[u32]) -> StoredMatrix {
+        let shape = matrix.shape();
+        let mut buffer =
+            Buffer::new(if self.dtype == Dtype::F32 { Dtype::F32 } else { Dtype::Bf16 }, shape[0] * shape[1]);
+        let mut row = vec![0.0; shape[1]];
+        for output in 0..shape[0] {
+            matrix.weight().row_with_groups(output, group_of_input, &mut row);
+            buffer.extend_from_f32(&row);
+        }
+        buffer.matrix(shape)
+    }
+
+    fn draw_matrix(&self, shape: [usize; 2], scheme: Option<&Scheme>) -> StoredMatrix {
+        let bound = (3.0 / shape[1] as f32).sqrt();
+        let mut state = (shape[0] * 31 + shape[1]) as u64 | 1;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let Some(scheme) = scheme else {
+            let half = self.dtype == Dtype::Bf16;
+            let elements = shape[0] * shape[1];
+            let mut buffer = Buffer::new(if half { Dtype::Bf16 } else { Dtype::F32 }, elements);
+            for _ in 0..elements {
+                buffer.extend_from_f32(&[((random() >> 40) as f32 / (1 << 23) as f32 - 1.0) * bound]);
+            }
+            return buffer.matrix(shape);
+        };
+        let group =
+            if shape[1].is_multiple_of(scheme.group_in(shape[1])) { scheme.group_in(shape[1]) } else { shape[1] };
+        let words: Vec<u64> = (0..(shape[0] * scheme.words_in(shape[1])).div_ceil(2)).map(|_| random()).collect();
+        let words = &bytemuck::cast_slice(&words)[..shape[0] * scheme.words_in(shape[1]) * 4];
+        let mut scales = Buffer::new(Dtype::Bf16, 0);
+        let scale = bound / (1u32 << (scheme.bits - 1)) as f32;
+        scales.extend_from_f32(&vec![scale; shape[0] * shape[1].div_ceil(group)]);
+        let sizes = [scheme.bits as usize, group];
+        StoredMatrix::packed(shape, sizes, Bytes::copied(words), (scales.bytes(), true), None)
     }
 
     /// Matrices of all experts of a layer, packed to `[E, sum of rows, columns]`.
@@ -103,18 +242,18 @@ impl<'a> Weights<'a> {
     /// As [`Weights::tensor`].
     pub fn experts(&self, experts: usize, parts: &[&str], [rows, columns]: [usize; 2]) -> Result<Tensor<3>> {
         let shape = [experts, parts.len() * rows, columns];
-        let tensor = match self.source {
+        let tensor = match &self.source {
             Source::Disk(checkpoint) => {
-                let mut buffer = Buffer::new(self.dtype, shape.iter().product());
+                let mut buffer = Buffer::new(self.dtype(), shape.iter().product());
                 for expert in 0..experts {
                     for part in parts {
                         let name = format!("{}experts.{expert}.{part}.weight", self.prefix);
                         self.read(checkpoint, &name, &[rows, columns], &mut buffer)?;
                     }
                 }
-                buffer.upload(shape, &self.device, self.dtype)
+                buffer.upload(shape, &self.device, self.dtype())
             }
-            Source::Random => self.draw(shape),
+            Source::Random(_) => self.draw(shape),
         };
         self.report();
         Ok(tensor)
@@ -129,9 +268,13 @@ impl<'a> Weights<'a> {
         }
         let dtype = tensor.float_type().ok_or_else(|| -> CheckpointError { checkpoint.unreadable(name, tensor) })?;
         buffer.append(checkpoint.bytes(tensor), dtype);
-        let LoadProgress { tensors, bytes } = self.done.get();
-        self.done.set(LoadProgress { tensors: tensors + 1, bytes: bytes + tensor.len() });
+        self.count(tensor.len());
         Ok(())
+    }
+
+    fn count(&self, read: usize) {
+        let LoadProgress { tensors, bytes } = self.done.get();
+        self.done.set(LoadProgress { tensors: tensors + 1, bytes: bytes + read });
     }
 
     fn draw<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
@@ -142,7 +285,7 @@ impl<'a> Weights<'a> {
                 (-bound, bound)
             }
         };
-        Tensor::random(shape, Distribution::Uniform(low, high), (&self.device, self.dtype.into()))
+        Tensor::random(shape, Distribution::Uniform(low, high), (&self.device, self.dtype().into()))
     }
 
     fn report(&self) {
@@ -173,6 +316,32 @@ impl Buffer {
             Buffer::F32(out) => extend(out, bytes, stored, |x| x, bf16::to_f32, f16::to_f32),
             Buffer::Bf16(out) => extend(out, bytes, stored, bf16::from_f32, |x| x, |x| bf16::from_f32(x.to_f32())),
             Buffer::F16(out) => extend(out, bytes, stored, f16::from_f32, |x| f16::from_f32(x.to_f32()), |x| x),
+        }
+    }
+
+    fn extend_from_f32(&mut self, values: &[f32]) {
+        match self {
+            Buffer::F32(out) => out.extend_from_slice(values),
+            Buffer::Bf16(out) => out.extend(values.iter().map(|x| bf16::from_f32(*x))),
+            Buffer::F16(out) => out.extend(values.iter().map(|x| f16::from_f32(*x))),
+        }
+    }
+
+    fn bytes(self) -> Bytes {
+        match self {
+            Buffer::F32(values) => Bytes::copied(bytemuck::cast_slice(&values)),
+            Buffer::Bf16(values) => Bytes::copied(bytemuck::cast_slice::<u16, u8>(values.reinterpret_cast())),
+            Buffer::F16(values) => Bytes::copied(bytemuck::cast_slice::<u16, u8>(values.reinterpret_cast())),
+        }
+    }
+
+    /// # Panics
+    /// For f16, in which no matrix is kept.
+    fn matrix(self, shape: [usize; 2]) -> StoredMatrix {
+        match self {
+            Buffer::F32(_) => StoredMatrix::f32(shape, self.bytes()),
+            Buffer::Bf16(_) => StoredMatrix::bf16(shape, self.bytes()),
+            Buffer::F16(_) => unreachable!("matrices are kept in f32 or bf16"),
         }
     }
 

@@ -77,6 +77,11 @@ impl Inputs {
         &self.plain
     }
 
+    /// The rows, to be changed: as if they were new.
+    pub fn plain_mut(&mut self) -> &mut [f32] {
+        self.fill(self.rows, self.input)
+    }
+
     /// Width of a row.
     pub fn width(&self) -> usize {
         self.input

@@ -96,9 +96,28 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Part of a row in single precision.
+    /// A packed row whose inputs belong to any group: `groups` names each input's.
+    ///
+    /// # Panics
+    /// If the weight is not packed.
+    pub fn row_with_groups(&self, row: usize, groups: &[u32], out: &mut [f32]) {
+        let Weight::Packed(packed) = self else { panic!("only packed weights have groups") };
+        let Packed { bits, group, words, .. } = *packed;
+        let (per_row, count, per_word) = (packed.words_per_row(out.len()), out.len().div_ceil(group), 32 / bits);
+        for (column, (out, group)) in out.iter_mut().zip(groups).enumerate() {
+            let index = row * count + *group as usize;
+            let q = (words[row * per_row + column / per_word] >> (column % per_word * bits)) & ((1 << bits) - 1);
+            let zero = (1 << (bits - 1)) + packed.zeros.map_or(0, |zeros| i32::from(zeros[index]));
+            *out = (q as i32 - zero) as f32 * packed.scales.at(index);
+        }
+    }
+
+    /// Part of a row of a matrix with so many inputs, in single precision.
+    ///
+    /// # Panics
+    /// If the row has no such part.
     #[inline(always)]
-    pub(crate) fn read(&self, row: usize, input: usize, start: usize, out: &mut [f32]) {
+    pub fn read(&self, row: usize, input: usize, start: usize, out: &mut [f32]) {
         match self {
             Weight::F32(values) => out.copy_from_slice(&values[row * input + start..][..out.len()]),
             Weight::Bf16(values) => {

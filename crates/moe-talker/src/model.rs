@@ -92,7 +92,7 @@ impl Talker {
 
     /// Rows of control ids. `[T]` → `[1, T, D]`.
     pub(crate) fn control_rows(&self, ids: &[u32]) -> Tensor<3> {
-        self.codec_embedding.forward(id_row(ids, &self.codec_embedding.weight.device()))
+        self.codec_embedding.forward(id_row(ids, self.codec_embedding.device()))
     }
 }
 

@@ -117,7 +117,7 @@ impl Talker {
 
     /// Text rows in the talker's width. `[T]` ids → `[1, T, D]`.
     fn text_rows(&self, ids: &[u32], embed: &dyn Fn(Tensor<2, Int>) -> Tensor<3>) -> Tensor<3> {
-        let device = self.codec_embedding.weight.device();
+        let device = self.codec_embedding.device().clone();
         self.text_projection.forward(embed(id_row(ids, &device)))
     }
 

@@ -212,7 +212,7 @@ impl Talker {
     /// Control ids are never spoken, but the end code may be chosen.
     fn suppressed(&self, end_code: usize) -> Tensor<2, burn::tensor::Bool> {
         let controls = self.vocabulary.saturating_sub(CONTROL_CODES)..self.vocabulary;
-        let device = self.codec_embedding.weight.device();
+        let device = self.codec_embedding.device().clone();
         id_mask(self.vocabulary, &device, |id| controls.contains(&id) && id != end_code)
     }
 }

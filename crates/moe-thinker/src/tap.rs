@@ -34,6 +34,14 @@ impl Probe for Tap<'_> {
         self.inner.layer(index, hidden);
     }
 
+    fn looks_at(&self, index: usize) -> bool {
+        self.accepted == Some(index + 1) || self.inner.looks_at(index)
+    }
+
+    fn looks_at_routing(&self) -> bool {
+        self.inner.looks_at_routing()
+    }
+
     fn routing(&mut self, index: usize, routing: &Routing) {
         self.inner.routing(index, routing);
     }

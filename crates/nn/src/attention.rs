@@ -5,6 +5,7 @@ use checkpoint::Weights;
 use omni_core::Result;
 use tm_rope::Rotation;
 
+use crate::host_decoder::HostAttention;
 use crate::{KvCache, Linear, Mask, RmsNorm};
 
 /// Sizes of an attention layer.
@@ -55,6 +56,19 @@ impl Attention {
             heads,
             kv_heads,
             head_dim,
+        })
+    }
+
+    /// The weights, if they lie in host memory.
+    pub(crate) fn host(&self) -> Option<HostAttention> {
+        let [q, k, v, o] =
+            [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].map(|linear| linear.host().cloned());
+        Some(HostAttention {
+            projections: [q?, k?, v?, o?],
+            head_norms: self.q_norm.as_ref().zip(self.k_norm.as_ref()).map(|(q, k)| [q.host(), k.host()]),
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
         })
     }
 

@@ -1,9 +1,12 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 use checkpoint::{DecoderConfig, Weights};
+use kernels::KvPages;
 use omni_core::{Dtype, Error, Positions, Result, VisualRows};
 use tm_rope::{Rope, RopeConfig, Rotation};
 
+use crate::host::{numbers, with_numbers};
+use crate::host_decoder::{HostDecoder, HostFeedForward, HostLayer, HostRows, HostRun};
 use crate::moe::{MoeBlock, MoeSpec};
 use crate::{Attention, AttentionSpec, GatedMlp, KvCache, Mask, MaskSpec, Probe, RmsNorm};
 
@@ -94,6 +97,20 @@ impl DecoderLayer {
         })
     }
 
+    /// The weights, if they lie in host memory.
+    fn host(&self) -> Option<HostLayer> {
+        let mlp = match &self.mlp {
+            FeedForward::Dense(mlp) => HostFeedForward::Dense(mlp.host()?),
+            FeedForward::Experts(block) => block.host()?,
+        };
+        Some(HostLayer {
+            attention: self.self_attn.host()?,
+            mlp,
+            input_norm: self.input_layernorm.host(),
+            post_attention_norm: self.post_attention_layernorm.host(),
+        })
+    }
+
     fn forward(
         &self,
         x: Tensor<3>,
@@ -129,12 +146,28 @@ pub struct Decoder {
     #[module(skip)]
     rope: Rope,
     max_positions: usize,
+    #[module(skip)]
+    host: Option<HostDecoder>,
+    #[module(skip)]
+    pages: Vec<KvPages>,
+}
+
+/// New tokens of one run, for a step of several runs together.
+pub struct DecoderRun<'a> {
+    /// The run's state.
+    pub state: &'a mut DecoderState,
+    /// `[1, T, D]`.
+    pub embeds: Tensor<3>,
+    /// Positions of the `T` tokens.
+    pub positions: &'a Positions,
 }
 
 /// Caches of one run through a [`Decoder`].
 #[derive(Debug, Clone)]
 pub struct DecoderState {
     caches: Vec<KvCache>,
+    /// The caches on the CPU, of a run without padding and of one row.
+    pages: Vec<KvPages>,
     tokens: usize,
     left_padding: Vec<usize>,
 }
@@ -147,7 +180,7 @@ impl DecoderState {
 
     /// Bytes of keys and values held.
     pub fn bytes(&self) -> usize {
-        self.caches.iter().map(KvCache::bytes).sum()
+        self.caches.iter().map(KvCache::bytes).sum::<usize>() + self.pages.iter().map(KvPages::bytes).sum::<usize>()
     }
 
     /// Forgets all but the first `tokens` tokens: the run goes on as if the rest had never been fed.
@@ -155,13 +188,16 @@ impl DecoderState {
     /// # Panics
     /// If fewer tokens were taken.
     pub fn truncate(&mut self, tokens: usize) {
-        self.caches.iter_mut().for_each(|cache| cache.truncate(tokens));
+        assert!(tokens <= self.tokens, "a run of {} tokens cut to {tokens}", self.tokens);
+        self.caches.iter_mut().filter(|cache| !cache.is_empty()).for_each(|cache| cache.truncate(tokens));
+        self.pages.iter_mut().filter(|pages| !pages.is_empty()).for_each(|pages| pages.truncate(tokens));
         self.tokens = tokens;
     }
 
     /// Forgets everything but keeps the caches' memory.
     pub fn clear(&mut self) {
         self.caches.iter_mut().for_each(KvCache::clear);
+        self.pages.iter_mut().for_each(KvPages::clear);
         self.tokens = 0;
         self.left_padding.clear();
     }
@@ -175,12 +211,16 @@ impl Decoder {
     pub fn load(weights: &Weights, spec: &DecoderSpec) -> Result<Self> {
         let layers = spec.feed_forward.iter().enumerate();
         let layers = layers.map(|(index, ff)| DecoderLayer::load(&weights.at(format!("layers.{index}")), spec, ff));
-        Ok(Self {
-            layers: layers.collect::<Result<_>>()?,
-            norm: RmsNorm::load(&weights.at("norm"), spec.attention.width, spec.norm_eps)?,
-            rope: Rope::new(&spec.rope),
-            max_positions: spec.max_positions,
-        })
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let norm = RmsNorm::load(&weights.at("norm"), spec.attention.width, spec.norm_eps)?;
+        let host = layers.iter().map(DecoderLayer::host).collect::<Option<Vec<_>>>();
+        let AttentionSpec { kv_heads, head_dim, .. } = spec.attention;
+        // The products of the CPU's attention take whole vectors.
+        let host = host.filter(|_| head_dim.is_multiple_of(8));
+        let host = host.map(|layers| HostDecoder { layers: layers.into(), norm: norm.host() });
+        let pages = KvPages::new(kv_heads, head_dim, weights.asked_dtype() != Dtype::F32);
+        let pages = vec![pages; if host.is_some() { layers.len() } else { 0 }];
+        Ok(Self { layers, norm, rope: Rope::new(&spec.rope), max_positions: spec.max_positions, host, pages })
     }
 
     /// Number of layers.
@@ -196,7 +236,7 @@ impl Decoder {
     /// A fresh state.
     pub fn start(&self) -> DecoderState {
         let caches = self.layers.iter().map(|_| KvCache::growing()).collect();
-        DecoderState { caches, tokens: 0, left_padding: Vec::new() }
+        DecoderState { caches, pages: self.pages.clone(), tokens: 0, left_padding: Vec::new() }
     }
 
     /// Takes a piece of embedded tokens; prefill and decode are the same call.
@@ -214,6 +254,11 @@ impl Decoder {
         visual: Option<&VisualRows>,
         probe: &mut dyn Probe,
     ) -> Result<Tensor<3>> {
+        let one_row = embeds.dims()[0] == 1 && state.left_padding.is_empty();
+        if let Some(host) = self.host.as_ref().filter(|_| one_row) {
+            self.take(state, &embeds, positions)?;
+            return Ok(self.on_host(host, vec![DecoderRun { state, embeds, positions }], visual, probe).remove(0));
+        }
         let step = self.step(state, &embeds, positions)?;
         let mut x = embeds;
         for (index, (layer, cache)) in self.layers.iter().zip(&mut state.caches).enumerate() {
@@ -226,6 +271,78 @@ impl Decoder {
         Ok(self.norm.forward(x))
     }
 
+    /// As [`Decoder::forward`], for several runs: where the device allows, they share each pass over the weights. A run that would
+    /// hold too many tokens fails alone.
+    pub fn forward_many(&self, runs: Vec<DecoderRun>) -> Vec<Result<Tensor<3>>> {
+        let one_row = |run: &DecoderRun| run.embeds.dims()[0] == 1 && run.state.left_padding.is_empty();
+        let host = self.host.as_ref().filter(|_| runs.iter().all(one_row));
+        let Some(host) = host else {
+            let each = |run: DecoderRun| self.forward(run.state, run.embeds, run.positions, None, &mut ());
+            return runs.into_iter().map(each).collect();
+        };
+        let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        for run in runs {
+            match self.take(run.state, &run.embeds, run.positions) {
+                Ok(()) => {
+                    refused.push(None);
+                    taken.push(run);
+                }
+                Err(error) => refused.push(Some(error)),
+            }
+        }
+        let mut hidden = self.on_host(host, taken, None, &mut ()).into_iter();
+        let each = refused.into_iter().map(|error| match error {
+            Some(error) => Err(error),
+            None => Ok(hidden.next().expect("there is one output for each run taken")),
+        });
+        each.collect()
+    }
+
+    /// The runs on the CPU; their tokens are counted already.
+    fn on_host(
+        &self,
+        host: &HostDecoder,
+        mut runs: Vec<DecoderRun>,
+        visual: Option<&VisualRows>,
+        probe: &mut dyn Probe,
+    ) -> Vec<Tensor<3>> {
+        let Some(first) = runs.first() else { return Vec::new() };
+        let (device, width) = (first.embeds.device(), first.embeds.dims()[2]);
+        let tables: Vec<[Vec<f32>; 2]> = runs.iter().map(|run| self.rope.tables(run.positions)).collect();
+        let rows: Vec<usize> = runs.iter().map(|run| run.embeds.dims()[1]).collect();
+        let mut x = Vec::with_capacity(rows.iter().sum::<usize>() * width);
+        runs.iter().for_each(|run| with_numbers(&run.embeds, |values| x.extend_from_slice(values)));
+        let visual = visual.map(|visual| HostRows {
+            indices: ids(&visual.indices),
+            features: visual.deepstack.iter().map(numbers).collect(),
+        });
+        let each = runs.iter_mut().zip(&tables).zip(&rows);
+        let mut host_runs: Vec<HostRun> = each
+            .map(|((run, [cos, sin]), rows)| HostRun { caches: &mut run.state.pages, rows: *rows, cos, sin })
+            .collect();
+        // From within the pool, sharing work out costs no change of threads.
+        on_pool(|| host.forward(&mut host_runs, &mut x, width, visual.as_ref(), (&device, probe)));
+        let mut values = &x[..];
+        let outputs = rows.iter().map(|rows| {
+            let (these, others) = values.split_at(rows * width);
+            values = others;
+            Tensor::from_data(TensorData::new(these.to_vec(), [1, *rows, width]), &device)
+        });
+        outputs.collect()
+    }
+
+    /// Counts the tokens of a piece.
+    fn take(&self, state: &mut DecoderState, embeds: &Tensor<3>, positions: &Positions) -> Result<()> {
+        let [batch, tokens, _] = embeds.dims();
+        assert_eq!([positions.batch(), positions.tokens()], [batch, tokens], "positions of the piece");
+        let total = state.tokens + tokens;
+        if total > self.max_positions {
+            return Err(Error::ContextLength { tokens: total, limit: self.max_positions });
+        }
+        state.tokens = total;
+        Ok(())
+    }
+
     /// Keeps the left padding of the first step for the later ones.
     pub fn pad_left(&self, state: &mut DecoderState, padding: &[usize]) {
         assert!(state.tokens == 0 || padding.is_empty(), "left padding belongs to the first step");
@@ -235,17 +352,25 @@ impl Decoder {
     }
 
     fn step(&self, state: &mut DecoderState, embeds: &Tensor<3>, positions: &Positions) -> Result<Step> {
-        let [batch, tokens, _] = embeds.dims();
-        assert_eq!([positions.batch(), positions.tokens()], [batch, tokens], "positions of the piece");
-        let total = state.tokens + tokens;
-        if total > self.max_positions {
-            return Err(Error::ContextLength { tokens: total, limit: self.max_positions });
-        }
-        state.tokens = total;
+        self.take(state, embeds, positions)?;
+        let tokens = embeds.dims()[1];
         let spec = MaskSpec { queries: tokens, keys: state.tokens, window: None, left_padding: &state.left_padding };
         let device = embeds.device();
         Ok(Step { rotation: self.rope.rotation(positions, &device, dtype_of(embeds)), mask: Mask::new(&spec, &device) })
     }
+}
+
+/// Runs `f` on a thread of the pool, if this is none of them.
+fn on_pool(f: impl FnOnce() + Send) {
+    match rayon::current_thread_index() {
+        Some(_) => f(),
+        None => rayon::scope(|_| f()),
+    }
+}
+
+fn ids(index: &Tensor<1, Int>) -> Vec<usize> {
+    let ids = index.to_data().try_to_vec_as::<i64>().expect("indices are integers");
+    ids.into_iter().map(|id| id as usize).collect()
 }
 
 /// Adds `[rows, D]` to the given rows of the flattened `[B * T, D]`.

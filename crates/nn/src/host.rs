@@ -1,11 +1,8 @@
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Tensor, TensorData};
+pub(crate) use checkpoint::is_host;
+use kernels::{LinearShape, linear};
 
-/// Whether the device computes in host memory.
-///
-/// burn names devices only in their debug form to crates that enable no backend; a wrong answer costs time, not numbers.
-pub(crate) fn is_host(device: &Device) -> bool {
-    format!("{device:?}").contains("Flex")
-}
+use crate::matrix::HostMatrix;
 
 /// `x Wᵀ + b`: on the CPU in f32 by this family's kernel from some rows on, otherwise by the framework.
 ///
@@ -21,6 +18,35 @@ pub(crate) fn product(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) 
         Some(bias) => y + bias.unsqueeze(),
         None => y,
     }
+}
+
+/// `x Wᵀ + b` with a weight in host memory.
+///
+/// # Shapes
+/// `x` `[N, in]`, `bias` `[out]` → `[N, out]`.
+pub(crate) fn host_product(x: &Tensor<2>, weight: &HostMatrix, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let ([rows, input], [output, _]) = (x.dims(), weight.stored.shape());
+    let bias = bias.map(|bias| numbers(&bias));
+    let shape = LinearShape { rows, input, output };
+    let y = with_numbers(x, |x| linear(x, weight.weight(), bias.as_deref(), shape, weight.precision));
+    Tensor::from_data(TensorData::new(y, [rows, output]), &x.device())
+}
+
+/// A tensor's values in single precision.
+pub(crate) fn numbers<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
+    x.to_data().convert::<f32>().try_to_vec_as::<f32>().expect("converted to f32")
+}
+
+/// As [`numbers`], without a copy where the values lie in order.
+pub(crate) fn with_numbers<const D: usize, T>(x: &Tensor<D>, f: impl FnOnce(&[f32]) -> T) -> T {
+    #[cfg(feature = "flex")]
+    if let Some(memory) = flex::memory(x) {
+        let memory = memory.to_contiguous();
+        if let Some(values) = memory.as_slice::<f32>() {
+            return f(values);
+        }
+    }
+    f(&numbers(x))
 }
 
 /// [`crate::window_attention`] on the CPU in f32; `None` elsewhere.
@@ -39,7 +65,7 @@ mod flex {
     use burn::backend::Flex;
     use burn::backend::tensor::FloatTensor;
     use burn::tensor::{DType, Tensor, TensorData};
-    use kernels::{AttentionShape, LinearShape, linear};
+    use kernels::{AttentionShape, LinearShape, Precision, Weight, linear};
 
     use super::is_host;
 
@@ -63,7 +89,13 @@ mod flex {
             None => None,
         };
         let x = memory(x)?.to_contiguous();
-        let y = linear(x.as_slice()?, weight.as_slice()?, bias, LinearShape { rows, input, output });
+        let y = linear(
+            x.as_slice()?,
+            Weight::F32(weight.as_slice()?),
+            bias,
+            LinearShape { rows, input, output },
+            Precision::Full,
+        );
         Some(Tensor::from_data(TensorData::new(y, [rows, output]), &device))
     }
 
@@ -80,7 +112,7 @@ mod flex {
         Some(Tensor::from_data(TensorData::new(y, [rows, heads * width]), &device))
     }
 
-    fn memory<const D: usize>(x: &Tensor<D>) -> Option<FloatTensor<Flex>> {
+    pub(super) fn memory<const D: usize>(x: &Tensor<D>) -> Option<FloatTensor<Flex>> {
         x.clone().try_into_primitive::<Flex>().ok()
     }
 }
@@ -88,7 +120,7 @@ mod flex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Distribution;
+    use burn::tensor::{Device, Distribution};
 
     #[test]
     fn the_cpu_is_recognised() {

@@ -8,9 +8,11 @@ mod attention;
 mod decoder;
 mod gelu;
 mod host;
+mod host_decoder;
 mod kv_cache;
 mod linear;
 mod mask;
+mod matrix;
 mod mlp;
 pub mod moe;
 mod norm;
@@ -19,11 +21,14 @@ pub mod sampler;
 mod window;
 
 pub use attention::{Attention, AttentionSpec};
-pub use decoder::{Decoder, DecoderLayer, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec};
+pub use decoder::{
+    Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec,
+};
 pub use gelu::{gelu, gelu_tanh};
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, LayerNorm, Linear, id_row};
 pub use mask::{Mask, MaskSpec};
+pub use matrix::{HostMatrix, Matrix, PackedTensor};
 pub use mlp::GatedMlp;
 pub use norm::RmsNorm;
 pub use omni_core::SamplingOptions;

@@ -4,13 +4,13 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::Weights;
 use omni_core::Result;
 
-use crate::host::product;
+use crate::matrix::{HostMatrix, Matrix};
 
 /// `y = x Wᵀ + b`, with the weight `[out, in]` as it lies in the checkpoint.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`.
-    pub weight: Param<Tensor<2>>,
+    #[module(skip)]
+    weight: Matrix,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
@@ -18,16 +18,30 @@ pub struct Linear {
 impl Linear {
     /// From `[out, in]` and `[out]`.
     pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self { weight: Param::from_tensor(weight), bias: bias.map(Param::from_tensor) }
+        Self { weight: Matrix::Dense(weight), bias: bias.map(Param::from_tensor) }
     }
 
-    /// Reads `weight` `[out, in]` and, if asked for, `bias` `[out]`.
+    /// Reads `weight` `[out, in]`, packed or not, and, if asked for, `bias` `[out]`.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
-    pub fn load(weights: &Weights, [output, input]: [usize; 2], bias: bool) -> Result<Self> {
-        let weight = weights.tensor("weight", [output, input])?;
-        Ok(Self::new(weight, bias.then(|| weights.tensor("bias", [output])).transpose()?))
+    /// As [`Weights::tensor`] and [`Weights::matrix`].
+    pub fn load(weights: &Weights, shape: [usize; 2], bias: bool) -> Result<Self> {
+        let bias = bias.then(|| weights.tensor("bias", [shape[0]])).transpose()?;
+        Ok(Self { weight: Matrix::load(weights, shape)?, bias: bias.map(Param::from_tensor) })
+    }
+
+    /// Width of an output row.
+    pub fn output(&self) -> usize {
+        self.weight.shape()[0]
+    }
+
+    /// Width of an input row.
+    pub fn input(&self) -> usize {
+        self.weight.shape()[1]
+    }
+
+    pub(crate) fn host(&self) -> Option<&HostMatrix> {
+        self.weight.host()
     }
 
     /// # Shapes
@@ -42,15 +56,17 @@ impl Linear {
     /// # Shapes
     /// `[N, in]` → `[N, out]`.
     pub fn rows(&self, x: Tensor<2>) -> Tensor<2> {
-        product(x, self.weight.val(), self.bias.as_ref().map(Param::val)) // [N, out]
+        self.weight.multiply(x, self.bias.as_ref().map(Param::val)) // [N, out]
     }
 }
 
 /// A table of rows, one per id.
 #[derive(Module, Debug)]
 pub struct Embedding {
-    /// `[V, D]`.
-    pub weight: Param<Tensor<2>>,
+    #[module(skip)]
+    table: Matrix,
+    #[module(skip)]
+    device: Device,
 }
 
 impl Embedding {
@@ -58,16 +74,34 @@ impl Embedding {
     ///
     /// # Errors
     /// As [`Weights::tensor`].
-    pub fn load(weights: &Weights, [rows, width]: [usize; 2]) -> Result<Self> {
-        Ok(Self { weight: Param::from_tensor(weights.tensor("weight", [rows, width])?) })
+    pub fn load(weights: &Weights, shape: [usize; 2]) -> Result<Self> {
+        Ok(Self { table: Matrix::load(weights, shape)?, device: weights.device().clone() })
+    }
+
+    /// Where rows are made.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// # Shapes
     /// ids `[B, T]` → rows `[B, T, D]`.
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, tokens] = ids.dims();
-        let width = self.weight.dims()[1];
-        self.weight.val().select(0, ids.reshape([batch * tokens])).reshape([batch, tokens, width])
+        let [rows, width] = self.table.shape();
+        match &self.table {
+            Matrix::Dense(table) => table.clone().select(0, ids.reshape([batch * tokens])),
+            Matrix::Packed(table) => table.numbers().select(0, ids.reshape([batch * tokens])),
+            Matrix::Host(table) => {
+                let ids = ids.into_data().try_to_vec_as::<i64>().expect("ids are integers");
+                let mut values = vec![0.0; ids.len() * width];
+                for (id, row) in ids.iter().zip(values.chunks_exact_mut(width)) {
+                    let id = usize::try_from(*id).ok().filter(|id| *id < rows).expect("an id of the table");
+                    table.weight().read(id, width, 0, row);
+                }
+                Tensor::from_data(TensorData::new(values, [batch * tokens, width]), &self.device)
+            }
+        }
+        .reshape([batch, tokens, width])
     }
 }
 

@@ -5,6 +5,7 @@ use checkpoint::Weights;
 use omni_core::Result;
 
 use crate::Linear;
+use crate::host_decoder::HostMlp;
 
 /// SwiGLU: `down(silu(gate(x)) * up(x))`, without biases.
 #[derive(Module, Debug)]
@@ -25,6 +26,11 @@ impl GatedMlp {
             up_proj: Linear::load(&weights.at("up_proj"), [inner, width], false)?,
             down_proj: Linear::load(&weights.at("down_proj"), [width, inner], false)?,
         })
+    }
+
+    /// The matrices, if they lie in host memory.
+    pub(crate) fn host(&self) -> Option<HostMlp> {
+        Some([self.gate_proj.host()?.clone(), self.up_proj.host()?.clone(), self.down_proj.host()?.clone()])
     }
 
     /// # Shapes

@@ -3,6 +3,9 @@ use burn::tensor::{DType, Tensor};
 use checkpoint::Weights;
 use omni_core::Result;
 
+use crate::host::numbers;
+use crate::host_decoder::HostNorm;
+
 /// RMSNorm: the mean square is taken in f32, the result cast back *before* the multiplication, as the reference does.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
@@ -18,6 +21,11 @@ impl RmsNorm {
     /// As [`Weights::tensor`].
     pub fn load(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: Param::from_tensor(weights.tensor("weight", [width])?), eps })
+    }
+
+    /// As memory, for the CPU.
+    pub(crate) fn host(&self) -> HostNorm {
+        HostNorm { weight: numbers(&self.weight.val()), eps: self.eps as f32 }
     }
 
     /// Normalises the last axis; any rank.

@@ -16,26 +16,29 @@ impl Rope {
         Self { frequencies: config.inverse_frequencies(), axes: config.axis_of_frequency() }
     }
 
+    /// Cosines and sines of each token, by frequency: `[B * T, Dh / 2]` each.
+    pub fn tables(&self, positions: &Positions) -> [Vec<f32>; 2] {
+        let tokens = positions.batch() * positions.tokens();
+        let angles = |of: fn(f32) -> f32| {
+            let frequencies = || self.frequencies.iter().zip(&self.axes);
+            let of_token = |token: usize| frequencies().map(move |(f, axis)| of(positions.axis(*axis)[token] * f));
+            (0..tokens).flat_map(of_token).collect()
+        };
+        [angles(f32::cos), angles(f32::sin)]
+    }
+
     /// The rotation of each token. Computed in f32, then cast to `dtype`, as the reference does.
     pub fn rotation(&self, positions: &Positions, device: &Device, dtype: Dtype) -> Rotation {
         let [batch, tokens, width] = [positions.batch(), positions.tokens(), 2 * self.frequencies.len()];
-        let (mut cos, mut sin) =
-            (Vec::with_capacity(batch * tokens * width), Vec::with_capacity(batch * tokens * width));
-        for token in 0..batch * tokens {
+        let upload = |half: Vec<f32>| {
             // The second half of the head repeats the first.
-            for _ in 0..2 {
-                for (frequency, axis) in self.frequencies.iter().zip(&self.axes) {
-                    let angle = positions.axis(*axis)[token] * frequency;
-                    cos.push(angle.cos());
-                    sin.push(angle.sin());
-                }
-            }
-        }
-        let upload = |values| {
+            let values: Vec<f32> =
+                half.chunks_exact(width / 2).flat_map(|half| half.iter().chain(half)).copied().collect();
             let data = TensorData::new(values, [batch, 1, tokens, width]);
             Tensor::from_data(data, (device, dtype.into()))
         };
-        Rotation { cos: upload(cos), sin: upload(sin) }
+        let [cos, sin] = self.tables(positions).map(upload);
+        Rotation { cos, sin }
     }
 }
 

@@ -40,7 +40,7 @@ impl Merger {
     /// # Shapes
     /// `[P, D]` → `[T, output D]`, `T = P / merge²`.
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let joined = self.mlp.first.weight.dims()[1];
+        let joined = self.mlp.first.input();
         let rows = x.dims().iter().product::<usize>() / joined;
         let x = match self.joined_first {
             true => self.ln_q.forward(x.reshape([rows, joined])),

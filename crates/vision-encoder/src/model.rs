@@ -106,7 +106,7 @@ impl VisionEncoder {
         if items.is_empty() {
             return refuse("there are no items to encode".into());
         }
-        let (width, merge) = (self.patch_embed.weight.dims()[1], self.config.spatial_merge_size);
+        let (width, merge) = (self.patch_embed.input(), self.config.spatial_merge_size);
         for (index, PixelPatches { patches, grid, .. }) in items.iter().enumerate() {
             let ([rows, found], index) = (patches.dims(), index + 1);
             let whole = grid[1].is_multiple_of(merge) && grid[2].is_multiple_of(merge);

@@ -5,6 +5,7 @@ use checkpoint::Weights;
 use omni_core::Result;
 
 use super::{Experts, Router, Routing};
+use crate::host_decoder::HostFeedForward;
 use crate::{GatedMlp, Linear};
 
 /// Sizes of a mixture-of-experts block.
@@ -48,6 +49,16 @@ impl MoeBlock {
                 .map(|()| Linear::load(&weights.at("shared_expert_gate"), [1, width], false))
                 .transpose()?,
         })
+    }
+
+    /// The weights, if they lie in host memory.
+    pub(crate) fn host(&self) -> Option<HostFeedForward> {
+        let shared = match (&self.shared_expert, &self.shared_expert_gate) {
+            (Some(expert), Some(gate)) => Some((expert.host()?, gate.host()?.clone())),
+            _ => None,
+        };
+        let (router, top_k, normalise) = self.router.host()?;
+        Some(HostFeedForward::Experts { router, top_k, normalise, experts: self.experts.host()?.clone(), shared })
     }
 
     /// # Shapes

@@ -5,5 +5,6 @@ mod experts;
 mod router;
 
 pub use block::{MoeBlock, MoeSpec};
+pub(crate) use experts::expert_of;
 pub use experts::{ExpertPath, Experts};
 pub use router::{Router, Routing};

@@ -5,6 +5,7 @@ use checkpoint::Weights;
 use omni_core::Result;
 
 use crate::Linear;
+use crate::matrix::HostMatrix;
 
 /// Chooses the experts of each token.
 #[derive(Module, Debug)]
@@ -32,6 +33,11 @@ impl Router {
     /// As [`Weights::tensor`].
     pub fn load(weights: &Weights, [experts, width]: [usize; 2], top_k: usize, normalise: bool) -> Result<Self> {
         Ok(Self { gate: Linear::load(&weights.at("gate"), [experts, width], false)?, top_k, normalise })
+    }
+
+    /// The gate, if it lies in host memory; experts per token; whether their weights are made to add up to 1.
+    pub(crate) fn host(&self) -> Option<(HostMatrix, usize, bool)> {
+        Some((self.gate.host()?.clone(), self.top_k, self.normalise))
     }
 
     /// Softmax over *all* experts in f32, then the best `k`; stays on the device.

@@ -1,0 +1,130 @@
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use kernels::{Packed, Scales, Weight};
+use memmap2::Mmap;
+
+/// Bytes that many can hold: part of a mapped file, or memory. They begin at a multiple of what is read from them.
+#[derive(Clone)]
+pub(crate) struct Bytes {
+    owner: Owner,
+    range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Owner {
+    File(Arc<Mmap>),
+    Memory(Arc<[u64]>),
+}
+
+impl Bytes {
+    pub(crate) fn mapped(file: Arc<Mmap>, range: Range<usize>) -> Self {
+        Self { owner: Owner::File(file), range }
+    }
+
+    /// A copy in memory.
+    pub(crate) fn copied(bytes: &[u8]) -> Self {
+        let mut words = vec![0u64; bytes.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        Self { owner: Owner::Memory(words.into()), range: 0..bytes.len() }
+    }
+
+    fn get(&self) -> &[u8] {
+        let all: &[u8] = match &self.owner {
+            Owner::File(map) => map,
+            Owner::Memory(words) => bytemuck::cast_slice(words),
+        };
+        &all[self.range.clone()]
+    }
+
+    /// Itself if numbers of this size can be read in place, otherwise a copy.
+    fn aligned(self, size: usize) -> Self {
+        if self.get().as_ptr().align_offset(size) == 0 { self } else { Self::copied(self.get()) }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = if matches!(self.owner, Owner::File(_)) { "mapped" } else { "in memory" };
+        write!(f, "{} bytes {owner}", self.range.len())
+    }
+}
+
+/// A matrix `[out, in]` in host memory, in the number type it is stored in; where the layout allows, in the file itself.
+///
+/// Clones share the memory. Two processes that map the same file share it as well.
+#[derive(Clone, Debug)]
+pub struct StoredMatrix {
+    shape: [usize; 2],
+    form: Form,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    F32(Bytes),
+    Bf16(Bytes),
+    Packed { bits: usize, group: usize, words: Bytes, scales: Bytes, half: bool, zeros: Option<Arc<[i8]>> },
+}
+
+impl StoredMatrix {
+    pub(crate) fn f32(shape: [usize; 2], bytes: Bytes) -> Self {
+        Self { shape, form: Form::F32(bytes.aligned(4)) }
+    }
+
+    pub(crate) fn bf16(shape: [usize; 2], bytes: Bytes) -> Self {
+        Self { shape, form: Form::Bf16(bytes.aligned(2)) }
+    }
+
+    /// `scales` are bf16 if `half`, otherwise f32.
+    pub(crate) fn packed(
+        shape: [usize; 2],
+        [bits, group]: [usize; 2],
+        words: Bytes,
+        (scales, half): (Bytes, bool),
+        zeros: Option<Vec<i8>>,
+    ) -> Self {
+        let scales = scales.aligned(if half { 2 } else { 4 });
+        let form = Form::Packed { bits, group, words: words.aligned(4), scales, half, zeros: zeros.map(Arc::from) };
+        Self { shape, form }
+    }
+
+    /// `[out, in]`.
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Whether the values are packed integers.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.form, Form::Packed { .. })
+    }
+
+    /// The values, for the products of the `kernels` crate.
+    pub fn weight(&self) -> Weight<'_> {
+        match &self.form {
+            Form::F32(bytes) => Weight::F32(bytemuck::cast_slice(bytes.get())),
+            Form::Bf16(bytes) => Weight::Bf16(bytemuck::cast_slice(bytes.get())),
+            Form::Packed { bits, group, words, scales, half, zeros } => Weight::Packed(Packed {
+                bits: *bits,
+                group: *group,
+                words: bytemuck::cast_slice(words.get()),
+                scales: match half {
+                    true => Scales::Bf16(bytemuck::cast_slice(scales.get())),
+                    false => Scales::F32(bytemuck::cast_slice(scales.get())),
+                },
+                zeros: zeros.as_deref(),
+            }),
+        }
+    }
+
+    /// Bytes that lie in this process's own memory, not in a mapped file.
+    pub fn bytes_in_memory(&self) -> usize {
+        let own = |bytes: &Bytes| if matches!(bytes.owner, Owner::Memory(_)) { bytes.range.len() } else { 0 };
+        match &self.form {
+            Form::F32(bytes) | Form::Bf16(bytes) => own(bytes),
+            Form::Packed { words, scales, zeros, .. } => {
+                own(words) + own(scales) + zeros.as_ref().map_or(0, |z| z.len())
+            }
+        }
+    }
+}
