@@ -1,9 +1,8 @@
 //! The measurements.
 
 use aut_encoder::{AutEncoder, MEL_PER_SECOND};
-use burn::module::Module;
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use checkpoint::{OmniConfig, Weights};
+use checkpoint::{DecoderConfig, OmniConfig, Weights};
 use code2wav::Code2Wav;
 use moe_talker::Talker;
 use moe_thinker::Thinker;
@@ -11,11 +10,12 @@ use mtp::CodePredictor;
 use omni_core::{
     CodePredictor as _, DecoderInput, Error, ModalityEncoder, Positions, Result, SamplingOptions, Stage, TalkerInput,
 };
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use vision_encoder::{PixelPatches, VisionEncoder};
 
-use crate::Arguments;
 use crate::timing::{median, timed};
+use crate::{Arguments, Stored};
 
 /// The released config, random weights, and where the times go.
 pub(crate) struct Bench<'a> {
@@ -32,12 +32,13 @@ impl<'a> Bench<'a> {
         let mut json: Value = serde_json::from_str(&text).map_err(bad)?;
         json["thinker_config"]["text_config"]["num_hidden_layers"] = json!(arguments.thinker_layers);
         let config = serde_json::from_value(json).map_err(bad)?;
-        let device = arguments.device.open_for(arguments.dtype)?;
+        let device = arguments.device.open_for(arguments.dtype.dtype)?;
         Ok(Self { arguments, config, device })
     }
 
     pub(crate) fn run(&self, part: &str) -> Result<()> {
         match part {
+            "memory" => self.memory(),
             "thinker" => self.thinker(),
             "talker" => self.talker(),
             "mtp" => self.mtp(),
@@ -45,19 +46,40 @@ impl<'a> Bench<'a> {
             "aut" => self.aut(),
             "vision" => self.vision(),
             other => {
-                let known = "aut, vision, thinker, talker, mtp or code2wav";
+                let known = "memory, aut, vision, thinker, talker, mtp or code2wav";
                 Err(Error::Unsupported(format!("part `{other}`: expected {known}")))
             }
         }
     }
 
     fn weights(&self) -> Weights<'static> {
-        Weights::random(&self.device, self.arguments.dtype)
+        let Stored { dtype, scheme, .. } = &self.arguments.dtype;
+        match scheme {
+            Some(scheme) => Weights::random_packed(&self.device, *dtype, scheme.clone()),
+            None => Weights::random(&self.device, *dtype),
+        }
+    }
+
+    /// Parameters of the tensors whose names begin so.
+    fn parameters(&self, prefix: &str) -> usize {
+        let all = checkpoint::expected(&self.config);
+        all.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// How fast the machine reads memory: the limit of everything that reads each weight once.
+    fn memory(&self) -> Result<()> {
+        const WORDS: usize = 1 << 27;
+        let words = vec![1u64; WORDS];
+        let share = WORDS / rayon::current_num_threads();
+        self.measure(["memory", "1 GiB read", "pass"], 0, WORDS * 8, || {
+            let sums = words.par_chunks(share).map(|words| kernels::read_all(words)).sum::<u64>();
+            Ok(Tensor::from_floats([sums as f32], &self.device))
+        })
     }
 
     fn random(&self, tokens: usize, width: usize) -> Tensor<3> {
         let shape = [1, tokens, width];
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), (&self.device, self.arguments.dtype.into()))
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), (&self.device, self.weights().dtype().into()))
     }
 
     /// `work` queues the computation and returns what must be finished.
@@ -65,6 +87,7 @@ impl<'a> Bench<'a> {
         &self,
         [part, case, per]: [&str; 3],
         parameters: usize,
+        bytes: usize,
         mut work: impl FnMut() -> Result<Tensor<1>>,
     ) -> Result<()> {
         let mut failed = None;
@@ -78,26 +101,38 @@ impl<'a> Bench<'a> {
             return Err(error);
         }
         let round = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
+        let seconds = median(&times) / 1e3;
         println!(
             "{}",
             json!({
                 "part": part, "case": case, "per": per,
                 "median_ms": round(median(&times), 3), "min_ms": round(times[0], 3), "runs": times.len(),
-                "dtype": self.arguments.dtype.name(), "device": self.arguments.device.to_string(),
+                "dtype": self.arguments.dtype.name, "device": self.arguments.device.to_string(),
                 "params_m": round(parameters as f64 / 1e6, 1),
+                // What one unit must read at least, and how fast that was read.
+                "read_mb": round(bytes as f64 / 1e6, 1), "gb_per_s": round(bytes as f64 / seconds / 1e9, 1),
             })
         );
         Ok(())
     }
 
+    /// Bytes of so many weights.
+    fn bytes(&self, weights: usize) -> usize {
+        (weights as f64 * self.arguments.dtype.bytes_per_weight()) as usize
+    }
+
     fn aut(&self) -> Result<()> {
         let config = &self.config.thinker.audio;
         let encoder = AutEncoder::load_parts(&self.weights(), config)?;
+        let parameters = self.parameters("thinker.audio_tower");
         for seconds in [4, 30] {
             let mel = self.random(seconds * MEL_PER_SECOND, config.num_mel_bins).squeeze_dim::<2>(0);
-            self.measure(["aut", &format!("{seconds} s of audio"), "encode"], encoder.num_params(), || {
-                Ok(encoder.encode(vec![mel.clone()])?.embeds.flatten(0, 1))
-            })?;
+            self.measure(
+                ["aut", &format!("{seconds} s of audio"), "encode"],
+                parameters,
+                self.bytes(parameters),
+                || Ok(encoder.encode(vec![mel.clone()])?.embeds.flatten(0, 1)),
+            )?;
         }
         Ok(())
     }
@@ -105,14 +140,18 @@ impl<'a> Bench<'a> {
     fn vision(&self) -> Result<()> {
         let config = &self.config.thinker.vision;
         let encoder = VisionEncoder::load_parts(&self.weights(), config)?;
+        let parameters = self.parameters("thinker.visual");
         let width = config.in_channels * config.temporal_patch_size * config.patch_size.pow(2);
         for side in [256, 512] {
             let grid = side / config.patch_size;
             let patches = self.random(grid * grid, width).squeeze_dim::<2>(0);
             let item = PixelPatches { patches, grid: [1, grid, grid], seconds_per_step: 0.0 };
-            self.measure(["vision", &format!("image {side}x{side}"), "encode"], encoder.num_params(), || {
-                Ok(encoder.encode(vec![item.clone()])?.embeds.flatten(0, 1))
-            })?;
+            self.measure(
+                ["vision", &format!("image {side}x{side}"), "encode"],
+                parameters,
+                self.bytes(parameters),
+                || Ok(encoder.encode(vec![item.clone()])?.embeds.flatten(0, 1)),
+            )?;
         }
         Ok(())
     }
@@ -121,7 +160,8 @@ impl<'a> Bench<'a> {
         let text = &self.config.thinker.text;
         let thinker = Thinker::load_parts(&self.weights(), text, None)?;
         let (head, prompt) = (text.vocab_size * text.hidden_size, self.arguments.prompt);
-        let body = thinker.num_params() - head;
+        let body = self.parameters("thinker.model.layers");
+        let active = active(text) * text.num_hidden_layers;
         let layers = format!("{} layers of 48", self.arguments.thinker_layers);
         let rows = self.random(prompt, text.hidden_size);
         let prefill = |state: &mut _| {
@@ -129,17 +169,17 @@ impl<'a> Bench<'a> {
             Ok(thinker.hidden(state, input, &mut ())?.0.flatten(0, 2))
         };
         let case = format!("prefill {prompt} tokens");
-        self.measure(["thinker", &case, &layers], body, || prefill(&mut thinker.start()))?;
+        self.measure(["thinker", &case, &layers], body, self.bytes(body), || prefill(&mut thinker.start()))?;
         let mut state = thinker.start();
         prefill(&mut state)?;
         let one = self.random(1, text.hidden_size);
-        self.measure(["thinker", &format!("decode 1 token at {prompt}"), &layers], body, || {
+        self.measure(["thinker", &format!("decode 1 token at {prompt}"), &layers], body, self.bytes(active), || {
             let input = DecoderInput::text(one.clone(), Positions::sequence(prompt as f32, 1));
             let hidden = thinker.hidden(&mut state, input, &mut ())?.0;
             state.truncate(prompt);
             Ok(hidden.flatten(0, 2))
         })?;
-        self.measure(["thinker", "lm_head 1 token", "once per token"], head, || {
+        self.measure(["thinker", "lm_head 1 token", "once per token"], head, self.bytes(head), || {
             Ok(thinker.logits(one.clone()).flatten(0, 2))
         })
     }
@@ -149,6 +189,8 @@ impl<'a> Bench<'a> {
         let config = self.config.talker()?;
         let talker = Talker::load_parts(&self.weights(), config, (&self.config).into())?;
         let mut state = talker.start();
+        let body = self.parameters("talker.model.layers");
+        let active = active(&config.text) * config.text.num_hidden_layers;
         let input = |tokens, start| TalkerInput {
             embeds: self.random(tokens, config.text.hidden_size),
             positions: Positions::sequence(start, tokens),
@@ -156,7 +198,7 @@ impl<'a> Bench<'a> {
         talker.hidden(&mut state, input(CACHED, 0.0), &mut ())?;
         let one = input(1, CACHED as f32);
         let per = format!("{} layers", config.text.num_hidden_layers);
-        self.measure(["talker", &format!("decode 1 frame at {CACHED}"), &per], talker.num_params(), || {
+        self.measure(["talker", &format!("decode 1 frame at {CACHED}"), &per], body, self.bytes(active), || {
             let hidden = talker.hidden(&mut state, one.clone(), &mut ())?;
             state.truncate(CACHED);
             Ok(hidden.flatten(0, 2))
@@ -166,10 +208,14 @@ impl<'a> Bench<'a> {
     fn mtp(&self) -> Result<()> {
         let config = &self.config.talker()?.code_predictor;
         let predictor = CodePredictor::load_parts(&self.weights(), config)?;
+        let parameters = self.parameters("talker.code_predictor");
+        // All layers for each code, and each code's own head.
+        let (layers, codes) = (self.parameters("talker.code_predictor.model.layers"), config.num_code_groups - 1);
+        let read = layers * codes + self.parameters("talker.code_predictor.lm_head");
         let [hidden, first] = [0, 1].map(|_| self.random(1, config.hidden_size));
         let mut state = predictor.start(&SamplingOptions::greedy());
         let case = format!("{} residual codes of 1 frame", config.num_code_groups - 1);
-        self.measure(["mtp", &case, "frame, as the reference does it"], predictor.num_params(), || {
+        self.measure(["mtp", &case, "frame, as the reference does it"], parameters, self.bytes(read), || {
             Ok(predictor.predict(&mut state, hidden.clone(), first.clone()).residual.float().flatten(0, 1))
         })
     }
@@ -177,15 +223,24 @@ impl<'a> Bench<'a> {
     fn code2wav(&self) -> Result<()> {
         let config = self.config.code2wav()?;
         let vocoder = Code2Wav::load_parts(&self.weights(), config)?;
+        let parameters = self.parameters("code2wav.");
         for frames in [1, 25, 100] {
             let shape = [1, config.num_quantizers, frames];
             let codes =
                 Tensor::<3, Int>::random(shape, Distribution::Uniform(0.0, config.codebook_size as f64), &self.device);
             let case = format!("{frames} frames ({} ms of speech)", frames * 80);
-            self.measure(["code2wav", &case, "whole decode"], vocoder.num_params(), || {
+            self.measure(["code2wav", &case, "whole decode"], parameters, self.bytes(parameters), || {
                 Ok(vocoder.decode(codes.clone()).flatten(0, 1))
             })?;
         }
         Ok(())
     }
+}
+
+/// Weights of a layer that one token passes through.
+fn active(config: &DecoderConfig) -> usize {
+    let (width, heads) = (config.hidden_size, config.num_attention_heads + config.num_key_value_heads);
+    let attention = 2 * width * heads * config.head_dim;
+    let experts = 3 * width * (config.num_experts_per_tok * config.moe_intermediate_size);
+    attention + experts + width * config.experts() + 3 * width * config.shared_expert_intermediate_size
 }

@@ -1,12 +1,27 @@
-use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use std::sync::Arc;
+
+use burn::module::Module;
 use burn::tensor::module::{conv_transpose1d, conv1d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
+use burn::tensor::{Tensor, TensorData};
 use checkpoint::Weights;
-use omni_core::Result;
+use kernels::{Around, HalfConv};
+use nn::with_numbers;
+use omni_core::{Dtype, Result};
 
-/// Inputs a layer still needs for its next outputs; `None` before the first step.
-pub(crate) type History = Option<Tensor<3>>;
+use crate::snake::Snake;
+
+/// Inputs a layer still needs for its next outputs.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum History {
+    /// Before the first step.
+    #[default]
+    None,
+    /// `[B, C, past]`, activated.
+    Tensor(Tensor<3>),
+    /// Of each row `[C, past]`, not yet activated.
+    Host(Vec<Vec<f32>>),
+}
 
 /// Sizes of a causal convolution of stride 1.
 #[derive(Debug, Clone, Copy)]
@@ -26,39 +41,110 @@ impl ConvSpec {
 /// Conv1d that sees only the past: its left edge is the history, zeros at first.
 #[derive(Module, Debug)]
 pub(crate) struct CausalConv {
-    /// `[out, in / groups, kernel]`.
-    weight: Param<Tensor<3>>,
-    /// `[out]`.
-    bias: Param<Tensor<1>>,
+    #[module(skip)]
+    kernel: Kernel,
     dilation: usize,
     groups: usize,
+}
+
+/// Weights in the form their device convolves them in.
+#[derive(Debug, Clone)]
+enum Kernel {
+    /// `[out, in / groups, kernel]` (transposed `[in, out, kernel]`) and `[out]`.
+    Tensor { weight: Tensor<3>, bias: Tensor<1> },
+    /// On the CPU in half precision.
+    Host(Arc<HalfConv>),
+}
+
+impl Kernel {
+    fn tensor(weights: &Weights, shape: [usize; 3], output: usize) -> Result<Self> {
+        Ok(Kernel::Tensor { weight: weights.tensor("weight", shape)?, bias: weights.tensor("bias", [output])? })
+    }
+
+    /// On the CPU in half precision if that was asked for and the processor has it.
+    fn halved(self, weights: &Weights, prepare: impl FnOnce(&[f32], &[f32], [usize; 3]) -> Option<HalfConv>) -> Self {
+        if weights.asked_dtype() != Dtype::Bf16 || !checkpoint::is_host(weights.device()) {
+            return self;
+        }
+        let Kernel::Tensor { weight, bias } = &self else { return self };
+        let conv = with_numbers(weight, |w| with_numbers(bias, |b| prepare(w, b, weight.dims())));
+        conv.map_or(self, |conv| Kernel::Host(Arc::new(conv)))
+    }
+}
+
+/// Each row by itself through a prepared convolution.
+fn on_host(
+    conv: &HalfConv,
+    x: &Tensor<3>,
+    history: &mut History,
+    act: Option<&Snake>,
+    residual: Option<&Tensor<3>>,
+) -> Tensor<3> {
+    let ([batch, _, time], [input, output]) = (x.dims(), conv.channels());
+    let mut rows = match std::mem::take(history) {
+        History::Host(rows) => rows,
+        _ => vec![Vec::new(); batch],
+    };
+    let constants = act.map(Snake::constants);
+    let activation = constants.as_ref().map(|[frequency, amplitude]| kernels::Snake { frequency, amplitude });
+    let residual = residual.map(nn::numbers);
+    let mut length = 0;
+    let mut values = Vec::new();
+    with_numbers(x, |x| {
+        for (row, history) in rows.iter_mut().enumerate() {
+            let x = &x[row * input * time..][..input * time];
+            let residual = residual.as_ref().map(|all| &all[row * all.len() / batch..][..all.len() / batch]);
+            let (y, steps) = conv.run(history, x, Around { activation, residual });
+            length = steps;
+            if batch == 1 { values = y } else { values.extend(y) }
+        }
+    });
+    *history = History::Host(rows);
+    Tensor::from_data(TensorData::new(values, [batch, output, length]), &x.device())
 }
 
 impl CausalConv {
     pub(crate) fn load(weights: &Weights, spec: ConvSpec) -> Result<Self> {
         let [input, output] = spec.channels;
-        Ok(Self {
-            weight: Param::from_tensor(weights.tensor("weight", [output, input / spec.groups, spec.kernel])?),
-            bias: Param::from_tensor(weights.tensor("bias", [output])?),
-            dilation: spec.dilation,
-            groups: spec.groups,
-        })
+        let mut kernel = Kernel::tensor(weights, [output, input / spec.groups, spec.kernel], output)?;
+        if spec.groups == 1 {
+            kernel = kernel.halved(weights, |w, b, shape| HalfConv::causal(w, b, shape, spec.dilation));
+        }
+        Ok(Self { kernel, dilation: spec.dilation, groups: spec.groups })
     }
 
-    /// `[B, in, T]` → `[B, out, T]`.
-    pub(crate) fn forward(&self, x: Tensor<3>, history: &mut History) -> Tensor<3> {
-        let ([batch, channels, _], past) = (x.dims(), (self.weight.dims()[2] - 1) * self.dilation);
+    /// `[B, in, T]` → `[B, out, T]`: the convolution of the activated input, plus `residual` `[B, out, T]`.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<3>,
+        history: &mut History,
+        act: Option<&Snake>,
+        residual: Option<Tensor<3>>,
+    ) -> Tensor<3> {
+        let (weight, bias) = match &self.kernel {
+            Kernel::Host(conv) => return on_host(conv, &x, history, act, residual.as_ref()),
+            Kernel::Tensor { weight, bias } => (weight.clone(), bias.clone()),
+        };
+        let x = act.map_or_else(|| x.clone(), |act| act.forward(x.clone()));
+        let ([batch, channels, _], past) = (x.dims(), (weight.dims()[2] - 1) * self.dilation);
         let x = if past == 0 {
             x
         } else {
-            let zeros = || Tensor::zeros([batch, channels, past], (&x.device(), x.dtype()));
-            let padded = Tensor::cat(vec![history.take().unwrap_or_else(zeros), x], 2); // [B, in, past + T]
+            let before = match std::mem::take(history) {
+                History::Tensor(before) => before,
+                _ => Tensor::zeros([batch, channels, past], (&x.device(), x.dtype())),
+            };
+            let padded = Tensor::cat(vec![before, x], 2); // [B, in, past + T]
             let length = padded.dims()[2];
-            *history = Some(padded.clone().narrow(2, length - past, past));
+            *history = History::Tensor(padded.clone().narrow(2, length - past, past));
             padded
         };
         let options = ConvOptions::new([1], [0], [self.dilation], self.groups);
-        conv1d(x, self.weight.val(), Some(self.bias.val()), options)
+        let y = conv1d(x, weight, Some(bias), options);
+        match residual {
+            Some(residual) => y + residual,
+            None => y,
+        }
     }
 }
 
@@ -68,34 +154,34 @@ impl CausalConv {
 /// output needs the input before it and the last input waits in the history. With kernel = stride nothing overlaps.
 #[derive(Module, Debug)]
 pub(crate) struct TransposedConv {
-    /// `[in, out, kernel]`.
-    weight: Param<Tensor<3>>,
-    /// `[out]`.
-    bias: Param<Tensor<1>>,
+    #[module(skip)]
+    kernel: Kernel,
     stride: usize,
 }
 
 impl TransposedConv {
-    pub(crate) fn load(weights: &Weights, [input, output, kernel]: [usize; 3], stride: usize) -> Result<Self> {
-        Ok(Self {
-            weight: Param::from_tensor(weights.tensor("weight", [input, output, kernel])?),
-            bias: Param::from_tensor(weights.tensor("bias", [output])?),
-            stride,
-        })
+    pub(crate) fn load(weights: &Weights, shape: [usize; 3], stride: usize) -> Result<Self> {
+        let kernel = Kernel::tensor(weights, shape, shape[1])?;
+        Ok(Self { kernel: kernel.halved(weights, |w, b, shape| HalfConv::transposed(w, b, shape, stride)), stride })
     }
 
-    /// `[B, in, T]` → `[B, out, T * stride]`, without the first stride of the stream if outputs overlap.
-    pub(crate) fn forward(&self, x: Tensor<3>, history: &mut History) -> Tensor<3> {
+    /// `[B, in, T]` → `[B, out, T * stride]` of the activated input, without the first stride of the stream if outputs overlap.
+    pub(crate) fn forward(&self, x: Tensor<3>, history: &mut History, act: Option<&Snake>) -> Tensor<3> {
+        let (weight, bias) = match &self.kernel {
+            Kernel::Host(conv) => return on_host(conv, &x, history, act, None),
+            Kernel::Tensor { weight, bias } => (weight, bias),
+        };
+        let x = act.map_or_else(|| x.clone(), |act| act.forward(x.clone()));
         let options = ConvTransposeOptions::new([self.stride], [0], [0], [1], 1);
-        let run = |x| conv_transpose1d(x, self.weight.val(), Some(self.bias.val()), options.clone());
-        if self.weight.dims()[2] == self.stride {
+        let run = |x| conv_transpose1d(x, weight.clone(), Some(bias.clone()), options.clone());
+        if weight.dims()[2] == self.stride {
             return run(x);
         }
         let last = x.dims()[2] - 1;
         let newest = x.clone().narrow(2, last, 1);
-        let x = match history.replace(newest) {
-            Some(before) => Tensor::cat(vec![before, x], 2),
-            None => x,
+        let x = match std::mem::replace(history, History::Tensor(newest)) {
+            History::Tensor(before) => Tensor::cat(vec![before, x], 2),
+            _ => x,
         };
         let inputs = x.dims()[2];
         run(x).narrow(2, self.stride, (inputs - 1) * self.stride)

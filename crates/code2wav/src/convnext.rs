@@ -31,7 +31,7 @@ impl Upsample {
         index: usize,
         probe: &mut dyn VocoderProbe,
     ) -> Tensor<3> {
-        let x = self.transposed.forward(x, &mut None);
+        let x = self.transposed.forward(x, &mut History::None, None);
         probe.part("upsample_a", index, &x);
         let x = self.block.forward(x, history);
         probe.part("upsample_b", index, &x);
@@ -64,7 +64,7 @@ impl ConvNext {
     }
 
     fn forward(&self, x: Tensor<3>, history: &mut History) -> Tensor<3> {
-        let h = self.dwconv.forward(x.clone(), history).swap_dims(1, 2); // [B, T, D]
+        let h = self.dwconv.forward(x.clone(), history, None, None).swap_dims(1, 2); // [B, T, D]
         let h = self.pwconv2.forward(gelu(self.pwconv1.forward(self.norm.forward(h))));
         x + (h * self.gamma.val().unsqueeze()).swap_dims(1, 2)
     }

@@ -38,7 +38,7 @@ impl DecoderBlock {
 
     /// `[B, C, T]` → `[B, C / 2, T * rate]`, without the first `rate` of the stream.
     pub(crate) fn forward(&self, x: Tensor<3>, state: &mut BlockState) -> Tensor<3> {
-        let mut x = self.transposed.forward(self.act.forward(x), &mut state.transposed);
+        let mut x = self.transposed.forward(x, &mut state.transposed, Some(&self.act));
         for (unit, history) in self.units.iter().zip(&mut state.units) {
             x = unit.forward(x, history);
         }
@@ -67,7 +67,7 @@ impl ResidualUnit {
     }
 
     fn forward(&self, x: Tensor<3>, history: &mut History) -> Tensor<3> {
-        let h = self.conv1.forward(self.act1.forward(x.clone()), history);
-        x + self.conv2.forward(self.act2.forward(h), &mut None)
+        let h = self.conv1.forward(x.clone(), history, Some(&self.act1), None);
+        self.conv2.forward(h, &mut History::None, Some(&self.act2), Some(x))
     }
 }

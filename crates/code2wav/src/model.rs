@@ -94,15 +94,16 @@ impl Code2Wav {
         for (index, (stage, history)) in self.upsample.iter().zip(&mut state.upsample).enumerate() {
             x = stage.forward(x, history, index, probe);
         }
-        x = self.entrance.forward(x, &mut state.entrance);
+        x = self.entrance.forward(x, &mut state.entrance, None, None);
         probe.part("decoder", 0, &x);
         for (index, (block, carried)) in self.blocks.iter().zip(&mut state.blocks).enumerate() {
             x = block.forward(x, carried);
             probe.part("decoder", index + 1, &x);
         }
-        x = self.act.forward(x);
-        probe.part("decoder", self.blocks.len() + 1, &x);
-        x = self.exit.forward(x, &mut state.exit); // [B, 1, N]
+        if probe.looks() {
+            probe.part("decoder", self.blocks.len() + 1, &self.act.forward(x.clone()));
+        }
+        x = self.exit.forward(x, &mut state.exit, Some(&self.act), None); // [B, 1, N]
         probe.part("decoder", self.blocks.len() + 2, &x);
         x.cast(DType::F32).clamp(-1.0, 1.0).squeeze_dim(1)
     }

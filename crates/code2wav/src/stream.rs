@@ -77,10 +77,10 @@ impl Stage for Code2Wav {
     fn start(&self) -> VocoderState {
         VocoderState {
             pre_transformer: self.pre_transformer.start(),
-            upsample: vec![None; self.upsample.len()],
-            entrance: None,
+            upsample: vec![History::None; self.upsample.len()],
+            entrance: History::None,
             blocks: vec![BlockState::default(); self.blocks.len()],
-            exit: None,
+            exit: History::None,
         }
     }
 

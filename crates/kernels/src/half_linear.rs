@@ -6,9 +6,10 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use crate::half::{Block, Columns as Operand, HalfInstructions, SIDE, TILE, Tiles, block, with_rows};
+use crate::half_pairs::join;
 use crate::memory::{Columns, aligned};
 use crate::tile::turn;
-use crate::weight::{Weight, narrow};
+use crate::weight::Weight;
 
 /// Bytes of inputs that one pass over the weights works with: they stay in the second cache.
 const KEPT: usize = 1 << 20;
@@ -55,12 +56,6 @@ impl<'a> Pairs<'a> {
 thread_local! {
     static PAIRS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static INPUTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Two bf16 numbers in the place of one: only moved about, never computed with.
-#[inline(always)]
-pub(crate) fn join(a: f32, b: f32) -> f32 {
-    f32::from_bits(u32::from(narrow(a)) | u32::from(narrow(b)) << 16)
 }
 
 /// `emit(row, first output, sums)` for every row and every 16 outputs of some blocks of 32 outputs.
@@ -158,7 +153,7 @@ mod tests {
     use super::*;
     use crate::few::tests::numbers;
     use crate::weight::tests::Sample;
-    use crate::weight::widen;
+    use crate::weight::{narrow, widen};
     use proptest::prelude::*;
 
     /// Largest distance from the product of the rounded operands in f64, as a share of the terms' size.

@@ -17,6 +17,7 @@
 
 mod attention;
 mod cache;
+mod conv;
 mod elementwise;
 mod experts;
 mod few;
@@ -24,6 +25,7 @@ mod few;
 mod half;
 #[cfg(target_arch = "x86_64")]
 mod half_linear;
+mod half_pairs;
 mod lanes;
 mod linear;
 mod memory;
@@ -33,10 +35,12 @@ mod weight;
 
 pub use attention::{AttentionShape, window_attention};
 pub use cache::{KvPages, Run, cached_attention};
-pub use elementwise::{gelu, gelu_tanh};
+pub use conv::{Around, HalfConv};
+pub use elementwise::{Snake, gelu, gelu_tanh};
 pub use experts::{Choice, Expert, ExpertsMemory, experts};
 pub use few::{Inputs, Product, products};
 pub use linear::{LinearShape, Precision, linear, linear_to};
+pub use memory::read_all;
 pub use small::{rms_norm, rms_norm_in_place, rotate, sigmoid, silu_multiply};
 pub use weight::{Packed, Scales, Weight};
 

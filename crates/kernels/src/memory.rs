@@ -64,6 +64,18 @@ pub(crate) fn aligned(values: &mut Vec<f32>, length: usize) -> &mut [f32] {
     &mut values[skip..skip + length]
 }
 
+/// Reads all words, as fast as memory gives them; their sum.
+pub fn read_all(words: &[u64]) -> u64 {
+    let mut sums = [0u64; LINE];
+    let (pieces, rest) = words.as_chunks::<LINE>();
+    for piece in pieces {
+        prefetch_ahead(piece.as_ptr());
+        prefetch_ahead(piece[LINE / 2..].as_ptr());
+        (0..LINE).for_each(|i| sums[i] = sums[i].wrapping_add(piece[i]));
+    }
+    sums.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
+}
+
 /// Asks for what lies some way behind a place to be on its way from memory: weights are read from one end to the other.
 #[inline(always)]
 pub(crate) fn prefetch_ahead<T>(at: *const T) {

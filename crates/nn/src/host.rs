@@ -33,12 +33,12 @@ pub(crate) fn host_product(x: &Tensor<2>, weight: &HostMatrix, bias: Option<Tens
 }
 
 /// A tensor's values in single precision.
-pub(crate) fn numbers<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
+pub fn numbers<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
     x.to_data().convert::<f32>().try_to_vec_as::<f32>().expect("converted to f32")
 }
 
 /// As [`numbers`], without a copy where the values lie in order.
-pub(crate) fn with_numbers<const D: usize, T>(x: &Tensor<D>, f: impl FnOnce(&[f32]) -> T) -> T {
+pub fn with_numbers<const D: usize, T>(x: &Tensor<D>, f: impl FnOnce(&[f32]) -> T) -> T {
     #[cfg(feature = "flex")]
     if let Some(memory) = flex::memory(x) {
         let memory = memory.to_contiguous();

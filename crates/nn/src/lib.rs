@@ -25,6 +25,7 @@ pub use decoder::{
     Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec,
 };
 pub use gelu::{gelu, gelu_tanh};
+pub use host::{numbers, with_numbers};
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, LayerNorm, Linear, id_row};
 pub use mask::{Mask, MaskSpec};
