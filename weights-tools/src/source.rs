@@ -124,11 +124,17 @@ pub(crate) fn floats(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
 
 /// Numbers as little-endian bytes of a type.
 pub(crate) fn to_bytes(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    let mut bytes = vec![0; values.len() * dtype.size()];
     match dtype {
-        Dtype::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        Dtype::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+        Dtype::F32 => fill(&mut bytes, values, f32::to_le_bytes),
+        Dtype::Bf16 => fill(&mut bytes, values, |value| bf16::from_f32(value).to_le_bytes()),
+        Dtype::F16 => fill(&mut bytes, values, |value| f16::from_f32(value).to_le_bytes()),
     }
+    bytes
+}
+
+fn fill<const N: usize>(bytes: &mut [u8], values: &[f32], convert: impl Fn(f32) -> [u8; N]) {
+    bytes.as_chunks_mut::<N>().0.iter_mut().zip(values).for_each(|(bytes, value)| *bytes = convert(*value));
 }
 
 /// Writes a tensor as the first of its unit, in another number type.

@@ -252,12 +252,12 @@ mod tests {
     fn the_released_model_fits_the_memory_a_recipe_is_named_after() {
         let config: OmniConfig = serde_json::from_str(crate::inspect::RELEASED).unwrap();
         let released = expected(&config);
-        for (recipe, gigabytes) in [(Recipe::Gb24, 21.0), (Recipe::Gb48, 38.5), (Recipe::Gb80, 68.0)] {
+        let sizes = [(Recipe::Gb24, 21_450_245_618), (Recipe::Gb48, 37_547_719_842), (Recipe::Gb80, 67_283_841_170)];
+        for (recipe, expected) in sizes {
             let plan = Plan { recipe: Some(recipe), ..Plan::default() };
             let chooser = plan.chooser().unwrap();
-            let bytes: usize = released.iter().map(|(name, shape)| bytes(&chooser, name, shape)).sum();
-            assert!((bytes as f64) < gigabytes * 1e9, "{recipe}: {bytes} bytes");
-            assert!((bytes as f64) > gigabytes * 0.9 * 1e9, "{recipe}: {bytes} bytes");
+            let found: usize = released.iter().map(|(name, shape)| bytes(&chooser, name, shape)).sum();
+            assert_eq!(found, expected, "{recipe}");
         }
     }
 
