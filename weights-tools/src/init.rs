@@ -54,8 +54,9 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
     let no_plan = || Ok(Vec::new());
     let shapes = manifest.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
     let choices = options.plan.as_ref().map_or_else(no_plan, |plan| choose(shapes, plan))?;
-    let schemes = choices.iter().filter_map(|(m, s)| Some((format!("{m}.weight"), s.clone()?))).collect();
-    let config = if choices.is_empty() { json } else { quantised_config(&json, &choices, options.dtype) };
+    let packed = choices.iter().filter_map(|(module, scheme)| Some((format!("{module}.weight"), scheme.clone()?)));
+    let schemes: Schemes = packed.collect();
+    let config = if schemes.is_empty() { json } else { quantised_config(&json, &choices, options.dtype) };
     let units = units(&manifest, &schemes, options.dtype);
     let job = Job {
         out: &options.out,

@@ -89,8 +89,8 @@ fn choices(checkpoint: &Checkpoint, plan: &Plan) -> Result<Vec<Choice>> {
     let shapes = checkpoint.tensors().iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()));
     let choices = choose(shapes, plan)?;
     if choices.iter().all(|(_, scheme)| scheme.is_none()) {
-        let parts = "parts, patterns and widths leave no layer";
-        return Err(Error::Request(format!("there is nothing to quantise in this checkpoint: {parts}")));
+        let advice = "recipe, parts, patterns and widths leave no layer; `weights-tools convert` changes only the type";
+        return Err(Error::Request(format!("there is nothing to quantise in this checkpoint: {advice}")));
     }
     Ok(choices)
 }
