@@ -91,7 +91,9 @@ fn released_widths(directory: &Path) -> PathBuf {
         seed: 0,
         layers: Some(LAYERS),
         dtype: Dtype::Bf16,
+        plan: None,
         shard_bytes: 4 << 30,
+        restart: false,
     };
     weights_tools::init::init(&options, |_| {}).unwrap();
     out

@@ -1,16 +1,15 @@
 //! Random-weight checkpoints of any size in the released layout, for tests and benchmarks.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use checkpoint::{OmniConfig, expected};
-use half::{bf16, f16};
+use checkpoint::{Manifest, OmniConfig, Scheme, expected};
 use omni_core::{Dtype, Error, Result};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use crate::quantize::{Plan, choose, packed_unit, quantised_config, shape_bytes};
+use crate::random::Random;
+use crate::shards::{self, Job, OutTensor, Progress, Sink, Unit, natural};
+use crate::source::{fingerprint, read_json, remove_key, set_dtype, stored_type};
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -23,19 +22,14 @@ pub struct Options {
     pub seed: u64,
     /// Layers of thinker and talker, if not the config's.
     pub layers: Option<usize>,
-    /// Number type on disk.
+    /// Number type on disk, of what is not quantised.
     pub dtype: Dtype,
+    /// Linear layers that are written packed, if any.
+    pub plan: Option<Plan>,
     /// Bytes after which a new shard is begun.
     pub shard_bytes: u64,
-}
-
-/// How far writing has come.
-#[derive(Debug, Clone, Copy)]
-pub struct Progress {
-    /// Bytes of weights written.
-    pub bytes: u64,
-    /// Bytes of weights to write.
-    pub total: u64,
+    /// Begin anew where a half-written directory lies.
+    pub restart: bool,
 }
 
 /// The files beside the config that make the directory usable; copied if they lie there.
@@ -49,47 +43,57 @@ const COMPANIONS: [&str; 7] = [
     "preprocessor_config.json",
 ];
 
-const INDEX: &str = "model.safetensors.index.json";
-
-/// Writes the checkpoint, one tensor in memory at a time.
+/// Writes the checkpoint, a piece of one tensor in memory at a time. It can be resumed as
+/// [`quantize`](crate::quantize::quantize) can. Packed layers are drawn packed: there never is a float matrix of them.
 ///
 /// # Errors
-/// [`Error::Config`] for a bad config or number of layers, [`Error::Request`] for a directory that holds a checkpoint,
-/// [`Error::Io`] naming the file that cannot be written. On an error the files written so far are removed.
+/// [`Error::Config`] for a bad config or number of layers, [`Error::Request`] for a directory that holds a checkpoint or
+/// one that another command has begun, [`Error::Io`] naming the file that cannot be written.
 pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()> {
-    let (json, config) = read_config(options)?;
-    let mut tensors: Vec<(String, Vec<usize>)> = expected(&config).into_iter().collect();
-    // Layers in numeric order, as a reader walks them.
-    tensors.sort_by_cached_key(|(name, _)| natural(name));
-    let held = [INDEX, "model.safetensors", "config.json"].into_iter().find(|file| options.out.join(file).exists());
-    if let Some(file) = held {
-        let reason = format!("there is a {file} already; expected an empty or new directory");
-        return Err(Error::Request(format!("{}: {reason}", options.out.display())));
-    }
-    std::fs::create_dir_all(&options.out).map_err(|source| Error::io(&options.out, source))?;
-    let shards = split(tensors, options);
-    let mut written = Vec::new();
-    let result = write_shards(options, &shards, &mut written, &mut progress)
-        .and_then(|()| write_json(options, &json, &shards, &mut written));
-    if result.is_err() {
-        written.iter().for_each(|path| drop(std::fs::remove_file(path)));
-    }
-    result
+    let (json, manifest) = read_config(options)?;
+    let no_plan = || Ok(Vec::new());
+    let shapes = manifest.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+    let choices = options.plan.as_ref().map_or_else(no_plan, |plan| choose(shapes, plan))?;
+    let packed = choices.iter().filter_map(|(module, scheme)| Some((format!("{module}.weight"), scheme.clone()?)));
+    let schemes: Schemes = packed.collect();
+    let config = if schemes.is_empty() { json } else { quantised_config(&json, &choices, options.dtype) };
+    let units = units(&manifest, &schemes, options.dtype);
+    let job = Job {
+        out: &options.out,
+        identity: identity(options, &config),
+        units,
+        shard_bytes: options.shard_bytes,
+        config,
+        companions: companions(&options.config),
+        restart: options.restart,
+    };
+    let produce = |unit: &Unit, sink: &mut Sink<'_>| {
+        match unit.tensors[0].name.strip_suffix(".weight_packed") {
+            Some(module) => {
+                let name = format!("{module}.weight");
+                write_packed(&name, &manifest[&name], &schemes[&name], options, sink)?;
+            }
+            None => write_plain(&unit.tensors[0], options, sink)?,
+        }
+        Ok(None)
+    };
+    shards::write(&job, produce, |done| {
+        progress(done);
+        Ok(())
+    })
+    .map(drop)
 }
 
-/// The config with the wanted number of layers and number type, as JSON and parsed.
-fn read_config(options: &Options) -> Result<(Value, OmniConfig)> {
+type Schemes = std::collections::BTreeMap<String, Scheme>;
+
+/// The config with the wanted number of layers and number type, and the tensors it asks for.
+fn read_config(options: &Options) -> Result<(Value, Manifest)> {
     // Reading it as a checkpoint does gives errors that name the key.
     OmniConfig::read(&options.config)?;
-    let text = std::fs::read_to_string(&options.config).map_err(|source| Error::io(&options.config, source))?;
-    let bad = |error: serde_json::Error| Error::Config(format!("{}: {error}", options.config.display()));
-    let mut json: Value = serde_json::from_str(&text).map_err(bad)?;
-    let long = match options.dtype {
-        Dtype::F32 => "float32",
-        Dtype::Bf16 => "bfloat16",
-        Dtype::F16 => "float16",
-    };
-    json["dtype"] = json!(long);
+    let mut json: Value = read_json(&options.config)?;
+    set_dtype(&mut json, options.dtype);
+    // How the layers of another checkpoint were packed says nothing about those that are drawn.
+    remove_key(&mut json, "quantization_config");
     if let Some(layers) = options.layers {
         if layers == 0 {
             return Err(Error::Config("--layers is 0, expected at least 1".into()));
@@ -101,106 +105,67 @@ fn read_config(options: &Options) -> Result<(Value, OmniConfig)> {
             json["talker_config"]["accept_hidden_layer"] = json!(accepted.min(layers as u64));
         }
     }
-    let config = serde_json::from_value(json.clone()).map_err(bad)?;
-    Ok((json, config))
+    let bad = |error: serde_json::Error| Error::Config(format!("{}: {error}", options.config.display()));
+    let config: OmniConfig = serde_json::from_value(json.clone()).map_err(bad)?;
+    Ok((json, expected(&config)))
 }
 
-/// Sorts `layers.10` after `layers.9`.
-fn natural(name: &str) -> Vec<(String, u64)> {
-    let parts = name.split('.');
-    parts.map(|part| part.parse().map_or((part.to_owned(), 0), |number| (String::new(), number))).collect()
+fn identity(options: &Options, config: &Value) -> Map<String, Value> {
+    let mut identity = options.plan.as_ref().map_or_else(Map::new, Plan::identity);
+    let entries = [
+        ("command", json!("init")),
+        ("config", json!(options.config)),
+        ("contents", json!(fingerprint(&config.to_string()))),
+        ("seed", json!(options.seed)),
+        ("layers", json!(options.layers)),
+        ("dtype", json!(options.dtype.name())),
+        ("shard_bytes", json!(options.shard_bytes)),
+    ];
+    identity.extend(entries.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    identity
 }
 
-type Shard = Vec<(String, Vec<usize>)>;
-
-fn bytes_of(shape: &[usize], dtype: Dtype) -> u64 {
-    shape.iter().map(|n| *n as u64).product::<u64>() * dtype.size() as u64
-}
-
-fn split(tensors: Shard, options: &Options) -> Vec<Shard> {
-    let mut shards: Vec<Shard> = vec![Vec::new()];
-    let mut filled = 0;
-    for (name, shape) in tensors {
-        let bytes = bytes_of(&shape, options.dtype);
-        if filled > 0 && filled + bytes > options.shard_bytes {
-            shards.push(Vec::new());
-            filled = 0;
+fn units(manifest: &Manifest, schemes: &Schemes, dtype: Dtype) -> Vec<Unit> {
+    let mut tensors: Vec<(&String, &Vec<usize>)> = manifest.iter().collect();
+    tensors.sort_by_cached_key(|(name, _)| natural(name));
+    let unit = |(name, shape): (&String, &Vec<usize>)| match (schemes.get(name), shape.as_slice()) {
+        (Some(scheme), [outputs, inputs]) => {
+            packed_unit(name.strip_suffix(".weight").unwrap_or(name), [*outputs, *inputs], scheme)
         }
-        filled += bytes;
-        shards.last_mut().expect("there is a first shard").push((name, shape));
-    }
-    shards
-}
-
-fn shard_name(index: usize, of: usize) -> String {
-    format!("model-{:05}-of-{of:05}.safetensors", index + 1)
-}
-
-fn write_shards(
-    options: &Options,
-    shards: &[Shard],
-    written: &mut Vec<PathBuf>,
-    progress: &mut impl FnMut(Progress),
-) -> Result<()> {
-    let all = shards.iter().flatten().map(|(_, shape)| bytes_of(shape, options.dtype));
-    let mut state = Progress { bytes: 0, total: all.sum() };
-    for (index, shard) in shards.iter().enumerate() {
-        let path = options.out.join(shard_name(index, shards.len()));
-        written.push(path.clone());
-        write_shard(&path, shard, options, |bytes| {
-            state.bytes += bytes;
-            progress(state);
-        })
-        .map_err(|source| Error::io(&path, source))?;
-    }
-    Ok(())
-}
-
-fn write_shard(path: &Path, shard: &Shard, options: &Options, mut done: impl FnMut(u64)) -> std::io::Result<()> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    let mut header = header(shard, options.dtype);
-    // Tensor data begins at a multiple of eight.
-    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
-    for (name, shape) in shard {
-        write_tensor(&mut file, name, shape, options)?;
-        done(bytes_of(shape, options.dtype));
-    }
-    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
-}
-
-fn header(shard: &Shard, dtype: Dtype) -> String {
-    let name = match dtype {
-        Dtype::F32 => "F32",
-        Dtype::Bf16 => "BF16",
-        Dtype::F16 => "F16",
+        _ => Unit { tensors: vec![OutTensor { name: name.clone(), dtype: stored_type(dtype), shape: shape.clone() }] },
     };
-    let mut at = 0;
-    let mut entries = serde_json::Map::new();
-    entries.insert("__metadata__".into(), json!({"format": "pt"}));
-    for (tensor, shape) in shard {
-        let end = at + bytes_of(shape, dtype);
-        entries.insert(tensor.clone(), json!({"dtype": name, "shape": shape, "data_offsets": [at, end]}));
-        at = end;
-    }
-    Value::Object(entries).to_string()
+    tensors.into_iter().map(unit).collect()
 }
 
-/// Each tensor has its own random stream, so its values do not depend on the shards.
-fn write_tensor(file: &mut impl Write, name: &str, shape: &[usize], options: &Options) -> std::io::Result<()> {
-    let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
-    let mut random = ChaCha8Rng::seed_from_u64(options.seed ^ hash);
-    let (low, high) = range(name, shape);
-    for _ in 0..shape.iter().product::<usize>() {
-        let value = low + (high - low) * random.random::<f32>();
-        match options.dtype {
-            Dtype::F32 => file.write_all(&value.to_le_bytes())?,
-            Dtype::Bf16 => file.write_all(&bf16::from_f32(value).to_le_bytes())?,
-            Dtype::F16 => file.write_all(&f16::from_f32(value).to_le_bytes())?,
-        }
+fn companions(config: &Path) -> Vec<PathBuf> {
+    let beside = config.parent().unwrap_or(Path::new("."));
+    COMPANIONS.iter().map(|file| beside.join(file)).filter(|file| file.is_file()).collect()
+}
+
+fn write_plain(tensor: &OutTensor, options: &Options, sink: &mut Sink<'_>) -> Result<()> {
+    let random = Random::new(options.seed, &tensor.name);
+    let count = tensor.shape.iter().product();
+    random.uniform(range(&tensor.name, &tensor.shape), options.dtype, count, |bytes| sink.write(0, bytes))
+}
+
+/// Any word is a good one; scales make the values as large as those of [`write_plain`].
+fn write_packed(name: &str, shape: &[usize], scheme: &Scheme, options: &Options, sink: &mut Sink<'_>) -> Result<()> {
+    let [outputs, inputs] = [shape[0], shape[1]];
+    let random = Random::new(options.seed, name);
+    random.bytes(4 * outputs * scheme.words_in(inputs), |bytes| sink.write(0, bytes))?;
+    let steps = (1u32 << scheme.bits) as f32;
+    // Uniform integers of so many steps spread as wide as uniform values between the bounds.
+    let scale = (range(name, shape).1 * 2.0) / steps;
+    let groups = scheme.groups_in(inputs);
+    let scales = Random::new(options.seed, &format!("{name}_scale"));
+    scales.uniform((0.9 * scale, 1.1 * scale), Dtype::Bf16, outputs * groups, |bytes| sink.write(1, bytes))?;
+    sink.write(2, &shape_bytes([outputs, inputs]))?;
+    if scheme.symmetric {
+        return Ok(());
     }
-    Ok(())
+    // The stored form of a zero point in the middle of the range.
+    let byte = if scheme.bits == 4 { 0x88 } else { 0x80 };
+    sink.write(3, &vec![byte; 4 * scheme.words_in(outputs) * groups])
 }
 
 /// Uniform values that keep activations in range: matrices by their inputs, norms around 1, scales small.
@@ -217,32 +182,4 @@ fn range(name: &str, shape: &[usize]) -> (f32, f32) {
         }
         [] => (0.0, 1.0),
     }
-}
-
-fn write_json(options: &Options, config: &Value, shards: &[Shard], written: &mut Vec<PathBuf>) -> Result<()> {
-    let mut write = |name: &str, json: &Value| {
-        let path = options.out.join(name);
-        let text = serde_json::to_string_pretty(json).expect("JSON values can be written");
-        written.push(path.clone());
-        std::fs::write(&path, text).map_err(|source| Error::io(&path, source))
-    };
-    write("config.json", config)?;
-    let mut weight_map = BTreeMap::new();
-    let mut total = 0;
-    for (index, shard) in shards.iter().enumerate() {
-        for (name, shape) in shard {
-            weight_map.insert(name, shard_name(index, shards.len()));
-            total += bytes_of(shape, options.dtype);
-        }
-    }
-    write(INDEX, &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))?;
-    let beside = options.config.parent().unwrap_or(Path::new("."));
-    for file in COMPANIONS.iter().filter(|file| beside.join(file).is_file()) {
-        let target = options.out.join(file);
-        if !target.exists() {
-            written.push(target.clone());
-            std::fs::copy(beside.join(file), &target).map_err(|source| Error::io(&target, source))?;
-        }
-    }
-    Ok(())
 }

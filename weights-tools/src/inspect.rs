@@ -8,8 +8,7 @@ use omni_core::{Dtype, Error, Result};
 use qwen3_omni::ChatTemplate;
 use serde::Serialize;
 
-/// The released config, from which the released names and shapes follow.
-/// The `config.json` of the released model.
+/// The `config.json` of the released model, from which the released names and shapes follow.
 pub const RELEASED: &str = include_str!("released_config.json");
 
 /// What `inspect` finds.
@@ -40,6 +39,8 @@ pub struct ComponentSummary {
     pub bytes: u64,
     /// Number types on disk, with the number of tensors of each.
     pub dtypes: BTreeMap<String, usize>,
+    /// How linear layers are packed, with the number of layers of each kind.
+    pub packed: BTreeMap<String, usize>,
 }
 
 /// What a checkpoint is compared with.
@@ -89,16 +90,24 @@ fn lines(report: &TensorReport) -> Vec<String> {
 }
 
 fn unreadable(checkpoint: &Checkpoint) -> Vec<String> {
-    let odd = checkpoint.tensors().iter().filter(|(_, tensor)| tensor.float_type().is_none());
+    let plain = |name: &str| packed_part(checkpoint, name).is_none();
+    let odd = checkpoint.tensors().iter().filter(|(name, tensor)| tensor.float_type().is_none() && plain(name));
     odd.map(|(name, tensor)| format!("unreadable {name}: number type {:?}, expected BF16, F16 or F32", tensor.dtype))
         .collect()
+}
+
+/// The packed layer a tensor is a part of, and which.
+fn packed_part<'a>(checkpoint: &Checkpoint, name: &'a str) -> Option<(&'a str, &'a str)> {
+    let parts = name.split_once(".weight_")?;
+    checkpoint.tensors().contains_key(&format!("{}.weight_packed", parts.0)).then_some(parts)
 }
 
 /// A config that names another number type than most tensors have.
 fn other_types(checkpoint: &Checkpoint) -> Option<String> {
     let named: Dtype = checkpoint.config().dtype.as_deref()?.parse().ok()?;
-    let other = checkpoint.tensors().values().filter(|t| t.float_type().is_some_and(|dtype| dtype != named)).count();
-    let all = checkpoint.tensors().len();
+    let plain = || checkpoint.tensors().iter().filter(|(name, _)| packed_part(checkpoint, name).is_none());
+    let other = plain().filter(|(_, t)| t.float_type().is_some_and(|dtype| dtype != named)).count();
+    let all = plain().count();
     (2 * other > all)
         .then(|| format!("config.json says {named}, but {other} of {all} tensors have another number type"))
 }
@@ -119,13 +128,30 @@ fn companions(directory: &Path) -> Vec<String> {
 }
 
 fn summary(checkpoint: &Checkpoint, component: Component) -> ComponentSummary {
-    let mut summary =
-        ComponentSummary { component: component.name(), tensors: 0, parameters: 0, bytes: 0, dtypes: BTreeMap::new() };
-    for (_, tensor) in checkpoint.tensors().iter().filter(|(name, _)| Component::of(name) == Some(component)) {
+    let mut summary = ComponentSummary {
+        component: component.name(),
+        tensors: 0,
+        parameters: 0,
+        bytes: 0,
+        dtypes: BTreeMap::new(),
+        packed: BTreeMap::new(),
+    };
+    for (name, tensor) in checkpoint.tensors().iter().filter(|(name, _)| Component::of(name) == Some(component)) {
+        let elements = tensor.shape.iter().map(|n| *n as u64).product::<u64>();
         summary.tensors += 1;
-        summary.parameters += tensor.shape.iter().map(|n| *n as u64).product::<u64>();
         summary.bytes += tensor.len() as u64;
         *summary.dtypes.entry(format!("{:?}", tensor.dtype)).or_default() += 1;
+        match packed_part(checkpoint, name) {
+            None => summary.parameters += elements,
+            Some((module, "packed")) => {
+                let scheme = checkpoint.quantization().and_then(|config| config.scheme_on_disk(module));
+                // The values of whole words: exact where words fill the rows.
+                summary.parameters += scheme.map_or(0, |scheme| elements * u64::from(32 / scheme.bits));
+                let named = scheme.map_or_else(|| "packed, not said how".to_owned(), |scheme| scheme.to_string());
+                *summary.packed.entry(named).or_default() += 1;
+            }
+            Some(_) => {}
+        }
     }
     summary
 }

@@ -1,8 +1,15 @@
-//! Inspect, verify and make Qwen3-Omni checkpoints: what the `weights-tools` program does, as a library.
+//! Inspect, verify, make, convert and quantise Qwen3-Omni checkpoints: what the `weights-tools` program does, as a library.
 
+pub mod convert;
 pub mod init;
 pub mod inspect;
+pub mod quantize;
+mod random;
+mod shards;
+mod source;
 pub mod verify;
+
+pub use shards::Progress;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,15 +1,16 @@
-//! Inspect, verify and make Qwen3-Omni checkpoints.
+//! Inspect, verify, make, convert and quantise Qwen3-Omni checkpoints.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program owns its terminal.
+
+mod writing;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
-use omni_core::{Dtype, Result};
+use omni_core::Result;
 use qwen3_omni::Device;
 use qwen3_omni_weights_tools::verify::{CaseReport, Outcome};
-use qwen3_omni_weights_tools::{init, inspect, verify};
+use qwen3_omni_weights_tools::{inspect, verify};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -52,27 +53,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Write a random-weight checkpoint in the released layout
-    Init {
-        /// A config.json of any size
-        #[arg(long)]
-        config: PathBuf,
-        /// Seed of the weights
-        #[arg(long, default_value_t = 0)]
-        seed: u64,
-        /// Directory to make
-        #[arg(long)]
-        out: PathBuf,
-        /// Layers of thinker and talker, if not the config's
-        #[arg(long)]
-        layers: Option<usize>,
-        /// f32, bf16 or f16
-        #[arg(long, default_value = "bf16")]
-        dtype: Dtype,
-        /// Size of a shard in megabytes
-        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-        shard_mb: u64,
-    },
+    /// Write a random-weight checkpoint in the released layout, quantised if a recipe or bits are given
+    Init(writing::Init),
+    /// Quantise the linear layers of a checkpoint, in the layout of compressed-tensors
+    Quantize(writing::Quantize),
+    /// Change number type or shard size of a checkpoint, or turn packed layers into floats
+    Convert(writing::Convert),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -87,9 +73,9 @@ fn main() -> ExitCode {
         Command::Verify { model, golden, only, device, allow_uncovered, json } => {
             run_verify(&verify::Options { model, golden, only, device }, allow_uncovered, json)
         }
-        Command::Init { config, seed, out, layers, dtype, shard_mb } => {
-            run_init(&init::Options { config, out, seed, layers, dtype, shard_bytes: shard_mb * 1_000_000 })
-        }
+        Command::Init(arguments) => arguments.run(),
+        Command::Quantize(arguments) => arguments.run(),
+        Command::Convert(arguments) => arguments.run(),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -119,7 +105,8 @@ fn run_inspect(directory: &std::path::Path, expect: ExpectArgument, json: bool) 
     println!("{}: Qwen3-Omni {}, {} shards, number type {dtype}", directory.display(), found.variant, found.shards);
     println!("{:16} {:>8} {:>16} {:>12}  types", "component", "tensors", "parameters", "bytes");
     for part in &found.components {
-        let types: Vec<String> = part.dtypes.iter().map(|(name, count)| format!("{name} ×{count}")).collect();
+        let kinds = part.dtypes.iter().chain(&part.packed);
+        let types: Vec<String> = kinds.map(|(name, count)| format!("{name} ×{count}")).collect();
         let (tensors, parameters, bytes) = (part.tensors, part.parameters, part.bytes);
         println!("{:16} {tensors:>8} {parameters:>16} {bytes:>12}  {}", part.component, types.join(", "));
     }
@@ -181,17 +168,4 @@ fn print_summary(reports: &[CaseReport], passed: bool) {
         count(|o| matches!(o, Outcome::Absent(_))),
         if passed { "verified" } else { "NOT verified" },
     );
-}
-
-fn run_init(options: &init::Options) -> Result<bool> {
-    let bar = ProgressBar::new(0).with_style(
-        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}").expect("a valid template"),
-    );
-    init::init(options, |progress| {
-        bar.set_length(progress.total);
-        bar.set_position(progress.bytes);
-    })?;
-    bar.finish_and_clear();
-    println!("written: {}", options.out.display());
-    Ok(true)
 }

@@ -13,7 +13,9 @@ fn options(out: &std::path::Path) -> Options {
         seed: 7,
         layers: Some(2),
         dtype: Dtype::Bf16,
+        plan: None,
         shard_bytes: 500_000,
+        restart: false,
     }
 }
 

@@ -92,7 +92,7 @@ impl Checkpoint {
     fn packed_members(&self, name: &str, shape: &[usize]) -> Option<Vec<(String, Vec<usize>)>> {
         let (module, [outputs, inputs]) = (name.strip_suffix(".weight")?, *shape.first_chunk::<2>()?);
         let packed = is_linear(name, shape) && self.is_packed(module);
-        let scheme = self.quantization().filter(|_| packed)?.targeted(module)?;
+        let scheme = self.quantization().filter(|_| packed)?.scheme_on_disk(module)?;
         let members = members(scheme, [outputs, inputs]).into_iter().map(|m| (m.name(module), m.optional, m.shape));
         let present = members.filter(|(name, optional, _)| !optional || self.tensors.contains_key(name));
         Some(present.map(|(name, _, shape)| (name, shape)).collect())

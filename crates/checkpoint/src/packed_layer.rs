@@ -97,7 +97,7 @@ impl Checkpoint {
         let config = self
             .quantization()
             .ok_or_else(|| lacks("this layer is packed, but config.json has no `quantization_config` that says how"))?;
-        config.targeted(module).ok_or_else(|| {
+        config.scheme_on_disk(module).ok_or_else(|| {
             lacks("this layer is packed, but no group of `quantization_config` in config.json has it among its targets")
         })
     }

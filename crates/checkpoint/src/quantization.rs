@@ -64,11 +64,11 @@ impl QuantizationConfig {
 
     /// How the module's weights are packed, if they are: by its name, else by a pattern, else by its class.
     pub fn scheme_of(&self, module: &str) -> Option<&Scheme> {
-        (!self.ignore.iter().any(|target| target.names(module))).then(|| self.targeted(module)).flatten()
+        (!self.ignore.iter().any(|target| target.names(module))).then(|| self.scheme_on_disk(module)).flatten()
     }
 
     /// As [`QuantizationConfig::scheme_of`] without regard to `ignore`: for a module that is packed on disk.
-    pub(crate) fn targeted(&self, module: &str) -> Option<&Scheme> {
+    pub fn scheme_on_disk(&self, module: &str) -> Option<&Scheme> {
         let by = |matches: fn(&Target, &str) -> bool| {
             self.groups.iter().find(|group| group.targets.iter().any(|target| matches(target, module)))
         };
@@ -242,7 +242,7 @@ mod tests {
         }
         for plain in ["thinker.lm_head", "thinker.model.layers.3.mlp.gate", "thinker.visual.blocks.0.attn.qkv"] {
             assert_eq!(config.scheme_of(plain), None, "{plain}");
-            assert_eq!(config.targeted(plain), Some(&scheme), "{plain}");
+            assert_eq!(config.scheme_on_disk(plain), Some(&scheme), "{plain}");
         }
     }
 

@@ -31,7 +31,9 @@ fn peak_memory_above_the_final_weights_is_one_layers_experts() {
         seed: 1,
         layers: Some(8),
         dtype: omni_core::Dtype::Bf16,
+        plan: None,
         shard_bytes: 8_000_000,
+        restart: false,
     };
     init(&options, |_| {}).unwrap();
 

@@ -1,0 +1,206 @@
+//! The commands that write checkpoints: their options, progress and reports.
+
+use std::path::PathBuf;
+
+use checkpoint::Component;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use omni_core::{Dtype, Error, Result};
+use qwen3_omni_weights_tools::quantize::{self, Grouping, Plan, Recipe, Report};
+use qwen3_omni_weights_tools::{Progress, convert, init};
+
+/// Which linear layers are quantised, and how.
+#[derive(Args)]
+struct PlanArguments {
+    /// 24gb, 48gb or 80gb: a choice per module that fits a GPU of this size
+    #[arg(long)]
+    recipe: Option<Recipe>,
+    /// 4 or 8, instead of the recipe's; without a recipe for every linear layer but those of code2wav
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=8))]
+    bits: Option<u32>,
+    /// Inputs that share a scale: 32, 128 or channel [without a recipe: 32 for 4 bits, 128 for 8]
+    #[arg(long)]
+    group: Option<Grouping>,
+    /// With zero points
+    #[arg(long)]
+    asymmetric: bool,
+    /// Only these parts: thinker, audio-encoder, vision-encoder, talker, code-predictor, code2wav
+    #[arg(long, value_delimiter = ',', value_parser = component)]
+    only: Vec<Component>,
+    /// A module to leave as it is: its full name, or `re:` and a pattern; may be repeated
+    #[arg(long)]
+    ignore: Vec<String>,
+}
+
+/// How a directory is written.
+#[derive(Args)]
+struct TargetArguments {
+    /// Size of a shard in megabytes
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    shard_mb: u64,
+    /// Write everything anew where a half-written directory lies
+    #[arg(long)]
+    restart: bool,
+}
+
+/// Options of `init`.
+#[derive(Args)]
+pub struct Init {
+    /// A config.json of any size
+    #[arg(long)]
+    config: PathBuf,
+    /// Seed of the weights
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Directory to make
+    #[arg(long)]
+    out: PathBuf,
+    /// Layers of thinker and talker, if not the config's
+    #[arg(long)]
+    layers: Option<usize>,
+    /// f32, bf16 or f16, for what is not quantised
+    #[arg(long, default_value = "bf16")]
+    dtype: Dtype,
+    #[command(flatten)]
+    plan: PlanArguments,
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+/// Options of `quantize`.
+#[derive(Args)]
+pub struct Quantize {
+    /// Checkpoint directory
+    source: PathBuf,
+    /// Directory to make; the same command resumes a half-written one
+    out: PathBuf,
+    #[command(flatten)]
+    plan: PlanArguments,
+    /// f32, bf16 or f16, for what is not quantised
+    #[arg(long, default_value = "bf16")]
+    dtype: Dtype,
+    /// Write the error of every tensor to this JSON file
+    #[arg(long)]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+/// Options of `convert`.
+#[derive(Args)]
+pub struct Convert {
+    /// Checkpoint directory
+    source: PathBuf,
+    /// Directory to make; the same command resumes a half-written one
+    out: PathBuf,
+    /// f32, bf16 or f16 [default: as it is]; packed layers stay packed
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// Turn packed layers into floats
+    #[arg(long)]
+    dequantize: bool,
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+impl Init {
+    /// Writes the checkpoint.
+    pub fn run(self) -> Result<bool> {
+        let plan = self.plan.is_given().then(|| self.plan.plan());
+        let Self { config, seed, out, layers, dtype, .. } = self;
+        let TargetArguments { shard_mb, restart } = self.target;
+        let options =
+            init::Options { config, out, seed, layers, dtype, plan, shard_bytes: shard_mb * 1_000_000, restart };
+        let bar = bar();
+        init::init(&options, |progress| show(&bar, progress))?;
+        bar.finish_and_clear();
+        println!("written: {}", options.out.display());
+        Ok(true)
+    }
+}
+
+impl Quantize {
+    /// Writes the checkpoint and says what was lost.
+    pub fn run(self) -> Result<bool> {
+        let plan = self.plan.plan();
+        let Self { source, out, dtype, .. } = self;
+        let TargetArguments { shard_mb, restart } = self.target;
+        let options = quantize::Options { source, out, plan, dtype, shard_bytes: shard_mb * 1_000_000, restart };
+        let bar = bar();
+        let report = quantize::quantize(&options, |progress| {
+            show(&bar, progress);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        print_report(&report);
+        if let Some(path) = &self.report {
+            let text = serde_json::to_string_pretty(&report).expect("reports can be written as JSON");
+            std::fs::write(path, text).map_err(|source| Error::io(path, source))?;
+        }
+        println!("written: {}", options.out.display());
+        Ok(true)
+    }
+}
+
+impl Convert {
+    /// Writes the checkpoint.
+    pub fn run(self) -> Result<bool> {
+        let Self { source, out, dtype, dequantize, target: TargetArguments { shard_mb, restart } } = self;
+        let shard_bytes = shard_mb * 1_000_000;
+        let options = convert::Options { source, out, dtype, dequantize, shard_bytes, restart };
+        let bar = bar();
+        convert::convert(&options, |progress| {
+            show(&bar, progress);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        println!("written: {}", options.out.display());
+        Ok(true)
+    }
+}
+
+impl PlanArguments {
+    fn is_given(&self) -> bool {
+        let Self { recipe, bits, group, asymmetric, only, ignore } = self;
+        let set = recipe.is_some() || bits.is_some() || group.is_some();
+        set || *asymmetric || !only.is_empty() || !ignore.is_empty()
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            recipe: self.recipe,
+            bits: self.bits,
+            group: self.group,
+            asymmetric: self.asymmetric,
+            only: self.only.clone(),
+            ignore: self.ignore.clone(),
+        }
+    }
+}
+
+fn component(name: &str) -> Result<Component> {
+    let found = Component::ALL.into_iter().find(|component| component.name().replace(' ', "-") == name);
+    let names = || Component::ALL.map(|component| component.name().replace(' ', "-")).join(", ");
+    found.ok_or_else(|| Error::Request(format!("part `{name}`: expected one of {}", names())))
+}
+
+fn bar() -> ProgressBar {
+    let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a valid template"))
+}
+
+fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_length(progress.total);
+    bar.set_position(progress.bytes);
+}
+
+fn print_report(report: &Report) {
+    println!("{:16} {:>8} {:>16} {:>10} {:>10}  worst", "component", "matrices", "weights", "rel. error", "max error");
+    for part in &report.components {
+        let (worst, of_worst) = &part.worst;
+        println!(
+            "{:16} {:>8} {:>16} {:>10.2e} {:>10.2e}  {worst} ({of_worst:.2e})",
+            part.component, part.tensors, part.weights, part.relative_rms, part.max_abs
+        );
+    }
+}
