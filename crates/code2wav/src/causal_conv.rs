@@ -5,7 +5,7 @@ use burn::tensor::module::{conv_transpose1d, conv1d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{Tensor, TensorData};
 use checkpoint::Weights;
-use kernels::{Around, HalfConv};
+use kernels::HalfConv;
 use nn::with_numbers;
 use omni_core::{Dtype, Result};
 
@@ -21,6 +21,19 @@ pub(crate) enum History {
     Tensor(Tensor<3>),
     /// Of each row `[C, past]`, not yet activated.
     Host(Vec<Vec<f32>>),
+}
+
+impl History {
+    /// Of each of `batch` rows, on the CPU.
+    pub(crate) fn host(&mut self, batch: usize) -> &mut Vec<Vec<f32>> {
+        if !matches!(self, History::Host(_)) {
+            *self = History::Host(vec![Vec::new(); batch]);
+        }
+        match self {
+            History::Host(rows) => rows,
+            _ => unreachable!("just made"),
+        }
+    }
 }
 
 /// Sizes of a causal convolution of stride 1.
@@ -61,6 +74,13 @@ impl Kernel {
         Ok(Kernel::Tensor { weight: weights.tensor("weight", shape)?, bias: weights.tensor("bias", [output])? })
     }
 
+    fn host(&self) -> Option<&HalfConv> {
+        match self {
+            Kernel::Host(conv) => Some(conv),
+            Kernel::Tensor { .. } => None,
+        }
+    }
+
     /// On the CPU in half precision if that was asked for and the processor has it.
     fn halved(self, weights: &Weights, prepare: impl FnOnce(&[f32], &[f32], [usize; 3]) -> Option<HalfConv>) -> Self {
         if weights.asked_dtype() != Dtype::Bf16 || !checkpoint::is_host(weights.device()) {
@@ -81,25 +101,18 @@ fn on_host(
     residual: Option<&Tensor<3>>,
 ) -> Tensor<3> {
     let ([batch, _, time], [input, output]) = (x.dims(), conv.channels());
-    let mut rows = match std::mem::take(history) {
-        History::Host(rows) => rows,
-        _ => vec![Vec::new(); batch],
-    };
-    let constants = act.map(Snake::constants);
-    let activation = constants.as_ref().map(|[frequency, amplitude]| kernels::Snake { frequency, amplitude });
+    let rows = history.host(batch);
     let residual = residual.map(nn::numbers);
-    let mut length = 0;
-    let mut values = Vec::new();
+    let (mut values, mut length) = (Vec::new(), 0);
     with_numbers(x, |x| {
         for (row, history) in rows.iter_mut().enumerate() {
+            let of_row = |all: &[f32]| all[row * all.len() / batch..][..all.len() / batch].to_vec();
+            let mut y = residual.as_deref().map(of_row).unwrap_or_default();
             let x = &x[row * input * time..][..input * time];
-            let residual = residual.as_ref().map(|all| &all[row * all.len() / batch..][..all.len() / batch]);
-            let (y, steps) = conv.run(history, x, Around { activation, residual });
-            length = steps;
-            if batch == 1 { values = y } else { values.extend(y) }
+            length = conv.run(history, x, act.map(Snake::host), residual.is_some(), &mut y);
+            values.extend(y);
         }
     });
-    *history = History::Host(rows);
     Tensor::from_data(TensorData::new(values, [batch, output, length]), &x.device())
 }
 
@@ -111,6 +124,11 @@ impl CausalConv {
             kernel = kernel.halved(weights, |w, b, shape| HalfConv::causal(w, b, shape, spec.dilation));
         }
         Ok(Self { kernel, dilation: spec.dilation, groups: spec.groups })
+    }
+
+    /// The prepared convolution on the CPU, if that is where it runs.
+    pub(crate) fn host(&self) -> Option<&HalfConv> {
+        self.kernel.host()
     }
 
     /// `[B, in, T]` → `[B, out, T]`: the convolution of the activated input, plus `residual` `[B, out, T]`.
@@ -163,6 +181,11 @@ impl TransposedConv {
     pub(crate) fn load(weights: &Weights, shape: [usize; 3], stride: usize) -> Result<Self> {
         let kernel = Kernel::tensor(weights, shape, shape[1])?;
         Ok(Self { kernel: kernel.halved(weights, |w, b, shape| HalfConv::transposed(w, b, shape, stride)), stride })
+    }
+
+    /// As [`CausalConv::host`].
+    pub(crate) fn host(&self) -> Option<&HalfConv> {
+        self.kernel.host()
     }
 
     /// `[B, in, T]` → `[B, out, T * stride]` of the activated input, without the first stride of the stream if outputs overlap.

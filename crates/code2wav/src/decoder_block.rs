@@ -4,21 +4,22 @@ use checkpoint::Weights;
 use omni_core::Result;
 
 use crate::causal_conv::{CausalConv, ConvSpec, History, TransposedConv};
+use crate::host::HostBlock;
 use crate::snake::Snake;
 
 /// Snake, transposed convolution, three residual units of growing dilation.
 #[derive(Module, Debug)]
 pub(crate) struct DecoderBlock {
-    act: Snake,
+    pub(crate) act: Snake,
     transposed: TransposedConv,
-    units: Vec<ResidualUnit>,
+    pub(crate) units: Vec<ResidualUnit>,
 }
 
 /// What a block carries between steps.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BlockState {
-    transposed: History,
-    units: [History; 3],
+    pub(crate) transposed: History,
+    pub(crate) units: [History; 3],
 }
 
 const DILATIONS: [usize; 3] = [1, 3, 9];
@@ -36,6 +37,12 @@ impl DecoderBlock {
         })
     }
 
+    /// The prepared convolutions, if all are.
+    pub(crate) fn host(&self) -> Option<HostBlock<'_>> {
+        let units = self.units.iter().map(|unit| Some([unit.conv1.host()?, unit.conv2.host()?]));
+        Some((self.transposed.host()?, units.collect::<Option<_>>()?))
+    }
+
     /// `[B, C, T]` → `[B, C / 2, T * rate]`, without the first `rate` of the stream.
     pub(crate) fn forward(&self, x: Tensor<3>, state: &mut BlockState) -> Tensor<3> {
         let mut x = self.transposed.forward(x, &mut state.transposed, Some(&self.act));
@@ -48,10 +55,10 @@ impl DecoderBlock {
 
 /// `x + conv2(snake(conv1(snake(x))))`.
 #[derive(Module, Debug)]
-struct ResidualUnit {
-    act1: Snake,
+pub(crate) struct ResidualUnit {
+    pub(crate) act1: Snake,
     conv1: CausalConv,
-    act2: Snake,
+    pub(crate) act2: Snake,
     conv2: CausalConv,
 }
 

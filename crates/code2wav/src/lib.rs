@@ -9,6 +9,7 @@
 mod causal_conv;
 mod convnext;
 mod decoder_block;
+mod host;
 mod model;
 mod pre_transformer;
 mod probe;

@@ -24,20 +24,20 @@ impl Snake {
         Ok(Self { alpha, beta, constants: [frequency, amplitude] })
     }
 
-    /// Frequency and amplitude of each channel.
-    pub(crate) fn constants(&self) -> &[Vec<f32>; 2] {
-        &self.constants
+    /// For the CPU.
+    pub(crate) fn host(&self) -> kernels::Snake<'_> {
+        let [frequency, amplitude] = &self.constants;
+        kernels::Snake { frequency, amplitude }
     }
 
     /// `[B, C, T]` → `[B, C, T]`.
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (device, batch) = (x.device(), x.dims()[0]);
         if checkpoint::is_host(&device) && x.dtype() == DType::F32 {
-            let [frequency, amplitude] = &self.constants;
             let mut data = x.into_data();
             let values = data.as_mut_slice::<f32>().expect("the type was checked");
             let row = (values.len() / batch).max(1);
-            values.chunks_mut(row).for_each(|row| kernels::Snake { frequency, amplitude }.apply(row));
+            values.chunks_mut(row).for_each(|row| self.host().apply(row));
             return Tensor::from_data(data, &device);
         }
         let channels = self.alpha.dims()[0];

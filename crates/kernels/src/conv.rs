@@ -35,15 +35,6 @@ pub struct HalfConv {
     transposed: bool,
 }
 
-/// What is added to the output of a convolution, and done to its input.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Around<'a> {
-    /// Done to every input.
-    pub activation: Option<Snake<'a>>,
-    /// `[output, time]`.
-    pub residual: Option<&'a [f32]>,
-}
-
 impl HalfConv {
     /// A causal convolution with a weight `[output, input, kernel]`; `None` on a processor without the instructions.
     ///
@@ -115,14 +106,22 @@ impl HalfConv {
         [self.input, self.output]
     }
 
-    /// The outputs of new inputs `[input, time]`, and how long they are: `[output, time * stride]`.
+    /// The outputs `[output, time * stride]` of new inputs `[input, time]`, whose activation is convolved; returns their length.
     ///
     /// `history` are the inputs before them, `[input, past]`, and become those before the next ones. An empty history stands for
-    /// zeros where time is not multiplied; where it is, the outputs before the first input are left out.
+    /// zeros where time is not multiplied; where it is, the outputs before the first input are left out. With `add` the outputs are
+    /// added to what is in `y`, otherwise `y` gets their size.
     ///
     /// # Panics
     /// If the lengths do not agree.
-    pub fn run(&self, history: &mut Vec<f32>, x: &[f32], around: Around) -> (Vec<f32>, usize) {
+    pub fn run(
+        &self,
+        history: &mut Vec<f32>,
+        x: &[f32],
+        activation: Option<Snake>,
+        add: bool,
+        y: &mut Vec<f32>,
+    ) -> usize {
         let time = x.len() / self.input;
         assert_eq!(x.len(), time * self.input, "x [input, time]");
         let past = self.past();
@@ -132,21 +131,22 @@ impl HalfConv {
         let held = history.len() / self.input;
         let steps = (held + time).saturating_sub(past);
         let length = steps * self.stride;
-        let mut y = vec![0.0; self.output * length];
-        if let Some(residual) = around.residual {
-            assert!(residual.len() == y.len() && self.stride == 1, "residual [output, time]");
+        if add {
+            assert!(y.len() == self.output * length && self.stride == 1, "y [output, time]");
+        } else {
+            y.resize(self.output * length, 0.0);
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(instructions) = HalfInstructions::best() {
             let mut memory = PAIRS.take();
             // Beside a multiple of 4096 bytes, all rows would share their place in the first cache.
             let width = ((past + steps.next_multiple_of(SIDE)).next_multiple_of(TILE) / TILE | 1) * TILE;
-            let pairs = self.pairs(history, held, x, time, around.activation, width, &mut memory);
-            self.multiply(instructions, pairs, width, steps, around.residual, &mut y);
+            let pairs = self.pairs(history, held, x, time, activation, width, &mut memory);
+            self.multiply(instructions, pairs, width, steps, add, y);
             PAIRS.set(memory);
         }
         self.keep(history, held, x, time);
-        (y, length)
+        length
     }
 
     /// Pairs of channels `[channels / 2, width]`, activated and rounded.
@@ -166,8 +166,8 @@ impl HalfConv {
         let pairs = aligned(memory, channels / 2 * width);
         pairs.par_chunks_exact_mut(width).enumerate().for_each(|(pair, out)| {
             let mut rows = ROWS.take();
+            rows.clear();
             rows.resize(2 * width, 0.0);
-            rows.fill(0.0);
             for (channel, row) in (2 * pair..self.input.min(2 * pair + 2)).zip(rows.chunks_exact_mut(width)) {
                 let row = &mut row[..held + time];
                 row[..held].copy_from_slice(&history[channel * held..][..held]);
@@ -192,7 +192,7 @@ impl HalfConv {
         pairs: &[f32],
         width: usize,
         steps: usize,
-        residual: Option<&[f32]>,
+        add: bool,
         y: &mut [f32],
     ) {
         let channels = self.input.next_multiple_of(32);
@@ -225,12 +225,9 @@ impl HalfConv {
                     if self.stride == 1 {
                         // SAFETY: these columns of this row are this task's alone; the piece is dropped before the next.
                         let y = unsafe { out.piece(row, step..step + count) };
-                        match residual {
-                            Some(residual) => {
-                                let residual = &residual[row * length + step..][..count];
-                                y.iter_mut().zip(sums).zip(residual).for_each(|((y, sum), x)| *y = sum + bias + x);
-                            }
-                            None => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias),
+                        match add {
+                            true => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum + bias),
+                            false => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias),
                         }
                     } else {
                         for (at, sum) in sums[..count].iter().enumerate() {
@@ -285,23 +282,23 @@ mod tests {
         f64::from(widen(narrow(x)))
     }
 
-    /// All inputs in pieces, the outputs of the pieces one behind the other.
-    fn in_pieces(conv: &HalfConv, x: &[f32], time: usize, pieces: &[usize], around: Around) -> Vec<Vec<f32>> {
+    /// All inputs in pieces, the outputs of the pieces one behind the other, added to `start`.
+    fn in_pieces(conv: &HalfConv, x: &[f32], time: usize, pieces: &[usize], start: Option<&[f32]>) -> Vec<Vec<f32>> {
         let [input, output] = conv.channels();
-        let (mut history, mut rows, mut start) = (Vec::new(), vec![Vec::new(); output], 0);
+        let (mut history, mut rows, mut from) = (Vec::new(), vec![Vec::new(); output], 0);
         for piece in pieces.iter().copied().chain([time]) {
-            let end = time.min(start + piece);
-            let part: Vec<f32> = (0..input).flat_map(|c| &x[c * time + start..c * time + end]).copied().collect();
-            if part.is_empty() {
+            let end = time.min(from + piece);
+            let part = |all: &[f32], channels: usize| -> Vec<f32> {
+                (0..channels).flat_map(|c| &all[c * time + from..c * time + end]).copied().collect()
+            };
+            let x = part(x, input);
+            if x.is_empty() {
                 continue;
             }
-            let residual: Option<Vec<f32>> = around
-                .residual
-                .map(|all| (0..output).flat_map(|c| &all[c * time + start..c * time + end]).copied().collect());
-            let around = Around { residual: residual.as_deref(), ..around };
-            let (y, length) = conv.run(&mut history, &part, around);
+            let mut y = start.map(|start| part(start, output)).unwrap_or_default();
+            let length = conv.run(&mut history, &x, None, start.is_some(), &mut y);
             rows.iter_mut().zip(y.chunks(length.max(1))).for_each(|(row, y)| row.extend_from_slice(y));
-            start = end;
+            from = end;
         }
         rows
     }
@@ -316,8 +313,7 @@ mod tests {
             let weight = numbers(output * input * kernel, 3);
             let (bias, x, residual) = (numbers(output, 4), numbers(input * time, 5), numbers(output * time, 6));
             let Some(conv) = HalfConv::causal(&weight, &bias, [output, input, kernel], dilation) else { return Ok(()) };
-            let around = Around { residual: add.then_some(&residual[..]), activation: None };
-            let rows = in_pieces(&conv, &x, time, &pieces, around);
+            let rows = in_pieces(&conv, &x, time, &pieces, add.then_some(&residual[..]));
             for (o, row) in rows.iter().enumerate() {
                 prop_assert_eq!(row.len(), time);
                 for (t, y) in row.iter().enumerate() {
@@ -341,7 +337,7 @@ mod tests {
             let weight = numbers(output * input * kernel, 3);
             let (bias, x) = (numbers(output, 4), numbers(input * time, 5));
             let Some(conv) = HalfConv::transposed(&weight, &bias, [input, output, kernel], stride) else { return Ok(()) };
-            let rows = in_pieces(&conv, &x, time, &pieces, Around::default());
+            let rows = in_pieces(&conv, &x, time, &pieces, None);
             let cut = if overlap { stride } else { 0 };
             for (o, row) in rows.iter().enumerate() {
                 prop_assert_eq!(row.len(), time * stride - cut);

@@ -306,29 +306,64 @@ impl Block<'_> {
     /// The processor has the instructions of `V`.
     #[inline(always)]
     unsafe fn each<V: Lanes, const R: usize>(self, rows: [usize; R], emit: &mut impl FnMut(usize, usize, f32)) {
-        let Self { inputs, weight, outputs } = self;
-        let input = inputs.input;
-        for output in outputs {
-            // SAFETY: the caller has the instructions; lengths were checked by `Weight::check`, and the orders that the
-            // functions read were made by `Inputs::prepare`.
-            let (mut sums, done) = unsafe {
-                match weight {
-                    Weight::F32(values) => dot_f32::<V, R>(&values[output * input..][..input], inputs, rows),
-                    Weight::Bf16(values) => dot_bf16::<V, R>(&values[output * input..][..input], inputs, rows),
-                    Weight::Packed(packed) => match packed.bits {
-                        4 => dot_packed::<V, 4, R>(packed, output, inputs, rows),
-                        _ => dot_packed::<V, 8, R>(packed, output, inputs, rows),
-                    },
-                }
-            };
-            add_rest(weight, output, inputs, rows, done, &mut sums);
-            sums.into_iter().enumerate().for_each(|(at, sum)| emit(at, output, sum));
+        let mut output = self.outputs.start;
+        // Several outputs at once share what is read of the inputs; as many as leave room for the sums.
+        if R == 1 {
+            while output + 4 <= self.outputs.end {
+                // SAFETY: passed on.
+                unsafe { self.group::<V, R, 4>(rows, output, emit) };
+                output += 4;
+            }
+        }
+        if R <= 2 {
+            while output + 2 <= self.outputs.end {
+                // SAFETY: passed on.
+                unsafe { self.group::<V, R, 2>(rows, output, emit) };
+                output += 2;
+            }
+        }
+        while output < self.outputs.end {
+            // SAFETY: passed on.
+            unsafe { self.group::<V, R, 1>(rows, output, emit) };
+            output += 1;
+        }
+    }
+
+    /// `O` outputs from `output` on.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn group<V: Lanes, const R: usize, const O: usize>(
+        &self,
+        rows: [usize; R],
+        output: usize,
+        emit: &mut impl FnMut(usize, usize, f32),
+    ) {
+        let Self { inputs, weight, .. } = self;
+        // SAFETY: the caller has the instructions; lengths were checked by `Weight::check`, and the orders that the functions
+        // read were made by `Inputs::prepare`.
+        let (mut sums, done) = unsafe {
+            match weight {
+                Weight::F32(values) => dot_f32::<V, R, O>(values, output, inputs, rows),
+                Weight::Bf16(values) => dot_bf16::<V, R, O>(values, output, inputs, rows),
+                Weight::Packed(packed) => match packed.bits {
+                    4 => dot_packed::<V, 4, R, O>(packed, output, inputs, rows),
+                    _ => dot_packed::<V, 8, R, O>(packed, output, inputs, rows),
+                },
+            }
+        };
+        for (at, sums) in sums.iter_mut().enumerate() {
+            if done < inputs.input {
+                add_rest(weight, output + at, inputs, rows, done, sums);
+            }
+            sums.iter().enumerate().for_each(|(row, sum)| emit(row, output + at, *sum));
         }
     }
 }
 
 /// Inputs that no whole vector takes.
-#[inline(always)]
+#[cold]
 fn add_rest<const R: usize>(
     weight: &Weight,
     output: usize,
@@ -352,71 +387,94 @@ fn add_rest<const R: usize>(
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn dot_f32<V: Lanes, const R: usize>(weight: &[f32], inputs: &Inputs, rows: [usize; R]) -> ([f32; R], usize) {
-    let input = weight.len();
+unsafe fn dot_f32<V: Lanes, const R: usize, const O: usize>(
+    weight: &[f32],
+    output: usize,
+    inputs: &Inputs,
+    rows: [usize; R],
+) -> ([[f32; R]; O], usize) {
+    let input = inputs.input;
+    let weight = &weight[output * input..][..O * input];
     let steps = input / V::LANES;
     let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.plain[rows[r] * input..][..input]);
     // SAFETY: every vector lies in the slices just taken.
     unsafe {
-        let mut sums = [V::zero(); R];
+        let mut sums = [[V::zero(); R]; O];
         for step in 0..steps {
-            let w = V::load(weight.as_ptr().add(step * V::LANES));
-            for r in 0..R {
-                sums[r] = V::multiply_add(w, V::load(x[r].as_ptr().add(step * V::LANES)), sums[r]);
+            let x: [V::Float; R] = std::array::from_fn(|r| V::load(x[r].as_ptr().add(step * V::LANES)));
+            for o in 0..O {
+                let w = weight.as_ptr().add(o * input + step * V::LANES);
+                prefetch_ahead(w);
+                let w = V::load(w);
+                for r in 0..R {
+                    sums[o][r] = V::multiply_add(w, x[r], sums[o][r]);
+                }
             }
         }
-        (sums.map(|sum| V::sum(sum)), steps * V::LANES)
+        (sums.map(|sums| sums.map(|sum| V::sum(sum))), steps * V::LANES)
     }
 }
 
 /// # Safety
 /// The processor has the instructions of `V`; the inputs are prepared for bf16.
 #[inline(always)]
-unsafe fn dot_bf16<V: Lanes, const R: usize>(weight: &[u16], inputs: &Inputs, rows: [usize; R]) -> ([f32; R], usize) {
-    let length = weight.len() / (2 * WIDE) * (2 * WIDE);
+unsafe fn dot_bf16<V: Lanes, const R: usize, const O: usize>(
+    weight: &[u16],
+    output: usize,
+    inputs: &Inputs,
+    rows: [usize; R],
+) -> ([[f32; R]; O], usize) {
+    let input = inputs.input;
+    let weight = &weight[output * input..][..O * input];
+    let length = input / (2 * WIDE) * (2 * WIDE);
     let steps = length / (2 * V::LANES);
     let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.halves.values[rows[r] * length..][..length]);
     // SAFETY: every vector lies in the slices just taken: a step's weights are `2 * LANES` numbers, its inputs `LANES` of
     // even and as many of odd places, both within the same 32.
     unsafe {
-        let mut sums = [[V::zero(); 2]; R];
+        let mut sums = [[[V::zero(); 2]; R]; O];
         for step in 0..steps {
-            let w = weight.as_ptr().add(step * 2 * V::LANES);
-            prefetch_ahead(w);
-            let w = V::load_int(w.cast());
-            let (even, odd) = (V::lower(w), V::upper(w));
             let at = step * V::LANES / WIDE * 2 * WIDE + step * V::LANES % WIDE;
-            for r in 0..R {
+            let x: [[V::Float; 2]; R] = std::array::from_fn(|r| {
                 let x = x[r].as_ptr().add(at);
-                sums[r][0] = V::multiply_add(even, V::load(x), sums[r][0]);
-                sums[r][1] = V::multiply_add(odd, V::load(x.add(WIDE)), sums[r][1]);
+                [V::load(x), V::load(x.add(WIDE))]
+            });
+            for o in 0..O {
+                let w = weight.as_ptr().add(o * input + step * 2 * V::LANES);
+                prefetch_ahead(w);
+                let w = V::load_int(w.cast());
+                let (even, odd) = (V::lower(w), V::upper(w));
+                for r in 0..R {
+                    sums[o][r][0] = V::multiply_add(even, x[r][0], sums[o][r][0]);
+                    sums[o][r][1] = V::multiply_add(odd, x[r][1], sums[o][r][1]);
+                }
             }
         }
-        (sums.map(|[a, b]| V::sum(a) + V::sum(b)), length)
+        (sums.map(|sums| sums.map(|[a, b]| V::sum(a) + V::sum(b))), length)
     }
 }
 
 /// # Safety
 /// The processor has the instructions of `V`; the inputs are prepared for these weights.
 #[inline(always)]
-unsafe fn dot_packed<V: Lanes, const BITS: usize, const R: usize>(
+unsafe fn dot_packed<V: Lanes, const BITS: usize, const R: usize, const O: usize>(
     packed: &Packed,
     output: usize,
     inputs: &Inputs,
     rows: [usize; R],
-) -> ([f32; R], usize) {
+) -> ([[f32; R]; O], usize) {
     let step = V::LANES * 32 / BITS;
     let group = packed.group;
     // SAFETY: passed on.
     unsafe {
         if group.is_multiple_of(step) || group >= inputs.input {
-            return dot_groups::<V, BITS, R, 1>(packed, output, inputs, rows);
+            return dot_groups::<V, BITS, R, O, 1>(packed, output, inputs, rows);
         }
         match (step.is_multiple_of(group), step / group) {
-            (true, 2) => dot_groups::<V, BITS, R, 2>(packed, output, inputs, rows),
-            (true, 4) => dot_groups::<V, BITS, R, 4>(packed, output, inputs, rows),
+            (true, 2) => dot_groups::<V, BITS, R, O, 2>(packed, output, inputs, rows),
+            (true, 4) => dot_groups::<V, BITS, R, O, 4>(packed, output, inputs, rows),
             // Left to `add_rest`, as plain numbers.
-            _ => ([0.0; R], 0),
+            _ => ([[0.0; R]; O], 0),
         }
     }
 }
@@ -426,31 +484,29 @@ unsafe fn dot_packed<V: Lanes, const BITS: usize, const R: usize>(
 /// # Safety
 /// As [`dot_packed`].
 #[inline(always)]
-unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const GROUPS: usize>(
+unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const O: usize, const GROUPS: usize>(
     packed: &Packed,
     output: usize,
     inputs: &Inputs,
     rows: [usize; R],
-) -> ([f32; R], usize) {
+) -> ([[f32; R]; O], usize) {
     let (input, per_lane) = (inputs.input, 32 / BITS);
     let length = input / (WIDE * per_lane) * (WIDE * per_lane);
     let steps = length / (V::LANES * per_lane);
-    let words = packed.words_per_row(input);
-    let words = &packed.words[output * words..][..words];
-    let first_group = output * input.div_ceil(packed.group);
+    let per_row = packed.words_per_row(input);
+    let words = &packed.words[output * per_row..][..O * per_row];
+    let groups = input.div_ceil(packed.group);
+    let first_group = output * groups;
     let Integers { rounded, scales, offsets } = &inputs.integers[BITS / 8];
     let x: [&[i16]; R] = std::array::from_fn(|r| &rounded.values[rows[r] * length..][..length]);
     let offsets: [&[i32]; R] = std::array::from_fn(|r| &offsets[rows[r] * (length / per_lane)..][..length / per_lane]);
     // SAFETY: every vector lies in the slices just taken. A step's words hold `LANES * per_lane` integers; vector `v` of them
     // is multiplied with `2 * LANES` inputs of the same piece of `WIDE * per_lane`.
     unsafe {
-        let mut sums = [V::zero(); R];
+        let mut sums = [[V::zero(); R]; O];
         // A division in the loop would take as long as the rest of it.
-        let (per_group, mut left, mut group) = (packed.group / (V::LANES * per_lane), 0, first_group);
+        let (per_group, mut left, mut group) = (packed.group / (V::LANES * per_lane), 0, 0);
         for step in 0..steps {
-            let w = words.as_ptr().add(step * V::LANES);
-            prefetch_ahead(w);
-            let w = V::load_int(w.cast());
             let at = step * V::LANES;
             let (piece, within) = (at / WIDE * WIDE * per_lane, 2 * (at % WIDE));
             if step > 0 {
@@ -463,28 +519,35 @@ unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const GROUPS: 
                     }
                 }
             }
-            let scale = V::scales::<GROUPS>(packed.scales, group);
-            for r in 0..R {
-                let x = x[r].as_ptr().add(piece + within);
-                let x = |vector: usize| V::load_int(x.add(vector * 2 * WIDE).cast());
-                let mut sum = V::load_int(offsets[r].as_ptr().add(at));
-                if let Some(zeros) = packed.zeros {
-                    let zeros = V::zeros::<GROUPS>(zeros, group);
-                    sum = if BITS == 4 { V::grow::<3>(sum, zeros) } else { V::grow::<7>(sum, zeros) };
+            for o in 0..O {
+                let w = words.as_ptr().add(o * per_row + at);
+                prefetch_ahead(w);
+                let w = V::load_int(w.cast());
+                let group = first_group + o * groups + group;
+                let scale = V::scales::<GROUPS>(packed.scales, group);
+                for r in 0..R {
+                    let x = x[r].as_ptr().add(piece + within);
+                    let x = |vector: usize| V::load_int(x.add(vector * 2 * WIDE).cast());
+                    let mut sum = V::load_int(offsets[r].as_ptr().add(at));
+                    if let Some(zeros) = packed.zeros {
+                        let zeros = V::zeros::<GROUPS>(zeros, group);
+                        sum = if BITS == 4 { V::grow::<3>(sum, zeros) } else { V::grow::<7>(sum, zeros) };
+                    }
+                    if BITS == 4 {
+                        sum = V::dot(sum, V::bits::<0>(w, 15), x(0));
+                        sum = V::dot(sum, V::bits::<4>(w, 15), x(1));
+                        sum = V::dot(sum, V::bits::<8>(w, 15), x(2));
+                        sum = V::dot(sum, V::bits::<12>(w, 15), x(3));
+                    } else {
+                        sum = V::dot(sum, V::bits::<0>(w, 255), x(0));
+                        sum = V::dot(sum, V::bits::<8>(w, 255), x(1));
+                    }
+                    sums[o][r] = V::multiply_add(V::to_float(sum), scale, sums[o][r]);
                 }
-                if BITS == 4 {
-                    sum = V::dot(sum, V::bits::<0>(w, 15), x(0));
-                    sum = V::dot(sum, V::bits::<4>(w, 15), x(1));
-                    sum = V::dot(sum, V::bits::<8>(w, 15), x(2));
-                    sum = V::dot(sum, V::bits::<12>(w, 15), x(3));
-                } else {
-                    sum = V::dot(sum, V::bits::<0>(w, 255), x(0));
-                    sum = V::dot(sum, V::bits::<8>(w, 255), x(1));
-                }
-                sums[r] = V::multiply_add(V::to_float(sum), scale, sums[r]);
             }
         }
-        (std::array::from_fn(|r| V::sum(sums[r]) * scales[rows[r]]), length)
+        let sums = std::array::from_fn(|o| std::array::from_fn(|r| V::sum(sums[o][r]) * scales[rows[r]]));
+        (sums, length)
     }
 }
 

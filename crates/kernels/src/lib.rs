@@ -35,7 +35,7 @@ mod weight;
 
 pub use attention::{AttentionShape, window_attention};
 pub use cache::{KvPages, Run, cached_attention};
-pub use conv::{Around, HalfConv};
+pub use conv::HalfConv;
 pub use elementwise::{Snake, gelu, gelu_tanh};
 pub use experts::{Choice, Expert, ExpertsMemory, experts};
 pub use few::{Inputs, Product, products};
