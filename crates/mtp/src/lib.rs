@@ -4,6 +4,7 @@
 //! and writes the codes of the other codebooks one after another. Codes stay on the device.
 
 mod config;
+mod host;
 mod model;
 mod predict;
 

@@ -3,12 +3,14 @@ use nn::{DecoderState, Probe, Sampler};
 use omni_core::{FrameCodes, Positions, SamplingOptions};
 
 use crate::CodePredictor;
+use crate::host::Memory;
 
 /// Caches and the random source of one run; the caches' memory is used again for every frame.
 #[derive(Debug, Clone)]
 pub struct PredictorState {
-    decoder: DecoderState,
-    sampler: Sampler,
+    pub(crate) decoder: DecoderState,
+    pub(crate) sampler: Sampler,
+    pub(crate) memory: Memory,
 }
 
 /// Looks at what one frame computes, for parity tests. The empty probe `()` costs nothing.
@@ -76,10 +78,13 @@ impl omni_core::CodePredictor for CodePredictor {
     type State = PredictorState;
 
     fn start(&self, sampling: &SamplingOptions) -> PredictorState {
-        PredictorState { decoder: self.model.start(), sampler: Sampler::new(sampling, None) }
+        PredictorState { decoder: self.model.start(), sampler: Sampler::new(sampling, None), memory: Memory::default() }
     }
 
     fn predict(&self, state: &mut PredictorState, hidden: Tensor<3>, first: Tensor<3>) -> FrameCodes {
-        self.predict_with(state, hidden, first, &mut ())
+        match self.predict_on_host(state, &hidden, &first) {
+            Some(codes) => codes,
+            None => self.predict_with(state, hidden, first, &mut ()),
+        }
     }
 }

@@ -228,6 +228,11 @@ impl Decoder {
         self.layers.len()
     }
 
+    /// Whether all weights lie in host memory.
+    pub fn is_on_host(&self) -> bool {
+        self.host.is_some()
+    }
+
     /// Most tokens one run can hold.
     pub fn max_positions(&self) -> usize {
         self.max_positions
@@ -298,6 +303,21 @@ impl Decoder {
         each.collect()
     }
 
+    /// As [`Decoder::forward`] for one row of a batch, on the CPU and in place: `x` `[T, D]` becomes the states after the final norm.
+    /// False, and nothing happened, where the weights do not lie in host memory.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_rows(&self, state: &mut DecoderState, x: &mut [f32], positions: &Positions) -> Result<bool> {
+        let Some(host) = self.host.as_ref().filter(|_| state.left_padding.is_empty()) else { return Ok(false) };
+        self.count(state, positions.tokens())?;
+        let [cos, sin] = self.rope.tables(positions);
+        let run = HostRun { caches: &mut state.pages, rows: positions.tokens(), cos: &cos, sin: &sin };
+        let width = x.len() / positions.tokens();
+        host.forward(&mut [run], x, width, None, None);
+        Ok(true)
+    }
+
     /// The runs on the CPU; their tokens are counted already.
     fn on_host(
         &self,
@@ -320,8 +340,7 @@ impl Decoder {
         let mut host_runs: Vec<HostRun> = each
             .map(|((run, [cos, sin]), rows)| HostRun { caches: &mut run.state.pages, rows: *rows, cos, sin })
             .collect();
-        // From within the pool, sharing work out costs no change of threads.
-        on_pool(|| host.forward(&mut host_runs, &mut x, width, visual.as_ref(), (&device, probe)));
+        on_pool(|| host.forward(&mut host_runs, &mut x, width, visual.as_ref(), Some((&device, probe))));
         let mut values = &x[..];
         let outputs = rows.iter().map(|rows| {
             let (these, others) = values.split_at(rows * width);
@@ -335,6 +354,10 @@ impl Decoder {
     fn take(&self, state: &mut DecoderState, embeds: &Tensor<3>, positions: &Positions) -> Result<()> {
         let [batch, tokens, _] = embeds.dims();
         assert_eq!([positions.batch(), positions.tokens()], [batch, tokens], "positions of the piece");
+        self.count(state, tokens)
+    }
+
+    fn count(&self, state: &mut DecoderState, tokens: usize) -> Result<()> {
         let total = state.tokens + tokens;
         if total > self.max_positions {
             return Err(Error::ContextLength { tokens: total, limit: self.max_positions });
@@ -360,8 +383,8 @@ impl Decoder {
     }
 }
 
-/// Runs `f` on a thread of the pool, if this is none of them.
-fn on_pool(f: impl FnOnce() + Send) {
+/// Runs `f` on a thread of the pool, if this is none of them: from there, sharing work out costs no change of threads.
+pub fn on_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     match rayon::current_thread_index() {
         Some(_) => f(),
         None => rayon::scope(|_| f()),

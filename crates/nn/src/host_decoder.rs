@@ -108,7 +108,7 @@ impl HostDecoder {
         x: &mut [f32],
         width: usize,
         visual: Option<&HostRows>,
-        (device, probe): (&Device, &mut dyn Probe),
+        look: Option<(&Device, &mut dyn Probe)>,
     ) {
         // Taken out of its cell: while this thread waits for the others it may begin another step.
         let mut memory = MEMORY.take();
@@ -116,6 +116,7 @@ impl HostDecoder {
         if let [run] = runs
             && rows > BLOCK
         {
+            let mut look = look;
             let mut looked: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
             for start in (0..rows).step_by(BLOCK) {
                 let block = start..rows.min(start + BLOCK);
@@ -128,14 +129,17 @@ impl HostDecoder {
                     sin: &run.sin[tables],
                 }];
                 let x = &mut x[block.start * width..block.end * width];
-                let mut look = Look { probe, device, looked: Some(&mut looked) };
+                let mut look = Look { at: reborrow(&mut look), looked: Some(&mut looked) };
                 self.block(&mut piece, x, width, visual.map(|rows| (rows, block)), &mut look, &mut memory);
             }
-            for (index, values) in looked.into_iter().enumerate().filter(|(_, values)| !values.is_empty()) {
-                probe.layer(index, &Tensor::from_data(TensorData::new(values, [1, rows, width]), device));
+            if let Some((device, probe)) = look {
+                for (index, values) in looked.into_iter().enumerate().filter(|(_, values)| !values.is_empty()) {
+                    probe.layer(index, &Tensor::from_data(TensorData::new(values, [1, rows, width]), device));
+                }
             }
         } else {
-            let mut look = Look { probe, device, looked: None };
+            let mut look = look;
+            let mut look = Look { at: reborrow(&mut look), looked: None };
             self.block(runs, x, width, visual.map(|visual| (visual, 0..rows)), &mut look, &mut memory);
         }
         MEMORY.set(memory);
@@ -169,37 +173,42 @@ impl HostDecoder {
     }
 }
 
+fn reborrow<'a>(look: &'a mut Option<(&Device, &mut dyn Probe)>) -> Option<(&'a Device, &'a mut dyn Probe)> {
+    match look {
+        Some((device, probe)) => Some((*device, &mut **probe)),
+        None => None,
+    }
+}
+
 /// Shows a probe what it wants to see: at once, or gathered if the rows come in blocks.
 struct Look<'a> {
-    probe: &'a mut dyn Probe,
-    device: &'a Device,
+    at: Option<(&'a Device, &'a mut dyn Probe)>,
     looked: Option<&'a mut Vec<Vec<f32>>>,
 }
 
 impl Look<'_> {
     fn layer(&mut self, index: usize, x: &[f32], width: usize) {
-        if !self.probe.looks_at(index) {
-            return;
-        }
+        let Some((device, probe)) = self.at.as_mut().filter(|(_, probe)| probe.looks_at(index)) else { return };
         match &mut self.looked {
             Some(looked) => looked[index].extend_from_slice(x),
             None => {
                 let shape = [1, x.len() / width, width];
-                self.probe.layer(index, &Tensor::from_data(TensorData::new(x.to_vec(), shape), self.device));
+                probe.layer(index, &Tensor::from_data(TensorData::new(x.to_vec(), shape), *device));
             }
         }
     }
 
     fn routing(&mut self, index: usize, logits: &[f32], choices: &[Choice], [rows, top_k]: [usize; 2]) {
-        if self.looked.is_some() || !self.probe.looks_at_routing() {
+        let seen = self.looked.is_none();
+        let Some((device, probe)) = self.at.as_mut().filter(|(_, probe)| seen && probe.looks_at_routing()) else {
             return;
-        }
-        let device = self.device;
+        };
+        let device = *device;
         let shares: Vec<f32> = choices.iter().map(|choice| choice.share).collect();
         let index_values: Vec<i64> = choices.iter().map(|choice| choice.expert as i64).collect();
         let experts = logits.len() / rows;
         let chosen: Tensor<2, Int> = Tensor::from_data(TensorData::new(index_values, [rows, top_k]), device);
-        self.probe.routing(
+        probe.routing(
             index,
             &Routing {
                 logits: Tensor::from_data(TensorData::new(logits.to_vec(), [rows, experts]), device),

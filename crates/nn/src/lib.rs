@@ -22,7 +22,7 @@ mod window;
 
 pub use attention::{Attention, AttentionSpec};
 pub use decoder::{
-    Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec,
+    Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec, on_pool,
 };
 pub use gelu::{gelu, gelu_tanh};
 pub use host::{numbers, with_numbers};

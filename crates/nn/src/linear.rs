@@ -2,6 +2,7 @@ use burn::module::{Module, Param};
 use burn::tensor::module::layer_norm;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::Weights;
+use kernels::{Inputs, Product};
 use omni_core::Result;
 
 use crate::matrix::{HostMatrix, Matrix};
@@ -30,6 +31,11 @@ impl Linear {
         Ok(Self { weight: Matrix::load(weights, shape)?, bias: bias.map(Param::from_tensor) })
     }
 
+    /// Whether the weight lies in host memory.
+    pub fn is_on_host(&self) -> bool {
+        self.host().is_some()
+    }
+
     /// Width of an output row.
     pub fn output(&self) -> usize {
         self.weight.shape()[0]
@@ -42,6 +48,15 @@ impl Linear {
 
     pub(crate) fn host(&self) -> Option<&HostMatrix> {
         self.weight.host()
+    }
+
+    /// As [`Linear::rows`] without a bias, from `inputs` into `y`; `None` where the weight does not lie in host memory.
+    pub fn rows_to(&self, inputs: &mut Inputs, y: &mut Vec<f32>) -> Option<()> {
+        let matrix = self.host()?;
+        let output = self.output();
+        y.resize(inputs.rows() * output, 0.0);
+        kernels::products(inputs, matrix.precision, &mut [Product { weight: matrix.weight(), output, bias: None, y }]);
+        Some(())
     }
 
     /// # Shapes
@@ -76,6 +91,21 @@ impl Embedding {
     /// As [`Weights::tensor`].
     pub fn load(weights: &Weights, shape: [usize; 2]) -> Result<Self> {
         Ok(Self { table: Matrix::load(weights, shape)?, device: weights.device().clone() })
+    }
+
+    /// Whether the table lies in host memory.
+    pub fn is_on_host(&self) -> bool {
+        self.table.host().is_some()
+    }
+
+    /// One row, into memory; `None` where the table does not lie in host memory.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row_to(&self, id: u32, row: &mut [f32]) -> Option<()> {
+        let table = self.table.host()?;
+        table.weight().read(id as usize, self.table.shape()[1], 0, row);
+        Some(())
     }
 
     /// Where rows are made.

@@ -62,6 +62,35 @@ impl Sampler {
         ids
     }
 
+    /// Whether [`Sampler::sample_row`] serves these options: those that need nothing of what was chosen before.
+    pub fn samples_rows(&self) -> bool {
+        self.suppressed.is_none() && self.options.repetition_penalty == 1.0
+    }
+
+    /// As [`Sampler::sample`] for one row in host memory, which is changed; `None`, and nothing happened, unless
+    /// [`Sampler::samples_rows`].
+    pub fn sample_row(&mut self, scores: &mut [f32]) -> Option<u32> {
+        if !self.samples_rows() {
+            return None;
+        }
+        if self.options.greedy {
+            let best = (0..scores.len()).reduce(|best, at| if scores[at] > scores[best] { at } else { best });
+            return best.map(|best| best as u32);
+        }
+        let SamplingOptions { temperature, top_k, top_p, .. } = self.options;
+        scores.iter_mut().for_each(|score| *score /= temperature);
+        keep_best(scores, top_k, top_p);
+        let greatest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        scores.iter_mut().for_each(|score| *score = (*score - greatest).exp());
+        let (total, uniform) = (scores.iter().sum::<f32>(), self.random.random::<f32>());
+        let mut cumulative = 0.0;
+        let below = scores.iter().take_while(|score| {
+            cumulative += **score;
+            cumulative <= uniform * total
+        });
+        Some(below.count().min(scores.len() - 1) as u32)
+    }
+
     /// Inverts the cumulative distribution at one uniform number per row; the numbers come from the host, so a seed
     /// gives the same draws on every device.
     fn draw(&mut self, scores: Tensor<2>) -> Tensor<2, Int> {
@@ -124,6 +153,32 @@ pub fn top_p(scores: Tensor<2>, p: f32) -> Tensor<2> {
     let before = probability.clone().cumsum(1) - probability; // probability of all better ids
     let smallest = sorted.mask_fill(before.greater_equal_elem(p), f32::MAX).min_dim(1); // [B, 1]
     keep_from(scores, smallest)
+}
+
+/// [`top_k`], then [`top_p`], of one row; what is dropped becomes minus infinity.
+fn keep_best(scores: &mut [f32], k: usize, p: f32) {
+    let mut sorted = scores.to_vec();
+    if k > 0 && k < sorted.len() {
+        sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        let smallest = sorted[k - 1];
+        // Equal scores at the edge are all kept.
+        sorted = scores.iter().copied().filter(|score| *score >= smallest).collect();
+    }
+    if p < 1.0 {
+        sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+        let greatest = sorted[0];
+        let total: f32 = sorted.iter().map(|score| (score - greatest).exp()).sum();
+        let mut before = 0.0;
+        let kept = sorted.iter().take_while(|score| {
+            let keeps = before < p;
+            before += (**score - greatest).exp() / total;
+            keeps
+        });
+        let kept = kept.count().max(1);
+        sorted.truncate(kept);
+    }
+    let smallest = sorted.into_iter().fold(f32::INFINITY, f32::min);
+    scores.iter_mut().filter(|score| **score < smallest).for_each(|score| *score = f32::NEG_INFINITY);
 }
 
 fn keep_from(scores: Tensor<2>, smallest: Tensor<2>) -> Tensor<2> {
@@ -195,5 +250,21 @@ mod tests {
         let mut sampler = Sampler::new(&options, Some(hidden));
         let ids: Vec<i64> = (0..2).map(|_| sampler.sample(scores(&[9.0, 1.0, 1.5, 0.0])).into_scalar()).collect();
         assert_eq!(ids, [2, 1]);
+    }
+
+    #[test]
+    fn a_row_in_memory_is_drawn_like_a_tensor() {
+        let values: Vec<f32> = (0..200).map(|i| ((i * 37) % 101) as f32 * 0.07).collect();
+        for (top_k, top_p) in [(0, 1.0), (50, 0.8), (50, 1.0), (0, 0.3), (1, 1.0)] {
+            let options = SamplingOptions { top_k, top_p, repetition_penalty: 1.0, ..SamplingOptions::talker() };
+            let mut sampler = Sampler::new(&options, None);
+            let rows: Vec<i64> =
+                (0..100).map(|_| i64::from(sampler.sample_row(&mut values.clone()).unwrap())).collect();
+            assert_eq!(rows, draws(options, &values, 100), "top_k {top_k}, top_p {top_p}");
+        }
+        let greedy = SamplingOptions { repetition_penalty: 1.0, ..SamplingOptions::greedy() };
+        assert_eq!(Sampler::new(&greedy, None).sample_row(&mut [1.0, 3.0, 3.0]), Some(1));
+        let penalised = SamplingOptions { repetition_penalty: 1.5, ..SamplingOptions::greedy() };
+        assert_eq!(Sampler::new(&penalised, None).sample_row(&mut [1.0, 3.0]), None);
     }
 }

@@ -1,0 +1,71 @@
+//! The model at its released size, quantised, answering aloud on this machine: start-up, memory, speed.
+//!
+//! ```sh
+//! cargo run --release -p qwen3-omni-benches --bin released -- DIRECTORY [24gb|48gb|80gb] [TOKENS]
+//! ```
+//!
+//! Writes a random checkpoint (24gb: 21.5 GB) into the directory unless it holds one. Random weights do not end by themselves:
+//! an answer has as many tokens as asked for and three codec frames for each, which is about what speech needs. Prints one JSON
+//! line per answer.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use qwen3_omni::{GenerateOptions, Guards, Message, Omni};
+use qwen3_omni_benches::released;
+use serde_json::json;
+use weights_tools::quantize::{Plan, Recipe};
+
+const FRAMES_PER_TOKEN: usize = 3;
+const ANSWERS: usize = 3;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some(directory) = arguments.first().map(PathBuf::from) else {
+        return eprintln!("error: expected DIRECTORY [24gb|48gb|80gb] [TOKENS]");
+    };
+    let named = arguments.get(1).map_or("24gb", String::as_str);
+    let recipe = Recipe::ALL.into_iter().find(|recipe| recipe.name() == named).unwrap();
+    let tokens = arguments.get(2).map_or(32, |tokens| tokens.parse().unwrap());
+    released::write(&directory, None, Plan { recipe: Some(recipe), ..Plan::default() }).unwrap();
+    let started = Instant::now();
+    let omni = Omni::builder(&directory).load().unwrap();
+    let loaded = started.elapsed();
+    let options = GenerateOptions {
+        max_new_tokens: tokens,
+        max_codes: Some(tokens * FRAMES_PER_TOKEN + 1),
+        guards: Guards::off(),
+        ..GenerateOptions::default()
+    };
+    let question = [Message::user().text("what is seven plus five")];
+    for answer in 0..ANSWERS {
+        let reply = omni.generate(&question, &options.clone().greedy()).unwrap();
+        let frames = reply.speech.as_ref().map_or(0, |speech| speech.codes.len());
+        let each = |time: Duration, count: usize| (time.as_secs_f64() * 1e5 / count.max(1) as f64).round() / 100.0;
+        let seconds = |time: Duration| (time.as_secs_f64() * 1e3).round() / 1e3;
+        let times = reply.timings;
+        println!(
+            "{}",
+            json!({
+                "recipe": named, "answer": answer, "load_s": seconds(loaded), "tokens": reply.usage.text_tokens, "frames": frames,
+                "tokens_per_second": reply.tokens_per_second(), "real_time_factor": reply.real_time_factor(),
+                "first_text_s": seconds(times.first_text), "first_audio_s": times.first_audio.map(seconds),
+                "total_s": seconds(times.total), "audio_s": seconds(reply.usage.audio),
+                "thinker_ms_per_token": each(times.thinker - times.prefill, reply.usage.text_tokens - 1),
+                "talker_ms_per_frame": each(times.talker, frames),
+                "code_predictor_ms_per_frame": each(times.code_predictor, frames),
+                "vocoder_ms_per_frame": each(times.vocoder, frames),
+                "resident_mb": status("VmRSS:"), "own_mb": status("RssAnon:"), "mapped_mb": status("RssFile:"),
+            })
+        );
+    }
+}
+
+/// Megabytes of this process by the system's account; nothing on systems without one.
+fn status(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024 / 1_000_000)
+}

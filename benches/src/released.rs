@@ -1,0 +1,52 @@
+//! Checkpoints of the released widths with random weights.
+
+use std::path::Path;
+
+use omni_core::{Dtype, Error, Result};
+use serde_json::Value;
+use weights_tools::init::{Options, init};
+use weights_tools::quantize::Plan;
+
+/// Writes a random checkpoint of the released widths, with nano's tokenizer and its special ids, so that it can be talked to.
+///
+/// `layers` of thinker and talker instead of the released ones; `plan` says what is quantised. A finished directory is left as it
+/// is.
+///
+/// # Errors
+/// As [`init`].
+pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
+    if out.join("model.safetensors.index.json").is_file() {
+        return Ok(());
+    }
+    let source = tempfile::tempdir().map_err(|source| Error::io(out, source))?;
+    let nano = testkit::nano();
+    let files = std::fs::read_dir(&nano).map_err(|source| Error::io(&nano, source))?;
+    for path in files.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        if let Some(name) = path.file_name().filter(|_| path.extension().is_none_or(|kind| kind != "safetensors")) {
+            std::fs::copy(&path, source.path().join(name)).map_err(|source| Error::io(&path, source))?;
+        }
+    }
+    let config = source.path().join("config.json");
+    let from = json(&std::fs::read_to_string(&config).map_err(|source| Error::io(&config, source))?)?;
+    let mut released = json(weights_tools::inspect::RELEASED)?;
+    take_ids(&mut released, &from);
+    take_ids(&mut released["thinker_config"], &from["thinker_config"]);
+    take_ids(&mut released["talker_config"], &from["thinker_config"]);
+    std::fs::write(&config, released.to_string()).map_err(|source| Error::io(&config, source))?;
+    let plan = (plan.recipe.is_some() || plan.bits.is_some()).then_some(plan);
+    let (out, shard_bytes) = (out.to_owned(), 4 << 30);
+    init(&Options { config, out, seed: 0, layers, dtype: Dtype::Bf16, plan, shard_bytes, restart: false }, |_| {})
+}
+
+fn json(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| Error::Config(error.to_string()))
+}
+
+/// Ids that the tokenizer and the config must agree on.
+fn take_ids(config: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().into_iter().flatten() {
+        if key.ends_with("token_id") && config.get(key).is_some() {
+            config[key] = value.clone();
+        }
+    }
+}
