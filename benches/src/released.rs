@@ -35,7 +35,7 @@ pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     std::fs::write(&config, released.to_string()).map_err(|source| Error::io(&config, source))?;
     let plan = (plan.recipe.is_some() || plan.bits.is_some()).then_some(plan);
     let (out, shard_bytes) = (out.to_owned(), 4 << 30);
-    init(&Options { config, out, seed: 0, layers, dtype: Dtype::Bf16, plan, shard_bytes, restart: false }, |_| {})
+    init(&Options { config, out, seed: 0, layers, dtype: Dtype::Bf16, plan, shard_bytes, restart: true }, |_| {})
 }
 
 fn json(text: &str) -> Result<Value> {

@@ -7,11 +7,13 @@
 //! Writes a random checkpoint (24gb: 21.5 GB) into the directory unless it holds one. Random weights do not end by themselves:
 //! an answer has as many tokens as asked for and three codec frames for each, which is about what speech needs. Prints one JSON
 //! line per answer.
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program owns its terminal.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use omni_core::{Dtype, Error, Result};
 use qwen3_omni::{GenerateOptions, Guards, Message, Omni};
 use qwen3_omni_benches::released;
 use serde_json::json;
@@ -20,17 +22,26 @@ use weights_tools::quantize::{Plan, Recipe};
 const FRAMES_PER_TOKEN: usize = 3;
 const ANSWERS: usize = 3;
 
-fn main() {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let bad = |reason: &str| Error::Request(format!("{reason}: expected DIRECTORY [24gb|48gb|80gb] [TOKENS]"));
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let Some(directory) = arguments.first().map(PathBuf::from) else {
-        return eprintln!("error: expected DIRECTORY [24gb|48gb|80gb] [TOKENS]");
-    };
+    let directory = PathBuf::from(arguments.first().ok_or_else(|| bad("no directory"))?);
     let named = arguments.get(1).map_or("24gb", String::as_str);
-    let recipe = Recipe::ALL.into_iter().find(|recipe| recipe.name() == named).unwrap();
-    let tokens = arguments.get(2).map_or(32, |tokens| tokens.parse().unwrap());
-    released::write(&directory, None, Plan { recipe: Some(recipe), ..Plan::default() }).unwrap();
+    let recipe = Recipe::ALL.into_iter().find(|recipe| recipe.name() == named).ok_or_else(|| bad(named))?;
+    let tokens = arguments.get(2).map_or(Ok(32), |tokens| tokens.parse().map_err(|_| bad(tokens)))?;
+    released::write(&directory, None, Plan { recipe: Some(recipe), ..Plan::default() })?;
     let started = Instant::now();
-    let omni = Omni::builder(&directory).load().unwrap();
+    let omni = Omni::builder(&directory).dtype(Dtype::Bf16).load()?;
     let loaded = started.elapsed();
     let options = GenerateOptions {
         max_new_tokens: tokens,
@@ -40,7 +51,7 @@ fn main() {
     };
     let question = [Message::user().text("what is seven plus five")];
     for answer in 0..ANSWERS {
-        let reply = omni.generate(&question, &options.clone().greedy()).unwrap();
+        let reply = omni.generate(&question, &options.clone().greedy())?;
         let frames = reply.speech.as_ref().map_or(0, |speech| speech.codes.len());
         let each = |time: Duration, count: usize| (time.as_secs_f64() * 1e5 / count.max(1) as f64).round() / 100.0;
         let seconds = |time: Duration| (time.as_secs_f64() * 1e3).round() / 1e3;
@@ -60,6 +71,7 @@ fn main() {
             })
         );
     }
+    Ok(())
 }
 
 /// Megabytes of this process by the system's account; nothing on systems without one.
