@@ -1,14 +1,14 @@
 use burn::tensor::Tensor;
 use nn::{DecoderState, Probe, Sampler};
-use omni_core::{FrameCodes, Positions, SamplingOptions};
+use omni_core::{FrameCodes, FrameStart, Positions, SamplingOptions};
 
 use crate::CodePredictor;
 
 /// Caches and the random source of one run; the caches' memory is used again for every frame.
 #[derive(Debug, Clone)]
 pub struct PredictorState {
-    decoder: DecoderState,
-    sampler: Sampler,
+    pub(crate) decoder: DecoderState,
+    pub(crate) sampler: Sampler,
 }
 
 /// Looks at what one frame computes, for parity tests. The empty probe `()` costs nothing.
@@ -81,5 +81,9 @@ impl omni_core::CodePredictor for CodePredictor {
 
     fn predict(&self, state: &mut PredictorState, hidden: Tensor<3>, first: Tensor<3>) -> FrameCodes {
         self.predict_with(state, hidden, first, &mut ())
+    }
+
+    fn predict_many(&self, frames: Vec<FrameStart<'_, PredictorState>>) -> Vec<FrameCodes> {
+        self.predict_together(frames)
     }
 }
