@@ -5,7 +5,8 @@ use std::thread::scope;
 use std::time::Duration;
 
 use qwen3_omni::{
-    ChunkRamp, Error, Event, GenerateOptions, Guards, Message, Omni, Reply, SamplingOptions, SpeechStop, Stages,
+    ChunkRamp, Error, Event, GenerateOptions, Guards, Message, Omni, Reply, ReplyStream, SamplingOptions, SpeechStop,
+    Stages,
 };
 
 fn nano() -> Omni {
@@ -153,12 +154,11 @@ fn an_answer_that_fails_leaves_the_others_alone() {
     });
 }
 
-/// Waits until an answer is taken again.
-fn until_free(omni: &Omni) {
-    let short = GenerateOptions { max_new_tokens: 1, ..greedy() }.text_only();
+/// A stream, as soon as there is a place for it.
+fn stream_when_free(omni: &Omni) -> ReplyStream {
     for _ in 0..400 {
-        match omni.generate(&ask("hi"), &short) {
-            Ok(_) => return,
+        match omni.stream(&ask("hello"), &endless()) {
+            Ok(stream) => return stream,
             Err(Error::Busy { .. }) => std::thread::sleep(Duration::from_millis(25)),
             Err(error) => panic!("{error}"),
         }
@@ -176,7 +176,7 @@ fn answers_beyond_the_limit_are_refused_until_one_has_ended() {
     };
     // Dropped; read to its end after it was cancelled.
     for drops in [true, false] {
-        let [first, second] = [(), ()].map(|()| omni.stream(&ask("hello"), &endless()).unwrap());
+        let [first, _second] = [(), ()].map(|()| stream_when_free(&omni));
         busy(omni.stream(&ask("hello"), &endless()).map(drop));
         busy(omni.generate(&ask("hello"), &endless()).map(drop));
         let mut session = omni.session();
@@ -192,17 +192,19 @@ fn answers_beyond_the_limit_are_refused_until_one_has_ended() {
             let short = GenerateOptions { max_new_tokens: 2, ..greedy() };
             omni.generate(&ask("hello"), &short.text_only()).unwrap();
         }
-        until_free(&omni);
-        drop(second);
-        until_free(&omni);
+        drop(stream_when_free(&omni));
     }
-    // Refused requests take no place.
-    for _ in 0..4 {
-        assert!(omni.stream(&[], &greedy()).is_err());
+}
+
+#[test]
+fn refused_requests_take_no_place() {
+    let omni = Omni::builder(testkit::tiny()).max_answers(1).load().unwrap();
+    for _ in 0..3 {
+        assert!(matches!(omni.stream(&[], &greedy()).err(), Some(Error::Request(_))));
         let absurd = GenerateOptions { max_new_tokens: 0, ..greedy() };
         assert!(matches!(omni.stream(&ask("hello"), &absurd).err(), Some(Error::Request(_))));
     }
-    until_free(&omni);
+    omni.generate(&ask("hello"), &GenerateOptions { max_new_tokens: 2, ..greedy() }.text_only()).unwrap();
 }
 
 #[test]
