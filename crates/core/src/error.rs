@@ -39,6 +39,14 @@ pub enum Error {
     /// A part of the model that the request needs was not loaded.
     #[error("not loaded: {0}")]
     NotLoaded(String),
+    /// As many answers are being made as may be at once. Nothing was begun; the request can be put again when one has ended.
+    #[error("busy: {running} answers are being made, and no more than {limit} may be at once")]
+    Busy {
+        /// Answers in the making.
+        running: usize,
+        /// Most answers at once.
+        limit: usize,
+    },
     /// The file system refused.
     #[error("{}: {source}", path.display())]
     Io {

@@ -24,8 +24,8 @@ pub use modality::{Encoded, ModalityEncoder, SpanLayout};
 pub use position::Positions;
 pub use sampling::SamplingOptions;
 pub use speech::{
-    CodeFrames, CodePredictor, DecoderInput, FrameCodes, Talker, TalkerInput, TalkerOutput, Thinker, ThinkerOutput,
-    VisualRows, Vocoder, Waveform,
+    CodeFrames, CodePredictor, DecoderInput, FrameCodes, FrameStart, Talker, TalkerInput, TalkerOutput, Thinker,
+    ThinkerOutput, VisualRows, Vocoder, Waveform,
 };
 pub use stage::Stage;
 

@@ -77,6 +77,16 @@ pub struct FrameCodes {
     pub embeds: Tensor<3>,
 }
 
+/// What a frame starts from, and the run it belongs to.
+pub struct FrameStart<'a, S> {
+    /// The run's state.
+    pub state: &'a mut S,
+    /// `[1, 1, D]`: the talker's state that produced the first code.
+    pub hidden: Tensor<3>,
+    /// `[1, 1, D]`: the first code's embedding.
+    pub first: Tensor<3>,
+}
+
 /// Completes a frame: from the talker's state and the first code to the residual codes.
 pub trait CodePredictor: Send + Sync {
     /// Caches and the random source, kept over the frames of one run.
@@ -90,6 +100,12 @@ pub trait CodePredictor: Send + Sync {
     /// # Shapes
     /// `hidden` `[B, 1, D]` is the talker's state that produced the first code, `first` `[B, 1, D]` that code's embedding.
     fn predict(&self, state: &mut Self::State, hidden: Tensor<3>, first: Tensor<3>) -> FrameCodes;
+
+    /// One frame of each of several runs: what [`CodePredictor::predict`] gives for each, in their order. A predictor that can
+    /// share its weights among runs does so here; if not, they go one after the other.
+    fn predict_many(&self, frames: Vec<FrameStart<'_, Self::State>>) -> Vec<FrameCodes> {
+        frames.into_iter().map(|frame| self.predict(frame.state, frame.hidden, frame.first)).collect()
+    }
 }
 
 /// Codec frames: `[B, Q, F]` codes.

@@ -180,8 +180,8 @@ pub struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
-/// From so many rows on, multiplying takes longer than reading the weight.
-pub(crate) const MANY: usize = 8;
+/// From so many rows on, multiplying takes longer than reading the weight. Fewer are computed each as if it were alone.
+pub const MANY: usize = 8;
 
 /// `y = x Wᵀ + b` for several weights at once, which are read once for all rows.
 ///

@@ -38,7 +38,7 @@ pub use cache::{KvPages, Run, cached_attention};
 pub use conv::HalfConv;
 pub use elementwise::{Snake, gelu, gelu_tanh};
 pub use experts::{Choice, Expert, ExpertsMemory, experts};
-pub use few::{Inputs, Product, products};
+pub use few::{Inputs, MANY, Product, products};
 pub use linear::{LinearShape, Precision, linear, linear_to};
 pub use memory::read_all;
 pub use small::{rms_norm, rms_norm_in_place, rotate, sigmoid, silu_multiply};

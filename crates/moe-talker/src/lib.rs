@@ -11,6 +11,7 @@ mod projection;
 mod prompt;
 mod speak;
 mod speaker;
+mod together;
 
 pub use checkpoint::{Checkpoint, Component, TalkerConfig, Weights};
 pub use config::{Turns, talker_spec};

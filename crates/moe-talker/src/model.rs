@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use checkpoint::{OmniConfig, TalkerConfig, Weights};
-use nn::{Decoder, DecoderState, Embedding, Linear, Probe, id_row};
+use nn::{Decoder, DecoderRun, DecoderState, Embedding, Linear, Probe, head_of_each, id_row};
 use omni_core::{Result, Stage, TalkerInput, TalkerOutput};
 
 use crate::config::{Controls, Turns, talker_spec};
@@ -80,6 +80,24 @@ impl Talker {
     /// `[B, T, D]` → `[B, T, V]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.codec_head.forward(hidden)
+    }
+
+    /// A step of each of several runs, together where the device allows: each weight is read once for all of them. What
+    /// [`Stage::step`] gives for each; a run that cannot take its input fails alone.
+    ///
+    /// # Shapes
+    /// Each input is `[1, T, D]`.
+    pub fn step_many(&self, steps: Vec<(&mut TalkerState, TalkerInput)>) -> Vec<Result<TalkerOutput>> {
+        if steps.len() == 1 {
+            return steps.into_iter().map(|(state, input)| self.step(state, input)).collect();
+        }
+        let (states, inputs): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+        let runs = states.into_iter().zip(&inputs);
+        let runs =
+            runs.map(|(state, input)| DecoderRun { state, embeds: input.embeds.clone(), positions: &input.positions });
+        let hidden = self.model.forward_many(runs.collect());
+        let scored = head_of_each(&self.codec_head, hidden).into_iter();
+        scored.map(|scored| scored.map(|(hidden, logits)| TalkerOutput { logits, hidden })).collect()
     }
 
     /// Rows of the codec embedding.

@@ -2,7 +2,7 @@ use burn::tensor::{Int, Tensor};
 use checkpoint::CONTROL_CODES;
 use nn::Sampler;
 use nn::sampler::id_mask;
-use omni_core::{CodePredictor, Positions, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput};
+use omni_core::{CodePredictor, FrameCodes, Positions, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput};
 
 use crate::model::TalkerState;
 use crate::{Talker, TalkerPrompt};
@@ -31,14 +31,14 @@ pub enum SpeechStop {
 
 /// One run of the talker, between frames.
 pub struct Speaking<P: CodePredictor> {
-    state: TalkerState,
-    predictor: P::State,
+    pub(crate) state: TalkerState,
+    pub(crate) predictor: P::State,
     sampler: Sampler,
     max_codes: usize,
     end_code: i64,
     delta: f32,
-    hidden: Tensor<3>,
-    code: Tensor<2, Int>,
+    pub(crate) hidden: Tensor<3>,
+    pub(crate) code: Tensor<2, Int>,
     codes: usize,
     /// `[1, 1, D]`: the summed embeddings of a frame that was made and not yet fed back.
     made: Option<Tensor<3>>,
@@ -175,8 +175,7 @@ impl Talker {
         }
         let first = self.codec_embedding.forward(speaking.code.clone()); // [1, 1, D]
         let frame = predictor.predict(&mut speaking.predictor, speaking.hidden.clone(), first.clone());
-        speaking.made = Some(first + frame.embeds);
-        Some(Tensor::cat(vec![speaking.code.clone(), frame.residual], 1)) // [1, Q]
+        Some(speaking.keep_frame(first, frame))
     }
 
     /// Feeds the frame that was made back, with the next row of text, and chooses the first code of the next one.
@@ -192,20 +191,11 @@ impl Talker {
         text: Tensor<3>,
         probe: &mut dyn SpeakProbe,
     ) -> Result<()> {
-        let Some(made) = speaking.made.take() else {
+        let Some(input) = speaking.next_input(text, probe) else {
             return Ok(());
         };
-        let embeds = made + text;
-        let position = speaking.state.tokens() as f32 + speaking.delta;
-        probe.input(&embeds, position);
-        let input = TalkerInput { embeds, positions: Positions::sequence(position, 1) };
         let output = self.step(&mut speaking.state, input)?;
-        probe.choose(&output, &speaking.sampler);
-        speaking.code = speaking.sampler.sample(output.logits);
-        probe.chosen(&speaking.code);
-        speaking.hidden = output.hidden;
-        speaking.codes += 1;
-        speaking.notice_end();
+        speaking.take_output(output, probe);
         Ok(())
     }
 
@@ -218,6 +208,30 @@ impl Talker {
 }
 
 impl<P: CodePredictor> Speaking<P> {
+    /// Keeps a frame to be fed back; its codes `[1, Q]`.
+    pub(crate) fn keep_frame(&mut self, first: Tensor<3>, frame: FrameCodes) -> Tensor<2, Int> {
+        self.made = Some(first + frame.embeds);
+        Tensor::cat(vec![self.code.clone(), frame.residual], 1)
+    }
+
+    /// What the talker takes next; `None` if no frame was made.
+    pub(crate) fn next_input(&mut self, text: Tensor<3>, probe: &mut dyn SpeakProbe) -> Option<TalkerInput> {
+        let embeds = self.made.take()? + text;
+        let position = self.state.tokens() as f32 + self.delta;
+        probe.input(&embeds, position);
+        Some(TalkerInput { embeds, positions: Positions::sequence(position, 1) })
+    }
+
+    /// Chooses the first code of the next frame.
+    pub(crate) fn take_output(&mut self, output: TalkerOutput, probe: &mut dyn SpeakProbe) {
+        probe.choose(&output, &self.sampler);
+        self.code = self.sampler.sample(output.logits);
+        probe.chosen(&self.code);
+        self.hidden = output.hidden;
+        self.codes += 1;
+        self.notice_end();
+    }
+
     /// The one place of a frame where an id crosses to the host.
     fn notice_end(&mut self) {
         self.first_code = self.code.clone().into_scalar::<i64>();

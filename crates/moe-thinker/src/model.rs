@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use checkpoint::{DecoderConfig, OmniConfig, Weights};
-use nn::{Decoder, DecoderState, Embedding, Linear, Probe};
+use nn::{Decoder, DecoderRun, DecoderState, Embedding, Linear, Probe, head_of_each};
 use omni_core::{DecoderInput, Result, Stage, ThinkerOutput};
 
 use crate::config::thinker_spec;
@@ -75,6 +75,29 @@ impl Thinker {
     /// `[B, T, D]` → `[B, T, V]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.lm_head.forward(hidden)
+    }
+
+    /// A step of each of several runs, together where the device allows: each weight is read once for all of them. What
+    /// [`Stage::step`] gives for each, without the tap; a run that cannot take its input fails alone.
+    ///
+    /// # Shapes
+    /// Each input is one row of text without padding `[1, T, D]`, its scores `[1, V]`.
+    ///
+    /// # Panics
+    /// If an input has visual rows or padding.
+    pub fn step_many(&self, steps: Vec<(&mut ThinkerState, DecoderInput)>) -> Vec<Result<Tensor<2>>> {
+        if steps.len() == 1 {
+            let alone = steps.into_iter().map(|(state, input)| Ok(self.step(state, input)?.logits));
+            return alone.collect();
+        }
+        let plain = |input: &DecoderInput| input.visual.is_none() && input.left_padding.is_empty();
+        assert!(steps.iter().all(|(_, input)| plain(input)), "steps of several runs are text without padding");
+        let (states, inputs): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+        let runs = states.into_iter().zip(&inputs);
+        let runs =
+            runs.map(|(state, input)| DecoderRun { state, embeds: input.embeds.clone(), positions: &input.positions });
+        let hidden = self.model.forward_many(runs.collect());
+        head_of_each(&self.lm_head, hidden).into_iter().map(|scored| Ok(scored?.1)).collect()
     }
 }
 

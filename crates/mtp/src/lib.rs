@@ -7,11 +7,12 @@ mod config;
 mod host;
 mod model;
 mod predict;
+mod together;
 
 pub use checkpoint::{Checkpoint, CodePredictorConfig, Component, Weights};
 pub use config::predictor_spec;
 pub use model::CodePredictor;
-pub use omni_core::{CodePredictor as CodePredictorContract, Dtype, FrameCodes, SamplingOptions};
+pub use omni_core::{CodePredictor as CodePredictorContract, Dtype, FrameCodes, FrameStart, SamplingOptions};
 pub use predict::{PredictorProbe, PredictorState};
 
 #[cfg(doctest)]

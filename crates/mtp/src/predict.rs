@@ -1,6 +1,6 @@
 use burn::tensor::Tensor;
 use nn::{DecoderState, Probe, Sampler};
-use omni_core::{FrameCodes, Positions, SamplingOptions};
+use omni_core::{FrameCodes, FrameStart, Positions, SamplingOptions};
 
 use crate::CodePredictor;
 use crate::host::Memory;
@@ -86,5 +86,9 @@ impl omni_core::CodePredictor for CodePredictor {
             Some(codes) => codes,
             None => self.predict_with(state, hidden, first, &mut ()),
         }
+    }
+
+    fn predict_many(&self, frames: Vec<FrameStart<'_, PredictorState>>) -> Vec<FrameCodes> {
+        self.predict_together(frames)
     }
 }

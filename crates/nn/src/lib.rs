@@ -18,6 +18,7 @@ pub mod moe;
 mod norm;
 mod probe;
 pub mod sampler;
+mod together;
 mod window;
 
 pub use attention::{Attention, AttentionSpec};
@@ -35,6 +36,7 @@ pub use norm::RmsNorm;
 pub use omni_core::SamplingOptions;
 pub use probe::Probe;
 pub use sampler::Sampler;
+pub use together::{RUNS_AT_ONCE, head_of_each};
 pub use window::window_attention;
 
 #[cfg(doctest)]

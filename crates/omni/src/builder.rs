@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use vision_encoder::VisionEncoder;
 
 use crate::omni::{Encoders, Inner, SpeechParts};
-use crate::stages::Timed;
+use crate::places::Places;
+use crate::stages::{Timed, Together};
 use crate::{ChatTemplate, Device, Omni, Tokenizer};
 
 /// Loads an [`Omni`] from a checkpoint directory.
@@ -25,6 +26,7 @@ pub struct OmniBuilder {
     text_only: bool,
     without_media: bool,
     audio_window: Option<usize>,
+    max_answers: usize,
     progress: Option<Box<dyn FnMut(Loading)>>,
 }
 
@@ -135,6 +137,7 @@ impl OmniBuilder {
             text_only: false,
             without_media: false,
             audio_window: None,
+            max_answers: 8,
             progress: None,
         }
     }
@@ -169,6 +172,13 @@ impl OmniBuilder {
         self
     }
 
+    /// Sets how many answers may be in the making at once; 8, if not said. One more is refused with [`Error::Busy`]. Answers that
+    /// are made at once share each reading of the weights on the CPU.
+    pub fn max_answers(mut self, answers: usize) -> Self {
+        self.max_answers = answers;
+        self
+    }
+
     /// Reports progress while weights are read.
     pub fn progress(mut self, callback: impl FnMut(Loading) + 'static) -> Self {
         self.progress = Some(Box::new(callback));
@@ -178,9 +188,12 @@ impl OmniBuilder {
     /// Loads the model.
     ///
     /// # Errors
-    /// Before any weight is read: [`Error::Io`], [`Error::Config`] or [`Error::Weights`] naming every missing, unexpected
+    /// Before any weight is read: [`Error::Request`] for 0 answers at once, [`Error::Io`], [`Error::Config`] or [`Error::Weights`] naming every missing, unexpected
     /// and mismatched tensor; [`Error::Device`] if the device is absent or lacks the number type.
     pub fn load(self) -> Result<Omni> {
+        if self.max_answers == 0 {
+            return Err(Error::Request("max_answers is 0, expected at least 1".into()));
+        }
         let checkpoint = Checkpoint::open(&self.directory)?;
         let speaks = !self.text_only && checkpoint.config().enable_audio_output;
         let mut components = vec![Component::Thinker];
@@ -209,8 +222,21 @@ impl OmniBuilder {
         let encoders =
             (!self.without_media).then(|| load_encoders(&weights, &config, self.audio_window)).transpose()?;
         let speech = speaks.then(|| load_speech(&weights, &config)).transpose()?;
-        let inner =
-            Inner { config, tokenizer, template, generation, preprocessor, device, dtype, thinker, encoders, speech };
+        let (together, places) = (Together::new(&device), Places::new(self.max_answers));
+        let inner = Inner {
+            config,
+            tokenizer,
+            template,
+            generation,
+            preprocessor,
+            device,
+            dtype,
+            thinker,
+            encoders,
+            speech,
+            together,
+            places,
+        };
         Ok(Omni::new(Arc::new(inner)))
     }
 }

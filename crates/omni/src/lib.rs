@@ -25,6 +25,7 @@
 //! The parts are crates of their own and load alone: [`aut_encoder`], [`vision_encoder`], [`thinker`], [`talker`],
 //! [`code_predictor`], [`code2wav`]; [`media`] reads files without any model.
 
+mod batch;
 mod builder;
 mod chat;
 mod device;
@@ -35,6 +36,7 @@ mod memory;
 mod omni;
 mod options;
 mod pipeline;
+mod places;
 mod processor;
 mod read;
 mod session;

@@ -14,8 +14,9 @@ use vision_encoder::VisionEncoder;
 use crate::builder::{GenerationConfig, OmniBuilder, PreprocessorConfig};
 use crate::memory::Memory;
 use crate::pipeline::{ReplyStream, SpeechPlan};
+use crate::places::{Place, Places};
 use crate::processor::{Processor, Prompt};
-use crate::stages::Timed;
+use crate::stages::{Timed, Together};
 use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Session, Tokenizer};
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
@@ -35,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) thinker: Thinker,
     pub(crate) encoders: Option<Encoders>,
     pub(crate) speech: Option<SpeechParts>,
+    pub(crate) together: Together,
+    pub(crate) places: Places,
 }
 
 pub(crate) struct Encoders {
@@ -123,12 +126,14 @@ impl Omni {
     /// own, and waits for a reader that is behind; dropping the stream stops it.
     ///
     /// # Errors
-    /// Before the model runs: [`Error::Request`] for a conversation or options that cannot be served, [`Error::Media`],
+    /// Before the model runs: [`Error::Busy`] if as many answers are in the making as [`OmniBuilder::max_answers`] allows,
+    /// [`Error::Request`] for a conversation or options that cannot be served, [`Error::Media`],
     /// [`Error::ContextLength`], or [`Error::NotLoaded`] if speech is asked for and not there.
     pub fn stream(&self, messages: &[Message], options: &GenerateOptions) -> Result<ReplyStream> {
+        let place = self.place()?;
         options.validate()?;
         self.speech_plan(options)?;
-        self.stream_prompt(self.prompt(messages, options)?, options)
+        self.stream_with(self.prompt(messages, options)?, options, None, place)
     }
 
     /// As [`Omni::stream`], for a conversation that was read and counted by [`Omni::prompt`] with the same options.
@@ -136,7 +141,7 @@ impl Omni {
     /// # Errors
     /// As [`Omni::stream`].
     pub fn stream_prompt(&self, prompt: Prompt, options: &GenerateOptions) -> Result<ReplyStream> {
-        self.stream_with(prompt, options, None)
+        self.stream_with(prompt, options, None, self.place()?)
     }
 
     /// A conversation of several turns, which remembers what the model has read.
@@ -149,6 +154,7 @@ impl Omni {
         prompt: Prompt,
         options: &GenerateOptions,
         memory: Option<Memory>,
+        place: Place,
     ) -> Result<ReplyStream> {
         options.validate()?;
         let plan = self.speech_plan(options)?;
@@ -157,7 +163,12 @@ impl Omni {
         if tokens >= limit {
             return Err(Error::ContextLength { tokens, limit });
         }
-        ReplyStream::new(self.inner.clone(), prompt, options.clone(), plan, memory)
+        ReplyStream::new(self.inner.clone(), prompt, options.clone(), (plan, memory), place)
+    }
+
+    /// A place for an answer.
+    pub(crate) fn place(&self) -> Result<Place> {
+        self.inner.places.take()
     }
 
     fn speech_plan(&self, options: &GenerateOptions) -> Result<Option<SpeechPlan>> {

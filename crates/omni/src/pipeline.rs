@@ -11,6 +11,7 @@ use omni_core::{Error, Result};
 
 use crate::memory::{Memory, contents};
 use crate::omni::Inner;
+use crate::places::Place;
 use crate::processor::Prompt;
 use crate::stages::{Common, Report, Signals, TalkStage, Talked, ThinkStage, Thought, VocodeStage, Voiced};
 use crate::{Audio, Event, GenerateOptions, Reply, Speech, SpeechStop, Stages, TextStop, Timings, Usage};
@@ -82,14 +83,14 @@ impl ReplyStream {
         model: Arc<Inner>,
         prompt: Prompt,
         options: GenerateOptions,
-        plan: Option<SpeechPlan>,
-        memory: Option<Memory>,
+        (plan, memory): (Option<SpeechPlan>, Option<Memory>),
+        place: Place,
     ) -> Result<Self> {
         let memory = memory.map(|memory| (memory, contents(&model, &prompt)));
         let (sender, reports) = bounded(EVENTS);
         let signals = Arc::new(Signals::new(options.stages == Stages::Sequential));
         let started = Instant::now();
-        let common = Common { reports: sender, signals: signals.clone(), started };
+        let common = Common { reports: sender, signals: signals.clone(), started, _place: Arc::new(place) };
         let outcome = Outcome {
             prompt_tokens: prompt.tokens(),
             preprocessing: prompt.preprocessing,

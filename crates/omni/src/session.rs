@@ -83,9 +83,10 @@ impl Session {
     /// # Errors
     /// As [`Omni::stream`]; the conversation stays as it is.
     pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer<'_>> {
+        let place = self.omni.place()?;
         let prompt = self.omni.prompt(&self.messages, options)?;
         self.keep_sound(&prompt, options.audio_in_video);
-        let stream = self.omni.stream_with(prompt, options, Some(self.memory.clone()))?;
+        let stream = self.omni.stream_with(prompt, options, Some(self.memory.clone()), place)?;
         Ok(Answer { session: self, stream: Awaited(stream) })
     }
 

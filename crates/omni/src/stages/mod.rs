@@ -3,6 +3,7 @@
 mod guard;
 mod talk;
 mod think;
+mod together;
 mod vocode;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +14,12 @@ use async_channel::Sender;
 use burn::tensor::{Int, Tensor};
 use omni_core::Error;
 
-pub(crate) use talk::{TalkStage, Talked, Timed};
+pub(crate) use talk::{TalkStage, Talked};
 pub(crate) use think::{ThinkStage, Thought};
+pub(crate) use together::{Timed, Together};
 pub(crate) use vocode::{VocodeStage, Voiced};
 
+use crate::places::Place;
 use crate::{Event, SpeechStop};
 
 /// What crosses from the thinker to the talker.
@@ -96,6 +99,8 @@ pub(crate) struct Common {
     pub(crate) reports: Sender<Report>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) started: Instant,
+    /// Given back when the last stage has ended.
+    pub(crate) _place: Arc<Place>,
 }
 
 impl Common {

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 use burn::tensor::{Int, Tensor};
 use moe_talker::{Conversation, SpeakOptions, TalkerPrompt, TalkerState};
-use mtp::{CodePredictor, PredictorState};
-use omni_core::{FrameCodes, Positions, Result, SamplingOptions, Stage, Thinker as _};
+use omni_core::{Positions, Result, Stage, Thinker as _};
 use tm_rope::MediaLayout;
 
 use super::guard::{Loops, overrun};
+use super::together::{Speech, frames};
 use super::{Common, Frame, Report, Word, stop_from_outside};
 use crate::memory::{Memory, TalkerMemory, Token, chained};
 use crate::omni::{Inner, SpeechParts};
@@ -112,7 +112,8 @@ impl TalkStage {
         let TalkerPrompt { eos, pad, .. } = prompt;
         let mut rows = Rows { model: &self.model, words: &self.words, pad, eos: Some(eos), taken: 1 };
         let mut loops = Loops::default();
-        let mut made = 0;
+        let (mut made, mut text) = (0, None);
+        let mut seat = self.model.together.talker.seat();
         talked.stop = loop {
             if let Some(stop) = stop_from_outside(&self.common.signals) {
                 break Some(stop);
@@ -121,27 +122,26 @@ impl TalkStage {
             if guards.frames_per_token.zip(rows.words()).is_some_and(|(most, words)| overrun(made, words, most)) {
                 break Some(SpeechStop::Overrun);
             }
+            let started = Instant::now();
+            let turn = self.common.signals.turn();
+            let frame;
+            (speaking, frame) = seat.run(Speech { speaking, text }, |speeches| frames(parts, speeches))??;
+            drop(turn);
+            talked.talker += started.elapsed();
             if guards.looping_frames.is_some_and(|most| loops.push(speaking.first_code(), most)) {
                 break Some(SpeechStop::Loop);
             }
-            let started = Instant::now();
-            let turn = self.common.signals.turn();
-            let Some(frame) = parts.talker.codes(&mut speaking, &parts.code_predictor) else {
+            let Some(frame) = frame else {
                 break speaking.stop().map(SpeechStop::from);
             };
-            drop(turn);
             made += 1;
-            talked.talker += started.elapsed();
             if self.frames.send_blocking(frame).is_err() {
                 // The vocoder has gone; if it failed, it says so itself.
                 break stop_from_outside(&self.common.signals).or(Some(SpeechStop::Cancelled));
             }
-            let text = rows.next(&parts.talker);
-            let started = Instant::now();
-            let _turn = self.common.signals.turn();
-            parts.talker.advance(&mut speaking, text, &mut ())?;
-            talked.talker += started.elapsed();
+            text = Some(rows.next(&parts.talker));
         };
+        drop(seat);
         talked.code_predictor = speaking.predictor().1;
         talked.talker = talked.talker.saturating_sub(talked.code_predictor);
         talked.cache_bytes = speaking.state().bytes();
@@ -174,23 +174,5 @@ impl TalkStage {
         let known = old.iter().zip(&tokens).take_while(|(old, new)| old == new).count();
         state.truncate(known);
         Ok((state, tokens))
-    }
-}
-
-/// The code predictor with a stopwatch in its state.
-pub(crate) struct Timed(pub(crate) CodePredictor);
-
-impl omni_core::CodePredictor for Timed {
-    type State = (PredictorState, Duration);
-
-    fn start(&self, sampling: &SamplingOptions) -> Self::State {
-        (self.0.start(sampling), Duration::ZERO)
-    }
-
-    fn predict(&self, (state, spent): &mut Self::State, hidden: Tensor<3>, first: Tensor<3>) -> FrameCodes {
-        let started = Instant::now();
-        let codes = self.0.predict(state, hidden, first);
-        *spent += started.elapsed();
-        codes
     }
 }

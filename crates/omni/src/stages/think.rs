@@ -5,9 +5,11 @@ use async_channel::Sender;
 use burn::tensor::{Int, Tensor};
 use moe_thinker::ThinkerState;
 use nn::Sampler;
-use omni_core::{DecoderInput, Positions, Result, Stage, Thinker as _};
+use omni_core::{DecoderInput, Positions, Result, Thinker as _};
 
+use super::together::{Scores, Token as Step, tokens};
 use super::{Common, Report, Word};
+use crate::batch::Seat;
 use crate::memory::{Memory, ThinkerMemory, Token};
 use crate::omni::Inner;
 use crate::processor::Prompt;
@@ -69,9 +71,12 @@ impl ThinkStage {
         } else {
             let mut writing = self.read_prompt(&mut thought)?;
             let mut held = None;
+            let model = self.model.clone();
+            let mut seat = model.together.thinker.seat();
             while self.take_token(&writing, &mut written, &mut thought, &mut held) {
-                self.next_token(&mut writing, &mut thought)?;
+                writing = self.next_token(writing, &mut seat, &mut thought)?;
             }
+            drop(seat);
             self.release(&mut held, &thought);
             let rest = written.finish();
             rest.into_iter().for_each(|event| self.common.event(event));
@@ -119,16 +124,22 @@ impl ThinkStage {
     }
 
     /// Feeds the last token, chooses the next.
-    fn next_token(&self, writing: &mut Writing, thought: &mut Thought) -> Result<()> {
+    fn next_token(
+        &self,
+        mut writing: Writing,
+        seat: &mut Seat<Step, Result<Scores>>,
+        thought: &mut Thought,
+    ) -> Result<Writing> {
         let _turn = self.common.signals.turn();
         let started = Instant::now();
         let thinker = &self.model.thinker;
         let position = writing.state.tokens() as f32 + writing.delta;
         let input = DecoderInput::text(thinker.embed(writing.next.clone()), Positions::sequence(position, 1));
-        let output = thinker.step(&mut writing.state, input)?;
-        writing.next = writing.sampler.sample(output.logits);
+        let scores;
+        (writing.state, scores) = seat.run((writing.state, input), |steps| tokens(thinker, steps))??;
+        writing.next = writing.sampler.sample(scores);
         thought.thinker += started.elapsed();
-        Ok(())
+        Ok(writing)
     }
 
     /// The one place where a text id crosses to the host. False if no more tokens are to be written.
