@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use checkpoint::{Checkpoint, Component};
+use checkpoint::{Checkpoint, Component, Place};
 use peak_alloc::PeakAlloc;
-use qwen3_omni::{Dtype, Omni};
+use qwen3_omni::{Dtype, Error, Omni};
 use weights_tools::init::{Options, init};
 use weights_tools::quantize::{Plan, Recipe};
 
@@ -36,10 +37,16 @@ fn sizes(directory: &Path) -> (usize, usize, usize) {
     let checkpoint = Checkpoint::open(directory).unwrap();
     let thinker = || checkpoint.tensors().iter().filter(|(name, _)| Component::of(name) == Some(Component::Thinker));
     let elements = |rank: usize| {
-        thinker().filter(|(_, t)| t.shape.len() == rank).map(|(_, t)| t.shape.iter().product::<usize>()).sum()
+        thinker()
+            .filter(|(_, t)| t.shape.len() == rank && t.float_type().is_some())
+            .map(|(_, t)| t.shape.iter().product::<usize>())
+            .sum()
     };
     (thinker().map(|(_, tensor)| tensor.len()).sum(), 4 * elements(1), elements(2))
 }
+
+/// Held by the one test that allocates.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// What loading the thinker as `dtype` holds in the end, and the most it held on the way.
 fn load(directory: &Path, dtype: Dtype) -> (usize, usize) {
@@ -51,9 +58,9 @@ fn load(directory: &Path, dtype: Dtype) -> (usize, usize) {
     used
 }
 
-// One test: others would allocate at the same time.
 #[test]
 fn loading_holds_little_more_than_what_cannot_stay_in_the_file() {
+    let _turn = TURN.lock().unwrap();
     let largest = 2048 * 64 * 4;
     let four_bits = Plan { recipe: Some(Recipe::Gb24), ..Plan::default() };
     for (stored, plan) in [(Dtype::Bf16, None), (Dtype::Bf16, Some(four_bits)), (Dtype::F32, None)] {
@@ -68,7 +75,36 @@ fn loading_holds_little_more_than_what_cannot_stay_in_the_file() {
             // The decoder has its own copy of its norms.
             let expected = converted + 2 * vectors + OTHER;
             assert!(held >= converted && held <= expected, "{name} as {asked}: {held} bytes held of {expected}");
+            let checkpoint = Checkpoint::open(&model).unwrap();
+            let need = checkpoint.memory_need(&[Component::Thinker], Place::Cpu, asked);
+            assert_eq!(need.held, (converted + vectors) as u64, "{name} as {asked}");
+            let mapped = if converted > 0 { 0 } else { weights - vectors / 4 * stored.size() };
+            assert!(
+                need.mapped as usize <= mapped && need.mapped as usize * 100 >= 99 * mapped,
+                "{need:?}, {mapped} mapped"
+            );
             assert!(peak <= expected + largest, "{name} as {asked}: peak {peak}, {expected} bytes held at most");
         }
     }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_both_numbers_before_it_is_read() {
+    let _turn = TURN.lock().unwrap();
+    let load = |limit: u64| Omni::builder(testkit::nano()).dtype(Dtype::F32).memory_limit(limit).load();
+    let checkpoint = Checkpoint::open(testkit::nano()).unwrap();
+    let need = checkpoint.memory_need(&Component::ALL, Place::Cpu, Dtype::F32);
+    assert!(need.held > 0 && need.mapped > need.held, "{need:?}");
+    let error = load(need.held - 1).err().unwrap();
+    assert!(
+        matches!(error, Error::Memory { needed, available, .. } if (needed, available) == (need.held, need.held - 1))
+    );
+    let message = error.to_string();
+    assert!(message.contains(&need.held.to_string()) && message.contains("text_only"), "{message}");
+    // What is mapped need not fit: it runs, from disk.
+    load(need.held).unwrap();
+    // On a device of its own everything is held.
+    let device = checkpoint.memory_need(&Component::ALL, Place::Device, Dtype::Bf16);
+    let stored: usize = checkpoint.tensors().values().map(|tensor| tensor.len()).sum();
+    assert_eq!((device.held, device.mapped), (stored as u64, 0));
 }
