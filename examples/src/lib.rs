@@ -19,7 +19,7 @@ pub struct Flags {
     /// cpu, wgpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub device: Device,
-    /// f32, bf16 or f16; f32 on cpu and wgpu, bf16 on cuda if not given
+    /// f32, bf16 or f16; if not given, bf16 on cuda, f32 on wgpu, and on cpu bf16 if the checkpoint is
     #[arg(long)]
     pub dtype: Option<Dtype>,
     /// Voice, by name

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use checkpoint::{Checkpoint, Component, OmniConfig, TensorReport, expected};
+use checkpoint::{Checkpoint, Component, OmniConfig, Place, TensorReport, expected};
 use omni_core::{Dtype, Error, Result};
 use qwen3_omni::ChatTemplate;
 use serde::Serialize;
@@ -37,6 +37,12 @@ pub struct ComponentSummary {
     pub parameters: u64,
     /// Bytes on disk.
     pub bytes: u64,
+    /// Bytes a CPU holds for it, computed in the number type the config names; see [`checkpoint::MemoryNeed`].
+    pub cpu_held: u64,
+    /// Bytes a CPU reads from the mapped files on top.
+    pub cpu_mapped: u64,
+    /// Bytes a device with memory of its own holds for it.
+    pub device_held: u64,
     /// Number types on disk, with the number of tensors of each.
     pub dtypes: BTreeMap<String, usize>,
     /// How linear layers are packed, with the number of layers of each kind.
@@ -128,11 +134,17 @@ fn companions(directory: &Path) -> Vec<String> {
 }
 
 fn summary(checkpoint: &Checkpoint, component: Component) -> ComponentSummary {
+    let named = checkpoint.config().dtype.as_deref().and_then(|name| name.parse().ok()).unwrap_or_default();
+    // A CPU computes in f16 no faster than in f32.
+    let cpu = checkpoint.memory_need(&[component], Place::Cpu, named);
     let mut summary = ComponentSummary {
         component: component.name(),
         tensors: 0,
         parameters: 0,
         bytes: 0,
+        cpu_held: cpu.held,
+        cpu_mapped: cpu.mapped,
+        device_held: checkpoint.memory_need(&[component], Place::Device, named).held,
         dtypes: BTreeMap::new(),
         packed: BTreeMap::new(),
     };
@@ -166,6 +178,15 @@ mod tests {
         assert_eq!((whole.variant, whole.shards, whole.odd.as_slice()), ("Instruct", 3, [].as_slice()));
         assert_eq!(whole.components.iter().map(|c| c.tensors).sum::<usize>(), 567);
         assert_eq!(whole.components.iter().map(|c| c.parameters).sum::<u64>(), 1_454_429);
+        // Stored and computed in f32: everything is somewhere once.
+        for part in &whole.components {
+            assert_eq!(
+                (part.cpu_held + part.cpu_mapped, part.device_held),
+                (part.bytes, part.bytes),
+                "{}",
+                part.component
+            );
+        }
         let released = inspect(&testkit::tiny(), Expect::Released).unwrap();
         assert!(released.odd[0].contains("missing"), "{}", released.odd[0]);
     }

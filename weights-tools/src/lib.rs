@@ -1,5 +1,6 @@
-//! Inspect, verify, make, convert and quantise Qwen3-Omni checkpoints: what the `weights-tools` program does, as a library.
+//! Inspect, verify, make, convert, quantise and compare Qwen3-Omni checkpoints: what the `weights-tools` program does, as a library.
 
+pub mod compare;
 pub mod convert;
 pub mod init;
 pub mod inspect;

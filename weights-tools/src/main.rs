@@ -1,6 +1,7 @@
-//! Inspect, verify, make, convert and quantise Qwen3-Omni checkpoints.
+//! Inspect, verify, make, convert, quantise and compare Qwen3-Omni checkpoints.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program owns its terminal.
 
+mod comparing;
 mod writing;
 
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Run two checkpoints of one model on the same inputs and say how far their outputs lie apart, part by part
+    Compare(comparing::Compare),
     /// Write a random-weight checkpoint in the released layout, quantised if a recipe or bits are given
     Init(writing::Init),
     /// Quantise the linear layers of a checkpoint, in the layout of compressed-tensors
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Verify { model, golden, only, device, allow_uncovered, json } => {
             run_verify(&verify::Options { model, golden, only, device }, allow_uncovered, json)
         }
+        Command::Compare(arguments) => arguments.run(),
         Command::Init(arguments) => arguments.run(),
         Command::Quantize(arguments) => arguments.run(),
         Command::Convert(arguments) => arguments.run(),
@@ -112,11 +116,24 @@ fn run_inspect(directory: &std::path::Path, expect: ExpectArgument, json: bool) 
     }
     let sums = found.components.iter().fold((0, 0, 0), |s, c| (s.0 + c.tensors, s.1 + c.parameters, s.2 + c.bytes));
     println!("{:16} {:>8} {:>16} {:>12}", "all", sums.0, sums.1, sums.2);
+    print_needs(&found.components);
     match found.odd.is_empty() {
         true => println!("nothing missing, nothing odd"),
         false => found.odd.iter().for_each(|line| println!("{line}")),
     }
     Ok(found.odd.is_empty())
+}
+
+/// What each part takes when it is loaded.
+fn print_needs(components: &[inspect::ComponentSummary]) {
+    println!("\n{:16} {:>14} {:>14} {:>14}", "bytes loaded", "CPU, held", "CPU, mapped", "other device");
+    let mut sums = [0; 3];
+    for part in components {
+        let needs = [part.cpu_held, part.cpu_mapped, part.device_held];
+        sums.iter_mut().zip(needs).for_each(|(sum, need)| *sum += need);
+        println!("{:16} {:>14} {:>14} {:>14}", part.component, needs[0], needs[1], needs[2]);
+    }
+    println!("{:16} {:>14} {:>14} {:>14}\n", "all", sums[0], sums[1], sums[2]);
 }
 
 fn run_verify(options: &verify::Options, allow_uncovered: bool, json: bool) -> Result<bool> {

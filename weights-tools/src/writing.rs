@@ -6,8 +6,12 @@ use checkpoint::Component;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use omni_core::{Dtype, Error, Result};
+use qwen3_omni::Device;
+use qwen3_omni_weights_tools::compare::{self, Prompts};
 use qwen3_omni_weights_tools::quantize::{self, Grouping, Plan, Recipe, Report};
 use qwen3_omni_weights_tools::{Progress, convert, init};
+
+use crate::comparing;
 
 /// Which linear layers are quantised, and how.
 #[derive(Args)]
@@ -82,6 +86,12 @@ pub struct Quantize {
     /// Write the error of every tensor to this JSON file
     #[arg(long)]
     report: Option<PathBuf>,
+    /// Then run both checkpoints on the questions of this text file, one a line, and compare their outputs
+    #[arg(long, conflicts_with = "golden")]
+    prompts: Option<PathBuf>,
+    /// Then run both checkpoints on the inputs of these golden cases and compare their outputs
+    #[arg(long)]
+    golden: Option<PathBuf>,
     #[command(flatten)]
     target: TargetArguments,
 }
@@ -123,6 +133,7 @@ impl Quantize {
     /// Writes the checkpoint and says what was lost.
     pub fn run(self) -> Result<bool> {
         let plan = self.plan.plan();
+        let prompts = self.prompts.as_deref().map(Prompts::from_file).transpose()?;
         let Self { source, out, dtype, .. } = self;
         let TargetArguments { shard_mb, restart } = self.target;
         let options = quantize::Options { source, out, plan, dtype, shard_bytes: shard_mb * 1_000_000, restart };
@@ -138,6 +149,12 @@ impl Quantize {
             std::fs::write(path, text).map_err(|source| Error::io(path, source))?;
         }
         println!("written: {}", options.out.display());
+        if prompts.is_some() || self.golden.is_some() {
+            let prompts = Prompts { texts: prompts.unwrap_or_default(), golden: self.golden, ..Prompts::default() };
+            let (reference, other, device) = (options.source, options.out, Device::Cpu);
+            let comparison = compare::Options { reference, other, prompts, device, dtype: Dtype::F32 };
+            comparing::print(&compare::compare(&comparison)?);
+        }
         Ok(true)
     }
 }

@@ -59,6 +59,11 @@ impl Tensor {
         }
     }
 
+    /// Whether its place in the file is a multiple of so many bytes.
+    pub(crate) fn starts_at_multiple_of(&self, size: usize) -> bool {
+        self.bytes.start.is_multiple_of(size)
+    }
+
     /// Bytes on disk.
     pub fn len(&self) -> usize {
         self.bytes.len()

@@ -10,6 +10,7 @@ mod config;
 mod directory;
 mod error;
 mod manifest;
+mod need;
 mod packed_layer;
 mod quantization;
 mod stored;
@@ -24,6 +25,7 @@ pub use config::{
 pub use directory::{Checkpoint, Tensor as StoredTensor, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
 pub use manifest::{Component, Manifest, expected, is_linear};
+pub use need::{MemoryNeed, Place};
 pub use omni_core::Dtype;
 pub use packed::Scheme;
 pub use packed_layer::PackedTensors;

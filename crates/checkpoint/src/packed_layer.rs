@@ -13,6 +13,9 @@ const SHAPE: &str = ".weight_shape";
 const ZEROS: &str = ".weight_zero_point";
 const ORDER: &str = ".weight_g_idx";
 
+/// What lies beside the words of a packed layer.
+pub(crate) const PACKED_PARTS: [&str; 4] = [SCALES, SHAPE, ZEROS, ORDER];
+
 /// The packed tensors of one linear layer, as they lie on disk.
 #[derive(Debug)]
 pub struct PackedTensors<'a> {
@@ -148,7 +151,7 @@ impl Checkpoint {
     }
 
     /// The group of each input, if the file lists them and they are not neighbours.
-    fn order(&self, module: &str, group: usize, groups: usize) -> Result<Option<Vec<u32>>, CheckpointError> {
+    pub(crate) fn order(&self, module: &str, group: usize, groups: usize) -> Result<Option<Vec<u32>>, CheckpointError> {
         let name = format!("{module}{ORDER}");
         let Some(tensor) = self.tensors.get(&name) else { return Ok(None) };
         let order = self.integers(tensor);

@@ -15,7 +15,9 @@ pub(crate) struct Bytes {
 #[derive(Clone)]
 enum Owner {
     File(Arc<Mmap>),
-    Memory(Arc<[u64]>),
+    Words(Arc<Vec<u64>>),
+    Floats(Arc<Vec<f32>>),
+    Halves(Arc<Vec<u16>>),
 }
 
 impl Bytes {
@@ -27,15 +29,32 @@ impl Bytes {
     pub(crate) fn copied(bytes: &[u8]) -> Self {
         let mut words = vec![0u64; bytes.len().div_ceil(8)];
         bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-        Self { owner: Owner::Memory(words.into()), range: 0..bytes.len() }
+        Self { owner: Owner::Words(words.into()), range: 0..bytes.len() }
+    }
+
+    /// These numbers, without a copy.
+    pub(crate) fn floats(values: Vec<f32>) -> Self {
+        Self { range: 0..size_of_val(&values[..]), owner: Owner::Floats(values.into()) }
+    }
+
+    /// These bits of half-precision numbers, without a copy.
+    pub(crate) fn halves(values: Vec<u16>) -> Self {
+        Self { range: 0..size_of_val(&values[..]), owner: Owner::Halves(values.into()) }
     }
 
     fn get(&self) -> &[u8] {
         let all: &[u8] = match &self.owner {
             Owner::File(map) => map,
-            Owner::Memory(words) => bytemuck::cast_slice(words),
+            Owner::Words(words) => bytemuck::cast_slice(words),
+            Owner::Floats(values) => bytemuck::cast_slice(values),
+            Owner::Halves(values) => bytemuck::cast_slice(values),
         };
         &all[self.range.clone()]
+    }
+
+    /// Bytes in this process's own memory.
+    fn own(&self) -> usize {
+        if matches!(self.owner, Owner::File(_)) { 0 } else { self.range.len() }
     }
 
     /// Itself if numbers of this size can be read in place, otherwise a copy.
@@ -119,11 +138,10 @@ impl StoredMatrix {
 
     /// Bytes that lie in this process's own memory, not in a mapped file.
     pub fn bytes_in_memory(&self) -> usize {
-        let own = |bytes: &Bytes| if matches!(bytes.owner, Owner::Memory(_)) { bytes.range.len() } else { 0 };
         match &self.form {
-            Form::F32(bytes) | Form::Bf16(bytes) => own(bytes),
+            Form::F32(bytes) | Form::Bf16(bytes) => bytes.own(),
             Form::Packed { words, scales, zeros, .. } => {
-                own(words) + own(scales) + zeros.as_ref().map_or(0, |z| z.len())
+                words.own() + scales.own() + zeros.as_ref().map_or(0, |z| z.len())
             }
         }
     }

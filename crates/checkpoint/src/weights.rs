@@ -2,7 +2,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
 use omni_core::{Dtype, Error, Result};
 
@@ -152,22 +152,26 @@ impl<'a> Weights<'a> {
         let name = format!("{}weight", self.prefix);
         let stored = checkpoint.tensors().get(&name).filter(|tensor| tensor.shape == shape);
         // In place where it can stay as it is.
-        let half = self.dtype == Dtype::Bf16;
         match stored.map(|tensor| (tensor, tensor.float_type())) {
             Some((tensor, Some(Dtype::Bf16))) => {
                 self.count(tensor.len());
                 Ok(StoredMatrix::bf16(shape, checkpoint.shared(tensor)))
             }
-            Some((tensor, Some(Dtype::F32))) if !half => {
+            Some((tensor, Some(Dtype::F32))) if self.matrix_type() == Dtype::F32 => {
                 self.count(tensor.len());
                 Ok(StoredMatrix::f32(shape, checkpoint.shared(tensor)))
             }
             _ => {
-                let mut buffer = Buffer::new(if half { Dtype::Bf16 } else { Dtype::F32 }, shape.iter().product());
+                let mut buffer = Buffer::new(self.matrix_type(), shape.iter().product());
                 self.read(checkpoint, &name, &shape, &mut buffer)?;
                 Ok(buffer.matrix(shape))
             }
         }
+    }
+
+    /// What matrices become in host memory that cannot stay as they are.
+    fn matrix_type(&self) -> Dtype {
+        if self.dtype == Dtype::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
     }
 
     fn stored_packed(&self, checkpoint: &Checkpoint, shape: [usize; 2], packed: PackedTensors) -> StoredMatrix {
@@ -195,8 +199,7 @@ impl<'a> Weights<'a> {
     /// The values of a packed matrix whose inputs belong to any group.
     fn unordered(&self, matrix: &StoredMatrix, group_of_input: &[u32]) -> StoredMatrix {
         let shape = matrix.shape();
-        let mut buffer =
-            Buffer::new(if self.dtype == Dtype::F32 { Dtype::F32 } else { Dtype::Bf16 }, shape[0] * shape[1]);
+        let mut buffer = Buffer::new(self.matrix_type(), shape[0] * shape[1]);
         let mut row = vec![0.0; shape[1]];
         for output in 0..shape[0] {
             matrix.weight().row_with_groups(output, group_of_input, &mut row);
@@ -215,9 +218,8 @@ impl<'a> Weights<'a> {
             state
         };
         let Some(scheme) = scheme else {
-            let half = self.dtype == Dtype::Bf16;
             let elements = shape[0] * shape[1];
-            let mut buffer = Buffer::new(if half { Dtype::Bf16 } else { Dtype::F32 }, elements);
+            let mut buffer = Buffer::new(self.matrix_type(), elements);
             for _ in 0..elements {
                 buffer.extend_from_f32(&[((random() >> 40) as f32 / (1 << 23) as f32 - 1.0) * bound]);
             }
@@ -329,9 +331,9 @@ impl Buffer {
 
     fn bytes(self) -> Bytes {
         match self {
-            Buffer::F32(values) => Bytes::copied(bytemuck::cast_slice(&values)),
-            Buffer::Bf16(values) => Bytes::copied(bytemuck::cast_slice::<u16, u8>(values.reinterpret_cast())),
-            Buffer::F16(values) => Bytes::copied(bytemuck::cast_slice::<u16, u8>(values.reinterpret_cast())),
+            Buffer::F32(values) => Bytes::floats(values),
+            Buffer::Bf16(values) => Bytes::halves(values.reinterpret_into()),
+            Buffer::F16(values) => Bytes::halves(values.reinterpret_into()),
         }
     }
 

@@ -36,6 +36,19 @@ pub enum Error {
     /// Something this build or this checkpoint kind does not offer.
     #[error("unsupported: {0}")]
     Unsupported(String),
+    /// There is less memory than the weights need; nothing was read.
+    #[error(
+        "memory: the weights need {needed} bytes ({:.1} GB), but {available} ({:.1} GB) are available{advice}",
+        *needed as f64 / 1e9, *available as f64 / 1e9
+    )]
+    Memory {
+        /// Bytes that would have to be held.
+        needed: u64,
+        /// Bytes that the system, or the limit that was set, leaves.
+        available: u64,
+        /// What needs less, beginning with a separator.
+        advice: &'static str,
+    },
     /// A part of the model that the request needs was not loaded.
     #[error("not loaded: {0}")]
     NotLoaded(String),

@@ -21,6 +21,37 @@ impl MediaRows {
         let visual = [spans(&self.image), spans(&self.video)].concat();
         audio.chain(visual.iter().filter_map(MediaItem::of)).collect()
     }
+
+    /// Takes the first rows of each kind: as many as a piece of the prompt has places for. Where there are fewer, all of them.
+    pub fn take(&mut self, ids: &[u32], media: &MediaIds) -> Self {
+        let take = |rows: &mut Option<Encoded>, placeholder: u32| {
+            let wanted = ids.iter().filter(|id| **id == placeholder).count();
+            rows.take_if(|_| wanted > 0).map(|all| {
+                let (first, rest) = split(all, wanted);
+                *rows = rest;
+                first
+            })
+        };
+        Self {
+            audio: take(&mut self.audio, media.audio),
+            image: take(&mut self.image, media.image),
+            video: take(&mut self.video, media.video),
+        }
+    }
+}
+
+/// The first rows, and the others if there are any. Spans are not split: they belong to whole items.
+fn split(all: Encoded, first: usize) -> (Encoded, Option<Encoded>) {
+    let rows = all.embeds.dims()[0];
+    if first >= rows {
+        return (all, None);
+    }
+    let part = |start: usize, count: usize| Encoded {
+        embeds: all.embeds.clone().narrow(0, start, count),
+        spans: Vec::new(),
+        deepstack: all.deepstack.iter().map(|feature| feature.clone().narrow(0, start, count)).collect(),
+    };
+    (part(0, first), Some(part(first, rows - first)))
 }
 
 /// Puts the encoders' rows where the placeholders are.
@@ -128,6 +159,30 @@ mod tests {
         let indices: Vec<i64> = visual.indices.into_data().try_to_vec_as().unwrap();
         let features: Vec<f32> = visual.deepstack[0].clone().into_data().try_to_vec_as().unwrap();
         assert_eq!((indices, features), (vec![1, 3, 4], vec![30.0, 20.0, 35.0]));
+    }
+
+    #[test]
+    fn a_prompt_in_pieces_takes_its_rows_in_order() {
+        let ids = [9, 3, 1, 2, 3, 9, 1];
+        let mut rows = MediaRows {
+            audio: Some(encoded(&[1.0, 1.5], false)),
+            image: Some(encoded(&[2.0], true)),
+            video: Some(encoded(&[3.0, 3.5], true)),
+        };
+        let (mut values, mut features) = (Vec::<f32>::new(), Vec::<f32>::new());
+        for piece in ids.chunks(3) {
+            let embeds = Tensor::<3>::zeros([1, piece.len(), 1], &Device::flex());
+            let (merged, visual) = merge(embeds, piece, &IDS, rows.take(piece, &IDS)).unwrap();
+            values.extend(merged.into_data().try_to_vec_as::<f32>().unwrap());
+            let deepstack = visual.map(|visual| visual.deepstack[0].clone());
+            features.extend(deepstack.into_iter().flat_map(|rows| rows.into_data().try_to_vec_as::<f32>().unwrap()));
+        }
+        assert_eq!(values, [0.0, 3.0, 1.0, 2.0, 3.5, 0.0, 1.5]);
+        assert_eq!(features, [30.0, 20.0, 35.0]);
+        assert!(rows.audio.is_none() && rows.image.is_none() && rows.video.is_none());
+        // Too few rows are left to be refused where they are put in.
+        let mut few = MediaRows { audio: Some(encoded(&[1.0], false)), ..Default::default() };
+        assert_eq!(few.take(&[1, 1], &IDS).audio.unwrap().embeds.dims(), [1, 1]);
     }
 
     #[test]

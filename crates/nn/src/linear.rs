@@ -120,7 +120,7 @@ impl Embedding {
         let [rows, width] = self.table.shape();
         match &self.table {
             Matrix::Dense(table) => table.clone().select(0, ids.reshape([batch * tokens])),
-            Matrix::Packed(table) => table.numbers().select(0, ids.reshape([batch * tokens])),
+            Matrix::Packed(table) => table.select(rows, ids.reshape([batch * tokens])).squeeze_dim(1),
             Matrix::Host(table) => {
                 let ids = ids.into_data().try_to_vec_as::<i64>().expect("ids are integers");
                 let mut values = vec![0.0; ids.len() * width];

@@ -1,7 +1,7 @@
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::{StoredMatrix, Weights};
 use kernels::{Precision, Scales, Weight};
-use omni_core::{Dtype, Error, Result};
+use omni_core::{Dtype, Result};
 
 use crate::host::product;
 
@@ -92,6 +92,15 @@ impl Matrix {
     }
 }
 
+/// The matrices of several layers below one another, as numbers on the device, packed or not.
+///
+/// # Errors
+/// As [`Weights::matrix`].
+pub(crate) fn stacked_numbers<'a>(parts: impl Iterator<Item = Weights<'a>>, shape: [usize; 2]) -> Result<Tensor<2>> {
+    let each = parts.map(|part| Ok(unpacked(&part.matrix(shape)?, part.device(), part.dtype())));
+    Ok(Tensor::cat(each.collect::<Result<Vec<_>>>()?, 0))
+}
+
 /// All values as numbers on a device.
 fn unpacked(stored: &StoredMatrix, device: &Device, dtype: Dtype) -> Tensor<2> {
     let [output, input] = stored.shape();
@@ -120,10 +129,10 @@ impl PackedTensor {
         let [output, input] = stored.shape();
         let Weight::Packed(packed) = stored.weight() else { return None };
         let bits = packed.bits;
-        let groups = input.div_ceil(packed.group);
-        if !input.is_multiple_of(32 / bits) || !input.is_multiple_of(groups) {
+        if !input.is_multiple_of(32 / bits) || !input.is_multiple_of(packed.group) {
             return None;
         }
+        let groups = input / packed.group;
         let words: Vec<i32> = packed.words.iter().map(|word| *word as i32).collect();
         let scales: Vec<f32> = match packed.scales {
             Scales::F32(scales) => scales.to_vec(),
@@ -136,42 +145,37 @@ impl PackedTensor {
         Some(Self {
             shape: [output, input],
             bits,
-            words: Tensor::from_data(TensorData::new(words, [output, words_per_row]), device),
+            // Whatever integers the device takes otherwise: wider ones would be no smaller than numbers.
+            words: Tensor::from_data(TensorData::new(words, [output, words_per_row]), (device, DType::I32)),
             scales: floats(scales),
             zeros: zeros.map(floats),
         })
     }
 
-    /// Reads the packed matrix of one of several layers that are stacked.
+    /// Several layers below one another; `None` unless all are packed alike.
     ///
     /// # Errors
-    /// As [`Weights::matrix`], or [`Error::Weights`] for a layer that is not packed, or not in a form that can be stacked.
-    pub(crate) fn load(weights: &Weights, shape: [usize; 2]) -> Result<Self> {
-        let packed = weights.is_packed().then(|| weights.matrix(shape)).transpose()?;
-        let packed = packed.and_then(|stored| Self::new(&stored, weights.device(), weights.dtype()));
-        packed.ok_or_else(|| {
-            let reason = "expected packed weights that fill their words, as its neighbours have";
-            Error::Weights(format!("`{}` {shape:?}: {reason}", weights.module()))
-        })
+    /// As [`Weights::matrix`].
+    pub(crate) fn stacked<'a>(parts: impl Iterator<Item = Weights<'a>>, shape: [usize; 2]) -> Result<Option<Self>> {
+        let mut all: Vec<Self> = Vec::new();
+        for part in parts {
+            let packed = part.is_packed().then(|| part.matrix(shape)).transpose()?;
+            match packed.and_then(|stored| Self::new(&stored, part.device(), part.dtype())) {
+                Some(packed) if all.first().is_none_or(|first| first.like(&packed)) => all.push(packed),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(Self::joined(all)))
     }
 
-    /// Several of the same shape below one another.
-    ///
-    /// # Errors
-    /// [`Error::Weights`] if they are not packed alike.
-    pub(crate) fn stack(parts: Vec<Self>) -> Result<Self> {
-        let first = parts[0].clone();
-        if !parts.iter().all(|part| first.like(part)) {
-            let reason = "expected all experts of a layer packed with the same bits, groups and zero points";
-            return Err(Error::Weights(reason.into()));
-        }
-        let shape = [parts.iter().map(|part| part.shape[0]).sum(), first.shape[1]];
+    /// Several that are alike below one another.
+    pub(crate) fn joined(parts: Vec<Self>) -> Self {
+        let first = &parts[0];
+        let (shape, bits) = ([parts.iter().map(|part| part.shape[0]).sum(), first.shape[1]], first.bits);
         let scales = Tensor::cat(parts.iter().map(|part| part.scales.clone()).collect(), 0);
-        let zeros = first.zeros.is_some().then(|| {
-            Tensor::cat(parts.iter().map(|part| part.zeros.clone().expect("parts have one form")).collect(), 0)
-        });
+        let zeros: Option<Vec<_>> = parts.iter().map(|part| part.zeros.clone()).collect();
         let words = Tensor::cat(parts.into_iter().map(|part| part.words).collect(), 0);
-        Ok(Self { shape, bits: first.bits, words, scales, zeros })
+        Self { shape, bits, words, scales, zeros: zeros.map(|zeros| Tensor::cat(zeros, 0)) }
     }
 
     /// Whether two can be stacked.

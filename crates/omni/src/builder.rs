@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aut_encoder::AutEncoder;
-use checkpoint::{Checkpoint, Component, OmniConfig, Weights};
+use checkpoint::{Checkpoint, Component, OmniConfig, Place, Weights};
 use code2wav::Code2Wav;
 use media::image::{ImageOptions, PixelBounds};
 use moe_talker::Talker;
@@ -16,6 +16,7 @@ use vision_encoder::VisionEncoder;
 use crate::omni::{Encoders, Inner, SpeechParts};
 use crate::places::Places;
 use crate::stages::{Timed, Together};
+use crate::threads::Threads;
 use crate::{ChatTemplate, Device, Omni, Tokenizer};
 
 /// Loads an [`Omni`] from a checkpoint directory.
@@ -27,6 +28,8 @@ pub struct OmniBuilder {
     without_media: bool,
     audio_window: Option<usize>,
     max_answers: usize,
+    threads: Option<usize>,
+    memory_limit: Option<u64>,
     progress: Option<Box<dyn FnMut(Loading)>>,
 }
 
@@ -138,6 +141,8 @@ impl OmniBuilder {
             without_media: false,
             audio_window: None,
             max_answers: 8,
+            threads: None,
+            memory_limit: None,
             progress: None,
         }
     }
@@ -148,7 +153,12 @@ impl OmniBuilder {
         self
     }
 
-    /// The number type of the computation; if not said, f32 on the CPU and wgpu, bf16 on CUDA.
+    /// The number type of the computation; if not said, f32 on wgpu, bf16 on CUDA, and on the CPU bf16 if the checkpoint's config
+    /// names it, otherwise f32.
+    ///
+    /// On the CPU matrices stay as they are stored and states are f32 in any case. bf16 means there that products of many rows
+    /// round both sides to bf16 where the processor is faster at that, that caches are bf16, and that matrices stored in f32
+    /// become bf16.
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
         self
@@ -179,6 +189,19 @@ impl OmniBuilder {
         self
     }
 
+    /// Bounds the CPU threads this model computes with: it gets so many of its own. If not said, it shares those of the process
+    /// (`rayon`'s global pool), one per processor. Stages wait in further threads, which compute nothing.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Bytes the weights may take, instead of what the system says is available.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
     /// Reports progress while weights are read.
     pub fn progress(mut self, callback: impl FnMut(Loading) + 'static) -> Self {
         self.progress = Some(Box::new(callback));
@@ -188,12 +211,14 @@ impl OmniBuilder {
     /// Loads the model.
     ///
     /// # Errors
-    /// Before any weight is read: [`Error::Request`] for 0 answers at once, [`Error::Io`], [`Error::Config`] or [`Error::Weights`] naming every missing, unexpected
-    /// and mismatched tensor; [`Error::Device`] if the device is absent or lacks the number type.
+    /// Before any weight is read: [`Error::Io`], [`Error::Config`] or [`Error::Weights`] naming every missing, unexpected
+    /// and mismatched tensor; [`Error::Device`] if the device is absent or lacks the number type; [`Error::Memory`] if there is
+    /// too little for the weights; [`Error::Request`] for 0 threads or 0 answers at once.
     pub fn load(self) -> Result<Omni> {
         if self.max_answers == 0 {
             return Err(Error::Request("max_answers is 0, expected at least 1".into()));
         }
+        let threads = Threads::new(self.threads)?;
         let checkpoint = Checkpoint::open(&self.directory)?;
         let speaks = !self.text_only && checkpoint.config().enable_audio_output;
         let mut components = vec![Component::Thinker];
@@ -210,14 +235,17 @@ impl OmniBuilder {
         let template = ChatTemplate::from_directory(&self.directory)?;
         let generation = GenerationConfig::read(&self.directory)?;
         let preprocessor = PreprocessorConfig::read(&self.directory)?;
-        let dtype = self.dtype.unwrap_or(self.device.default_dtype());
+        let dtype = self.dtype.unwrap_or_else(|| self.device.dtype_for(config.dtype.as_deref()));
         let device = self.device.open_for(dtype)?;
+        let place = if self.device.is_cpu() { Place::Cpu } else { Place::Device };
+        crate::fit::check(checkpoint.memory_need(&components, place, dtype), place, self.memory_limit)?;
         let mut weights = Weights::new(&checkpoint, &device, dtype);
         if let Some(mut callback) = self.progress {
             let total = bytes_of(&checkpoint, &components);
             weights = weights.with_progress(move |done| callback(Loading { bytes: done.bytes, total }));
         }
         let _span = tracing::info_span!("load", directory = %self.directory.display(), %dtype).entered();
+        let dtype = weights.dtype();
         let thinker = Thinker::load(&weights, &config)?;
         let encoders =
             (!self.without_media).then(|| load_encoders(&weights, &config, self.audio_window)).transpose()?;
@@ -236,6 +264,7 @@ impl OmniBuilder {
             speech,
             together,
             places,
+            threads,
         };
         Ok(Omni::new(Arc::new(inner)))
     }

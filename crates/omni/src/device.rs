@@ -35,11 +35,29 @@ impl Device {
         Device::Cuda(index)
     }
 
-    /// The number type models are computed in if nothing else is asked for.
+    /// The number type models are computed in if nothing else is asked for. On the CPU a checkpoint that names bfloat16 is
+    /// computed as such instead; see [`crate::OmniBuilder::dtype`].
     pub fn default_dtype(&self) -> Dtype {
         match self {
             Device::Cuda(_) => Dtype::Bf16,
             _ => Dtype::F32,
+        }
+    }
+
+    /// The number type for a checkpoint whose config names one: on the CPU its own, as far as the CPU is good at it.
+    pub(crate) fn dtype_for(&self, named: Option<&str>) -> Dtype {
+        match named.and_then(|name| name.parse().ok()) {
+            Some(Dtype::Bf16) if self.is_cpu() => Dtype::Bf16,
+            _ => self.default_dtype(),
+        }
+    }
+
+    /// Whether weights lie in the memory of this process.
+    pub(crate) fn is_cpu(&self) -> bool {
+        match self {
+            Device::Cpu => true,
+            Device::Open(device) => checkpoint::is_host(device),
+            _ => false,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::pipeline::{ReplyStream, SpeechPlan};
 use crate::places::{Place, Places};
 use crate::processor::{Processor, Prompt};
 use crate::stages::{Timed, Together};
+use crate::threads::Threads;
 use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Session, Tokenizer};
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
@@ -32,12 +33,21 @@ pub(crate) struct Inner {
     pub(crate) generation: GenerationConfig,
     pub(crate) preprocessor: PreprocessorConfig,
     pub(crate) device: Device,
+    /// Of tensors on the device; on the CPU always f32.
     pub(crate) dtype: Dtype,
     pub(crate) thinker: Thinker,
     pub(crate) encoders: Option<Encoders>,
     pub(crate) speech: Option<SpeechParts>,
     pub(crate) together: Together,
     pub(crate) places: Places,
+    pub(crate) threads: Threads,
+}
+
+impl Inner {
+    /// Computes with the threads of this model. What is computed must wait for no other stage: that would keep a thread from it.
+    pub(crate) fn compute<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.threads.run(f)
+    }
 }
 
 pub(crate) struct Encoders {

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Tensor, TensorData};
 use moe_thinker::{ThinkerState, merge};
 use nn::id_row;
-use omni_core::{DecoderInput, Result, Stage, Thinker as _};
+use omni_core::{DecoderInput, Error, Positions, Result, Stage, Thinker as _};
 
 use crate::encode::{Known, encode};
-use crate::memory::{Memory, Token, common};
+use crate::memory::{Memory, ThinkerMemory, Token, common};
 use crate::omni::Inner;
 use crate::processor::Prompt;
 
@@ -28,45 +28,116 @@ pub(crate) struct Read {
     pub(crate) encoders: Duration,
 }
 
-/// Reads the first `end` tokens of a prompt, all of its media among them.
+/// What is to be read of a prompt.
+pub(crate) struct Wanted<'a> {
+    /// The first so many tokens, all media among them.
+    pub(crate) end: usize,
+    /// Whether a talker will read the states at media.
+    pub(crate) with_tap: bool,
+    /// Asked before each piece: true if nothing more is wanted.
+    pub(crate) stopped: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Tokens that the thinker takes at once: what it computes with does not grow with the prompt.
+const PIECE: usize = 512;
+
+/// Reads the beginning of a prompt; `None` if it was stopped. What was read until then goes back to the memory.
 pub(crate) fn read(
     model: &Inner,
     prompt: &mut Prompt,
-    end: usize,
+    wanted: &Wanted,
     memory: Option<(&Memory, &[u64])>,
-    with_tap: bool,
-) -> Result<Read> {
+) -> Result<Option<Read>> {
+    model.compute(|| read_in_pieces(model, prompt, wanted, memory, PIECE))
+}
+
+fn read_in_pieces(
+    model: &Inner,
+    prompt: &mut Prompt,
+    wanted: &Wanted,
+    memory: Option<(&Memory, &[u64])>,
+    piece: usize,
+) -> Result<Option<Read>> {
     let (positions, delta) = prompt.layout.positions(prompt.ids())?;
-    let thinker = &model.thinker;
-    let (mut state, mut known, mut tokens, mut taps) = (thinker.start(), 0, Vec::new(), Vec::new());
-    if let Some((memory, contents)) = memory {
-        tokens = Token::all(prompt.ids()[..end].iter().copied(), contents, &positions);
-        if let Some(old) = memory.take_thinker() {
-            known = common(&old.tokens, &tokens);
-            state = old.state;
-            state.truncate(known);
-            let rows = media_places(prompt, 0..known).len();
-            taps.extend(old.tap.filter(|_| rows > 0).map(|tap| tap.narrow(1, 0, rows)));
-        }
-    }
+    let (mut begun, known) = Begun::new(model, prompt, wanted, &positions, memory);
     let started = Instant::now();
     let ids = prompt.layout.ids;
     let count = |wanted: u32| prompt.ids()[..known].iter().filter(|id| **id == wanted).count();
     let rows = Known { audio: count(ids.audio), image: count(ids.image), video: count(ids.video) };
-    let media = encode(model, prompt, rows)?;
+    let mut media = encode(model, prompt, rows)?;
     let encoders = started.elapsed();
-    let new = &prompt.ids()[known..end];
-    let (embeds, visual) = merge(thinker.embed(id_row(new, &model.device)), new, &ids, media)?;
-    let positions = positions.slice(known..end);
-    let output = thinker.step(&mut state, DecoderInput { embeds, positions, left_padding: Vec::new(), visual })?;
-    let places = media_places(prompt, known..end);
-    if let Some(tap) = output.tap.filter(|_| (with_tap || memory.is_some()) && !places.is_empty()) {
-        let places: Vec<i64> = places.into_iter().map(|place| (place - known) as i64).collect();
-        let count = places.len();
-        taps.push(tap.clone().select(1, Tensor::from_data(TensorData::new(places, [count]), &tap.device())));
+    let mut logits = None;
+    for start in (known..wanted.end).step_by(piece) {
+        if (wanted.stopped)() {
+            begun.give_back(memory);
+            return Ok(None);
+        }
+        let range = start..wanted.end.min(start + piece);
+        let new = &prompt.ids()[range.clone()];
+        // Rows that no place was found for are refused with the last piece.
+        let rows = if range.end == wanted.end { std::mem::take(&mut media) } else { media.take(new, &ids) };
+        let (embeds, visual) = merge(model.thinker.embed(id_row(new, &model.device)), new, &ids, rows)?;
+        let positions = positions.slice(range.clone());
+        let input = DecoderInput { embeds, positions, left_padding: Vec::new(), visual };
+        let output = model.thinker.step(&mut begun.state, input)?;
+        begun.taps.extend(output.tap.filter(|_| begun.with_tap).and_then(|tap| at_media(prompt, range, tap)));
+        logits = Some(output.logits);
     }
-    let tap = (!taps.is_empty()).then(|| Tensor::cat(taps, 1)); // [1, M, D]
-    Ok(Read { state, logits: output.logits, delta, tokens, tap, known, encoders })
+    let logits = logits.ok_or_else(|| Error::Request("the prompt has no token that is not known".into()))?;
+    let (state, tokens, tap) = (begun.state, begun.tokens, joined(begun.taps));
+    Ok(Some(Read { state, logits, delta, tokens, tap, known, encoders }))
+}
+
+/// What was known of a prompt, and what is read on top.
+struct Begun {
+    state: ThinkerState,
+    tokens: Vec<Token>,
+    with_tap: bool,
+    /// `[1, n, D]` each: states of the accepted layer at rows of media.
+    taps: Vec<Tensor<3>>,
+}
+
+impl Begun {
+    /// With what the memory knows, and how many tokens of the prompt that are.
+    fn new(
+        model: &Inner,
+        prompt: &Prompt,
+        wanted: &Wanted,
+        positions: &Positions,
+        memory: Option<(&Memory, &[u64])>,
+    ) -> (Self, usize) {
+        let with_tap = wanted.with_tap || memory.is_some();
+        let mut begun = Self { state: model.thinker.start(), tokens: Vec::new(), with_tap, taps: Vec::new() };
+        let Some((memory, contents)) = memory else { return (begun, 0) };
+        begun.tokens = Token::all(prompt.ids()[..wanted.end].iter().copied(), contents, positions);
+        let Some(old) = memory.take_thinker() else { return (begun, 0) };
+        let known = common(&old.tokens, &begun.tokens);
+        begun.state = old.state;
+        begun.state.truncate(known);
+        let rows = media_places(prompt, 0..known).len();
+        begun.taps.extend(old.tap.filter(|_| rows > 0).map(|tap| tap.narrow(1, 0, rows)));
+        (begun, known)
+    }
+
+    fn give_back(mut self, memory: Option<(&Memory, &[u64])>) {
+        let Some((memory, _)) = memory else { return };
+        self.tokens.truncate(self.state.tokens());
+        memory.keep_thinker(ThinkerMemory { state: self.state, tokens: self.tokens, tap: joined(self.taps) });
+    }
+}
+
+/// `[1, M, D]` of all pieces.
+fn joined(taps: Vec<Tensor<3>>) -> Option<Tensor<3>> {
+    (!taps.is_empty()).then(|| Tensor::cat(taps, 1))
+}
+
+/// The rows of media among the states `[1, T, D]` of a piece of the prompt.
+fn at_media(prompt: &Prompt, range: Range<usize>, states: Tensor<3>) -> Option<Tensor<3>> {
+    let places = media_places(prompt, range.clone());
+    let places: Vec<i64> = places.into_iter().map(|place| (place - range.start) as i64).collect();
+    let count = places.len();
+    let device = states.device();
+    (count > 0).then(|| states.select(1, Tensor::from_data(TensorData::new(places, [count]), &device)))
 }
 
 /// Where the prompt has rows of media.
@@ -74,4 +145,79 @@ fn media_places(prompt: &Prompt, range: Range<usize>) -> Vec<usize> {
     let ids = prompt.layout.ids;
     let media = [ids.audio, ids.image, ids.video];
     range.filter(|at| media.contains(&prompt.ids()[*at])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::memory::contents;
+    use crate::{GenerateOptions, ImageInput, Message, Omni};
+
+    const NEVER: &(dyn Fn() -> bool + Sync) = &|| false;
+
+    /// A model and a prompt with sound and a picture between words, its media not yet encoded.
+    fn model() -> Omni {
+        Omni::builder(testkit::tiny()).load().unwrap()
+    }
+
+    fn prompt(omni: &Omni) -> Prompt {
+        let sound = (0..20_000).map(|i| (i as f32 * 0.05).sin() * 0.3).collect::<Vec<_>>();
+        let message = Message::user()
+            .text("what is said and")
+            .audio(crate::AudioInput::samples(sound, 16_000, 1))
+            .text("what is seen")
+            .image(ImageInput::from(testkit::golden().join("img_a.png")));
+        omni.prompt(&[message], &GenerateOptions::default()).unwrap()
+    }
+
+    fn whole<'a>(prompt: &Prompt) -> Wanted<'a> {
+        Wanted { end: prompt.tokens(), with_tap: true, stopped: NEVER }
+    }
+
+    fn difference<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> f32 {
+        (a.clone() - b.clone()).abs().max().into_scalar::<f32>()
+    }
+
+    #[test]
+    fn a_prompt_in_pieces_gives_what_it_gives_in_one() {
+        let omni = model();
+        let read = |piece: usize| {
+            let mut prompt = prompt(&omni);
+            let wanted = whole(&prompt);
+            read_in_pieces(omni.inner(), &mut prompt, &wanted, None, piece).unwrap().unwrap()
+        };
+        let one = read(usize::MAX);
+        let tokens = one.state.tokens();
+        // Cuts before, in and behind the sound and the picture.
+        for piece in [1, 7, 16, tokens - 1, tokens] {
+            let pieces = read(piece);
+            assert_eq!((pieces.state.tokens(), pieces.delta), (tokens, one.delta));
+            // Sums of rows are taken in another order.
+            let logits = difference(&pieces.logits, &one.logits);
+            let tap = difference(pieces.tap.as_ref().unwrap(), one.tap.as_ref().unwrap());
+            assert!(logits < 1e-4 && tap < 1e-4, "pieces of {piece}: {logits}, {tap}");
+        }
+    }
+
+    #[test]
+    fn a_stop_between_pieces_keeps_what_was_read() {
+        let omni = model();
+        let model = omni.inner();
+        let memory = Memory::default();
+        let contents = contents(model, &prompt(&omni));
+        let read = |wanted: &Wanted| {
+            read_in_pieces(model, &mut prompt(&omni), wanted, Some((&memory, &contents)), 10).unwrap()
+        };
+        let expected = read_in_pieces(model, &mut prompt(&omni), &whole(&prompt(&omni)), None, 10).unwrap().unwrap();
+        let asked = AtomicUsize::new(0);
+        let stopped = || asked.fetch_add(1, Ordering::Relaxed) == 3;
+        assert!(read(&Wanted { stopped: &stopped, ..whole(&prompt(&omni)) }).is_none());
+        assert_eq!(asked.into_inner(), 4);
+        let rest = read(&whole(&prompt(&omni))).unwrap();
+        assert_eq!((rest.known, rest.state.tokens()), (30, expected.state.tokens()));
+        assert!(difference(&rest.logits, &expected.logits) < 1e-4);
+        assert!(difference(&rest.tap.unwrap(), &expected.tap.unwrap()) < 1e-4);
+    }
 }

@@ -8,7 +8,7 @@ use crate::listen::{Listener, Loudness};
 use crate::memory::{Memory, ThinkerMemory, contents};
 use crate::omni::whole;
 use crate::processor::{Feature, Prompt};
-use crate::read::{Read, read};
+use crate::read::{Read, Wanted, read};
 use crate::{
     AudioInput, Canceller, Event, GenerateOptions, Heard, Message, Omni, Part, PartKind, Reply, ReplyStream, Role,
 };
@@ -148,9 +148,12 @@ impl Session {
         }
         let model = self.omni.inner();
         let contents = contents(model, &prompt);
-        let Read { state, tokens, tap, .. } =
-            read(model, &mut prompt, end, Some((&self.memory, &contents)), self.omni.speaks())?;
-        self.memory.keep_thinker(ThinkerMemory { state, tokens, tap });
+        let wanted = Wanted { end, with_tap: self.omni.speaks(), stopped: &|| false };
+        if let Some(Read { state, tokens, tap, .. }) =
+            read(model, &mut prompt, &wanted, Some((&self.memory, &contents)))?
+        {
+            self.memory.keep_thinker(ThinkerMemory { state, tokens, tap });
+        }
         Ok(())
     }
 

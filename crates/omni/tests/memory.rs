@@ -1,55 +1,110 @@
-//! Loading holds the final weights and, above them, at most one layer's experts.
+//! On the CPU, matrices stay in the file: loading holds vectors and what had to be converted, and above that one tensor.
 #![allow(clippy::unwrap_used)]
 
-use checkpoint::{Checkpoint, Component};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use checkpoint::{Checkpoint, Component, Place};
 use peak_alloc::PeakAlloc;
-use qwen3_omni::Omni;
+use qwen3_omni::{Dtype, Error, Omni};
 use weights_tools::init::{Options, init};
+use weights_tools::quantize::{Plan, Recipe};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Tokenizer, template, config and bookkeeping; the tokenizer is the most of it.
-const OTHER: usize = 3 << 20;
+/// Tokenizer, template, config, the names in the headers; the tokenizer is the most of it.
+const OTHER: usize = 4 << 20;
 
-#[test]
-fn peak_memory_above_the_final_weights_is_one_layers_experts() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("config.json");
+/// Experts that outweigh everything else: 8 layers of 8 × 3 × 2048 × 64.
+fn model(directory: &Path, dtype: Dtype, plan: Option<Plan>) -> PathBuf {
+    let config = directory.join("config.json");
     let text = std::fs::read_to_string(testkit::tiny().join("config.json")).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    // Experts that outweigh everything else: 8 layers of 8 × 3 × 1024 × 64.
-    json["thinker_config"]["text_config"]["moe_intermediate_size"] = 1024.into();
+    json["thinker_config"]["text_config"]["moe_intermediate_size"] = 2048.into();
     std::fs::write(&config, json.to_string()).unwrap();
     for file in ["vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.json"] {
-        std::fs::copy(testkit::tiny().join(file), directory.path().join(file)).unwrap();
+        std::fs::copy(testkit::tiny().join(file), directory.join(file)).unwrap();
     }
-    let out = directory.path().join("model");
-    let options = Options {
-        config,
-        out: out.clone(),
-        seed: 1,
-        layers: Some(8),
-        dtype: omni_core::Dtype::Bf16,
-        plan: None,
-        shard_bytes: 8_000_000,
-        restart: false,
+    let out = directory.join("model");
+    let (layers, shard_bytes, restart) = (Some(8), 8_000_000, false);
+    init(&Options { config, out: out.clone(), seed: 1, layers, dtype, plan, shard_bytes, restart }, |_| {}).unwrap();
+    out
+}
+
+/// Bytes of the thinker on disk, bytes of its vectors in single precision, and elements of its matrices.
+fn sizes(directory: &Path) -> (usize, usize, usize) {
+    let checkpoint = Checkpoint::open(directory).unwrap();
+    let thinker = || checkpoint.tensors().iter().filter(|(name, _)| Component::of(name) == Some(Component::Thinker));
+    let elements = |rank: usize| {
+        thinker()
+            .filter(|(_, t)| t.shape.len() == rank && t.float_type().is_some())
+            .map(|(_, t)| t.shape.iter().product::<usize>())
+            .sum()
     };
-    init(&options, |_| {}).unwrap();
+    (thinker().map(|(_, tensor)| tensor.len()).sum(), 4 * elements(1), elements(2))
+}
 
-    let checkpoint = Checkpoint::open(&out).unwrap();
-    let thinker = checkpoint.tensors().iter().filter(|(name, _)| Component::of(name) == Some(Component::Thinker));
-    // bf16 on disk, f32 in memory.
-    let weights: usize = thinker.map(|(_, tensor)| 2 * tensor.len()).sum();
-    let layer = 8 * 3 * 1024 * 64 * 4;
-    assert!(weights > 7 * layer, "the test's sizes show nothing");
-    drop(checkpoint);
+/// Held by the one test that allocates.
+static TURN: Mutex<()> = Mutex::new(());
 
+/// What loading the thinker as `dtype` holds in the end, and the most it held on the way.
+fn load(directory: &Path, dtype: Dtype) -> (usize, usize) {
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
-    let omni = Omni::builder(&out).text_only().without_media().load().unwrap();
-    let (peak, held) = (MEMORY.peak_usage() - before, MEMORY.current_usage() - before);
-    assert!(held >= weights, "{held} bytes held, {weights} of weights");
-    assert!(peak <= weights + layer + OTHER, "peak {peak}: {weights} of weights, {layer} of one layer's experts");
+    let omni = Omni::builder(directory).dtype(dtype).text_only().without_media().load().unwrap();
+    let used = (MEMORY.current_usage() - before, MEMORY.peak_usage() - before);
     drop(omni);
+    used
+}
+
+#[test]
+fn loading_holds_little_more_than_what_cannot_stay_in_the_file() {
+    let _turn = TURN.lock().unwrap();
+    let largest = 2048 * 64 * 4;
+    let four_bits = Plan { recipe: Some(Recipe::Gb24), ..Plan::default() };
+    for (stored, plan) in [(Dtype::Bf16, None), (Dtype::Bf16, Some(four_bits)), (Dtype::F32, None)] {
+        let directory = tempfile::tempdir().unwrap();
+        let name = format!("{stored}{}", if plan.is_some() { ", packed" } else { "" });
+        let model = model(directory.path(), stored, plan);
+        let (weights, vectors, matrices) = sizes(&model);
+        assert!(weights > 2 * OTHER, "the test's sizes show nothing: {weights} bytes of weights");
+        for asked in [Dtype::F32, Dtype::Bf16] {
+            let (held, peak) = load(&model, asked);
+            let converted = if (stored, asked) == (Dtype::F32, Dtype::Bf16) { 2 * matrices } else { 0 };
+            // The decoder has its own copy of its norms.
+            let expected = converted + 2 * vectors + OTHER;
+            assert!(held >= converted && held <= expected, "{name} as {asked}: {held} bytes held of {expected}");
+            let checkpoint = Checkpoint::open(&model).unwrap();
+            let need = checkpoint.memory_need(&[Component::Thinker], Place::Cpu, asked);
+            assert_eq!(need.held, (converted + vectors) as u64, "{name} as {asked}");
+            let mapped = if converted > 0 { 0 } else { weights - vectors / 4 * stored.size() };
+            assert!(
+                need.mapped as usize <= mapped && need.mapped as usize * 100 >= 99 * mapped,
+                "{need:?}, {mapped} mapped"
+            );
+            assert!(peak <= expected + largest, "{name} as {asked}: peak {peak}, {expected} bytes held at most");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_both_numbers_before_it_is_read() {
+    let _turn = TURN.lock().unwrap();
+    let load = |limit: u64| Omni::builder(testkit::nano()).dtype(Dtype::F32).memory_limit(limit).load();
+    let checkpoint = Checkpoint::open(testkit::nano()).unwrap();
+    let need = checkpoint.memory_need(&Component::ALL, Place::Cpu, Dtype::F32);
+    assert!(need.held > 0 && need.mapped > need.held, "{need:?}");
+    let error = load(need.held - 1).err().unwrap();
+    assert!(
+        matches!(error, Error::Memory { needed, available, .. } if (needed, available) == (need.held, need.held - 1))
+    );
+    let message = error.to_string();
+    assert!(message.contains(&need.held.to_string()) && message.contains("text_only"), "{message}");
+    // What is mapped need not fit: it runs, from disk.
+    load(need.held).unwrap();
+    // On a device of its own everything is held.
+    let device = checkpoint.memory_need(&Component::ALL, Place::Device, Dtype::Bf16);
+    let stored: usize = checkpoint.tensors().values().map(|tensor| tensor.len()).sum();
+    assert_eq!((device.held, device.mapped), (stored as u64, 0));
 }

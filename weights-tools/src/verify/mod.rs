@@ -7,6 +7,7 @@ mod audio;
 mod case;
 mod code2wav;
 mod golden;
+mod inputs;
 mod positions;
 mod predictor;
 mod recorder;
@@ -27,6 +28,7 @@ use serde::Serialize;
 use case::Case;
 pub use case::{Check, Outcome};
 use golden::Golden;
+pub(crate) use inputs::{golden_pictures, golden_prompts, golden_sounds};
 
 /// What to verify, and where.
 #[derive(Debug, Clone)]

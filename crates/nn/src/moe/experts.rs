@@ -9,7 +9,7 @@ use omni_core::Result;
 
 use super::Routing;
 use crate::host::{is_host, numbers, product, with_numbers};
-use crate::matrix::{HostMatrix, PackedTensor};
+use crate::matrix::{HostMatrix, PackedTensor, stacked_numbers};
 
 /// How the chosen experts are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +61,18 @@ impl Experts {
             });
             ExpertWeights::Host(experts.collect::<Result<Vec<_>>>()?.into())
         } else if all.clone().any(|e| PARTS.iter().any(|name| part(e, name).is_packed())) {
-            let stack = |names: &[&str], shape| -> Result<PackedTensor> {
-                let parts = all.clone().flat_map(|e| names.iter().map(move |name| part(e, name)));
-                let parts = parts.map(|part| PackedTensor::load(&part, shape)).collect::<Result<Vec<_>>>()?;
-                PackedTensor::stack(parts)
+            let parts = |names: &'static [&'static str]| {
+                let part = &part;
+                all.clone().flat_map(move |e| names.iter().map(move |name| part(e, name)))
             };
-            ExpertWeights::Packed {
-                gate_up: stack(&["gate_proj", "up_proj"], [inner, width])?,
-                down: stack(&["down_proj"], [width, inner])?,
+            let (into, back) = ([inner, width], [width, inner]);
+            match (PackedTensor::stacked(parts(&PARTS[..2]), into)?, PackedTensor::stacked(parts(&PARTS[2..]), back)?) {
+                (Some(gate_up), Some(down)) => ExpertWeights::Packed { gate_up, down },
+                // Experts that are packed each in its own way have nothing in common but their values.
+                _ => ExpertWeights::Dense {
+                    gate_up: stacked_numbers(parts(&PARTS[..2]), into)?.reshape([experts, 2 * inner, width]),
+                    down: stacked_numbers(parts(&PARTS[2..]), back)?.reshape([experts, width, inner]),
+                },
             }
         } else {
             ExpertWeights::Dense {
@@ -253,7 +257,7 @@ mod tests {
         let stack = |parts: &[usize]| {
             let matrices = host.iter().flat_map(|expert| parts.iter().map(|part| &expert[*part].stored));
             let packed = matrices.map(|stored| PackedTensor::new(stored, &device, Dtype::F32).unwrap());
-            PackedTensor::stack(packed.collect()).unwrap()
+            PackedTensor::joined(packed.collect())
         };
         let weights = ExpertWeights::Packed { gate_up: stack(&[0, 1]), down: stack(&[2]) };
         Experts { weights, experts: experts.experts, inner: experts.inner }

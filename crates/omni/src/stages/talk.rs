@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use burn::tensor::{Int, Tensor};
-use moe_talker::{Conversation, SpeakOptions, TalkerPrompt, TalkerState};
+use moe_talker::{Conversation, SpeakOptions, Speaking, TalkerPrompt, TalkerState};
 use omni_core::{Positions, Result, Stage, Thinker as _};
 use tm_rope::MediaLayout;
 
@@ -43,6 +43,8 @@ pub(crate) struct Talked {
     pub(crate) cache_bytes: usize,
 }
 
+type Begun = (TalkerPrompt, Speaking<super::Timed>, Vec<Token>);
+
 /// The rows of text of a run, as they come.
 struct Rows<'a> {
     model: &'a Inner,
@@ -61,7 +63,7 @@ impl Rows<'_> {
             && let Ok(Word::Id(id)) = self.words.recv_blocking()
         {
             self.taken += 1;
-            return talker.text_row(id, &|ids| self.model.thinker.embed(ids));
+            return self.model.compute(|| talker.text_row(id, &|ids| self.model.thinker.embed(ids)));
         }
         self.eos.take().unwrap_or_else(|| self.pad.clone())
     }
@@ -93,19 +95,9 @@ impl TalkStage {
         let begun = Instant::now();
         let turn = self.common.signals.turn();
         let span = tracing::info_span!("talker_prompt").entered();
-        let embed = |ids: Tensor<2, Int>| self.model.thinker.embed(ids);
-        let conversation =
-            Conversation { prompt: &self.ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
-        let Some(prompt) = parts.talker.prompt(&conversation)? else {
+        let Some((prompt, mut speaking, tokens)) = self.model.compute(|| self.begin(parts, tap, first))? else {
             return Ok(());
         };
-        let positions = match self.options.talker_positions {
-            TalkerPositions::Exact => self.layout.positions(&prompt.ids)?,
-            TalkerPositions::AsReference => self.layout.plain_positions(&prompt.ids)?,
-        };
-        let (state, tokens) = self.recall(parts, &prompt, &positions.0)?;
-        let mut speaking =
-            parts.talker.begin_from(state, &prompt, positions, &parts.code_predictor, &self.speak, &mut ())?;
         drop((span, turn));
         talked.first_code = begun.elapsed();
         talked.talker = talked.first_code;
@@ -125,7 +117,8 @@ impl TalkStage {
             let started = Instant::now();
             let turn = self.common.signals.turn();
             let frame;
-            (speaking, frame) = seat.run(Speech { speaking, text }, |speeches| frames(parts, speeches))??;
+            (speaking, frame) =
+                seat.run(Speech { speaking, text }, |speeches| self.model.compute(|| frames(parts, speeches)))??;
             drop(turn);
             talked.talker += started.elapsed();
             if guards.looping_frames.is_some_and(|most| loops.push(speaking.first_code(), most)) {
@@ -151,6 +144,22 @@ impl TalkStage {
             memory.keep_talker(TalkerMemory { state, tokens });
         }
         Ok(())
+    }
+
+    /// The prompt, a run that has taken it, and what the user part will be known by; `None` if there is nothing to say.
+    fn begin(&self, parts: &SpeechParts, tap: Option<Tensor<3>>, first: u32) -> Result<Option<Begun>> {
+        let embed = |ids: Tensor<2, Int>| self.model.thinker.embed(ids);
+        let conversation =
+            Conversation { prompt: &self.ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
+        let Some(prompt) = parts.talker.prompt(&conversation)? else { return Ok(None) };
+        let positions = match self.options.talker_positions {
+            TalkerPositions::Exact => self.layout.positions(&prompt.ids)?,
+            TalkerPositions::AsReference => self.layout.plain_positions(&prompt.ids)?,
+        };
+        let (state, tokens) = self.recall(parts, &prompt, &positions.0)?;
+        let speaking =
+            parts.talker.begin_from(state, &prompt, positions, &parts.code_predictor, &self.speak, &mut ())?;
+        Ok(Some((prompt, speaking, tokens)))
     }
 
     /// A state that has taken what is known of the user part, and what the whole user part will be known by.

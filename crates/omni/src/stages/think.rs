@@ -13,7 +13,7 @@ use crate::batch::Seat;
 use crate::memory::{Memory, ThinkerMemory, Token};
 use crate::omni::Inner;
 use crate::processor::Prompt;
-use crate::read::{Read, read};
+use crate::read::{Read, Wanted, read};
 use crate::written::Written;
 use crate::{GenerateOptions, LastWord, TextStop};
 
@@ -69,7 +69,10 @@ impl ThinkStage {
         if self.common.signals.stopped() {
             thought.stop = Some(TextStop::Cancelled);
         } else {
-            let mut writing = self.read_prompt(&mut thought)?;
+            let Some(mut writing) = self.read_prompt(&mut thought)? else {
+                thought.stop = Some(TextStop::Cancelled);
+                return self.finish(written, thought);
+            };
             let mut held = None;
             let model = self.model.clone();
             let mut seat = model.together.thinker.seat();
@@ -83,6 +86,10 @@ impl ThinkStage {
             thought.cache_bytes = writing.state.bytes();
             self.keep(writing, &thought.answer);
         }
+        self.finish(written, thought)
+    }
+
+    fn finish(mut self, written: Written, mut thought: Thought) -> Result<()> {
         // The talker takes this for the end of the text.
         drop(self.words.take());
         let (thinking, text) = written.texts(&self.model.tokenizer, &thought.answer);
@@ -91,17 +98,23 @@ impl ThinkStage {
         Ok(())
     }
 
-    fn read_prompt(&mut self, thought: &mut Thought) -> Result<Writing> {
+    /// `None` if the answer was cancelled meanwhile.
+    fn read_prompt(&mut self, thought: &mut Thought) -> Result<Option<Writing>> {
         let _turn = self.common.signals.turn();
         let span = tracing::info_span!("thinker_prompt", tokens = self.prompt.tokens()).entered();
         let started = Instant::now();
         let end = self.prompt.tokens();
         let memory = self.memory.as_ref().map(|(memory, contents)| (memory, contents.as_slice()));
-        let Read { state, logits, delta, tokens, tap, known, encoders } =
-            read(&self.model, &mut self.prompt, end, memory, self.words.is_some())?;
+        let signals = &self.common.signals;
+        let wanted = Wanted { end, with_tap: self.words.is_some(), stopped: &|| signals.stopped() };
+        let Some(Read { state, logits, delta, tokens, tap, known, encoders }) =
+            read(&self.model, &mut self.prompt, &wanted, memory)?
+        else {
+            return Ok(None);
+        };
         (thought.known, thought.encoders) = (known, encoders);
         let mut sampler = Sampler::new(&self.options.thinker, None);
-        let next = sampler.sample(logits);
+        let next = self.model.compute(|| sampler.sample(logits));
         if let Some(words) = &self.words {
             // A talker that has gone reports why itself.
             let _ = words.send_blocking(Word::Tap(tap.clone().map(Box::new)));
@@ -109,7 +122,7 @@ impl ThinkStage {
         drop(span);
         thought.prefill = started.elapsed() - thought.encoders;
         thought.thinker = thought.prefill;
-        Ok(Writing { state, sampler, delta, next, tokens, tap })
+        Ok(Some(Writing { state, sampler, delta, next, tokens, tap }))
     }
 
     /// Gives the state back to the session.
@@ -136,7 +149,8 @@ impl ThinkStage {
         let position = writing.state.tokens() as f32 + writing.delta;
         let input = DecoderInput::text(thinker.embed(writing.next.clone()), Positions::sequence(position, 1));
         let scores;
-        (writing.state, scores) = seat.run((writing.state, input), |steps| tokens(thinker, steps))??;
+        (writing.state, scores) =
+            seat.run((writing.state, input), |steps| self.model.compute(|| tokens(thinker, steps)))??;
         writing.next = writing.sampler.sample(scores);
         thought.thinker += started.elapsed();
         Ok(writing)

@@ -96,10 +96,10 @@ impl VocodeStage {
         let rows = Tensor::cat(frames, 0); // [F, Q]
         let host = host_codes(rows.clone())?;
         let codes = rows.swap_dims(0, 1).unsqueeze::<3>(); // [1, Q, F]
-        let samples = match self.options.vocoder {
-            VocoderMode::Exact => parts.code2wav.step(state, CodeFrames { codes })?.samples,
-            VocoderMode::Chunked(chunking) => parts.code2wav.decode_chunked(codes, chunking),
-        };
+        let samples = self.model.compute(|| match self.options.vocoder {
+            VocoderMode::Exact => parts.code2wav.step(state, CodeFrames { codes }).map(|waveform| waveform.samples),
+            VocoderMode::Chunked(chunking) => Ok(parts.code2wav.decode_chunked(codes, chunking)),
+        })?;
         let samples = samples.try_into_data().map_err(device_failed)?.try_to_vec_as().map_err(device_failed)?;
         voiced.vocoder += started.elapsed();
         Ok((samples, host))

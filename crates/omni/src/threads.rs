@@ -1,0 +1,44 @@
+use omni_core::{Error, Result};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// The CPU threads a model computes with: its own, or those of the process.
+pub(crate) struct Threads(Option<ThreadPool>);
+
+impl Threads {
+    /// So many of its own; those of the process if not said.
+    pub(crate) fn new(count: Option<usize>) -> Result<Self> {
+        let Some(count) = count else { return Ok(Self(None)) };
+        if count == 0 {
+            return Err(Error::Request("0 threads were asked for, expected at least 1".into()));
+        }
+        let name = |index| format!("qwen3-omni cpu {index}");
+        let pool = ThreadPoolBuilder::new().num_threads(count).thread_name(name).build();
+        pool.map(|pool| Self(Some(pool))).map_err(|error| Error::Device(format!("{count} threads: {error}")))
+    }
+
+    /// Runs `f` among these threads, in the span of the caller.
+    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        match &self.0 {
+            Some(pool) => {
+                let span = tracing::Span::current();
+                pool.install(|| span.in_scope(f))
+            }
+            None => f(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_done_by_so_many_threads_and_none_is_an_error() {
+        for count in [1, 3] {
+            let threads = Threads::new(Some(count)).unwrap();
+            assert_eq!(threads.run(rayon::current_num_threads), count);
+        }
+        let message = Threads::new(Some(0)).err().unwrap().to_string();
+        assert!(message.contains("0 threads") && message.contains("at least 1"), "{message}");
+    }
+}

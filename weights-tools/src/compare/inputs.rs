@@ -1,0 +1,142 @@
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Tensor, TensorData};
+use media::audio::{AudioInput, SAMPLE_RATE, log_mel};
+use media::image::{ImageInput, ImageOptions, PatchSpec, Pixels, patches};
+use omni_core::{Error, Result};
+use qwen3_omni::{ChatTemplate, TemplateOptions, Tokenizer};
+use serde_json::json;
+use vision_encoder::PixelPatches;
+
+use super::{Options, Side};
+use crate::verify::{self, golden_pictures, golden_prompts, golden_sounds};
+
+/// What both checkpoints are given. What is left empty is filled in: short questions, a sound and a picture made by rule.
+#[derive(Debug, Clone, Default)]
+pub struct Prompts {
+    /// Questions, each a conversation of its own.
+    pub texts: Vec<String>,
+    /// Sound files, for the audio encoder.
+    pub sounds: Vec<PathBuf>,
+    /// Pictures, for the vision encoder.
+    pub pictures: Vec<PathBuf>,
+    /// A directory of golden cases that stand for all of the above.
+    pub golden: Option<PathBuf>,
+}
+
+impl Prompts {
+    /// A text file with a question on each line.
+    ///
+    /// # Errors
+    /// If it cannot be read, or has no line.
+    pub fn from_file(path: &Path) -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
+        let lines: Vec<String> =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        if lines.is_empty() {
+            return Err(Error::Request(format!(
+                "{}: no question in this file, expected one on each line",
+                path.display()
+            )));
+        }
+        Ok(lines)
+    }
+}
+
+/// The same, ready for the model.
+pub(super) struct Inputs {
+    /// Ids of whole prompts.
+    pub(super) prompts: Vec<Vec<u32>>,
+    /// Log-mel frames `[T, M]` of each call of the audio encoder.
+    pub(super) sounds: Vec<Vec<Tensor<2>>>,
+    /// Pictures of each call of the vision encoder.
+    pub(super) pictures: Vec<Vec<PixelPatches>>,
+}
+
+const QUESTIONS: [&str; 3] =
+    ["What is seven plus five?", "Repeat: red cat nine blue dog.", "Name a colour, a number and an animal."];
+
+impl Inputs {
+    pub(super) fn read(prompts: &Prompts, reference: &Side, options: &Options) -> Result<Self> {
+        if let Some(golden) = &prompts.golden {
+            let (model, golden) = (options.reference.clone(), golden.clone());
+            let cases = verify::Options { model, golden, only: Vec::new(), device: options.device.clone() };
+            return Ok(Self {
+                prompts: golden_prompts(&cases)?,
+                sounds: golden_sounds(&cases)?,
+                pictures: golden_pictures(&cases)?,
+            });
+        }
+        Ok(Self {
+            prompts: ids(&prompts.texts, &options.reference)?,
+            sounds: sounds(&prompts.sounds, &reference.device)?,
+            pictures: pictures(&prompts.pictures, reference)?,
+        })
+    }
+}
+
+/// Each question as the only message of a conversation.
+fn ids(texts: &[String], directory: &Path) -> Result<Vec<Vec<u32>>> {
+    let (template, tokenizer) = (ChatTemplate::from_directory(directory)?, Tokenizer::from_directory(directory)?);
+    let options = TemplateOptions { tools: Vec::new(), add_generation_prompt: true, enable_thinking: None };
+    let usual = QUESTIONS.map(str::to_owned);
+    let texts = if texts.is_empty() { &usual } else { texts };
+    let prompt = |text: &String| {
+        let message = json!([{"role": "user", "content": [{"type": "text", "text": text}]}]);
+        tokenizer.encode(&template.render(&message, &options)?)
+    };
+    texts.iter().map(prompt).collect()
+}
+
+fn sounds(files: &[PathBuf], device: &burn::tensor::Device) -> Result<Vec<Vec<Tensor<2>>>> {
+    let mut inputs: Vec<AudioInput> = files.iter().map(|file| AudioInput::from(file.clone())).collect();
+    if inputs.is_empty() {
+        inputs.push(AudioInput::samples(rising_tone(), SAMPLE_RATE, 1));
+    }
+    let named = |(index, error): (usize, media::MediaError)| error.in_part(&format!("sound {}", index + 1));
+    let frames = log_mel(&inputs).map_err(named)?;
+    let item = |mel: media::audio::Mel| {
+        let shape = [mel.frames(), mel.bins()];
+        vec![Tensor::from_data(TensorData::new(mel.into_values(), shape), device)]
+    };
+    Ok(frames.into_iter().map(item).collect())
+}
+
+/// Two seconds from 100 Hz upwards, in bursts.
+fn rising_tone() -> Vec<f32> {
+    let sample = |index: usize| {
+        let seconds = index as f32 / SAMPLE_RATE as f32;
+        let loudness = 0.25 * (1.0 + (2.0 * std::f32::consts::TAU * seconds).sin());
+        loudness * (std::f32::consts::TAU * (100.0 + 700.0 * seconds) * seconds).sin()
+    };
+    (0..2 * SAMPLE_RATE as usize).map(sample).collect()
+}
+
+fn pictures(files: &[PathBuf], reference: &Side) -> Result<Vec<Vec<PixelPatches>>> {
+    let mut inputs: Vec<ImageInput> = files.iter().map(|file| ImageInput::from(file.clone())).collect();
+    if inputs.is_empty() {
+        inputs.push(ImageInput::from(blots()?));
+    }
+    let vision = &reference.config().thinker.vision;
+    let patch =
+        PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size };
+    let options = ImageOptions { patch, ..ImageOptions::default() };
+    let picture = |(index, input): (usize, &ImageInput)| {
+        let cut = patches(input, &options).map_err(|error| error.in_part(&format!("picture {}", index + 1)))?;
+        let (grid, shape) = (cut.grid(), [cut.patches(), cut.values().len() / cut.patches()]);
+        let patches = Tensor::from_data(TensorData::new(cut.into_values(), shape), &reference.device);
+        Ok(vec![PixelPatches { patches, grid, seconds_per_step: 0.0 }])
+    };
+    inputs.iter().enumerate().map(picture).collect()
+}
+
+/// A picture of soft coloured blots.
+fn blots() -> Result<Pixels> {
+    let (width, height) = (224, 160);
+    let value = |x: usize, y: usize, colour: usize| {
+        let [x, y] = [x as f32 / 31.0, y as f32 / 23.0];
+        (127.5 * (1.0 + (x + colour as f32).sin() * (y * (1.0 + colour as f32 / 2.0)).cos())) as u8
+    };
+    let rgb = (0..width * height).flat_map(|at| [0, 1, 2].map(|colour| value(at % width, at / width, colour)));
+    Pixels::new(width, height, rgb.collect()).map_err(|error| error.in_part("the built-in picture"))
+}

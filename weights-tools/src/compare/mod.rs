@@ -1,0 +1,109 @@
+//! Runs two checkpoints of one model over the same inputs and says how far their outputs lie apart, part by part.
+//!
+//! Every part is fed what the reference made of the inputs: an error of one part does not enter the next.
+
+mod difference;
+mod inputs;
+mod outputs;
+mod speech;
+
+use std::path::PathBuf;
+
+use burn::tensor::{DType, Tensor};
+use checkpoint::{Checkpoint, OmniConfig, Weights};
+use omni_core::{Dtype, Error, Result};
+use qwen3_omni::Device;
+use serde::Serialize;
+
+pub use difference::Difference;
+use inputs::Inputs;
+pub use inputs::Prompts;
+
+/// What to compare, and where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The checkpoint that counts as right.
+    pub reference: PathBuf,
+    /// The other one: the same model, quantised or in another number type.
+    pub other: PathBuf,
+    /// What both are given.
+    pub prompts: Prompts,
+    /// Where both run.
+    pub device: Device,
+    /// The number type the other one is computed in; the reference is computed in f32.
+    pub dtype: Dtype,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// Directory of the reference.
+    pub reference: PathBuf,
+    /// Directory of the other checkpoint.
+    pub other: PathBuf,
+    /// Outputs, in the order of the pipeline.
+    pub differences: Vec<Difference>,
+}
+
+impl Comparison {
+    /// The smallest cosine similarity of all outputs.
+    pub fn least_cosine(&self) -> f64 {
+        self.differences.iter().map(|difference| difference.cosine).fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// One of the two checkpoints on the device.
+pub(crate) struct Side {
+    checkpoint: Checkpoint,
+    device: burn::tensor::Device,
+    dtype: Dtype,
+}
+
+impl Side {
+    fn weights(&self) -> Weights<'_> {
+        Weights::new(&self.checkpoint, &self.device, self.dtype)
+    }
+
+    /// An input in the number type of this side's computation.
+    fn tensor<const D: usize>(&self, input: &Tensor<D>) -> Tensor<D> {
+        input.clone().cast(DType::from(self.weights().dtype()))
+    }
+
+    fn config(&self) -> &OmniConfig {
+        self.checkpoint.config()
+    }
+}
+
+/// Compares every part that both checkpoints have, loading one part of one checkpoint at a time.
+///
+/// # Errors
+/// If a directory cannot be opened, the two are not the same model, an input cannot be read, or the device fails.
+pub fn compare(options: &Options) -> Result<Comparison> {
+    let open = |directory: &PathBuf, dtype| -> Result<Side> {
+        let checkpoint = Checkpoint::open(directory)?;
+        Ok(Side { checkpoint, device: options.device.open_for(dtype)?, dtype })
+    };
+    let sides = [open(&options.reference, Dtype::F32)?, open(&options.other, options.dtype)?];
+    check_same_model(&sides, options)?;
+    let inputs = Inputs::read(&options.prompts, &sides[0], options)?;
+    let mut differences = outputs::encoders(&sides, &inputs)?;
+    let (answers, thinker) = outputs::thinker(&sides, &inputs)?;
+    differences.push(thinker);
+    if sides[0].config().enable_audio_output {
+        differences.extend(speech::compare(&sides, &answers)?);
+    }
+    let (reference, other) = (options.reference.clone(), options.other.clone());
+    Ok(Comparison { reference, other, differences })
+}
+
+/// Both must have the tensors of one config; how they are packed may differ.
+fn check_same_model([reference, other]: &[Side; 2], options: &Options) -> Result<()> {
+    let manifests = [reference, other].map(|side| checkpoint::expected(side.config()));
+    if manifests[0] != manifests[1] {
+        let [a, b] = [&options.reference, &options.other].map(|path| path.display());
+        return Err(Error::Request(format!("{a} and {b} are not the same model: their configs ask for other tensors")));
+    }
+    let parts: Vec<_> = checkpoint::Component::ALL.into_iter().filter(|part| part.is_in(reference.config())).collect();
+    reference.checkpoint.check(&parts)?;
+    Ok(other.checkpoint.check(&parts)?)
+}

@@ -1,0 +1,100 @@
+use aut_encoder::AutEncoder;
+use checkpoint::Component;
+use moe_thinker::Thinker;
+use nn::id_row;
+use omni_core::{DecoderInput, Encoded, ModalityEncoder, Positions, Result, Stage, Thinker as _};
+use vision_encoder::VisionEncoder;
+
+use super::Side;
+use super::difference::{Difference, Pairs};
+use super::inputs::Inputs;
+
+/// Tokens the reference adds to a prompt.
+const ANSWER: usize = 24;
+
+/// A prompt and what the reference answers.
+pub(super) struct Answer {
+    pub(super) prompt: Vec<u32>,
+    /// Without the end token.
+    pub(super) answer: Vec<u32>,
+}
+
+impl Answer {
+    fn sequence(&self) -> Vec<u32> {
+        [self.prompt.as_slice(), &self.answer].concat()
+    }
+}
+
+/// Rows of both encoders.
+pub(super) fn encoders(sides: &[Side; 2], inputs: &Inputs) -> Result<Vec<Difference>> {
+    let hear = |side: &Side| -> Result<Vec<Encoded>> {
+        let encoder = AutEncoder::load(&side.weights(), side.config())?;
+        inputs.sounds.iter().map(|items| encoder.encode(items.iter().map(|item| side.tensor(item)).collect())).collect()
+    };
+    let see = |side: &Side| -> Result<Vec<Encoded>> {
+        let encoder = VisionEncoder::load(&side.weights(), side.config())?;
+        let own = |item: &vision_encoder::PixelPatches| vision_encoder::PixelPatches {
+            patches: side.tensor(&item.patches),
+            ..item.clone()
+        };
+        inputs.pictures.iter().map(|items| encoder.encode(items.iter().map(own).collect())).collect()
+    };
+    let mut differences = encoded(Component::AudioEncoder, [hear(&sides[0])?, hear(&sides[1])?])?;
+    differences.extend(encoded(Component::VisionEncoder, [see(&sides[0])?, see(&sides[1])?])?);
+    Ok(differences)
+}
+
+/// Rows, and each deepstack feature.
+fn encoded(component: Component, [reference, other]: [Vec<Encoded>; 2]) -> Result<Vec<Difference>> {
+    let features = reference.first().map_or(0, |encoded| encoded.deepstack.len());
+    let mut rows = Pairs::new(component.name(), "rows");
+    let mut deepstack: Vec<Pairs> =
+        (0..features).map(|index| Pairs::new(component.name(), format!("deepstack {index}"))).collect();
+    for (reference, other) in reference.into_iter().zip(other) {
+        rows.add(reference.embeds, other.embeds)?;
+        let both = reference.deepstack.into_iter().zip(other.deepstack);
+        both.zip(&mut deepstack).try_for_each(|((a, b), pairs)| pairs.add(a, b))?;
+    }
+    std::iter::once(rows).chain(deepstack).map(Pairs::finish).collect()
+}
+
+/// Scores after every token of each prompt and of the reference's answer; and these answers.
+pub(super) fn thinker(sides: &[Side; 2], inputs: &Inputs) -> Result<(Vec<Answer>, Difference)> {
+    let (mut pairs, mut answers, mut scores) = (Pairs::scores("thinker"), Vec::new(), Vec::new());
+    let reference = Thinker::load(&sides[0].weights(), sides[0].config())?;
+    for prompt in &inputs.prompts {
+        let answer = answer(&sides[0], &reference, prompt)?;
+        scores.push(logits(&sides[0], &reference, &answer.sequence())?);
+        answers.push(answer);
+    }
+    drop(reference);
+    let other = Thinker::load(&sides[1].weights(), sides[1].config())?;
+    for (answer, scores) in answers.iter().zip(scores) {
+        pairs.add(scores, logits(&sides[1], &other, &answer.sequence())?)?;
+    }
+    Ok((answers, pairs.finish()?))
+}
+
+/// The greedy answer.
+fn answer(side: &Side, thinker: &Thinker, prompt: &[u32]) -> Result<Answer> {
+    let (mut state, mut answer, mut fed) = (thinker.start(), Vec::new(), prompt.to_vec());
+    while answer.len() < ANSWER {
+        let positions = Positions::sequence(state.tokens() as f32, fed.len());
+        let input = DecoderInput::text(thinker.embed(id_row(&fed, &side.device)), positions);
+        let id = thinker.step(&mut state, input)?.logits.argmax(1).into_scalar::<i64>() as u32;
+        if id == side.config().im_end_token_id {
+            break;
+        }
+        answer.push(id);
+        fed = vec![id];
+    }
+    Ok(Answer { prompt: prompt.to_vec(), answer })
+}
+
+/// `[1, T, V]`.
+fn logits(side: &Side, thinker: &Thinker, ids: &[u32]) -> Result<burn::tensor::Tensor<3>> {
+    let embeds = thinker.embed(id_row(ids, &side.device));
+    let input = DecoderInput::text(embeds, Positions::sequence(0.0, ids.len()));
+    let (hidden, _) = thinker.hidden(&mut thinker.start(), input, &mut ())?;
+    Ok(thinker.logits(hidden))
+}

@@ -1,0 +1,76 @@
+//! The command that compares two checkpoints: its options and its table.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use omni_core::{Dtype, Result};
+use qwen3_omni::Device;
+use qwen3_omni_weights_tools::compare::{Comparison, Options, Prompts, compare};
+
+/// Options of `compare`.
+#[derive(Args)]
+pub struct Compare {
+    /// The checkpoint directory that counts as right
+    reference: PathBuf,
+    /// The other one: the same model, quantised or in another number type
+    other: PathBuf,
+    /// A text file with a question on each line [default: three questions]
+    #[arg(long, conflicts_with = "golden")]
+    prompts: Option<PathBuf>,
+    /// A sound file; may be repeated [default: a tone made by rule]
+    #[arg(long, conflicts_with = "golden")]
+    sound: Vec<PathBuf>,
+    /// A picture file; may be repeated [default: a picture made by rule]
+    #[arg(long, conflicts_with = "golden")]
+    picture: Vec<PathBuf>,
+    /// Take the inputs of these golden cases instead
+    #[arg(long)]
+    golden: Option<PathBuf>,
+    /// cpu, wgpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// f32, bf16 or f16: what the other one is computed in; the reference always in f32
+    #[arg(long, default_value = "f32")]
+    dtype: Dtype,
+    /// Fail if an output's cosine similarity is less
+    #[arg(long)]
+    min_cosine: Option<f64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Compare {
+    /// Compares, and says whether the outputs are near enough.
+    pub fn run(self) -> Result<bool> {
+        let texts = self.prompts.as_deref().map(Prompts::from_file).transpose()?.unwrap_or_default();
+        let prompts = Prompts { texts, sounds: self.sound, pictures: self.picture, golden: self.golden };
+        let Self { reference, other, device, dtype, .. } = self;
+        let comparison = compare(&Options { reference, other, prompts, device, dtype })?;
+        match self.json {
+            true => crate::print_json(&comparison),
+            false => print(&comparison),
+        }
+        Ok(self.min_cosine.is_none_or(|least| comparison.least_cosine() >= least))
+    }
+}
+
+/// One line per output.
+pub fn print(comparison: &Comparison) {
+    println!(
+        "{:16} {:14} {:>10} {:>11} {:>10} {:>10} {:>10}",
+        "component", "output", "values", "cosine", "max error", "largest", "same best"
+    );
+    for difference in &comparison.differences {
+        let best = difference.same_best.map_or_else(|| "-".into(), |share| format!("{:.1} %", 100.0 * share));
+        println!(
+            "{:16} {:14} {:>10} {:>11.7} {:>10.2e} {:>10.2e} {best:>10}",
+            difference.component,
+            difference.output,
+            difference.values,
+            difference.cosine,
+            difference.max_abs,
+            difference.largest
+        );
+    }
+}
