@@ -6,7 +6,7 @@
 //! ```
 //!
 //! One JSON line for each number of answers, with text alone and with speech. `--released` writes a random checkpoint of about
-//! 6 GB into a temporary directory; `--dtype bf16` computes in half precision where the CPU has it.
+//! 6 GB into a temporary directory; `--model DIR` takes another one; `--dtype bf16` computes in half precision where the CPU has it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod released;
@@ -14,7 +14,6 @@ mod released;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use omni_core::Dtype;
 use qwen3_omni::{GenerateOptions, Guards, Message, Omni, Reply};
 use serde_json::{Value, json};
 
@@ -29,23 +28,26 @@ const SESSIONS: [usize; 4] = [1, 2, 4, 8];
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let released = arguments.iter().any(|argument| argument == "--released");
-    let half = arguments.windows(2).any(|pair| pair[0] == "--dtype" && pair[1] == "bf16");
+    let value = |flag: &str| arguments.windows(2).find(|pair| pair[0] == flag).map(|pair| pair[1].as_str());
     let directory = tempfile::tempdir().unwrap();
-    let (model, options, rounds) = match released {
-        true => {
-            let limits = GenerateOptions {
-                max_new_tokens: TOKENS,
-                max_codes: Some(CODES),
-                guards: Guards::off(),
-                ..GenerateOptions::default()
-            };
-            (released::checkpoint(directory.path(), LAYERS), limits, 2)
-        }
-        false => (testkit::nano(), GenerateOptions::default(), 20),
+    let limits = GenerateOptions {
+        max_new_tokens: TOKENS,
+        max_codes: Some(CODES),
+        guards: Guards::off(),
+        ..GenerateOptions::default()
+    };
+    let (model, options, rounds) = match value("--model") {
+        Some(model) => (model.into(), limits, 2),
+        None if released => (released::checkpoint(directory.path(), LAYERS), limits, 2),
+        None => (testkit::nano(), GenerateOptions::default(), 20),
     };
     let most = SESSIONS.into_iter().max().unwrap();
     let builder = Omni::builder(&model).max_answers(most);
-    let omni = if half { builder.dtype(Dtype::Bf16) } else { builder }.load().unwrap();
+    let omni = match value("--dtype") {
+        Some(dtype) => builder.dtype(dtype.parse().unwrap()),
+        None => builder,
+    };
+    let omni = omni.load().unwrap();
     let options = options.greedy();
     for (what, options) in [("text", options.clone().text_only()), ("speech", options)] {
         // Caches and pools are warm afterwards.
