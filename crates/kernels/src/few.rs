@@ -181,7 +181,7 @@ pub struct Product<'a> {
 }
 
 /// From so many rows on, multiplying takes longer than reading the weight. Fewer are computed each as if it were alone.
-pub const MANY: usize = 8;
+pub const MANY: usize = 9;
 
 /// `y = x Wᵀ + b` for several weights at once, which are read once for all rows.
 ///
