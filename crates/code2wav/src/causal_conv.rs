@@ -13,6 +13,7 @@ use crate::snake::Snake;
 
 /// Inputs a layer still needs for its next outputs.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::large_enum_variant)] // A few per stream.
 pub(crate) enum History {
     /// Before the first step.
     #[default]
@@ -62,6 +63,7 @@ pub(crate) struct CausalConv {
 
 /// Weights in the form their device convolves them in.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // One per convolution.
 enum Kernel {
     /// `[out, in / groups, kernel]` (transposed `[in, out, kernel]`) and `[out]`.
     Tensor { weight: Tensor<3>, bias: Tensor<1> },

@@ -3,6 +3,7 @@
 //! A convolution is the sum of one product per tap, each over the inputs at another time. Channels lie one after the other, each
 //! `[time]`; two neighbouring channels make the pairs of [`crate::half`], so that a tap is a shift along the row and nothing is
 //! copied for it.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_variables))] // No other processor has code here.
 #![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other rows of the same output.
 
 use std::cell::RefCell;
@@ -140,7 +141,7 @@ impl HalfConv {
         if let Some(instructions) = HalfInstructions::best() {
             let mut memory = PAIRS.take();
             // Beside a multiple of 4096 bytes, all rows would share their place in the first cache.
-            let width = ((past + steps.next_multiple_of(SIDE)).next_multiple_of(TILE) / TILE | 1) * TILE;
+            let width = ((past + steps.next_multiple_of(SIDE)).div_ceil(TILE) | 1) * TILE;
             let pairs = self.pairs(history, held, x, time, activation, width, &mut memory);
             self.multiply(instructions, pairs, width, steps, add, y);
             PAIRS.set(memory);

@@ -33,6 +33,9 @@ pub struct Choice {
     pub share: f32,
 }
 
+/// The first place among the sorted choices, the expert, and its rows.
+type Group<'a> = (usize, Expert<'a>, SmallVec<[usize; 8]>);
+
 /// Memory that [`experts`] works in, kept from call to call.
 #[derive(Debug, Default)]
 pub struct ExpertsMemory {
@@ -67,7 +70,7 @@ pub fn experts<'a>(
     let (rows, width) = (inputs.rows(), inputs.width());
     assert_eq!(y.len(), rows * width, "y [rows, width]");
     // Choices of the same expert, with the first one's place.
-    let mut groups: SmallVec<[(usize, Expert, SmallVec<[usize; 8]>); 16]> = SmallVec::new();
+    let mut groups: SmallVec<[Group; 16]> = SmallVec::new();
     for (place, choices) in sorted.chunk_by(|a, b| a.expert == b.expert).scan(0, |place, group| {
         *place += group.len();
         Some((*place - group.len(), group))

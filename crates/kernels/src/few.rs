@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Instructions, Lanes, Plain};
 use crate::linear::{LinearShape, Precision, linear_to};
-use crate::memory::{Columns, prefetch_ahead};
+use crate::memory::{Columns, ahead, prefetch_ahead};
 use crate::weight::{Packed, Weight};
 
 /// Bytes of weights that one task reads, at least.
@@ -210,13 +210,13 @@ pub(crate) fn few_rows(inputs: &mut Inputs, products: &mut [Product]) {
     let rows: &[usize] = &(0..inputs.rows).collect::<SmallVec<[usize; 16]>>();
     let parts = |product: &Product| pieces(product.weight.bytes(), product.output);
     let total: usize = products.iter().map(&parts).sum();
-    let products: &[(usize, &Weight, Option<&[f32]>, usize, Columns)] = &products
+    let products: SmallVec<[_; 4]> = products
         .iter_mut()
         .map(|product| {
             let parts = pieces(product.weight.bytes(), product.output);
             (parts, &product.weight, product.bias, product.output, Columns::new(product.y, product.output))
         })
-        .collect::<SmallVec<[_; 4]>>()[..];
+        .collect();
     (0..total).into_par_iter().for_each(|mut task| {
         let mut products = products.iter();
         let (parts, weight, bias, output, y) = loop {
@@ -395,7 +395,7 @@ unsafe fn dot_f32<V: Lanes, const R: usize, const O: usize>(
 ) -> ([[f32; R]; O], usize) {
     let input = inputs.input;
     let weight = &weight[output * input..][..O * input];
-    let steps = input / V::LANES;
+    let (steps, ahead) = (input / V::LANES, ahead(size_of_val(weight)));
     let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.plain[rows[r] * input..][..input]);
     // SAFETY: every vector lies in the slices just taken.
     unsafe {
@@ -404,7 +404,7 @@ unsafe fn dot_f32<V: Lanes, const R: usize, const O: usize>(
             let x: [V::Float; R] = std::array::from_fn(|r| V::load(x[r].as_ptr().add(step * V::LANES)));
             for o in 0..O {
                 let w = weight.as_ptr().add(o * input + step * V::LANES);
-                prefetch_ahead(w);
+                prefetch_ahead(w, ahead);
                 let w = V::load(w);
                 for r in 0..R {
                     sums[o][r] = V::multiply_add(w, x[r], sums[o][r]);
@@ -427,7 +427,7 @@ unsafe fn dot_bf16<V: Lanes, const R: usize, const O: usize>(
     let input = inputs.input;
     let weight = &weight[output * input..][..O * input];
     let length = input / (2 * WIDE) * (2 * WIDE);
-    let steps = length / (2 * V::LANES);
+    let (steps, ahead) = (length / (2 * V::LANES), ahead(size_of_val(weight)));
     let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.halves.values[rows[r] * length..][..length]);
     // SAFETY: every vector lies in the slices just taken: a step's weights are `2 * LANES` numbers, its inputs `LANES` of
     // even and as many of odd places, both within the same 32.
@@ -441,7 +441,7 @@ unsafe fn dot_bf16<V: Lanes, const R: usize, const O: usize>(
             });
             for o in 0..O {
                 let w = weight.as_ptr().add(o * input + step * 2 * V::LANES);
-                prefetch_ahead(w);
+                prefetch_ahead(w, ahead);
                 let w = V::load_int(w.cast());
                 let (even, odd) = (V::lower(w), V::upper(w));
                 for r in 0..R {
@@ -495,6 +495,7 @@ unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const O: usize
     let steps = length / (V::LANES * per_lane);
     let per_row = packed.words_per_row(input);
     let words = &packed.words[output * per_row..][..O * per_row];
+    let ahead = ahead(size_of_val(words));
     let groups = input.div_ceil(packed.group);
     let first_group = output * groups;
     let Integers { rounded, scales, offsets } = &inputs.integers[BITS / 8];
@@ -521,7 +522,7 @@ unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const O: usize
             }
             for o in 0..O {
                 let w = words.as_ptr().add(o * per_row + at);
-                prefetch_ahead(w);
+                prefetch_ahead(w, ahead);
                 let w = V::load_int(w.cast());
                 let group = first_group + o * groups + group;
                 let scale = V::scales::<GROUPS>(packed.scales, group);

@@ -1,5 +1,7 @@
 //! Two bf16 numbers side by side, as products in half precision read them.
 
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_variables))] // No other processor has code here.
+
 use crate::weight::narrow;
 
 /// Two bf16 numbers in the place of one: only moved about, never computed with.

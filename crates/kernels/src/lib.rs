@@ -15,6 +15,8 @@
 //! assert_eq!(y, [1.5, 5.0, 4.5, 11.0]);
 //! ```
 
+#![allow(clippy::needless_range_loop)] // Loops of constant length over several arrays at once, which become registers.
+
 mod attention;
 mod cache;
 mod conv;

@@ -69,29 +69,35 @@ pub fn read_all(words: &[u64]) -> u64 {
     let mut sums = [0u64; LINE];
     let (pieces, rest) = words.as_chunks::<LINE>();
     for piece in pieces {
-        prefetch_ahead(piece.as_ptr());
-        prefetch_ahead(piece[LINE / 2..].as_ptr());
+        prefetch_ahead(piece.as_ptr(), AHEAD);
+        prefetch_ahead(piece[LINE / 2..].as_ptr(), AHEAD);
         (0..LINE).for_each(|i| sums[i] = sums[i].wrapping_add(piece[i]));
     }
     sums.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
-/// Asks for what lies some way behind a place to be on its way from memory: weights are read from one end to the other.
+/// Asks for what lies so many bytes behind a place to be on its way from memory: weights are read from one end to the other.
 #[inline(always)]
-pub(crate) fn prefetch_ahead<T>(at: *const T) {
+pub(crate) fn prefetch_ahead<T>(at: *const T, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: as in `prefetch`.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(bytes)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
+    let _ = (at, bytes);
 }
 
-/// Bytes between a place that is read and the one that is asked for.
-#[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 3 << 10;
+/// Bytes that should lie at least between a place that is read and the one that is asked for.
+const AHEAD: usize = 4 << 10;
+
+/// How far ahead to ask where rows are read several at a time: so that the same place of later rows is meant, not of those that
+/// are being read.
+#[inline(always)]
+pub(crate) fn ahead(bytes_at_a_time: usize) -> usize {
+    bytes_at_a_time * AHEAD.div_ceil(bytes_at_a_time.max(1))
+}
 
 /// Asks for these values to be on their way from memory, as far as the second cache.
 #[inline(always)]

@@ -50,6 +50,7 @@ pub(crate) struct HostAttention {
 pub(crate) type HostMlp = [HostMatrix; 3];
 
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // One per layer.
 pub(crate) enum HostFeedForward {
     Dense(HostMlp),
     Experts {

@@ -7,6 +7,7 @@ use crate::host::product;
 
 /// The `[out, in]` matrix of a linear layer, in the form its device multiplies it in.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // One per matrix, which is larger by far.
 pub enum Matrix {
     /// Numbers on the device.
     Dense(Tensor<2>),

@@ -93,7 +93,7 @@ fn sounds(files: &[PathBuf], device: &burn::tensor::Device) -> Result<Vec<Vec<Te
     if inputs.is_empty() {
         inputs.push(AudioInput::samples(rising_tone(), SAMPLE_RATE, 1));
     }
-    let named = |(index, error): (usize, media::MediaError)| error.in_part(&format!("sound {}", index + 1));
+    let named = |(index, error): (usize, media::MediaError)| error.in_part(format!("sound {}", index + 1));
     let frames = log_mel(&inputs).map_err(named)?;
     let item = |mel: media::audio::Mel| {
         let shape = [mel.frames(), mel.bins()];
@@ -122,7 +122,7 @@ fn pictures(files: &[PathBuf], reference: &Side) -> Result<Vec<Vec<PixelPatches>
         PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size };
     let options = ImageOptions { patch, ..ImageOptions::default() };
     let picture = |(index, input): (usize, &ImageInput)| {
-        let cut = patches(input, &options).map_err(|error| error.in_part(&format!("picture {}", index + 1)))?;
+        let cut = patches(input, &options).map_err(|error| error.in_part(format!("picture {}", index + 1)))?;
         let (grid, shape) = (cut.grid(), [cut.patches(), cut.values().len() / cut.patches()]);
         let patches = Tensor::from_data(TensorData::new(cut.into_values(), shape), &reference.device);
         Ok(vec![PixelPatches { patches, grid, seconds_per_step: 0.0 }])

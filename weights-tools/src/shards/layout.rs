@@ -24,6 +24,11 @@ impl OutTensor {
     pub fn bytes(&self) -> u64 {
         self.shape.iter().map(|n| *n as u64).product::<u64>() * self.dtype.bitsize() as u64 / 8
     }
+
+    /// Whether a CPU uses it where it lies.
+    fn is_mapped(&self) -> bool {
+        self.name.ends_with(".weight_packed") || (self.name.ends_with(".weight") && self.shape.len() == 2)
+    }
 }
 
 /// Tensors that are made together from one source, and lie in one shard.
@@ -51,7 +56,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Sizes that are a multiple of the alignment come first, so that they do not push each other off it.
+    /// Sizes that are a multiple of the alignment come first, so that they do not push each other off it. Of those, matrices come
+    /// first, which are mapped: what is read while loading then lies together, and a cold start reads no more than that.
     pub(super) fn of(units: &[Unit]) -> Self {
         let all = units.iter().enumerate().flat_map(|(u, unit)| (0..unit.tensors.len()).map(move |t| (u, t)));
         let mut order: Vec<(usize, usize)> = all.collect();
@@ -59,7 +65,7 @@ impl Layout {
             let tensor = &units[*u].tensors[*t];
             let odd = !tensor.bytes().is_multiple_of(ALIGNMENT);
             // Among the odd ones, wide numbers first: each begins at a multiple of its own width.
-            odd.then(|| Reverse(tensor.dtype.bitsize()))
+            (odd.then(|| Reverse(tensor.dtype.bitsize())), !tensor.is_mapped())
         });
         let mut entries = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
         let mut starts: Vec<Vec<u64>> = units.iter().map(|unit| vec![0; unit.tensors.len()]).collect();

@@ -33,6 +33,7 @@ pub struct Experts {
 
 /// The matrices, in the form their device multiplies them in.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // One per layer.
 enum ExpertWeights {
     /// `[E, 2 * inner, D]`, gate above up, and `[E, D, inner]`.
     Dense { gate_up: Tensor<3>, down: Tensor<3> },
