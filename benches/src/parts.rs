@@ -72,7 +72,7 @@ impl<'a> Bench<'a> {
         let words = vec![1u64; WORDS];
         let share = WORDS / rayon::current_num_threads();
         self.measure(["memory", "1 GiB read", "pass"], 0, WORDS * 8, || {
-            let sums = words.par_chunks(share).map(|words| kernels::read_all(words)).sum::<u64>();
+            let sums = words.par_chunks(share).map(kernels::read_all).sum::<u64>();
             Ok(Tensor::from_floats([sums as f32], &self.device))
         })
     }
