@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::elementwise::exp;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
-use crate::lanes::{Instructions, Lanes, Plain};
+use crate::lanes::{Instructions, Lanes, Plain, Stored};
 use crate::memory::Columns;
 use crate::weight::narrow;
 
@@ -303,29 +303,6 @@ impl Task<'_> {
             let share = 1.0 / totals[query];
             y.iter_mut().zip(&sums[query * width..]).for_each(|(y, sum)| *y = sum * share);
         }
-    }
-}
-
-/// Numbers a page can hold.
-trait Stored: Copy {
-    /// # Safety
-    /// The processor has the instructions of `V`, and a vector can be read there.
-    unsafe fn load<V: Lanes>(at: *const Self) -> V::Float;
-}
-
-impl Stored for f32 {
-    #[inline(always)]
-    unsafe fn load<V: Lanes>(at: *const f32) -> V::Float {
-        // SAFETY: passed on.
-        unsafe { V::load(at) }
-    }
-}
-
-impl Stored for u16 {
-    #[inline(always)]
-    unsafe fn load<V: Lanes>(at: *const u16) -> V::Float {
-        // SAFETY: passed on.
-        unsafe { V::load_half(at) }
     }
 }
 

@@ -69,6 +69,7 @@ pub fn experts<'a>(
     sorted.sort_unstable_by_key(|choice| (choice.expert, choice.row));
     let (rows, width) = (inputs.rows(), inputs.width());
     assert_eq!(y.len(), rows * width, "y [rows, width]");
+    let instructions = Instructions::best();
     // Choices of the same expert, with the first one's place.
     let mut groups: SmallVec<[Group; 16]> = SmallVec::new();
     for (place, choices) in sorted.chunk_by(|a, b| a.expert == b.expert).scan(0, |place, group| {
@@ -81,12 +82,11 @@ pub fn experts<'a>(
         {
             weight.check(output, input);
         }
-        inputs.prepare(&expert.gate);
-        inputs.prepare(&expert.up);
+        inputs.prepare(instructions, &expert.gate);
+        inputs.prepare(instructions, &expert.up);
         groups.push((place, expert, choices.iter().map(|choice| choice.row).collect()));
     }
     let inputs = &*inputs;
-    let instructions = Instructions::best();
     let columns = Columns::new(activations.fill(sorted.len(), inner), inner);
     let parts = groups.first().map_or(1, |(_, expert, _)| pieces(2 * expert.gate.bytes(), inner));
     (0..groups.len() * parts).into_par_iter().for_each(|task| {
@@ -104,7 +104,7 @@ pub fn experts<'a>(
         });
     });
     for (_, expert, _) in &groups {
-        activations.prepare(&expert.down);
+        activations.prepare(instructions, &expert.down);
     }
     let (activations, sorted) = (&*activations, &*sorted);
     let columns = Columns::new(y, width);

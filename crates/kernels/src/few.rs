@@ -1,6 +1,6 @@
 //! Products of a few rows with weights as they lie in a file: reading the weights is what takes the time.
 //!
-//! Packed weights are multiplied as integers. The inputs are rounded to 16 bits for it, with one scale per row, which is a
+//! Packed weights are multiplied as integers. The inputs are rounded to 15 bits for it, with one scale per row, which is a
 //! hundred times finer than the weights, and laid in the order in which the integers come out of their words.
 #![allow(unsafe_code)]
 
@@ -11,15 +11,15 @@ use smallvec::SmallVec;
 
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
-use crate::lanes::{Instructions, Lanes, Plain};
+use crate::lanes::{Instructions, Lanes, PIECE, Plain, Split, Stored};
 use crate::linear::{LinearShape, Precision, linear_to};
 use crate::memory::{Columns, ahead, prefetch_ahead};
-use crate::weight::{Packed, Weight};
+use crate::weight::{Packed, Scales, Weight};
 
 /// Bytes of weights that one task reads, at least.
 const TASK: usize = 32 << 10;
-/// Vectors' worth of 16-bit numbers that belong together, in [`Inputs`]: the widest vector.
-const WIDE: usize = 16;
+/// Lanes of 32 bits of the widest vector: inputs are laid so that narrower ones read parts of the same order.
+const WIDE: usize = PIECE / 4;
 
 /// A few rows of inputs, in the orders in which the products read them. Its memory is used again by the next rows.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub struct Inputs {
     halves: Ordered<f32>,
     /// For 4-bit and for 8-bit weights.
     integers: [Integers; 2],
+    /// A row as whole numbers.
+    rounded: Vec<i16>,
 }
 
 #[derive(Debug, Default)]
@@ -39,10 +41,10 @@ struct Ordered<T> {
     values: Vec<T>,
 }
 
-/// Rows rounded to 16 bits.
+/// Rows of whole numbers, as [`Split`] lays them.
 #[derive(Debug, Default)]
 struct Integers {
-    rounded: Ordered<i16>,
+    laid: Ordered<i8>,
     /// By row.
     scales: Vec<f32>,
     /// For each lane of 32 bits, its inputs' sum times the number that stands for zero, negative.
@@ -62,7 +64,7 @@ impl Inputs {
     pub fn fill(&mut self, rows: usize, input: usize) -> &mut [f32] {
         (self.rows, self.input) = (rows, input);
         self.halves.ready = false;
-        self.integers.iter_mut().for_each(|integers| integers.rounded.ready = false);
+        self.integers.iter_mut().for_each(|integers| integers.laid.ready = false);
         self.plain.resize(rows * input, 0.0);
         &mut self.plain
     }
@@ -88,46 +90,55 @@ impl Inputs {
     }
 
     /// Lays the rows in the order that products with this weight need.
-    pub fn prepare(&mut self, weight: &Weight) {
-        let (rows, input) = (self.rows, self.input);
+    pub(crate) fn prepare(&mut self, instructions: Instructions, weight: &Weight) {
         match weight {
-            Weight::F32(_) => {}
-            Weight::Bf16(_) if !self.halves.ready => {
-                let length = input / (2 * WIDE) * (2 * WIDE);
-                order(&self.plain, input, length, 2, &mut self.halves, |x| x);
-            }
-            Weight::Packed(packed) if !self.integers[packed.bits / 8].rounded.ready => {
-                let per_lane = 32 / packed.bits;
-                let (length, Integers { rounded, scales, offsets }) =
-                    (input / (WIDE * per_lane) * (WIDE * per_lane), &mut self.integers[packed.bits / 8]);
-                scales.clear();
-                scales.extend(self.plain.chunks_exact(input.max(1)).map(|row| {
-                    let largest = row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-                    // An input that is no number makes all outputs none.
-                    let finite = row.iter().all(|x| x.is_finite());
-                    if finite { largest / 32767.0 } else { f32::NAN }
-                }));
-                let mut row = 0;
-                rounded.values.clear();
-                rounded.ready = true;
-                for scale in scales.iter() {
-                    let inverse = if *scale > 0.0 { 1.0 / scale } else { 0.0 };
-                    let x = &self.plain[row * input..][..length];
-                    order_row(x, per_lane / 2, &mut rounded.values, |x| round(x * inverse));
-                    row += 1;
-                }
-                debug_assert_eq!(row, rows);
-                let middle = -(1 << (packed.bits - 1));
-                offsets.clear();
-                // A lane holds two neighbours of each vector of a piece.
-                for piece in rounded.values.chunks_exact(WIDE * per_lane) {
-                    offsets.extend((0..WIDE).map(|lane| {
-                        let pairs = piece.chunks_exact(2 * WIDE).map(|vector| [vector[2 * lane], vector[2 * lane + 1]]);
-                        middle * pairs.map(|[a, b]| i32::from(a) + i32::from(b)).sum::<i32>()
-                    }));
-                }
-            }
+            Weight::Bf16(_) if !self.halves.ready => self.lay_halves(),
+            Weight::Packed(packed) if !self.integers[packed.bits / 8].laid.ready => match packed.bits {
+                4 => self.lay_integers::<4>(instructions.split()),
+                _ => self.lay_integers::<8>(instructions.split()),
+            },
             _ => {}
+        }
+    }
+
+    fn lay_halves(&mut self) {
+        let Ordered { ready, values } = &mut self.halves;
+        values.clear();
+        *ready = true;
+        for row in self.plain.chunks_exact(self.input.max(1)) {
+            for piece in row.as_chunks::<{ 2 * WIDE }>().0 {
+                values.extend(piece.iter().step_by(2));
+                values.extend(piece.iter().skip(1).step_by(2));
+            }
+        }
+    }
+
+    fn lay_integers<const BITS: usize>(&mut self, split: Split) {
+        let per_word = 32 / BITS;
+        let length = self.input / (WIDE * per_word) * (WIDE * per_word);
+        let Integers { laid, scales, offsets } = &mut self.integers[BITS / 8];
+        let row_bytes = length * size_of::<i16>();
+        laid.values.resize(self.rows * row_bytes, 0);
+        laid.ready = true;
+        scales.clear();
+        offsets.clear();
+        for (at, row) in self.plain.chunks_exact(self.input.max(1)).enumerate() {
+            // Without their sign, the bits of numbers are in the numbers' order: those that are none come last, and make all
+            // outputs none.
+            let largest = row.iter().fold(0, |most, x| x.abs().to_bits().max(most));
+            let largest = f32::from_bits(largest);
+            let scale = if largest.is_finite() { largest / f32::from(split.limit()) } else { f32::NAN };
+            scales.push(scale);
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            self.rounded.clear();
+            self.rounded.extend(row[..length].iter().map(|x| round(x * inverse)));
+            let middle = -(1 << (BITS - 1));
+            let words = self.rounded.chunks_exact(per_word);
+            offsets.extend(words.map(|x| middle * x.iter().map(|x| i32::from(*x)).sum::<i32>()));
+            let pieces = laid.values[at * row_bytes..][..row_bytes].chunks_exact_mut(2 * WIDE * per_word);
+            for (x, piece) in self.rounded.chunks_exact(WIDE * per_word).zip(pieces) {
+                lay_piece::<BITS>(split, x, piece);
+            }
         }
     }
 }
@@ -139,31 +150,27 @@ fn round(x: f32) -> i16 {
     (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i16
 }
 
-fn order<T>(
-    x: &[f32],
-    input: usize,
-    length: usize,
-    vectors: usize,
-    ordered: &mut Ordered<T>,
-    convert: impl Fn(f32) -> T,
-) {
-    ordered.values.clear();
-    ordered.ready = true;
-    for row in x.chunks_exact(input.max(1)) {
-        // A vector of single-precision numbers holds half as many as one of 16-bit numbers.
-        for piece in row[..length].chunks_exact(WIDE * vectors) {
-            for vector in 0..vectors {
-                ordered.values.extend(piece.iter().skip(vector).step_by(vectors).map(|x| convert(*x)));
+/// Lays the inputs of [`WIDE`] words.
+#[inline(always)]
+fn lay_piece<const BITS: usize>(split: Split, x: &[i16], piece: &mut [i8]) {
+    let (per_word, vectors) = (32 / BITS, 16 / BITS);
+    for (word, x) in x.chunks_exact(per_word).enumerate() {
+        match split {
+            Split::Shorts => {
+                for vector in 0..vectors {
+                    let ([a, b], [c, d]) = (x[vector].to_le_bytes(), x[vector + vectors].to_le_bytes());
+                    let lane = [a, b, c, d].map(|byte| byte as i8);
+                    piece[vector * PIECE + 4 * word..][..4].copy_from_slice(&lane);
+                }
             }
-        }
-    }
-}
-
-/// Pieces of `vectors` vectors of 32 numbers: each vector takes every `vectors`-th number.
-fn order_row(x: &[f32], vectors: usize, out: &mut Vec<i16>, convert: impl Fn(f32) -> i16) {
-    for piece in x.chunks_exact(2 * WIDE * vectors) {
-        for vector in 0..vectors {
-            out.extend(piece.iter().skip(vector).step_by(vectors).map(|x| convert(*x)));
+            Split::Bytes => {
+                for (at, x) in x.iter().enumerate() {
+                    let upper = x.wrapping_add(64) >> 7;
+                    let (vector, byte) = (at % (vectors / 2), at / (vectors / 2));
+                    piece[vector * PIECE + 4 * word + byte] = upper as i8;
+                    piece[(vector + vectors / 2) * PIECE + 4 * word + byte] = (x - (upper << 7)) as i8;
+                }
+            }
         }
     }
 }
@@ -199,14 +206,14 @@ pub fn products(inputs: &mut Inputs, precision: Precision, products: &mut [Produ
 
 /// As [`products`], for rows that take less time than reading the weights.
 pub(crate) fn few_rows(inputs: &mut Inputs, products: &mut [Product]) {
+    let instructions = Instructions::best();
     for product in products.iter() {
         product.weight.check(product.output, inputs.input);
         assert_eq!(product.y.len(), inputs.rows * product.output, "y [rows, output]");
         assert!(product.bias.is_none_or(|bias| bias.len() == product.output), "bias [output]");
-        inputs.prepare(&product.weight);
+        inputs.prepare(instructions, &product.weight);
     }
     let inputs = &*inputs;
-    let instructions = Instructions::best();
     let rows: &[usize] = &(0..inputs.rows).collect::<SmallVec<[usize; 16]>>();
     let parts = |product: &Product| pieces(product.weight.bytes(), product.output);
     let total: usize = products.iter().map(&parts).sum();
@@ -455,10 +462,29 @@ unsafe fn dot_bf16<V: Lanes, const R: usize, const O: usize>(
 }
 
 /// # Safety
-/// The processor has the instructions of `V`; the inputs are prepared for these weights.
+/// The processor has the instructions of `V`; the inputs are prepared for these weights, whose lengths were checked.
 #[inline(always)]
 unsafe fn dot_packed<V: Lanes, const BITS: usize, const R: usize, const O: usize>(
     packed: &Packed,
+    output: usize,
+    inputs: &Inputs,
+    rows: [usize; R],
+) -> ([[f32; R]; O], usize) {
+    // SAFETY: passed on.
+    unsafe {
+        match packed.scales {
+            Scales::Bf16(scales) => dot_scaled::<V, u16, BITS, R, O>(packed, scales, output, inputs, rows),
+            Scales::F32(scales) => dot_scaled::<V, f32, BITS, R, O>(packed, scales, output, inputs, rows),
+        }
+    }
+}
+
+/// # Safety
+/// As [`dot_packed`].
+#[inline(always)]
+unsafe fn dot_scaled<V: Lanes, S: Stored, const BITS: usize, const R: usize, const O: usize>(
+    packed: &Packed,
+    scales: &[S],
     output: usize,
     inputs: &Inputs,
     rows: [usize; R],
@@ -468,11 +494,11 @@ unsafe fn dot_packed<V: Lanes, const BITS: usize, const R: usize, const O: usize
     // SAFETY: passed on.
     unsafe {
         if group.is_multiple_of(step) || group >= inputs.input {
-            return dot_groups::<V, BITS, R, O, 1>(packed, output, inputs, rows);
+            return dot_groups::<V, S, BITS, R, O, 1>(packed, scales, output, inputs, rows);
         }
         match (step.is_multiple_of(group), step / group) {
-            (true, 2) => dot_groups::<V, BITS, R, O, 2>(packed, output, inputs, rows),
-            (true, 4) => dot_groups::<V, BITS, R, O, 4>(packed, output, inputs, rows),
+            (true, 2) => dot_groups::<V, S, BITS, R, O, 2>(packed, scales, output, inputs, rows),
+            (true, 4) => dot_groups::<V, S, BITS, R, O, 4>(packed, scales, output, inputs, rows),
             // Left to `add_rest`, as plain numbers.
             _ => ([[0.0; R]; O], 0),
         }
@@ -484,70 +510,59 @@ unsafe fn dot_packed<V: Lanes, const BITS: usize, const R: usize, const O: usize
 /// # Safety
 /// As [`dot_packed`].
 #[inline(always)]
-unsafe fn dot_groups<V: Lanes, const BITS: usize, const R: usize, const O: usize, const GROUPS: usize>(
+unsafe fn dot_groups<V: Lanes, S: Stored, const BITS: usize, const R: usize, const O: usize, const GROUPS: usize>(
     packed: &Packed,
+    scales: &[S],
     output: usize,
     inputs: &Inputs,
     rows: [usize; R],
 ) -> ([[f32; R]; O], usize) {
-    let (input, per_lane) = (inputs.input, 32 / BITS);
-    let length = input / (WIDE * per_lane) * (WIDE * per_lane);
-    let steps = length / (V::LANES * per_lane);
+    let (input, per_word) = (inputs.input, 32 / BITS);
+    let length = input / (WIDE * per_word) * (WIDE * per_word);
+    let steps = length / (V::LANES * per_word);
     let per_row = packed.words_per_row(input);
     let words = &packed.words[output * per_row..][..O * per_row];
     let ahead = ahead(size_of_val(words));
     let groups = input.div_ceil(packed.group);
-    let first_group = output * groups;
-    let Integers { rounded, scales, offsets } = &inputs.integers[BITS / 8];
-    let x: [&[i16]; R] = std::array::from_fn(|r| &rounded.values[rows[r] * length..][..length]);
-    let offsets: [&[i32]; R] = std::array::from_fn(|r| &offsets[rows[r] * (length / per_lane)..][..length / per_lane]);
-    // SAFETY: every vector lies in the slices just taken. A step's words hold `LANES * per_lane` integers; vector `v` of them
-    // is multiplied with `2 * LANES` inputs of the same piece of `WIDE * per_lane`.
+    let scales = &scales[output * groups..][..O * groups];
+    let zeros = packed.zeros.map(|zeros| &zeros[output * groups..][..O * groups]);
+    let Integers { laid, scales: row_scales, offsets } = &inputs.integers[BITS / 8];
+    let x: [&[i8]; R] = std::array::from_fn(|r| &laid.values[rows[r] * 2 * length..][..2 * length]);
+    let offsets: [&[i32]; R] = std::array::from_fn(|r| &offsets[rows[r] * (length / per_word)..][..length / per_word]);
+    // SAFETY: every vector lies in the slices just taken. A step's words hold `LANES * per_word` integers; their inputs lie in
+    // the same piece. The groups of all steps are groups of the row.
     unsafe {
         let mut sums = [[V::zero(); R]; O];
         // A division in the loop would take as long as the rest of it.
-        let (per_group, mut left, mut group) = (packed.group / (V::LANES * per_lane), 0, 0);
+        let (per_group, mut left, mut group) = (packed.group / (V::LANES * per_word), 0, 0);
         for step in 0..steps {
             let at = step * V::LANES;
-            let (piece, within) = (at / WIDE * WIDE * per_lane, 2 * (at % WIDE));
-            if step > 0 {
-                if GROUPS > 1 {
-                    group += GROUPS;
-                } else {
-                    left += 1;
-                    if left == per_group {
-                        (left, group) = (0, group + 1);
-                    }
-                }
-            }
+            let place = at / WIDE * (2 * WIDE * per_word) + 4 * (at % WIDE);
             for o in 0..O {
                 let w = words.as_ptr().add(o * per_row + at);
                 prefetch_ahead(w, ahead);
                 let w = V::load_int(w.cast());
-                let group = first_group + o * groups + group;
-                let scale = V::scales::<GROUPS>(packed.scales, group);
+                let scale = V::scales::<S, GROUPS>(scales.as_ptr().add(o * groups + group));
                 for r in 0..R {
-                    let x = x[r].as_ptr().add(piece + within);
-                    let x = |vector: usize| V::load_int(x.add(vector * 2 * WIDE).cast());
                     let mut sum = V::load_int(offsets[r].as_ptr().add(at));
-                    if let Some(zeros) = packed.zeros {
-                        let zeros = V::zeros::<GROUPS>(zeros, group);
+                    if let Some(zeros) = zeros {
+                        let zeros = V::zeros::<GROUPS>(zeros.as_ptr().add(o * groups + group));
                         sum = if BITS == 4 { V::grow::<3>(sum, zeros) } else { V::grow::<7>(sum, zeros) };
                     }
-                    if BITS == 4 {
-                        sum = V::dot(sum, V::bits::<0>(w, 15), x(0));
-                        sum = V::dot(sum, V::bits::<4>(w, 15), x(1));
-                        sum = V::dot(sum, V::bits::<8>(w, 15), x(2));
-                        sum = V::dot(sum, V::bits::<12>(w, 15), x(3));
-                    } else {
-                        sum = V::dot(sum, V::bits::<0>(w, 255), x(0));
-                        sum = V::dot(sum, V::bits::<8>(w, 255), x(1));
-                    }
+                    sum = V::dot_words::<BITS>(sum, w, x[r].as_ptr().add(place));
                     sums[o][r] = V::multiply_add(V::to_float(sum), scale, sums[o][r]);
                 }
             }
+            if GROUPS > 1 {
+                group += GROUPS;
+            } else {
+                left += 1;
+                if left == per_group {
+                    (left, group) = (0, group + 1);
+                }
+            }
         }
-        let sums = std::array::from_fn(|o| std::array::from_fn(|r| V::sum(sums[o][r]) * scales[rows[r]]));
+        let sums = std::array::from_fn(|o| std::array::from_fn(|r| V::sum(sums[o][r]) * row_scales[rows[r]]));
         (sums, length)
     }
 }
@@ -568,7 +583,7 @@ pub(crate) mod tests {
         let x = numbers(rows * input, 1);
         let mut inputs = Inputs::default();
         inputs.set(&x, input);
-        inputs.prepare(&weight);
+        inputs.prepare(instructions, &weight);
         let mut y = vec![0.0; rows * output];
         let all: Vec<usize> = (0..rows).collect();
         multiply(instructions, &inputs, &all, &weight, 0..output, |row, at, sum| y[row * output + at] = sum);

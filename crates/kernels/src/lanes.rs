@@ -3,7 +3,7 @@
 //! `pulp` has no products of 16-bit integers; they are what packed weights are multiplied with.
 #![allow(unsafe_code)]
 
-use crate::weight::{Scales, widen};
+use crate::weight::widen;
 
 /// A vector of single-precision numbers and one of the same size of integers.
 ///
@@ -12,6 +12,8 @@ use crate::weight::{Scales, widen};
 pub(crate) unsafe trait Lanes: Copy {
     /// Numbers in a vector.
     const LANES: usize;
+    /// How inputs are laid for packed weights.
+    const SPLIT: Split;
     type Float: Copy;
     type Int: Copy;
 
@@ -29,17 +31,75 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn lower(a: Self::Int) -> Self::Float;
     /// The upper halves as bf16 numbers.
     unsafe fn upper(a: Self::Int) -> Self::Float;
-    /// Bits `FROM..` of every 16-bit number, as many as `mask` has.
-    unsafe fn bits<const FROM: u32>(a: Self::Int, mask: i16) -> Self::Int;
-    /// `sum + a₀ b₀ + a₁ b₁` of neighbouring 16-bit numbers.
-    unsafe fn dot(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// `sum` and, for each lane, the unsigned integers of `BITS` bits in its word times the inputs at `x`, which lie there as
+    /// [`Lanes::SPLIT`] says.
+    unsafe fn dot_words<const BITS: usize>(sum: Self::Int, words: Self::Int, x: *const i8) -> Self::Int;
     /// `a + (a * b >> SHIFT)`.
     unsafe fn grow<const SHIFT: u32>(a: Self::Int, b: Self::Int) -> Self::Int;
-    /// `GROUPS` scales from `index` on, each for an equal share of the lanes.
-    unsafe fn scales<const GROUPS: usize>(scales: Scales, index: usize) -> Self::Float;
+    /// The `GROUPS` scales at `at`, each for an equal share of the lanes.
+    unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> Self::Float;
     /// As [`Lanes::scales`], whole numbers.
-    unsafe fn zeros<const GROUPS: usize>(zeros: &[i8], index: usize) -> Self::Int;
+    unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> Self::Int;
 }
+
+/// A number as memory holds it.
+pub(crate) trait Stored: Copy {
+    fn widen(self) -> f32;
+
+    /// # Safety
+    /// The processor has the instructions of `V`, and a vector can be read there.
+    unsafe fn load<V: Lanes>(at: *const Self) -> V::Float;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(at: *const f32) -> V::Float {
+        // SAFETY: passed on.
+        unsafe { V::load(at) }
+    }
+}
+
+impl Stored for u16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        widen(self)
+    }
+
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(at: *const u16) -> V::Float {
+        // SAFETY: passed on.
+        unsafe { V::load_half(at) }
+    }
+}
+
+/// How inputs, as whole numbers, are laid beside the words of packed weights: vectors of [`PIECE`] bytes, four of them for 4-bit
+/// weights, two for 8-bit ones. Lane `i` of each, 32 bits, belongs to word `i`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// As 16-bit numbers. Of `n` vectors, vector `v` takes the inputs `v` and `v + n` of each word.
+    Shorts,
+    /// As an upper and a lower byte: `128 * upper + lower`, both signed. First the upper bytes, then the lower ones; of 4-bit
+    /// weights the even inputs of a word before the odd ones.
+    Bytes,
+}
+
+impl Split {
+    /// The greatest number that fits.
+    pub(crate) fn limit(self) -> i16 {
+        match self {
+            Split::Shorts => i16::MAX,
+            Split::Bytes => 127 << 7,
+        }
+    }
+}
+
+/// Bytes of inputs that lie together: the widest vector.
+pub(crate) const PIECE: usize = 64;
 
 /// Instruction sets with code of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +130,17 @@ impl Instructions {
         vec![Self::Plain]
     }
 
+    /// How they want inputs laid for packed weights.
+    pub(crate) fn split(self) -> Split {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::SPLIT,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::SPLIT,
+            Self::Plain => Plain::SPLIT,
+        }
+    }
+
     /// The best that this processor has.
     pub(crate) fn best() -> Self {
         static BEST: std::sync::OnceLock<Instructions> = std::sync::OnceLock::new();
@@ -86,6 +157,7 @@ const PLAIN: usize = 8;
 // SAFETY: needs no instruction beyond the target's own.
 unsafe impl Lanes for Plain {
     const LANES: usize = PLAIN;
+    const SPLIT: Split = Split::Shorts;
     type Float = [f32; PLAIN];
     type Int = [i32; PLAIN];
 
@@ -149,18 +221,18 @@ unsafe impl Lanes for Plain {
     }
 
     #[inline(always)]
-    unsafe fn bits<const FROM: u32>(a: Self::Int, mask: i16) -> Self::Int {
-        let mask = i32::from(mask as u16);
-        a.map(|a| ((a >> FROM) & mask) | ((((a as u32 >> 16) >> FROM) as i32 & mask) << 16))
-    }
-
-    #[inline(always)]
-    unsafe fn dot(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int {
-        std::array::from_fn(|i| {
-            let low = i32::from(a[i] as i16) * i32::from(b[i] as i16);
-            let high = (a[i] >> 16) * (b[i] >> 16);
-            sum[i].wrapping_add(low).wrapping_add(high)
-        })
+    unsafe fn dot_words<const BITS: usize>(mut sum: Self::Int, words: Self::Int, x: *const i8) -> Self::Int {
+        let mask = (1 << BITS) - 1;
+        for vector in 0..16 / BITS {
+            // SAFETY: as in `load`.
+            let x = unsafe { x.add(vector * PIECE).cast::<[[i16; 2]; PLAIN]>().read_unaligned() };
+            for i in 0..PLAIN {
+                let (low, high) = (words[i] >> (vector * BITS), words[i] >> (16 + vector * BITS));
+                let products = (low & mask) * i32::from(x[i][0]) + (high & mask) * i32::from(x[i][1]);
+                sum[i] = sum[i].wrapping_add(products);
+            }
+        }
+        sum
     }
 
     #[inline(always)]
@@ -169,13 +241,15 @@ unsafe impl Lanes for Plain {
     }
 
     #[inline(always)]
-    unsafe fn scales<const GROUPS: usize>(scales: Scales, index: usize) -> Self::Float {
-        std::array::from_fn(|i| scales.at(index + i * GROUPS / PLAIN))
+    unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> Self::Float {
+        // SAFETY: the caller promises so many scales.
+        std::array::from_fn(|i| unsafe { *at.add(i * GROUPS / PLAIN) }.widen())
     }
 
     #[inline(always)]
-    unsafe fn zeros<const GROUPS: usize>(zeros: &[i8], index: usize) -> Self::Int {
-        std::array::from_fn(|i| i32::from(zeros[index + i * GROUPS / PLAIN]))
+    unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> Self::Int {
+        // SAFETY: the caller promises so many.
+        std::array::from_fn(|i| i32::from(unsafe { *at.add(i * GROUPS / PLAIN) }))
     }
 }
 
@@ -186,7 +260,7 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Lanes, Scales, widen};
+    use super::{Lanes, PIECE, Split, Stored};
 
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512;
@@ -194,6 +268,7 @@ mod x86 {
     // SAFETY: every function's caller promises AVX-512 F, BW and VNNI; pointers are read as far as the caller promises.
     unsafe impl Lanes for Avx512 {
         const LANES: usize = 16;
+        const SPLIT: Split = Split::Bytes;
         type Float = __m512;
         type Int = __m512i;
 
@@ -256,13 +331,22 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn bits<const FROM: u32>(a: __m512i, mask: i16) -> __m512i {
-            unsafe { _mm512_and_si512(_mm512_srli_epi16::<FROM>(a), _mm512_set1_epi16(mask)) }
-        }
-
-        #[inline(always)]
-        unsafe fn dot(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-            unsafe { _mm512_dpwssd_epi32(sum, a, b) }
+        unsafe fn dot_words<const BITS: usize>(sum: __m512i, words: __m512i, x: *const i8) -> __m512i {
+            unsafe {
+                let x = |vector: usize| _mm512_loadu_si512(x.add(vector * PIECE).cast());
+                let none = _mm512_setzero_si512();
+                let [upper, lower] = if BITS == 4 {
+                    let mask = _mm512_set1_epi8(15);
+                    let even = _mm512_and_si512(words, mask);
+                    let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(words), mask);
+                    let dot =
+                        |sum, even_x, odd_x| _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, even, even_x), odd, odd_x);
+                    [dot(none, x(0), x(1)), dot(sum, x(2), x(3))]
+                } else {
+                    [_mm512_dpbusd_epi32(none, words, x(0)), _mm512_dpbusd_epi32(sum, words, x(1))]
+                };
+                _mm512_add_epi32(_mm512_slli_epi32::<7>(upper), lower)
+            }
         }
 
         #[inline(always)]
@@ -271,31 +355,22 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn scales<const GROUPS: usize>(scales: Scales, index: usize) -> __m512 {
+        unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> __m512 {
             unsafe {
-                match (GROUPS, scales) {
-                    (4, Scales::Bf16(scales)) => {
-                        let four = _mm_loadl_epi64(scales[index..index + 4].as_ptr().cast());
-                        let four = _mm512_castsi128_si512(_mm_slli_epi32::<16>(_mm_cvtepu16_epi32(four)));
-                        _mm512_permutexvar_ps(lanes_of_four(), _mm512_castsi512_ps(four))
-                    }
-                    (4, Scales::F32(scales)) => {
-                        let four = _mm_loadu_ps(scales[index..index + 4].as_ptr());
-                        _mm512_permutexvar_ps(lanes_of_four(), _mm512_castps128_ps512(four))
-                    }
-                    (2, scales) => {
-                        let (low, high) = (_mm512_set1_ps(scales.at(index)), _mm512_set1_ps(scales.at(index + 1)));
-                        _mm512_mask_blend_ps(0xFF00, low, high)
-                    }
-                    (_, scales) => _mm512_set1_ps(scales.at(index)),
+                if GROUPS == 4 {
+                    let four = [(*at).widen(), (*at.add(1)).widen(), (*at.add(2)).widen(), (*at.add(3)).widen()];
+                    let four = _mm512_castps128_ps512(_mm_loadu_ps(four.as_ptr()));
+                    return _mm512_permutexvar_ps(lanes_of_four(), four);
                 }
+                let low = _mm512_set1_ps((*at).widen());
+                if GROUPS == 1 { low } else { _mm512_mask_blend_ps(0xFF00, low, _mm512_set1_ps((*at.add(1)).widen())) }
             }
         }
 
         #[inline(always)]
-        unsafe fn zeros<const GROUPS: usize>(zeros: &[i8], index: usize) -> __m512i {
-            let zero = |lane: usize| i32::from(zeros[index + lane * GROUPS / 16]);
+        unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> __m512i {
             unsafe {
+                let zero = |lane: usize| i32::from(*at.add(lane * GROUPS / 16));
                 let quarters = [zero(0), zero(4), zero(8), zero(12)];
                 let four = _mm_loadu_si128(quarters.as_ptr().cast());
                 _mm512_permutexvar_epi32(lanes_of_four(), _mm512_castsi128_si512(four))
@@ -315,6 +390,7 @@ mod x86 {
     // SAFETY: every function's caller promises AVX2 and FMA; pointers are read as far as the caller promises.
     unsafe impl Lanes for Avx2 {
         const LANES: usize = 8;
+        const SPLIT: Split = Split::Shorts;
         type Float = __m256;
         type Int = __m256i;
 
@@ -379,16 +455,17 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn bits<const FROM: u32>(a: __m256i, mask: i16) -> __m256i {
-            unsafe {
-                let shifted = _mm256_srl_epi16(a, _mm_cvtsi32_si128(FROM as i32));
-                _mm256_and_si256(shifted, _mm256_set1_epi16(mask))
+        unsafe fn dot_words<const BITS: usize>(mut sum: __m256i, words: __m256i, x: *const i8) -> __m256i {
+            let mask = (1 << BITS) - 1;
+            for vector in 0..16 / BITS {
+                unsafe {
+                    let x = _mm256_loadu_si256(x.add(vector * PIECE).cast());
+                    let shifted = _mm256_srl_epi16(words, _mm_cvtsi32_si128((vector * BITS) as i32));
+                    let values = _mm256_and_si256(shifted, _mm256_set1_epi16(mask));
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(values, x));
+                }
             }
-        }
-
-        #[inline(always)]
-        unsafe fn dot(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-            unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+            sum
         }
 
         #[inline(always)]
@@ -400,12 +477,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn scales<const GROUPS: usize>(scales: Scales, index: usize) -> __m256 {
-            let scale = |lane: usize| match scales {
-                Scales::F32(scales) => scales[index + lane * GROUPS / 8],
-                Scales::Bf16(scales) => widen(scales[index + lane * GROUPS / 8]),
-            };
+        unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> __m256 {
             unsafe {
+                let scale = |lane: usize| (*at.add(lane * GROUPS / 8)).widen();
                 match GROUPS {
                     1 => _mm256_set1_ps(scale(0)),
                     2 => _mm256_set_m128(_mm_set1_ps(scale(4)), _mm_set1_ps(scale(0))),
@@ -418,9 +492,11 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn zeros<const GROUPS: usize>(zeros: &[i8], index: usize) -> __m256i {
-            let zero = |lane: usize| i32::from(zeros[index + lane * GROUPS / 8]);
-            unsafe { _mm256_setr_epi32(zero(0), zero(1), zero(2), zero(3), zero(4), zero(5), zero(6), zero(7)) }
+        unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> __m256i {
+            unsafe {
+                let zero = |lane: usize| i32::from(*at.add(lane * GROUPS / 8));
+                _mm256_setr_epi32(zero(0), zero(1), zero(2), zero(3), zero(4), zero(5), zero(6), zero(7))
+            }
         }
     }
 }
