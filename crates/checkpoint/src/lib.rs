@@ -5,6 +5,7 @@
 //! read; the matrix of a linear layer may lie there packed ([`Checkpoint::packed`]). [`Weights`] then hands tensors to
 //! the model crates, by name, in the number type of the computation.
 
+mod arena;
 mod check;
 mod config;
 mod directory;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use kernels::{Packed, Scales, Weight};
 use memmap2::Mmap;
 
+use crate::arena::{self, Arena};
+
 /// Bytes that many can hold: part of a mapped file, or memory. They begin at a multiple of what is read from them.
 #[derive(Clone)]
 pub(crate) struct Bytes {
@@ -15,9 +17,8 @@ pub(crate) struct Bytes {
 #[derive(Clone)]
 enum Owner {
     File(Arc<Mmap>),
+    Arena(arena::Stored),
     Words(Arc<Vec<u64>>),
-    Floats(Arc<Vec<f32>>),
-    Halves(Arc<Vec<u16>>),
 }
 
 impl Bytes {
@@ -32,22 +33,20 @@ impl Bytes {
         Self { owner: Owner::Words(words.into()), range: 0..bytes.len() }
     }
 
-    /// These numbers, without a copy.
-    pub(crate) fn floats(values: Vec<f32>) -> Self {
-        Self { range: 0..size_of_val(&values[..]), owner: Owner::Floats(values.into()) }
-    }
-
-    /// These bits of half-precision numbers, without a copy.
-    pub(crate) fn halves(values: Vec<u16>) -> Self {
-        Self { range: 0..size_of_val(&values[..]), owner: Owner::Halves(values.into()) }
+    /// A copy in memory, beside others if it is large.
+    pub(crate) fn kept(bytes: &[u8], arena: &mut Arena) -> Self {
+        const LARGE: usize = 64 << 10;
+        match (bytes.len() >= LARGE).then(|| arena.store(bytes)).flatten() {
+            Some(stored) => Self { owner: Owner::Arena(stored), range: 0..bytes.len() },
+            None => Self::copied(bytes),
+        }
     }
 
     fn get(&self) -> &[u8] {
         let all: &[u8] = match &self.owner {
             Owner::File(map) => map,
+            Owner::Arena(stored) => stored.get(),
             Owner::Words(words) => bytemuck::cast_slice(words),
-            Owner::Floats(values) => bytemuck::cast_slice(values),
-            Owner::Halves(values) => bytemuck::cast_slice(values),
         };
         &all[self.range.clone()]
     }

@@ -2,10 +2,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use half::vec::HalfFloatVecExt;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use omni_core::{Dtype, Error, Result};
 
+use crate::arena::Arena;
 use crate::stored::Bytes;
 use crate::{Checkpoint, CheckpointError, PackedTensors, Scheme, StoredMatrix};
 
@@ -42,6 +43,8 @@ pub struct Weights<'a> {
     dtype: Dtype,
     prefix: String,
     done: Rc<Cell<LoadProgress>>,
+    /// Of matrices that cannot stay in a file.
+    arena: Rc<RefCell<Arena>>,
     progress: Option<Rc<RefCell<Box<ProgressFn<'a>>>>>,
 }
 
@@ -72,7 +75,8 @@ impl<'a> Weights<'a> {
 
     fn from_source(source: Source<'a>, device: &Device, dtype: Dtype) -> Self {
         let done = Rc::new(Cell::new(LoadProgress { tensors: 0, bytes: 0 }));
-        Self { source, device: device.clone(), dtype, prefix: String::new(), done, progress: None }
+        let (prefix, arena) = (String::new(), Rc::default());
+        Self { source, device: device.clone(), dtype, prefix, done, arena, progress: None }
     }
 
     /// Reports progress to `callback`.
@@ -164,7 +168,7 @@ impl<'a> Weights<'a> {
             _ => {
                 let mut buffer = Buffer::new(self.matrix_type(), shape.iter().product());
                 self.read(checkpoint, &name, &shape, &mut buffer)?;
-                Ok(buffer.matrix(shape))
+                Ok(buffer.matrix(shape, &mut self.arena.borrow_mut()))
             }
         }
     }
@@ -183,7 +187,7 @@ impl<'a> Weights<'a> {
             stored => {
                 let mut buffer = Buffer::new(Dtype::F32, scales.shape.iter().product());
                 buffer.append(checkpoint.bytes(scales), stored.unwrap_or_default());
-                buffer.bytes()
+                buffer.bytes(&mut self.arena.borrow_mut())
             }
         };
         let words = checkpoint.shared(words);
@@ -205,7 +209,7 @@ impl<'a> Weights<'a> {
             matrix.weight().row_with_groups(output, group_of_input, &mut row);
             buffer.extend_from_f32(&row);
         }
-        buffer.matrix(shape)
+        buffer.matrix(shape, &mut self.arena.borrow_mut())
     }
 
     fn draw_matrix(&self, shape: [usize; 2], scheme: Option<&Scheme>) -> StoredMatrix {
@@ -223,7 +227,7 @@ impl<'a> Weights<'a> {
             for _ in 0..elements {
                 buffer.extend_from_f32(&[((random() >> 40) as f32 / (1 << 23) as f32 - 1.0) * bound]);
             }
-            return buffer.matrix(shape);
+            return buffer.matrix(shape, &mut self.arena.borrow_mut());
         };
         let group =
             if shape[1].is_multiple_of(scheme.group_in(shape[1])) { scheme.group_in(shape[1]) } else { shape[1] };
@@ -233,7 +237,8 @@ impl<'a> Weights<'a> {
         let scale = bound / (1u32 << (scheme.bits - 1)) as f32;
         scales.extend_from_f32(&vec![scale; shape[0] * shape[1].div_ceil(group)]);
         let sizes = [scheme.bits as usize, group];
-        StoredMatrix::packed(shape, sizes, Bytes::copied(words), (scales.bytes(), true), None)
+        let arena = &mut self.arena.borrow_mut();
+        StoredMatrix::packed(shape, sizes, Bytes::kept(words, arena), (scales.bytes(arena), true), None)
     }
 
     /// Matrices of all experts of a layer, packed to `[E, sum of rows, columns]`.
@@ -329,20 +334,21 @@ impl Buffer {
         }
     }
 
-    fn bytes(self) -> Bytes {
-        match self {
-            Buffer::F32(values) => Bytes::floats(values),
-            Buffer::Bf16(values) => Bytes::halves(values.reinterpret_into()),
-            Buffer::F16(values) => Bytes::halves(values.reinterpret_into()),
-        }
+    fn bytes(self, arena: &mut Arena) -> Bytes {
+        let bytes = match &self {
+            Buffer::F32(values) => bytemuck::cast_slice(values),
+            Buffer::Bf16(values) => bytemuck::cast_slice(values.reinterpret_cast()),
+            Buffer::F16(values) => bytemuck::cast_slice(values.reinterpret_cast()),
+        };
+        Bytes::kept(bytes, arena)
     }
 
     /// # Panics
     /// For f16, in which no matrix is kept.
-    fn matrix(self, shape: [usize; 2]) -> StoredMatrix {
+    fn matrix(self, shape: [usize; 2], arena: &mut Arena) -> StoredMatrix {
         match self {
-            Buffer::F32(_) => StoredMatrix::f32(shape, self.bytes()),
-            Buffer::Bf16(_) => StoredMatrix::bf16(shape, self.bytes()),
+            Buffer::F32(_) => StoredMatrix::f32(shape, self.bytes(arena)),
+            Buffer::Bf16(_) => StoredMatrix::bf16(shape, self.bytes(arena)),
             Buffer::F16(_) => unreachable!("matrices are kept in f32 or bf16"),
         }
     }
