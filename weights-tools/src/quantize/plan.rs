@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 /// A choice per module that makes the released model fit a GPU of so many gigabytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recipe {
-    /// Layers of the thinker and experts of the talker with 4 bits in groups of 32; every other linear layer with 8 bits
-    /// in groups of 128; code2wav as it is.
+    /// Layers of the thinker and of the code predictor, which is read once per code, and experts of the talker with 4 bits in
+    /// groups of 32; every other linear layer with 8 bits in groups of 128; code2wav as it is.
     Gb24,
     /// Thinker, talker and code predictor with 8 bits in groups of 128; encoders and code2wav as they are.
     Gb48,
@@ -37,9 +37,10 @@ impl Recipe {
     fn of(self, module: &str, component: Component) -> Option<(u32, Option<usize>)> {
         let (fine, coarse) = (Some((4, Some(32))), Some((8, Some(128))));
         let expert = module.contains(".mlp.experts.") || module.contains(".mlp.shared_expert.");
+        let head = module.contains("lm_head");
         match (self, component) {
             (_, Component::Code2Wav) => None,
-            (Recipe::Gb24, Component::Thinker) if module != "thinker.lm_head" => fine,
+            (Recipe::Gb24, Component::Thinker | Component::CodePredictor) if !head => fine,
             (Recipe::Gb24, Component::Talker) if expert => fine,
             (Recipe::Gb24, _) => coarse,
             (Recipe::Gb48, Component::AudioEncoder | Component::VisionEncoder) => None,
@@ -211,6 +212,11 @@ mod tests {
             ("talker.model.layers.0.self_attn.o_proj", 2048, ["int8 group 128"; 3]),
             ("talker.codec_head", 1024, ["int8 group 128"; 3]),
             ("talker.code_predictor.lm_head.3", 1024, ["int8 group 128"; 3]),
+            (
+                "talker.code_predictor.model.layers.4.self_attn.q_proj",
+                1024,
+                ["int4 group 32", "int8 group 128", "int8 group 128"],
+            ),
             ("code2wav.pre_transformer.layers.0.mlp.up_proj", 1024, ["plain"; 3]),
             ("thinker.visual.blocks.0.attn.proj", 30, ["plain"; 3]),
         ] {
