@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
+use crate::memory::{ahead, prefetch_ahead};
 use crate::weight::{Packed, Scales, Weight, narrow, widen};
 
 /// Side of a block of results.
@@ -254,12 +255,15 @@ pub(crate) fn with_rows(
         return with(Rows { at: values[first * input..(first + SIDE) * input].as_ptr(), stride: input });
     }
     let mut scratch = SCRATCH.take();
-    scratch.clear();
     // A row beside a multiple of 4096 bytes would share its place in the first cache with all others.
     let stride = depth + 2 * TILE;
-    scratch.resize(SIDE * stride, 0);
-    for (row, out) in (first..output.min(first + SIDE)).zip(scratch.chunks_exact_mut(stride)) {
-        let out = &mut out[..input];
+    scratch.resize(scratch.len().max(SIDE * stride), 0);
+    for (row, out) in (first..first + SIDE).zip(scratch.chunks_exact_mut(stride)) {
+        let (out, beyond) = out.split_at_mut(if row < output { input } else { 0 });
+        beyond.fill(0);
+        if row >= output {
+            continue;
+        }
         match weight {
             Weight::F32(values) => {
                 let values = &values[row * input..][..input];
@@ -281,6 +285,7 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
     let Packed { bits, group, words, zeros, .. } = *packed;
     let (per_row, groups) = (packed.words_per_row(input), input.div_ceil(group));
     let words = &words[row * per_row..][..per_row];
+    let ahead = ahead(size_of_val(words));
     // Pieces that lie in one group; the rest as plain numbers.
     let whole = if group.is_multiple_of(PIECE) || groups == 1 { input / PIECE * PIECE } else { 0 };
     let per_group = group / PIECE;
@@ -300,6 +305,7 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
         let zero = (1 << (bits - 1)) + zeros.map_or(0, |zeros| i32::from(zeros[at]));
         let (scale, zero) = (_mm512_set1_ps(scale), _mm512_set1_epi32(zero));
         let word = piece * bits;
+        prefetch_ahead(words[word..].as_ptr(), ahead);
         let bytes = if bits == 4 {
             // SAFETY: 16 bytes are 32 integers, which the row has.
             let bytes = unsafe { _mm_loadu_si128(words[word..word + 4].as_ptr().cast()) };
