@@ -205,7 +205,7 @@ impl HalfConv {
         let (blocks, pieces) = (rows.div_ceil(SIDE), steps.div_ceil(COLUMNS));
         (0..blocks * pieces).into_par_iter().for_each(|task| {
             let (first, piece) = (task % blocks * SIDE, task / blocks);
-            let weight = Rows { at: self.weight[first * depth..(first + SIDE) * depth].as_ptr(), stride: depth };
+            let weight = Rows::new(self.weight[first * depth..(first + SIDE) * depth].as_ptr(), depth);
             let _tiles = Tiles::new(instructions);
             let mut results = Block([0.0; SIDE * SIDE]);
             for step in (piece * COLUMNS..steps.min((piece + 1) * COLUMNS)).step_by(SIDE) {
@@ -260,7 +260,7 @@ impl HalfConv {
     }
 }
 
-fn available() -> bool {
+pub(crate) fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return HalfInstructions::best().is_some();
     #[cfg(not(target_arch = "x86_64"))]

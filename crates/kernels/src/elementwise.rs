@@ -71,13 +71,13 @@ const CUBIC: f32 = 0.044_715;
 const TWICE: f32 = 1.595_769;
 
 #[inline(always)]
-fn by_tanh(x: f32) -> f32 {
+pub(crate) fn by_tanh(x: f32) -> f32 {
     x / (1.0 + exp(-TWICE * x * (1.0 + CUBIC * x * x)))
 }
 
 /// With Abramowitz and Stegun's 7.1.26 for the error function, whose error is below 1.5e-7.
 #[inline(always)]
-fn exact(x: f32) -> f32 {
+pub(crate) fn exact(x: f32) -> f32 {
     let y = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * y);
     let series = [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6];

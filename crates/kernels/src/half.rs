@@ -9,10 +9,10 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
+pub(crate) use crate::half_pairs::SIDE;
+use crate::half_pairs::join;
 use crate::weight::{Packed, Scales, Weight, narrow, widen};
 
-/// Side of a block of results.
-pub(crate) const SIDE: usize = 32;
 /// Side of a tile of results, and pairs in one step.
 pub(crate) const TILE: usize = 16;
 
@@ -79,6 +79,14 @@ pub(crate) struct Rows {
     pub(crate) at: *const u16,
     /// Numbers from one row to the next.
     pub(crate) stride: usize,
+    /// What will be read next, and how many lines of it each step asks for.
+    pub(crate) next: (*const u16, usize),
+}
+
+impl Rows {
+    pub(crate) fn new(at: *const u16, stride: usize) -> Self {
+        Self { at, stride, next: (at, 0) }
+    }
 }
 
 /// The inputs' side of a product: where the pairs of a step begin.
@@ -155,9 +163,15 @@ unsafe fn amx(rows: Rows, columns: Columns, block: &mut Block) {
     unsafe {
         std::arch::asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
         let mut a = rows.at;
+        let (mut next, lines) = rows.next;
         for shift in columns.shifts {
             let mut b = columns.at.offset(*shift);
             for _ in 0..columns.steps {
+                for _ in 0..lines {
+                    // Never followed: any address will do.
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    next = next.wrapping_add(2 * TILE);
+                }
                 std::arch::asm!(
                     "tileloadd tmm4, [{a0} + {a_stride}]",
                     "tileloadd tmm6, [{b0} + {b_stride}]",
@@ -234,6 +248,23 @@ fn bf16(a: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(a) }
 }
 
+/// Rounds numbers to bf16 and lays two neighbours into the place of one; zeros beyond the last.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn round_pairs(x: &[f32], pairs: &mut [f32]) {
+    const PIECE: usize = 32;
+    let (pieces, rest) = x.as_chunks::<PIECE>();
+    let (out, rest_out) = pairs.split_at_mut(pieces.len() * PIECE / 2);
+    for (x, out) in pieces.iter().zip(out.as_chunks_mut::<{ PIECE / 2 }>().0) {
+        // SAFETY: 32 numbers are read, and as many of half the size are written.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x[PIECE / 2..].as_ptr()));
+            out.as_mut_ptr().cast::<__m512bh>().write_unaligned(_mm512_cvtne2ps_pbh(high, low));
+        }
+    }
+    rest_out.fill(0.0);
+    rest_out.iter_mut().zip(rest.chunks(2)).for_each(|(out, x)| *out = join(x[0], x.get(1).copied().unwrap_or(0.0)));
+}
+
 thread_local! {
     /// Weights that do not lie as a product wants them; kept, since fresh memory costs time.
     static SCRATCH: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
@@ -247,11 +278,13 @@ pub(crate) fn with_rows(
     depth: usize,
     with: impl FnOnce(Rows),
 ) {
+    // Beyond a row's end lies the next row, which meets zeros; beyond the last row, nothing that may be read.
     if let Weight::Bf16(values) = weight
         && first + SIDE <= output
-        && depth == input
+        && (first + SIDE - 1) * input + depth <= values.len()
     {
-        return with(Rows { at: values[first * input..(first + SIDE) * input].as_ptr(), stride: input });
+        let at = values[first * input..].as_ptr();
+        return with(Rows { next: (at.wrapping_add(SIDE * input), 0), ..Rows::new(at, input) });
     }
     let mut scratch = SCRATCH.take();
     scratch.clear();
@@ -270,7 +303,7 @@ pub(crate) fn with_rows(
             Weight::Packed(packed) => unsafe { unpack(packed, row, input, out) },
         }
     }
-    with(Rows { at: scratch.as_ptr(), stride });
+    with(Rows::new(scratch.as_ptr(), stride));
     SCRATCH.set(scratch);
 }
 

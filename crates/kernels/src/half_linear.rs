@@ -5,14 +5,17 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::half::{Block, Columns as Operand, HalfInstructions, SIDE, TILE, Tiles, block, with_rows};
-use crate::half_pairs::join;
+use crate::elementwise::{by_tanh, exact};
+use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, TILE, Tiles, block, round_pairs, with_rows};
+use crate::linear::{Affine, LinearShape, Then};
 use crate::memory::{Columns, aligned};
 use crate::tile::turn;
 use crate::weight::Weight;
 
 /// Bytes of inputs that one pass over the weights works with: they stay in the second cache.
-const KEPT: usize = 1 << 20;
+const KEPT: usize = 1280 << 10;
+/// Pairs of inputs of one such pass, where the weights lie in order: longer sums are taken up again.
+const DEPTH: usize = 640;
 
 /// Rows of inputs as pairs: in blocks of 16 rows, each `[depth / 2, 16]`.
 pub(crate) struct Pairs<'a> {
@@ -36,21 +39,28 @@ impl<'a> Pairs<'a> {
         values.par_chunks_mut(depth * TILE).enumerate().for_each(|(block, values)| {
             let count = rows.saturating_sub(block * TILE).min(TILE);
             let mut pairs = PAIRS.take();
-            pairs.clear();
-            pairs.resize(TILE * depth, 0.0);
-            for (at, pairs) in pairs.chunks_exact_mut(depth).take(count).enumerate() {
-                let (twos, rest) = row(block * TILE + at).as_chunks::<2>();
-                pulp::Arch::new()
-                    .dispatch(|| pairs.iter_mut().zip(twos).for_each(|(pair, [a, b])| *pair = join(*a, *b)));
-                if let [last] = rest {
-                    pairs[twos.len()] = join(*last, 0.0);
-                }
-            }
-            turn(&pairs, depth, TILE, values, TILE);
+            // SAFETY: products in half precision run only where there is AVX-512 with bf16.
+            unsafe { block_of_pairs(|at| row(block * TILE + at), count, depth, &mut pairs, values) };
             PAIRS.set(pairs);
         });
         Self { values, rows, depth }
     }
+}
+
+/// Up to 16 rows as pairs `[depth, 16]`; rows that are missing are zero.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn block_of_pairs<'x>(
+    row: impl Fn(usize) -> &'x [f32],
+    count: usize,
+    depth: usize,
+    memory: &mut Vec<f32>,
+    values: &mut [f32],
+) {
+    let pairs = aligned(memory, TILE * depth);
+    for (at, pairs) in pairs.chunks_exact_mut(depth).enumerate() {
+        if at < count { round_pairs(row(at), pairs) } else { pairs.fill(0.0) }
+    }
+    turn(pairs, depth, TILE, values, TILE);
 }
 
 thread_local! {
@@ -58,79 +68,121 @@ thread_local! {
     static INPUTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `emit(row, first output, sums)` for every row and every 16 outputs of some blocks of 32 outputs.
+/// Which part of a sum over all inputs some sums are.
+#[derive(Clone, Copy)]
+struct Part {
+    first: bool,
+    last: bool,
+}
+
+/// `emit(row, first output, sums, part)` for every row and every 16 outputs of some blocks of 32 outputs, with sums over so many
+/// pairs of inputs at a time.
 ///
 /// # Panics
 /// If the weight has not its shape.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn blocks(
     instructions: HalfInstructions,
     pairs: &Pairs,
     weight: &Weight,
     shape: [usize; 2],
-    blocks: std::ops::Range<usize>,
-    mut emit: impl FnMut(usize, usize, &[f32]),
+    (blocks, depth): (std::ops::Range<usize>, usize),
+    mut emit: impl FnMut(usize, usize, &[f32], Part),
 ) {
     let _tiles = Tiles::new(instructions);
     let mut results = Block([0.0; SIDE * SIDE]);
     let mut turned = [0.0; SIDE * TILE];
     let row_blocks = pairs.rows.div_ceil(SIDE);
-    let at_once = (KEPT / (pairs.depth * 4 * SIDE)).max(1);
+    // Passes of about the same size.
+    let passes = row_blocks.div_ceil((KEPT / (depth * 4 * SIDE)).max(1));
+    let at_once = row_blocks.div_ceil(passes.max(1)).max(1);
     for first in (0..row_blocks).step_by(at_once) {
-        for output in blocks.clone().map(|block| block * SIDE) {
-            with_rows(weight, shape, output, 2 * pairs.depth, |rows| {
-                for row in (first..row_blocks.min(first + at_once)).map(|block| block * SIDE) {
-                    let at = pairs.values[row * pairs.depth..][..SIDE * pairs.depth].as_ptr().cast();
-                    let columns = Operand {
-                        at,
-                        stride: TILE,
-                        second: pairs.depth * TILE,
-                        shifts: &[0],
-                        steps: pairs.depth / TILE,
-                    };
-                    // SAFETY: the instructions were found; `with_rows` gives 32 rows of this depth, and two blocks of 16
-                    // rows' pairs were just taken.
-                    unsafe { block(instructions, rows, columns, &mut results) };
-                    for half in 0..(shape[0] - output).min(SIDE).div_ceil(TILE) {
-                        turn(&results.0[half * TILE * SIDE..], SIDE, TILE, &mut turned, TILE);
-                        let count = TILE.min(shape[0] - output - half * TILE);
-                        let sums = turned.chunks_exact(TILE).take(pairs.rows - row);
-                        sums.enumerate().for_each(|(at, sums)| emit(row + at, output + half * TILE, &sums[..count]));
+        let row_blocks = first..row_blocks.min(first + at_once);
+        for start in (0..pairs.depth).step_by(depth) {
+            let depth = depth.min(pairs.depth - start);
+            let part = Part { first: start == 0, last: start + depth == pairs.depth };
+            for output in blocks.clone().map(|block| block * SIDE) {
+                with_rows(weight, shape, output, 2 * pairs.depth, |rows| {
+                    let (ahead, steps) = (rows.next.0, depth / TILE);
+                    // While these rows are multiplied, the next come from memory: a line of each in each step, if that is not
+                    // done over and over.
+                    let lines = if first == 0 && rows.stride == shape[1] { SIDE.div_ceil(row_blocks.len()) } else { 0 };
+                    for (number, row) in row_blocks.clone().map(|block| block * SIDE).enumerate() {
+                        let at = pairs.values[row * pairs.depth + start * TILE..][..SIDE * pairs.depth - start * TILE]
+                            .as_ptr()
+                            .cast();
+                        let columns =
+                            Operand { at, stride: TILE, second: pairs.depth * TILE, shifts: &[0], steps };
+                        let rows = Rows {
+                            at: rows.at.wrapping_add(2 * start),
+                            next: (ahead.wrapping_add(number * steps * lines * 2 * TILE), lines),
+                            ..rows
+                        };
+                        // SAFETY: the instructions were found; `with_rows` gives 32 rows of all pairs, and two blocks of 16
+                        // rows' pairs were just taken.
+                        unsafe { block(instructions, rows, columns, &mut results) };
+                        for half in 0..(shape[0] - output).min(SIDE).div_ceil(TILE) {
+                            turn(&results.0[half * TILE * SIDE..], SIDE, TILE, &mut turned, TILE);
+                            let count = TILE.min(shape[0] - output - half * TILE);
+                            let sums = turned.chunks_exact(TILE).take(pairs.rows - row);
+                            let at = output + half * TILE;
+                            sums.enumerate().for_each(|(number, sums)| emit(row + number, at, &sums[..count], part));
+                        }
                     }
-                }
-            });
+                });
+            }
         }
     }
 }
 
-/// `y = x Wᵀ + b` with `x` `[rows, input]` and `y` `[rows, output]`.
-pub(crate) fn linear(
-    instructions: HalfInstructions,
-    x: &[f32],
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    [output, input]: [usize; 2],
-    y: &mut [f32],
-) {
+/// A layer of rows `x` `[rows, input]` into `y` `[rows, output]`.
+pub(crate) fn linear(instructions: HalfInstructions, x: &[f32], affine: &Affine, y: &mut [f32]) {
+    let Affine { weight, bias, shape: LinearShape { rows, input, output }, then, .. } = affine;
     let mut memory = INPUTS.take();
-    let pairs = Pairs::new(|row| &x[row * input..][..input], x.len() / input, input, &mut memory);
-    let columns = Columns::new(y, output);
+    let pairs = Pairs::new(|row| &x[row * input..][..*input], *rows, *input, &mut memory);
+    // Weights that are unpacked for it are used once.
+    let parts = if matches!(weight, Weight::Bf16(_)) { pairs.depth.div_ceil(DEPTH) } else { 1 };
+    let depth = pairs.depth.div_ceil(parts).next_multiple_of(TILE);
+    let columns = Columns::new(y, *output);
     let all = output.div_ceil(SIDE);
     let tasks = all.min(8 * rayon::current_num_threads());
     (0..tasks).into_par_iter().for_each(|task| {
         let range = all * task / tasks..all * (task + 1) / tasks;
-        blocks(instructions, &pairs, weight, [output, input], range, |row, at, sums| {
+        let emit = |row, at: usize, sums: &[f32], part| {
             // SAFETY: these columns are this task's alone, and the piece is dropped at once.
             let y = unsafe { columns.piece(row, at..at + sums.len()) };
-            match bias {
-                Some(bias) => y.iter_mut().zip(sums).zip(&bias[at..]).for_each(|((y, sum), bias)| *y = sum + bias),
-                None => y.copy_from_slice(sums),
+            let bias = bias.map(|bias| &bias[at..at + sums.len()]);
+            match (y.as_chunks_mut::<TILE>().0, sums.as_chunks::<TILE>().0) {
+                // Of constant length, which compilers turn into vectors.
+                ([y], [sums]) => finish(*then, part, bias.map(|bias| &bias[..TILE]), sums, y),
+                _ => finish(*then, part, bias, sums, y),
             }
-        });
+        };
+        // SAFETY: all instructions for products in half precision go with these.
+        unsafe { blocks(instructions, &pairs, weight, [*output, *input], (range, depth), emit) };
     });
     INPUTS.set(memory);
 }
 
-/// As [`linear`], on this thread alone, for rows of a larger matrix.
+/// Adds the bias to the first sums, and the sums to what they go on from; what follows comes after the last.
+#[inline(always)]
+fn finish(then: Then, part: Part, bias: Option<&[f32]>, sums: &[f32], y: &mut [f32]) {
+    if part.first && then != Then::Add {
+        y.copy_from_slice(sums);
+    } else {
+        y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
+    }
+    if let Some(bias) = bias.filter(|_| part.first) {
+        y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+    }
+    match then {
+        Then::Gelu if part.last => y.iter_mut().for_each(|y| *y = exact(*y)),
+        Then::GeluTanh if part.last => y.iter_mut().for_each(|y| *y = by_tanh(*y)),
+        _ => {}
+    }
+}
+
+/// `x Wᵀ` on this thread alone, for rows of a larger matrix.
 pub(crate) fn linear_here<'a>(
     instructions: HalfInstructions,
     row: impl Fn(usize) -> &'a [f32] + Sync,
@@ -142,8 +194,10 @@ pub(crate) fn linear_here<'a>(
     let mut memory = INPUTS.take();
     let pairs = Pairs::new(row, rows, input, &mut memory);
     for (number, weight) in weights.iter().enumerate() {
-        let all = 0..output.div_ceil(SIDE);
-        blocks(instructions, &pairs, weight, [output, input], all, |row, at, sums| emit(number, row, at, sums));
+        let all = (0..output.div_ceil(SIDE), pairs.depth);
+        let emit = |row, at, sums: &[f32], _| emit(number, row, at, sums);
+        // SAFETY: as in `linear`.
+        unsafe { blocks(instructions, &pairs, weight, [output, input], all, emit) };
     }
     INPUTS.set(memory);
 }
@@ -152,6 +206,7 @@ pub(crate) fn linear_here<'a>(
 mod tests {
     use super::*;
     use crate::few::tests::numbers;
+    use crate::linear::Precision;
     use crate::weight::tests::Sample;
     use crate::weight::{narrow, widen};
     use proptest::prelude::*;
@@ -160,7 +215,9 @@ mod tests {
     fn error(instructions: HalfInstructions, weight: Weight, rows: usize, [output, input]: [usize; 2]) -> f64 {
         let (x, bias) = (numbers(rows * input, 1), numbers(output, 7));
         let mut y = vec![0.0; rows * output];
-        linear(instructions, &x, &weight, Some(&bias), [output, input], &mut y);
+        let (shape, bias) = (LinearShape { rows, input, output }, Some(bias.as_slice()));
+        linear(instructions, &x, &Affine { weight, bias, shape, precision: Precision::Half, then: Then::Keep }, &mut y);
+        let bias = numbers(output, 7);
         let (mut worst, mut w) = (0.0_f64, vec![0.0; input]);
         let rounded = |x: f32| f64::from(widen(narrow(x)));
         for out in 0..output {
