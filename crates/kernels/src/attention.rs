@@ -174,7 +174,7 @@ impl Head<'_> {
             let mut totals = [0.0; HEIGHT];
             for (query, scores) in scores.chunks_exact_mut(key_panels * tile).take(height).enumerate() {
                 let scores = &mut scores[..length];
-                totals[query] = softmax(scores, 1.0);
+                totals[query] = softmax::<false>(scores, 1.0);
                 let (shares, _) = shares.as_chunks_mut::<HEIGHT>();
                 shares.iter_mut().zip(scores).for_each(|(shares, score)| shares[query] = *score);
             }
@@ -199,7 +199,7 @@ impl Head<'_> {
 
 /// Each score becomes `exp((score - greatest) * scale)`; returns their sum.
 #[inline(always)]
-pub(crate) fn softmax(scores: &mut [f32], scale: f32) -> f32 {
+pub(crate) fn softmax<const FUSED: bool>(scores: &mut [f32], scale: f32) -> f32 {
     const LANES: usize = 16;
     let mut greatest = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
@@ -210,11 +210,11 @@ pub(crate) fn softmax(scores: &mut [f32], scale: f32) -> f32 {
     let mut sums = [0.0; LANES];
     for chunk in chunks {
         for i in 0..LANES {
-            chunk[i] = exp((chunk[i] - greatest) * scale);
+            chunk[i] = exp::<FUSED>((chunk[i] - greatest) * scale);
             sums[i] += chunk[i];
         }
     }
-    rest.iter_mut().for_each(|score| *score = exp((*score - greatest) * scale));
+    rest.iter_mut().for_each(|score| *score = exp::<FUSED>((*score - greatest) * scale));
     sums.into_iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 

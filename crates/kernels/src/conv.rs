@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::Snake;
 #[cfg(target_arch = "x86_64")]
-use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, TILE, Tiles, block};
+use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block};
 use crate::half_pairs::join;
 use crate::memory::{Columns, aligned};
 use crate::weight::narrow;
@@ -199,7 +199,8 @@ impl HalfConv {
         let channels = self.input.next_multiple_of(32);
         let depth = self.taps * channels;
         let rows = self.output * self.stride;
-        let shifts: Vec<isize> = (0..self.taps).map(|tap| (tap * self.dilation) as isize).collect();
+        let shift = |tap| Shift { rows: tap * channels, columns: tap * self.dilation };
+        let shifts: Vec<Shift> = (0..self.taps).map(shift).collect();
         let length = steps * self.stride;
         let out = Columns::new(y, length);
         let (blocks, pieces) = (rows.div_ceil(SIDE), steps.div_ceil(COLUMNS));

@@ -1,18 +1,17 @@
 //! Convolutions of pictures in half precision: a kernel of 3 × 3, stride 2, one row of zeros around, and exact GELU behind.
 //!
-//! A convolution is the sum of one product per tap. Pictures lie as pairs of channels, the pixels of a pair in four planes, by even
+//! A convolution is the sum of one product per tap. The channels of a pixel lie side by side, the pixels in four planes, by even
 //! and odd rows and columns: in a plane a stride of 2 is one of 1, so that a tap is a shift and nothing is copied for it.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_variables))] // No other processor has code here.
 #![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other pixels of the same picture.
 
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, Tiles, block};
 use crate::elementwise::exact;
+#[cfg(target_arch = "x86_64")]
+use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, Shift, Tiles, block, round_pairs};
 use crate::half_pairs::{SIDE, join};
 use crate::memory::{Columns, aligned};
-use crate::weight::narrow;
 
 /// Taps of the kernel.
 const TAPS: usize = 9;
@@ -37,8 +36,6 @@ struct Geometry {
     row: usize,
     /// Pixels of a plane, and what is read beyond.
     plane: usize,
-    /// Pixels of all planes, and one that nobody reads.
-    width: usize,
 }
 
 impl Geometry {
@@ -46,8 +43,12 @@ impl Geometry {
         let out = size.map(|n| n.div_ceil(2));
         let row = out[1] + 1;
         let plane = (out[0] * row).next_multiple_of(32) + row + 1;
-        // Beside a multiple of 4096 bytes, all channels would share their place in the first cache.
-        Self { out, row, plane, width: ((4 * plane + 1).div_ceil(16) | 1) * 16 }
+        Self { out, row, plane }
+    }
+
+    /// Pixels of all planes.
+    fn pixels(&self) -> usize {
+        4 * self.plane
     }
 
     fn pixel(&self, y: usize, x: usize) -> usize {
@@ -55,11 +56,12 @@ impl Geometry {
     }
 
     /// Of each tap, how far its pixel lies behind that of the output, whose last column is no pixel.
-    fn shifts(&self) -> [isize; TAPS] {
+    fn shifts(&self) -> [usize; TAPS] {
         std::array::from_fn(|tap| {
-            let ([odd_y, odd_x], [past_y, past_x]) = ([tap / 3, tap % 3].map(|at| at != 1), [tap / 3, tap % 3].map(|at| at > 0));
+            let ([odd_y, odd_x], [past_y, past_x]) =
+                ([tap / 3, tap % 3].map(|at| at != 1), [tap / 3, tap % 3].map(|at| at > 0));
             let plane = 2 * usize::from(odd_y) + usize::from(odd_x);
-            (plane * self.plane + usize::from(past_y) * self.row + usize::from(past_x)) as isize
+            plane * self.plane + usize::from(past_y) * self.row + usize::from(past_x)
         })
     }
 }
@@ -67,13 +69,14 @@ impl Geometry {
 impl Planes {
     /// Makes room for so many pictures of `channels` and `[height, width]`.
     pub fn shape(&mut self, pictures: usize, channels: usize, size: [usize; 2]) {
-        let needed = pictures * channels.next_multiple_of(32) / 2 * Geometry::new(size).width;
+        let former = (self.channels, self.size);
+        (self.pictures, self.channels, self.size) = (pictures, channels, size);
+        let needed = pictures * self.of_picture();
         // The zeros around the pixels are written once.
-        if (self.channels, self.size) != (channels, size) || self.values.len() < needed + 16 {
+        if former != (channels, size) || self.values.len() < needed + 16 {
             self.values.clear();
             aligned(&mut self.values, needed);
         }
-        (self.pictures, self.channels, self.size) = (pictures, channels, size);
     }
 
     /// Sets the pixels of a picture of one channel.
@@ -82,24 +85,37 @@ impl Planes {
     /// If there is no such picture, or it has more channels.
     pub fn set(&mut self, picture: usize, pixel: impl Fn(usize, usize) -> f32) {
         assert!(self.channels == 1 && picture < self.pictures, "a picture of one channel");
-        let ([height, width], geometry) = (self.size, Geometry::new(self.size));
-        let pixels = &mut self.pairs_mut()[picture * 16 * geometry.width..][..geometry.width];
+        let ([height, width], geometry, of_picture) = (self.size, Geometry::new(self.size), self.of_picture());
+        let pixels = &mut self.pairs()[picture * of_picture..][..of_picture];
+        let pixels = pixels.as_chunks_mut::<{ SIDE / 2 }>().0;
         for y in 0..height {
-            (0..width).for_each(|x| pixels[geometry.pixel(y, x)] = join(pixel(y, x), 0.0));
+            (0..width).for_each(|x| pixels[geometry.pixel(y, x)][0] = join(pixel(y, x), 0.0));
         }
     }
 
-    fn pairs_mut(&mut self) -> &mut [f32] {
-        let needed = self.pictures * self.channels.next_multiple_of(32) / 2 * Geometry::new(self.size).width;
-        aligned(&mut self.values, needed)
+    /// Pairs of channels of a pixel.
+    fn of_pixel(&self) -> usize {
+        self.channels.next_multiple_of(SIDE) / 2
+    }
+
+    /// Pairs of channels of a picture.
+    fn of_picture(&self) -> usize {
+        Geometry::new(self.size).pixels() * self.of_pixel()
+    }
+
+    /// `[pictures, pixels, pairs of channels]`.
+    fn pairs(&mut self) -> &mut [f32] {
+        let length = self.pictures * self.of_picture();
+        aligned(&mut self.values, length)
     }
 }
 
 /// A convolution with a kernel of 3 × 3, stride 2 and one row of zeros around, and exact GELU behind it.
 #[derive(Debug, Clone)]
 pub struct HalfConv2d {
-    /// `[output, taps, input]` in bf16, both a multiple of 32.
-    weight: Vec<u16>,
+    /// Pairs of inputs in bf16 `[output / 16, taps, input / 2, 16]`; outputs and inputs are padded to multiples of 32.
+    weight: Vec<f32>,
+    /// Padded like the outputs.
     bias: Vec<f32>,
     input: usize,
     output: usize,
@@ -115,15 +131,21 @@ impl HalfConv2d {
         if !crate::conv::available() {
             return None;
         }
-        let channels = input.next_multiple_of(32);
-        let mut halves = vec![0; output.next_multiple_of(32) * TAPS * channels];
-        for (row, halves) in halves.chunks_exact_mut(TAPS * channels).take(output).enumerate() {
-            for (tap, halves) in halves.chunks_exact_mut(channels).enumerate() {
-                let of_channel = |channel: usize| weight[(row * input + channel) * TAPS + tap];
-                halves[..input].iter_mut().enumerate().for_each(|(channel, half)| *half = narrow(of_channel(channel)));
+        let (pairs, outputs) = (input.next_multiple_of(SIDE) / 2, output.next_multiple_of(SIDE));
+        let at = |row: usize, tap: usize, channel: usize| match row < output && channel < input {
+            true => weight[(row * input + channel) * TAPS + tap],
+            false => 0.0,
+        };
+        let mut values = Vec::with_capacity(outputs * TAPS * pairs);
+        for first in (0..outputs).step_by(SIDE / 2) {
+            for (tap, pair) in (0..TAPS).flat_map(|tap| (0..pairs).map(move |pair| (tap, pair))) {
+                let of_row = |row| join(at(row, tap, 2 * pair), at(row, tap, 2 * pair + 1));
+                values.extend((first..first + SIDE / 2).map(of_row));
             }
         }
-        Some(Self { weight: halves, bias: bias.to_vec(), input, output })
+        let mut padded = bias.to_vec();
+        padded.resize(outputs, 0.0);
+        Some(Self { weight: values, bias: padded, input, output })
     }
 
     /// Channels `[input, output]`.
@@ -138,17 +160,19 @@ impl HalfConv2d {
     pub fn pictures(&self, x: &mut Planes, y: &mut Planes) {
         let geometry = Geometry::new(x.size);
         y.shape(x.pictures, self.output, geometry.out);
-        let pairs = self.output.next_multiple_of(32) / 2;
         let to = Geometry::new(geometry.out);
-        let places = places(geometry, to.width - 1, |y, x| to.pixel(y, x));
-        let out = Columns::new(y.pairs_mut(), to.width);
-        self.run(x, |picture, channel, first, [a, b]| {
-            let mut joined = [0.0; SIDE];
-            joined.iter_mut().zip(a).zip(b).for_each(|((joined, a), b)| *joined = join(*a, *b));
-            for (joined, place) in joined.iter().zip(&places[first..]) {
-                // SAFETY: a pixel of a channel is one task's alone, and the piece is dropped at once. What is no pixel goes to a
-                // place that nobody reads.
-                unsafe { out.set(picture * pairs + channel / 2, *place, *joined) };
+        let places = places(geometry, |y, x| to.pixel(y, x));
+        let of_pixel = y.of_pixel();
+        let out = Columns::new(y.pairs(), of_pixel);
+        self.run(x, |picture, channel, first, values| {
+            for (values, place) in values.iter().zip(&places[first..]) {
+                let Some(place) = place else { continue };
+                let (row, channels) = (picture * to.pixels() + place, channel / 2..(channel + SIDE) / 2);
+                // SAFETY: a pixel is one task's alone, and the piece is dropped at once; the instructions were found.
+                #[cfg(target_arch = "x86_64")]
+                unsafe {
+                    round_pairs(values, out.piece(row, channels));
+                }
             }
         });
     }
@@ -162,38 +186,37 @@ impl HalfConv2d {
         let [height, width] = geometry.out;
         let row = self.output * height;
         y.resize(x.pictures * width * row, 0.0);
-        let places = places(geometry, usize::MAX, |y, x| x * row + y);
+        let places = places(geometry, |y, x| x * row + y);
         let out = Columns::new(y, width * row);
         self.run(x, |picture, channel, first, values| {
-            for (channel, values) in (channel..self.output).zip(values) {
-                let pixels = values.iter().zip(&places[first..]).filter(|(_, place)| **place != usize::MAX);
-                for (value, place) in pixels {
-                    // SAFETY: as above.
+            for (values, place) in values.iter().zip(&places[first..]) {
+                let Some(place) = place else { continue };
+                for (channel, value) in (channel..self.output).zip(values) {
+                    // SAFETY: a pixel is one task's alone.
                     unsafe { out.set(picture, place + channel * height, *value) };
                 }
             }
         });
     }
 
-    /// `emit(picture, channel, first pixel, values)` for every two channels and every 32 pixels of the output; a row of pixels
+    /// `emit(picture, first channel, first pixel, values)` for every 32 pixels of the output and every 32 channels; a row of pixels
     /// has one more than the picture.
     ///
     /// # Panics
     /// If the pictures have other channels.
-    fn run(&self, x: &mut Planes, emit: impl Fn(usize, usize, usize, [&[f32; SIDE]; 2]) + Sync) {
+    fn run(&self, x: &mut Planes, emit: impl Fn(usize, usize, usize, &[[f32; SIDE]; SIDE]) + Sync) {
         assert_eq!(x.channels, self.input, "channels");
         let geometry = Geometry::new(x.size);
         let pixels = geometry.out[0] * geometry.row;
-        let per_picture = self.input.next_multiple_of(32) / 2 * geometry.width;
-        let (pictures, pieces) = (x.pictures, pixels.div_ceil(PIXELS));
-        let values = &*x.pairs_mut();
+        let (of_picture, pictures, pieces) = (x.of_picture(), x.pictures, pixels.div_ceil(PIXELS));
+        let values = &*x.pairs();
         #[cfg(target_arch = "x86_64")]
         if let Some(instructions) = HalfInstructions::best() {
             (0..pictures * pieces).into_par_iter().for_each(|task| {
                 let (picture, piece) = (task / pieces, task % pieces);
-                let values = &values[picture * per_picture..][..per_picture];
+                let values = &values[picture * of_picture..][..of_picture];
                 let range = piece * PIXELS..pixels.min((piece + 1) * PIXELS);
-                let emit = |channel, at, values: [&[f32; SIDE]; 2]| emit(picture, channel, at, values);
+                let emit = |channel, at, values: &_| emit(picture, channel, at, values);
                 // SAFETY: all instructions for products in half precision go with these.
                 unsafe { self.piece(instructions, values, geometry, range, emit) };
             });
@@ -205,62 +228,54 @@ impl HalfConv2d {
     fn piece(
         &self,
         instructions: HalfInstructions,
-        pairs: &[f32],
+        values: &[f32],
         geometry: Geometry,
         pixels: std::ops::Range<usize>,
-        emit: impl Fn(usize, usize, [&[f32; SIDE]; 2]),
+        emit: impl Fn(usize, usize, &[[f32; SIDE]; SIDE]),
     ) {
-        let (channels, shifts) = (self.input.next_multiple_of(32), geometry.shifts());
-        let depth = TAPS * channels;
+        let pairs = self.input.next_multiple_of(SIDE) / 2;
+        let shifts: [Shift; TAPS] = {
+            let shifts = geometry.shifts();
+            std::array::from_fn(|tap| Shift { rows: 2 * shifts[tap] * pairs, columns: tap * pairs * (SIDE / 2) })
+        };
+        let of_tile = TAPS * pairs * (SIDE / 2);
         let _tiles = Tiles::new(instructions);
         let mut results = Block([0.0; SIDE * SIDE]);
         for first in (0..self.output).step_by(SIDE) {
-            let rows = Rows::new(self.weight[first * depth..][..SIDE * depth].as_ptr(), depth);
+            let at = self.weight[first / (SIDE / 2) * of_tile..][..2 * of_tile].as_ptr().cast();
+            let bias: &[f32; SIDE] = self.bias[first..].first_chunk().expect("the bias is padded");
+            let steps = pairs / (SIDE / 2);
+            let columns = Operand { at, stride: SIDE / 2, second: of_tile, shifts: &shifts, steps };
             for pixel in pixels.clone().step_by(SIDE) {
-                let operand = Operand {
-                    at: pairs[pixel..].as_ptr().cast(),
-                    stride: geometry.width,
-                    second: SIDE / 2,
-                    shifts: &shifts,
-                    steps: channels / SIDE,
-                };
-                // SAFETY: the weights hold 32 rows of this depth; the last plane goes on as far as its last tap reads for pixels
+                let rows = Rows::new(values[pixel * pairs..].as_ptr().cast(), 2 * pairs);
+                // SAFETY: the weights are two tiles of all taps; the last plane goes on as far as its last tap reads for pixels
                 // rounded up to 32.
-                unsafe { block(instructions, rows, operand, &mut results) };
-                let of_pairs = results.0.as_chunks_mut::<SIDE>().0.as_chunks_mut::<2>().0;
-                for (pair, values) in of_pairs.iter_mut().enumerate().take((self.output - first).div_ceil(2)) {
-                    let channel = first + 2 * pair;
-                    for (values, bias) in values.iter_mut().zip(&self.bias[channel..]) {
-                        values.iter_mut().for_each(|value| *value = exact(*value + bias));
-                    }
-                    emit(channel, pixel, values.each_ref());
-                }
+                unsafe { block(instructions, rows, columns, &mut results) };
+                let pixels = results.0.as_chunks_mut::<SIDE>().0;
+                pixels.iter_mut().for_each(|pixel| (0..SIDE).for_each(|at| pixel[at] += bias[at]));
+                pixels.as_flattened_mut().iter_mut().for_each(|value| *value = exact::<true>(*value));
+                emit(first, pixel, pixels.first_chunk().expect("32 pixels"));
             }
         }
     }
 }
 
-/// For every pixel of the output, rounded up to 32, where it goes; `none` for what is no pixel.
-fn places(geometry: Geometry, none: usize, place: impl Fn(usize, usize) -> usize) -> Vec<usize> {
+/// For every pixel of the output, rounded up to 32, where it goes; nowhere if it is none.
+fn places(geometry: Geometry, place: impl Fn(usize, usize) -> usize) -> Vec<Option<usize>> {
     let [height, width] = geometry.out;
     let pixels = (0..(height * geometry.row).next_multiple_of(32)).map(|at| (at / geometry.row, at % geometry.row));
-    pixels.map(|(y, x)| if y < height && x < width { place(y, x) } else { none }).collect()
+    pixels.map(|(y, x)| (y < height && x < width).then(|| place(y, x))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::few::tests::numbers;
-    use crate::weight::widen;
+    use crate::weight::{narrow, widen};
     use proptest::prelude::*;
 
     /// `[channels, height, width]` → `[output, height / 2, width / 2]` in f64, from operands rounded to bf16.
-    fn reference(
-        x: &[f64],
-        [input, height, width]: [usize; 3],
-        weight: &[f32],
-        bias: &[f32],
-    ) -> Vec<f64> {
+    fn reference(x: &[f64], [input, height, width]: [usize; 3], weight: &[f32], bias: &[f32]) -> Vec<f64> {
         let (out_height, out_width) = (height.div_ceil(2), width.div_ceil(2));
         let mut y = Vec::new();
         for (output, bias) in bias.iter().enumerate() {

@@ -97,10 +97,22 @@ pub(crate) struct Columns<'a> {
     pub(crate) stride: usize,
     /// Pairs from the first tile of columns to the second.
     pub(crate) second: usize,
-    /// For each round of steps, where it begins: a convolution's taps see the same inputs at other times.
-    pub(crate) shifts: &'a [isize],
+    /// For each round of steps, where it begins: a convolution's taps see the same inputs at other places.
+    pub(crate) shifts: &'a [Shift],
     /// Steps in a round; each takes 16 pairs.
     pub(crate) steps: usize,
+}
+
+/// Where a round of steps begins, from where the first would: in numbers of the rows, in pairs of the columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Shift {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl Shift {
+    /// Of the only round.
+    pub(crate) const NONE: Self = Self { rows: 0, columns: 0 };
 }
 
 /// `[SIDE, SIDE]` results.
@@ -110,8 +122,8 @@ pub(crate) struct Block(pub(crate) [f32; SIDE * SIDE]);
 /// Computes one block: 32 outputs for 32 columns.
 ///
 /// # Safety
-/// The processor has the instructions; 32 rows of `shifts.len() * steps * 32` numbers can be read, and 32 columns of
-/// `steps * 16` pairs from each shift.
+/// The processor has the instructions; from each shift, 32 rows of `steps * 32` numbers and 32 columns of `steps * 16` pairs can be
+/// read.
 #[inline(always)]
 pub(crate) unsafe fn block(instructions: HalfInstructions, rows: Rows, columns: Columns, block: &mut Block) {
     // SAFETY: passed on.
@@ -162,10 +174,10 @@ unsafe fn amx(rows: Rows, columns: Columns, block: &mut Block) {
     // SAFETY: the tiles' 16 rows of 64 bytes lie in what the caller promises.
     unsafe {
         std::arch::asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
-        let mut a = rows.at;
         let (mut next, lines) = rows.next;
         for shift in columns.shifts {
-            let mut b = columns.at.offset(*shift);
+            let mut a = rows.at.add(shift.rows);
+            let mut b = columns.at.add(shift.columns);
             for _ in 0..columns.steps {
                 for _ in 0..lines {
                     // Never followed: any address will do.
@@ -218,9 +230,9 @@ unsafe fn avx512(rows: Rows, columns: Columns, block: &mut Block) {
         let mut sums = [[_mm512_setzero_ps(); 2]; HEIGHT];
         // SAFETY: rows and columns lie in what the caller promises.
         unsafe {
-            let mut a = rows.at.add(first * rows.stride);
             for shift in columns.shifts {
-                let mut b = columns.at.offset(*shift);
+                let mut a = rows.at.add(first * rows.stride + shift.rows);
+                let mut b = columns.at.add(shift.columns);
                 for _ in 0..columns.steps * TILE {
                     let pairs = [b, b.add(columns.second)].map(|b| bf16(_mm512_loadu_si512(b.cast())));
                     for row in 0..HEIGHT {

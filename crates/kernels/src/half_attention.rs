@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other columns of the same rows: see `memory`.
 
 use crate::attention::{Head, Memory, softmax};
-use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, TILE, Tiles, block, round_pairs};
+use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block, round_pairs};
 use crate::half_linear::block_of_pairs;
 use crate::half_pairs::join;
 use crate::memory::aligned;
@@ -46,7 +46,8 @@ pub(crate) fn run(instructions: HalfInstructions, head: Head, memory: &mut Memor
         let rows = Rows::new(queries[first * depth..][..SIDE * depth].as_ptr().cast(), 2 * depth);
         for key in (0..keys).step_by(SIDE) {
             let at = key_pairs[key * depth..][..SIDE * depth].as_ptr().cast();
-            let operand = Operand { at, stride: TILE, second: TILE * depth, shifts: &[0], steps: depth / TILE };
+            let operand =
+                Operand { at, stride: TILE, second: TILE * depth, shifts: &[Shift::NONE], steps: depth / TILE };
             // SAFETY: the caller found the instructions; 32 rows of queries and 32 keys were just taken.
             unsafe { block(instructions, rows, operand, &mut results) };
             for (scores, results) in scores.chunks_exact_mut(keys).zip(results.0.as_chunks::<SIDE>().0).take(height) {
@@ -55,13 +56,13 @@ pub(crate) fn run(instructions: HalfInstructions, head: Head, memory: &mut Memor
         }
         let mut totals = [1.0; SIDE];
         for (at, scores) in scores.chunks_exact_mut(keys).take(height).enumerate() {
-            totals[at] = softmax(&mut scores[..length], scale);
+            totals[at] = softmax::<true>(&mut scores[..length], scale);
             round_pairs(&scores[..length], &mut shares[at * share_stride..][..keys / 2]);
         }
         let rows = Rows::new(shares.as_ptr().cast(), 2 * share_stride);
         for from in (0..width).step_by(SIDE) {
             let at = values[from..].as_ptr().cast();
-            let operand = Operand { at, stride: columns, second: TILE, shifts: &[0], steps: keys / SIDE };
+            let operand = Operand { at, stride: columns, second: TILE, shifts: &[Shift::NONE], steps: keys / SIDE };
             // SAFETY: as above; 32 rows of shares and 32 columns of all values, which are padded to that.
             unsafe { block(instructions, rows, operand, &mut results) };
             let count = SIDE.min(width - from);

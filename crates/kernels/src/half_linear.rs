@@ -6,7 +6,9 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use crate::elementwise::{by_tanh, exact};
-use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, TILE, Tiles, block, round_pairs, with_rows};
+use crate::half::{
+    Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block, round_pairs, with_rows,
+};
 use crate::linear::{Affine, LinearShape, Then};
 use crate::memory::{Columns, aligned};
 use crate::tile::turn;
@@ -68,6 +70,9 @@ thread_local! {
     static INPUTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Sums of 16 rows for 16 outputs.
+type Square = [[f32; TILE]; TILE];
+
 /// Which part of a sum over all inputs some sums are.
 #[derive(Clone, Copy)]
 struct Part {
@@ -75,8 +80,8 @@ struct Part {
     last: bool,
 }
 
-/// `emit(row, first output, sums, part)` for every row and every 16 outputs of some blocks of 32 outputs, with sums over so many
-/// pairs of inputs at a time.
+/// `emit(first row, first output, sums, part)` for every 16 rows and 16 outputs of some blocks of 32 outputs, with sums over so many
+/// pairs of inputs at a time; rows or outputs beyond the last may be among them.
 ///
 /// # Panics
 /// If the weight has not its shape.
@@ -87,11 +92,11 @@ fn blocks(
     weight: &Weight,
     shape: [usize; 2],
     (blocks, depth): (std::ops::Range<usize>, usize),
-    mut emit: impl FnMut(usize, usize, &[f32], Part),
+    mut emit: impl FnMut(usize, usize, &mut Square, Part),
 ) {
     let _tiles = Tiles::new(instructions);
     let mut results = Block([0.0; SIDE * SIDE]);
-    let mut turned = [0.0; SIDE * TILE];
+    let mut turned = [[0.0; TILE]; TILE];
     let row_blocks = pairs.rows.div_ceil(SIDE);
     // Passes of about the same size.
     let passes = row_blocks.div_ceil((KEPT / (depth * 4 * SIDE)).max(1));
@@ -112,7 +117,7 @@ fn blocks(
                             .as_ptr()
                             .cast();
                         let columns =
-                            Operand { at, stride: TILE, second: pairs.depth * TILE, shifts: &[0], steps };
+                            Operand { at, stride: TILE, second: pairs.depth * TILE, shifts: &[Shift::NONE], steps };
                         let rows = Rows {
                             at: rows.at.wrapping_add(2 * start),
                             next: (ahead.wrapping_add(number * steps * lines * 2 * TILE), lines),
@@ -121,12 +126,12 @@ fn blocks(
                         // SAFETY: the instructions were found; `with_rows` gives 32 rows of all pairs, and two blocks of 16
                         // rows' pairs were just taken.
                         unsafe { block(instructions, rows, columns, &mut results) };
-                        for half in 0..(shape[0] - output).min(SIDE).div_ceil(TILE) {
-                            turn(&results.0[half * TILE * SIDE..], SIDE, TILE, &mut turned, TILE);
-                            let count = TILE.min(shape[0] - output - half * TILE);
-                            let sums = turned.chunks_exact(TILE).take(pairs.rows - row);
-                            let at = output + half * TILE;
-                            sums.enumerate().for_each(|(number, sums)| emit(row + number, at, &sums[..count], part));
+                        let squares =
+                            (pairs.rows - row).min(SIDE).div_ceil(TILE) * (shape[0] - output).min(SIDE).div_ceil(TILE);
+                        let columns = (shape[0] - output).min(SIDE).div_ceil(TILE);
+                        for (down, across) in (0..squares).map(|at| (at / columns * TILE, at % columns * TILE)) {
+                            turn(&results.0[across * SIDE + down..], SIDE, TILE, turned.as_flattened_mut(), TILE);
+                            emit(row + down, output + across, &mut turned, part);
                         }
                     }
                 });
@@ -148,15 +153,11 @@ pub(crate) fn linear(instructions: HalfInstructions, x: &[f32], affine: &Affine,
     let tasks = all.min(8 * rayon::current_num_threads());
     (0..tasks).into_par_iter().for_each(|task| {
         let range = all * task / tasks..all * (task + 1) / tasks;
-        let emit = |row, at: usize, sums: &[f32], part| {
-            // SAFETY: these columns are this task's alone, and the piece is dropped at once.
-            let y = unsafe { columns.piece(row, at..at + sums.len()) };
-            let bias = bias.map(|bias| &bias[at..at + sums.len()]);
-            match (y.as_chunks_mut::<TILE>().0, sums.as_chunks::<TILE>().0) {
-                // Of constant length, which compilers turn into vectors.
-                ([y], [sums]) => finish(*then, part, bias.map(|bias| &bias[..TILE]), sums, y),
-                _ => finish(*then, part, bias, sums, y),
-            }
+        let emit = |row, at, sums: &mut Square, part| {
+            let count = TILE.min(output - at);
+            // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
+            let piece = |row| unsafe { columns.piece(row, at..at + count) };
+            finish(*then, part, bias.map(|bias| &bias[at..at + count]), row..*rows, piece, sums);
         };
         // SAFETY: all instructions for products in half precision go with these.
         unsafe { blocks(instructions, &pairs, weight, [*output, *input], (range, depth), emit) };
@@ -164,21 +165,41 @@ pub(crate) fn linear(instructions: HalfInstructions, x: &[f32], affine: &Affine,
     INPUTS.set(memory);
 }
 
-/// Adds the bias to the first sums, and the sums to what they go on from; what follows comes after the last.
+/// Adds to sums what they go on from and, to the first, the bias; what follows comes after the last. Rows `rows.start..` of the
+/// outputs are pieces, whose width is that of the bias.
 #[inline(always)]
-fn finish(then: Then, part: Part, bias: Option<&[f32]>, sums: &[f32], y: &mut [f32]) {
-    if part.first && then != Then::Add {
-        y.copy_from_slice(sums);
-    } else {
-        y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
-    }
+fn finish<'y>(
+    then: Then,
+    part: Part,
+    bias: Option<&[f32]>,
+    rows: std::ops::Range<usize>,
+    piece: impl Fn(usize) -> &'y mut [f32],
+    sums: &mut Square,
+) {
     if let Some(bias) = bias.filter(|_| part.first) {
-        y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+        let mut padded = [0.0; TILE];
+        padded[..bias.len()].copy_from_slice(bias);
+        sums.iter_mut().for_each(|sums| (0..TILE).for_each(|at| sums[at] += padded[at]));
+    }
+    if !part.first || then == Then::Add {
+        for (row, sums) in rows.clone().zip(&mut *sums) {
+            match piece(row).as_chunks::<TILE>() {
+                // Of constant length, which compilers turn into vectors.
+                ([y], _) => (0..TILE).for_each(|at| sums[at] += y[at]),
+                (_, y) => sums.iter_mut().zip(y).for_each(|(sum, y)| *sum += y),
+            }
+        }
     }
     match then {
-        Then::Gelu if part.last => y.iter_mut().for_each(|y| *y = exact(*y)),
-        Then::GeluTanh if part.last => y.iter_mut().for_each(|y| *y = by_tanh(*y)),
+        Then::Gelu if part.last => sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = exact::<true>(*sum)),
+        Then::GeluTanh if part.last => sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = by_tanh::<true>(*sum)),
         _ => {}
+    }
+    for (row, sums) in rows.zip(sums) {
+        match piece(row).as_chunks_mut::<TILE>() {
+            ([y], _) => *y = *sums,
+            (_, y) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum),
+        }
     }
 }
 
@@ -195,7 +216,10 @@ pub(crate) fn linear_here<'a>(
     let pairs = Pairs::new(row, rows, input, &mut memory);
     for (number, weight) in weights.iter().enumerate() {
         let all = (0..output.div_ceil(SIDE), pairs.depth);
-        let emit = |row, at, sums: &[f32], _| emit(number, row, at, sums);
+        let emit = |row, at, sums: &mut Square, _| {
+            let count = TILE.min(output - at);
+            (row..rows).zip(sums).for_each(|(row, sums)| emit(number, row, at, &sums[..count]));
+        };
         // SAFETY: as in `linear`.
         unsafe { blocks(instructions, &pairs, weight, [output, input], all, emit) };
     }

@@ -426,7 +426,9 @@ mod tests {
 
     #[test]
     fn what_follows_a_product_follows_it() {
-        for (rows, precision) in [(3, Precision::Full), (40, Precision::Full), (3, Precision::Half), (40, Precision::Half)] {
+        for (rows, precision) in
+            [(3, Precision::Full), (40, Precision::Full), (3, Precision::Half), (40, Precision::Half)]
+        {
             let shape = LinearShape { rows, input: 1500, output: 77 };
             let LinearShape { input, output, .. } = shape;
             let (x, weight, bias) = (numbers(rows * input, 1), numbers(output * input, 2), numbers(output, 3));

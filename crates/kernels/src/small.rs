@@ -10,12 +10,12 @@ const PARTS: usize = 16;
 /// `x * sigmoid(x)`.
 #[inline(always)]
 pub(crate) fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
+    x / (1.0 + exp::<false>(-x))
 }
 
 /// `sigmoid(x)`.
 pub fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+    1.0 / (1.0 + exp::<false>(-x))
 }
 
 /// RMSNorm of one row: `x / sqrt(mean(x²) + eps) * weight`.
