@@ -260,6 +260,42 @@ fn bf16(a: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(a) }
 }
 
+/// Turns a square of 16 × 16 numbers, whose rows begin every `stride` numbers.
+///
+/// # Panics
+/// If there are fewer.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn turn_square(matrix: &[f32], stride: usize, out: &mut [f32; TILE * TILE]) {
+    assert!(matrix.len() >= (TILE - 1) * stride + TILE, "a square of 16 x 16");
+    // SAFETY: the rows lie in the matrix (just asserted), and the square is as large as what is written.
+    unsafe {
+        let rows: [__m512; TILE] = std::array::from_fn(|row| _mm512_loadu_ps(matrix.as_ptr().add(row * stride)));
+        // Pairs of rows, then fours, then the quarters of the vectors.
+        let pairs: [__m512; TILE] = std::array::from_fn(|at| {
+            let (a, b) = (rows[at / 2 * 2], rows[at / 2 * 2 + 1]);
+            if at % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+        });
+        let fours: [__m512d; TILE] = std::array::from_fn(|at| {
+            let first = at / 4 * 4 + at % 4 / 2;
+            let (a, b) = (_mm512_castps_pd(pairs[first]), _mm512_castps_pd(pairs[first + 2]));
+            if at % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) }
+        });
+        let eights: [__m512; TILE] = std::array::from_fn(|at| {
+            let column = at % 4;
+            let [a, b] = [at / 8 * 8 + column, at / 8 * 8 + 4 + column].map(|at| _mm512_castpd_ps(fours[at]));
+            if at / 4 % 2 == 0 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xDD>(a, b) }
+        });
+        for column in 0..4 {
+            for odd in 0..2 {
+                let (a, b) = (eights[4 * odd + column], eights[8 + 4 * odd + column]);
+                let at = 4 * odd + column;
+                _mm512_storeu_ps(out[at * TILE..].as_mut_ptr(), _mm512_shuffle_f32x4::<0x88>(a, b));
+                _mm512_storeu_ps(out[(at + 8) * TILE..].as_mut_ptr(), _mm512_shuffle_f32x4::<0xDD>(a, b));
+            }
+        }
+    }
+}
+
 /// Rounds numbers to bf16 and lays two neighbours into the place of one; zeros beyond the last.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn round_pairs(x: &[f32], pairs: &mut [f32]) {
@@ -369,5 +405,22 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
         let values = &mut values[..PIECE.min(input - start)];
         packed.read(row, input, start, values);
         out[start..].iter_mut().zip(values).for_each(|(out, value)| *out = narrow(*value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_square_is_turned() {
+        if HalfInstructions::best().is_none() {
+            return;
+        }
+        let matrix: Vec<f32> = (0..16 * 20).map(|i| i as f32).collect();
+        let mut out = [0.0; TILE * TILE];
+        // SAFETY: products in half precision run only where there is AVX-512.
+        unsafe { turn_square(&matrix, 20, &mut out) };
+        assert!((0..TILE * TILE).all(|at| out[at] == matrix[at % TILE * 20 + at / TILE]));
     }
 }

@@ -7,11 +7,11 @@ use rayon::prelude::*;
 
 use crate::elementwise::{by_tanh, exact};
 use crate::half::{
-    Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block, round_pairs, with_rows,
+    Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block, round_pairs, turn_square,
+    with_rows,
 };
 use crate::linear::{Affine, LinearShape, Then};
 use crate::memory::{Columns, aligned};
-use crate::tile::turn;
 use crate::weight::Weight;
 
 /// Bytes of inputs that one pass over the weights works with: they stay in the second cache.
@@ -62,7 +62,9 @@ pub(crate) fn block_of_pairs<'x>(
     for (at, pairs) in pairs.chunks_exact_mut(depth).enumerate() {
         if at < count { round_pairs(row(at), pairs) } else { pairs.fill(0.0) }
     }
-    turn(pairs, depth, TILE, values, TILE);
+    for (at, square) in values.as_chunks_mut::<{ TILE * TILE }>().0.iter_mut().enumerate() {
+        turn_square(&pairs[at * TILE..], depth, square);
+    }
 }
 
 thread_local! {
@@ -96,7 +98,7 @@ fn blocks(
 ) {
     let _tiles = Tiles::new(instructions);
     let mut results = Block([0.0; SIDE * SIDE]);
-    let mut turned = [[0.0; TILE]; TILE];
+    let mut turned = [0.0; TILE * TILE];
     let row_blocks = pairs.rows.div_ceil(SIDE);
     // Passes of about the same size.
     let passes = row_blocks.div_ceil((KEPT / (depth * 4 * SIDE)).max(1));
@@ -130,8 +132,13 @@ fn blocks(
                             (pairs.rows - row).min(SIDE).div_ceil(TILE) * (shape[0] - output).min(SIDE).div_ceil(TILE);
                         let columns = (shape[0] - output).min(SIDE).div_ceil(TILE);
                         for (down, across) in (0..squares).map(|at| (at / columns * TILE, at % columns * TILE)) {
-                            turn(&results.0[across * SIDE + down..], SIDE, TILE, turned.as_flattened_mut(), TILE);
-                            emit(row + down, output + across, &mut turned, part);
+                            turn_square(&results.0[across * SIDE + down..], SIDE, &mut turned);
+                            emit(
+                                row + down,
+                                output + across,
+                                turned.as_chunks_mut().0.first_chunk_mut().expect("16 rows"),
+                                part,
+                            );
                         }
                     }
                 });
