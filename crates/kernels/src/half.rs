@@ -79,13 +79,22 @@ pub(crate) struct Rows {
     pub(crate) at: *const u16,
     /// Numbers from one row to the next.
     pub(crate) stride: usize,
-    /// What will be read next, and how many lines of it each step asks for.
-    pub(crate) next: (*const u16, usize),
+    /// What will be read next.
+    pub(crate) next: Ahead,
+}
+
+/// Rows that each step asks for a line of.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) at: *const u16,
+    /// Numbers from one row to the next.
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
 }
 
 impl Rows {
     pub(crate) fn new(at: *const u16, stride: usize) -> Self {
-        Self { at, stride, next: (at, 0) }
+        Self { at, stride, next: Ahead { at, stride, rows: 0 } }
     }
 }
 
@@ -174,16 +183,16 @@ unsafe fn amx(rows: Rows, columns: Columns, block: &mut Block) {
     // SAFETY: the tiles' 16 rows of 64 bytes lie in what the caller promises.
     unsafe {
         std::arch::asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
-        let (mut next, lines) = rows.next;
+        let mut next = rows.next.at;
         for shift in columns.shifts {
             let mut a = rows.at.add(shift.rows);
             let mut b = columns.at.add(shift.columns);
             for _ in 0..columns.steps {
-                for _ in 0..lines {
+                for row in 0..rows.next.rows {
                     // Never followed: any address will do.
-                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                    next = next.wrapping_add(2 * TILE);
+                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(row * rows.next.stride).cast());
                 }
+                next = next.wrapping_add(2 * TILE);
                 std::arch::asm!(
                     "tileloadd tmm4, [{a0} + {a_stride}]",
                     "tileloadd tmm6, [{b0} + {b_stride}]",
@@ -332,7 +341,8 @@ pub(crate) fn with_rows(
         && (first + SIDE - 1) * input + depth <= values.len()
     {
         let at = values[first * input..].as_ptr();
-        return with(Rows { next: (at.wrapping_add(SIDE * input), 0), ..Rows::new(at, input) });
+        let next = Ahead { at: at.wrapping_add(SIDE * input), stride: input, rows: 0 };
+        return with(Rows { next, ..Rows::new(at, input) });
     }
     let mut scratch = SCRATCH.take();
     scratch.clear();

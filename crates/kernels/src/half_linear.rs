@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::elementwise::{by_tanh, exact};
 use crate::half::{
-    Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block, round_pairs, turn_square,
-    with_rows,
+    Ahead, Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block, round_pairs,
+    turn_square, with_rows,
 };
 use crate::linear::{Affine, LinearShape, Then};
 use crate::memory::{Columns, aligned};
@@ -110,21 +110,21 @@ fn blocks(
             let part = Part { first: start == 0, last: start + depth == pairs.depth };
             for output in blocks.clone().map(|block| block * SIDE) {
                 with_rows(weight, shape, output, 2 * pairs.depth, |rows| {
-                    let (ahead, steps) = (rows.next.0, depth / TILE);
-                    // While these rows are multiplied, the next come from memory: a line of each in each step, if that is not
-                    // done over and over.
-                    let lines = if first == 0 && rows.stride == shape[1] { SIDE.div_ceil(row_blocks.len()) } else { 0 };
+                    let steps = depth / TILE;
+                    let rows = Rows { at: rows.at.wrapping_add(2 * start), ..rows };
+                    let mut ahead = Ahead { at: rows.next.at.wrapping_add(2 * start), ..rows.next };
+                    // In place: while these rows are multiplied, the next come from memory, a line of some in each step.
+                    if rows.stride == shape[1] && first == 0 {
+                        ahead.rows = SIDE.div_ceil(row_blocks.len());
+                    }
                     for (number, row) in row_blocks.clone().map(|block| block * SIDE).enumerate() {
                         let at = pairs.values[row * pairs.depth + start * TILE..][..SIDE * pairs.depth - start * TILE]
                             .as_ptr()
                             .cast();
                         let columns =
                             Operand { at, stride: TILE, second: pairs.depth * TILE, shifts: &[Shift::NONE], steps };
-                        let rows = Rows {
-                            at: rows.at.wrapping_add(2 * start),
-                            next: (ahead.wrapping_add(number * steps * lines * 2 * TILE), lines),
-                            ..rows
-                        };
+                        let at = ahead.at.wrapping_add(number * ahead.rows * ahead.stride);
+                        let rows = Rows { next: Ahead { at, ..ahead }, ..rows };
                         // SAFETY: the instructions were found; `with_rows` gives 32 rows of all pairs, and two blocks of 16
                         // rows' pairs were just taken.
                         unsafe { block(instructions, rows, columns, &mut results) };
