@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use checkpoint::{AudioConfig, Weights};
-use nn::{LayerNorm, Linear, gelu, window_attention};
+use nn::{EncoderLayer, EncoderMemory, LayerNorm, Linear, Then, gelu, window_attention};
 use omni_core::Result;
 
 /// Whisper's and PyTorch's default.
@@ -44,6 +44,20 @@ impl AutLayer {
         let x = x.clone() + self.self_attn.forward(self.self_attn_layer_norm.forward(x), windows);
         let inner = gelu(self.fc1.rows(self.final_layer_norm.forward(x.clone())));
         x + self.fc2.rows(inner)
+    }
+
+    /// As [`AutLayer::forward`], in place in host memory.
+    pub(crate) fn on_host(&self, x: &mut [f32], windows: &[usize], memory: &mut EncoderMemory) {
+        let SelfAttention { q_proj, k_proj, v_proj, out_proj, heads } = &self.self_attn;
+        let layer = EncoderLayer {
+            norms: [&self.self_attn_layer_norm, &self.final_layer_norm],
+            qkv: &[q_proj, k_proj, v_proj],
+            out: out_proj,
+            mlp: [&self.fc1, &self.fc2],
+            activation: Then::Gelu,
+            heads: *heads,
+        };
+        layer.forward(x, windows, None, memory);
     }
 }
 

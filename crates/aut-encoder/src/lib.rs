@@ -6,6 +6,7 @@
 
 mod config;
 mod conv_stem;
+mod host;
 mod layer;
 mod model;
 mod positions;

@@ -14,18 +14,18 @@ use crate::windows::{Window, windows};
 /// Windows that go through the layers together: enough rows for fast products, few enough for flat memory.
 const WINDOWS_PER_BATCH: usize = 4;
 /// Chunks that are convolved together.
-const CHUNKS_PER_BATCH: usize = 8;
+pub(crate) const CHUNKS_PER_BATCH: usize = 8;
 
 /// Convolutions, transformer layers with attention inside windows, and the projection to the thinker's width.
 #[derive(Module, Debug)]
 pub struct AutEncoder {
-    stem: ConvStem,
+    pub(crate) stem: ConvStem,
     /// `[rows of a chunk, D]`, the same for every chunk.
-    positions: Tensor<2>,
-    layers: Vec<AutLayer>,
-    ln_post: LayerNorm,
-    proj1: Linear,
-    proj2: Linear,
+    pub(crate) positions: Tensor<2>,
+    pub(crate) layers: Vec<AutLayer>,
+    pub(crate) ln_post: LayerNorm,
+    pub(crate) proj1: Linear,
+    pub(crate) proj2: Linear,
     #[module(skip)]
     config: AudioConfig,
     window: usize,
@@ -154,6 +154,9 @@ impl AutEncoder {
     fn batch(&self, items: &[Tensor<2>], batch: &[Window], padded: usize, probe: &mut dyn AutProbe) -> Tensor<2> {
         let lengths: Vec<usize> =
             batch.iter().map(|w| w.chunks.iter().map(|range| self.tokens(range.len())).sum()).collect();
+        if self.proj1.is_on_host() {
+            return self.batch_on_host(items, batch, &lengths, padded, probe);
+        }
         let mut x = self.rows(items, batch, padded, probe); // [N, D]
         probe.input(&x, &lengths);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -166,7 +169,13 @@ impl AutEncoder {
     }
 
     /// Convolved chunks with their positions, padding dropped.
-    fn rows(&self, items: &[Tensor<2>], batch: &[Window], padded: usize, probe: &mut dyn AutProbe) -> Tensor<2> {
+    pub(crate) fn rows(
+        &self,
+        items: &[Tensor<2>],
+        batch: &[Window],
+        padded: usize,
+        probe: &mut dyn AutProbe,
+    ) -> Tensor<2> {
         let chunks: Vec<_> = batch.iter().flat_map(|w| w.chunks.iter().map(|range| (w.item, range.clone()))).collect();
         let mut rows = Vec::new();
         for some in chunks.chunks(CHUNKS_PER_BATCH) {

@@ -2,6 +2,10 @@ use burn::tensor::Tensor;
 
 /// Sees what the encoder computes on the way, batch after batch. For tests and tools; `()` looks at nothing.
 pub trait AutProbe {
+    /// Whether the other functions do anything; what nobody looks at need not become a tensor.
+    fn looks(&self) -> bool {
+        true
+    }
     /// After the third convolution and its GELU: `[chunks, C, M/8, F/8]`.
     fn conv(&mut self, _: &Tensor<4>) {}
     /// After the linear layer, before positions: `[chunks, F/8, D]`.
@@ -14,4 +18,8 @@ pub trait AutProbe {
     fn norm(&mut self, _: &Tensor<2>) {}
 }
 
-impl AutProbe for () {}
+impl AutProbe for () {
+    fn looks(&self) -> bool {
+        false
+    }
+}

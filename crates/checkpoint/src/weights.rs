@@ -130,12 +130,15 @@ impl<'a> Weights<'a> {
 
     /// The matrix of a linear layer, `weight` of this module, in host memory as it lies on disk, packed or not.
     ///
+    /// A weight with more axes, `[out, …]`, becomes a matrix whose inputs are all but the first.
+    ///
     /// # Errors
     /// As [`Weights::tensor`], and for what is wrong with a packed layer.
-    pub fn matrix(&self, shape: [usize; 2]) -> Result<StoredMatrix> {
+    pub fn matrix<const D: usize>(&self, shape: [usize; D]) -> Result<StoredMatrix> {
+        let flat = flat(shape);
         let matrix = match &self.source {
-            Source::Disk(checkpoint) => self.stored(checkpoint, shape)?,
-            Source::Random(scheme) => self.draw_matrix(shape, scheme.as_ref()),
+            Source::Disk(checkpoint) => self.stored(checkpoint, &shape, flat)?,
+            Source::Random(scheme) => self.draw_matrix(flat, scheme.as_ref().filter(|_| D == 2)),
         };
         self.report();
         Ok(matrix)
@@ -149,12 +152,12 @@ impl<'a> Weights<'a> {
         }
     }
 
-    fn stored(&self, checkpoint: &Checkpoint, shape: [usize; 2]) -> Result<StoredMatrix> {
+    fn stored(&self, checkpoint: &Checkpoint, on_disk: &[usize], shape: [usize; 2]) -> Result<StoredMatrix> {
         if let Some(packed) = checkpoint.packed(self.module(), shape)? {
             return Ok(self.stored_packed(checkpoint, shape, packed));
         }
         let name = format!("{}weight", self.prefix);
-        let stored = checkpoint.tensors().get(&name).filter(|tensor| tensor.shape == shape);
+        let stored = checkpoint.tensors().get(&name).filter(|tensor| tensor.shape == on_disk);
         // In place where it can stay as it is.
         match stored.map(|tensor| (tensor, tensor.float_type())) {
             Some((tensor, Some(Dtype::Bf16))) => {
@@ -167,7 +170,7 @@ impl<'a> Weights<'a> {
             }
             _ => {
                 let mut buffer = Buffer::new(self.matrix_type(), shape.iter().product());
-                self.read(checkpoint, &name, &shape, &mut buffer)?;
+                self.read(checkpoint, &name, on_disk, &mut buffer)?;
                 Ok(buffer.matrix(shape, &mut self.arena.borrow_mut()))
             }
         }
@@ -300,6 +303,11 @@ impl<'a> Weights<'a> {
             (callback.borrow_mut())(self.done.get());
         }
     }
+}
+
+/// The first axis, and all others as one.
+fn flat<const D: usize>(shape: [usize; D]) -> [usize; 2] {
+    [shape[0], shape[1..].iter().product()]
 }
 
 /// Host memory of one tensor (or one layer's experts) in the number type of the computation.

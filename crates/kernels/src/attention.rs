@@ -7,6 +7,11 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::elementwise::exp;
+#[cfg(target_arch = "x86_64")]
+use crate::half::HalfInstructions;
+#[cfg(target_arch = "x86_64")]
+use crate::half_attention;
+use crate::linear::Precision;
 use crate::memory::{Columns, aligned};
 use crate::tile::{Tile, VECTORS, turn};
 
@@ -20,23 +25,39 @@ pub struct AttentionShape {
     pub heads: usize,
     /// Width of a head.
     pub width: usize,
+    /// Numbers from one row of queries, keys or values to the next.
+    pub stride: usize,
+}
+
+impl AttentionShape {
+    /// Of rows that lie one behind the other.
+    pub fn dense(heads: usize, width: usize) -> Self {
+        Self { heads, width, stride: heads * width }
+    }
 }
 
 /// `softmax(q kᵀ / √width) v` for each head, inside windows of rows and none across them.
 ///
 /// # Shapes
-/// `q`, `k`, `v` `[rows, heads, width]`; `windows` are lengths that add up to the rows. Returns `[rows, heads, width]`.
+/// `q`, `k`, `v` `[rows, heads, width]`, each row as many numbers behind the former as the shape says; `windows` are lengths that
+/// add up to the rows. `y` is `[rows, heads, width]`.
 ///
 /// # Panics
 /// If the lengths do not agree.
-pub fn window_attention([q, k, v]: [&[f32]; 3], windows: &[usize], shape: AttentionShape) -> Vec<f32> {
-    let AttentionShape { heads, width } = shape;
-    let stride = heads * width;
-    let expected = windows.iter().sum::<usize>() * stride;
-    assert!([q, k, v].iter().all(|x| x.len() == expected), "q, k, v [rows, heads, width], windows add up to the rows");
-    let mut y = vec![0.0; expected];
-    if width == 0 {
-        return y;
+pub fn window_attention(
+    [q, k, v]: [&[f32]; 3],
+    windows: &[usize],
+    shape: AttentionShape,
+    precision: Precision,
+    y: &mut [f32],
+) {
+    let AttentionShape { heads, width, stride } = shape;
+    let rows = windows.iter().sum::<usize>();
+    let length = rows.saturating_sub(1) * stride + (heads * width).min(rows * heads * width);
+    assert!(stride >= heads * width && [q, k, v].iter().all(|x| x.len() >= length), "q, k, v [rows, heads, width]");
+    assert_eq!(y.len(), rows * heads * width, "y [rows, heads, width], windows add up to the rows");
+    if y.is_empty() {
+        return;
     }
     let tasks: Vec<(usize, usize, usize)> = windows
         .iter()
@@ -47,16 +68,25 @@ pub fn window_attention([q, k, v]: [&[f32]; 3], windows: &[usize], shape: Attent
         .flat_map(|(start, length)| (0..heads).map(move |head| (start, length, head)))
         .filter(|(_, length, _)| *length > 0)
         .collect();
-    let columns = Columns::new(&mut y, stride);
+    #[cfg(target_arch = "x86_64")]
+    let instructions = HalfInstructions::best().filter(|_| precision == Precision::Half);
+    let _ = precision;
+    let columns = Columns::new(y, heads * width);
     tasks.into_par_iter().for_each(|(start, length, head)| {
         let from = start * stride + head * width;
-        let [q, k, v] = [q, k, v].map(|x| &x[from..(start + length) * stride]);
+        let [q, k, v] = [q, k, v].map(|x| &x[from..(start + length - 1) * stride + (head + 1) * width]);
         let mut memory = MEMORY.take();
         let task = Head { q, k, v, stride, length, width, y: &columns, row: start, column: head * width };
+        #[cfg(target_arch = "x86_64")]
+        match instructions {
+            // SAFETY: the instructions were found.
+            Some(instructions) => unsafe { half_attention::run(instructions, task, &mut memory) },
+            None => Arch::new().dispatch(WithMemory { task, memory: &mut memory }),
+        }
+        #[cfg(not(target_arch = "x86_64"))]
         Arch::new().dispatch(WithMemory { task, memory: &mut memory });
         MEMORY.set(memory);
     });
-    y
 }
 
 thread_local! {
@@ -65,26 +95,26 @@ thread_local! {
 
 /// What a task works with: kept, since fresh memory costs time.
 #[derive(Default)]
-struct Memory {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    queries: Vec<f32>,
-    scores: Vec<f32>,
-    shares: Vec<f32>,
-    sums: Vec<f32>,
+pub(crate) struct Memory {
+    pub(crate) keys: Vec<f32>,
+    pub(crate) values: Vec<f32>,
+    pub(crate) queries: Vec<f32>,
+    pub(crate) scores: Vec<f32>,
+    pub(crate) shares: Vec<f32>,
+    pub(crate) sums: Vec<f32>,
 }
 
 /// One head of one window.
-struct Head<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    stride: usize,
-    length: usize,
-    width: usize,
-    y: &'a Columns<'a>,
-    row: usize,
-    column: usize,
+pub(crate) struct Head<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) length: usize,
+    pub(crate) width: usize,
+    pub(crate) y: &'a Columns<'a>,
+    pub(crate) row: usize,
+    pub(crate) column: usize,
 }
 
 struct WithMemory<'a> {
@@ -144,7 +174,7 @@ impl Head<'_> {
             let mut totals = [0.0; HEIGHT];
             for (query, scores) in scores.chunks_exact_mut(key_panels * tile).take(height).enumerate() {
                 let scores = &mut scores[..length];
-                totals[query] = softmax(scores);
+                totals[query] = softmax::<false>(scores, 1.0);
                 let (shares, _) = shares.as_chunks_mut::<HEIGHT>();
                 shares.iter_mut().zip(scores).for_each(|(shares, score)| shares[query] = *score);
             }
@@ -167,9 +197,9 @@ impl Head<'_> {
     }
 }
 
-/// Each score becomes `exp(score - greatest)`; returns their sum.
+/// Each score becomes `exp((score - greatest) * scale)`; returns their sum.
 #[inline(always)]
-fn softmax(scores: &mut [f32]) -> f32 {
+pub(crate) fn softmax<const FUSED: bool>(scores: &mut [f32], scale: f32) -> f32 {
     const LANES: usize = 16;
     let mut greatest = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
@@ -180,11 +210,11 @@ fn softmax(scores: &mut [f32]) -> f32 {
     let mut sums = [0.0; LANES];
     for chunk in chunks {
         for i in 0..LANES {
-            chunk[i] = exp(chunk[i] - greatest);
+            chunk[i] = exp::<FUSED>((chunk[i] - greatest) * scale);
             sums[i] += chunk[i];
         }
     }
-    rest.iter_mut().for_each(|score| *score = exp(*score - greatest));
+    rest.iter_mut().for_each(|score| *score = exp::<FUSED>((*score - greatest) * scale));
     sums.into_iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
@@ -197,12 +227,16 @@ mod tests {
         (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 252.0 - 2.0).collect()
     }
 
-    /// Largest distance from attention in f64.
-    fn error(windows: &[usize], shape: AttentionShape) -> f64 {
-        let AttentionShape { heads, width } = shape;
+    /// Largest distance from attention in f64. Queries, keys and values lie beside one another in the same rows.
+    fn error(windows: &[usize], [heads, width]: [usize; 2], precision: Precision) -> f64 {
         let rows: usize = windows.iter().sum();
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(rows * heads * width, seed));
-        let y = window_attention([&q, &k, &v], windows, shape);
+        let of_row = |x: &[f32], row: usize| x[row * heads * width..][..heads * width].to_vec();
+        let qkv: Vec<f32> = (0..rows).flat_map(|row| [&q, &k, &v].map(|x| of_row(x, row)).concat()).collect();
+        let shape = AttentionShape { heads, width, stride: 3 * heads * width };
+        let mut y = vec![0.0; rows * heads * width];
+        let from = |place: usize| &qkv[(place * heads * width).min(qkv.len())..];
+        window_attention([from(0), from(1), from(2)], windows, shape, precision, &mut y);
         let at = |x: &[f32], row: usize, head: usize, i: usize| f64::from(x[(row * heads + head) * width + i]);
         let (mut worst, mut start) = (0.0_f64, 0);
         for length in windows {
@@ -226,20 +260,27 @@ mod tests {
         fn any_windows_are_right(
             windows in prop::collection::vec(0..70usize, 0..4), heads in 1..4usize, width in 0..80usize,
         ) {
-            let worst = error(&windows, AttentionShape { heads, width });
+            let worst = error(&windows, [heads, width], Precision::Full);
             prop_assert!(worst < 1e-4, "{}", worst);
+            // Queries, keys, shares and values are rounded to 8 bits; values lie within 2.
+            let worst = error(&windows, [heads, width], Precision::Half);
+            prop_assert!(worst < 0.04, "{}", worst);
         }
     }
 
     #[test]
     fn a_long_window_is_right() {
-        assert!(error(&[2 * DEPTH + 3], AttentionShape { heads: 1, width: 72 }) < 1e-4);
+        assert!(error(&[2 * DEPTH + 3], [1, 72], Precision::Full) < 1e-4);
+        assert!(error(&[2 * DEPTH + 3], [1, 72], Precision::Half) < 0.02);
     }
 
     #[test]
     fn large_scores_do_not_overflow() {
         let (q, v) = (vec![1e3; 20 * 4], vec![1.0; 20 * 4]);
-        let y = window_attention([&q, &q, &v], &[20], AttentionShape { heads: 1, width: 4 });
-        assert!(y.iter().all(|y| (y - 1.0).abs() < 1e-5));
+        for (precision, allowed) in [(Precision::Full, 1e-5), (Precision::Half, 4e-3)] {
+            let mut y = vec![0.0; 20 * 4];
+            window_attention([&q, &q, &v], &[20], AttentionShape::dense(1, 4), precision, &mut y);
+            assert!(y.iter().all(|y| (y - 1.0).abs() < allowed));
+        }
     }
 }

@@ -269,11 +269,11 @@ impl Task<'_> {
                     continue;
                 }
                 // `exp` of far below its range is about 1e-38: nothing beside a sum of at least 1.
-                let former = exp(greatest[query] - most);
+                let former = exp::<false>(greatest[query] - most);
                 let mut parts = [0.0; 16];
                 for chunk in scores.as_chunks_mut::<16>().0 {
                     for i in 0..16 {
-                        chunk[i] = if chunk[i] == f32::NEG_INFINITY { 0.0 } else { exp(chunk[i] - most) };
+                        chunk[i] = if chunk[i] == f32::NEG_INFINITY { 0.0 } else { exp::<false>(chunk[i] - most) };
                         parts[i] += chunk[i];
                     }
                 }

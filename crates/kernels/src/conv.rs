@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::Snake;
 #[cfg(target_arch = "x86_64")]
-use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, TILE, Tiles, block};
+use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block};
 use crate::half_pairs::join;
 use crate::memory::{Columns, aligned};
 use crate::weight::narrow;
@@ -199,13 +199,14 @@ impl HalfConv {
         let channels = self.input.next_multiple_of(32);
         let depth = self.taps * channels;
         let rows = self.output * self.stride;
-        let shifts: Vec<isize> = (0..self.taps).map(|tap| (tap * self.dilation) as isize).collect();
+        let shift = |tap| Shift { rows: tap * channels, columns: tap * self.dilation };
+        let shifts: Vec<Shift> = (0..self.taps).map(shift).collect();
         let length = steps * self.stride;
         let out = Columns::new(y, length);
         let (blocks, pieces) = (rows.div_ceil(SIDE), steps.div_ceil(COLUMNS));
         (0..blocks * pieces).into_par_iter().for_each(|task| {
             let (first, piece) = (task % blocks * SIDE, task / blocks);
-            let weight = Rows { at: self.weight[first * depth..(first + SIDE) * depth].as_ptr(), stride: depth };
+            let weight = Rows::new(self.weight[first * depth..(first + SIDE) * depth].as_ptr(), depth);
             let _tiles = Tiles::new(instructions);
             let mut results = Block([0.0; SIDE * SIDE]);
             for step in (piece * COLUMNS..steps.min((piece + 1) * COLUMNS)).step_by(SIDE) {
@@ -260,7 +261,7 @@ impl HalfConv {
     }
 }
 
-fn available() -> bool {
+pub(crate) fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return HalfInstructions::best().is_some();
     #[cfg(not(target_arch = "x86_64"))]

@@ -7,12 +7,12 @@ const PIECE: usize = 1 << 14;
 
 /// Exact GELU of every value: `x * (1 + erf(x / √2)) / 2`, with an error below 1e-6.
 pub fn gelu(values: &mut [f32]) {
-    each(values, exact);
+    each(values, exact::<false>);
 }
 
 /// GELU by its tanh approximation of every value: `x * (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
 pub fn gelu_tanh(values: &mut [f32]) {
-    each(values, by_tanh);
+    each(values, by_tanh::<false>);
 }
 
 /// Snake activation with a frequency and an amplitude per channel: `x + sin²(x * frequency) * amplitude`.
@@ -70,35 +70,45 @@ const CUBIC: f32 = 0.044_715;
 /// `2 √(2/π)`.
 const TWICE: f32 = 1.595_769;
 
+/// `a * b + c`; with `FUSED` in one operation, which is a slow call on processors that have it not.
 #[inline(always)]
-fn by_tanh(x: f32) -> f32 {
-    x / (1.0 + exp(-TWICE * x * (1.0 + CUBIC * x * x)))
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// A polynomial, the highest power first.
+#[inline(always)]
+fn polynomial<const FUSED: bool, const N: usize>(factors: [f32; N], x: f32) -> f32 {
+    factors[1..].iter().fold(factors[0], |sum, factor| multiply_add::<FUSED>(sum, x, *factor))
+}
+
+#[inline(always)]
+pub(crate) fn by_tanh<const FUSED: bool>(x: f32) -> f32 {
+    x / (1.0 + exp::<FUSED>(-TWICE * x * multiply_add::<FUSED>(CUBIC * x, x, 1.0)))
 }
 
 /// With Abramowitz and Stegun's 7.1.26 for the error function, whose error is below 1.5e-7.
 #[inline(always)]
-fn exact(x: f32) -> f32 {
+pub(crate) fn exact<const FUSED: bool>(x: f32) -> f32 {
     let y = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * y);
-    let series = [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6];
-    let sum = series.into_iter().fold(0.0, |sum: f32, factor| sum * t + factor) * t;
-    let erf = 1.0 - sum * exp(-y * y);
-    0.5 * x + 0.5 * x.abs() * erf
+    let t = 1.0 / multiply_add::<FUSED>(0.327_591_1, y, 1.0);
+    let sum = polynomial::<FUSED, 5>([1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6], t) * t;
+    let erf = multiply_add::<FUSED>(-sum, exp::<FUSED>(-y * y), 1.0);
+    multiply_add::<FUSED>(0.5 * x.abs(), erf, 0.5 * x)
 }
 
 /// `e^x` to a few units in the last place, in operations that compilers turn into vector code.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     // Adding this rounds to a whole number, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let rounded = multiply_add::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
     let whole = rounded - ROUND;
-    let rest = (x - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
-    let series = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-    let power = series.into_iter().fold(0.0, |sum: f32, factor| sum * rest + factor);
+    let rest = multiply_add::<FUSED>(whole, 2.121_944_4e-4, multiply_add::<FUSED>(whole, -0.693_359_4, x));
+    let factors = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
     let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
-    power * f32::from_bits(exponent)
+    polynomial::<FUSED, 8>(factors, rest) * f32::from_bits(exponent)
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
+pub(crate) use crate::half_pairs::SIDE;
+use crate::half_pairs::join;
 use crate::memory::{ahead, prefetch_ahead};
 use crate::weight::{Packed, Scales, Weight, narrow, widen};
 
-/// Side of a block of results.
-pub(crate) const SIDE: usize = 32;
 /// Side of a tile of results, and pairs in one step.
 pub(crate) const TILE: usize = 16;
 
@@ -80,6 +80,23 @@ pub(crate) struct Rows {
     pub(crate) at: *const u16,
     /// Numbers from one row to the next.
     pub(crate) stride: usize,
+    /// What will be read next.
+    pub(crate) next: Ahead,
+}
+
+/// Rows that each step asks for a line of.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) at: *const u16,
+    /// Numbers from one row to the next.
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+}
+
+impl Rows {
+    pub(crate) fn new(at: *const u16, stride: usize) -> Self {
+        Self { at, stride, next: Ahead { at, stride, rows: 0 } }
+    }
 }
 
 /// The inputs' side of a product: where the pairs of a step begin.
@@ -90,10 +107,22 @@ pub(crate) struct Columns<'a> {
     pub(crate) stride: usize,
     /// Pairs from the first tile of columns to the second.
     pub(crate) second: usize,
-    /// For each round of steps, where it begins: a convolution's taps see the same inputs at other times.
-    pub(crate) shifts: &'a [isize],
+    /// For each round of steps, where it begins: a convolution's taps see the same inputs at other places.
+    pub(crate) shifts: &'a [Shift],
     /// Steps in a round; each takes 16 pairs.
     pub(crate) steps: usize,
+}
+
+/// Where a round of steps begins, from where the first would: in numbers of the rows, in pairs of the columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Shift {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl Shift {
+    /// Of the only round.
+    pub(crate) const NONE: Self = Self { rows: 0, columns: 0 };
 }
 
 /// `[SIDE, SIDE]` results.
@@ -103,8 +132,8 @@ pub(crate) struct Block(pub(crate) [f32; SIDE * SIDE]);
 /// Computes one block: 32 outputs for 32 columns.
 ///
 /// # Safety
-/// The processor has the instructions; 32 rows of `shifts.len() * steps * 32` numbers can be read, and 32 columns of
-/// `steps * 16` pairs from each shift.
+/// The processor has the instructions; from each shift, 32 rows of `steps * 32` numbers and 32 columns of `steps * 16` pairs can be
+/// read.
 #[inline(always)]
 pub(crate) unsafe fn block(instructions: HalfInstructions, rows: Rows, columns: Columns, block: &mut Block) {
     // SAFETY: passed on.
@@ -155,10 +184,16 @@ unsafe fn amx(rows: Rows, columns: Columns, block: &mut Block) {
     // SAFETY: the tiles' 16 rows of 64 bytes lie in what the caller promises.
     unsafe {
         std::arch::asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
-        let mut a = rows.at;
+        let mut next = rows.next.at;
         for shift in columns.shifts {
-            let mut b = columns.at.offset(*shift);
+            let mut a = rows.at.add(shift.rows);
+            let mut b = columns.at.add(shift.columns);
             for _ in 0..columns.steps {
+                for row in 0..rows.next.rows {
+                    // Never followed: any address will do.
+                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(row * rows.next.stride).cast());
+                }
+                next = next.wrapping_add(2 * TILE);
                 std::arch::asm!(
                     "tileloadd tmm4, [{a0} + {a_stride}]",
                     "tileloadd tmm6, [{b0} + {b_stride}]",
@@ -205,9 +240,9 @@ unsafe fn avx512(rows: Rows, columns: Columns, block: &mut Block) {
         let mut sums = [[_mm512_setzero_ps(); 2]; HEIGHT];
         // SAFETY: rows and columns lie in what the caller promises.
         unsafe {
-            let mut a = rows.at.add(first * rows.stride);
             for shift in columns.shifts {
-                let mut b = columns.at.offset(*shift);
+                let mut a = rows.at.add(first * rows.stride + shift.rows);
+                let mut b = columns.at.add(shift.columns);
                 for _ in 0..columns.steps * TILE {
                     let pairs = [b, b.add(columns.second)].map(|b| bf16(_mm512_loadu_si512(b.cast())));
                     for row in 0..HEIGHT {
@@ -235,6 +270,59 @@ fn bf16(a: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(a) }
 }
 
+/// Turns a square of 16 × 16 numbers, whose rows begin every `stride` numbers.
+///
+/// # Panics
+/// If there are fewer.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn turn_square(matrix: &[f32], stride: usize, out: &mut [f32; TILE * TILE]) {
+    assert!(matrix.len() >= (TILE - 1) * stride + TILE, "a square of 16 x 16");
+    // SAFETY: the rows lie in the matrix (just asserted), and the square is as large as what is written.
+    unsafe {
+        let rows: [__m512; TILE] = std::array::from_fn(|row| _mm512_loadu_ps(matrix.as_ptr().add(row * stride)));
+        // Pairs of rows, then fours, then the quarters of the vectors.
+        let pairs: [__m512; TILE] = std::array::from_fn(|at| {
+            let (a, b) = (rows[at / 2 * 2], rows[at / 2 * 2 + 1]);
+            if at % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+        });
+        let fours: [__m512d; TILE] = std::array::from_fn(|at| {
+            let first = at / 4 * 4 + at % 4 / 2;
+            let (a, b) = (_mm512_castps_pd(pairs[first]), _mm512_castps_pd(pairs[first + 2]));
+            if at % 2 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) }
+        });
+        let eights: [__m512; TILE] = std::array::from_fn(|at| {
+            let column = at % 4;
+            let [a, b] = [at / 8 * 8 + column, at / 8 * 8 + 4 + column].map(|at| _mm512_castpd_ps(fours[at]));
+            if at / 4 % 2 == 0 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xDD>(a, b) }
+        });
+        for column in 0..4 {
+            for odd in 0..2 {
+                let (a, b) = (eights[4 * odd + column], eights[8 + 4 * odd + column]);
+                let at = 4 * odd + column;
+                _mm512_storeu_ps(out[at * TILE..].as_mut_ptr(), _mm512_shuffle_f32x4::<0x88>(a, b));
+                _mm512_storeu_ps(out[(at + 8) * TILE..].as_mut_ptr(), _mm512_shuffle_f32x4::<0xDD>(a, b));
+            }
+        }
+    }
+}
+
+/// Rounds numbers to bf16 and lays two neighbours into the place of one; zeros beyond the last.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn round_pairs(x: &[f32], pairs: &mut [f32]) {
+    const PIECE: usize = 32;
+    let (pieces, rest) = x.as_chunks::<PIECE>();
+    let (out, rest_out) = pairs.split_at_mut(pieces.len() * PIECE / 2);
+    for (x, out) in pieces.iter().zip(out.as_chunks_mut::<{ PIECE / 2 }>().0) {
+        // SAFETY: 32 numbers are read, and as many of half the size are written.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x[PIECE / 2..].as_ptr()));
+            out.as_mut_ptr().cast::<__m512bh>().write_unaligned(_mm512_cvtne2ps_pbh(high, low));
+        }
+    }
+    rest_out.fill(0.0);
+    rest_out.iter_mut().zip(rest.chunks(2)).for_each(|(out, x)| *out = join(x[0], x.get(1).copied().unwrap_or(0.0)));
+}
+
 thread_local! {
     /// Weights that do not lie as a product wants them; kept, since fresh memory costs time.
     static SCRATCH: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
@@ -248,11 +336,14 @@ pub(crate) fn with_rows(
     depth: usize,
     with: impl FnOnce(Rows),
 ) {
+    // Beyond a row's end lies the next row, which meets zeros; beyond the last row, nothing that may be read.
     if let Weight::Bf16(values) = weight
         && first + SIDE <= output
-        && depth == input
+        && (first + SIDE - 1) * input + depth <= values.len()
     {
-        return with(Rows { at: values[first * input..(first + SIDE) * input].as_ptr(), stride: input });
+        let at = values[first * input..].as_ptr();
+        let next = Ahead { at: at.wrapping_add(SIDE * input), stride: input, rows: 0 };
+        return with(Rows { next, ..Rows::new(at, input) });
     }
     let mut scratch = SCRATCH.take();
     // A row beside a multiple of 4096 bytes would share its place in the first cache with all others.
@@ -274,7 +365,7 @@ pub(crate) fn with_rows(
             Weight::Packed(packed) => unsafe { unpack(packed, row, input, out) },
         }
     }
-    with(Rows { at: scratch.as_ptr(), stride });
+    with(Rows::new(scratch.as_ptr(), stride));
     SCRATCH.set(scratch);
 }
 
@@ -330,5 +421,22 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
         let values = &mut values[..PIECE.min(input - start)];
         packed.read(row, input, start, values);
         out[start..].iter_mut().zip(values).for_each(|(out, value)| *out = narrow(*value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_square_is_turned() {
+        if HalfInstructions::best().is_none() {
+            return;
+        }
+        let matrix: Vec<f32> = (0..16 * 20).map(|i| i as f32).collect();
+        let mut out = [0.0; TILE * TILE];
+        // SAFETY: products in half precision run only where there is AVX-512.
+        unsafe { turn_square(&matrix, 20, &mut out) };
+        assert!((0..TILE * TILE).all(|at| out[at] == matrix[at % TILE * 20 + at / TILE]));
     }
 }

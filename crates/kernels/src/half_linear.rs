@@ -5,14 +5,19 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::half::{Block, Columns as Operand, HalfInstructions, SIDE, TILE, Tiles, block, with_rows};
-use crate::half_pairs::join;
+use crate::elementwise::{by_tanh, exact};
+use crate::half::{
+    Ahead, Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block, round_pairs,
+    turn_square, with_rows,
+};
+use crate::linear::{Affine, LinearShape, Then};
 use crate::memory::{Columns, aligned};
-use crate::tile::turn;
 use crate::weight::Weight;
 
 /// Bytes of inputs that one pass over the weights works with: they stay in the second cache.
-const KEPT: usize = 1 << 20;
+const KEPT: usize = 1280 << 10;
+/// Pairs of inputs of one such pass, where the weights lie in order: longer sums are taken up again.
+const DEPTH: usize = 640;
 
 /// Rows of inputs as pairs: in blocks of 16 rows, each `[depth / 2, 16]`.
 pub(crate) struct Pairs<'a> {
@@ -36,20 +41,29 @@ impl<'a> Pairs<'a> {
         values.par_chunks_mut(depth * TILE).enumerate().for_each(|(block, values)| {
             let count = rows.saturating_sub(block * TILE).min(TILE);
             let mut pairs = PAIRS.take();
-            pairs.clear();
-            pairs.resize(TILE * depth, 0.0);
-            for (at, pairs) in pairs.chunks_exact_mut(depth).take(count).enumerate() {
-                let (twos, rest) = row(block * TILE + at).as_chunks::<2>();
-                pulp::Arch::new()
-                    .dispatch(|| pairs.iter_mut().zip(twos).for_each(|(pair, [a, b])| *pair = join(*a, *b)));
-                if let [last] = rest {
-                    pairs[twos.len()] = join(*last, 0.0);
-                }
-            }
-            turn(&pairs, depth, TILE, values, TILE);
+            // SAFETY: products in half precision run only where there is AVX-512 with bf16.
+            unsafe { block_of_pairs(|at| row(block * TILE + at), count, depth, &mut pairs, values) };
             PAIRS.set(pairs);
         });
         Self { values, rows, depth }
+    }
+}
+
+/// Up to 16 rows as pairs `[depth, 16]`; rows that are missing are zero.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn block_of_pairs<'x>(
+    row: impl Fn(usize) -> &'x [f32],
+    count: usize,
+    depth: usize,
+    memory: &mut Vec<f32>,
+    values: &mut [f32],
+) {
+    let pairs = aligned(memory, TILE * depth);
+    for (at, pairs) in pairs.chunks_exact_mut(depth).enumerate() {
+        if at < count { round_pairs(row(at), pairs) } else { pairs.fill(0.0) }
+    }
+    for (at, square) in values.as_chunks_mut::<{ TILE * TILE }>().0.iter_mut().enumerate() {
+        turn_square(&pairs[at * TILE..], depth, square);
     }
 }
 
@@ -58,79 +72,145 @@ thread_local! {
     static INPUTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `emit(row, first output, sums)` for every row and every 16 outputs of some blocks of 32 outputs.
+/// Sums of 16 rows for 16 outputs.
+type Square = [[f32; TILE]; TILE];
+
+/// Which part of a sum over all inputs some sums are.
+#[derive(Clone, Copy)]
+struct Part {
+    first: bool,
+    last: bool,
+}
+
+/// `emit(first row, first output, sums, part)` for every 16 rows and 16 outputs of some blocks of 32 outputs, with sums over so many
+/// pairs of inputs at a time; rows or outputs beyond the last may be among them.
 ///
 /// # Panics
 /// If the weight has not its shape.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn blocks(
     instructions: HalfInstructions,
     pairs: &Pairs,
     weight: &Weight,
     shape: [usize; 2],
-    blocks: std::ops::Range<usize>,
-    mut emit: impl FnMut(usize, usize, &[f32]),
+    (blocks, depth): (std::ops::Range<usize>, usize),
+    mut emit: impl FnMut(usize, usize, &mut Square, Part),
 ) {
     let _tiles = Tiles::new(instructions);
     let mut results = Block([0.0; SIDE * SIDE]);
-    let mut turned = [0.0; SIDE * TILE];
+    let mut turned = [0.0; TILE * TILE];
     let row_blocks = pairs.rows.div_ceil(SIDE);
-    let at_once = (KEPT / (pairs.depth * 4 * SIDE)).max(1);
+    // Passes of about the same size.
+    let passes = row_blocks.div_ceil((KEPT / (depth * 4 * SIDE)).max(1));
+    let at_once = row_blocks.div_ceil(passes.max(1)).max(1);
     for first in (0..row_blocks).step_by(at_once) {
-        for output in blocks.clone().map(|block| block * SIDE) {
-            with_rows(weight, shape, output, 2 * pairs.depth, |rows| {
-                for row in (first..row_blocks.min(first + at_once)).map(|block| block * SIDE) {
-                    let at = pairs.values[row * pairs.depth..][..SIDE * pairs.depth].as_ptr().cast();
-                    let columns = Operand {
-                        at,
-                        stride: TILE,
-                        second: pairs.depth * TILE,
-                        shifts: &[0],
-                        steps: pairs.depth / TILE,
-                    };
-                    // SAFETY: the instructions were found; `with_rows` gives 32 rows of this depth, and two blocks of 16
-                    // rows' pairs were just taken.
-                    unsafe { block(instructions, rows, columns, &mut results) };
-                    for half in 0..(shape[0] - output).min(SIDE).div_ceil(TILE) {
-                        turn(&results.0[half * TILE * SIDE..], SIDE, TILE, &mut turned, TILE);
-                        let count = TILE.min(shape[0] - output - half * TILE);
-                        let sums = turned.chunks_exact(TILE).take(pairs.rows - row);
-                        sums.enumerate().for_each(|(at, sums)| emit(row + at, output + half * TILE, &sums[..count]));
+        let row_blocks = first..row_blocks.min(first + at_once);
+        for start in (0..pairs.depth).step_by(depth) {
+            let depth = depth.min(pairs.depth - start);
+            let part = Part { first: start == 0, last: start + depth == pairs.depth };
+            for output in blocks.clone().map(|block| block * SIDE) {
+                with_rows(weight, shape, output, 2 * pairs.depth, |rows| {
+                    let steps = depth / TILE;
+                    let rows = Rows { at: rows.at.wrapping_add(2 * start), ..rows };
+                    let mut ahead = Ahead { at: rows.next.at.wrapping_add(2 * start), ..rows.next };
+                    // In place: while these rows are multiplied, the next come from memory, a line of some in each step.
+                    if rows.stride == shape[1] && first == 0 {
+                        ahead.rows = SIDE.div_ceil(row_blocks.len());
                     }
-                }
-            });
+                    for (number, row) in row_blocks.clone().map(|block| block * SIDE).enumerate() {
+                        let at = pairs.values[row * pairs.depth + start * TILE..][..SIDE * pairs.depth - start * TILE]
+                            .as_ptr()
+                            .cast();
+                        let columns =
+                            Operand { at, stride: TILE, second: pairs.depth * TILE, shifts: &[Shift::NONE], steps };
+                        let at = ahead.at.wrapping_add(number * ahead.rows * ahead.stride);
+                        let rows = Rows { next: Ahead { at, ..ahead }, ..rows };
+                        // SAFETY: the instructions were found; `with_rows` gives 32 rows of all pairs, and two blocks of 16
+                        // rows' pairs were just taken.
+                        unsafe { block(instructions, rows, columns, &mut results) };
+                        let squares =
+                            (pairs.rows - row).min(SIDE).div_ceil(TILE) * (shape[0] - output).min(SIDE).div_ceil(TILE);
+                        let columns = (shape[0] - output).min(SIDE).div_ceil(TILE);
+                        for (down, across) in (0..squares).map(|at| (at / columns * TILE, at % columns * TILE)) {
+                            turn_square(&results.0[across * SIDE + down..], SIDE, &mut turned);
+                            emit(
+                                row + down,
+                                output + across,
+                                turned.as_chunks_mut().0.first_chunk_mut().expect("16 rows"),
+                                part,
+                            );
+                        }
+                    }
+                });
+            }
         }
     }
 }
 
-/// `y = x Wᵀ + b` with `x` `[rows, input]` and `y` `[rows, output]`.
-pub(crate) fn linear(
-    instructions: HalfInstructions,
-    x: &[f32],
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    [output, input]: [usize; 2],
-    y: &mut [f32],
-) {
+/// A layer of rows `x` `[rows, input]` into `y` `[rows, output]`.
+pub(crate) fn linear(instructions: HalfInstructions, x: &[f32], affine: &Affine, y: &mut [f32]) {
+    let Affine { weight, bias, shape: LinearShape { rows, input, output }, then, .. } = affine;
     let mut memory = INPUTS.take();
-    let pairs = Pairs::new(|row| &x[row * input..][..input], x.len() / input, input, &mut memory);
-    let columns = Columns::new(y, output);
+    let pairs = Pairs::new(|row| &x[row * input..][..*input], *rows, *input, &mut memory);
+    // Weights that are unpacked for it are used once.
+    let parts = if matches!(weight, Weight::Bf16(_)) { pairs.depth.div_ceil(DEPTH) } else { 1 };
+    let depth = pairs.depth.div_ceil(parts).next_multiple_of(TILE);
+    let columns = Columns::new(y, *output);
     let all = output.div_ceil(SIDE);
     let tasks = all.min(8 * rayon::current_num_threads());
     (0..tasks).into_par_iter().for_each(|task| {
         let range = all * task / tasks..all * (task + 1) / tasks;
-        blocks(instructions, &pairs, weight, [output, input], range, |row, at, sums| {
-            // SAFETY: these columns are this task's alone, and the piece is dropped at once.
-            let y = unsafe { columns.piece(row, at..at + sums.len()) };
-            match bias {
-                Some(bias) => y.iter_mut().zip(sums).zip(&bias[at..]).for_each(|((y, sum), bias)| *y = sum + bias),
-                None => y.copy_from_slice(sums),
-            }
-        });
+        let emit = |row, at, sums: &mut Square, part| {
+            let count = TILE.min(output - at);
+            // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
+            let piece = |row| unsafe { columns.piece(row, at..at + count) };
+            finish(*then, part, bias.map(|bias| &bias[at..at + count]), row..*rows, piece, sums);
+        };
+        // SAFETY: all instructions for products in half precision go with these.
+        unsafe { blocks(instructions, &pairs, weight, [*output, *input], (range, depth), emit) };
     });
     INPUTS.set(memory);
 }
 
-/// As [`linear`], on this thread alone, for rows of a larger matrix.
+/// Adds to sums what they go on from and, to the first, the bias; what follows comes after the last. Rows `rows.start..` of the
+/// outputs are pieces, whose width is that of the bias.
+#[inline(always)]
+fn finish<'y>(
+    then: Then,
+    part: Part,
+    bias: Option<&[f32]>,
+    rows: std::ops::Range<usize>,
+    piece: impl Fn(usize) -> &'y mut [f32],
+    sums: &mut Square,
+) {
+    if let Some(bias) = bias.filter(|_| part.first) {
+        let mut padded = [0.0; TILE];
+        padded[..bias.len()].copy_from_slice(bias);
+        sums.iter_mut().for_each(|sums| (0..TILE).for_each(|at| sums[at] += padded[at]));
+    }
+    if !part.first || then == Then::Add {
+        for (row, sums) in rows.clone().zip(&mut *sums) {
+            match piece(row).as_chunks::<TILE>() {
+                // Of constant length, which compilers turn into vectors.
+                ([y], _) => (0..TILE).for_each(|at| sums[at] += y[at]),
+                (_, y) => sums.iter_mut().zip(y).for_each(|(sum, y)| *sum += y),
+            }
+        }
+    }
+    match then {
+        Then::Gelu if part.last => sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = exact::<true>(*sum)),
+        Then::GeluTanh if part.last => sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = by_tanh::<true>(*sum)),
+        _ => {}
+    }
+    for (row, sums) in rows.zip(sums) {
+        match piece(row).as_chunks_mut::<TILE>() {
+            ([y], _) => *y = *sums,
+            (_, y) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum),
+        }
+    }
+}
+
+/// `x Wᵀ` on this thread alone, for rows of a larger matrix.
 pub(crate) fn linear_here<'a>(
     instructions: HalfInstructions,
     row: impl Fn(usize) -> &'a [f32] + Sync,
@@ -142,8 +222,13 @@ pub(crate) fn linear_here<'a>(
     let mut memory = INPUTS.take();
     let pairs = Pairs::new(row, rows, input, &mut memory);
     for (number, weight) in weights.iter().enumerate() {
-        let all = 0..output.div_ceil(SIDE);
-        blocks(instructions, &pairs, weight, [output, input], all, |row, at, sums| emit(number, row, at, sums));
+        let all = (0..output.div_ceil(SIDE), pairs.depth);
+        let emit = |row, at, sums: &mut Square, _| {
+            let count = TILE.min(output - at);
+            (row..rows).zip(sums).for_each(|(row, sums)| emit(number, row, at, &sums[..count]));
+        };
+        // SAFETY: as in `linear`.
+        unsafe { blocks(instructions, &pairs, weight, [output, input], all, emit) };
     }
     INPUTS.set(memory);
 }
@@ -152,6 +237,7 @@ pub(crate) fn linear_here<'a>(
 mod tests {
     use super::*;
     use crate::few::tests::numbers;
+    use crate::linear::Precision;
     use crate::weight::tests::Sample;
     use crate::weight::{narrow, widen};
     use proptest::prelude::*;
@@ -160,7 +246,9 @@ mod tests {
     fn error(instructions: HalfInstructions, weight: Weight, rows: usize, [output, input]: [usize; 2]) -> f64 {
         let (x, bias) = (numbers(rows * input, 1), numbers(output, 7));
         let mut y = vec![0.0; rows * output];
-        linear(instructions, &x, &weight, Some(&bias), [output, input], &mut y);
+        let (shape, bias) = (LinearShape { rows, input, output }, Some(bias.as_slice()));
+        linear(instructions, &x, &Affine { weight, bias, shape, precision: Precision::Half, then: Then::Keep }, &mut y);
+        let bias = numbers(output, 7);
         let (mut worst, mut w) = (0.0_f64, vec![0.0; input]);
         let rounded = |x: f32| f64::from(widen(narrow(x)));
         for out in 0..output {

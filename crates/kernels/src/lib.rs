@@ -20,11 +20,14 @@
 mod attention;
 mod cache;
 mod conv;
+mod conv2d;
 mod elementwise;
 mod experts;
 mod few;
 #[cfg(target_arch = "x86_64")]
 mod half;
+#[cfg(target_arch = "x86_64")]
+mod half_attention;
 #[cfg(target_arch = "x86_64")]
 mod half_linear;
 mod half_pairs;
@@ -38,12 +41,13 @@ mod weight;
 pub use attention::{AttentionShape, window_attention};
 pub use cache::{KvPages, Run, cached_attention};
 pub use conv::HalfConv;
+pub use conv2d::{HalfConv2d, Planes};
 pub use elementwise::{Snake, gelu, gelu_tanh};
 pub use experts::{Choice, Expert, ExpertsMemory, experts};
 pub use few::{Inputs, MANY, Product, products};
-pub use linear::{LinearShape, Precision, linear, linear_to};
+pub use linear::{Affine, LinearShape, Precision, Then, linear, linear_to};
 pub use memory::read_all;
-pub use small::{rms_norm, rms_norm_in_place, rotate, sigmoid, silu_multiply};
+pub use small::{layer_norm, rms_norm, rms_norm_in_place, rotate, rotate_rows, sigmoid, silu_multiply};
 pub use weight::{Packed, Scales, Weight};
 
 #[cfg(doctest)]

@@ -13,6 +13,7 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::elementwise::{gelu, gelu_tanh};
 use crate::few::{Inputs, MANY, Product, few_rows};
 #[cfg(target_arch = "x86_64")]
 use crate::half::HalfInstructions;
@@ -52,6 +53,45 @@ pub enum Precision {
     Half,
 }
 
+/// What becomes of the sums of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Then {
+    /// They are the outputs.
+    #[default]
+    Keep,
+    /// They are added to what is there.
+    Add,
+    /// Their exact GELU is the output.
+    Gelu,
+    /// Their GELU by its tanh approximation is the output.
+    GeluTanh,
+}
+
+impl Then {
+    fn activate(self, y: &mut [f32]) {
+        match self {
+            Then::Keep | Then::Add => {}
+            Then::Gelu => gelu(y),
+            Then::GeluTanh => gelu_tanh(y),
+        }
+    }
+}
+
+/// A linear layer and what follows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Affine<'a> {
+    /// `[output, input]`.
+    pub weight: Weight<'a>,
+    /// `[output]`.
+    pub bias: Option<&'a [f32]>,
+    /// Sizes.
+    pub shape: LinearShape,
+    /// How exactly many rows are multiplied.
+    pub precision: Precision,
+    /// What becomes of the sums.
+    pub then: Then,
+}
+
 /// `y = x Wᵀ + b`.
 ///
 /// # Shapes
@@ -77,36 +117,57 @@ pub fn linear_to(
     precision: Precision,
     y: &mut [f32],
 ) {
-    let LinearShape { rows, input, output } = shape;
-    assert_eq!(x.len(), rows * input, "x [rows, input]");
-    assert_eq!(y.len(), rows * output, "y [rows, output]");
-    weight.check(output, input);
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), output, "bias [output]");
-    }
-    if y.is_empty() {
-        return;
-    }
-    if input == 0 {
-        y.fill(0.0);
+    Affine { weight, bias, shape, precision, then: Then::Keep }.apply(x, y);
+}
+
+impl Affine<'_> {
+    /// Of rows `x` `[rows, input]`, into `y` `[rows, output]`.
+    ///
+    /// # Panics
+    /// If a slice has not the length of its shape.
+    pub fn apply(&self, x: &[f32], y: &mut [f32]) {
+        let Self { weight, bias, shape: LinearShape { rows, input, output }, precision, then } = *self;
+        assert_eq!(x.len(), rows * input, "x [rows, input]");
+        assert_eq!(y.len(), rows * output, "y [rows, output]");
+        weight.check(output, input);
         if let Some(bias) = bias {
-            y.chunks_exact_mut(output).for_each(|row| row.copy_from_slice(bias));
+            assert_eq!(bias.len(), output, "bias [output]");
         }
-        return;
+        if y.is_empty() {
+            return;
+        }
+        if rows < MANY || input == 0 {
+            return self.few(x, y);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let (Precision::Half, Some(instructions)) = (precision, HalfInstructions::best()) {
+            return half_linear::linear(instructions, x, self, y);
+        }
+        let _ = precision;
+        Arch::new().dispatch(Linear { x, weight: &weight, bias, input, y, output, add: then == Then::Add });
+        then.activate(y);
     }
-    if rows < MANY {
-        let mut inputs = INPUTS.take();
-        inputs.set(x, input);
-        few_rows(&mut inputs, &mut [Product { weight, output, bias, y }]);
-        INPUTS.set(inputs);
-        return;
+
+    /// Rows that take less time than reading the weights.
+    fn few(&self, x: &[f32], y: &mut [f32]) {
+        let Self { weight, bias, shape: LinearShape { input, output, .. }, then, .. } = *self;
+        let former = (then == Then::Add).then(|| y.to_vec());
+        if input == 0 {
+            y.fill(0.0);
+            if let Some(bias) = bias {
+                y.chunks_exact_mut(output).for_each(|row| row.copy_from_slice(bias));
+            }
+        } else {
+            let mut inputs = INPUTS.take();
+            inputs.set(x, input);
+            few_rows(&mut inputs, &mut [Product { weight, output, bias, y }]);
+            INPUTS.set(inputs);
+        }
+        if let Some(former) = former {
+            y.iter_mut().zip(former).for_each(|(y, former)| *y += former);
+        }
+        then.activate(y);
     }
-    #[cfg(target_arch = "x86_64")]
-    if let (Precision::Half, Some(instructions)) = (precision, HalfInstructions::best()) {
-        return half_linear::linear(instructions, x, &weight, bias, [output, input], y);
-    }
-    let _ = precision;
-    Arch::new().dispatch(Linear { x, weight: &weight, bias, input, y, output });
 }
 
 struct Linear<'a> {
@@ -116,6 +177,8 @@ struct Linear<'a> {
     input: usize,
     y: &'a mut [f32],
     output: usize,
+    /// Whether to add to what is there.
+    add: bool,
 }
 
 impl WithSimd for Linear<'_> {
@@ -137,7 +200,7 @@ thread_local! {
 
 impl Linear<'_> {
     fn run<S: Simd, const HEIGHT: usize>(self, simd: S) {
-        let Self { x, weight, bias, input, y, output } = self;
+        let Self { x, weight, bias, input, y, output, add } = self;
         let at_once = (COPIED / input).max(ROWS) / HEIGHT * HEIGHT;
         let width = VECTORS * S::F32_LANES;
         let panels = output.div_ceil(width);
@@ -151,7 +214,7 @@ impl Linear<'_> {
                 let panels = panels * task / tasks..panels * (task + 1) / tasks;
                 let columns = panels.start * width..(panels.end * width).min(output);
                 let mut copy = WEIGHT_COPY.take();
-                let task = Task { simd, rows: &rows, weight, bias, columns, y: &y, copy: &mut copy };
+                let task = Task { simd, rows: &rows, weight, bias, columns, y: &y, add, copy: &mut copy };
                 simd.vectorize(task);
                 WEIGHT_COPY.set(copy);
             });
@@ -203,6 +266,7 @@ struct Task<'a, S, const HEIGHT: usize> {
     bias: Option<&'a [f32]>,
     columns: Range<usize>,
     y: &'a Columns<'a>,
+    add: bool,
     copy: &'a mut Vec<f32>,
 }
 
@@ -211,7 +275,7 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
 
     #[inline(always)]
     fn with_simd<T: Simd>(self, _: T) {
-        let Self { simd, rows, weight, bias, columns, y, copy } = self;
+        let Self { simd, rows, weight, bias, columns, y, add, copy } = self;
         let (width, input) = (VECTORS * S::F32_LANES, rows.input);
         let panels = columns.len().div_ceil(width);
         let mut initial = vec![0.0; width];
@@ -261,8 +325,9 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                             }
                         }
                         let x = rows.group(row, start, depth);
+                        let add = add || start > 0;
                         if row + HEIGHT <= end_row && columns.len() == width {
-                            simd.vectorize(Tile { simd, x, weights, initial, y, row, column: from, add: start > 0 });
+                            simd.vectorize(Tile { simd, x, weights, initial, y, row, column: from, add });
                             continue;
                         }
                         let tile = &Columns::new(&mut partial, width);
@@ -270,8 +335,10 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                         for (row, sums) in (row..end_row).zip(partial.chunks_exact(width)) {
                             // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
                             let y = unsafe { y.piece(row, columns.clone()) };
-                            let former = if start > 0 { 1.0 } else { 0.0 };
-                            y.iter_mut().zip(sums).for_each(|(y, sum)| *y = *y * former + sum);
+                            match add {
+                                true => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+                                false => y.copy_from_slice(&sums[..y.len()]),
+                            }
                         }
                     }
                 }
@@ -358,6 +425,32 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_product_follows_it() {
+        for (rows, precision) in
+            [(3, Precision::Full), (40, Precision::Full), (3, Precision::Half), (40, Precision::Half)]
+        {
+            let shape = LinearShape { rows, input: 1500, output: 77 };
+            let LinearShape { input, output, .. } = shape;
+            let (x, weight, bias) = (numbers(rows * input, 1), numbers(output * input, 2), numbers(output, 3));
+            let half: Vec<u16> = weight.iter().map(|w| crate::weight::narrow(*w)).collect();
+            let (weight, bias) = (Weight::Bf16(&half), Some(bias.as_slice()));
+            let plain = linear(&x, weight, bias, shape, precision);
+            for then in [Then::Keep, Then::Add, Then::Gelu, Then::GeluTanh] {
+                let former = numbers(rows * output, 4);
+                let mut expected = plain.clone();
+                if then == Then::Add {
+                    expected.iter_mut().zip(&former).for_each(|(y, former)| *y += former);
+                }
+                then.activate(&mut expected);
+                let mut y = former;
+                Affine { weight, bias, shape, precision, then }.apply(&x, &mut y);
+                let worst = expected.iter().zip(&y).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-4, "{rows} rows, {precision:?}, {then:?}: {worst}");
+            }
+        }
+    }
+
+    #[test]
     fn a_product_within_a_product_of_the_same_pool_is_right() {
         let results: Vec<f64> = (0..16)
             .into_par_iter()
@@ -372,7 +465,7 @@ mod tests {
         let shape = LinearShape { rows: 19, input: 401, output: 57 };
         let expected = linear(&x, Weight::F32(&weight), None, shape, Precision::Full);
         let mut y = vec![0.0; 19 * 57];
-        Linear { x: &x, weight: &Weight::F32(&weight), bias: None, input: 401, y: &mut y, output: 57 }
+        Linear { x: &x, weight: &Weight::F32(&weight), bias: None, input: 401, y: &mut y, output: 57, add: false }
             .run::<_, 4>(pulp::Scalar::new());
         assert!(expected.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-3));
     }

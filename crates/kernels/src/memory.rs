@@ -34,6 +34,17 @@ impl<'a> Columns<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.values.add(row * self.width + columns.start), columns.len()) }
     }
 
+    /// Sets one element.
+    ///
+    /// # Safety
+    /// No other thread touches it, and no piece that is alive holds it.
+    #[inline(always)]
+    pub(crate) unsafe fn set(&self, row: usize, column: usize, value: f32) {
+        assert!(row < self.rows && column < self.width);
+        // SAFETY: it lies in the matrix (just asserted), which `owner` keeps borrowed; the caller promises the rest.
+        unsafe { self.values.add(row * self.width + column).write(value) }
+    }
+
     /// Asks for some columns of one row to be near.
     #[inline(always)]
     pub(crate) fn prefetch(&self, row: usize, columns: Range<usize>) {

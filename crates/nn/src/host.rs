@@ -49,23 +49,12 @@ pub fn with_numbers<const D: usize, T>(x: &Tensor<D>, f: impl FnOnce(&[f32]) -> 
     f(&numbers(x))
 }
 
-/// [`crate::window_attention`] on the CPU in f32; `None` elsewhere.
-pub(crate) fn window_attention(qkv: &[Tensor<3>; 3], windows: &[usize]) -> Option<Tensor<2>> {
-    #[cfg(feature = "flex")]
-    return flex::window_attention(qkv, windows);
-    #[cfg(not(feature = "flex"))]
-    {
-        let _ = (qkv, windows);
-        None
-    }
-}
-
 #[cfg(feature = "flex")]
 mod flex {
     use burn::backend::Flex;
     use burn::backend::tensor::FloatTensor;
     use burn::tensor::{DType, Tensor, TensorData};
-    use kernels::{AttentionShape, LinearShape, Precision, Weight, linear};
+    use kernels::{LinearShape, Precision, Weight, linear};
 
     use super::is_host;
 
@@ -97,19 +86,6 @@ mod flex {
             Precision::Full,
         );
         Some(Tensor::from_data(TensorData::new(y, [rows, output]), &device))
-    }
-
-    pub(super) fn window_attention(qkv: &[Tensor<3>; 3], windows: &[usize]) -> Option<Tensor<2>> {
-        let [rows, heads, width] = qkv[0].dims();
-        let device = qkv[0].device();
-        if qkv.iter().any(|x| x.dtype() != DType::F32) || !is_host(&device) {
-            return None;
-        }
-        let [q, k, v] = qkv.each_ref().map(|x| memory(x).map(|x| x.to_contiguous()));
-        let (q, k, v) = (q?, k?, v?);
-        let slices = [q.as_slice()?, k.as_slice()?, v.as_slice()?];
-        let y = kernels::window_attention(slices, windows, AttentionShape { heads, width });
-        Some(Tensor::from_data(TensorData::new(y, [rows, heads * width]), &device))
     }
 
     pub(super) fn memory<const D: usize>(x: &Tensor<D>) -> Option<FloatTensor<Flex>> {

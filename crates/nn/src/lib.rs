@@ -9,6 +9,7 @@ mod decoder;
 mod gelu;
 mod host;
 mod host_decoder;
+mod host_encoder;
 mod kv_cache;
 mod linear;
 mod mask;
@@ -27,6 +28,8 @@ pub use decoder::{
 };
 pub use gelu::{gelu, gelu_tanh};
 pub use host::{numbers, with_numbers};
+pub use host_encoder::{EncoderLayer, EncoderMemory};
+pub use kernels::Then;
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, LayerNorm, Linear, id_row};
 pub use mask::{Mask, MaskSpec};

@@ -2,9 +2,10 @@ use burn::module::{Module, Param};
 use burn::tensor::module::layer_norm;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::Weights;
-use kernels::{Inputs, Product};
+use kernels::{Affine, Inputs, LinearShape, Product, Then};
 use omni_core::Result;
 
+use crate::host::with_numbers;
 use crate::matrix::{HostMatrix, Matrix};
 
 /// `y = x Wᵀ + b`, with the weight `[out, in]` as it lies in the checkpoint.
@@ -22,11 +23,12 @@ impl Linear {
         Self { weight: Matrix::Dense(weight), bias: bias.map(Param::from_tensor) }
     }
 
-    /// Reads `weight` `[out, in]`, packed or not, and, if asked for, `bias` `[out]`.
+    /// Reads `weight` `[out, in]`, packed or not, and, if asked for, `bias` `[out]`. Of a weight with more axes, as of a convolution
+    /// whose kernel is its stride, all but the first are inputs.
     ///
     /// # Errors
     /// As [`Weights::tensor`] and [`Weights::matrix`].
-    pub fn load(weights: &Weights, shape: [usize; 2], bias: bool) -> Result<Self> {
+    pub fn load<const D: usize>(weights: &Weights, shape: [usize; D], bias: bool) -> Result<Self> {
         let bias = bias.then(|| weights.tensor("bias", [shape[0]])).transpose()?;
         Ok(Self { weight: Matrix::load(weights, shape)?, bias: bias.map(Param::from_tensor) })
     }
@@ -57,6 +59,25 @@ impl Linear {
         y.resize(inputs.rows() * output, 0.0);
         kernels::products(inputs, matrix.precision, &mut [Product { weight: matrix.weight(), output, bias: None, y }]);
         Some(())
+    }
+
+    /// As [`Linear::rows`], from memory to memory, with what follows.
+    ///
+    /// # Shapes
+    /// `x` `[N, in]`, `y` `[N, out]`.
+    ///
+    /// # Panics
+    /// If the weight does not lie in host memory, or the lengths do not agree.
+    pub fn host_rows(&self, x: &[f32], then: Then, y: &mut [f32]) {
+        let matrix = self.host().expect("the weight lies in host memory");
+        let shape = LinearShape { rows: x.len() / self.input(), input: self.input(), output: self.output() };
+        let mut run = |bias: Option<&[f32]>| {
+            Affine { weight: matrix.weight(), bias, shape, precision: matrix.precision, then }.apply(x, y);
+        };
+        match &self.bias {
+            Some(bias) => with_numbers(&bias.val(), |bias| run(Some(bias))),
+            None => run(None),
+        }
     }
 
     /// # Shapes
@@ -160,6 +181,16 @@ impl LayerNorm {
         let weight = Param::from_tensor(weights.tensor("weight", [width])?);
         let bias = Param::from_tensor(weights.tensor("bias", [width])?);
         Ok(Self { weight, bias, eps })
+    }
+
+    /// Normalises rows `[N, D]`, from memory to memory.
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn host_rows(&self, x: &[f32], y: &mut [f32]) {
+        with_numbers(&self.weight.val(), |weight| {
+            with_numbers(&self.bias.val(), |bias| kernels::layer_norm(x, [weight, bias], self.eps as f32, y));
+        });
     }
 
     /// Normalises the last axis; any rank.

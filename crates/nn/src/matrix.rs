@@ -29,7 +29,7 @@ impl HostMatrix {
     ///
     /// # Errors
     /// As [`Weights::matrix`].
-    pub(crate) fn load(weights: &Weights, shape: [usize; 2]) -> Result<Self> {
+    pub(crate) fn load<const D: usize>(weights: &Weights, shape: [usize; D]) -> Result<Self> {
         let stored = weights.matrix(shape)?;
         Ok(Self { precision: precision(weights, &stored), stored })
     }
@@ -45,11 +45,11 @@ fn precision(weights: &Weights, stored: &StoredMatrix) -> Precision {
 }
 
 impl Matrix {
-    /// Reads `weight` of this module, packed or not.
+    /// Reads `weight` of this module, packed or not; of a weight with more axes, all but the first are inputs.
     ///
     /// # Errors
     /// As [`Weights::matrix`] and [`Weights::tensor`].
-    pub fn load(weights: &Weights, shape: [usize; 2]) -> Result<Self> {
+    pub fn load<const D: usize>(weights: &Weights, shape: [usize; D]) -> Result<Self> {
         if checkpoint::is_host(weights.device()) {
             return Ok(Matrix::Host(HostMatrix::load(weights, shape)?));
         }
@@ -60,7 +60,7 @@ impl Matrix {
                 None => Matrix::Dense(unpacked(&stored, weights.device(), weights.dtype())),
             });
         }
-        Ok(Matrix::Dense(weights.tensor("weight", shape)?))
+        Ok(Matrix::Dense(weights.tensor("weight", shape)?.reshape([shape[0] as i32, -1])))
     }
 
     /// `[out, in]`.

@@ -2,12 +2,10 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
-use crate::host;
-
 /// Scores of one block are at most so many (a quarter of a gigabyte in f32).
 const SCORES: usize = 1 << 26;
 
-/// Full attention inside windows of rows, none across them: the encoders' attention.
+/// Full attention inside windows of rows, none across them: the encoders' attention on a device; on the CPU it is [`crate::EncoderLayer`]'s.
 ///
 /// # Shapes
 /// `q`, `k`, `v` `[N, H, Dh]`; `windows` are lengths that add up to `N`. Returns `[N, H * Dh]`.
@@ -17,9 +15,6 @@ const SCORES: usize = 1 << 26;
 pub fn window_attention(qkv: [Tensor<3>; 3], windows: &[usize]) -> Tensor<2> {
     let [rows, heads, width] = qkv[0].dims();
     assert_eq!(windows.iter().sum::<usize>(), rows, "windows cover the rows");
-    if let Some(y) = host::window_attention(&qkv, windows) {
-        return y;
-    }
     let [q, k, v] = qkv;
     let (mut pieces, mut start) = (Vec::new(), 0);
     // Neighbours of one length are a batch.

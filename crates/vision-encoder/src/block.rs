@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use checkpoint::{VisionConfig, Weights};
-use nn::{LayerNorm, Linear, gelu_tanh, window_attention};
+use nn::{EncoderLayer, EncoderMemory, LayerNorm, Linear, Then, gelu_tanh, window_attention};
 use omni_core::Result;
 
 use crate::config::EPS;
@@ -54,6 +54,19 @@ impl VisionBlock {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x), rotary, frames);
         let inner = gelu_tanh(self.mlp.linear_fc1.rows(self.norm2.forward(x.clone())));
         x + self.mlp.linear_fc2.rows(inner)
+    }
+
+    /// As [`VisionBlock::forward`], in place in host memory; `rotation` are cosines and sines `[P, Dh / 2]`.
+    pub(crate) fn on_host(&self, x: &mut [f32], rotation: [&[f32]; 2], frames: &[usize], memory: &mut EncoderMemory) {
+        let layer = EncoderLayer {
+            norms: [&self.norm1, &self.norm2],
+            qkv: &[&self.attn.qkv],
+            out: &self.attn.proj,
+            mlp: [&self.mlp.linear_fc1, &self.mlp.linear_fc2],
+            activation: Then::GeluTanh,
+            heads: self.attn.heads,
+        };
+        layer.forward(x, frames, Some(rotation), memory);
     }
 }
 

@@ -9,6 +9,7 @@
 mod block;
 mod config;
 mod grid;
+mod host;
 mod merger;
 mod model;
 mod pos_embed;

@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use checkpoint::{VisionConfig, Weights};
-use nn::{LayerNorm, Linear, gelu};
+use nn::{LayerNorm, Linear, Then, gelu};
 use omni_core::Result;
 
 use crate::config::EPS;
@@ -47,5 +47,19 @@ impl Merger {
             false => self.ln_q.forward(x).reshape([rows, joined]),
         };
         self.mlp.second.rows(gelu(self.mlp.first.rows(x)))
+    }
+
+    /// As [`Merger::forward`], from host memory; `memory` is what it works with.
+    pub(crate) fn on_host(&self, x: &[f32], memory: &mut [Vec<f32>; 2]) -> Vec<f32> {
+        let [normed, inner] = memory;
+        let MergerMlp { first, second } = &self.mlp;
+        let rows = x.len() / first.input();
+        [&mut *normed, &mut *inner].into_iter().for_each(|memory| memory.resize(x.len(), 0.0));
+        // In memory, patches are joined already.
+        self.ln_q.host_rows(x, normed);
+        first.host_rows(normed, Then::Gelu, inner);
+        let mut y = vec![0.0; rows * second.output()];
+        second.host_rows(inner, Then::Keep, &mut y);
+        y
     }
 }

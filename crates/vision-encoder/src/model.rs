@@ -7,7 +7,7 @@ use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SpanLayout};
 use crate::block::VisionBlock;
 use crate::merger::Merger;
 use crate::pos_embed::PosEmbed;
-use crate::rotary2d::{Rotary2d, angles};
+use crate::rotary2d::{Rotary2d, turns};
 use crate::{PixelPatches, VisionProbe};
 
 /// Patches that go through the blocks together, unless one frame has more: flat memory for long videos.
@@ -16,31 +16,37 @@ const PATCHES_PER_BATCH: usize = 4096;
 /// Patch embedding with positions, blocks with attention inside frames, and mergers to the thinker's width.
 #[derive(Module, Debug)]
 pub struct VisionEncoder {
-    patch_embed: Linear,
-    pos_embed: PosEmbed,
-    blocks: Vec<VisionBlock>,
-    merger: Merger,
-    merger_list: Vec<Merger>,
+    pub(crate) patch_embed: Linear,
+    pub(crate) pos_embed: PosEmbed,
+    pub(crate) blocks: Vec<VisionBlock>,
+    pub(crate) merger: Merger,
+    pub(crate) merger_list: Vec<Merger>,
     #[module(skip)]
-    config: VisionConfig,
+    pub(crate) config: VisionConfig,
 }
 
 /// One frame of an item.
 #[derive(Clone, Copy)]
-struct Frame {
+pub(crate) struct Frame {
     item: usize,
     step: usize,
-    size: [usize; 2],
+    pub(crate) size: [usize; 2],
 }
 
 impl Frame {
-    fn patches(&self) -> usize {
+    pub(crate) fn patches(&self) -> usize {
         self.size[0] * self.size[1]
+    }
+
+    /// Its patches.
+    pub(crate) fn of(&self, items: &[PixelPatches]) -> Tensor<2> {
+        let count = self.patches();
+        items[self.item].patches.clone().narrow(0, self.step * count, count)
     }
 }
 
 /// Rows of one batch: merged `[T, D]`, and each deepstack feature `[T, D]`.
-type Rows = (Tensor<2>, Vec<Tensor<2>>);
+pub(crate) type Rows = (Tensor<2>, Vec<Tensor<2>>);
 
 impl VisionEncoder {
     /// Loads the encoder alone, in f32.
@@ -123,12 +129,12 @@ impl VisionEncoder {
     /// Some frames from patches to finished rows.
     fn batch(&self, items: &[PixelPatches], batch: &[Frame], probe: &mut dyn VisionProbe) -> Rows {
         let lengths: Vec<usize> = batch.iter().map(Frame::patches).collect();
-        let patches = batch.iter().map(|frame| {
-            let count = frame.patches();
-            items[frame.item].patches.clone().narrow(0, frame.step * count, count)
-        });
+        if self.patch_embed.is_on_host() {
+            return self.batch_on_host(items, batch, &lengths, probe);
+        }
+        let patches = batch.iter().map(|frame| frame.of(items));
         let x = self.patch_embed.rows(Tensor::cat(patches.collect(), 0)); // [P, D]
-        let (positions, rotary) = self.positions(batch, &x.device());
+        let (positions, rotary) = (self.positions(batch), self.rotary(batch, &x.device()));
         probe.embedded(&x, &positions, &lengths);
         probe.rotary(&rotary.cos, &rotary.sin);
         let mut x = x + positions;
@@ -144,26 +150,40 @@ impl VisionEncoder {
         (self.merger.forward(x), features.into_iter().map(|(_, feature)| feature).collect())
     }
 
-    /// Position embeddings `[P, D]` and rotation of the frames of a batch; neighbours of one size share the work.
-    fn positions(&self, batch: &[Frame], device: &Device) -> (Tensor<2>, Rotary2d) {
-        let merge = self.config.spatial_merge_size;
-        let head_dim = self.config.hidden_size / self.config.num_heads;
-        let (mut embeds, mut turned) = (Vec::new(), Vec::new());
+    /// Position embeddings `[P, D]` of the frames of a batch; neighbours of one size share the work.
+    pub(crate) fn positions(&self, batch: &[Frame]) -> Tensor<2> {
+        let runs = batch.chunk_by(|a, b| a.size == b.size).map(|run| {
+            let positions = self.pos_embed.forward(run[0].size, self.config.spatial_merge_size);
+            positions.repeat_dim(0, run.len())
+        });
+        Tensor::cat(runs.collect(), 0)
+    }
+
+    /// Cosines and sines `[P, Dh / 2]` of the rotation of the frames of a batch.
+    pub(crate) fn turns(&self, batch: &[Frame]) -> [Vec<f32>; 2] {
+        let [mut all_cos, mut all_sin] = [Vec::new(), Vec::new()];
         for run in batch.chunk_by(|a, b| a.size == b.size) {
-            let positions = self.pos_embed.forward(run[0].size, merge);
-            embeds.push(positions.repeat_dim(0, run.len()));
-            turned.extend(angles(run[0].size, merge, head_dim).repeat(run.len()));
+            let [cos, sin] = turns(run[0].size, self.config.spatial_merge_size, self.head_dim());
+            all_cos.extend(cos.repeat(run.len()));
+            all_sin.extend(sin.repeat(run.len()));
         }
-        (Tensor::cat(embeds, 0), Rotary2d::new(&turned, head_dim, device))
+        [all_cos, all_sin]
+    }
+
+    fn rotary(&self, batch: &[Frame], device: &Device) -> Rotary2d {
+        let [cos, sin] = self.turns(batch);
+        Rotary2d::new([&cos, &sin], self.head_dim(), device)
+    }
+
+    pub(crate) fn head_dim(&self) -> usize {
+        self.config.hidden_size / self.config.num_heads
     }
 }
 
 /// A convolution whose kernel is its stride is a linear layer over each patch: `[D, colours, frames, side, side]` flattened.
 fn patch_embed(weights: &Weights, config: &VisionConfig) -> Result<Linear> {
     let (width, side) = (config.hidden_size, config.patch_size);
-    let kernel = [width, config.in_channels, config.temporal_patch_size, side, side];
-    let weight = weights.tensor("weight", kernel)?.reshape([width as i32, -1]);
-    Ok(Linear::new(weight, Some(weights.tensor("bias", [width])?)))
+    Linear::load(weights, [width, config.in_channels, config.temporal_patch_size, side, side], true)
 }
 
 /// Frames of all items, a bounded number of patches at a time.

@@ -1,6 +1,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use checkpoint::{VisionConfig, Weights};
+use nn::with_numbers;
 use omni_core::Result;
 
 use crate::grid::patch_places;
@@ -25,24 +26,39 @@ impl PosEmbed {
     /// # Shapes
     /// Returns `[height * width, D]` in merge-block order.
     pub(crate) fn forward(&self, [height, width]: [usize; 2], merge: usize) -> Tensor<2> {
-        let places = patch_places(height, width, merge);
+        let corners = self.corners([height, width], merge);
+        let terms = (0..4).map(|corner| {
+            let (indices, weights) = corners.iter().map(|of_place| of_place[corner]).unzip();
+            self.weighted(indices, weights)
+        });
+        terms.reduce(|sum, term| sum + term).expect("four corners")
+    }
+
+    /// Adds what [`PosEmbed::forward`] gives to rows in host memory.
+    pub(crate) fn add_to(&self, size: [usize; 2], merge: usize, x: &mut [f32]) {
+        let width = self.weight.dims()[1];
+        with_numbers(&self.weight.val(), |table| {
+            for (x, corners) in x.chunks_exact_mut(width).zip(self.corners(size, merge)) {
+                let [a, b, c, d] = corners.map(|(index, _)| &table[index as usize * width..][..width]);
+                let [wa, wb, wc, wd] = corners.map(|(_, weight)| weight);
+                for (at, x) in x.iter_mut().enumerate() {
+                    *x += a[at] * wa + b[at] * wb + c[at] * wc + d[at] * wd;
+                }
+            }
+        });
+    }
+
+    /// The table rows each place lies between, with their weights.
+    fn corners(&self, [height, width]: [usize; 2], merge: usize) -> Vec<[(i64, f32); 4]> {
         let rows: Vec<_> = (0..height).map(|i| self.between(i, height)).collect();
         let columns: Vec<_> = (0..width).map(|i| self.between(i, width)).collect();
-        let mut sum: Option<Tensor<2>> = None;
-        for corner in 0..4 {
-            let (mut indices, mut weights) = (Vec::new(), Vec::new());
-            for [row, column] in &places {
-                let ((y, dy), (x, dx)) = (rows[*row][corner / 2], columns[*column][corner % 2]);
-                indices.push((y * self.side + x) as i64);
-                weights.push(dy * dx);
-            }
-            let term = self.weighted(indices, weights);
-            sum = Some(match sum {
-                Some(sum) => sum + term,
-                None => term,
-            });
-        }
-        sum.expect("four corners")
+        let of_place = |[row, column]: [usize; 2]| {
+            std::array::from_fn(|corner| {
+                let ((y, dy), (x, dx)) = (rows[row][corner / 2], columns[column][corner % 2]);
+                ((y * self.side + x) as i64, dy * dx)
+            })
+        };
+        patch_places(height, width, merge).into_iter().map(of_place).collect()
     }
 
     /// The two table rows a place lies between, with their weights.

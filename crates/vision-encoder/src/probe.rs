@@ -2,6 +2,10 @@ use burn::tensor::Tensor;
 
 /// Sees what the encoder computes on the way, batch after batch. For tests and tools; `()` looks at nothing.
 pub trait VisionProbe {
+    /// Whether the other functions do anything; what nobody looks at need not become a tensor.
+    fn looks(&self) -> bool {
+        true
+    }
     /// Embedded patches and their resampled positions, both `[P, D]`, and the lengths of the frames.
     fn embedded(&mut self, _patches: &Tensor<2>, _positions: &Tensor<2>, _frames: &[usize]) {}
     /// Cosines and sines of the rotation, `[P, 1, Dh]`.
@@ -10,4 +14,8 @@ pub trait VisionProbe {
     fn block(&mut self, _: usize, _: &Tensor<2>) {}
 }
 
-impl VisionProbe for () {}
+impl VisionProbe for () {
+    fn looks(&self) -> bool {
+        false
+    }
+}

@@ -14,29 +14,31 @@ pub(crate) struct Rotary2d {
     pub(crate) sin: Tensor<3>,
 }
 
-/// Angles of one frame's patches, in merge-block order: `[P, Dh]` row-major, half of them by row, half by column, twice.
-pub(crate) fn angles([height, width]: [usize; 2], merge: usize, head_dim: usize) -> Vec<f32> {
+/// Cosines and sines of one frame's patches, in merge-block order: each `[P, Dh / 2]` row-major, half of them by row, half by
+/// column. The second half of a head repeats them.
+pub(crate) fn turns([height, width]: [usize; 2], merge: usize, head_dim: usize) -> [Vec<f32>; 2] {
     let quarter = head_dim / 4;
     let frequencies: Vec<f32> = (0..quarter).map(|i| 1.0 / THETA.powf(i as f32 / quarter as f32)).collect();
-    let mut angles = Vec::with_capacity(height * width * head_dim);
-    for place in patch_places(height, width, merge) {
-        for _ in 0..2 {
-            for at in place {
-                angles.extend(frequencies.iter().map(|frequency| at as f32 * frequency));
-            }
-        }
-    }
-    angles
+    // A row and a column of the same number turn alike.
+    let of_numbers = |turn: fn(f32) -> f32| {
+        let angle = |at: usize, frequency: &f32| turn(at as f32 * frequency);
+        let table = (0..height.max(width)).map(|at| frequencies.iter().map(|f| angle(at, f)).collect::<Vec<_>>());
+        table.collect::<Vec<_>>()
+    };
+    let places = patch_places(height, width, merge);
+    [of_numbers(f32::cos), of_numbers(f32::sin)]
+        .map(|table| places.iter().flatten().flat_map(|at| &table[*at]).copied().collect())
 }
 
 impl Rotary2d {
-    pub(crate) fn new(angles: &[f32], head_dim: usize, device: &Device) -> Self {
-        let upload = |values: Vec<f32>| {
-            let shape = [angles.len() / head_dim, 1, head_dim];
+    /// From cosines and sines `[P, Dh / 2]`.
+    pub(crate) fn new(turns: [&[f32]; 2], head_dim: usize, device: &Device) -> Self {
+        let half = head_dim / 2;
+        let [cos, sin] = turns.map(|half_turns| {
+            let values: Vec<f32> = half_turns.chunks_exact(half).flat_map(|turns| [turns, turns].concat()).collect();
+            let shape = [values.len() / head_dim, 1, head_dim];
             Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
-        };
-        let cos = upload(angles.iter().map(|angle| angle.cos()).collect());
-        let sin = upload(angles.iter().map(|angle| angle.sin()).collect());
+        });
         Self { cos, sin }
     }
 
