@@ -174,7 +174,7 @@ impl Head<'_> {
             let mut totals = [0.0; HEIGHT];
             for (query, scores) in scores.chunks_exact_mut(key_panels * tile).take(height).enumerate() {
                 let scores = &mut scores[..length];
-                totals[query] = softmax::<false>(scores, 1.0);
+                (_, totals[query]) = softmax::<false>(scores, 1.0, f32::NEG_INFINITY);
                 let (shares, _) = shares.as_chunks_mut::<HEIGHT>();
                 shares.iter_mut().zip(scores).for_each(|(shares, score)| shares[query] = *score);
             }
@@ -197,16 +197,16 @@ impl Head<'_> {
     }
 }
 
-/// Each score becomes `exp((score - greatest) * scale)`; returns their sum.
+/// Each score becomes `exp((score - greatest) * scale)`, where the greatest is `least` or more; returns it and their sum.
 #[inline(always)]
-pub(crate) fn softmax<const FUSED: bool>(scores: &mut [f32], scale: f32) -> f32 {
+pub(crate) fn softmax<const FUSED: bool>(scores: &mut [f32], scale: f32, least: f32) -> (f32, f32) {
     const LANES: usize = 16;
     let mut greatest = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
     for chunk in chunks.iter() {
         (0..LANES).for_each(|i| greatest[i] = if chunk[i] > greatest[i] { chunk[i] } else { greatest[i] });
     }
-    let greatest = greatest.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max);
+    let greatest = greatest.into_iter().chain(rest.iter().copied()).fold(least, f32::max);
     let mut sums = [0.0; LANES];
     for chunk in chunks {
         for i in 0..LANES {
@@ -215,7 +215,7 @@ pub(crate) fn softmax<const FUSED: bool>(scores: &mut [f32], scale: f32) -> f32 
         }
     }
     rest.iter_mut().for_each(|score| *score = exp::<FUSED>((*score - greatest) * scale));
-    sums.into_iter().sum::<f32>() + rest.iter().sum::<f32>()
+    (greatest, sums.into_iter().sum::<f32>() + rest.iter().sum::<f32>())
 }
 
 #[cfg(test)]

@@ -8,13 +8,19 @@ use rayon::prelude::*;
 
 use crate::elementwise::exp;
 #[cfg(target_arch = "x86_64")]
+use crate::half::HalfInstructions;
+#[cfg(target_arch = "x86_64")]
+use crate::half_cache;
+use crate::half_pairs::SIDE;
+#[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Instructions, Lanes, Plain, Stored};
+use crate::linear::Precision;
 use crate::memory::Columns;
 use crate::weight::narrow;
 
 /// Tokens of one page.
-const PAGE: usize = 64;
+pub(crate) const PAGE: usize = 64;
 /// Queries that are computed together.
 const QUERIES: usize = 8;
 
@@ -23,15 +29,15 @@ const QUERIES: usize = 8;
 #[derive(Debug, Clone)]
 pub struct KvPages {
     heads: usize,
-    width: usize,
+    pub(crate) width: usize,
     half: bool,
     tokens: usize,
-    pages: Vec<Arc<Page>>,
+    pub(crate) pages: Vec<Arc<Page>>,
 }
 
 /// Per head, keys `[width, PAGE]` and values `[PAGE, width]`: as the products read them.
 #[derive(Debug, Clone)]
-enum Page {
+pub(crate) enum Page {
     F32 { keys: Vec<f32>, values: Vec<f32> },
     Bf16 { keys: Vec<u16>, values: Vec<u16> },
 }
@@ -125,14 +131,33 @@ pub struct Run<'a> {
 }
 
 /// Causal attention of new rows over their caches: `softmax(q kᵀ / √width) v`. Each row sees the keys up to its own; with
-/// `window`, only the last so many.
+/// `window`, only the last so many. In half precision, many rows over a cache in bf16 are rounded to bf16 as well.
 ///
 /// # Shapes
 /// `q`, `y` `[rows, heads, width]`; heads are shared out evenly among the caches' heads.
 ///
 /// # Panics
 /// If the lengths do not agree, or the width is no multiple of 8.
-pub fn cached_attention(q: &[f32], runs: &[Run], heads: usize, window: Option<usize>, y: &mut [f32]) {
+pub fn cached_attention(
+    q: &[f32],
+    runs: &[Run],
+    heads: usize,
+    window: Option<usize>,
+    precision: Precision,
+    y: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    let half = HalfInstructions::best().filter(|_| precision == Precision::Half);
+    #[cfg(not(target_arch = "x86_64"))]
+    let half = None;
+    let _ = precision;
+    attend(q, runs, heads, window, half, y);
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+type HalfInstructions = std::convert::Infallible;
+
+fn attend(q: &[f32], runs: &[Run], heads: usize, window: Option<usize>, half: Option<HalfInstructions>, y: &mut [f32]) {
     let Some(width) = runs.first().map(|run| run.cache.width) else { return };
     assert_eq!(q.len(), y.len(), "q, y [rows, heads, width]");
     assert!(width.is_multiple_of(8), "head width {width} is no multiple of 8");
@@ -143,15 +168,26 @@ pub fn cached_attention(q: &[f32], runs: &[Run], heads: usize, window: Option<us
         let kv_heads = run.cache.heads;
         assert!(run.rows <= run.cache.tokens && run.cache.width == width && heads.is_multiple_of(kv_heads), "runs");
         assert!((run.first + run.rows) * heads * width <= q.len(), "rows of a run");
-        let tiles = (run.rows * heads / kv_heads).div_ceil(QUERIES);
+        let queries = run.rows * heads / kv_heads;
+        let half = half.filter(|_| run.cache.half && window.is_none() && width.is_multiple_of(SIDE) && queries >= SIDE);
+        let tiles = queries.div_ceil(if half.is_some() { SIDE } else { QUERIES });
         // Long prompts: some tiles per task; a page of keys then serves them all.
         for first in (0..tiles).step_by(TILES) {
-            tasks.extend((0..kv_heads).map(|head| (run, head, first..(first + TILES).min(tiles))));
+            let task =
+                |head| (Task { q, run, heads, head, window, y: &columns }, half, first..(first + TILES).min(tiles));
+            tasks.extend((0..kv_heads).map(task));
         }
     }
-    tasks.into_par_iter().for_each(|(run, head, tiles)| {
+    tasks.into_par_iter().for_each(|(task, half, tiles)| {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(half) = half {
+            let mut memory = HALF_MEMORY.take();
+            // SAFETY: these are instructions that were found.
+            unsafe { half_cache::run(half, task, tiles, &mut memory) };
+            return HALF_MEMORY.set(memory);
+        }
+        let _ = half;
         let mut memory = MEMORY.take();
-        let task = Task { q, run, heads, head, window, y: &columns };
         for tile in tiles {
             match instructions {
                 // SAFETY: `Instructions` are those that were found.
@@ -175,6 +211,8 @@ const TILES: usize = 16;
 
 thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
+    #[cfg(target_arch = "x86_64")]
+    static HALF_MEMORY: RefCell<half_cache::Memory> = RefCell::default();
 }
 
 #[derive(Default)]
@@ -189,18 +227,44 @@ struct Memory {
     sums: Vec<f32>,
 }
 
+/// The queries of one run that share a head of the cache.
 #[derive(Clone, Copy)]
-struct Task<'a> {
+pub(crate) struct Task<'a> {
     q: &'a [f32],
-    run: &'a Run<'a>,
+    pub(crate) run: &'a Run<'a>,
     heads: usize,
     /// Of the cache.
-    head: usize,
+    pub(crate) head: usize,
     window: Option<usize>,
-    y: &'a Columns<'a>,
+    pub(crate) y: &'a Columns<'a>,
 }
 
-impl Task<'_> {
+impl<'a> Task<'a> {
+    /// Query heads that share the cache's.
+    fn group(&self) -> usize {
+        self.heads / self.run.cache.heads
+    }
+
+    pub(crate) fn queries(&self) -> usize {
+        self.run.rows * self.group()
+    }
+
+    /// Row and first column of a query.
+    pub(crate) fn place(&self, query: usize) -> (usize, usize) {
+        let group = self.group();
+        (self.run.first + query / group, (self.head * group + query % group) * self.run.cache.width)
+    }
+
+    pub(crate) fn query(&self, query: usize) -> &'a [f32] {
+        let ((row, column), width) = (self.place(query), self.run.cache.width);
+        &self.q[row * self.heads * width + column..][..width]
+    }
+
+    /// The last key a query sees.
+    pub(crate) fn last(&self, query: usize) -> usize {
+        self.run.cache.tokens - self.run.rows + query / self.group()
+    }
+
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn avx512(self, tile: usize, memory: &mut Memory) {
@@ -219,15 +283,11 @@ impl Task<'_> {
     /// The processor has the instructions of `V`.
     #[inline(always)]
     unsafe fn run<V: Lanes, const VECTORS: usize>(self, tile: usize, memory: &mut Memory) {
-        let Self { q, run, heads, head, window, y } = self;
-        let KvPages { heads: kv_heads, width, tokens, .. } = *run.cache;
-        let group = heads / kv_heads;
+        let Self { run, head, window, y, .. } = self;
+        let width = run.cache.width;
         let first = tile * QUERIES;
-        let count = QUERIES.min(run.rows * group - first);
-        let place =
-            |query: usize| (run.first + (first + query) / group, (head * group + (first + query) % group) * width);
-        // The last key a query sees.
-        let last = |query: usize| tokens - run.rows + (first + query) / group;
+        let count = QUERIES.min(self.queries() - first);
+        let last = |query: usize| self.last(first + query);
         let Memory { queries, scores, shares, sums } = memory;
         queries.resize(width * QUERIES, 0.0);
         scores.resize(QUERIES * PAGE, 0.0);
@@ -237,8 +297,7 @@ impl Task<'_> {
         queries.fill(0.0);
         let scale = 1.0 / (width as f32).sqrt();
         for query in 0..count {
-            let (row, column) = place(query);
-            let q = &q[row * heads * width + column..][..width];
+            let q = self.query(first + query);
             queries[query..].iter_mut().step_by(QUERIES).zip(q).for_each(|(to, q)| *to = q * scale);
         }
         let (mut greatest, mut totals) = ([f32::NEG_INFINITY; QUERIES], [0.0; QUERIES]);
@@ -297,7 +356,7 @@ impl Task<'_> {
             }
         }
         for query in 0..count {
-            let (row, column) = place(query);
+            let (row, column) = self.place(first + query);
             // SAFETY: these columns of this row are this task's alone, and the piece is dropped before the next.
             let y = unsafe { y.piece(row, column..column + width) };
             let share = 1.0 / totals[query];
@@ -360,6 +419,7 @@ mod tests {
         width: usize,
         half: bool,
         window: Option<usize>,
+        instructions: Option<HalfInstructions>,
     ) -> f64 {
         let tokens = past + rows;
         let [keys, values] = [5, 9].map(|seed| numbers(tokens * kv * width, seed));
@@ -373,7 +433,7 @@ mod tests {
         }
         let q: Vec<f32> = numbers(rows * heads * width, 3).iter().map(|q| q * 3.0).collect();
         let mut y = vec![0.0; q.len()];
-        cached_attention(&q, &[Run { cache: &cache, first: 0, rows }], heads, window, &mut y);
+        attend(&q, &[Run { cache: &cache, first: 0, rows }], heads, window, instructions, &mut y);
         let stored = |x: f32| f64::from(if half { crate::weight::widen(narrow(x)) } else { x });
         let mut worst = 0.0_f64;
         for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
@@ -399,8 +459,23 @@ mod tests {
             width in prop::sample::select(vec![8, 16, 24, 32, 64]), half: bool,
             window in prop::sample::select(vec![None, Some(1), Some(72)]),
         ) {
-            let worst = error(past, rows, [group * kv, kv], width, half, window);
+            let worst = error(past, rows, [group * kv, kv], width, half, window, None);
             prop_assert!(worst < 1e-5, "{worst}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn many_rows_in_half_precision_are_right(
+            past in 0..500usize, rows in 1..60usize, group in 1..9usize, kv in 1..3usize,
+            width in prop::sample::select(vec![32, 64, 96]),
+        ) {
+            for instructions in HalfInstructions::available() {
+                let worst = error(past, rows, [group * kv, kv], width, true, None, Some(instructions));
+                prop_assert!(worst < 0.01, "{instructions:?}: {worst}");
+            }
         }
     }
 
@@ -412,7 +487,7 @@ mod tests {
         a.append(&[1.0; 8], &[5.0; 8]);
         let attend = |cache: &KvPages| {
             let mut y = [0.0; 8];
-            cached_attention(&[0.0; 8], &[Run { cache, first: 0, rows: 1 }], 1, None, &mut y);
+            cached_attention(&[0.0; 8], &[Run { cache, first: 0, rows: 1 }], 1, None, Precision::Full, &mut y);
             y[0]
         };
         assert_eq!([attend(&a), attend(&b)], [3.0, 1.0]);

@@ -56,7 +56,7 @@ pub(crate) fn run(instructions: HalfInstructions, head: Head, memory: &mut Memor
         }
         let mut totals = [1.0; SIDE];
         for (at, scores) in scores.chunks_exact_mut(keys).take(height).enumerate() {
-            totals[at] = softmax::<true>(&mut scores[..length], scale);
+            (_, totals[at]) = softmax::<true>(&mut scores[..length], scale, f32::NEG_INFINITY);
             round_pairs(&scores[..length], &mut shares[at * share_stride..][..keys / 2]);
         }
         let rows = Rows::new(shares.as_ptr().cast(), 2 * share_stride);

@@ -29,6 +29,8 @@ mod half;
 #[cfg(target_arch = "x86_64")]
 mod half_attention;
 #[cfg(target_arch = "x86_64")]
+mod half_cache;
+#[cfg(target_arch = "x86_64")]
 mod half_linear;
 mod half_pairs;
 mod lanes;

@@ -273,7 +273,7 @@ impl HostLayer {
                 Run { cache: &run.caches[index], first: first - run.rows, rows: run.rows }
             })
             .collect();
-        kernels::cached_attention(queries, &attended, *heads, None, inner.fill(rows, heads * head_dim));
+        kernels::cached_attention(queries, &attended, *heads, None, q.precision, inner.fill(rows, heads * head_dim));
         kernels::products(inner, o.precision, &mut [product(o, rows, out)]);
         add(x, out);
     }
