@@ -323,6 +323,13 @@ pub(crate) fn round_pairs(x: &[f32], pairs: &mut [f32]) {
     rest_out.iter_mut().zip(rest.chunks(2)).for_each(|(out, x)| *out = join(x[0], x.get(1).copied().unwrap_or(0.0)));
 }
 
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn bits_of(a: __m512bh) -> __m512i {
+    // SAFETY: as in `bf16`.
+    unsafe { std::mem::transmute(a) }
+}
+
 thread_local! {
     /// Weights that do not lie as a product wants them; kept, since fresh memory costs time.
     static SCRATCH: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
@@ -397,22 +404,26 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
         let (scale, zero) = (_mm512_set1_ps(scale), _mm512_set1_epi32(zero));
         let word = piece * bits;
         prefetch_ahead(words[word..].as_ptr(), ahead);
-        let bytes = if bits == 4 {
+        let value = |integers| _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(integers, zero)), scale);
+        let pair = if bits == 4 {
             // SAFETY: 16 bytes are 32 integers, which the row has.
             let bytes = unsafe { _mm_loadu_si128(words[word..word + 4].as_ptr().cast()) };
             let mask = _mm_set1_epi8(15);
             let (low, high) = (_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask));
-            [_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high)]
+            let integers = _mm256_set_m128i(_mm_unpackhi_epi8(low, high), _mm_unpacklo_epi8(low, high));
+            // There are only 16 values in a group: each integer takes its own from a table.
+            let all = value(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+            let table = bits_of(_mm512_cvtne2ps_pbh(all, all));
+            bf16(_mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(integers), table))
         } else {
             // SAFETY: 32 bytes are 32 integers, which the row has.
-            unsafe {
+            let bytes = unsafe {
                 let at: *const __m128i = words[word..word + 8].as_ptr().cast();
                 [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1))]
-            }
+            };
+            let [low, high] = bytes.map(|bytes| value(_mm512_cvtepu8_epi32(bytes)));
+            _mm512_cvtne2ps_pbh(high, low)
         };
-        let value =
-            |bytes| _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), zero)), scale);
-        let pair = _mm512_cvtne2ps_pbh(value(bytes[1]), value(bytes[0]));
         // SAFETY: the piece has room for 32 numbers.
         unsafe { out.as_mut_ptr().cast::<__m512bh>().write_unaligned(pair) };
     }
