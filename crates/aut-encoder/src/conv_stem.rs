@@ -47,10 +47,7 @@ pub(crate) struct StemMemory {
 
 impl Conv {
     fn load(weights: &Weights, [input, output]: [usize; 2]) -> Result<Self> {
-        Ok(Self {
-            weight: weights.tensor("weight", [output, input, 3, 3])?,
-            bias: weights.tensor("bias", [output])?,
-        })
+        Ok(Self { weight: weights.tensor("weight", [output, input, 3, 3])?, bias: weights.tensor("bias", [output])? })
     }
 
     /// `[B, in, h, w]` → `[B, out, h/2, w/2]`, halves rounded up, after GELU.

@@ -169,7 +169,13 @@ impl AutEncoder {
     }
 
     /// Convolved chunks with their positions, padding dropped.
-    pub(crate) fn rows(&self, items: &[Tensor<2>], batch: &[Window], padded: usize, probe: &mut dyn AutProbe) -> Tensor<2> {
+    pub(crate) fn rows(
+        &self,
+        items: &[Tensor<2>],
+        batch: &[Window],
+        padded: usize,
+        probe: &mut dyn AutProbe,
+    ) -> Tensor<2> {
         let chunks: Vec<_> = batch.iter().flat_map(|w| w.chunks.iter().map(|range| (w.item, range.clone()))).collect();
         let mut rows = Vec::new();
         for some in chunks.chunks(CHUNKS_PER_BATCH) {

@@ -37,13 +37,7 @@ impl EncoderLayer<'_> {
     ///
     /// # Panics
     /// If a weight does not lie in host memory, or the lengths do not agree.
-    pub fn forward(
-        &self,
-        x: &mut [f32],
-        windows: &[usize],
-        rotation: Option<[&[f32]; 2]>,
-        memory: &mut EncoderMemory,
-    ) {
+    pub fn forward(&self, x: &mut [f32], windows: &[usize], rotation: Option<[&[f32]; 2]>, memory: &mut EncoderMemory) {
         let Self { norms: [norm1, norm2], qkv: projections, out, mlp: [fc1, fc2], activation, heads } = *self;
         let EncoderMemory { normed, qkv, attended, inner } = memory;
         let width = out.output();

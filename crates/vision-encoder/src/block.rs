@@ -57,13 +57,7 @@ impl VisionBlock {
     }
 
     /// As [`VisionBlock::forward`], in place in host memory; `rotation` are cosines and sines `[P, Dh / 2]`.
-    pub(crate) fn on_host(
-        &self,
-        x: &mut [f32],
-        rotation: [&[f32]; 2],
-        frames: &[usize],
-        memory: &mut EncoderMemory,
-    ) {
+    pub(crate) fn on_host(&self, x: &mut [f32], rotation: [&[f32]; 2], frames: &[usize], memory: &mut EncoderMemory) {
         let layer = EncoderLayer {
             norms: [&self.norm1, &self.norm2],
             qkv: &[&self.attn.qkv],
