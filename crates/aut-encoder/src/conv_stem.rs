@@ -21,6 +21,7 @@ pub(crate) struct ConvStem {
 
 /// `conv2d1` to `conv2d3`, in the form their device convolves them in.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // One per encoder.
 enum Convolutions {
     Tensor([Conv; 3]),
     /// On the CPU in half precision.

@@ -62,6 +62,20 @@ pub fn device_name() -> String {
     std::env::var("OMNI_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
 }
 
+/// How far numbers lie from a reference: the cosine of the angle between both, each taken as one vector, and the largest difference
+/// as a share of the reference's largest number. What is no number is infinitely far.
+///
+/// # Panics
+/// If there are not as many.
+pub fn distance(reference: &[f32], other: &[f32]) -> (f64, f64) {
+    assert_eq!(reference.len(), other.len(), "as many numbers as the reference");
+    let pairs = || reference.iter().zip(other).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+    let [product, squares, others] = pairs().fold([0.0; 3], |[p, a2, b2], (a, b)| [p + a * b, a2 + a * a, b2 + b * b]);
+    let largest = pairs().fold(0.0, |most: f64, (a, _)| most.max(a.abs()));
+    let differences = pairs().map(|(a, b)| if (a - b).is_finite() { (a - b).abs() } else { f64::INFINITY });
+    (product / (squares * others).sqrt(), differences.fold(0.0, f64::max) / largest)
+}
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;

@@ -1,0 +1,80 @@
+//! On the CPU, half precision stays near full precision, and a look at the steps changes nothing.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Distribution, Tensor};
+use qwen3_omni_aut_encoder::{AutEncoder, AutProbe, Checkpoint, Dtype, ModalityEncoder, Weights};
+
+fn encoder(directory: PathBuf, dtype: Dtype) -> AutEncoder {
+    let checkpoint = Checkpoint::open(directory).unwrap();
+    AutEncoder::load(&Weights::new(&checkpoint, &Device::flex(), dtype), checkpoint.config()).unwrap()
+}
+
+/// More than one attention window, more chunks than are convolved together, and a short last chunk.
+fn items() -> Vec<Tensor<2>> {
+    let device = Device::flex();
+    device.seed(7);
+    [1730, 33, 100].map(|frames| Tensor::random([frames, 128], Distribution::Normal(0.0, 1.0), &device)).to_vec()
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec_as().unwrap()
+}
+
+/// Every step, by name.
+#[derive(Default)]
+struct Steps(Vec<(String, Vec<f32>)>);
+
+impl AutProbe for Steps {
+    fn conv(&mut self, x: &Tensor<4>) {
+        self.0.push(("convolutions".into(), values(x.clone())));
+    }
+
+    fn conv_out(&mut self, x: &Tensor<3>) {
+        self.0.push(("conv_out".into(), values(x.clone())));
+    }
+
+    fn input(&mut self, x: &Tensor<2>, _: &[usize]) {
+        self.0.push(("input".into(), values(x.clone())));
+    }
+
+    fn layer(&mut self, index: usize, x: &Tensor<2>) {
+        self.0.push((format!("layer {index}"), values(x.clone())));
+    }
+
+    fn norm(&mut self, x: &Tensor<2>) {
+        self.0.push(("norm".into(), values(x.clone())));
+    }
+}
+
+#[test]
+fn every_step_in_half_precision_is_near_full_precision() {
+    for directory in [testkit::tiny(), testkit::nano()] {
+        let [full, half] = [Dtype::F32, Dtype::Bf16].map(|dtype| {
+            let mut steps = Steps::default();
+            let encoded = encoder(directory.clone(), dtype).encode_with(&items(), &mut steps).unwrap();
+            steps.0.push(("rows".into(), values(encoded.embeds)));
+            steps.0
+        });
+        assert_eq!(full.len(), half.len());
+        for ((name, full), (_, half)) in full.iter().zip(&half) {
+            let (cosine, worst) = testkit::distance(full, half);
+            assert!(
+                cosine > 0.9999 && worst < 0.03,
+                "{directory:?}, {name}: cosine {cosine}, largest difference {worst}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_look_changes_nothing_and_neither_does_what_was_encoded_before() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let encoder = encoder(testkit::nano(), dtype);
+        let first = values(encoder.encode(items()).unwrap().embeds);
+        encoder.encode(vec![items().remove(1)]).unwrap();
+        let looked = encoder.encode_with(&items(), &mut Steps::default()).unwrap();
+        assert_eq!(first, values(looked.embeds), "{dtype:?}");
+    }
+}

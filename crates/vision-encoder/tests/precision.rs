@@ -1,0 +1,77 @@
+//! On the CPU, half precision stays near full precision, and a look at the blocks changes nothing.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Distribution, Tensor};
+use qwen3_omni_vision_encoder::{
+    Checkpoint, Dtype, ModalityEncoder, PixelPatches, VisionEncoder, VisionProbe, Weights,
+};
+
+fn encoder(directory: PathBuf, dtype: Dtype) -> VisionEncoder {
+    let checkpoint = Checkpoint::open(directory).unwrap();
+    VisionEncoder::load(&Weights::new(&checkpoint, &Device::flex(), dtype), checkpoint.config()).unwrap()
+}
+
+/// A picture, a video of three frames, and a small picture.
+fn items() -> Vec<PixelPatches> {
+    let device = Device::flex();
+    device.seed(7);
+    let item = |grid: [usize; 3]| PixelPatches {
+        patches: Tensor::random([grid.iter().product(), 1536], Distribution::Normal(0.0, 1.0), &device),
+        grid,
+        seconds_per_step: 0.0,
+    };
+    [[1, 12, 10], [3, 4, 6], [1, 2, 2]].map(item).to_vec()
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec_as().unwrap()
+}
+
+/// Every step, by name.
+#[derive(Default)]
+struct Steps(Vec<(String, Vec<f32>)>);
+
+impl VisionProbe for Steps {
+    fn embedded(&mut self, patches: &Tensor<2>, _: &Tensor<2>, _: &[usize]) {
+        self.0.push(("patches".into(), values(patches.clone())));
+    }
+
+    fn block(&mut self, index: usize, x: &Tensor<2>) {
+        self.0.push((format!("block {index}"), values(x.clone())));
+    }
+}
+
+#[test]
+fn every_step_in_half_precision_is_near_full_precision() {
+    for directory in [testkit::tiny(), testkit::nano()] {
+        let [full, half] = [Dtype::F32, Dtype::Bf16].map(|dtype| {
+            let mut steps = Steps::default();
+            let encoded = encoder(directory.clone(), dtype).encode_with(&items(), &mut steps).unwrap();
+            steps.0.push(("rows".into(), values(encoded.embeds)));
+            let deepstack = encoded.deepstack.into_iter().map(|feature| ("deepstack".into(), values(feature)));
+            steps.0.extend(deepstack);
+            steps.0
+        });
+        assert_eq!(full.len(), half.len());
+        for ((name, full), (_, half)) in full.iter().zip(&half) {
+            let (cosine, worst) = testkit::distance(full, half);
+            assert!(
+                cosine > 0.9999 && worst < 0.03,
+                "{directory:?}, {name}: cosine {cosine}, largest difference {worst}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_look_changes_nothing_and_neither_does_what_was_encoded_before() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let encoder = encoder(testkit::nano(), dtype);
+        let first = values(encoder.encode(items()).unwrap().embeds);
+        encoder.encode(vec![items().remove(2)]).unwrap();
+        let looked = encoder.encode_with(&items(), &mut Steps::default()).unwrap();
+        assert_eq!(first, values(looked.embeds), "{dtype:?}");
+    }
+}
