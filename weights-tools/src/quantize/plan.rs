@@ -258,7 +258,7 @@ mod tests {
     fn the_released_model_fits_the_memory_a_recipe_is_named_after() {
         let config: OmniConfig = serde_json::from_str(crate::inspect::RELEASED).unwrap();
         let released = expected(&config);
-        let sizes = [(Recipe::Gb24, 21_450_245_618), (Recipe::Gb48, 37_547_719_842), (Recipe::Gb80, 67_283_841_170)];
+        let sizes = [(Recipe::Gb24, 21_414_610_418), (Recipe::Gb48, 37_547_719_842), (Recipe::Gb80, 67_283_841_170)];
         for (recipe, expected) in sizes {
             let plan = Plan { recipe: Some(recipe), ..Plan::default() };
             let chooser = plan.chooser().unwrap();
