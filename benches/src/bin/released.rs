@@ -1,12 +1,12 @@
 //! The model at its released size, quantised, answering aloud on this machine: start-up, memory, speed.
 //!
 //! ```sh
-//! cargo run --release -p qwen3-omni-benches --bin released -- DIRECTORY [24gb|48gb|80gb] [TOKENS]
+//! cargo run --release -p qwen3-omni-benches --bin released -- DIRECTORY [24gb|48gb|80gb] [TOKENS] [CHARACTERS]
 //! ```
 //!
-//! Writes a random checkpoint (24gb: 21.5 GB) into the directory unless it holds one. Random weights do not end by themselves:
+//! Writes a random checkpoint (24gb: 21.4 GB) into the directory unless it holds one. Random weights do not end by themselves:
 //! an answer has as many tokens as asked for and three codec frames for each, which is about what speech needs. Prints one JSON
-//! line per answer.
+//! line per answer: three to a short question, or one to a text of so many random characters, about a token each.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program owns its terminal.
 
 use std::path::PathBuf;
@@ -33,12 +33,15 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let bad = |reason: &str| Error::Request(format!("{reason}: expected DIRECTORY [24gb|48gb|80gb] [TOKENS]"));
+    let bad =
+        |reason: &str| Error::Request(format!("{reason}: expected DIRECTORY [24gb|48gb|80gb] [TOKENS] [CHARACTERS]"));
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let directory = PathBuf::from(arguments.first().ok_or_else(|| bad("no directory"))?);
     let named = arguments.get(1).map_or("24gb", String::as_str);
     let recipe = Recipe::ALL.into_iter().find(|recipe| recipe.name() == named).ok_or_else(|| bad(named))?;
-    let tokens = arguments.get(2).map_or(Ok(32), |tokens| tokens.parse().map_err(|_| bad(tokens)))?;
+    let number = |at: usize| arguments.get(at).map(|text| text.parse::<usize>().map_err(|_| bad(text))).transpose();
+    let tokens = number(2)?.unwrap_or(32);
+    let characters = number(3)?;
     released::write(&directory, None, Plan { recipe: Some(recipe), ..Plan::default() })?;
     let started = Instant::now();
     let omni = Omni::builder(&directory).dtype(Dtype::Bf16).load()?;
@@ -49,8 +52,9 @@ fn run() -> Result<()> {
         guards: Guards::off(),
         ..GenerateOptions::default()
     };
-    let question = [Message::user().text("what is seven plus five")];
-    for answer in 0..ANSWERS {
+    let question = characters.map_or_else(|| "what is seven plus five".to_owned(), noise);
+    let question = [Message::user().text(&question)];
+    for answer in 0..if characters.is_some() { 1 } else { ANSWERS } {
         let reply = omni.generate(&question, &options.clone().greedy())?;
         let frames = reply.speech.as_ref().map_or(0, |speech| speech.codes.len());
         let each = |time: Duration, count: usize| (time.as_secs_f64() * 1e5 / count.max(1) as f64).round() / 100.0;
@@ -59,7 +63,8 @@ fn run() -> Result<()> {
         println!(
             "{}",
             json!({
-                "recipe": named, "answer": answer, "load_s": seconds(loaded), "tokens": reply.usage.text_tokens, "frames": frames,
+                "recipe": named, "answer": answer, "load_s": seconds(loaded), "prompt_tokens": reply.usage.prompt_tokens,
+                "prefill_s": seconds(times.prefill), "tokens": reply.usage.text_tokens, "frames": frames,
                 "tokens_per_second": reply.tokens_per_second(), "real_time_factor": reply.real_time_factor(),
                 "first_text_s": seconds(times.first_text), "first_audio_s": times.first_audio.map(seconds),
                 "total_s": seconds(times.total), "audio_s": seconds(reply.usage.audio),
@@ -72,6 +77,20 @@ fn run() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// So many letters, digits and spaces without order: other tokens, and with them other experts, all the time.
+fn noise(characters: usize) -> String {
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(
+            b"abcdefghijklmnopqrstuvwxyz 0123456789,.?!-+ABCDEFGHIJKLMNOPQRSTUVWXYZ"[(state >> 40) as usize % 69],
+        )
+    };
+    (0..characters).map(next).collect()
 }
 
 /// Megabytes of this process by the system's account; nothing on systems without one.
