@@ -169,7 +169,8 @@ fn attend(q: &[f32], runs: &[Run], heads: usize, window: Option<usize>, half: Op
         assert!(run.rows <= run.cache.tokens && run.cache.width == width && heads.is_multiple_of(kv_heads), "runs");
         assert!((run.first + run.rows) * heads * width <= q.len(), "rows of a run");
         let queries = run.rows * heads / kv_heads;
-        let half = half.filter(|_| run.cache.half && window.is_none() && width.is_multiple_of(SIDE) && queries >= SIDE);
+        let worth = queries >= SIDE || queries >= SIDE / 8 && run.cache.tokens >= LONG;
+        let half = half.filter(|_| run.cache.half && window.is_none() && width.is_multiple_of(SIDE) && worth);
         let tiles = queries.div_ceil(if half.is_some() { SIDE } else { QUERIES });
         // Long prompts: some tiles per task; a page of keys then serves them all.
         for first in (0..tiles).step_by(TILES) {
@@ -206,6 +207,8 @@ fn attend(q: &[f32], runs: &[Run], heads: usize, window: Option<usize>, half: Op
     });
 }
 
+/// From so many tokens on, a few queries are worth laying keys and values for products in half precision.
+const LONG: usize = 1024;
 /// Tiles of queries in one task.
 const TILES: usize = 16;
 
@@ -476,6 +479,15 @@ mod tests {
                 let worst = error(past, rows, [group * kv, kv], width, true, None, Some(instructions));
                 prop_assert!(worst < 0.01, "{instructions:?}: {worst}");
             }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn one_row_over_a_long_cache_in_half_precision_is_right() {
+        for instructions in HalfInstructions::available() {
+            let worst = error(LONG + 300, 1, [16, 2], 64, true, None, Some(instructions));
+            assert!(worst < 0.01, "{instructions:?}: {worst}");
         }
     }
 
