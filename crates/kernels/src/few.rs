@@ -168,7 +168,7 @@ fn lay_piece<const BITS: usize>(split: Split, x: &[i16], piece: &mut [i8]) {
                     let upper = x.wrapping_add(64) >> 7;
                     let (vector, byte) = (at % (vectors / 2), at / (vectors / 2));
                     piece[vector * PIECE + 4 * word + byte] = upper as i8;
-                    piece[(vector + vectors / 2) * PIECE + 4 * word + byte] = (x - (upper << 7)) as i8;
+                    piece[(vector + vectors / 2) * PIECE + 4 * word + byte] = x.wrapping_sub(upper << 7) as i8;
                 }
             }
         }

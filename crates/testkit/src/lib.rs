@@ -62,6 +62,20 @@ pub fn device_name() -> String {
     std::env::var("OMNI_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
 }
 
+/// So many numbers without order, of mean 0 and variance 1, the same for a seed: a device's own source is shared by the tests that
+/// run at the same time.
+pub fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32
+    };
+    // The sum of twelve has variance 1.
+    (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
+}
+
 /// How far numbers lie from a reference: the cosine of the angle between both, each taken as one vector, and the largest difference
 /// as a share of the reference's largest number. What is no number is infinitely far.
 ///
