@@ -71,7 +71,7 @@ impl ConvStem {
         let tensors = [conv("conv2d1", 1)?, conv("conv2d2", channels)?, conv("conv2d3", channels)?];
         // On the CPU in half precision if that was asked for and the processor has it.
         let halves = weights.asked_dtype() == Dtype::Bf16 && checkpoint::is_host(weights.device());
-        let halved = match tensors.each_ref().map(|conv| conv.halved().filter(|_| halves)) {
+        let halved = match tensors.each_ref().map(|conv| if halves { conv.halved() } else { None }) {
             [Some(a), Some(b), Some(c)] => Some(Convolutions::Host(Arc::new([a, b, c]))),
             _ => None,
         };

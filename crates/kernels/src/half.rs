@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 pub(crate) use crate::half_pairs::SIDE;
 use crate::half_pairs::join;
 use crate::memory::{ahead, prefetch_ahead};
-use crate::weight::{Packed, Scales, Weight, narrow, widen};
+use crate::weight::{Packed, Weight, narrow};
 
 /// Side of a tile of results, and pairs in one step.
 pub(crate) const TILE: usize = 16;
@@ -396,12 +396,8 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
         if groups == 1 {
             left = 1;
         }
-        let scale = match packed.scales {
-            Scales::F32(scales) => scales[at],
-            Scales::Bf16(scales) => widen(scales[at]),
-        };
         let zero = (1 << (bits - 1)) + zeros.map_or(0, |zeros| i32::from(zeros[at]));
-        let (scale, zero) = (_mm512_set1_ps(scale), _mm512_set1_epi32(zero));
+        let (scale, zero) = (_mm512_set1_ps(packed.scales.at(at)), _mm512_set1_epi32(zero));
         let word = piece * bits;
         prefetch_ahead(words[word..].as_ptr(), ahead);
         let value = |integers| _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(integers, zero)), scale);
