@@ -8,7 +8,8 @@ use moe_talker::Talker;
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
 use omni_core::{
-    CodePredictor as _, DecoderInput, Error, ModalityEncoder, Positions, Result, SamplingOptions, Stage, TalkerInput,
+    CodePredictor as _, DecoderInput, Error, FrameStart, ModalityEncoder, Positions, Result, SamplingOptions, Stage,
+    TalkerInput,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -45,8 +46,9 @@ impl<'a> Bench<'a> {
             "code2wav" => self.code2wav(),
             "aut" => self.aut(),
             "vision" => self.vision(),
+            "answers" => self.answers(),
             other => {
-                let known = "memory, aut, vision, thinker, talker, mtp or code2wav";
+                let known = "memory, aut, vision, thinker, talker, mtp, code2wav or answers";
                 Err(Error::Unsupported(format!("part `{other}`: expected {known}")))
             }
         }
@@ -182,6 +184,41 @@ impl<'a> Bench<'a> {
         self.measure(["thinker", "lm_head 1 token", "once per token"], head, self.bytes(head), || {
             Ok(thinker.logits(one.clone()).flatten(0, 2))
         })
+    }
+
+    /// Steps of several answers at once. Their rows are different, so the thinker's choose different experts.
+    fn answers(&self) -> Result<()> {
+        let (text, mtp) = (&self.config.thinker.text, &self.config.talker()?.code_predictor);
+        let thinker = Thinker::load_parts(&self.weights(), text, None)?;
+        let predictor = CodePredictor::load_parts(&self.weights(), mtp)?;
+        let prompt = self.arguments.prompt;
+        let layers = format!("{} layers of 48, lm_head", self.arguments.thinker_layers);
+        for answers in [1, 2, 4, 8] {
+            let input =
+                |rows, start| DecoderInput::text(self.random(rows, text.hidden_size), Positions::sequence(start, rows));
+            let mut states: Vec<_> = (0..answers).map(|_| thinker.start()).collect();
+            for state in &mut states {
+                thinker.step(state, input(prompt, 0.0))?;
+            }
+            let inputs: Vec<_> = states.iter().map(|_| input(1, prompt as f32)).collect();
+            self.measure(["thinker", &format!("1 token of {answers} answers"), &layers], 0, 0, || {
+                let outputs = thinker.step_many(states.iter_mut().zip(inputs.iter().cloned()).collect());
+                states.iter_mut().for_each(|state| state.truncate(prompt));
+                outputs.into_iter().last().expect("there are answers").map(|output| output.logits.flatten(0, 1))
+            })?;
+            let mut states: Vec<_> = (0..answers).map(|_| predictor.start(&SamplingOptions::greedy())).collect();
+            let rows: Vec<_> = states.iter().map(|_| [0, 1].map(|_| self.random(1, mtp.hidden_size))).collect();
+            self.measure(["mtp", &format!("1 frame of {answers} answers"), "frame of each"], 0, 0, || {
+                let start = |(state, [hidden, first]): (_, &[Tensor<3>; 2])| FrameStart {
+                    state,
+                    hidden: hidden.clone(),
+                    first: first.clone(),
+                };
+                let codes = predictor.predict_many(states.iter_mut().zip(&rows).map(start).collect());
+                Ok(codes.into_iter().last().expect("there are answers").residual.float().flatten(0, 1))
+            })?;
+        }
+        Ok(())
     }
 
     fn talker(&self) -> Result<()> {

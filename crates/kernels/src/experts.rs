@@ -22,6 +22,14 @@ pub struct Expert<'a> {
     pub down: Weight<'a>,
 }
 
+impl Expert<'_> {
+    fn check(&self, [inner, width]: [usize; 2]) {
+        self.gate.check(inner, width);
+        self.up.check(inner, width);
+        self.down.check(width, inner);
+    }
+}
+
 /// A row goes to an expert, whose output counts so much.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
@@ -33,6 +41,10 @@ pub struct Choice {
     pub share: f32,
 }
 
+/// Most rows of an expert with packed weights that are multiplied as integers even among many rows: unpacking the weights would
+/// take longer.
+const SELDOM: usize = 6;
+
 /// The first place among the sorted choices, the expert, and its rows.
 type Group<'a> = (usize, Expert<'a>, SmallVec<[usize; 8]>);
 
@@ -42,6 +54,16 @@ pub struct ExpertsMemory {
     choices: Vec<Choice>,
     inner: Inputs,
     gathered: Vec<f32>,
+    seldom: Seldom,
+}
+
+/// Choices of experts that few rows have chosen, and those rows.
+#[derive(Debug, Default)]
+struct Seldom {
+    choices: Vec<Choice>,
+    inputs: Inputs,
+    /// For each row of the inputs, its place among all rows.
+    rows: Vec<usize>,
 }
 
 /// `y[row] += share * down(silu(gate x) * up x)` for every choice.
@@ -60,15 +82,59 @@ pub fn experts<'a>(
     precision: Precision,
     y: &mut [f32],
 ) {
-    if inputs.rows() >= MANY {
-        return many::experts(memory, inputs.plain(), inputs.width(), choices, inner, expert, precision, y);
-    }
-    let ExpertsMemory { choices: sorted, inner: activations, .. } = memory;
+    let ExpertsMemory { choices: sorted, inner: activations, gathered, seldom } = memory;
+    let (rows, width) = (inputs.rows(), inputs.width());
+    assert_eq!(y.len(), rows * width, "y [rows, width]");
     sorted.clear();
     sorted.extend_from_slice(choices);
     sorted.sort_unstable_by_key(|choice| (choice.expert, choice.row));
-    let (rows, width) = (inputs.rows(), inputs.width());
-    assert_eq!(y.len(), rows * width, "y [rows, width]");
+    if rows < MANY {
+        let all: SmallVec<[usize; MANY]> = (0..rows).collect();
+        return few(inputs, sorted, &all, activations, inner, expert, y);
+    }
+    seldom.take(inputs, sorted, |e| matches!(expert(e).gate, Weight::Packed(_)));
+    let Seldom { choices: few_choices, inputs: few_rows, rows: places } = seldom;
+    few(few_rows, few_choices, places, activations, inner, &expert, y);
+    many::experts(gathered, inputs.plain(), width, sorted, inner, expert, precision, y);
+}
+
+impl Seldom {
+    /// Takes the choices of experts that few rows have chosen out of sorted ones, if their weights are worth it.
+    fn take(&mut self, inputs: &Inputs, sorted: &mut Vec<Choice>, worth: impl Fn(usize) -> bool) {
+        let Self { choices, inputs: taken, rows } = self;
+        choices.clear();
+        for group in sorted.chunk_by(|a, b| a.expert == b.expert) {
+            if group.len() <= SELDOM && worth(group[0].expert) {
+                choices.extend_from_slice(group);
+            }
+        }
+        // Both are sorted, so one pass finds those that are left.
+        let mut gone = choices.iter().peekable();
+        sorted.retain(|choice| gone.next_if_eq(&choice).is_none());
+        rows.clear();
+        rows.extend(choices.iter().map(|choice| choice.row));
+        rows.sort_unstable();
+        rows.dedup();
+        let width = inputs.width();
+        let copies = taken.fill(rows.len(), width).chunks_exact_mut(width.max(1));
+        copies.zip(&*rows).for_each(|(copy, row)| copy.copy_from_slice(&inputs.plain()[row * width..][..width]));
+        for choice in choices {
+            choice.row = rows.binary_search(&choice.row).expect("it was gathered");
+        }
+    }
+}
+
+/// Of experts that few rows have chosen. A choice's row is one of the inputs; `places` says which row of `y` belongs to it.
+fn few<'a>(
+    inputs: &mut Inputs,
+    sorted: &[Choice],
+    places: &[usize],
+    activations: &mut Inputs,
+    inner: usize,
+    expert: impl Fn(usize) -> Expert<'a> + Sync,
+    y: &mut [f32],
+) {
+    let width = inputs.width();
     let instructions = Instructions::best();
     // Choices of the same expert, with the first one's place.
     let mut groups: SmallVec<[Group; 16]> = SmallVec::new();
@@ -77,11 +143,7 @@ pub fn experts<'a>(
         Some((*place - group.len(), group))
     }) {
         let expert = expert(choices[0].expert);
-        for (weight, [output, input]) in
-            [(&expert.gate, [inner, width]), (&expert.up, [inner, width]), (&expert.down, [width, inner])]
-        {
-            weight.check(output, input);
-        }
+        expert.check([inner, width]);
         inputs.prepare(instructions, &expert.gate);
         inputs.prepare(instructions, &expert.up);
         groups.push((place, expert, choices.iter().map(|choice| choice.row).collect()));
@@ -106,17 +168,17 @@ pub fn experts<'a>(
     for (_, expert, _) in &groups {
         activations.prepare(instructions, &expert.down);
     }
-    let (activations, sorted) = (&*activations, &*sorted);
+    let activations = &*activations;
     let columns = Columns::new(y, width);
     let parts = pieces(groups.iter().map(|(_, expert, _)| expert.down.bytes()).sum(), width);
     (0..parts).into_par_iter().for_each(|part| {
         let range = width * part / parts..width * (part + 1) / parts;
         for (place, expert, rows) in &groups {
-            let places: SmallVec<[usize; 8]> = (*place..place + rows.len()).collect();
-            multiply(instructions, activations, &places, &expert.down, range.clone(), |row, at, sum| {
+            let of_group: SmallVec<[usize; 8]> = (*place..place + rows.len()).collect();
+            multiply(instructions, activations, &of_group, &expert.down, range.clone(), |row, at, sum| {
                 let choice = &sorted[place + row];
                 // SAFETY: as above.
-                let piece = unsafe { columns.piece(choice.row, at..at + 1) };
+                let piece = unsafe { columns.piece(places[choice.row], at..at + 1) };
                 piece[0] += choice.share * sum;
             });
         }
@@ -131,20 +193,15 @@ mod many {
 
     #[allow(clippy::too_many_arguments)] // Those of `experts`, taken apart.
     pub(super) fn experts<'a>(
-        memory: &mut ExpertsMemory,
+        gathered: &mut Vec<f32>,
         x: &[f32],
         width: usize,
-        choices: &[Choice],
+        sorted: &[Choice],
         inner: usize,
         expert: impl Fn(usize) -> Expert<'a> + Sync,
         precision: Precision,
         y: &mut [f32],
     ) {
-        let ExpertsMemory { choices: sorted, gathered, .. } = memory;
-        sorted.clear();
-        sorted.extend_from_slice(choices);
-        sorted.sort_unstable_by_key(|choice| (choice.expert, choice.row));
-        assert!(x.len() == y.len() && x.len().is_multiple_of(width.max(1)), "x, y [rows, width]");
         let outputs = {
             gathered.resize(sorted.len() * width, 0.0);
             &mut gathered[..]
@@ -187,13 +244,12 @@ mod many {
         width: usize,
         inner: usize,
         choices: &[Choice],
-        Expert { gate, up, down }: &Expert,
+        expert: &Expert,
         out: &mut [f32],
     ) {
         use crate::half_linear::linear_here;
-        for (weight, [output, input]) in [(gate, [inner, width]), (up, [inner, width]), (down, [width, inner])] {
-            weight.check(output, input);
-        }
+        expert.check([inner, width]);
+        let Expert { gate, up, down } = expert;
         let rows = choices.len();
         let mut values = vec![0.0; 2 * rows * inner];
         let row = |at: usize| &x[choices[at].row * width..][..width];

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Instructions, Lanes, PIECE, Plain, Split, Stored};
 use crate::linear::{LinearShape, Precision, linear_to};
-use crate::memory::{Columns, ahead, prefetch_ahead};
+use crate::memory::{Columns, Lines, ahead, prefetch_ahead};
 use crate::weight::{Packed, Scales, Weight};
 
 /// Bytes of weights that one task reads, at least.
@@ -38,7 +38,7 @@ pub struct Inputs {
 #[derive(Debug, Default)]
 struct Ordered<T> {
     ready: bool,
-    values: Vec<T>,
+    values: Lines<T>,
 }
 
 /// Rows of whole numbers, as [`Split`] lays them.
@@ -48,7 +48,7 @@ struct Integers {
     /// By row.
     scales: Vec<f32>,
     /// For each lane of 32 bits, its inputs' sum times the number that stands for zero, negative.
-    offsets: Vec<i32>,
+    offsets: Lines<i32>,
 }
 
 impl Inputs {
@@ -103,12 +103,14 @@ impl Inputs {
 
     fn lay_halves(&mut self) {
         let Ordered { ready, values } = &mut self.halves;
-        values.clear();
         *ready = true;
-        for row in self.plain.chunks_exact(self.input.max(1)) {
-            for piece in row.as_chunks::<{ 2 * WIDE }>().0 {
-                values.extend(piece.iter().step_by(2));
-                values.extend(piece.iter().skip(1).step_by(2));
+        let length = self.input / (2 * WIDE) * (2 * WIDE);
+        let values = values.resize(self.rows * length);
+        for (row, out) in self.plain.chunks_exact(self.input.max(1)).zip(values.chunks_exact_mut(length.max(1))) {
+            for (piece, out) in row.as_chunks::<{ 2 * WIDE }>().0.iter().zip(out.as_chunks_mut::<{ 2 * WIDE }>().0) {
+                for at in 0..WIDE {
+                    (out[at], out[WIDE + at]) = (piece[2 * at], piece[2 * at + 1]);
+                }
             }
         }
     }
@@ -118,10 +120,11 @@ impl Inputs {
         let length = self.input / (WIDE * per_word) * (WIDE * per_word);
         let Integers { laid, scales, offsets } = &mut self.integers[BITS / 8];
         let row_bytes = length * size_of::<i16>();
-        laid.values.resize(self.rows * row_bytes, 0);
+        let values = laid.values.resize(self.rows * row_bytes);
         laid.ready = true;
         scales.clear();
-        offsets.clear();
+        let words = length / per_word;
+        let offsets = offsets.resize(self.rows * words);
         for (at, row) in self.plain.chunks_exact(self.input.max(1)).enumerate() {
             // Without their sign, the bits of numbers are in the numbers' order: those that are none come last, and make all
             // outputs none.
@@ -133,9 +136,9 @@ impl Inputs {
             self.rounded.clear();
             self.rounded.extend(row[..length].iter().map(|x| round(x * inverse)));
             let middle = -(1 << (BITS - 1));
-            let words = self.rounded.chunks_exact(per_word);
-            offsets.extend(words.map(|x| middle * x.iter().map(|x| i32::from(*x)).sum::<i32>()));
-            let pieces = laid.values[at * row_bytes..][..row_bytes].chunks_exact_mut(2 * WIDE * per_word);
+            let sums = self.rounded.chunks_exact(per_word).map(|x| x.iter().map(|x| i32::from(*x)).sum::<i32>());
+            offsets[at * words..][..words].iter_mut().zip(sums).for_each(|(offset, sum)| *offset = middle * sum);
+            let pieces = values[at * row_bytes..][..row_bytes].chunks_exact_mut(2 * WIDE * per_word);
             for (x, piece) in self.rounded.chunks_exact(WIDE * per_word).zip(pieces) {
                 lay_piece::<BITS>(split, x, piece);
             }
@@ -261,6 +264,7 @@ pub(crate) fn multiply(
         let block = Block { inputs, weight, outputs: outputs.clone() };
         let mut emit = |row: usize, output, sum| emit(done + row, output, sum);
         done += match &rows[done..] {
+            [a, b, c, d, e, f, g, h, ..] => block.run(instructions, [*a, *b, *c, *d, *e, *f, *g, *h], &mut emit),
             [a, b, c, d, ..] => block.run(instructions, [*a, *b, *c, *d], &mut emit),
             [a, b, ..] => block.run(instructions, [*a, *b], &mut emit),
             [a, ..] => block.run(instructions, [*a], &mut emit),
@@ -360,11 +364,13 @@ impl Block<'_> {
                 },
             }
         };
-        for (at, sums) in sums.iter_mut().enumerate() {
+        for at in 0..O {
             if done < inputs.input {
-                add_rest(weight, output + at, inputs, rows, done, sums);
+                add_rest(weight, output + at, inputs, rows, done, &mut sums[at]);
             }
-            sums.iter().enumerate().for_each(|(row, sum)| emit(row, output + at, *sum));
+            for row in 0..R {
+                emit(row, output + at, sums[at][row]);
+            }
         }
     }
 }
@@ -389,6 +395,34 @@ fn add_rest<const R: usize>(
         }
         done += values.len();
     }
+}
+
+/// The sum of each vector, four at a time.
+///
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn add_up<V: Lanes, const R: usize, const O: usize>(vectors: [[V::Float; R]; O]) -> [[f32; R]; O] {
+    let mut sums = [[0.0; R]; O];
+    // Loops of constant length, no closures: these would not be compiled with the instructions.
+    for first in (0..R * O).step_by(4) {
+        // SAFETY: passed on.
+        unsafe {
+            let mut four = [V::zero(); 4];
+            for at in 0..4 {
+                if first + at < R * O {
+                    four[at] = vectors[(first + at) / R][(first + at) % R];
+                }
+            }
+            let four = V::sums(four);
+            for at in 0..4 {
+                if first + at < R * O {
+                    sums[(first + at) / R][(first + at) % R] = four[at];
+                }
+            }
+        }
+    }
+    sums
 }
 
 /// # Safety
@@ -418,7 +452,7 @@ unsafe fn dot_f32<V: Lanes, const R: usize, const O: usize>(
                 }
             }
         }
-        (sums.map(|sums| sums.map(|sum| V::sum(sum))), steps * V::LANES)
+        (add_up::<V, R, O>(sums), steps * V::LANES)
     }
 }
 
@@ -457,7 +491,13 @@ unsafe fn dot_bf16<V: Lanes, const R: usize, const O: usize>(
                 }
             }
         }
-        (sums.map(|sums| sums.map(|[a, b]| V::sum(a) + V::sum(b))), length)
+        let mut both = [[V::zero(); R]; O];
+        for o in 0..O {
+            for r in 0..R {
+                both[o][r] = V::add(sums[o][r][0], sums[o][r][1]);
+            }
+        }
+        (add_up::<V, R, O>(both), length)
     }
 }
 
@@ -562,7 +602,12 @@ unsafe fn dot_groups<V: Lanes, S: Stored, const BITS: usize, const R: usize, con
                 }
             }
         }
-        let sums = std::array::from_fn(|o| std::array::from_fn(|r| V::sum(sums[o][r]) * row_scales[rows[r]]));
+        let mut sums = add_up::<V, R, O>(sums);
+        for sums in &mut sums {
+            for r in 0..R {
+                sums[r] *= row_scales[rows[r]];
+            }
+        }
         (sums, length)
     }
 }

@@ -20,7 +20,9 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn zero() -> Self::Float;
     unsafe fn load(at: *const f32) -> Self::Float;
     unsafe fn multiply_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
-    unsafe fn sum(a: Self::Float) -> f32;
+    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// The sum of each; added up in the same order whichever place a vector has.
+    unsafe fn sums(vectors: [Self::Float; 4]) -> [f32; 4];
     unsafe fn load_int(at: *const i32) -> Self::Int;
     unsafe fn splat(a: f32) -> Self::Float;
     unsafe fn store(at: *mut f32, a: Self::Float);
@@ -36,6 +38,10 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn dot_words<const BITS: usize>(sum: Self::Int, words: Self::Int, x: *const i8) -> Self::Int;
     /// `a + (a * b >> SHIFT)`.
     unsafe fn grow<const SHIFT: u32>(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Four numbers, each for a quarter of the lanes.
+    unsafe fn quarters(at: *const f32) -> Self::Float;
+    /// As [`Lanes::quarters`], four bf16 numbers.
+    unsafe fn quarters_half(at: *const u16) -> Self::Float;
     /// The `GROUPS` scales at `at`, each for an equal share of the lanes.
     unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> Self::Float;
     /// As [`Lanes::scales`], whole numbers.
@@ -49,6 +55,12 @@ pub(crate) trait Stored: Copy {
     /// # Safety
     /// The processor has the instructions of `V`, and a vector can be read there.
     unsafe fn load<V: Lanes>(at: *const Self) -> V::Float;
+
+    /// As [`Lanes::quarters`].
+    ///
+    /// # Safety
+    /// The processor has the instructions of `V`, and four numbers can be read there.
+    unsafe fn quarters<V: Lanes>(at: *const Self) -> V::Float;
 }
 
 impl Stored for f32 {
@@ -62,6 +74,12 @@ impl Stored for f32 {
         // SAFETY: passed on.
         unsafe { V::load(at) }
     }
+
+    #[inline(always)]
+    unsafe fn quarters<V: Lanes>(at: *const f32) -> V::Float {
+        // SAFETY: passed on.
+        unsafe { V::quarters(at) }
+    }
 }
 
 impl Stored for u16 {
@@ -74,6 +92,12 @@ impl Stored for u16 {
     unsafe fn load<V: Lanes>(at: *const u16) -> V::Float {
         // SAFETY: passed on.
         unsafe { V::load_half(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn quarters<V: Lanes>(at: *const u16) -> V::Float {
+        // SAFETY: passed on.
+        unsafe { V::quarters_half(at) }
     }
 }
 
@@ -178,8 +202,13 @@ unsafe impl Lanes for Plain {
     }
 
     #[inline(always)]
-    unsafe fn sum(a: Self::Float) -> f32 {
-        a.iter().sum()
+    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn sums(vectors: [Self::Float; 4]) -> [f32; 4] {
+        vectors.map(|a| a.iter().sum())
     }
 
     #[inline(always)]
@@ -241,6 +270,18 @@ unsafe impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn quarters(at: *const f32) -> Self::Float {
+        // SAFETY: the caller promises four numbers.
+        std::array::from_fn(|i| unsafe { *at.add(i * 4 / PLAIN) })
+    }
+
+    #[inline(always)]
+    unsafe fn quarters_half(at: *const u16) -> Self::Float {
+        // SAFETY: as above.
+        std::array::from_fn(|i| widen(unsafe { *at.add(i * 4 / PLAIN) }))
+    }
+
+    #[inline(always)]
     unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> Self::Float {
         // SAFETY: the caller promises so many scales.
         std::array::from_fn(|i| unsafe { *at.add(i * GROUPS / PLAIN) }.widen())
@@ -288,8 +329,25 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn sum(a: __m512) -> f32 {
-            unsafe { _mm512_reduce_add_ps(a) }
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn sums([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+            unsafe {
+                // Turned and added in quarters, then quarter by quarter.
+                let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+                let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                let four = _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+                let four = _mm512_add_ps(four, _mm512_shuffle_f32x4::<0b01_00_11_10>(four, four));
+                let four = _mm512_add_ps(four, _mm512_shuffle_f32x4::<0b10_11_00_01>(four, four));
+                let mut sums = [0.0; 4];
+                _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(four));
+                sums
+            }
         }
 
         #[inline(always)]
@@ -355,12 +413,27 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn quarters(at: *const f32) -> __m512 {
+            unsafe { _mm512_permutexvar_ps(lanes_of_four(), _mm512_castps128_ps512(_mm_loadu_ps(at))) }
+        }
+
+        #[inline(always)]
+        unsafe fn quarters_half(at: *const u16) -> __m512 {
+            unsafe {
+                // All four into every quarter, from where each takes its own into the upper halves: a load and one shuffle.
+                let four = _mm512_set1_epi64(at.cast::<i64>().read_unaligned());
+                let place = |quarter: i32| 0x8080 | (2 * quarter) << 16 | (2 * quarter + 1) << 24;
+                let [a, b, c, d] = [place(0), place(1), place(2), place(3)];
+                let places = _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
+                _mm512_castsi512_ps(_mm512_shuffle_epi8(four, places))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> __m512 {
             unsafe {
                 if GROUPS == 4 {
-                    let four = [(*at).widen(), (*at.add(1)).widen(), (*at.add(2)).widen(), (*at.add(3)).widen()];
-                    let four = _mm512_castps128_ps512(_mm_loadu_ps(four.as_ptr()));
-                    return _mm512_permutexvar_ps(lanes_of_four(), four);
+                    return S::quarters::<Self>(at);
                 }
                 let low = _mm512_set1_ps((*at).widen());
                 if GROUPS == 1 { low } else { _mm512_mask_blend_ps(0xFF00, low, _mm512_set1_ps((*at.add(1)).widen())) }
@@ -410,10 +483,19 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn sum(a: __m256) -> f32 {
-            let mut lanes = [0.0; 8];
-            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), a) };
-            lanes.iter().sum()
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn sums([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+            unsafe {
+                let four = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+                let four = _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps::<1>(four));
+                let mut sums = [0.0; 4];
+                _mm_storeu_ps(sums.as_mut_ptr(), four);
+                sums
+            }
         }
 
         #[inline(always)]
@@ -477,16 +559,28 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn quarters(at: *const f32) -> __m256 {
+            unsafe {
+                let pair = |at: *const f32| _mm_setr_ps(*at, *at, *at.add(1), *at.add(1));
+                _mm256_set_m128(pair(at.add(2)), pair(at))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn quarters_half(at: *const u16) -> __m256 {
+            unsafe {
+                let four = [(*at).widen(), (*at.add(1)).widen(), (*at.add(2)).widen(), (*at.add(3)).widen()];
+                Self::quarters(four.as_ptr())
+            }
+        }
+
+        #[inline(always)]
         unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> __m256 {
             unsafe {
-                let scale = |lane: usize| (*at.add(lane * GROUPS / 8)).widen();
                 match GROUPS {
-                    1 => _mm256_set1_ps(scale(0)),
-                    2 => _mm256_set_m128(_mm_set1_ps(scale(4)), _mm_set1_ps(scale(0))),
-                    _ => {
-                        let pair = |lane| _mm_setr_ps(scale(lane), scale(lane), scale(lane + 2), scale(lane + 2));
-                        _mm256_set_m128(pair(4), pair(0))
-                    }
+                    1 => _mm256_set1_ps((*at).widen()),
+                    2 => _mm256_set_m128(_mm_set1_ps((*at.add(1)).widen()), _mm_set1_ps((*at).widen())),
+                    _ => S::quarters::<Self>(at),
                 }
             }
         }

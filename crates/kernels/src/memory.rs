@@ -75,6 +75,64 @@ pub(crate) fn aligned(values: &mut Vec<f32>, length: usize) -> &mut [f32] {
     &mut values[skip..skip + length]
 }
 
+/// Numbers that begin at a cache line, for the same reason.
+pub(crate) struct Lines<T> {
+    lines: Vec<Line>,
+    length: usize,
+    numbers: PhantomData<T>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [u8; 64]); // read as numbers
+
+/// What any bits are a value of.
+///
+/// # Safety
+/// Any bits must be a value, without padding, aligned within a line.
+pub(crate) unsafe trait Bits: Copy {}
+
+// SAFETY: numbers.
+unsafe impl Bits for i8 {}
+// SAFETY: as above.
+unsafe impl Bits for i32 {}
+// SAFETY: as above.
+unsafe impl Bits for f32 {}
+
+impl<T> Default for Lines<T> {
+    fn default() -> Self {
+        Self { lines: Vec::new(), length: 0, numbers: PhantomData }
+    }
+}
+
+impl<T> std::fmt::Debug for Lines<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} numbers", self.length)
+    }
+}
+
+impl<T: Bits> Lines<T> {
+    /// Room for so many numbers; what they were is left.
+    pub(crate) fn resize(&mut self, length: usize) -> &mut [T] {
+        let lines = (length * size_of::<T>()).div_ceil(size_of::<Line>());
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+        self.length = length;
+        // SAFETY: the lines hold so many numbers, which may have any bits.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
+    }
+}
+
+impl<T: Bits> std::ops::Deref for Lines<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: as in `resize`, which set the length.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
+    }
+}
+
 /// Reads all words, as fast as memory gives them; their sum.
 pub fn read_all(words: &[u64]) -> u64 {
     let mut sums = [0u64; LINE];

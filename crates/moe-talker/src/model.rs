@@ -93,8 +93,7 @@ impl Talker {
         }
         let (states, inputs): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
         let runs = states.into_iter().zip(&inputs);
-        let runs =
-            runs.map(|(state, input)| DecoderRun { state, embeds: input.embeds.clone(), positions: &input.positions });
+        let runs = runs.map(|(state, input)| DecoderRun::new(state, input.embeds.clone(), &input.positions));
         let hidden = self.model.forward_many(runs.collect());
         let scored = head_of_each(&self.codec_head, hidden).into_iter();
         scored.map(|scored| scored.map(|(hidden, logits)| TalkerOutput { logits, hidden })).collect()

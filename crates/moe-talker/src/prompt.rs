@@ -1,6 +1,6 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use nn::id_row;
-use omni_core::{Error, Result};
+use omni_core::{Error, Positions, Result, TalkerInput};
 
 use crate::Talker;
 
@@ -33,6 +33,21 @@ pub struct TalkerPrompt {
     pub eos: Tensor<3>,
     /// `[1, 1, D]`: the row that stands in when the text has run out.
     pub pad: Tensor<3>,
+}
+
+impl TalkerPrompt {
+    /// The rows behind the first `known` ones, which a state has taken already, with their positions among those of the prompt.
+    ///
+    /// # Shapes
+    /// `[1, T - known, D]`.
+    ///
+    /// # Panics
+    /// If all rows are known.
+    pub fn input(&self, known: usize, positions: &Positions) -> TalkerInput {
+        let rows = self.embeds.dims()[1];
+        let embeds = self.embeds.clone().narrow(1, known, rows - known);
+        TalkerInput { embeds, positions: positions.slice(known..rows) }
+    }
 }
 
 /// Opening positions: three of the assistant's header, five controls, one of text.

@@ -101,32 +101,24 @@ impl Talker {
         options: &SpeakOptions,
         probe: &mut dyn SpeakProbe,
     ) -> Result<Speaking<P>> {
-        self.begin_from(self.start(), prompt, positions, predictor, options, probe)
+        let mut state = self.start();
+        let output = self.step(&mut state, prompt.input(0, &positions.0))?;
+        Ok(self.begin_after((state, output), positions.1, predictor, options, probe))
     }
 
-    /// As [`Talker::begin`], with a state that has taken the first rows of the prompt already.
-    ///
-    /// # Errors
-    /// As [`Stage::step`].
-    ///
-    /// # Panics
-    /// If the state has taken all rows, or more.
-    pub fn begin_from<P: CodePredictor>(
+    /// As [`Talker::begin`], with a state that has taken the prompt ([`TalkerPrompt::input`]), and what came of it.
+    pub fn begin_after<P: CodePredictor>(
         &self,
-        mut state: TalkerState,
-        prompt: &TalkerPrompt,
-        (positions, delta): (Positions, f32),
+        (state, output): (TalkerState, TalkerOutput),
+        delta: f32,
         predictor: &P,
         options: &SpeakOptions,
         probe: &mut dyn SpeakProbe,
-    ) -> Result<Speaking<P>> {
+    ) -> Speaking<P> {
         let end_code = options.end_code.unwrap_or(self.end_code());
         // Every code but the last is fed back, and each needs a position.
-        let room = (self.context_length() + 1).saturating_sub(prompt.embeds.dims()[1]);
+        let room = (self.context_length() + 1).saturating_sub(state.tokens());
         let options = SpeakOptions { max_codes: options.max_codes.min(room), ..options.clone() };
-        let (known, rows) = (state.tokens(), prompt.embeds.dims()[1]);
-        let embeds = prompt.embeds.clone().narrow(1, known, rows - known);
-        let output = self.step(&mut state, TalkerInput { embeds, positions: positions.slice(known..rows) })?;
         let mut sampler = Sampler::new(&options.sampling, Some(self.suppressed(end_code as usize)));
         probe.choose(&output, &sampler);
         let code = sampler.sample(output.logits);
@@ -146,7 +138,7 @@ impl Talker {
             first_code: 0,
         };
         speaking.notice_end();
-        Ok(speaking)
+        speaking
     }
 
     /// Makes one frame, takes the next row of text, and chooses the code of the frame after it: [`Talker::codes`], then

@@ -78,26 +78,33 @@ impl Thinker {
     }
 
     /// A step of each of several runs, together where the device allows: each weight is read once for all of them. What
-    /// [`Stage::step`] gives for each, without the tap; a run that cannot take its input fails alone.
+    /// [`Stage::step`] gives for each; a run that cannot take its input fails alone. Memory grows with the rows of all of them.
     ///
     /// # Shapes
-    /// Each input is one row of text without padding `[1, T, D]`, its scores `[1, V]`.
+    /// Each input is `[1, T, D]` without padding.
     ///
     /// # Panics
-    /// If an input has visual rows or padding.
-    pub fn step_many(&self, steps: Vec<(&mut ThinkerState, DecoderInput)>) -> Vec<Result<Tensor<2>>> {
+    /// If an input has padding.
+    pub fn step_many(&self, steps: Vec<(&mut ThinkerState, DecoderInput)>) -> Vec<Result<ThinkerOutput>> {
         if steps.len() == 1 {
-            let alone = steps.into_iter().map(|(state, input)| Ok(self.step(state, input)?.logits));
-            return alone.collect();
+            return steps.into_iter().map(|(state, input)| self.step(state, input)).collect();
         }
-        let plain = |input: &DecoderInput| input.visual.is_none() && input.left_padding.is_empty();
-        assert!(steps.iter().all(|(_, input)| plain(input)), "steps of several runs are text without padding");
+        assert!(steps.iter().all(|(_, input)| input.left_padding.is_empty()), "steps of several runs without padding");
         let (states, inputs): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-        let runs = states.into_iter().zip(&inputs);
-        let runs =
-            runs.map(|(state, input)| DecoderRun { state, embeds: input.embeds.clone(), positions: &input.positions });
+        let mut looks = vec![(); inputs.len()];
+        let looks = looks.iter_mut().zip(&inputs);
+        let mut taps: Vec<Tap> =
+            looks.map(|(look, input)| Tap::new(self.accept_hidden_layer, &input.embeds, look)).collect();
+        let runs = states.into_iter().zip(&inputs).zip(&mut taps).map(|((state, input), tap)| DecoderRun {
+            visual: input.visual.as_ref(),
+            probe: Some(tap),
+            ..DecoderRun::new(state, input.embeds.clone(), &input.positions)
+        });
         let hidden = self.model.forward_many(runs.collect());
-        head_of_each(&self.lm_head, hidden).into_iter().map(|scored| Ok(scored?.1)).collect()
+        let taps = taps.into_iter().zip(&hidden);
+        let taps: Vec<_> = taps.map(|(tap, hidden)| tap.finish(self.model.depth(), hidden.as_ref().ok()?)).collect();
+        let scored = head_of_each(&self.lm_head, hidden).into_iter().zip(taps);
+        scored.map(|(scored, tap)| scored.map(|(_, logits)| ThinkerOutput { logits, tap })).collect()
     }
 }
 

@@ -3,14 +3,18 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use qwen3_omni_moe_thinker::{
-    Checkpoint, DecoderInput, Dtype, Positions, Stage, Thinker, ThinkerContract, ThinkerState, Weights,
+    Checkpoint, DecoderInput, Dtype, Positions, Stage, Thinker, ThinkerContract, ThinkerState, VisualRows, Weights,
 };
 
 fn thinker(limit: Option<usize>) -> Thinker {
+    thinker_in(Dtype::F32, limit)
+}
+
+fn thinker_in(dtype: Dtype, limit: Option<usize>) -> Thinker {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
     let mut config = checkpoint.config().clone();
     config.thinker.text.max_position_embeddings = limit.unwrap_or(config.thinker.text.max_position_embeddings);
-    Thinker::load(&Weights::new(&checkpoint, &Device::flex(), Dtype::F32), &config).unwrap()
+    Thinker::load(&Weights::new(&checkpoint, &Device::flex(), dtype), &config).unwrap()
 }
 
 fn input(thinker: &Thinker, state: &ThinkerState, ids: &[i64]) -> DecoderInput {
@@ -30,7 +34,7 @@ fn started(thinker: &Thinker, count: usize) -> Vec<ThinkerState> {
     (0..count).map(start).collect()
 }
 
-fn values(tensor: &Tensor<2>) -> Vec<f32> {
+fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.to_data().try_to_vec_as().unwrap()
 }
 
@@ -51,8 +55,61 @@ fn every_run_gets_what_it_gets_alone() {
             for ((state, id), scores) in alone.iter_mut().zip(&ids).zip(scores) {
                 let input = input(&thinker, state, &[*id]);
                 let expected = thinker.step(state, input).unwrap();
-                assert_eq!(values(&scores.unwrap()), values(&expected.logits), "{count} runs, step {step}");
+                assert_eq!(values(&scores.unwrap().logits), values(&expected.logits), "{count} runs, step {step}");
             }
+        }
+    }
+}
+
+/// A prompt of so many tokens, some of its rows with features for the first layers.
+fn prompt(thinker: &Thinker, state: &ThinkerState, tokens: usize, visual: &[i64]) -> DecoderInput {
+    let ids: Vec<i64> = (0..tokens as i64).map(|at| 9 + at * 7 % 100).collect();
+    let input = input(thinker, state, &ids);
+    let width = input.embeds.dims()[2];
+    let features = |layer: usize| {
+        let values = testkit::noise(visual.len() * width, layer as u64 + 1);
+        Tensor::from_data(TensorData::new(values, [visual.len(), width]), &Device::flex())
+    };
+    let indices = Tensor::from_data(TensorData::new(visual.to_vec(), [visual.len()]), &Device::flex());
+    let rows = VisualRows { indices, deepstack: (0..3).map(features).collect() };
+    DecoderInput { visual: (!visual.is_empty()).then_some(rows), ..input }
+}
+
+#[test]
+fn prompts_that_are_read_together_give_what_each_gives_alone() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let thinker = thinker_in(dtype, None);
+        // Lengths, rows with features, and whether something was read before.
+        let prompts: [(usize, &[i64], bool); 4] =
+            [(12, &[], false), (40, &[3, 4, 39], true), (9, &[], true), (33, &[0], false)];
+        let mut alone: Vec<ThinkerState> = started(&thinker, 4);
+        alone
+            .iter_mut()
+            .zip(prompts)
+            .filter(|(_, (.., goes_on))| !goes_on)
+            .for_each(|(state, _)| *state = thinker.start());
+        let mut together = alone.clone();
+        let inputs: Vec<_> = alone
+            .iter()
+            .zip(prompts)
+            .map(|(state, (tokens, visual, _))| prompt(&thinker, state, tokens, visual))
+            .collect();
+        let outputs = thinker.step_many(together.iter_mut().zip(inputs.clone()).collect());
+        for (((state, after), input), output) in alone.iter_mut().zip(&mut together).zip(inputs).zip(outputs) {
+            let (output, expected) = (output.unwrap(), thinker.step(state, input).unwrap());
+            let [scores, tap] = [
+                testkit::distance(&values(&expected.logits), &values(&output.logits)).1,
+                testkit::distance(&values(&expected.tap.unwrap()), &values(&output.tap.unwrap())).1,
+            ];
+            // Sums of more rows may be taken in another order.
+            assert!(scores < 1e-5 && tap < 1e-5, "{dtype:?}: {scores}, {tap}");
+            // The caches hold the same: the next token says so.
+            let next = [state, after].map(|state| {
+                let input = input(&thinker, state, &[30]);
+                values(&thinker.step(state, input).unwrap().logits)
+            });
+            let error = testkit::distance(&next[0], &next[1]).1;
+            assert!(error < 1e-5, "{dtype:?}: {error}");
         }
     }
 }
@@ -69,7 +126,7 @@ fn a_run_that_is_full_fails_alone() {
     assert!(error.contains("9 tokens") && error.contains('8'), "{error}");
     let alone = input(&thinker, &expected, &[30]);
     let alone = thinker.step(&mut expected, alone).unwrap();
-    assert_eq!(values(&scores.pop().unwrap().unwrap()), values(&alone.logits));
+    assert_eq!(values(&scores.pop().unwrap().unwrap().logits), values(&alone.logits));
     let full = [1].map(|run| input(&thinker, &states[run], &[30]));
     assert!(thinker.step_many(states.iter_mut().skip(1).zip(full).collect()).iter().all(Result::is_err));
     assert!(thinker.step_many(Vec::new()).is_empty());

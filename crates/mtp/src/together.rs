@@ -70,11 +70,8 @@ impl CodePredictor {
         let start = runs.first().map_or(0, |run| run.state.decoder.tokens());
         let positions = Positions::sequence(start as f32, rows.first().map_or(0, |rows| rows.dims()[1]));
         let steps = runs.iter_mut().zip(rows);
-        let steps = steps.map(|(run, embeds)| DecoderRun {
-            state: &mut run.state.decoder,
-            embeds,
-            positions: &positions, // all runs are at the same place in their frames
-        });
+        // All runs are at the same place in their frames.
+        let steps = steps.map(|(run, embeds)| DecoderRun::new(&mut run.state.decoder, embeds, &positions));
         let hidden = self.model.forward_many(steps.collect());
         for (run, hidden) in runs.iter_mut().zip(hidden) {
             let hidden = hidden.expect("a frame has no more positions than codebooks");

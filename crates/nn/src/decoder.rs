@@ -6,7 +6,7 @@ use omni_core::{Dtype, Error, Positions, Result, VisualRows};
 use tm_rope::{Rope, RopeConfig, Rotation};
 
 use crate::host::{numbers, with_numbers};
-use crate::host_decoder::{HostDecoder, HostFeedForward, HostLayer, HostRows, HostRun};
+use crate::host_decoder::{HostDecoder, HostFeedForward, HostLayer, HostRows, HostRun, Look, Visual};
 use crate::moe::{MoeBlock, MoeSpec};
 use crate::{Attention, AttentionSpec, GatedMlp, KvCache, Mask, MaskSpec, Probe, RmsNorm};
 
@@ -160,6 +160,17 @@ pub struct DecoderRun<'a> {
     pub embeds: Tensor<3>,
     /// Positions of the `T` tokens.
     pub positions: &'a Positions,
+    /// Added to the outputs of the first layers.
+    pub visual: Option<&'a VisualRows>,
+    /// Looks at this run's rows.
+    pub probe: Option<&'a mut dyn Probe>,
+}
+
+impl<'a> DecoderRun<'a> {
+    /// Of text, unseen.
+    pub fn new(state: &'a mut DecoderState, embeds: Tensor<3>, positions: &'a Positions) -> Self {
+        Self { state, embeds, positions, visual: None, probe: None }
+    }
 }
 
 /// Caches of one run through a [`Decoder`].
@@ -262,7 +273,8 @@ impl Decoder {
         let one_row = embeds.dims()[0] == 1 && state.left_padding.is_empty();
         if let Some(host) = self.host.as_ref().filter(|_| one_row) {
             self.take(state, &embeds, positions)?;
-            return Ok(self.on_host(host, vec![DecoderRun { state, embeds, positions }], visual, probe).remove(0));
+            let run = DecoderRun { state, embeds, positions, visual, probe: Some(probe) };
+            return Ok(self.on_host(host, vec![run]).remove(0));
         }
         let step = self.step(state, &embeds, positions)?;
         let mut x = embeds;
@@ -277,12 +289,14 @@ impl Decoder {
     }
 
     /// As [`Decoder::forward`], for several runs: where the device allows, they share each pass over the weights. A run that would
-    /// hold too many tokens fails alone.
+    /// hold too many tokens fails alone. Memory grows with the tokens of all of them.
     pub fn forward_many(&self, runs: Vec<DecoderRun>) -> Vec<Result<Tensor<3>>> {
         let one_row = |run: &DecoderRun| run.embeds.dims()[0] == 1 && run.state.left_padding.is_empty();
         let host = self.host.as_ref().filter(|_| runs.iter().all(one_row));
         let Some(host) = host else {
-            let each = |run: DecoderRun| self.forward(run.state, run.embeds, run.positions, None, &mut ());
+            let each = |DecoderRun { state, embeds, positions, visual, probe }: DecoderRun| {
+                self.forward(state, embeds, positions, visual, probe.unwrap_or(&mut ()))
+            };
             return runs.into_iter().map(each).collect();
         };
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
@@ -295,7 +309,7 @@ impl Decoder {
                 Err(error) => refused.push(Some(error)),
             }
         }
-        let mut hidden = self.on_host(host, taken, None, &mut ()).into_iter();
+        let mut hidden = self.on_host(host, taken).into_iter();
         let each = refused.into_iter().map(|error| match error {
             Some(error) => Err(error),
             None => Ok(hidden.next().expect("there is one output for each run taken")),
@@ -312,35 +326,35 @@ impl Decoder {
         let Some(host) = self.host.as_ref().filter(|_| state.left_padding.is_empty()) else { return Ok(false) };
         self.count(state, positions.tokens())?;
         let [cos, sin] = self.rope.tables(positions);
-        let run = HostRun { caches: &mut state.pages, rows: positions.tokens(), cos: &cos, sin: &sin };
-        let width = x.len() / positions.tokens();
-        host.forward(&mut [run], x, width, None, None);
+        let (rows, width) = (positions.tokens(), x.len() / positions.tokens());
+        let look = Look::default();
+        let run = HostRun { caches: &mut state.pages, rows, cos: &cos, sin: &sin, visual: None, look };
+        host.forward(&mut [run], x, width);
         Ok(true)
     }
 
     /// The runs on the CPU; their tokens are counted already.
-    fn on_host(
-        &self,
-        host: &HostDecoder,
-        mut runs: Vec<DecoderRun>,
-        visual: Option<&VisualRows>,
-        probe: &mut dyn Probe,
-    ) -> Vec<Tensor<3>> {
+    fn on_host(&self, host: &HostDecoder, mut runs: Vec<DecoderRun>) -> Vec<Tensor<3>> {
         let Some(first) = runs.first() else { return Vec::new() };
         let (device, width) = (first.embeds.device(), first.embeds.dims()[2]);
         let tables: Vec<[Vec<f32>; 2]> = runs.iter().map(|run| self.rope.tables(run.positions)).collect();
         let rows: Vec<usize> = runs.iter().map(|run| run.embeds.dims()[1]).collect();
         let mut x = Vec::with_capacity(rows.iter().sum::<usize>() * width);
         runs.iter().for_each(|run| with_numbers(&run.embeds, |values| x.extend_from_slice(values)));
-        let visual = visual.map(|visual| HostRows {
-            indices: ids(&visual.indices),
-            features: visual.deepstack.iter().map(numbers).collect(),
-        });
-        let each = runs.iter_mut().zip(&tables).zip(&rows);
+        let visual: Vec<Option<HostRows>> = runs.iter().map(|run| run.visual.map(host_rows)).collect();
+        let each = runs.iter_mut().zip(&tables).zip(rows.iter().zip(&visual));
         let mut host_runs: Vec<HostRun> = each
-            .map(|((run, [cos, sin]), rows)| HostRun { caches: &mut run.state.pages, rows: *rows, cos, sin })
+            .map(|((run, [cos, sin]), (rows, visual))| HostRun {
+                caches: &mut run.state.pages,
+                rows: *rows,
+                cos,
+                sin,
+                visual: visual.as_ref().map(|rows| Visual { rows, first: 0 }),
+                look: Look::new(&device, &mut run.probe),
+            })
             .collect();
-        on_pool(|| host.forward(&mut host_runs, &mut x, width, visual.as_ref(), Some((&device, probe))));
+        on_pool(|| host.forward(&mut host_runs, &mut x, width));
+        drop(host_runs);
         let mut values = &x[..];
         let outputs = rows.iter().map(|rows| {
             let (these, others) = values.split_at(rows * width);
@@ -389,6 +403,10 @@ pub fn on_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
         Some(_) => f(),
         None => rayon::scope(|_| f()),
     }
+}
+
+fn host_rows(visual: &VisualRows) -> HostRows {
+    HostRows { indices: ids(&visual.indices), features: visual.deepstack.iter().map(numbers).collect() }
 }
 
 fn ids(index: &Tensor<1, Int>) -> Vec<usize> {

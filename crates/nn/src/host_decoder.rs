@@ -72,6 +72,16 @@ pub(crate) struct HostRun<'a> {
     pub(crate) cos: &'a [f32],
     /// `[rows, head width / 2]`.
     pub(crate) sin: &'a [f32],
+    /// What is added to these rows.
+    pub(crate) visual: Option<Visual<'a>>,
+    pub(crate) look: Look<'a>,
+}
+
+/// Rows that are added to the output of the first layers, for the rows of a run from `first` on.
+#[derive(Clone, Copy)]
+pub(crate) struct Visual<'a> {
+    pub(crate) rows: &'a HostRows,
+    pub(crate) first: usize,
 }
 
 /// Rows that are added to the output of the first layers.
@@ -80,6 +90,18 @@ pub(crate) struct HostRows {
     pub(crate) indices: Vec<usize>,
     /// For each layer, `[indices, width]`.
     pub(crate) features: Vec<Vec<f32>>,
+}
+
+impl Visual<'_> {
+    /// Adds those of a layer to rows `x`.
+    fn add(&self, index: usize, x: &mut [f32], width: usize) {
+        let Some(features) = self.rows.features.get(index) else { return };
+        let rows = self.first..self.first + x.len() / width;
+        let places = self.rows.indices.iter().zip(features.chunks_exact(width));
+        for (row, feature) in places.filter(|(row, _)| rows.contains(row)) {
+            add(&mut x[(row - self.first) * width..][..width], feature);
+        }
+    }
 }
 
 /// Memory of a step, kept from step to step.
@@ -103,69 +125,49 @@ thread_local! {
 
 impl HostDecoder {
     /// Runs the rows `x` `[rows of all runs, width]` through all layers, in place, and the final norm.
-    pub(crate) fn forward(
-        &self,
-        runs: &mut [HostRun],
-        x: &mut [f32],
-        width: usize,
-        visual: Option<&HostRows>,
-        look: Option<(&Device, &mut dyn Probe)>,
-    ) {
+    pub(crate) fn forward(&self, runs: &mut [HostRun], x: &mut [f32], width: usize) {
         // Taken out of its cell: while this thread waits for the others it may begin another step.
         let mut memory = MEMORY.take();
-        let rows = x.len() / width;
-        if let [run] = runs
-            && rows > BLOCK
-        {
-            let mut look = look;
-            let mut looked: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
-            for start in (0..rows).step_by(BLOCK) {
-                let block = start..rows.min(start + BLOCK);
-                let half = run.cos.len() / rows;
-                let tables = block.start * half..block.end * half;
-                let mut piece = [HostRun {
-                    caches: run.caches,
-                    rows: block.len(),
-                    cos: &run.cos[tables.clone()],
-                    sin: &run.sin[tables],
-                }];
-                let x = &mut x[block.start * width..block.end * width];
-                let mut look = Look { at: reborrow(&mut look), looked: Some(&mut looked) };
-                self.block(&mut piece, x, width, visual.map(|rows| (rows, block)), &mut look, &mut memory);
-            }
-            if let Some((device, probe)) = look {
-                for (index, values) in looked.into_iter().enumerate().filter(|(_, values)| !values.is_empty()) {
-                    probe.layer(index, &Tensor::from_data(TensorData::new(values, [1, rows, width]), device));
-                }
-            }
-        } else {
-            let mut look = look;
-            let mut look = Look { at: reborrow(&mut look), looked: None };
-            self.block(runs, x, width, visual.map(|visual| (visual, 0..rows)), &mut look, &mut memory);
+        match runs {
+            [run] if run.rows > BLOCK => self.in_blocks(run, x, width, &mut memory),
+            runs => self.block(runs, x, width, &mut memory),
         }
         MEMORY.set(memory);
     }
 
-    fn block(
-        &self,
-        runs: &mut [HostRun],
-        x: &mut [f32],
-        width: usize,
-        visual: Option<(&HostRows, std::ops::Range<usize>)>,
-        look: &mut Look,
-        memory: &mut Memory,
-    ) {
+    /// A long run, block by block; what is looked at is shown whole.
+    fn in_blocks(&self, run: &mut HostRun, x: &mut [f32], width: usize, memory: &mut Memory) {
+        let (half, rows) = (run.cos.len() / run.rows, run.rows);
+        let mut looked = vec![Vec::new(); self.layers.len()];
+        for start in (0..rows).step_by(BLOCK) {
+            let end = rows.min(start + BLOCK);
+            let mut piece = [HostRun {
+                caches: run.caches,
+                rows: end - start,
+                cos: &run.cos[start * half..end * half],
+                sin: &run.sin[start * half..end * half],
+                visual: run.visual.map(|visual| Visual { first: start, ..visual }),
+                look: Look { at: run.look.reborrow(), gathered: Some(&mut looked) },
+            }];
+            self.block(&mut piece, &mut x[start * width..end * width], width, memory);
+        }
+        for (index, values) in looked.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
+            run.look.layer(index, values, width);
+        }
+    }
+
+    fn block(&self, runs: &mut [HostRun], x: &mut [f32], width: usize, memory: &mut Memory) {
         for (index, layer) in self.layers.iter().enumerate() {
             layer.attend(index, runs, x, width, memory);
-            layer.feed_forward(index, x, width, look, memory);
-            look.layer(index, x, width);
-            let added = visual.as_ref().and_then(|(rows, range)| Some((rows, range, rows.features.get(index)?)));
-            if let Some((rows, range, features)) = added {
-                let places = rows.indices.iter().zip(features.chunks_exact(width));
-                for (row, feature) in places.filter(|(row, _)| range.contains(row)) {
-                    let x = &mut x[(row - range.start) * width..][..width];
-                    x.iter_mut().zip(feature).for_each(|(x, feature)| *x += feature);
+            layer.feed_forward(index, runs, x, width, memory);
+            let mut x = &mut *x;
+            for run in runs.iter_mut() {
+                let (these, others) = x.split_at_mut(run.rows * width);
+                run.look.layer(index, these, width);
+                if let Some(visual) = run.visual {
+                    visual.add(index, these, width);
                 }
+                x = others;
             }
         }
         for row in x.chunks_exact_mut(width) {
@@ -174,24 +176,36 @@ impl HostDecoder {
     }
 }
 
-fn reborrow<'a>(look: &'a mut Option<(&Device, &mut dyn Probe)>) -> Option<(&'a Device, &'a mut dyn Probe)> {
-    match look {
-        Some((device, probe)) => Some((*device, &mut **probe)),
-        None => None,
+/// Shows a probe what it wants to see of a run: at once, or gathered if its rows come in blocks.
+#[derive(Default)]
+pub(crate) struct Look<'a> {
+    at: Option<(&'a Device, &'a mut dyn Probe)>,
+    /// Rows of each layer, to be shown whole.
+    gathered: Option<&'a mut Vec<Vec<f32>>>,
+}
+
+impl<'a> Look<'a> {
+    pub(crate) fn new(device: &'a Device, probe: &'a mut Option<&mut dyn Probe>) -> Self {
+        let at = match probe {
+            Some(probe) => Some((device, &mut **probe as &mut dyn Probe)),
+            None => None,
+        };
+        Self { at, gathered: None }
     }
 }
 
-/// Shows a probe what it wants to see: at once, or gathered if the rows come in blocks.
-struct Look<'a> {
-    at: Option<(&'a Device, &'a mut dyn Probe)>,
-    looked: Option<&'a mut Vec<Vec<f32>>>,
-}
-
 impl Look<'_> {
+    fn reborrow(&mut self) -> Option<(&Device, &mut dyn Probe)> {
+        match &mut self.at {
+            Some((device, probe)) => Some((*device, &mut **probe)),
+            None => None,
+        }
+    }
+
     fn layer(&mut self, index: usize, x: &[f32], width: usize) {
         let Some((device, probe)) = self.at.as_mut().filter(|(_, probe)| probe.looks_at(index)) else { return };
-        match &mut self.looked {
-            Some(looked) => looked[index].extend_from_slice(x),
+        match &mut self.gathered {
+            Some(gathered) => gathered[index].extend_from_slice(x),
             None => {
                 let shape = [1, x.len() / width, width];
                 probe.layer(index, &Tensor::from_data(TensorData::new(x.to_vec(), shape), *device));
@@ -199,9 +213,10 @@ impl Look<'_> {
         }
     }
 
+    /// Of rows `[rows, experts]`, each with `top_k` choices.
     fn routing(&mut self, index: usize, logits: &[f32], choices: &[Choice], [rows, top_k]: [usize; 2]) {
-        let seen = self.looked.is_none();
-        let Some((device, probe)) = self.at.as_mut().filter(|(_, probe)| seen && probe.looks_at_routing()) else {
+        let whole = self.gathered.is_none();
+        let Some((device, probe)) = self.at.as_mut().filter(|(_, probe)| whole && probe.looks_at_routing()) else {
             return;
         };
         let device = *device;
@@ -278,7 +293,7 @@ impl HostLayer {
         add(x, out);
     }
 
-    fn feed_forward(&self, index: usize, x: &mut [f32], width: usize, look: &mut Look, memory: &mut Memory) {
+    fn feed_forward(&self, index: usize, runs: &mut [HostRun], x: &mut [f32], width: usize, memory: &mut Memory) {
         norm_rows(x, width, &self.post_attention_norm, &mut memory.normed);
         match &self.mlp {
             HostFeedForward::Dense(mlp) => {
@@ -300,7 +315,12 @@ impl HostLayer {
                 let Memory { normed, logits, choices, experts: experts_memory, .. } = memory;
                 kernels::products(normed, router.precision, &mut [product(router, rows, logits)]);
                 choose(logits, rows, *top_k, *normalise, choices);
-                look.routing(index, logits, choices, [rows, *top_k]);
+                let (mut logits, mut chosen) = (&logits[..], &choices[..]);
+                for run in runs {
+                    let (these, of_these) = (run.rows * experts.len(), run.rows * top_k);
+                    run.look.routing(index, &logits[..these], &chosen[..of_these], [run.rows, *top_k]);
+                    (logits, chosen) = (&logits[these..], &chosen[of_these..]);
+                }
                 let inner = experts[0][0].stored.shape()[0];
                 let precision = experts[0][0].precision;
                 kernels::experts(experts_memory, normed, choices, inner, |e| expert_of(&experts[e]), precision, x);

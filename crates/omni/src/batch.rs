@@ -16,8 +16,27 @@ const PATIENCE: Duration = Duration::from_micros(200);
 pub(crate) struct Batch<Job, Output> {
     queue: Mutex<Queue<Job, Output>>,
     changed: Condvar,
-    /// Most jobs of one batch.
-    most: usize,
+    limit: Limit<Job>,
+}
+
+/// How much is computed at once.
+pub(crate) struct Limit<Job> {
+    /// Most jobs of one batch. Of one: everybody computes for himself, at once.
+    pub(crate) jobs: usize,
+    /// Most that the jobs of one batch weigh together. One that weighs more goes alone.
+    pub(crate) weight: usize,
+    /// Jobs that weigh less are computed alone, at once.
+    pub(crate) least: usize,
+    pub(crate) weigh: fn(&Job) -> usize,
+    /// Longest time to wait for those who have just been served.
+    pub(crate) patience: Duration,
+}
+
+impl<Job> Limit<Job> {
+    /// Jobs that all weigh the same.
+    pub(crate) fn jobs(jobs: usize) -> Self {
+        Self { jobs, weight: jobs, least: 0, weigh: |_| 1, patience: Duration::MAX }
+    }
 }
 
 struct Queue<Job, Output> {
@@ -40,8 +59,7 @@ pub(crate) struct Seat<'a, Job, Output> {
 }
 
 impl<Job, Output> Batch<Job, Output> {
-    /// Batches of at most `most` jobs. Of one: everybody computes for himself, at once.
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(limit: Limit<Job>) -> Self {
         let queue = Queue {
             waiting: VecDeque::new(),
             done: HashMap::new(),
@@ -50,7 +68,7 @@ impl<Job, Output> Batch<Job, Output> {
             took: Duration::ZERO,
             seats: 0,
         };
-        Self { queue: Mutex::new(queue), changed: Condvar::new(), most }
+        Self { queue: Mutex::new(queue), changed: Condvar::new(), limit }
     }
 
     /// A place for one who will come again and again.
@@ -64,11 +82,25 @@ impl<Job, Output> Batch<Job, Output> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Of those that wait, how many are computed at once.
+    fn fitting(&self, queue: &Queue<Job, Output>) -> usize {
+        let mut total = 0;
+        let weights = queue.waiting.iter().map(|(_, job)| (self.limit.weigh)(job));
+        let fitting = weights.take(self.limit.jobs).take_while(|weight| {
+            total += weight;
+            total <= self.limit.weight
+        });
+        fitting.count().max(1)
+    }
+
     /// Waits, as the leader, for those of the last batch who are about to come back: without it, answers would take turns in
     /// batches that never join. One who is late costs a quarter of a step, once.
     fn gather<'a>(&self, mut queue: MutexGuard<'a, Queue<Job, Output>>) -> MutexGuard<'a, Queue<Job, Output>> {
-        let until = Instant::now() + (queue.took / 4).max(PATIENCE);
-        while !queue.due.is_empty() && queue.waiting.len() < self.most {
+        let until = Instant::now() + (queue.took / 4).max(PATIENCE).min(self.limit.patience);
+        let room = |queue: &Queue<Job, Output>| {
+            queue.waiting.len() < self.limit.jobs && self.fitting(queue) == queue.waiting.len()
+        };
+        while !queue.due.is_empty() && room(&queue) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -90,7 +122,7 @@ impl<Job, Output> Seat<'_, Job, Output> {
     /// If `compute` does.
     pub(crate) fn run(&mut self, job: Job, compute: impl FnOnce(Vec<Job>) -> Vec<Output>) -> Result<Output> {
         let batch = self.batch;
-        if batch.most == 1 {
+        if batch.limit.jobs == 1 || (batch.limit.weigh)(&job) < batch.limit.least {
             return Ok(compute(vec![job]).pop().expect("one output for each job"));
         }
         let mut queue = batch.lock();
@@ -110,7 +142,7 @@ impl<Job, Output> Seat<'_, Job, Output> {
         }
         queue.led = true;
         queue = batch.gather(queue);
-        let count = queue.waiting.len().min(batch.most);
+        let count = batch.fitting(&queue);
         let (seats, jobs) = queue.waiting.drain(..count).unzip();
         drop(queue);
         let lead = Lead { batch, seats, started: Instant::now(), outputs: Vec::new() };
@@ -186,7 +218,7 @@ mod tests {
 
     #[test]
     fn one_alone_is_served_at_once() {
-        let batch = Batch::new(8);
+        let batch = Batch::new(Limit::jobs(8));
         let mut seat = batch.seat();
         let started = Instant::now();
         for job in 0..1000 {
@@ -198,38 +230,63 @@ mod tests {
 
     #[test]
     fn those_who_wait_are_served_together_in_the_order_they_came() {
-        let (batch, go, batches) = (&Batch::new(3), &AtomicBool::new(false), &Mutex::new(Vec::new()));
+        assert_eq!(batches_of(Limit::jobs(3), &[1, 2, 3, 4, 5, 6, 7]), [vec![1, 2, 3], vec![4, 5, 6], vec![7]]);
+    }
+
+    /// Sizes of the batches in which jobs of these weights are computed that wait behind one another.
+    fn batches_of(limit: Limit<usize>, weights: &[usize]) -> Vec<Vec<usize>> {
+        let (batch, go, batches) = (&Batch::new(limit), &AtomicBool::new(false), &Mutex::new(Vec::new()));
         scope(|scope| {
-            scope.spawn(move || {
-                let leads = |jobs: Vec<usize>| {
-                    hold(go);
-                    jobs
-                };
-                batch.seat().run(0, leads).unwrap();
-            });
+            let leads = move |jobs: Vec<usize>| {
+                hold(go);
+                jobs
+            };
+            scope.spawn(move || batch.seat().run(0, leads).unwrap());
             let until = Instant::now() + LONG;
             while !batch.lock().led {
                 assert!(Instant::now() < until);
                 sleep(Duration::from_micros(50));
             }
-            for job in 1..=7 {
+            for (at, weight) in weights.iter().enumerate() {
                 scope.spawn(move || {
                     let compute = |jobs: Vec<usize>| {
                         batches.lock().unwrap().push(jobs.clone());
                         jobs
                     };
-                    assert_eq!(batch.seat().run(job, compute).unwrap(), job);
+                    assert_eq!(batch.seat().run(*weight, compute).unwrap(), *weight);
                 });
-                until_waiting(batch, job);
+                until_waiting(batch, at + 1);
             }
             go.store(true, Ordering::SeqCst);
         });
-        assert_eq!(*batches.lock().unwrap(), [vec![1, 2, 3], vec![4, 5, 6], vec![7]]);
+        batches.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn batches_weigh_no_more_than_they_may_and_a_heavy_job_goes_alone() {
+        let limit = Limit { weight: 10, weigh: |job| *job, ..Limit::jobs(3) };
+        let batches = batches_of(limit, &[4, 6, 1, 25, 5, 5, 2, 2, 2, 2]);
+        assert_eq!(batches, [vec![4, 6], vec![1], vec![25], vec![5, 5], vec![2, 2, 2], vec![2]]);
+    }
+
+    #[test]
+    fn a_light_job_waits_for_nobody() {
+        let batch = Batch::new(Limit { weight: 10, least: 3, weigh: |job| *job, ..Limit::jobs(8) });
+        let (batch, go) = (&batch, &AtomicBool::new(false));
+        scope(|scope| {
+            let leads = move |jobs: Vec<usize>| {
+                hold(go);
+                jobs
+            };
+            scope.spawn(move || batch.seat().run(5, leads).unwrap());
+            assert_eq!(batch.seat().run(2, |jobs| jobs).unwrap(), 2);
+            go.store(true, Ordering::SeqCst);
+        });
     }
 
     #[test]
     fn those_who_come_back_join_one_batch() {
-        let (batch, sizes) = (&Batch::new(8), &Mutex::new(Vec::new()));
+        let (batch, sizes) = (&Batch::new(Limit::jobs(8)), &Mutex::new(Vec::new()));
         scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(move || {
@@ -253,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_its_leader_and_the_others_hear_of_it() {
-        let (batch, go) = (&Batch::<usize, usize>::new(8), &AtomicBool::new(false));
+        let (batch, go) = (&Batch::<usize, usize>::new(Limit::jobs(8)), &AtomicBool::new(false));
         scope(|scope| {
             let first = scope.spawn(move || {
                 let lead = |jobs| {
@@ -285,14 +342,14 @@ mod tests {
 
     #[test]
     fn a_missing_output_is_a_panic_and_nobody_hangs() {
-        let batch = Batch::<usize, usize>::new(8);
+        let batch = Batch::<usize, usize>::new(Limit::jobs(8));
         assert!(catch_unwind(AssertUnwindSafe(|| batch.seat().run(1, |_| Vec::new()))).is_err());
         assert_eq!(batch.seat().run(2, |jobs| jobs).unwrap(), 2);
     }
 
     #[test]
     fn many_threads_get_their_own_outputs_and_all_get_their_turn() {
-        let (batch, inside) = (&Batch::new(5), &AtomicUsize::new(0));
+        let (batch, inside) = (&Batch::new(Limit::jobs(5)), &AtomicUsize::new(0));
         scope(|scope| {
             for thread in 0..16usize {
                 scope.spawn(move || {

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Tensor, TensorData};
 use moe_thinker::{ThinkerState, merge};
 use nn::id_row;
-use omni_core::{DecoderInput, Error, Positions, Result, Stage, Thinker as _};
+use omni_core::{DecoderInput, Error, Positions, Result, Stage as _, Thinker as _};
 
 use crate::encode::{Known, encode};
 use crate::memory::{Memory, ThinkerMemory, Token, common};
 use crate::omni::Inner;
 use crate::processor::Prompt;
+use crate::stages::tokens;
 
 /// A prompt that was read.
 pub(crate) struct Read {
@@ -35,11 +36,11 @@ pub(crate) struct Wanted<'a> {
     /// Whether a talker will read the states at media.
     pub(crate) with_tap: bool,
     /// Asked before each piece: true if nothing more is wanted.
-    pub(crate) stopped: &'a (dyn Fn() -> bool + Sync),
+    pub(crate) stopped: &'a dyn Fn() -> bool,
 }
 
-/// Tokens that the thinker takes at once: what it computes with does not grow with the prompt.
-const PIECE: usize = 512;
+/// Tokens that the thinker takes at once, of one prompt or of several: what it computes with does not grow with them.
+pub(crate) const PIECE: usize = 512;
 
 /// Reads the beginning of a prompt; `None` if it was stopped. What was read until then goes back to the memory.
 pub(crate) fn read(
@@ -48,7 +49,7 @@ pub(crate) fn read(
     wanted: &Wanted,
     memory: Option<(&Memory, &[u64])>,
 ) -> Result<Option<Read>> {
-    model.compute(|| read_in_pieces(model, prompt, wanted, memory, PIECE))
+    read_in_pieces(model, prompt, wanted, memory, PIECE)
 }
 
 fn read_in_pieces(
@@ -64,9 +65,10 @@ fn read_in_pieces(
     let ids = prompt.layout.ids;
     let count = |wanted: u32| prompt.ids()[..known].iter().filter(|id| **id == wanted).count();
     let rows = Known { audio: count(ids.audio), image: count(ids.image), video: count(ids.video) };
-    let mut media = encode(model, prompt, rows)?;
+    let mut media = model.compute(|| encode(model, prompt, rows))?;
     let encoders = started.elapsed();
     let mut logits = None;
+    let mut seat = model.together.prompts.seat();
     for start in (known..wanted.end).step_by(piece) {
         if (wanted.stopped)() {
             begun.give_back(memory);
@@ -76,13 +78,17 @@ fn read_in_pieces(
         let new = &prompt.ids()[range.clone()];
         // Rows that no place was found for are refused with the last piece.
         let rows = if range.end == wanted.end { std::mem::take(&mut media) } else { media.take(new, &ids) };
-        let (embeds, visual) = merge(model.thinker.embed(id_row(new, &model.device)), new, &ids, rows)?;
-        let positions = positions.slice(range.clone());
-        let input = DecoderInput { embeds, positions, left_padding: Vec::new(), visual };
-        let output = model.thinker.step(&mut begun.state, input)?;
+        let input = model.compute(|| -> Result<DecoderInput> {
+            let (embeds, visual) = merge(model.thinker.embed(id_row(new, &model.device)), new, &ids, rows)?;
+            Ok(DecoderInput { embeds, positions: positions.slice(range.clone()), left_padding: Vec::new(), visual })
+        })?;
+        let output;
+        (begun.state, output) =
+            seat.run((begun.state, input), |steps| model.compute(|| tokens(&model.thinker, steps)))??;
         begun.taps.extend(output.tap.filter(|_| begun.with_tap).and_then(|tap| at_media(prompt, range, tap)));
         logits = Some(output.logits);
     }
+    drop(seat);
     let logits = logits.ok_or_else(|| Error::Request("the prompt has no token that is not known".into()))?;
     let (state, tokens, tap) = (begun.state, begun.tokens, joined(begun.taps));
     Ok(Some(Read { state, logits, delta, tokens, tap, known, encoders }))
@@ -155,7 +161,7 @@ mod tests {
     use crate::memory::contents;
     use crate::{GenerateOptions, ImageInput, Message, Omni};
 
-    const NEVER: &(dyn Fn() -> bool + Sync) = &|| false;
+    const NEVER: &dyn Fn() -> bool = &|| false;
 
     /// A model and a prompt with sound and a picture between words, its media not yet encoded.
     fn model() -> Omni {

@@ -16,7 +16,7 @@ use omni_core::Error;
 
 pub(crate) use talk::{TalkStage, Talked};
 pub(crate) use think::{ThinkStage, Thought};
-pub(crate) use together::{Timed, Together};
+pub(crate) use together::{Timed, Together, tokens};
 pub(crate) use vocode::{VocodeStage, Voiced};
 
 use crate::places::Place;

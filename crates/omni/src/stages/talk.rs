@@ -8,7 +8,7 @@ use omni_core::{Positions, Result, Stage, Thinker as _};
 use tm_rope::MediaLayout;
 
 use super::guard::{Loops, overrun};
-use super::together::{Speech, frames};
+use super::together::{Speech, frames, rows};
 use super::{Common, Frame, Report, Word, stop_from_outside};
 use crate::memory::{Memory, TalkerMemory, Token, chained};
 use crate::omni::{Inner, SpeechParts};
@@ -95,7 +95,7 @@ impl TalkStage {
         let begun = Instant::now();
         let turn = self.common.signals.turn();
         let span = tracing::info_span!("talker_prompt").entered();
-        let Some((prompt, mut speaking, tokens)) = self.model.compute(|| self.begin(parts, tap, first))? else {
+        let Some((prompt, mut speaking, tokens)) = self.begin(parts, tap, first)? else {
             return Ok(());
         };
         drop((span, turn));
@@ -148,18 +148,25 @@ impl TalkStage {
 
     /// The prompt, a run that has taken it, and what the user part will be known by; `None` if there is nothing to say.
     fn begin(&self, parts: &SpeechParts, tap: Option<Tensor<3>>, first: u32) -> Result<Option<Begun>> {
-        let embed = |ids: Tensor<2, Int>| self.model.thinker.embed(ids);
-        let conversation =
-            Conversation { prompt: &self.ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
-        let Some(prompt) = parts.talker.prompt(&conversation)? else { return Ok(None) };
-        let positions = match self.options.talker_positions {
+        let Some(prompt) = self.model.compute(|| self.prompt(parts, tap, first))? else { return Ok(None) };
+        let (positions, delta) = match self.options.talker_positions {
             TalkerPositions::Exact => self.layout.positions(&prompt.ids)?,
             TalkerPositions::AsReference => self.layout.plain_positions(&prompt.ids)?,
         };
-        let (state, tokens) = self.recall(parts, &prompt, &positions.0)?;
+        let (state, tokens) = self.recall(parts, &prompt, &positions)?;
+        let input = prompt.input(state.tokens(), &positions);
+        let compute = |steps| self.model.compute(|| rows(&parts.talker, steps));
+        let heard = self.model.together.talker_prompts.seat().run((state, input), compute)??;
         let speaking =
-            parts.talker.begin_from(state, &prompt, positions, &parts.code_predictor, &self.speak, &mut ())?;
+            self.model.compute(|| parts.talker.begin_after(heard, delta, &parts.code_predictor, &self.speak, &mut ()));
         Ok(Some((prompt, speaking, tokens)))
+    }
+
+    fn prompt(&self, parts: &SpeechParts, tap: Option<Tensor<3>>, first: u32) -> Result<Option<TalkerPrompt>> {
+        let embed = |ids: Tensor<2, Int>| self.model.thinker.embed(ids);
+        let conversation =
+            Conversation { prompt: &self.ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
+        parts.talker.prompt(&conversation)
     }
 
     /// A state that has taken what is known of the user part, and what the whole user part will be known by.

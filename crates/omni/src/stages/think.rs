@@ -7,7 +7,7 @@ use moe_thinker::ThinkerState;
 use nn::Sampler;
 use omni_core::{DecoderInput, Positions, Result, Thinker as _};
 
-use super::together::{Scores, Token as Step, tokens};
+use super::together::{Scored, Tokens, tokens};
 use super::{Common, Report, Word};
 use crate::batch::Seat;
 use crate::memory::{Memory, ThinkerMemory, Token};
@@ -140,7 +140,7 @@ impl ThinkStage {
     fn next_token(
         &self,
         mut writing: Writing,
-        seat: &mut Seat<Step, Result<Scores>>,
+        seat: &mut Seat<Tokens, Result<Scored>>,
         thought: &mut Thought,
     ) -> Result<Writing> {
         let _turn = self.common.signals.turn();
@@ -148,10 +148,10 @@ impl ThinkStage {
         let thinker = &self.model.thinker;
         let position = writing.state.tokens() as f32 + writing.delta;
         let input = DecoderInput::text(thinker.embed(writing.next.clone()), Positions::sequence(position, 1));
-        let scores;
-        (writing.state, scores) =
+        let output;
+        (writing.state, output) =
             seat.run((writing.state, input), |steps| self.model.compute(|| tokens(thinker, steps)))??;
-        writing.next = writing.sampler.sample(scores);
+        writing.next = writing.sampler.sample(output.logits);
         thought.thinker += started.elapsed();
         Ok(writing)
     }

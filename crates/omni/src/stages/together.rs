@@ -1,28 +1,50 @@
-//! What answers compute together: tokens of the thinker, frames of the talker and the code predictor.
+//! What answers compute together: prompts and tokens of the thinker, prompts and frames of the talker with the code predictor,
+//! pieces of the vocoder.
 
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
-use moe_talker::Speaking;
+use code2wav::{Code2Wav, VocoderState};
+use moe_talker::{Speaking, Talker, TalkerState};
 use moe_thinker::{Thinker, ThinkerState};
 use mtp::{CodePredictor, PredictorState};
 use nn::RUNS_AT_ONCE;
-use omni_core::{DecoderInput, FrameCodes, FrameStart, Result, SamplingOptions};
+use omni_core::{
+    CodeFrames, DecoderInput, FrameCodes, FrameStart, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput,
+    ThinkerOutput, Waveform,
+};
 
 use super::Frame;
-use crate::batch::Batch;
+use crate::batch::{Batch, Limit};
 use crate::omni::SpeechParts;
+use crate::read::PIECE;
 
 /// Where answers meet.
 pub(crate) struct Together {
-    pub(crate) thinker: Batch<Token, Result<Scores>>,
+    /// With pieces of their prompts.
+    pub(crate) prompts: Batch<Tokens, Result<Scored>>,
+    /// With the token they have written.
+    pub(crate) thinker: Batch<Tokens, Result<Scored>>,
+    /// With their prompts for the talker.
+    pub(crate) talker_prompts: Batch<TalkerRows, Result<Heard>>,
     pub(crate) talker: Batch<Speech, Result<Spoken>>,
+    pub(crate) vocoder: Batch<Frames, Result<Sound>>,
 }
 
-/// A token to be read, by the state that reads it.
-pub(crate) type Token = (ThinkerState, DecoderInput);
-/// That state, and the scores `[1, V]` of the next token.
-pub(crate) type Scores = (ThinkerState, Tensor<2>);
+/// Tokens to be read, by the state that reads them.
+pub(crate) type Tokens = (ThinkerState, DecoderInput);
+/// That state, and what it makes of them.
+pub(crate) type Scored = (ThinkerState, ThinkerOutput);
+
+/// A prompt's rows for the talker, by the state that reads them.
+pub(crate) type TalkerRows = (TalkerState, TalkerInput);
+/// That state, and what it makes of them.
+pub(crate) type Heard = (TalkerState, TalkerOutput);
+
+/// Frames that are to become sound, by the stream they belong to.
+pub(crate) type Frames = (VocoderState, CodeFrames);
+/// That stream, and its sound.
+pub(crate) type Sound = (VocoderState, Waveform);
 
 /// A run of the talker that is to make a frame.
 pub(crate) struct Speech {
@@ -34,19 +56,54 @@ pub(crate) struct Speech {
 /// That run, and the frame; none when the speech has ended.
 pub(crate) type Spoken = (Speaking<Timed>, Option<Frame>);
 
+/// Frames of the vocoder's batches: what it computes with does not grow with the answers.
+const FRAMES: usize = 64;
+/// How long the vocoder waits for other answers' frames: a piece of sound comes only every few frames.
+const PATIENCE: Duration = Duration::from_millis(2);
+
 impl Together {
     /// In host memory, answers share each reading of the weights. On other devices each computes for itself.
     pub(crate) fn new(device: &Device) -> Self {
         let most = if checkpoint::is_host(device) { RUNS_AT_ONCE } else { 1 };
-        Self { thinker: Batch::new(most), talker: Batch::new(most) }
+        let weigh = |(_, input): &Frames| input.codes.dims()[2];
+        Self {
+            prompts: Batch::new(prompts(most, |(_, input)| input.positions.tokens())),
+            thinker: Batch::new(Limit::jobs(most)),
+            talker_prompts: Batch::new(prompts(most, |(_, input)| input.positions.tokens())),
+            talker: Batch::new(Limit::jobs(most)),
+            vocoder: Batch::new(Limit { weight: FRAMES, weigh, patience: PATIENCE, ..Limit::jobs(most) }),
+        }
     }
 }
 
-/// One token of each.
-pub(crate) fn tokens(thinker: &Thinker, tokens: Vec<Token>) -> Vec<Result<Scores>> {
-    let (mut states, inputs): (Vec<_>, Vec<_>) = tokens.into_iter().unzip();
-    let scores = thinker.step_many(states.iter_mut().zip(inputs).collect());
-    states.into_iter().zip(scores).map(|(state, scores)| Ok((state, scores?))).collect()
+/// Up to as many rows as one prompt's piece has. Few rows are computed another way, for them the faster one, and do not join.
+fn prompts<Job>(most: usize, rows: fn(&Job) -> usize) -> Limit<Job> {
+    Limit { weight: PIECE, least: RUNS_AT_ONCE + 1, weigh: rows, ..Limit::jobs(most) }
+}
+
+/// The tokens of each.
+pub(crate) fn tokens(thinker: &Thinker, steps: Vec<Tokens>) -> Vec<Result<Scored>> {
+    with_states(steps, |steps| thinker.step_many(steps))
+}
+
+/// The rows of each.
+pub(crate) fn rows(talker: &Talker, steps: Vec<TalkerRows>) -> Vec<Result<Heard>> {
+    with_states(steps, |steps| talker.step_many(steps))
+}
+
+/// The sound of each.
+pub(crate) fn sounds(vocoder: &Code2Wav, steps: Vec<Frames>) -> Vec<Result<Sound>> {
+    with_states(steps, |steps| steps.into_iter().map(|(state, input)| vocoder.step(state, input)).collect())
+}
+
+/// Lends the states out for a step of all of them.
+fn with_states<State, Input, Output>(
+    steps: Vec<(State, Input)>,
+    step: impl FnOnce(Vec<(&mut State, Input)>) -> Vec<Result<Output>>,
+) -> Vec<Result<(State, Output)>> {
+    let (mut states, inputs): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+    let outputs = step(states.iter_mut().zip(inputs).collect());
+    states.into_iter().zip(outputs).map(|(state, output)| Ok((state, output?))).collect()
 }
 
 /// One frame of each: the frame before is fed back with its row of text, and the next one is made.

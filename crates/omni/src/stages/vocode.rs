@@ -3,10 +3,13 @@ use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use burn::tensor::{Int, Tensor};
+use code2wav::VocoderState;
 use omni_core::{CodeFrames, Result, Stage, Vocoder};
 
 use super::guard::Silence;
+use super::together::{Frames, Sound, sounds};
 use super::{Common, Frame, Report, device_failed};
+use crate::batch::Seat;
 use crate::omni::{Inner, SpeechParts};
 use crate::{Audio, Event, GenerateOptions, VocoderMode};
 
@@ -35,7 +38,7 @@ impl VocodeStage {
     pub(crate) fn run(self) -> Result<()> {
         let parts = self.model.speech.as_ref().expect("speech was planned");
         let mut voiced = Voiced::default();
-        let mut state = parts.code2wav.start();
+        let (mut state, mut seat) = (parts.code2wav.start(), self.model.together.vocoder.seat());
         let mut silence = self.options.guards.silent_frames.map(Silence::new);
         let mut sizes = self.options.chunks.sizes();
         loop {
@@ -56,7 +59,8 @@ impl VocodeStage {
                 break;
             }
             if !waiting.is_empty() {
-                let (mut samples, mut codes) = self.vocode(parts, &mut state, waiting, &mut voiced)?;
+                let (mut samples, mut codes);
+                (state, samples, codes) = self.vocode(parts, (state, &mut seat), waiting, &mut voiced)?;
                 let per_frame = parts.code2wav.samples_per_frame();
                 let quiet = silence.as_mut().and_then(|silence| silence.ends(&samples, per_frame));
                 if let Some(end) = quiet {
@@ -86,23 +90,29 @@ impl VocodeStage {
     fn vocode(
         &self,
         parts: &SpeechParts,
-        state: &mut code2wav::VocoderState,
+        (state, seat): (VocoderState, &mut Seat<Frames, Result<Sound>>),
         frames: Vec<Frame>,
         voiced: &mut Voiced,
-    ) -> Result<(Vec<f32>, Vec<Vec<u32>>)> {
+    ) -> Result<(VocoderState, Vec<f32>, Vec<Vec<u32>>)> {
         let _turn = self.common.signals.turn();
         let _span = tracing::debug_span!("vocoder", frames = frames.len()).entered();
         let started = Instant::now();
         let rows = Tensor::cat(frames, 0); // [F, Q]
         let host = host_codes(rows.clone())?;
         let codes = rows.swap_dims(0, 1).unsqueeze::<3>(); // [1, Q, F]
-        let samples = self.model.compute(|| match self.options.vocoder {
-            VocoderMode::Exact => parts.code2wav.step(state, CodeFrames { codes }).map(|waveform| waveform.samples),
-            VocoderMode::Chunked(chunking) => Ok(parts.code2wav.decode_chunked(codes, chunking)),
-        })?;
+        let (state, samples) = match self.options.vocoder {
+            VocoderMode::Exact => {
+                let compute = |pieces| self.model.compute(|| sounds(&parts.code2wav, pieces));
+                let (state, sound) = seat.run((state, CodeFrames { codes }), compute)??;
+                (state, sound.samples)
+            }
+            VocoderMode::Chunked(chunking) => {
+                (state, self.model.compute(|| parts.code2wav.decode_chunked(codes, chunking)))
+            }
+        };
         let samples = samples.try_into_data().map_err(device_failed)?.try_to_vec_as().map_err(device_failed)?;
         voiced.vocoder += started.elapsed();
-        Ok((samples, host))
+        Ok((state, samples, host))
     }
 }
 
