@@ -52,9 +52,9 @@ impl Code2Wav {
     /// A step of each of several streams, together where the device allows: each weight is read once for all of them. What
     /// [`Stage::step`] gives for each; the streams may differ in everything but the model.
     ///
-    /// Together they go through convolutions in half precision on the CPU, everywhere else one after the other. Convolutions give
-    /// each stream the very numbers it gets alone; linear layers multiply many rows by another path than few, so that samples may
-    /// differ by the rounding of bf16.
+    /// Together they go where the convolutions are prepared for half precision on the CPU; everywhere else they go one after the
+    /// other. Convolutions give each stream the very numbers it gets alone. Linear layers multiply nine rows and more in another
+    /// way than fewer, so that samples may differ by the rounding of bf16, as they do when one stream comes in other pieces.
     ///
     /// # Shapes
     /// codes `[1, Q, F]` each, of any `F` of at least 1 → samples `[1, N]` each.
