@@ -234,34 +234,37 @@ impl HalfConv {
                 // SAFETY: the instructions were found; the weights hold 32 rows of this depth, and a row of pairs is `past`
                 // longer than the last tile.
                 unsafe { block(instructions, weight, operand, &mut results) };
-                for (row, sums) in (first..rows).zip(results.0.chunks_exact(SIDE)) {
-                    // SAFETY: no other task has this row of these steps.
-                    parts.iter().for_each(|part| unsafe { self.store(&out, row, part, sums, add) });
-                }
+                // SAFETY: no other task has these rows of these steps.
+                parts.iter().for_each(|part| unsafe { self.store(&out, first, part, &results, add) });
             }
         });
     }
 
-    /// Puts one row's results of one part where they belong.
+    /// Puts the results of one part, of rows from `first` on, where they belong.
     ///
     /// # Safety
-    /// No other thread stores this row of this part, and no piece that is alive holds an output of it.
+    /// No other thread stores these rows of this part, and no piece that is alive holds an output of them.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn store(&self, out: &Columns, row: usize, part: &Part, sums: &[f32], add: bool) {
+    unsafe fn store(&self, out: &Columns, first: usize, part: &Part, results: &Block, add: bool) {
         let Part { column, step, count, .. } = *part;
-        let (channel, sums) = (row / self.stride, &sums[column..column + count]);
-        let bias = self.bias[channel];
-        if self.stride == 1 {
-            // SAFETY: promised by the caller; the piece is dropped before the next.
-            let y = unsafe { out.piece(channel, step..step + count) };
-            match add {
-                true => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum + bias),
-                false => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias),
-            }
-        } else {
-            for (at, sum) in sums.iter().enumerate() {
-                // SAFETY: as above: no other row of weights makes this output.
-                unsafe { out.set(channel, (step + at) * self.stride + row % self.stride, sum + bias) };
+        let rows = (first..self.output * self.stride).zip(results.0.chunks_exact(SIDE));
+        for (row, sums) in rows.map(|(row, sums)| (row, &sums[column..column + count])) {
+            let channel = row / self.stride;
+            let bias = self.bias[channel];
+            if self.stride == 1 {
+                // SAFETY: promised by the caller; the piece is dropped before the next.
+                let y = unsafe { out.piece(channel, step..step + count) };
+                match add {
+                    true => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum + bias),
+                    false => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias),
+                }
+            } else {
+                let place = step * self.stride + row % self.stride;
+                for (at, sum) in sums.iter().enumerate() {
+                    // SAFETY: as above: no other row of weights makes this output.
+                    unsafe { out.set(channel, place + at * self.stride, sum + bias) };
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Where the streams of a convolution lie beside each other, and which columns of the products become outputs.
 
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other processor has code here.
+
 use crate::half_pairs::TILE;
 
 /// The columns of all streams' inputs: each stream's after the other's, history first.
