@@ -8,8 +8,8 @@ use moe_talker::Talker;
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
 use omni_core::{
-    CodePredictor as _, DecoderInput, Error, FrameStart, ModalityEncoder, Positions, Result, SamplingOptions, Stage,
-    TalkerInput,
+    CodeFrames, CodePredictor as _, DecoderInput, Error, FrameStart, ModalityEncoder, Positions, Result,
+    SamplingOptions, Stage, TalkerInput,
 };
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -261,13 +261,27 @@ impl<'a> Bench<'a> {
         let config = self.config.code2wav()?;
         let vocoder = Code2Wav::load_parts(&self.weights(), config)?;
         let parameters = self.parameters("code2wav.");
-        for frames in [1, 25, 100] {
+        let codes = |frames| {
             let shape = [1, config.num_quantizers, frames];
-            let codes =
-                Tensor::<3, Int>::random(shape, Distribution::Uniform(0.0, config.codebook_size as f64), &self.device);
+            let values = Distribution::Uniform(0.0, config.codebook_size as f64);
+            Tensor::<3, Int>::random(shape, values, &self.device)
+        };
+        for frames in [1, 25, 100] {
+            let codes = codes(frames);
             let case = format!("{frames} frames ({} ms of speech)", frames * 80);
             self.measure(["code2wav", &case, "whole decode"], parameters, self.bytes(parameters), || {
                 Ok(vocoder.decode(codes.clone()).flatten(0, 1))
+            })?;
+        }
+        for (streams, frames) in [(1, 1), (4, 1), (1, 8), (4, 8)] {
+            let codes: Vec<_> = (0..streams).map(|_| codes(frames)).collect();
+            let mut states = vec![vocoder.start(); streams];
+            let case = format!("{frames} frames of each of {streams} streams");
+            self.measure(["code2wav", &case, "step together"], parameters, self.bytes(parameters), || {
+                let codes = codes.iter().map(|codes| CodeFrames { codes: codes.clone() });
+                let sound = vocoder.step_many(states.iter_mut().zip(codes).collect());
+                let samples: Result<Vec<_>> = sound.into_iter().map(|sound| Ok(sound?.samples.flatten(0, 1))).collect();
+                Ok(Tensor::cat(samples?, 0))
             })?;
         }
         Ok(())

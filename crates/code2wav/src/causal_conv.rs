@@ -5,7 +5,7 @@ use burn::tensor::module::{conv_transpose1d, conv1d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{Tensor, TensorData};
 use checkpoint::Weights;
-use kernels::HalfConv;
+use kernels::{ConvStream, HalfConv};
 use nn::with_numbers;
 use omni_core::{Dtype, Result};
 
@@ -111,7 +111,8 @@ fn on_host(
             let of_row = |all: &[f32]| all[row * all.len() / batch..][..all.len() / batch].to_vec();
             let mut y = residual.as_deref().map(of_row).unwrap_or_default();
             let x = &x[row * input * time..][..input * time];
-            length = conv.run(history, x, act.map(Snake::host), residual.is_some(), &mut y);
+            let stream = ConvStream { history, time };
+            length = conv.run(&mut [stream], x, act.map(Snake::host), residual.is_some(), &mut y)[0];
             values.extend(y);
         }
     });
@@ -188,6 +189,11 @@ impl TransposedConv {
     /// As [`CausalConv::host`].
     pub(crate) fn host(&self) -> Option<&HalfConv> {
         self.kernel.host()
+    }
+
+    /// Outputs per input.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
     }
 
     /// `[B, in, T]` → `[B, out, T * stride]` of the activated input, without the first stride of the stream if outputs overlap.

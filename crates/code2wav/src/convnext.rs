@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 use checkpoint::Weights;
-use nn::{LayerNorm, Linear};
+use nn::{LayerNorm, Linear, pieces};
 use omni_core::Result;
 
 use crate::causal_conv::{CausalConv, ConvSpec, History, TransposedConv};
@@ -23,17 +23,24 @@ impl Upsample {
         })
     }
 
-    /// `[B, D, T]` → `[B, D, T * factor]`.
+    /// Steps for each one.
+    pub(crate) fn factor(&self) -> usize {
+        self.transposed.stride()
+    }
+
+    /// Several streams beside each other, each with its history and its length afterwards:
+    /// `[B, D, sum T]` → `[B, D, sum T * factor]`.
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        history: &mut History,
+        streams: Vec<(&mut History, usize)>,
         index: usize,
         probe: &mut dyn VocoderProbe,
     ) -> Tensor<3> {
+        // Nothing overlaps, neither steps nor streams.
         let x = self.transposed.forward(x, &mut History::None, None);
         probe.part("upsample_a", index, &x);
-        let x = self.block.forward(x, history);
+        let x = self.block.forward(x, streams);
         probe.part("upsample_b", index, &x);
         x
     }
@@ -63,8 +70,12 @@ impl ConvNext {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, history: &mut History) -> Tensor<3> {
-        let h = self.dwconv.forward(x.clone(), history, None, None).swap_dims(1, 2); // [B, T, D]
+    /// `[B, D, sum T]` → `[B, D, sum T]`.
+    fn forward(&self, x: Tensor<3>, streams: Vec<(&mut History, usize)>) -> Tensor<3> {
+        let (histories, times): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
+        let each = pieces(x.clone(), 2, &times).into_iter().zip(histories);
+        let each = each.map(|(x, history)| self.dwconv.forward(x, history, None, None));
+        let h = Tensor::cat(each.collect(), 2).swap_dims(1, 2); // [B, sum T, D]
         let h = self.pwconv2.forward(gelu(self.pwconv1.forward(self.norm.forward(h))));
         x + (h * self.gamma.val().unsqueeze()).swap_dims(1, 2)
     }

@@ -86,19 +86,13 @@ impl Code2Wav {
     /// # Shapes
     /// `[B, Q, F]` → `[B, N]`, f32 in −1 to 1; `F` is at least 1.
     pub fn run(&self, state: &mut VocoderState, codes: Tensor<3, Int>, probe: &mut dyn VocoderProbe) -> Tensor<2> {
-        let x = self.embed(codes); // [B, F, D]
-        probe.part("embedding_mean", 0, &x);
-        let x = self.pre_transformer.forward(x, &mut state.pre_transformer, self.dtype, probe);
-        probe.part("norm", 0, &x);
-        let mut x = x.swap_dims(1, 2); // [B, D, F]
-        for (index, (stage, history)) in self.upsample.iter().zip(&mut state.upsample).enumerate() {
-            x = stage.forward(x, history, index, probe);
-        }
-        if !probe.looks()
-            && let Some(samples) = self.decoder_on_host(state, &x)
+        if codes.dims()[0] == 1
+            && !probe.looks()
+            && let Some(host) = self.host()
         {
-            return samples.clamp(-1.0, 1.0).squeeze_dim(1);
+            return self.run_on_host(&host, &mut [state], vec![codes]).remove(0);
         }
+        let (mut x, _) = self.upsampled(&mut [state], vec![codes], probe);
         x = self.entrance.forward(x, &mut state.entrance, None, None);
         probe.part("decoder", 0, &x);
         for (index, (block, carried)) in self.blocks.iter().zip(&mut state.blocks).enumerate() {
@@ -111,6 +105,29 @@ impl Code2Wav {
         x = self.exit.forward(x, &mut state.exit, Some(&self.act), None); // [B, 1, N]
         probe.part("decoder", self.blocks.len() + 2, &x);
         x.cast(DType::F32).clamp(-1.0, 1.0).squeeze_dim(1)
+    }
+
+    /// Embedding, transformer and upsampling of several streams' frames `[B, Q, F]`, beside each other from one part to the next:
+    /// `[B, D, sum T]`, and the `T`.
+    pub(crate) fn upsampled(
+        &self,
+        states: &mut [&mut VocoderState],
+        codes: Vec<Tensor<3, Int>>,
+        probe: &mut dyn VocoderProbe,
+    ) -> (Tensor<3>, Vec<usize>) {
+        let mut times: Vec<usize> = codes.iter().map(|codes| codes.dims()[2]).collect();
+        let x = self.embed(Tensor::cat(codes, 2)); // [B, sum F, D]
+        probe.part("embedding_mean", 0, &x);
+        let streams = states.iter_mut().zip(&times).map(|(state, frames)| (&mut state.pre_transformer, *frames));
+        let x = self.pre_transformer.forward(x, &mut streams.collect::<Vec<_>>(), self.dtype, probe);
+        probe.part("norm", 0, &x);
+        let mut x = x.swap_dims(1, 2); // [B, D, sum F]
+        for (index, stage) in self.upsample.iter().enumerate() {
+            times.iter_mut().for_each(|time| *time *= stage.factor());
+            let streams = states.iter_mut().zip(&times).map(|(state, time)| (&mut state.upsample[index], *time));
+            x = stage.forward(x, streams.collect(), index, probe);
+        }
+        (x, times)
     }
 
     /// Mean of the codebooks' rows; one table holds all codebooks after one another.

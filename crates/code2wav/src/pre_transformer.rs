@@ -1,7 +1,7 @@
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use checkpoint::{Code2WavConfig, Weights};
-use nn::{Attention, AttentionSpec, GatedMlp, KvCache, Mask, MaskSpec, RmsNorm};
+use nn::{Attention, AttentionRun, AttentionSpec, GatedMlp, KvCache, Mask, MaskSpec, RmsNorm};
 use omni_core::{Dtype, Positions, Result};
 use tm_rope::{Rope, RopeConfig, Rotation};
 
@@ -39,26 +39,43 @@ impl PreTransformer {
         PreTransformerState { caches: vec![KvCache::window(self.window); self.layers.len()], frames: 0 }
     }
 
-    /// `[B, F, D]` → `[B, F, D]`.
+    /// Frames of several streams behind each other, so many of each: `[B, sum F, D]` → `[B, sum F, D]`.
     pub(crate) fn forward(
         &self,
         mut x: Tensor<3>,
-        state: &mut PreTransformerState,
+        streams: &mut [(&mut PreTransformerState, usize)],
         dtype: Dtype,
         probe: &mut dyn VocoderProbe,
     ) -> Tensor<3> {
-        let ([batch, frames, _], device) = (x.dims(), x.device());
-        let at = (0..batch * frames).map(|i| (state.frames + i % frames) as f32).collect();
-        let rotation = self.rope.rotation(&Positions::uniform(batch, at), &device, dtype);
-        let keys = state.caches.first().map_or(0, KvCache::len) + frames;
-        let spec = MaskSpec { queries: frames, keys, window: Some(self.window), left_padding: &[] };
-        let mask = Mask::new(&spec, &device);
-        for (index, (layer, cache)) in self.layers.iter().zip(&mut state.caches).enumerate() {
-            x = layer.forward(x, &rotation, cache, &mask);
+        let (batch, device) = (x.dims()[0], x.device());
+        let steps = streams.iter().map(|(state, frames)| self.step(state, [batch, *frames], &device, dtype));
+        let steps: Vec<_> = steps.collect();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let runs = streams.iter_mut().zip(&steps);
+            let runs = runs.map(|((state, _), (rotation, mask))| {
+                let cache = &mut state.caches[index];
+                AttentionRun { rotation, cache, mask }
+            });
+            x = layer.forward(x, runs.collect());
             probe.part("layer", index, &x);
         }
-        state.frames += frames;
+        streams.iter_mut().for_each(|(state, frames)| state.frames += *frames);
         self.norm.forward(x)
+    }
+
+    /// What all layers of one stream's step share.
+    fn step(
+        &self,
+        state: &PreTransformerState,
+        [batch, frames]: [usize; 2],
+        device: &Device,
+        dtype: Dtype,
+    ) -> (Rotation, Mask) {
+        let at = (0..batch * frames).map(|i| (state.frames + i % frames) as f32).collect();
+        let rotation = self.rope.rotation(&Positions::uniform(batch, at), device, dtype);
+        let keys = state.caches.first().map_or(0, KvCache::len) + frames;
+        let spec = MaskSpec { queries: frames, keys, window: Some(self.window), left_padding: &[] };
+        (rotation, Mask::new(&spec, device))
     }
 }
 
@@ -94,8 +111,8 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, rotation: &Rotation, cache: &mut KvCache, mask: &Mask) -> Tensor<3> {
-        let h = self.self_attn.forward(self.input_layernorm.forward(x.clone()), rotation, cache, mask);
+    fn forward(&self, x: Tensor<3>, runs: Vec<AttentionRun>) -> Tensor<3> {
+        let h = self.self_attn.forward_many(self.input_layernorm.forward(x.clone()), runs);
         let x = x + h * self.self_attn_layer_scale.val().unsqueeze();
         let h = self.mlp.forward(self.post_attention_layernorm.forward(x.clone()));
         x + h * self.mlp_layer_scale.val().unsqueeze()

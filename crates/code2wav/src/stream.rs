@@ -49,6 +49,26 @@ impl Code2Wav {
         self.run(&mut self.start(), codes, &mut ())
     }
 
+    /// A step of each of several streams, together where the device allows: each weight is read once for all of them. What
+    /// [`Stage::step`] gives for each; the streams may differ in everything but the model.
+    ///
+    /// Together they go where the convolutions are prepared for half precision on the CPU; everywhere else they go one after the
+    /// other. Convolutions give each stream the very numbers it gets alone. Linear layers multiply nine rows and more in another
+    /// way than fewer, so that samples may differ by the rounding of bf16, as they do when one stream comes in other pieces.
+    ///
+    /// # Shapes
+    /// codes `[1, Q, F]` each, of any `F` of at least 1 → samples `[1, N]` each.
+    pub fn step_many(&self, steps: Vec<(&mut VocoderState, CodeFrames)>) -> Vec<Result<Waveform>> {
+        let one_row = !steps.is_empty() && steps.iter().all(|(_, input)| input.codes.dims()[0] == 1);
+        let Some(host) = self.host().filter(|_| one_row) else {
+            return steps.into_iter().map(|(state, input)| self.step(state, input)).collect();
+        };
+        let (mut states, codes): (Vec<_>, Vec<_>) =
+            steps.into_iter().map(|(state, input)| (state, input.codes)).unzip();
+        let samples = self.run_on_host(&host, &mut states, codes).into_iter();
+        samples.map(|samples| Ok(Waveform { samples })).collect()
+    }
+
     /// As the reference's `generate` does it: chunks decoded apart, each with a left context that is dropped.
     ///
     /// Every chunk lacks the lookahead at its end, so sound jumps a little at each boundary. Offered for parity only;

@@ -10,9 +10,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use crate::conv_layout::{Layout, Part};
 use crate::elementwise::Snake;
 #[cfg(target_arch = "x86_64")]
-use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block};
+use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, Tiles, block};
 use crate::half_pairs::join;
 use crate::memory::{Columns, aligned};
 use crate::weight::narrow;
@@ -34,6 +35,15 @@ pub struct HalfConv {
     /// Outputs per input; one for a causal convolution.
     stride: usize,
     transposed: bool,
+}
+
+/// One of the streams that a convolution takes together.
+#[derive(Debug)]
+pub struct ConvStream<'a> {
+    /// Inputs before the new ones, `[input, past]`, which become those before the next ones. Empty before the first.
+    pub history: &'a mut Vec<f32>,
+    /// New inputs.
+    pub time: usize,
 }
 
 impl HalfConv {
@@ -107,74 +117,70 @@ impl HalfConv {
         [self.input, self.output]
     }
 
-    /// The outputs `[output, time * stride]` of new inputs `[input, time]`, whose activation is convolved; returns their length.
+    /// The outputs `[output, sum of lengths]` of new inputs `[input, sum of times]`, whose activation is convolved; returns how many
+    /// each stream got.
     ///
-    /// `history` are the inputs before them, `[input, past]`, and become those before the next ones. An empty history stands for
-    /// zeros where time is not multiplied; where it is, the outputs before the first input are left out. With `add` the outputs are
-    /// added to what is in `y`, otherwise `y` gets their size.
+    /// Streams lie beside each other in each channel, in their order, and each gets the very numbers it gets alone; weights are read
+    /// once for all of them. A stream's outputs are `time * stride`, but before its first input there are zeros where time is not
+    /// multiplied, and where it is, the outputs before the first input are left out. With `add` the outputs are added to what is in
+    /// `y`, otherwise `y` gets their size.
     ///
     /// # Panics
     /// If the lengths do not agree.
     pub fn run(
         &self,
-        history: &mut Vec<f32>,
+        streams: &mut [ConvStream],
         x: &[f32],
         activation: Option<Snake>,
         add: bool,
         y: &mut Vec<f32>,
-    ) -> usize {
-        let time = x.len() / self.input;
-        assert_eq!(x.len(), time * self.input, "x [input, time]");
+    ) -> Vec<usize> {
+        let total: usize = streams.iter().map(|stream| stream.time).sum();
+        assert_eq!(x.len(), total * self.input, "x [input, sum of times]");
         let past = self.past();
-        if history.is_empty() && !self.transposed {
-            history.resize(self.input * past, 0.0);
+        for stream in streams.iter_mut().filter(|stream| stream.history.is_empty() && !self.transposed) {
+            stream.history.resize(self.input * past, 0.0);
         }
-        let held = history.len() / self.input;
-        let steps = (held + time).saturating_sub(past);
-        let length = steps * self.stride;
+        let inputs = streams.iter().map(|stream| stream.history.len() / self.input + stream.time);
+        let layout = Layout::new(past, inputs);
+        let lengths: Vec<usize> = layout.steps.iter().map(|steps| steps * self.stride).collect();
+        let length = self.output * lengths.iter().sum::<usize>();
         if add {
-            assert!(y.len() == self.output * length && self.stride == 1, "y [output, time]");
+            assert!(y.len() == length && self.stride == 1, "y [output, sum of times]");
         } else {
-            y.resize(self.output * length, 0.0);
+            y.resize(length, 0.0);
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(instructions) = HalfInstructions::best() {
             let mut memory = PAIRS.take();
-            // Beside a multiple of 4096 bytes, all rows would share their place in the first cache.
-            let width = ((past + steps.next_multiple_of(SIDE)).div_ceil(TILE) | 1) * TILE;
-            let pairs = self.pairs(history, held, x, time, activation, width, &mut memory);
-            self.multiply(instructions, pairs, width, steps, add, y);
+            let pairs = self.pairs(streams, x, activation, &layout, &mut memory);
+            self.multiply(instructions, pairs, &layout, add, y);
             PAIRS.set(memory);
         }
-        self.keep(history, held, x, time);
-        length
+        self.keep(streams, x);
+        lengths
     }
 
     /// Pairs of channels `[channels / 2, width]`, activated and rounded.
     #[cfg(target_arch = "x86_64")]
-    #[allow(clippy::too_many_arguments)] // The pieces of one operand.
     fn pairs<'a>(
         &self,
-        history: &[f32],
-        held: usize,
+        streams: &[ConvStream],
         x: &[f32],
-        time: usize,
         activation: Option<Snake>,
-        width: usize,
+        layout: &Layout,
         memory: &'a mut Vec<f32>,
     ) -> &'a [f32] {
-        let channels = self.input.next_multiple_of(32);
+        let (channels, width) = (self.input.next_multiple_of(32), layout.width);
         let pairs = aligned(memory, channels / 2 * width);
         pairs.par_chunks_exact_mut(width).enumerate().for_each(|(pair, out)| {
             let mut rows = ROWS.take();
             rows.clear();
             rows.resize(2 * width, 0.0);
             for (channel, row) in (2 * pair..self.input.min(2 * pair + 2)).zip(rows.chunks_exact_mut(width)) {
-                let row = &mut row[..held + time];
-                row[..held].copy_from_slice(&history[channel * held..][..held]);
-                row[held..].copy_from_slice(&x[channel * time..][..time]);
+                self.gather(channel, streams, x, layout, row);
                 if let Some(activation) = activation {
-                    activation.channel(channel, row);
+                    activation.channel(channel, &mut row[..layout.columns]);
                 }
             }
             let (a, b) = rows.split_at(width);
@@ -186,78 +192,99 @@ impl HalfConv {
         pairs
     }
 
+    /// All streams' inputs of one channel, each behind its history.
+    fn gather(&self, channel: usize, streams: &[ConvStream], x: &[f32], layout: &Layout, row: &mut [f32]) {
+        let total = x.len() / self.input;
+        let mut x = &x[channel * total..][..total];
+        for (stream, start) in streams.iter().zip(&layout.starts) {
+            let (new, others) = x.split_at(stream.time);
+            let held = stream.history.len() / self.input;
+            let (before, row) = row[*start..][..held + new.len()].split_at_mut(held);
+            before.copy_from_slice(&stream.history[channel * held..][..held]);
+            row.copy_from_slice(new);
+            x = others;
+        }
+    }
+
     #[cfg(target_arch = "x86_64")]
-    fn multiply(
-        &self,
-        instructions: HalfInstructions,
-        pairs: &[f32],
-        width: usize,
-        steps: usize,
-        add: bool,
-        y: &mut [f32],
-    ) {
+    fn multiply(&self, instructions: HalfInstructions, pairs: &[f32], layout: &Layout, add: bool, y: &mut [f32]) {
         let channels = self.input.next_multiple_of(32);
         let depth = self.taps * channels;
         let rows = self.output * self.stride;
         let shift = |tap| Shift { rows: tap * channels, columns: tap * self.dilation };
         let shifts: Vec<Shift> = (0..self.taps).map(shift).collect();
-        let length = steps * self.stride;
-        let out = Columns::new(y, length);
-        let (blocks, pieces) = (rows.div_ceil(SIDE), steps.div_ceil(COLUMNS));
-        (0..blocks * pieces).into_par_iter().for_each(|task| {
-            let (first, piece) = (task % blocks * SIDE, task / blocks);
+        let out = Columns::new(y, layout.steps.iter().sum::<usize>() * self.stride);
+        let columns = layout.blocks();
+        let pieces: Vec<_> = columns.chunks(COLUMNS / SIDE).collect();
+        let blocks = rows.div_ceil(SIDE);
+        (0..blocks * pieces.len()).into_par_iter().for_each(|task| {
+            let first = task % blocks * SIDE;
             let weight = Rows::new(self.weight[first * depth..(first + SIDE) * depth].as_ptr(), depth);
             let _tiles = Tiles::new(instructions);
             let mut results = Block([0.0; SIDE * SIDE]);
-            for step in (piece * COLUMNS..steps.min((piece + 1) * COLUMNS)).step_by(SIDE) {
+            for (tiles, parts) in pieces[task / blocks] {
                 let operand = Operand {
-                    at: pairs[step..].as_ptr().cast(),
-                    stride: width,
-                    second: TILE,
+                    at: pairs[tiles[0]..].as_ptr().cast(),
+                    stride: layout.width,
+                    // Without a second tile, the first is computed twice.
+                    second: tiles[tiles.len() - 1] - tiles[0],
                     shifts: &shifts,
                     steps: channels / SIDE,
                 };
                 // SAFETY: the instructions were found; the weights hold 32 rows of this depth, and a row of pairs is `past`
-                // longer than the steps rounded up to 32.
+                // longer than the last tile.
                 unsafe { block(instructions, weight, operand, &mut results) };
-                let count = SIDE.min(steps - step);
-                for (row, sums) in (first..rows).zip(results.0.chunks_exact(SIDE)) {
-                    let channel = row / self.stride;
-                    let bias = self.bias[channel];
-                    if self.stride == 1 {
-                        // SAFETY: these columns of this row are this task's alone; the piece is dropped before the next.
-                        let y = unsafe { out.piece(row, step..step + count) };
-                        match add {
-                            true => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum + bias),
-                            false => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias),
-                        }
-                    } else {
-                        for (at, sum) in sums[..count].iter().enumerate() {
-                            let place = (step + at) * self.stride + row % self.stride;
-                            // SAFETY: as above: no other row of weights makes this output.
-                            let y = unsafe { out.piece(channel, place..place + 1) };
-                            y[0] = sum + bias;
-                        }
-                    }
-                }
+                // SAFETY: no other task has these rows of these steps.
+                parts.iter().for_each(|part| unsafe { self.store(&out, first, part, &results, add) });
             }
         });
     }
 
-    /// The last inputs are the next ones' history.
-    fn keep(&self, history: &mut Vec<f32>, held: usize, x: &[f32], time: usize) {
-        let past = self.past();
-        if past == 0 {
-            return history.clear();
+    /// Puts the results of one part, of rows from `first` on, where they belong.
+    ///
+    /// # Safety
+    /// No other thread stores these rows of this part, and no piece that is alive holds an output of them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn store(&self, out: &Columns, first: usize, part: &Part, results: &Block, add: bool) {
+        let Part { column, step, count, .. } = *part;
+        let rows = (first..self.output * self.stride).zip(results.0.chunks_exact(SIDE));
+        for (row, sums) in rows.map(|(row, sums)| (row, &sums[column..column + count])) {
+            let channel = row / self.stride;
+            let bias = self.bias[channel];
+            if self.stride == 1 {
+                // SAFETY: promised by the caller; the piece is dropped before the next.
+                let y = unsafe { out.piece(channel, step..step + count) };
+                match add {
+                    true => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum + bias),
+                    false => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias),
+                }
+            } else {
+                let place = step * self.stride + row % self.stride;
+                for (at, sum) in sums.iter().enumerate() {
+                    // SAFETY: as above: no other row of weights makes this output.
+                    unsafe { out.set(channel, place + at * self.stride, sum + bias) };
+                }
+            }
         }
-        let kept = past.min(held + time);
-        let mut next = Vec::with_capacity(self.input * kept);
-        for channel in 0..self.input {
-            let from_history = kept.saturating_sub(time);
-            next.extend_from_slice(&history[channel * held + held - from_history..][..from_history]);
-            next.extend_from_slice(&x[channel * time..][time - (kept - from_history)..time]);
+    }
+
+    /// Each stream's last inputs are its next ones' history.
+    fn keep(&self, streams: &mut [ConvStream], x: &[f32]) {
+        let (past, total) = (self.past(), x.len() / self.input);
+        let mut first = 0;
+        for ConvStream { history, time } in streams {
+            let held = history.len() / self.input;
+            let kept = past.min(held + *time);
+            let from_history = kept.saturating_sub(*time);
+            let mut next = Vec::with_capacity(self.input * kept);
+            for channel in 0..self.input {
+                next.extend_from_slice(&history[channel * held..][held - from_history..held]);
+                next.extend_from_slice(&x[channel * total + first..][*time - (kept - from_history)..*time]);
+            }
+            **history = next;
+            first += *time;
         }
-        *history = next;
     }
 }
 
@@ -298,15 +325,72 @@ mod tests {
                 continue;
             }
             let mut y = start.map(|start| part(start, output)).unwrap_or_default();
-            let length = conv.run(&mut history, &x, None, start.is_some(), &mut y);
+            let stream = ConvStream { history: &mut history, time: end - from };
+            let length = conv.run(&mut [stream], &x, None, start.is_some(), &mut y)[0];
             rows.iter_mut().zip(y.chunks(length.max(1))).for_each(|(row, y)| row.extend_from_slice(y));
             from = end;
         }
         rows
     }
 
+    /// Rows of several streams beside each other, from those of each; each stream has one vector of `channels` rows.
+    fn beside(streams: &[Vec<f32>], channels: usize) -> Vec<f32> {
+        let row = |channel: usize| {
+            streams.iter().flat_map(move |values| {
+                let time = values.len() / channels;
+                &values[channel * time..][..time]
+            })
+        };
+        (0..channels).flat_map(row).copied().collect()
+    }
+
+    fn convolution([input, output]: [usize; 2], kernel: usize, dilation: usize, kind: usize) -> Option<HalfConv> {
+        let taps = [kernel, kernel, 2 * kernel][kind];
+        let (weight, bias) = (numbers(output * input * taps, 3), numbers(output, 4));
+        match kind {
+            0 => HalfConv::causal(&weight, &bias, [output, input, taps], dilation),
+            _ => HalfConv::transposed(&weight, &bias, [input, output, taps], kernel),
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn streams_together_get_the_very_numbers_each_gets_alone(
+            channels in [1..40usize, 1..40usize], kernel in 1..6usize, dilation in 1..12usize, kind in 0..3usize,
+            times in prop::collection::vec(prop::collection::vec(prop_oneof![0..12usize, 0..400usize], 1..5), 1..6), add: bool, activate: bool,
+        ) {
+            let Some(conv) = convolution(channels, kernel, dilation, kind) else { return Ok(()) };
+            let [input, output] = channels;
+            let (frequency, amplitude) = (numbers(input, 7), numbers(input, 8));
+            let activation = activate.then_some(Snake { frequency: &frequency, amplitude: &amplitude });
+            let add = add && kind == 0;
+            let mut alone = vec![Vec::new(); times.len()];
+            let mut together = alone.clone();
+            for step in 0..times.iter().map(Vec::len).max().unwrap_or(0) {
+                // Some end earlier.
+                let going: Vec<usize> = (0..times.len()).filter(|stream| step < times[*stream].len()).collect();
+                let seed = |stream: usize| 10 + step * times.len() + stream;
+                let x: Vec<_> = going.iter().map(|s| numbers(input * times[*s][step], seed(*s))).collect();
+                let start: Vec<_> = going.iter().map(|s| numbers(output * times[*s][step], 99 + seed(*s))).collect();
+                let mut expected = start.clone();
+                for ((s, x), y) in going.iter().zip(&x).zip(&mut expected) {
+                    let stream = ConvStream { history: &mut alone[*s], time: times[*s][step] };
+                    let length = conv.run(&mut [stream], x, activation, add, y);
+                    prop_assert_eq!(length[0] * output, y.len());
+                }
+                let (x, mut y) = (beside(&x, input), beside(&start, output));
+                let streams = together.iter_mut().zip(&times).filter_map(|(history, times)| {
+                    Some(ConvStream { history, time: *times.get(step)? })
+                });
+                let lengths = conv.run(&mut streams.collect::<Vec<_>>(), &x, activation, add, &mut y);
+                prop_assert_eq!(lengths, expected.iter().map(|y| y.len() / output).collect::<Vec<_>>());
+                let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                prop_assert_eq!(bits(&y), bits(&beside(&expected, output)));
+                prop_assert_eq!(&together, &alone);
+            }
+        }
+
         #[test]
         fn a_causal_convolution_in_any_pieces_is_right(
             input in 1..70usize, output in 1..40usize, kernel in 1..8usize, dilation in 1..10usize, time in 1..90usize,

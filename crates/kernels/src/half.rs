@@ -9,13 +9,10 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
-pub(crate) use crate::half_pairs::SIDE;
 use crate::half_pairs::join;
+pub(crate) use crate::half_pairs::{SIDE, TILE};
 use crate::memory::{ahead, prefetch_ahead};
 use crate::weight::{Packed, Weight, narrow};
-
-/// Side of a tile of results, and pairs in one step.
-pub(crate) const TILE: usize = 16;
 
 /// How bf16 is multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

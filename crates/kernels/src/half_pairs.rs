@@ -7,6 +7,9 @@ use crate::weight::narrow;
 /// Side of a block of results.
 pub(crate) const SIDE: usize = 32;
 
+/// Side of a tile of results, and pairs in one step.
+pub(crate) const TILE: usize = 16;
+
 /// Two bf16 numbers in the place of one: only moved about, never computed with.
 #[inline(always)]
 pub(crate) fn join(a: f32, b: f32) -> f32 {

@@ -21,6 +21,7 @@ mod attention;
 mod cache;
 mod conv;
 mod conv2d;
+mod conv_layout;
 mod elementwise;
 mod experts;
 mod few;
@@ -42,7 +43,7 @@ mod weight;
 
 pub use attention::{AttentionShape, window_attention};
 pub use cache::{KvPages, Run, cached_attention};
-pub use conv::HalfConv;
+pub use conv::{ConvStream, HalfConv};
 pub use conv2d::{HalfConv2d, Planes};
 pub use elementwise::{Snake, gelu, gelu_tanh};
 pub use experts::{Choice, Expert, ExpertsMemory, experts};

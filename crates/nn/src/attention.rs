@@ -6,7 +6,7 @@ use omni_core::Result;
 use tm_rope::Rotation;
 
 use crate::host_decoder::HostAttention;
-use crate::{KvCache, Linear, Mask, RmsNorm};
+use crate::{KvCache, Linear, Mask, RmsNorm, pieces};
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,6 +35,16 @@ pub struct Attention {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+}
+
+/// What the new tokens of one run attend with, for [`Attention::forward_many`].
+pub struct AttentionRun<'a> {
+    /// Of the `T` new tokens.
+    pub rotation: &'a Rotation,
+    /// The run's keys and values.
+    pub cache: &'a mut KvCache,
+    /// From the `T` new tokens to the cached ones and themselves.
+    pub mask: &'a Mask,
 }
 
 impl Attention {
@@ -77,18 +87,37 @@ impl Attention {
     /// # Shapes
     /// `[B, T, D]` → `[B, T, D]`.
     pub fn forward(&self, x: Tensor<3>, rotation: &Rotation, cache: &mut KvCache, mask: &Mask) -> Tensor<3> {
+        self.forward_many(x, vec![AttentionRun { rotation, cache, mask }])
+    }
+
+    /// As [`Attention::forward`], for the new tokens of several runs behind each other: each run attends by itself, and the weights
+    /// are read once for all of them.
+    ///
+    /// # Shapes
+    /// `[B, sum T, D]` → `[B, sum T, D]`.
+    pub fn forward_many(&self, x: Tensor<3>, runs: Vec<AttentionRun>) -> Tensor<3> {
         let [batch, tokens, _] = x.dims();
-        let q = self.split(self.q_proj.forward(x.clone()), self.heads, self.q_norm.as_ref()); // [B, H, T, Dh]
-        let k = self.split(self.k_proj.forward(x.clone()), self.kv_heads, self.k_norm.as_ref()); // [B, K, T, Dh]
-        let v = self.split(self.v_proj.forward(x), self.kv_heads, None); // [B, K, T, Dh]
+        let lengths: Vec<usize> = runs.iter().map(|run| run.mask.queries()).collect();
+        let q = self.split(self.q_proj.forward(x.clone()), self.heads, self.q_norm.as_ref()); // [B, H, sum T, Dh]
+        let k = self.split(self.k_proj.forward(x.clone()), self.kv_heads, self.k_norm.as_ref()); // [B, K, sum T, Dh]
+        let v = self.split(self.v_proj.forward(x), self.kv_heads, None); // [B, K, sum T, Dh]
+        let [q, k, v] = [q, k, v].map(|x| pieces(x, 2, &lengths));
+        let each = runs.into_iter().zip(q).zip(k.into_iter().zip(v));
+        let heads = each.map(|((run, q), (k, v))| self.run(run, [q, k, v]));
+        let heads = Tensor::cat(heads.collect(), 2); // [B, H, sum T, Dh]
+        self.o_proj.forward(heads.swap_dims(1, 2).reshape([batch, tokens, self.heads * self.head_dim]))
+    }
+
+    /// One run's heads `[B, H, T, Dh]` from its queries, keys and values.
+    fn run(&self, run: AttentionRun, [q, k, v]: [Tensor<4>; 3]) -> Tensor<4> {
+        let AttentionRun { rotation, cache, mask } = run;
         let [k, v] = cache.append(rotation.apply(k), v); // [B, K, S, Dh]
         let q = rotation.apply(q) * (self.head_dim as f64).powf(-0.5);
         let blocks = mask.blocks().map(|block| {
             let q = q.clone().narrow(2, block.start, block.queries);
             self.attend(q, k.clone(), v.clone(), block.bias.as_ref())
         });
-        let heads = Tensor::cat(blocks.collect(), 2); // [B, H, T, Dh]
-        self.o_proj.forward(heads.swap_dims(1, 2).reshape([batch, tokens, self.heads * self.head_dim]))
+        Tensor::cat(blocks.collect(), 2)
     }
 
     /// `[B, T, heads * Dh]` → `[B, heads, T, Dh]`, normalised per head.

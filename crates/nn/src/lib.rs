@@ -22,7 +22,7 @@ pub mod sampler;
 mod together;
 mod window;
 
-pub use attention::{Attention, AttentionSpec};
+pub use attention::{Attention, AttentionRun, AttentionSpec};
 pub use decoder::{
     Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec, on_pool,
 };
@@ -39,7 +39,7 @@ pub use norm::RmsNorm;
 pub use omni_core::SamplingOptions;
 pub use probe::Probe;
 pub use sampler::Sampler;
-pub use together::{RUNS_AT_ONCE, head_of_each};
+pub use together::{RUNS_AT_ONCE, head_of_each, pieces};
 pub use window::window_attention;
 
 #[cfg(doctest)]

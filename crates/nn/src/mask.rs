@@ -59,6 +59,11 @@ impl Mask {
         mask
     }
 
+    /// New tokens.
+    pub(crate) fn queries(&self) -> usize {
+        self.spec.queries
+    }
+
     /// The blocks, in order.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = MaskBlock> {
         let kept = self.blocks.iter().cloned();

@@ -24,3 +24,11 @@ pub fn head_of_each(head: &Linear, hidden: Vec<Result<Tensor<3>>>) -> Vec<Result
     let mut of = |hidden| (hidden, scores.next().expect("one row for each run"));
     hidden.into_iter().map(|hidden| hidden.map(&mut of)).collect()
 }
+
+/// The pieces of several runs that lie behind each other along an axis; the only one is the tensor itself.
+pub fn pieces<const D: usize>(x: Tensor<D>, axis: usize, lengths: &[usize]) -> Vec<Tensor<D>> {
+    match lengths {
+        [_] => vec![x],
+        _ => x.split_with_sizes(lengths.to_vec(), axis),
+    }
+}

@@ -10,7 +10,7 @@ use moe_thinker::{Thinker, ThinkerState};
 use mtp::{CodePredictor, PredictorState};
 use nn::RUNS_AT_ONCE;
 use omni_core::{
-    CodeFrames, DecoderInput, FrameCodes, FrameStart, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput,
+    CodeFrames, DecoderInput, FrameCodes, FrameStart, Result, SamplingOptions, TalkerInput, TalkerOutput,
     ThinkerOutput, Waveform,
 };
 
@@ -93,7 +93,7 @@ pub(crate) fn rows(talker: &Talker, steps: Vec<TalkerRows>) -> Vec<Result<Heard>
 
 /// The sound of each.
 pub(crate) fn sounds(vocoder: &Code2Wav, steps: Vec<Frames>) -> Vec<Result<Sound>> {
-    with_states(steps, |steps| steps.into_iter().map(|(state, input)| vocoder.step(state, input)).collect())
+    with_states(steps, |steps| vocoder.step_many(steps))
 }
 
 /// Lends the states out for a step of all of them.
