@@ -22,9 +22,9 @@ use weights_tools::quantize::Plan;
 
 /// Layers of thinker and talker.
 const LAYERS: usize = 2;
-/// Tokens and codes of one answer: random weights do not end by themselves.
-const TOKENS: usize = 32;
-const CODES: usize = 25;
+/// Tokens and codes of one answer: random weights do not end by themselves. Speech has about three frames for a token.
+const TOKENS: usize = 24;
+const CODES: usize = 3 * TOKENS + 1;
 /// Answers at once.
 const SESSIONS: [usize; 4] = [1, 2, 4, 8];
 

@@ -37,12 +37,14 @@ pub struct Choice {
     pub expert: usize,
     /// The row.
     pub row: usize,
+    /// The run that the row belongs to; a run's rows lie one after the other.
+    pub run: usize,
     /// Factor of the expert's output.
     pub share: f32,
 }
 
-/// Most rows of an expert with packed weights that are multiplied as integers even among many rows: unpacking the weights would
-/// take longer.
+/// Most rows of a run, to one expert with packed weights, that are multiplied as integers even among many rows: unpacking the
+/// weights would take longer. Other runs do not count, so that a run's results do not depend on them.
 const SELDOM: usize = 6;
 
 /// The first place among the sorted choices, the expert, and its rows.
@@ -99,11 +101,11 @@ pub fn experts<'a>(
 }
 
 impl Seldom {
-    /// Takes the choices of experts that few rows have chosen out of sorted ones, if their weights are worth it.
+    /// Takes the choices of experts that few rows of a run have chosen out of sorted ones, if their weights are worth it.
     fn take(&mut self, inputs: &Inputs, sorted: &mut Vec<Choice>, worth: impl Fn(usize) -> bool) {
         let Self { choices, inputs: taken, rows } = self;
         choices.clear();
-        for group in sorted.chunk_by(|a, b| a.expert == b.expert) {
+        for group in sorted.chunk_by(|a, b| (a.expert, a.run) == (b.expert, b.run)) {
             if group.len() <= SELDOM && worth(group[0].expert) {
                 choices.extend_from_slice(group);
             }
@@ -295,21 +297,73 @@ mod tests {
         check(13, Precision::Half, 2e-2);
     }
 
+    /// Four experts, of 4 and of 8 bits by turns.
+    fn samples([inner, width]: [usize; 2]) -> Vec<[Sample; 3]> {
+        let sample = |e: usize| {
+            let bits = if e.is_multiple_of(2) { 4 } else { 8 };
+            [[inner, width], [inner, width], [width, inner]].map(|shape| Sample::new(bits, 32, shape, e == 1, true))
+        };
+        (0..4).map(sample).collect()
+    }
+
+    #[test]
+    fn runs_beside_each_other_get_what_each_gets_alone() {
+        let (width, inner) = (160, 64);
+        let samples = samples([inner, width]);
+        let expert = |e: usize| {
+            let [gate, up, down] = samples[e].each_ref().map(Sample::weight);
+            Expert { gate, up, down }
+        };
+        // Of each run, some experts are chosen by few rows, some by many; other runs turn few into many.
+        let runs = [9, 17, 12];
+        let x = numbers(runs.iter().sum::<usize>() * width, 3);
+        let choices = |run: usize, first: usize| {
+            let of_row = move |row: usize| {
+                let seldom = (row < 3 + run).then_some(run % 4);
+                let often = Some((run + 1) % 4);
+                [seldom, often].into_iter().flatten().enumerate().map(move |(at, expert)| Choice {
+                    expert,
+                    row: first + row,
+                    run,
+                    share: 0.4 + 0.1 * at as f32,
+                })
+            };
+            (0..runs[run]).flat_map(of_row).collect::<Vec<_>>()
+        };
+        let compute = |x: &[f32], choices: &[Choice], precision| {
+            let (mut inputs, mut y) = (Inputs::default(), vec![0.5; x.len()]);
+            inputs.set(x, width);
+            experts(&mut ExpertsMemory::default(), &mut inputs, choices, inner, expert, precision, &mut y);
+            y
+        };
+        for precision in [Precision::Half, Precision::Full] {
+            let mut first = 0;
+            let (mut all, mut alone) = (Vec::new(), Vec::new());
+            for (run, rows) in runs.iter().enumerate() {
+                all.extend(choices(run, first));
+                alone.extend(compute(&x[first * width..][..rows * width], &choices(run, 0), precision));
+                first += rows;
+            }
+            assert_eq!(compute(&x, &all, precision), alone, "{precision:?}");
+        }
+    }
+
     fn check(rows: usize, precision: Precision, tolerance: f32) {
         let (width, inner) = (70, 40);
-        let samples: Vec<[Sample; 3]> = (0..4)
-            .map(|e| {
-                let bits = if e % 2 == 0 { 4 } else { 8 };
-                [[inner, width], [inner, width], [width, inner]].map(|shape| Sample::new(bits, 32, shape, e == 1, true))
-            })
-            .collect();
+        let samples = samples([inner, width]);
         let expert = |e: usize| {
             let [gate, up, down] = samples[e].each_ref().map(Sample::weight);
             Expert { gate, up, down }
         };
         let x = numbers(rows * width, 3);
-        let choices = [(2, 0, 0.5), (0, 0, 0.25), (0, 1, 1.0), (3, 2, 0.7), (0, 2, 0.1), (1, 1, -0.3)]
-            .map(|(expert, row, share)| Choice { expert, row, share });
+        let mut choices = [(2, 0, 0.5), (0, 0, 0.25), (0, 1, 1.0), (3, 2, 0.7), (0, 2, 0.1), (1, 1, -0.3)]
+            .map(|(expert, row, share)| Choice { expert, row, run: 0, share })
+            .to_vec();
+        // Two experts, of 4 and of 8 bits, are chosen by many rows; the others stay seldom.
+        choices.extend(
+            (3..rows)
+                .flat_map(|row| [0, 3].map(|expert| Choice { expert, row, run: 0, share: 0.2 + row as f32 / 50.0 })),
+        );
         let mut inputs = Inputs::default();
         inputs.set(&x, width);
         let mut y = vec![1.0; rows * width];
@@ -324,7 +378,7 @@ mod tests {
                 .collect()
         };
         let mut expected = vec![1.0; rows * width];
-        for Choice { expert: e, row, share } in choices {
+        for Choice { expert: e, row, share, .. } in choices.iter().copied() {
             let x = &x[row * width..][..width];
             let (gate, up) = (product(expert(e).gate, x, inner), product(expert(e).up, x, inner));
             let h: Vec<f32> = gate.iter().zip(&up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect();

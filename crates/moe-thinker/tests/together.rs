@@ -95,8 +95,8 @@ fn prompts_that_are_read_together_give_what_each_gives_alone() {
             .map(|(state, (tokens, visual, _))| prompt(&thinker, state, tokens, visual))
             .collect();
         let outputs = thinker.step_many(together.iter_mut().zip(inputs.clone()).collect());
-        for (((state, after), input), output) in alone.iter_mut().zip(&mut together).zip(inputs).zip(outputs) {
-            let (output, expected) = (output.unwrap(), thinker.step(state, input).unwrap());
+        for (((state, after), prompt), output) in alone.iter_mut().zip(&mut together).zip(inputs).zip(outputs) {
+            let (output, expected) = (output.unwrap(), thinker.step(state, prompt).unwrap());
             let [scores, tap] = [
                 testkit::distance(&values(&expected.logits), &values(&output.logits)).1,
                 testkit::distance(&values(&expected.tap.unwrap()), &values(&output.tap.unwrap())).1,
@@ -105,8 +105,8 @@ fn prompts_that_are_read_together_give_what_each_gives_alone() {
             assert!(scores < 1e-5 && tap < 1e-5, "{dtype:?}: {scores}, {tap}");
             // The caches hold the same: the next token says so.
             let next = [state, after].map(|state| {
-                let input = input(&thinker, state, &[30]);
-                values(&thinker.step(state, input).unwrap().logits)
+                let token = input(&thinker, state, &[30]);
+                values(&thinker.step(state, token).unwrap().logits)
             });
             let error = testkit::distance(&next[0], &next[1]).1;
             assert!(error < 1e-5, "{dtype:?}: {error}");

@@ -186,10 +186,7 @@ pub(crate) struct Look<'a> {
 
 impl<'a> Look<'a> {
     pub(crate) fn new(device: &'a Device, probe: &'a mut Option<&mut dyn Probe>) -> Self {
-        let at = match probe {
-            Some(probe) => Some((device, &mut **probe as &mut dyn Probe)),
-            None => None,
-        };
+        let at = probe.as_mut().map(|probe| (device, &mut **probe as &mut dyn Probe));
         Self { at, gathered: None }
     }
 }
@@ -315,11 +312,13 @@ impl HostLayer {
                 let Memory { normed, logits, choices, experts: experts_memory, .. } = memory;
                 kernels::products(normed, router.precision, &mut [product(router, rows, logits)]);
                 choose(logits, rows, *top_k, *normalise, choices);
-                let (mut logits, mut chosen) = (&logits[..], &choices[..]);
-                for run in runs {
-                    let (these, of_these) = (run.rows * experts.len(), run.rows * top_k);
-                    run.look.routing(index, &logits[..these], &chosen[..of_these], [run.rows, *top_k]);
-                    (logits, chosen) = (&logits[these..], &chosen[of_these..]);
+                let (mut logits, mut rest) = (&logits[..], &mut choices[..]);
+                for (at, run) in runs.iter_mut().enumerate() {
+                    let (these, chosen);
+                    (these, logits) = logits.split_at(run.rows * experts.len());
+                    (chosen, rest) = rest.split_at_mut(run.rows * top_k);
+                    chosen.iter_mut().for_each(|choice| choice.run = at);
+                    run.look.routing(index, these, chosen, [run.rows, *top_k]);
                 }
                 let inner = experts[0][0].stored.shape()[0];
                 let precision = experts[0][0].precision;
@@ -355,7 +354,7 @@ fn choose(logits: &[f32], rows: usize, top_k: usize, normalise: bool, choices: &
             let best = open.reduce(|best, other| if other.1 > best.1 { other } else { best });
             let (expert, logit) = best.expect("there are more experts than are chosen");
             taken[expert] = true;
-            choices.push(Choice { expert, row, share: (logit - greatest).exp() / total });
+            choices.push(Choice { expert, row, run: 0, share: (logit - greatest).exp() / total });
         }
         if normalise {
             let sum: f32 = choices[first..].iter().map(|choice| choice.share).sum();

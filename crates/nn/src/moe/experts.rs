@@ -110,7 +110,7 @@ impl Experts {
         let (shares, index) = (numbers(&routing.weights), host_ids(&routing.index));
         let pairs = index.iter().zip(shares).enumerate();
         let choices: Vec<Choice> = pairs
-            .map(|(pair, (expert, share))| Choice { expert: *expert as usize, row: pair / top_k, share })
+            .map(|(pair, (expert, share))| Choice { expert: *expert as usize, row: pair / top_k, run: 0, share })
             .collect();
         let mut inputs = Inputs::default();
         with_numbers(x, |x| inputs.set(x, width));
