@@ -4,6 +4,7 @@
 //! and leaves the lead to the next. While it computes, others come and wait; they are the next batch. Nobody overtakes.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,11 @@ pub(crate) struct Batch<Job, Output> {
 pub(crate) struct Limit<Job> {
     /// Most jobs of one batch. Of one: everybody computes for himself, at once.
     pub(crate) jobs: usize,
-    /// Most that the jobs of one batch weigh together. One that weighs more goes alone.
+    /// Most that the jobs of one batch weigh together.
     pub(crate) weight: usize,
-    /// Jobs that weigh less are computed alone, at once.
-    pub(crate) least: usize,
+    /// What a job weighs that joins others. Those that weigh less or more are computed alone, at once: heavy ones would only keep
+    /// the others waiting.
+    pub(crate) joining: RangeInclusive<usize>,
     pub(crate) weigh: fn(&Job) -> usize,
     /// Longest time to wait for those who have just been served.
     pub(crate) patience: Duration,
@@ -35,7 +37,7 @@ pub(crate) struct Limit<Job> {
 impl<Job> Limit<Job> {
     /// Jobs that all weigh the same.
     pub(crate) fn jobs(jobs: usize) -> Self {
-        Self { jobs, weight: jobs, least: 0, weigh: |_| 1, patience: Duration::MAX }
+        Self { jobs, weight: jobs, joining: 0..=jobs, weigh: |_| 1, patience: Duration::MAX }
     }
 }
 
@@ -122,7 +124,7 @@ impl<Job, Output> Seat<'_, Job, Output> {
     /// If `compute` does.
     pub(crate) fn run(&mut self, job: Job, compute: impl FnOnce(Vec<Job>) -> Vec<Output>) -> Result<Output> {
         let batch = self.batch;
-        if batch.limit.jobs == 1 || (batch.limit.weigh)(&job) < batch.limit.least {
+        if batch.limit.jobs == 1 || !batch.limit.joining.contains(&(batch.limit.weigh)(&job)) {
             return Ok(compute(vec![job]).pop().expect("one output for each job"));
         }
         let mut queue = batch.lock();
@@ -263,15 +265,15 @@ mod tests {
     }
 
     #[test]
-    fn batches_weigh_no_more_than_they_may_and_a_heavy_job_goes_alone() {
-        let limit = Limit { weight: 10, weigh: |job| *job, ..Limit::jobs(3) };
-        let batches = batches_of(limit, &[4, 6, 1, 25, 5, 5, 2, 2, 2, 2]);
-        assert_eq!(batches, [vec![4, 6], vec![1], vec![25], vec![5, 5], vec![2, 2, 2], vec![2]]);
+    fn batches_weigh_no_more_than_they_may() {
+        let limit = Limit { weight: 10, joining: 0..=10, weigh: |job| *job, ..Limit::jobs(3) };
+        let batches = batches_of(limit, &[4, 6, 1, 10, 5, 5, 2, 2, 2, 2]);
+        assert_eq!(batches, [vec![4, 6], vec![1], vec![10], vec![5, 5], vec![2, 2, 2], vec![2]]);
     }
 
     #[test]
-    fn a_light_job_waits_for_nobody() {
-        let batch = Batch::new(Limit { weight: 10, least: 3, weigh: |job| *job, ..Limit::jobs(8) });
+    fn a_light_job_and_a_heavy_one_wait_for_nobody() {
+        let batch = Batch::new(Limit { weight: 10, joining: 3..=6, weigh: |job| *job, ..Limit::jobs(8) });
         let (batch, go) = (&batch, &AtomicBool::new(false));
         scope(|scope| {
             let leads = move |jobs: Vec<usize>| {
@@ -279,7 +281,12 @@ mod tests {
                 jobs
             };
             scope.spawn(move || batch.seat().run(5, leads).unwrap());
-            assert_eq!(batch.seat().run(2, |jobs| jobs).unwrap(), 2);
+            let until = Instant::now() + LONG;
+            while !batch.lock().led {
+                assert!(Instant::now() < until);
+                sleep(Duration::from_micros(50));
+            }
+            assert_eq!([2, 7].map(|job| batch.seat().run(job, |jobs| jobs).unwrap()), [2, 7]);
             go.store(true, Ordering::SeqCst);
         });
     }

@@ -39,8 +39,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) stopped: &'a dyn Fn() -> bool,
 }
 
-/// Tokens that the thinker takes at once, of one prompt or of several: what it computes with does not grow with them.
-pub(crate) const PIECE: usize = 512;
+/// Tokens that the thinker takes at once: what it computes with does not grow with the prompt.
+const PIECE: usize = 512;
 
 /// Reads the beginning of a prompt; `None` if it was stopped. What was read until then goes back to the memory.
 pub(crate) fn read(

@@ -17,7 +17,6 @@ use omni_core::{
 use super::Frame;
 use crate::batch::{Batch, Limit};
 use crate::omni::SpeechParts;
-use crate::read::PIECE;
 
 /// Where answers meet.
 pub(crate) struct Together {
@@ -56,8 +55,12 @@ pub(crate) struct Speech {
 /// That run, and the frame; none when the speech has ended.
 pub(crate) type Spoken = (Speaking<Timed>, Option<Frame>);
 
-/// Frames of the vocoder's batches: what it computes with does not grow with the answers.
-const FRAMES: usize = 64;
+/// Rows of prompts that are read together, and of one that joins others. Longer ones read all weights by themselves, and would keep
+/// short ones waiting.
+const ROWS: usize = 128;
+const LONGEST: usize = 64;
+/// Frames that become sound together.
+const FRAMES: usize = 16;
 /// How long the vocoder waits for other answers' frames: a piece of sound comes only every few frames.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -71,14 +74,20 @@ impl Together {
             thinker: Batch::new(Limit::jobs(most)),
             talker_prompts: Batch::new(prompts(most, |(_, input)| input.positions.tokens())),
             talker: Batch::new(Limit::jobs(most)),
-            vocoder: Batch::new(Limit { weight: FRAMES, weigh, patience: PATIENCE, ..Limit::jobs(most) }),
+            vocoder: Batch::new(Limit {
+                weight: FRAMES,
+                joining: 1..=FRAMES,
+                weigh,
+                patience: PATIENCE,
+                ..Limit::jobs(most)
+            }),
         }
     }
 }
 
-/// Up to as many rows as one prompt's piece has. Few rows are computed another way, for them the faster one, and do not join.
+/// Few rows are computed another way, for them the faster one, and do not join.
 fn prompts<Job>(most: usize, rows: fn(&Job) -> usize) -> Limit<Job> {
-    Limit { weight: PIECE, least: RUNS_AT_ONCE + 1, weigh: rows, ..Limit::jobs(most) }
+    Limit { weight: ROWS, joining: RUNS_AT_ONCE + 1..=LONGEST, weigh: rows, ..Limit::jobs(most) }
 }
 
 /// The tokens of each.
