@@ -110,9 +110,9 @@ impl Seldom {
                 choices.extend_from_slice(group);
             }
         }
-        // Both are sorted, so one pass finds those that are left.
+        // Both are sorted, so one pass finds those that are left. A share may be no number, which would equal nothing.
         let mut gone = choices.iter().peekable();
-        sorted.retain(|choice| gone.next_if_eq(&choice).is_none());
+        sorted.retain(|choice| gone.next_if(|gone| (gone.expert, gone.row) == (choice.expert, choice.row)).is_none());
         rows.clear();
         rows.extend(choices.iter().map(|choice| choice.row));
         rows.sort_unstable();
@@ -346,6 +346,30 @@ mod tests {
             }
             assert_eq!(compute(&x, &all, precision), alone, "{precision:?}");
         }
+    }
+
+    #[test]
+    fn a_row_that_is_no_number_leaves_the_others_alone() {
+        let (width, inner, rows) = (160, 64, 12);
+        let samples = samples([inner, width]);
+        let expert = |e: usize| {
+            let [gate, up, down] = samples[e].each_ref().map(Sample::weight);
+            Expert { gate, up, down }
+        };
+        let compute = |share: f32| {
+            let mut inputs = Inputs::default();
+            inputs.set(&numbers(rows * width, 3), width);
+            let choice =
+                |row: usize, expert: usize| Choice { expert, row, run: 0, share: if row == 1 { share } else { 0.5 } };
+            let choices: Vec<Choice> = (0..rows).flat_map(|row| [choice(row, row / 4), choice(row, 3)]).collect();
+            let mut y = vec![0.5; rows * width];
+            let memory = &mut ExpertsMemory::default();
+            experts(memory, &mut inputs, &choices, inner, expert, Precision::Half, &mut y);
+            y
+        };
+        let (sound, broken) = (compute(0.5), compute(f32::NAN));
+        assert!(broken[width..2 * width].iter().all(|y| y.is_nan()));
+        assert_eq!([&sound[..width], &sound[2 * width..]], [&broken[..width], &broken[2 * width..]]);
     }
 
     fn check(rows: usize, precision: Precision, tolerance: f32) {
