@@ -250,6 +250,10 @@ pub(crate) fn pieces(bytes: usize, output: usize) -> usize {
     (bytes / TASK).clamp(1, 8 * rayon::current_num_threads()).min(output.max(1))
 }
 
+/// Most rows and outputs that are computed before they are handed on.
+const ROWS: usize = MANY - 1;
+const OUTPUTS: usize = 64;
+
 /// Some outputs of some rows; `emit` is told the row's place in `rows`, the output and the sum.
 pub(crate) fn multiply(
     instructions: Instructions,
@@ -259,83 +263,92 @@ pub(crate) fn multiply(
     outputs: Range<usize>,
     mut emit: impl FnMut(usize, usize, f32),
 ) {
-    let mut done = 0;
-    while done < rows.len() {
-        let block = Block { inputs, weight, outputs: outputs.clone() };
-        let mut emit = |row: usize, output, sum| emit(done + row, output, sum);
-        done += match &rows[done..] {
-            [a, b, c, d, e, f, g, h, ..] => block.run(instructions, [*a, *b, *c, *d, *e, *f, *g, *h], &mut emit),
-            [a, b, c, d, ..] => block.run(instructions, [*a, *b, *c, *d], &mut emit),
-            [a, b, ..] => block.run(instructions, [*a, *b], &mut emit),
-            [a, ..] => block.run(instructions, [*a], &mut emit),
-            [] => 0,
-        };
+    let mut sums = [[0.0; OUTPUTS]; ROWS];
+    for start in outputs.clone().step_by(OUTPUTS) {
+        let block = Block { inputs, weight, outputs: start..outputs.end.min(start + OUTPUTS) };
+        let mut done = 0;
+        while done < rows.len() {
+            let taken = block.sums(instructions, &rows[done..], &mut sums);
+            for (row, sums) in sums[..taken].iter().enumerate() {
+                block.outputs.clone().zip(sums).for_each(|(output, sum)| emit(done + row, output, *sum));
+            }
+            done += taken;
+        }
     }
 }
 
+/// At most [`OUTPUTS`] outputs. Its code is long, and the same for everything that is done with the sums.
 struct Block<'a> {
     inputs: &'a Inputs,
     weight: &'a Weight<'a>,
     outputs: Range<usize>,
 }
 
+type Sums = [[f32; OUTPUTS]; ROWS];
+
 impl Block<'_> {
-    fn run<const R: usize>(
-        self,
-        instructions: Instructions,
-        rows: [usize; R],
-        emit: &mut impl FnMut(usize, usize, f32),
-    ) -> usize {
+    /// The sums of the first rows; returns how many were taken.
+    fn sums(&self, instructions: Instructions, rows: &[usize], sums: &mut Sums) -> usize {
+        match rows {
+            [a, b, c, d, e, f, g, h, ..] => self.run(instructions, [*a, *b, *c, *d, *e, *f, *g, *h], sums),
+            [a, b, c, d, ..] => self.run(instructions, [*a, *b, *c, *d], sums),
+            [a, b, ..] => self.run(instructions, [*a, *b], sums),
+            [a, ..] => self.run(instructions, [*a], sums),
+            [] => 0,
+        }
+    }
+
+    fn run<const R: usize>(&self, instructions: Instructions, rows: [usize; R], sums: &mut Sums) -> usize {
         match instructions {
             // SAFETY: `Instructions` are those that were found.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { self.avx512(rows, emit) },
+            Instructions::Avx512 => unsafe { self.avx512(rows, sums) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => unsafe { self.avx2(rows, emit) },
+            Instructions::Avx2 => unsafe { self.avx2(rows, sums) },
             // SAFETY: needs nothing.
-            Instructions::Plain => unsafe { self.each::<Plain, R>(rows, emit) },
+            Instructions::Plain => unsafe { self.each::<Plain, R>(rows, sums) },
         }
         R
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn avx512<const R: usize>(self, rows: [usize; R], emit: &mut impl FnMut(usize, usize, f32)) {
+    unsafe fn avx512<const R: usize>(&self, rows: [usize; R], sums: &mut Sums) {
         // SAFETY: this function has the instructions.
-        unsafe { self.each::<Avx512, R>(rows, emit) }
+        unsafe { self.each::<Avx512, R>(rows, sums) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const R: usize>(self, rows: [usize; R], emit: &mut impl FnMut(usize, usize, f32)) {
+    unsafe fn avx2<const R: usize>(&self, rows: [usize; R], sums: &mut Sums) {
         // SAFETY: this function has the instructions.
-        unsafe { self.each::<Avx2, R>(rows, emit) }
+        unsafe { self.each::<Avx2, R>(rows, sums) }
     }
 
     /// # Safety
     /// The processor has the instructions of `V`.
     #[inline(always)]
-    unsafe fn each<V: Lanes, const R: usize>(self, rows: [usize; R], emit: &mut impl FnMut(usize, usize, f32)) {
+    unsafe fn each<V: Lanes, const R: usize>(&self, rows: [usize; R], sums: &mut Sums) {
         let mut output = self.outputs.start;
         // Several outputs at once share what is read of the inputs; as many as leave room for the sums.
         if R == 1 {
             while output + 4 <= self.outputs.end {
                 // SAFETY: passed on.
-                unsafe { self.group::<V, R, 4>(rows, output, emit) };
+                unsafe { self.group::<V, R, 4>(rows, output, sums) };
                 output += 4;
             }
         }
         if R <= 2 {
             while output + 2 <= self.outputs.end {
                 // SAFETY: passed on.
-                unsafe { self.group::<V, R, 2>(rows, output, emit) };
+                unsafe { self.group::<V, R, 2>(rows, output, sums) };
                 output += 2;
             }
         }
         while output < self.outputs.end {
             // SAFETY: passed on.
-            unsafe { self.group::<V, R, 1>(rows, output, emit) };
+            unsafe { self.group::<V, R, 1>(rows, output, sums) };
             output += 1;
         }
     }
@@ -345,13 +358,8 @@ impl Block<'_> {
     /// # Safety
     /// The processor has the instructions of `V`.
     #[inline(always)]
-    unsafe fn group<V: Lanes, const R: usize, const O: usize>(
-        &self,
-        rows: [usize; R],
-        output: usize,
-        emit: &mut impl FnMut(usize, usize, f32),
-    ) {
-        let Self { inputs, weight, .. } = self;
+    unsafe fn group<V: Lanes, const R: usize, const O: usize>(&self, rows: [usize; R], output: usize, out: &mut Sums) {
+        let Self { inputs, weight, outputs } = self;
         // SAFETY: the caller has the instructions; lengths were checked by `Weight::check`, and the orders that the functions
         // read were made by `Inputs::prepare`.
         let (mut sums, done) = unsafe {
@@ -369,7 +377,7 @@ impl Block<'_> {
                 add_rest(weight, output + at, inputs, rows, done, &mut sums[at]);
             }
             for row in 0..R {
-                emit(row, output + at, sums[at][row]);
+                out[row][output - outputs.start + at] = sums[at][row];
             }
         }
     }
