@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(batches_of(Limit::jobs(3), &[1, 2, 3, 4, 5, 6, 7]), [vec![1, 2, 3], vec![4, 5, 6], vec![7]]);
     }
 
-    /// Sizes of the batches in which jobs of these weights are computed that wait behind one another.
+    /// The batches in which jobs of these weights are computed that wait behind one another.
     fn batches_of(limit: Limit<usize>, weights: &[usize]) -> Vec<Vec<usize>> {
         let (batch, go, batches) = (&Batch::new(limit), &AtomicBool::new(false), &Mutex::new(Vec::new()));
         scope(|scope| {
