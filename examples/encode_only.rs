@@ -16,7 +16,7 @@ use qwen3_omni::aut_encoder::AutEncoder;
 use qwen3_omni::checkpoint::Checkpoint;
 use qwen3_omni::media::{MediaError, audio, image};
 use qwen3_omni::vision_encoder::{PixelPatches, VisionEncoder};
-use qwen3_omni::{Encoded, ModalityEncoder, Result};
+use qwen3_omni::{Dtype, Encoded, ModalityEncoder, Result};
 use qwen3_omni_examples::{Flags, exit, sample};
 
 /// Encode a recording or a picture
@@ -35,20 +35,20 @@ struct Arguments {
 }
 
 fn hear(file: &Path, window: usize, flags: &Flags) -> Result<Encoded> {
-    let device = flags.device.open()?;
-    let encoder = AutEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &device)?.with_window(window)?;
+    let place = flags.device.place(Dtype::F32)?;
+    let encoder = AutEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place)?.with_window(window)?;
     let named = |error: MediaError| error.in_part("the recording");
     let mel = audio::log_mel(&[file.into()]).map_err(|(_, error)| named(error))?.remove(0);
     let shape = [mel.frames(), mel.bins()];
-    encoder.encode(vec![Tensor::from_data(TensorData::new(mel.into_values(), shape), &device)])
+    encoder.encode(vec![Tensor::from_data(TensorData::new(mel.into_values(), shape), place.device())])
 }
 
 fn see(file: &Path, flags: &Flags) -> Result<Encoded> {
-    let device = flags.device.open()?;
-    let encoder = VisionEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &device)?;
+    let place = flags.device.place(Dtype::F32)?;
+    let encoder = VisionEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place)?;
     let picture = image::patches(&file.into(), &Default::default()).map_err(|error| error.in_part("the picture"))?;
     let (grid, shape) = (picture.grid(), [picture.patches(), picture.values().len() / picture.patches()]);
-    let patches = Tensor::from_data(TensorData::new(picture.into_values(), shape), &device);
+    let patches = Tensor::from_data(TensorData::new(picture.into_values(), shape), place.device());
     encoder.encode(vec![PixelPatches { patches, grid, seconds_per_step: 0.0 }])
 }
 

@@ -10,11 +10,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use burn::tensor::{Int, Tensor, TensorData};
 use clap::Parser;
 use qwen3_omni::checkpoint::{Checkpoint, Component, Weights};
-use qwen3_omni::code2wav::Code2Wav;
-use qwen3_omni::contracts::{CodeFrames, Stage, Vocoder};
+use qwen3_omni::code2wav::{Code2Wav, SAMPLE_RATE, VocoderRun};
 use qwen3_omni::{Dtype, Error, Result, WavFile};
 use qwen3_omni_examples::{Flags, exit, sample};
 use serde_json::Value;
@@ -31,20 +29,20 @@ struct Arguments {
     flags: Flags,
 }
 
-/// `[Q][F]` codes of a file, checked against the vocoder's sizes.
-fn read(file: &Path, [codebooks, codes]: [usize; 2]) -> Result<Vec<Vec<i64>>> {
+/// `[F][Q]` codes of a file, checked against the vocoder's sizes.
+fn read(file: &Path, [codebooks, codes]: [usize; 2]) -> Result<Vec<Vec<u32>>> {
     let bad = |reason: String| Error::Request(format!("{}: {reason}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|source| Error::io(file, source))?;
     let json: Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
     let first = json.as_array().and_then(|list| list.first()).unwrap_or(&json);
-    let books: Vec<Vec<i64>> = serde_json::from_value(first["codes"].clone())
+    let books: Vec<Vec<u32>> = serde_json::from_value(first["codes"].clone())
         .map_err(|error| bad(format!("expected \"codes\": one list of numbers per codebook: {error}")))?;
     let frames = books.first().map_or(0, Vec::len);
     let whole = books.len() == codebooks && frames > 0 && books.iter().all(|book| book.len() == frames);
-    if !whole || books.iter().flatten().any(|code| *code < 0 || *code >= codes as i64) {
+    if !whole || books.iter().flatten().any(|code| *code as usize >= codes) {
         return Err(bad(format!("expected {codebooks} lists of one length with codes from 0 to {}", codes - 1)));
     }
-    Ok(books)
+    Ok((0..frames).map(|frame| books.iter().map(|book| book[frame]).collect()).collect())
 }
 
 fn run(Arguments { file, chunk, flags }: &Arguments) -> Result<()> {
@@ -52,21 +50,17 @@ fn run(Arguments { file, chunk, flags }: &Arguments) -> Result<()> {
     let checkpoint = Checkpoint::open(flags.directory())?;
     checkpoint.check(&[Component::Code2Wav])?;
     let config = checkpoint.config().code2wav()?;
-    let books = read(&file, [config.num_quantizers, config.codebook_size])?;
-    let (device, chunk) = (flags.device.open()?, *chunk as usize);
-    let vocoder = Code2Wav::load(&Weights::new(&checkpoint, &device, Dtype::F32), checkpoint.config())?;
-    let mut wav = WavFile::create(&flags.out, vocoder.sample_rate())?;
-    let (mut state, frames) = (vocoder.start(), books[0].len());
-    for start in (0..frames).step_by(chunk) {
-        let end = (start + chunk).min(frames);
-        let piece: Vec<i64> = books.iter().flat_map(|book| book[start..end].to_vec()).collect();
-        let shape = [1, books.len(), end - start];
-        let codes = Tensor::<3, Int>::from_data(TensorData::new(piece, shape), &device);
-        let samples = vocoder.step(&mut state, CodeFrames { codes })?.samples.into_data();
-        wav.write(&samples.try_to_vec_as::<f32>().map_err(|error| Error::Device(error.to_string()))?)?;
+    let frames = read(&file, [config.num_quantizers, config.codebook_size])?;
+    let place = flags.device.place(Dtype::F32)?;
+    let vocoder = Code2Wav::load(&Weights::new(&checkpoint, &place, Dtype::F32), checkpoint.config())?;
+    let mut wav = WavFile::create(&flags.out, SAMPLE_RATE)?;
+    let mut state = vocoder.start();
+    for frames in frames.chunks(*chunk as usize) {
+        let samples = vocoder.forward(vec![VocoderRun { state: &mut state, frames }]).remove(0)?;
+        wav.write(&samples)?;
     }
     wav.finish()?;
-    eprintln!("{frames} frames of {} into {}", file.display(), flags.out.display());
+    eprintln!("{} frames of {} into {}", frames.len(), file.display(), flags.out.display());
     Ok(())
 }
 

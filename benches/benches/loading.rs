@@ -20,7 +20,7 @@ fn shard(tensors: usize) -> tempfile::TempDir {
 }
 
 fn loading(criterion: &mut Criterion) {
-    let device = qwen3_omni::Device::cpu().open().unwrap();
+    let place = qwen3_omni::Device::cpu().place(Dtype::F32).unwrap();
     let mut group = criterion.benchmark_group("open and read a shard");
     for tensors in [500, 1000, 2000, 4000] {
         let directory = shard(tensors);
@@ -28,7 +28,7 @@ fn loading(criterion: &mut Criterion) {
         group.bench_with_input(BenchmarkId::from_parameter(tensors), &tensors, |bencher, tensors| {
             bencher.iter(|| {
                 let checkpoint = Checkpoint::open(directory.path()).unwrap();
-                let weights = Weights::new(&checkpoint, &device, Dtype::F32);
+                let weights = Weights::new(&checkpoint, &place, Dtype::F32);
                 for i in 0..*tensors {
                     weights.tensor::<1>(&format!("tensor.{i}"), [ELEMENTS]).unwrap();
                 }

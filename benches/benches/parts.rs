@@ -1,34 +1,35 @@
 //! Thinker decode, talker step, code predictor frame and vocoder frame of the small checkpoint: overhead, not arithmetic.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use burn::tensor::{Distribution, Int, Tensor};
+use burn::tensor::{Distribution, Tensor};
 use checkpoint::{Checkpoint, Weights};
-use code2wav::Code2Wav;
+use code2wav::{Code2Wav, VocoderRun};
 use criterion::{Criterion, criterion_group, criterion_main};
-use moe_talker::Talker;
-use moe_thinker::Thinker;
-use mtp::CodePredictor;
-use omni_core::{CodeFrames, CodePredictor as _, DecoderInput, Dtype, Positions, SamplingOptions, Stage, TalkerInput};
+use moe_talker::{Talker, TalkerInput, TalkerRun};
+use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
+use mtp::{CodePredictor, FrameRun};
+use omni_core::{Dtype, FrameStart, Positions, SamplingOptions};
 
 const CACHED: usize = 64;
 
 fn parts(criterion: &mut Criterion) {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
-    let device = qwen3_omni::Device::cpu().open().unwrap();
-    let weights = Weights::new(&checkpoint, &device, Dtype::F32);
+    let place = qwen3_omni::Device::cpu().place(Dtype::F32).unwrap();
+    let weights = Weights::new(&checkpoint, &place, Dtype::F32);
     let config = checkpoint.config();
-    let rows = |tokens, width| Tensor::<3>::random([1, tokens, width], Distribution::Default, &device);
+    let rows = |tokens, width| Tensor::<2>::random([tokens, width], Distribution::Default, place.device());
 
     let thinker = Thinker::load(&weights, config).unwrap();
     let width = config.thinker.text.hidden_size;
     let mut state = thinker.start();
-    let input = |tokens, start| DecoderInput::text(rows(tokens, width), Positions::sequence(start, tokens));
-    thinker.step(&mut state, input(CACHED, 0.0)).unwrap();
+    let input = |tokens, start| ThinkerInput::text(rows(tokens, width), Positions::sequence(start, tokens));
+    thinker.forward(vec![ThinkerRun::new(&mut state, &input(CACHED, 0.0))]).remove(0).unwrap();
     criterion.bench_function("thinker decode", |bencher| {
         bencher.iter(|| {
-            let output = thinker.step(&mut state, input(1, CACHED as f32)).unwrap();
+            let output =
+                thinker.forward(vec![ThinkerRun::new(&mut state, &input(1, CACHED as f32))]).remove(0).unwrap();
             state.truncate(CACHED);
-            output.logits.into_data()
+            output.logits
         })
     });
 
@@ -37,28 +38,30 @@ fn parts(criterion: &mut Criterion) {
     let mut state = talker.start();
     let input =
         |tokens, start| TalkerInput { embeds: rows(tokens, width), positions: Positions::sequence(start, tokens) };
-    talker.step(&mut state, input(CACHED, 0.0)).unwrap();
+    talker.forward(vec![TalkerRun::new(&mut state, &input(CACHED, 0.0))]).remove(0).unwrap();
     criterion.bench_function("talker step", |bencher| {
         bencher.iter(|| {
-            let output = talker.step(&mut state, input(1, CACHED as f32)).unwrap();
+            let output = talker.forward(vec![TalkerRun::new(&mut state, &input(1, CACHED as f32))]).remove(0).unwrap();
             state.truncate(CACHED);
-            output.logits.into_data()
+            output.logits
         })
     });
 
     let predictor = CodePredictor::load(&weights, config).unwrap();
     let mut state = predictor.start(&SamplingOptions::code_predictor());
     criterion.bench_function("code predictor frame", |bencher| {
-        bencher.iter(|| predictor.predict(&mut state, rows(1, width), rows(1, width)).residual.into_data())
+        bencher.iter(|| {
+            let start = FrameStart { hidden: rows(1, width), first: rows(1, width) };
+            predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap()
+        })
     });
 
     let vocoder = Code2Wav::load(&weights, config).unwrap();
     let code2wav = config.code2wav().unwrap();
-    let shape = [1, code2wav.num_quantizers, 1];
-    let codes = Tensor::<3, Int>::random(shape, Distribution::Uniform(0.0, code2wav.codebook_size as f64), &device);
+    let frames = vec![(0..code2wav.num_quantizers).map(|book| (book * 31 % code2wav.codebook_size) as u32).collect()];
     let mut state = vocoder.start();
     criterion.bench_function("code2wav frame", |bencher| {
-        bencher.iter(|| vocoder.step(&mut state, CodeFrames { codes: codes.clone() }).unwrap().samples.into_data())
+        bencher.iter(|| vocoder.forward(vec![VocoderRun { state: &mut state, frames: &frames }]).remove(0).unwrap())
     });
 }
 

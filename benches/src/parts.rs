@@ -1,16 +1,14 @@
 //! The measurements.
 
 use aut_encoder::{AutEncoder, MEL_PER_SECOND};
-use burn::tensor::{Device, Distribution, Int, Tensor};
-use checkpoint::{DecoderConfig, OmniConfig, Weights};
-use code2wav::Code2Wav;
-use moe_talker::Talker;
-use moe_thinker::Thinker;
-use mtp::CodePredictor;
-use omni_core::{
-    CodeFrames, CodePredictor as _, DecoderInput, Error, FrameStart, ModalityEncoder, Positions, Result,
-    SamplingOptions, Stage, TalkerInput,
-};
+use burn::tensor::{Distribution, Tensor};
+use checkpoint::{DecoderConfig, OmniConfig, TalkerConfig, Weights};
+use code2wav::{Code2Wav, VocoderRun};
+use moe_talker::{Talker, TalkerInput, TalkerRun};
+use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
+use mtp::{CodePredictor, FrameRun};
+use nn::{AnyEngine, Engine as _, Linear, Logits, on_engine};
+use omni_core::{Error, FrameStart, ModalityEncoder, Place, Positions, Result, SamplingOptions};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use vision_encoder::{PixelPatches, VisionEncoder};
@@ -22,7 +20,7 @@ use crate::{Arguments, Stored};
 pub(crate) struct Bench<'a> {
     arguments: &'a Arguments,
     config: OmniConfig,
-    device: Device,
+    place: Place,
 }
 
 impl<'a> Bench<'a> {
@@ -33,8 +31,8 @@ impl<'a> Bench<'a> {
         let mut json: Value = serde_json::from_str(&text).map_err(bad)?;
         json["thinker_config"]["text_config"]["num_hidden_layers"] = json!(arguments.thinker_layers);
         let config = serde_json::from_value(json).map_err(bad)?;
-        let device = arguments.device.open_for(arguments.dtype.dtype)?;
-        Ok(Self { arguments, config, device })
+        let place = arguments.device.place(arguments.dtype.dtype)?;
+        Ok(Self { arguments, config, place })
     }
 
     pub(crate) fn run(&self, part: &str) -> Result<()> {
@@ -57,8 +55,8 @@ impl<'a> Bench<'a> {
     fn weights(&self) -> Weights<'static> {
         let Stored { dtype, scheme, .. } = &self.arguments.dtype;
         match scheme {
-            Some(scheme) => Weights::random_packed(&self.device, *dtype, scheme.clone()),
-            None => Weights::random(&self.device, *dtype),
+            Some(scheme) => Weights::random_packed(&self.place, *dtype, scheme.clone()),
+            None => Weights::random(&self.place, *dtype),
         }
     }
 
@@ -75,13 +73,21 @@ impl<'a> Bench<'a> {
         let share = WORDS / rayon::current_num_threads();
         self.measure(["memory", "1 GiB read", "pass"], 0, WORDS * 8, || {
             let sums = words.par_chunks(share).map(kernels::read_all).sum::<u64>();
-            Ok(Tensor::from_floats([sums as f32], &self.device))
+            Ok(Tensor::from_floats([sums as f32], self.place.device()))
         })
     }
 
-    fn random(&self, tokens: usize, width: usize) -> Tensor<3> {
-        let shape = [1, tokens, width];
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), (&self.device, self.weights().dtype().into()))
+    fn random(&self, tokens: usize, width: usize) -> Tensor<2> {
+        let dtype = self.weights().tensor_dtype();
+        Tensor::random([tokens, width], Distribution::Normal(0.0, 1.0), (self.place.device(), dtype.into()))
+    }
+
+    /// Scores or samples as what must be finished.
+    fn scores(&self, scores: Logits) -> Result<Tensor<1>> {
+        Ok(match scores {
+            Logits::Device(scores) => scores.flatten(0, 1),
+            Logits::Host(scores) => Tensor::from_floats(&scores[..], self.place.device()),
+        })
     }
 
     /// `work` queues the computation and returns what must be finished.
@@ -128,7 +134,7 @@ impl<'a> Bench<'a> {
         let encoder = AutEncoder::load_parts(&self.weights(), config)?;
         let parameters = self.parameters("thinker.audio_tower");
         for seconds in [4, 30] {
-            let mel = self.random(seconds * MEL_PER_SECOND, config.num_mel_bins).squeeze_dim::<2>(0);
+            let mel = self.random(seconds * MEL_PER_SECOND, config.num_mel_bins);
             self.measure(
                 ["aut", &format!("{seconds} s of audio"), "encode"],
                 parameters,
@@ -146,7 +152,7 @@ impl<'a> Bench<'a> {
         let width = config.in_channels * config.temporal_patch_size * config.patch_size.pow(2);
         for side in [256, 512] {
             let grid = side / config.patch_size;
-            let patches = self.random(grid * grid, width).squeeze_dim::<2>(0);
+            let patches = self.random(grid * grid, width);
             let item = PixelPatches { patches, grid: [1, grid, grid], seconds_per_step: 0.0 };
             self.measure(
                 ["vision", &format!("image {side}x{side}"), "encode"],
@@ -159,16 +165,17 @@ impl<'a> Bench<'a> {
     }
 
     fn thinker(&self) -> Result<()> {
+        // The layers alone: a head of a few rows; the real one is measured by itself.
         let text = &self.config.thinker.text;
-        let thinker = Thinker::load_parts(&self.weights(), text, None)?;
+        let thinker = Thinker::load_parts(&self.weights(), &headless(text), None)?;
         let (head, prompt) = (text.vocab_size * text.hidden_size, self.arguments.prompt);
         let body = self.parameters("thinker.model.layers");
         let active = active(text) * text.num_hidden_layers;
         let layers = format!("{} layers of 48", self.arguments.thinker_layers);
         let rows = self.random(prompt, text.hidden_size);
         let prefill = |state: &mut _| {
-            let input = DecoderInput::text(rows.clone(), Positions::sequence(0.0, prompt));
-            Ok(thinker.hidden(state, input, &mut ())?.0.flatten(0, 2))
+            let input = ThinkerInput::text(rows.clone(), Positions::sequence(0.0, prompt));
+            self.scores(thinker.forward(vec![ThinkerRun::new(state, &input)]).remove(0)?.logits)
         };
         let case = format!("prefill {prompt} tokens");
         self.measure(["thinker", &case, &layers], body, self.bytes(body), || prefill(&mut thinker.start()))?;
@@ -176,13 +183,21 @@ impl<'a> Bench<'a> {
         prefill(&mut state)?;
         let one = self.random(1, text.hidden_size);
         self.measure(["thinker", &format!("decode 1 token at {prompt}"), &layers], body, self.bytes(active), || {
-            let input = DecoderInput::text(one.clone(), Positions::sequence(prompt as f32, 1));
-            let hidden = thinker.hidden(&mut state, input, &mut ())?.0;
+            let input = ThinkerInput::text(one.clone(), Positions::sequence(prompt as f32, 1));
+            let output = thinker.forward(vec![ThinkerRun::new(&mut state, &input)]).remove(0)?;
             state.truncate(prompt);
-            Ok(hidden.flatten(0, 2))
+            self.scores(output.logits)
         })?;
+        let weights = self.weights();
+        let (layer, engine) = (
+            Linear::load(&weights.at("lm_head"), [text.vocab_size, text.hidden_size], false)?,
+            AnyEngine::of(&weights),
+        );
         self.measure(["thinker", "lm_head 1 token", "once per token"], head, self.bytes(head), || {
-            Ok(thinker.logits(one.clone()).flatten(0, 2))
+            Ok(on_engine!(engine, |e| {
+                let [scores] = e.linear(&mut e.rows(&[&one]), [&layer]);
+                e.tensor(&scores, 0..1).flatten(0, 1)
+            }))
         })
     }
 
@@ -195,27 +210,26 @@ impl<'a> Bench<'a> {
         let layers = format!("{} layers of 48, lm_head", self.arguments.thinker_layers);
         for answers in [1, 2, 4, 8] {
             let input =
-                |rows, start| DecoderInput::text(self.random(rows, text.hidden_size), Positions::sequence(start, rows));
+                |rows, start| ThinkerInput::text(self.random(rows, text.hidden_size), Positions::sequence(start, rows));
             let mut states: Vec<_> = (0..answers).map(|_| thinker.start()).collect();
             for state in &mut states {
-                thinker.step(state, input(prompt, 0.0))?;
+                thinker.forward(vec![ThinkerRun::new(state, &input(prompt, 0.0))]).remove(0)?;
             }
             let inputs: Vec<_> = states.iter().map(|_| input(1, prompt as f32)).collect();
             self.measure(["thinker", &format!("1 token of {answers} answers"), &layers], 0, 0, || {
-                let outputs = thinker.step_many(states.iter_mut().zip(inputs.iter().cloned()).collect());
+                let runs = states.iter_mut().zip(&inputs).map(|(state, input)| ThinkerRun::new(state, input));
+                let outputs = thinker.forward(runs.collect());
                 states.iter_mut().for_each(|state| state.truncate(prompt));
-                outputs.into_iter().last().expect("there are answers").map(|output| output.logits.flatten(0, 1))
+                self.scores(outputs.into_iter().last().expect("there are answers")?.logits)
             })?;
             let mut states: Vec<_> = (0..answers).map(|_| predictor.start(&SamplingOptions::greedy())).collect();
-            let rows: Vec<_> = states.iter().map(|_| [0, 1].map(|_| self.random(1, mtp.hidden_size))).collect();
+            let start =
+                || FrameStart { hidden: self.random(1, mtp.hidden_size), first: self.random(1, mtp.hidden_size) };
+            let starts: Vec<_> = states.iter().map(|_| start()).collect();
             self.measure(["mtp", &format!("1 frame of {answers} answers"), "frame of each"], 0, 0, || {
-                let start = |(state, [hidden, first]): (_, &[Tensor<3>; 2])| FrameStart {
-                    state,
-                    hidden: hidden.clone(),
-                    first: first.clone(),
-                };
-                let codes = predictor.predict_many(states.iter_mut().zip(&rows).map(start).collect());
-                Ok(codes.into_iter().last().expect("there are answers").residual.float().flatten(0, 1))
+                let runs = states.iter_mut().zip(&starts).map(|(state, start)| FrameRun::new(state, start));
+                let codes = predictor.predict(runs.collect())?;
+                Ok(codes.into_iter().last().expect("there are answers").embeds.flatten(0, 1))
             })?;
         }
         Ok(())
@@ -224,7 +238,9 @@ impl<'a> Bench<'a> {
     fn talker(&self) -> Result<()> {
         const CACHED: usize = 64;
         let config = self.config.talker()?;
-        let talker = Talker::load_parts(&self.weights(), config, (&self.config).into())?;
+        // The layers alone, as with the thinker.
+        let small = TalkerConfig { text: headless(&config.text), ..config.clone() };
+        let talker = Talker::load_parts(&self.weights(), &small, (&self.config).into())?;
         let mut state = talker.start();
         let body = self.parameters("talker.model.layers");
         let active = active(&config.text) * config.text.num_hidden_layers;
@@ -232,13 +248,13 @@ impl<'a> Bench<'a> {
             embeds: self.random(tokens, config.text.hidden_size),
             positions: Positions::sequence(start, tokens),
         };
-        talker.hidden(&mut state, input(CACHED, 0.0), &mut ())?;
+        talker.forward(vec![TalkerRun::new(&mut state, &input(CACHED, 0.0))]).remove(0)?;
         let one = input(1, CACHED as f32);
         let per = format!("{} layers", config.text.num_hidden_layers);
         self.measure(["talker", &format!("decode 1 frame at {CACHED}"), &per], body, self.bytes(active), || {
-            let hidden = talker.hidden(&mut state, one.clone(), &mut ())?;
+            let output = talker.forward(vec![TalkerRun::new(&mut state, &one)]).remove(0)?;
             state.truncate(CACHED);
-            Ok(hidden.flatten(0, 2))
+            Ok(output.hidden.flatten(0, 1))
         })
     }
 
@@ -250,10 +266,11 @@ impl<'a> Bench<'a> {
         let (layers, codes) = (self.parameters("talker.code_predictor.model.layers"), config.num_code_groups - 1);
         let read = layers * codes + self.parameters("talker.code_predictor.lm_head");
         let [hidden, first] = [0, 1].map(|_| self.random(1, config.hidden_size));
+        let start = FrameStart { hidden, first };
         let mut state = predictor.start(&SamplingOptions::greedy());
         let case = format!("{} residual codes of 1 frame", config.num_code_groups - 1);
         self.measure(["mtp", &case, "frame, as the reference does it"], parameters, self.bytes(read), || {
-            Ok(predictor.predict(&mut state, hidden.clone(), first.clone()).residual.float().flatten(0, 1))
+            Ok(predictor.predict(vec![FrameRun::new(&mut state, &start)])?.remove(0).embeds.flatten(0, 1))
         })
     }
 
@@ -262,15 +279,15 @@ impl<'a> Bench<'a> {
         let vocoder = Code2Wav::load_parts(&self.weights(), config)?;
         let parameters = self.parameters("code2wav.");
         let codes = |frames| {
-            let shape = [1, config.num_quantizers, frames];
-            let values = Distribution::Uniform(0.0, config.codebook_size as f64);
-            Tensor::<3, Int>::random(shape, values, &self.device)
+            let (books, size) = (config.num_quantizers, config.codebook_size);
+            let frame = |frame| (0..books).map(|book| ((frame * books + book) * 31 % size) as u32).collect();
+            (0..frames).map(frame).collect::<Vec<Vec<u32>>>()
         };
         for frames in [1, 25, 100] {
             let codes = codes(frames);
             let case = format!("{frames} frames ({} ms of speech)", frames * 80);
             self.measure(["code2wav", &case, "whole decode"], parameters, self.bytes(parameters), || {
-                Ok(vocoder.decode(codes.clone()).flatten(0, 1))
+                self.scores(Logits::Host(vocoder.decode(&codes)?))
             })?;
         }
         for (streams, frames) in [(1, 1), (4, 1), (1, 8), (4, 8)] {
@@ -278,14 +295,20 @@ impl<'a> Bench<'a> {
             let mut states = vec![vocoder.start(); streams];
             let case = format!("{frames} frames of each of {streams} streams");
             self.measure(["code2wav", &case, "step together"], parameters, self.bytes(parameters), || {
-                let codes = codes.iter().map(|codes| CodeFrames { codes: codes.clone() });
-                let sound = vocoder.step_many(states.iter_mut().zip(codes).collect());
-                let samples: Result<Vec<_>> = sound.into_iter().map(|sound| Ok(sound?.samples.flatten(0, 1))).collect();
-                Ok(Tensor::cat(samples?, 0))
+                let runs = states.iter_mut().zip(&codes).map(|(state, frames)| VocoderRun { state, frames });
+                let sound: Result<Vec<_>> = vocoder.forward(runs.collect()).into_iter().collect();
+                self.scores(Logits::Host(sound?.concat()))
             })?;
         }
         Ok(())
     }
+}
+
+/// The same layers with a head that costs nothing to speak of.
+fn headless(config: &DecoderConfig) -> DecoderConfig {
+    let mut config = config.clone();
+    config.vocab_size = 64;
+    config
 }
 
 /// Weights of a layer that one token passes through.

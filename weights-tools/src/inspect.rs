@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use checkpoint::{Checkpoint, Component, OmniConfig, Place, TensorReport, expected};
-use omni_core::{Dtype, Error, Result};
+use checkpoint::{Checkpoint, Component, OmniConfig, TensorReport, expected};
+use omni_core::{Dtype, Error, PlaceKind, Result};
 use qwen3_omni::ChatTemplate;
 use serde::Serialize;
 
@@ -136,7 +136,7 @@ fn companions(directory: &Path) -> Vec<String> {
 fn summary(checkpoint: &Checkpoint, component: Component) -> ComponentSummary {
     let named = checkpoint.config().dtype.as_deref().and_then(|name| name.parse().ok()).unwrap_or_default();
     // A CPU computes in f16 no faster than in f32.
-    let cpu = checkpoint.memory_need(&[component], Place::Cpu, named);
+    let cpu = checkpoint.memory_need(&[component], PlaceKind::Host, named);
     let mut summary = ComponentSummary {
         component: component.name(),
         tensors: 0,
@@ -144,7 +144,7 @@ fn summary(checkpoint: &Checkpoint, component: Component) -> ComponentSummary {
         bytes: 0,
         cpu_held: cpu.held,
         cpu_mapped: cpu.mapped,
-        device_held: checkpoint.memory_need(&[component], Place::Device, named).held,
+        device_held: checkpoint.memory_need(&[component], PlaceKind::Device, named).held,
         dtypes: BTreeMap::new(),
         packed: BTreeMap::new(),
     };

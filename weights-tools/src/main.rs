@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use omni_core::Result;
+use omni_core::{Dtype, Result};
 use qwen3_omni::Device;
 use qwen3_omni_weights_tools::verify::{CaseReport, Outcome};
 use qwen3_omni_weights_tools::{inspect, verify};
@@ -47,6 +47,15 @@ enum Command {
         /// cpu, wgpu, cuda or cuda:N
         #[arg(long, default_value = "cpu")]
         device: Device,
+        /// What computes [default: host on the CPU, device elsewhere]
+        #[arg(long, value_enum)]
+        engine: Option<EngineArgument>,
+        /// f32 or bf16
+        #[arg(long, default_value = "f32")]
+        dtype: Dtype,
+        /// The reference's own errors in bf16 (JSON), which bound ours with --dtype bf16
+        #[arg(long)]
+        reference_errors: Option<PathBuf>,
         /// Do not fail because of cases that this version cannot run
         #[arg(long)]
         allow_uncovered: bool,
@@ -70,11 +79,30 @@ enum ExpectArgument {
     Released,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum EngineArgument {
+    /// The kernels of host memory
+    Host,
+    /// burn's tensors
+    Device,
+}
+
+impl From<EngineArgument> for verify::Engine {
+    fn from(engine: EngineArgument) -> Self {
+        match engine {
+            EngineArgument::Host => verify::Engine::Host,
+            EngineArgument::Device => verify::Engine::Device,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Inspect { directory, expect, json } => run_inspect(&directory, expect, json),
-        Command::Verify { model, golden, only, device, allow_uncovered, json } => {
-            run_verify(&verify::Options { model, golden, only, device }, allow_uncovered, json)
+        Command::Verify { model, golden, only, device, engine, dtype, reference_errors, allow_uncovered, json } => {
+            let engine = engine.map(verify::Engine::from);
+            let options = verify::Options { model, golden, only, device, engine, dtype, reference_errors };
+            run_verify(&options, allow_uncovered, json)
         }
         Command::Compare(arguments) => arguments.run(),
         Command::Init(arguments) => arguments.run(),

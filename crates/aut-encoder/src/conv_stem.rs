@@ -1,65 +1,84 @@
 use std::sync::Arc;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData, activation};
 use checkpoint::{AudioConfig, Weights};
-use kernels::{HalfConv2d, Planes};
-use nn::{Linear, Then, gelu, with_numbers};
+use kernels::{Conv2dStack, Precision};
+use nn::{DeviceEngine, Engine, HostEngine, HostRows, Linear, with_f32_slice};
 use omni_core::{Dtype, Result};
-
-use crate::AutProbe;
 
 /// Three convolutions that halve time and mel bins, and a linear layer: chunks of log-mel frames to rows.
 #[derive(Module, Debug)]
 pub(crate) struct ConvStem {
-    #[module(skip)]
     convolutions: Convolutions,
-    conv_out: Linear,
+    pub(crate) conv_out: Linear,
 }
 
-/// `conv2d1` to `conv2d3`, in the form their device convolves them in.
-#[derive(Debug, Clone)]
-#[allow(clippy::large_enum_variant)] // One per encoder.
-enum Convolutions {
-    Tensor([Conv; 3]),
-    /// On the CPU in half precision.
-    Host(Arc<[HalfConv2d; 3]>),
+/// `conv2d1` to `conv2d3`, in the form their engine convolves them in.
+#[derive(Module, Debug)]
+pub(crate) enum Convolutions {
+    Device(DeviceConvolutions),
+    Host(HostConvolutions),
+}
+
+#[derive(Module, Debug)]
+pub(crate) struct DeviceConvolutions {
+    conv2d1: Conv,
+    conv2d2: Conv,
+    conv2d3: Conv,
 }
 
 /// Conv2d with a 3 × 3 kernel, stride 2 and one row of zeros around.
-#[derive(Debug, Clone)]
+#[derive(Module, Debug)]
 struct Conv {
     /// `[out, in, 3, 3]`.
-    weight: Tensor<4>,
+    weight: Param<Tensor<4>>,
     /// `[out]`.
-    bias: Tensor<1>,
+    bias: Param<Tensor<1>>,
 }
 
-/// What the stem works with on the CPU, for the next chunks.
-#[derive(Default)]
-pub(crate) struct StemMemory {
-    pictures: [Planes; 3],
-    columns: Vec<f32>,
-    /// Rows `[chunks, F/8, D]`.
-    pub(crate) rows: Vec<f32>,
-}
+#[derive(Debug, Clone)]
+pub(crate) struct HostConvolutions(Arc<Conv2dStack>);
+
+nn::without_parameters!(HostConvolutions);
+
+const NAMES: [&str; 3] = ["conv2d1", "conv2d2", "conv2d3"];
 
 impl Conv {
-    fn load(weights: &Weights, [input, output]: [usize; 2]) -> Result<Self> {
-        Ok(Self { weight: weights.tensor("weight", [output, input, 3, 3])?, bias: weights.tensor("bias", [output])? })
+    fn load(weights: &Weights, [output, input]: [usize; 2]) -> Result<Self> {
+        Ok(Self {
+            weight: Param::from_tensor(weights.tensor("weight", [output, input, 3, 3])?),
+            bias: Param::from_tensor(weights.tensor("bias", [output])?),
+        })
     }
 
     /// `[B, in, h, w]` → `[B, out, h/2, w/2]`, halves rounded up, after GELU.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let options = ConvOptions::new([2, 2], [1, 1], [1, 1], 1);
-        gelu(conv2d(x, self.weight.clone(), Some(self.bias.clone()), options))
+        activation::gelu(conv2d(x, self.weight.val(), Some(self.bias.val()), options))
     }
+}
 
-    fn halved(&self) -> Option<HalfConv2d> {
-        let [output, input, ..] = self.weight.dims();
-        with_numbers(&self.weight, |w| with_numbers(&self.bias, |b| HalfConv2d::new(w, b, [output, input])))
+impl Convolutions {
+    fn load(weights: &Weights, channels: usize) -> Result<Self> {
+        let shape = |index: usize| [channels, if index == 0 { 1 } else { channels }];
+        if !weights.place().is_host() {
+            let conv = |index: usize| Conv::load(&weights.at(NAMES[index]), shape(index));
+            let (conv2d1, conv2d2, conv2d3) = (conv(0)?, conv(1)?, conv(2)?);
+            return Ok(Convolutions::Device(DeviceConvolutions { conv2d1, conv2d2, conv2d3 }));
+        }
+        let mut values = Vec::new();
+        for (index, name) in NAMES.into_iter().enumerate() {
+            let [output, input] = shape(index);
+            let weights = weights.at(name);
+            values.push((weights.values("weight", &[output, input, 3, 3])?, weights.values("bias", &[output])?));
+        }
+        let bf16 = weights.compute_dtype() == Dtype::Bf16;
+        let precision = if bf16 { Precision::Half } else { Precision::Full };
+        let layers = [0, 1, 2].map(|index| (&values[index].0[..], &values[index].1[..], shape(index)));
+        Ok(Convolutions::Host(HostConvolutions(Arc::new(Conv2dStack::new(layers, precision)))))
     }
 }
 
@@ -67,73 +86,78 @@ impl ConvStem {
     pub(crate) fn load(weights: &Weights, config: &AudioConfig) -> Result<Self> {
         let channels = config.downsample_hidden_size;
         let bands = (0..3).fold(config.num_mel_bins, |n, _| n.div_ceil(2));
-        let conv = |name, input| Conv::load(&weights.at(name), [input, channels]);
-        let tensors = [conv("conv2d1", 1)?, conv("conv2d2", channels)?, conv("conv2d3", channels)?];
-        // On the CPU in half precision if that was asked for and the processor has it.
-        let halves = weights.asked_dtype() == Dtype::Bf16 && checkpoint::is_host(weights.device());
-        let halved = match tensors.each_ref().map(|conv| if halves { conv.halved() } else { None }) {
-            [Some(a), Some(b), Some(c)] => Some(Convolutions::Host(Arc::new([a, b, c]))),
-            _ => None,
-        };
         Ok(Self {
-            convolutions: halved.unwrap_or(Convolutions::Tensor(tensors)),
+            convolutions: Convolutions::load(weights, channels)?,
             conv_out: Linear::load(&weights.at("conv_out"), [config.d_model, channels * bands], false)?,
         })
     }
 
-    /// # Shapes
-    /// Chunks `[B, M, F]` → rows `[B, F/8, D]`.
-    ///
-    /// # Panics
-    /// If the convolutions are prepared for [`ConvStem::on_host`].
-    pub(crate) fn forward(&self, chunks: Tensor<3>, probe: &mut dyn AutProbe) -> Tensor<3> {
-        let Convolutions::Tensor([conv1, conv2, conv3]) = &self.convolutions else {
-            unreachable!("prepared convolutions read memory")
-        };
-        let x = chunks.unsqueeze_dim(1); // [B, 1, M, F]
-        let x = conv3.forward(conv2.forward(conv1.forward(x))); // [B, C, M/8, F/8]
-        probe.conv(&x);
-        let [batch, channels, bands, time] = x.dims();
-        // Channel-major: index = channel * bands + band.
-        let x = x.permute([0, 3, 1, 2]).reshape([batch, time, channels * bands]);
-        let x = self.conv_out.forward(x); // [B, F/8, D]
-        probe.conv_out(&x);
-        x
+    /// Chunks `[F, M]`, shorter ones padded with zeros to `padded` frames, convolved: rows `[chunks * F/8, C * M/8]`.
+    pub(crate) fn convolve<E: StemEngine>(&self, e: &E, chunks: &[Tensor<2>], padded: usize) -> E::Rows {
+        e.convolve(&self.convolutions, chunks, padded)
     }
 
-    /// As [`ConvStem::forward`] of chunks `[F, M]`, shorter ones padded with zeros to `padded` frames, into `memory.rows`; returns
-    /// the rows of a chunk. `None` if the convolutions are not prepared for it.
-    pub(crate) fn on_host(
-        &self,
-        chunks: &[Tensor<2>],
-        padded: usize,
-        memory: &mut StemMemory,
-        probe: &mut dyn AutProbe,
-    ) -> Option<usize> {
-        let Convolutions::Host(convolutions) = &self.convolutions else { return None };
-        let [conv1, conv2, conv3] = &**convolutions;
-        let StemMemory { pictures: [first, second, third], columns, rows } = memory;
-        let bins = chunks[0].dims()[1];
-        first.shape(chunks.len(), 1, [bins, padded]);
-        for (index, chunk) in chunks.iter().enumerate() {
-            with_numbers(chunk, |values| {
-                first.set(index, |bin, frame| values.get(frame * bins + bin).copied().unwrap_or(0.0));
-            });
-        }
-        conv1.pictures(first, second);
-        conv2.pictures(second, third);
-        conv3.columns(third, columns); // [B, F/8, C, M/8]
-        let (count, width) = (columns.len() / self.conv_out.input(), self.conv_out.output());
-        rows.resize(count * width, 0.0);
-        self.conv_out.host_rows(columns, Then::Keep, rows);
-        let (batch, time) = (chunks.len(), count / chunks.len());
-        if probe.looks() {
-            let (device, channels) = (chunks[0].device(), conv3.channels()[1]);
-            let shape = [batch, time, channels, self.conv_out.input() / channels];
-            let x = Tensor::<4>::from_data(TensorData::new(columns.clone(), shape), &device);
-            probe.conv(&x.permute([0, 2, 3, 1]));
-            probe.conv_out(&Tensor::from_data(TensorData::new(rows.clone(), [batch, time, width]), &device));
-        }
-        Some(time)
+    /// Convolved rows `[N, C * M/8]` to rows `[N, D]`.
+    pub(crate) fn project<E: StemEngine>(&self, e: &E, mut x: E::Rows) -> E::Rows {
+        let [x] = e.linear(&mut x, [&self.conv_out]);
+        x
     }
+}
+
+/// What a device must be able to do for the stem, beside the operations of [`Engine`].
+pub(crate) trait StemEngine: Engine {
+    /// See [`ConvStem::convolve`]; the columns are channel-major: `channel * bands + band`.
+    fn convolve(&self, convolutions: &Convolutions, chunks: &[Tensor<2>], padded: usize) -> Self::Rows;
+}
+
+impl StemEngine for HostEngine {
+    fn convolve(&self, convolutions: &Convolutions, chunks: &[Tensor<2>], padded: usize) -> HostRows {
+        let Convolutions::Host(HostConvolutions(stack)) = convolutions else {
+            panic!("weights on a device were handed to the engine of host memory")
+        };
+        let bins = chunks[0].dims()[1];
+        let values: Vec<Vec<f32>> = chunks.iter().map(|chunk| with_f32_slice(chunk, <[f32]>::to_vec)).collect();
+        let pixel =
+            |chunk: usize, bin: usize, frame: usize| values[chunk].get(frame * bins + bin).copied().unwrap_or(0.0);
+        let bands = (0..3).fold(bins, |n, _| n.div_ceil(2));
+        let mut rows = self.take(0, 0);
+        rows.fill_with(|y| {
+            stack.columns((chunks.len(), [bins, padded]), pixel, y);
+            stack.output() * bands
+        });
+        rows
+    }
+}
+
+impl StemEngine for DeviceEngine {
+    fn convolve(&self, convolutions: &Convolutions, chunks: &[Tensor<2>], padded: usize) -> Tensor<2> {
+        let Convolutions::Device(DeviceConvolutions { conv2d1, conv2d2, conv2d3 }) = convolutions else {
+            panic!("weights in host memory were handed to the engine of a device")
+        };
+        let whole = chunks.iter().map(|chunk| {
+            let chunk = self.rows(&[chunk]);
+            let ([frames, bins], dtype) = (chunk.dims(), DType::from(self.dtype()));
+            let chunk = match padded - frames {
+                0 => chunk,
+                pad => Tensor::cat(vec![chunk, Tensor::zeros([pad, bins], (self.device(), dtype))], 0),
+            };
+            chunk.transpose() // [M, F]
+        });
+        let x = Tensor::stack::<3>(whole.collect(), 0).unsqueeze_dim(1); // [B, 1, M, F]
+        let x = conv2d3.forward(conv2d2.forward(conv2d1.forward(x))); // [B, C, M/8, F/8]
+        let [batch, channels, bands, time] = x.dims();
+        x.permute([0, 3, 1, 2]).reshape([batch * time, channels * bands])
+    }
+}
+
+/// Convolved rows as the pictures they are, to be looked at: `[chunks, C, M/8, F/8]`.
+pub(crate) fn pictures(rows: Tensor<2>, chunks: usize, channels: usize) -> Tensor<4> {
+    let [count, width] = rows.dims();
+    rows.reshape([chunks, count / chunks, channels, width / channels]).permute([0, 2, 3, 1])
+}
+
+/// A table of position rows, repeated for each chunk.
+pub(crate) fn tensor_of(values: Vec<f32>, width: usize, device: &burn::tensor::Device) -> Tensor<2> {
+    let rows = values.len() / width;
+    Tensor::from_data(TensorData::new(values, [rows, width]), device)
 }

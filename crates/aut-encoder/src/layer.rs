@@ -1,7 +1,6 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
 use checkpoint::{AudioConfig, Weights};
-use nn::{EncoderLayer, EncoderMemory, LayerNorm, Linear, Then, gelu, window_attention};
+use nn::{Activation, EncoderLayer, Engine, LayerNorm, Linear, QkvProjection};
 use omni_core::Result;
 
 /// Whisper's and PyTorch's default.
@@ -40,24 +39,17 @@ impl AutLayer {
 
     /// # Shapes
     /// `[N, D]` → `[N, D]`; `windows` are lengths that add up to `N`.
-    pub(crate) fn forward(&self, x: Tensor<2>, windows: &[usize]) -> Tensor<2> {
-        let x = x.clone() + self.self_attn.forward(self.self_attn_layer_norm.forward(x), windows);
-        let inner = gelu(self.fc1.rows(self.final_layer_norm.forward(x.clone())));
-        x + self.fc2.rows(inner)
-    }
-
-    /// As [`AutLayer::forward`], in place in host memory.
-    pub(crate) fn on_host(&self, x: &mut [f32], windows: &[usize], memory: &mut EncoderMemory) {
+    pub(crate) fn forward<E: Engine>(&self, e: &E, x: E::Rows, windows: &[usize]) -> E::Rows {
         let SelfAttention { q_proj, k_proj, v_proj, out_proj, heads } = &self.self_attn;
         let layer = EncoderLayer {
             norms: [&self.self_attn_layer_norm, &self.final_layer_norm],
-            qkv: &[q_proj, k_proj, v_proj],
+            qkv: QkvProjection::Split([q_proj, k_proj, v_proj]),
             out: out_proj,
             mlp: [&self.fc1, &self.fc2],
-            activation: Then::Gelu,
+            activation: Activation::Gelu,
             heads: *heads,
         };
-        layer.forward(x, windows, None, memory);
+        layer.forward(e, x, windows, None)
     }
 }
 
@@ -72,11 +64,5 @@ impl SelfAttention {
             out_proj: linear("out_proj")?,
             heads: config.encoder_attention_heads,
         })
-    }
-
-    fn forward(&self, x: Tensor<2>, windows: &[usize]) -> Tensor<2> {
-        let [rows, width] = x.dims();
-        let split = |linear: &Linear| linear.rows(x.clone()).reshape([rows, self.heads, width / self.heads]);
-        self.out_proj.rows(window_attention([&self.q_proj, &self.k_proj, &self.v_proj].map(split), windows))
     }
 }

@@ -6,7 +6,6 @@
 
 mod config;
 mod conv_stem;
-mod host;
 mod layer;
 mod model;
 mod positions;
@@ -16,7 +15,7 @@ mod windows;
 pub use checkpoint::{AudioConfig, Checkpoint, Component, Weights};
 pub use config::MEL_PER_SECOND;
 pub use model::AutEncoder;
-pub use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SpanLayout};
+pub use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 pub use probe::AutProbe;
 
 #[cfg(doctest)]

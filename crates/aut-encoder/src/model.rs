@@ -1,12 +1,12 @@
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use checkpoint::{AudioConfig, Checkpoint, Component, OmniConfig, Weights};
-use nn::{LayerNorm, Linear, gelu};
-use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SpanLayout};
+use nn::{Activation, AnyEngine, LayerNorm, Linear, on_engine};
+use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 
 use crate::AutProbe;
 use crate::config::{chunk, window_chunks};
-use crate::conv_stem::ConvStem;
+use crate::conv_stem::{ConvStem, StemEngine, pictures, tensor_of};
 use crate::layer::{AutLayer, EPS};
 use crate::positions::sinusoids;
 use crate::windows::{Window, windows};
@@ -14,21 +14,24 @@ use crate::windows::{Window, windows};
 /// Windows that go through the layers together: enough rows for fast products, few enough for flat memory.
 const WINDOWS_PER_BATCH: usize = 4;
 /// Chunks that are convolved together.
-pub(crate) const CHUNKS_PER_BATCH: usize = 8;
+const CHUNKS_PER_BATCH: usize = 8;
 
 /// Convolutions, transformer layers with attention inside windows, and the projection to the thinker's width.
 #[derive(Module, Debug)]
 pub struct AutEncoder {
-    pub(crate) stem: ConvStem,
+    stem: ConvStem,
+    layers: Vec<AutLayer>,
+    ln_post: LayerNorm,
+    proj1: Linear,
+    proj2: Linear,
     /// `[rows of a chunk, D]`, the same for every chunk.
-    pub(crate) positions: Tensor<2>,
-    pub(crate) layers: Vec<AutLayer>,
-    pub(crate) ln_post: LayerNorm,
-    pub(crate) proj1: Linear,
-    pub(crate) proj2: Linear,
+    #[module(skip)]
+    positions: Vec<f32>,
     #[module(skip)]
     config: AudioConfig,
     window: usize,
+    #[module(skip)]
+    engine: AnyEngine,
 }
 
 impl AutEncoder {
@@ -36,9 +39,9 @@ impl AutEncoder {
     ///
     /// # Errors
     /// As [`Checkpoint::check`] for the audio encoder's tensors.
-    pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place) -> Result<Self> {
         checkpoint.check(&[Component::AudioEncoder])?;
-        Self::load(&Weights::new(checkpoint, device, Dtype::F32), checkpoint.config())
+        Self::load(&Weights::new(checkpoint, place, Dtype::F32), checkpoint.config())
     }
 
     /// Reads `thinker.audio_tower.*`; `weights` stands at the checkpoint's root.
@@ -59,13 +62,14 @@ impl AutEncoder {
         let rows = config.tokens(chunk(config)).max(config.tokens(chunk(config) - 1));
         Ok(Self {
             stem: ConvStem::load(weights, config)?,
-            positions: sinusoids(rows, width, weights.device(), weights.dtype()),
+            positions: sinusoids(rows, width),
             layers: (0..config.encoder_layers).map(layer).collect::<Result<_>>()?,
             ln_post: LayerNorm::load(&weights.at("ln_post"), width, EPS)?,
             proj1: Linear::load(&weights.at("proj1"), [width, width], true)?,
             proj2: Linear::load(&weights.at("proj2"), [output, width], true)?,
             config: config.clone(),
             window: (config.n_window_infer / chunk(config)).max(1),
+            engine: AnyEngine::of(weights),
         })
     }
 
@@ -89,13 +93,9 @@ impl AutEncoder {
     /// As [`ModalityEncoder::encode`].
     pub fn encode_with(&self, items: &[Tensor<2>], probe: &mut dyn AutProbe) -> Result<Encoded> {
         let frames = self.check(items)?;
-        let size = chunk(&self.config);
-        // The reference pads all chunks of a call to the longest one.
-        let padded = frames.iter().map(|frames| (*frames).min(size)).max().unwrap_or(0);
-        let windows = windows(&frames, size, self.window);
-        let batches = windows.chunks(WINDOWS_PER_BATCH).map(|batch| self.batch(items, batch, padded, probe));
+        let windows = windows(&frames, chunk(&self.config), self.window);
         let spans = frames.iter().map(|frames| SpanLayout::Audio { tokens: self.tokens(*frames) }).collect();
-        Ok(Encoded { embeds: Tensor::cat(batches.collect(), 0), spans, deepstack: Vec::new() })
+        Ok(Encoded { embeds: self.encode_windows(items, &windows, probe), spans, deepstack: Vec::new() })
     }
 
     /// What [`ModalityEncoder::encode`] gives, without its first `known` rows: windows that lie among them are not computed.
@@ -110,21 +110,33 @@ impl AutEncoder {
     /// If there are no rows but the known ones.
     pub fn encode_after(&self, items: &[Tensor<2>], known: usize) -> Result<Tensor<2>> {
         let frames = self.check(items)?;
-        let size = chunk(&self.config);
-        let padded = frames.iter().map(|frames| (*frames).min(size)).max().unwrap_or(0);
-        let windows = windows(&frames, size, self.window);
-        let rows = |window: &Window| window.chunks.iter().map(|range| self.tokens(range.len())).sum::<usize>();
+        let windows = windows(&frames, chunk(&self.config), self.window);
         let mut before = 0;
         let first = windows.iter().take_while(|window| {
-            let whole = before + rows(window) <= known;
-            before += if whole { rows(window) } else { 0 };
+            let whole = before + self.rows_of(window) <= known;
+            before += if whole { self.rows_of(window) } else { 0 };
             whole
         });
         let first = first.count();
-        let rest = windows[first..].chunks(WINDOWS_PER_BATCH).map(|batch| self.batch(items, batch, padded, &mut ()));
-        let rest = Tensor::cat(rest.collect(), 0);
+        let rest = self.encode_windows(items, &windows[first..], &mut ());
         let (begun, left) = (known - before, rest.dims()[0]);
         Ok(rest.narrow(0, begun, left - begun))
+    }
+
+    /// Rows of some windows of a call.
+    fn encode_windows(&self, items: &[Tensor<2>], windows: &[Window], probe: &mut dyn AutProbe) -> Tensor<2> {
+        // The reference pads all chunks of a call to the longest one.
+        let size = chunk(&self.config);
+        let padded = items.iter().map(|item| item.dims()[0].min(size)).max().unwrap_or(0);
+        let batches = windows.chunks(WINDOWS_PER_BATCH);
+        let batches =
+            batches.map(|batch| on_engine!(self.engine, |e| self.batch(e, items, batch, padded, &mut *probe)));
+        Tensor::cat(batches.collect(), 0)
+    }
+
+    /// Rows the encoder makes of a window.
+    fn rows_of(&self, window: &Window) -> usize {
+        window.chunks.iter().map(|range| self.tokens(range.len())).sum()
     }
 
     /// Log-mel frames of one attention window: rows of different windows do not depend on each other.
@@ -151,50 +163,69 @@ impl AutEncoder {
     }
 
     /// Some windows from log-mel frames to finished rows `[N, output D]`.
-    fn batch(&self, items: &[Tensor<2>], batch: &[Window], padded: usize, probe: &mut dyn AutProbe) -> Tensor<2> {
-        let lengths: Vec<usize> =
-            batch.iter().map(|w| w.chunks.iter().map(|range| self.tokens(range.len())).sum()).collect();
-        if self.proj1.is_on_host() {
-            return self.batch_on_host(items, batch, &lengths, padded, probe);
-        }
-        let mut x = self.rows(items, batch, padded, probe); // [N, D]
-        probe.input(&x, &lengths);
-        for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, &lengths);
-            probe.layer(index, &x);
-        }
-        let x = self.ln_post.forward(x);
-        probe.norm(&x);
-        self.proj2.rows(gelu(self.proj1.rows(x)))
-    }
-
-    /// Convolved chunks with their positions, padding dropped.
-    pub(crate) fn rows(
+    fn batch<E: StemEngine>(
         &self,
+        e: &E,
         items: &[Tensor<2>],
         batch: &[Window],
         padded: usize,
         probe: &mut dyn AutProbe,
     ) -> Tensor<2> {
-        let chunks: Vec<_> = batch.iter().flat_map(|w| w.chunks.iter().map(|range| (w.item, range.clone()))).collect();
-        let mut rows = Vec::new();
-        for some in chunks.chunks(CHUNKS_PER_BATCH) {
-            let frames = some.iter().map(|(item, range)| {
-                let chunk = items[*item].clone().narrow(0, range.start, range.len());
-                let pad = padded - range.len();
-                let zeros = || Tensor::zeros([pad, self.config.num_mel_bins], (&chunk.device(), chunk.dtype()));
-                let whole = if pad == 0 { chunk } else { Tensor::cat(vec![chunk.clone(), zeros()], 0) };
-                whole.transpose() // [M, F]
-            });
-            let x = self.stem.forward(Tensor::stack(frames.collect(), 0), probe); // [chunks, F/8, D]
-            let [_, time, _] = x.dims();
-            let x = x + self.positions.clone().narrow(0, 0, time).unsqueeze();
-            for (index, (_, range)) in some.iter().enumerate() {
-                let kept = x.clone().narrow(0, index, 1).narrow(1, 0, self.tokens(range.len()));
-                rows.push(kept.squeeze_dim::<2>(0));
+        let lengths: Vec<usize> = batch.iter().map(|window| self.rows_of(window)).collect();
+        let rows = lengths.iter().sum();
+        let mut x = self.rows(e, items, batch, padded, probe); // [N, D]
+        if probe.is_active() {
+            probe.input(&e.tensor(&x, 0..rows), &lengths);
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(e, x, &lengths);
+            if probe.is_active() {
+                probe.layer(index, &e.tensor(&x, 0..rows));
             }
         }
-        Tensor::cat(rows, 0)
+        let mut x = e.layer_norm(&x, &self.ln_post);
+        if probe.is_active() {
+            probe.norm(&e.tensor(&x, 0..rows));
+        }
+        let mut inner = e.linear_act(&mut x, &self.proj1, Activation::Gelu);
+        let [y] = e.linear(&mut inner, [&self.proj2]);
+        e.tensor(&y, 0..rows)
+    }
+
+    /// Convolved chunks with their positions, padding dropped.
+    fn rows<E: StemEngine>(
+        &self,
+        e: &E,
+        items: &[Tensor<2>],
+        batch: &[Window],
+        padded: usize,
+        probe: &mut dyn AutProbe,
+    ) -> E::Rows {
+        let chunks: Vec<_> = batch.iter().flat_map(|w| w.chunks.iter().map(|range| (w.item, range.clone()))).collect();
+        let (width, mut parts) = (self.config.d_model, Vec::new());
+        for some in chunks.chunks(CHUNKS_PER_BATCH) {
+            let frames = some.iter().map(|(item, range)| items[*item].clone().narrow(0, range.start, range.len()));
+            let x = self.stem.convolve(e, &frames.collect::<Vec<_>>(), padded);
+            let count = e.shape(&x)[0];
+            if probe.is_active() {
+                probe.conv(&pictures(e.tensor(&x, 0..count), some.len(), self.config.downsample_hidden_size));
+            }
+            let x = self.stem.project(e, x); // [chunks * F/8, D]
+            let time = count / some.len();
+            if probe.is_active() {
+                probe.conv_out(&e.tensor(&x, 0..count).reshape([some.len(), time, width]));
+            }
+            let kept = some
+                .iter()
+                .enumerate()
+                .flat_map(|(at, (_, range))| (0..self.tokens(range.len())).map(move |row| at * time + row));
+            let kept: Vec<usize> = kept.collect();
+            let positions = kept.iter().flat_map(|row| &self.positions[row % time * width..][..width]).copied();
+            let positions = e.rows(&[&tensor_of(positions.collect(), width, &items[0].device())]);
+            let x = e.add(e.select(&x, &kept), &positions);
+            parts.push(e.tensor(&x, 0..kept.len()));
+        }
+        e.rows(&parts.iter().collect::<Vec<_>>())
     }
 }
 

@@ -1,11 +1,8 @@
-use burn::tensor::{Device, Tensor, TensorData};
-use omni_core::Dtype;
-
 /// The sinusoid table: sines in the first half of the columns, cosines in the second.
 ///
 /// # Shapes
 /// `[rows, D]`.
-pub(crate) fn sinusoids(rows: usize, width: usize, device: &Device, dtype: Dtype) -> Tensor<2> {
+pub(crate) fn sinusoids(rows: usize, width: usize) -> Vec<f32> {
     let half = width / 2;
     let step = 10_000f32.ln() / (half.max(2) - 1) as f32;
     let mut values = Vec::with_capacity(rows * width);
@@ -14,5 +11,5 @@ pub(crate) fn sinusoids(rows: usize, width: usize, device: &Device, dtype: Dtype
         values.extend((0..half).map(|i| angle(i).sin()));
         values.extend((0..half).map(|i| angle(i).cos()));
     }
-    Tensor::from_data(TensorData::new(values, [rows, 2 * half]), (device, dtype.into()))
+    values
 }

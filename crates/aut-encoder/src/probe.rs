@@ -1,9 +1,9 @@
 use burn::tensor::Tensor;
 
 /// Sees what the encoder computes on the way, batch after batch. For tests and tools; `()` looks at nothing.
-pub trait AutProbe {
+pub trait AutProbe: Send {
     /// Whether the other functions do anything; what nobody looks at need not become a tensor.
-    fn looks(&self) -> bool {
+    fn is_active(&self) -> bool {
         true
     }
     /// After the third convolution and its GELU: `[chunks, C, M/8, F/8]`.
@@ -19,7 +19,7 @@ pub trait AutProbe {
 }
 
 impl AutProbe for () {
-    fn looks(&self) -> bool {
+    fn is_active(&self) -> bool {
         false
     }
 }

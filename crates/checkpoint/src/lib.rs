@@ -26,13 +26,13 @@ pub use config::{
 pub use directory::{Checkpoint, Tensor as StoredTensor, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
 pub use manifest::{Component, Manifest, expected, is_linear};
-pub use need::{MemoryNeed, Place};
+pub use need::MemoryNeed;
 pub use omni_core::Dtype;
 pub use packed::Scheme;
 pub use packed_layer::PackedTensors;
 pub use quantization::QuantizationConfig;
 pub use stored::StoredMatrix;
-pub use weights::{LoadProgress, ProgressFn, Weights, is_host};
+pub use weights::{LoadProgress, ProgressFn, Weights};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

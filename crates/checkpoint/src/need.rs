@@ -1,20 +1,11 @@
 //! How much memory the weights take once they are loaded, from the headers alone.
 
-use omni_core::Dtype;
+use omni_core::{Dtype, PlaceKind};
 
 use crate::directory::Tensor;
 use crate::manifest::Component;
 use crate::packed_layer::{PACKED_PARTS, WORDS};
 use crate::{Checkpoint, Scheme};
-
-/// Where weights are computed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// The CPU: matrices stay in the mapped file where their number type allows.
-    Cpu,
-    /// A device with memory of its own: everything is copied there.
-    Device,
-}
 
 /// Bytes that loaded weights take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,7 +26,7 @@ impl MemoryNeed {
 impl Checkpoint {
     /// What the weights of some parts take when they are loaded as `dtype`; see [`crate::Weights`]. Activations and caches come on
     /// top.
-    pub fn memory_need(&self, components: &[Component], place: Place, dtype: Dtype) -> MemoryNeed {
+    pub fn memory_need(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryNeed {
         let mut need = MemoryNeed::default();
         let wanted = |name: &str| Component::of(name).is_some_and(|component| components.contains(&component));
         for (name, tensor) in self.tensors.iter().filter(|(name, _)| wanted(name)) {
@@ -43,8 +34,8 @@ impl Checkpoint {
                 (Some(module), _) => self.add_packed(&mut need, module, place, dtype),
                 // Counted with their words.
                 (None, _) if self.is_part_of_packed(name) => {}
-                (None, Place::Device) => need.held += elements(tensor) * dtype.size() as u64,
-                (None, Place::Cpu) => add_on_cpu(&mut need, name, tensor, dtype),
+                (None, PlaceKind::Device) => need.held += elements(tensor) * dtype.size() as u64,
+                (None, PlaceKind::Host) => add_on_cpu(&mut need, name, tensor, dtype),
             }
         }
         need
@@ -56,20 +47,20 @@ impl Checkpoint {
     }
 
     /// Words, scales and zero points; or plain numbers, if inputs are in an order that no product reads.
-    fn add_packed(&self, need: &mut MemoryNeed, module: &str, place: Place, dtype: Dtype) {
+    fn add_packed(&self, need: &mut MemoryNeed, module: &str, place: PlaceKind, dtype: Dtype) {
         let part = |suffix: &str| self.tensors.get(&format!("{module}{suffix}"));
         let (Some(words), Some(scales)) = (part(WORDS), part(".weight_scale")) else { return };
         let count = elements(scales);
         let scheme = self.quantization().and_then(|config| config.scheme_on_disk(module));
         let values = scheme.map_or(0, |scheme| elements(words) * 32 / u64::from(scheme.bits));
         if scheme.is_some_and(|scheme| self.is_reordered(module, scheme)) {
-            need.held += values * of_matrix(place, dtype);
+            need.held += values * of_matrix(place == PlaceKind::Host, dtype);
             return;
         }
         let zeros = if part(".weight_zero_point").is_some() { count } else { 0 };
         match place {
-            Place::Device => need.held += words.len() as u64 + (count + zeros) * dtype.size() as u64,
-            Place::Cpu => {
+            PlaceKind::Device => need.held += words.len() as u64 + (count + zeros) * dtype.size() as u64,
+            PlaceKind::Host => {
                 add_in_place(need, words, 4);
                 match scales.float_type() {
                     Some(stored @ (Dtype::Bf16 | Dtype::F32)) => add_in_place(need, scales, stored.size()),
@@ -93,9 +84,9 @@ fn elements(tensor: &Tensor) -> u64 {
 }
 
 /// Bytes of a number of a matrix that cannot stay as it is.
-fn of_matrix(place: Place, dtype: Dtype) -> u64 {
-    match (place, dtype) {
-        (Place::Cpu, Dtype::F16) => 4,
+fn of_matrix(on_host: bool, dtype: Dtype) -> u64 {
+    match (on_host, dtype) {
+        (true, Dtype::F16) => 4,
         _ => dtype.size() as u64,
     }
 }
@@ -106,7 +97,7 @@ fn add_on_cpu(need: &mut MemoryNeed, name: &str, tensor: &Tensor, dtype: Dtype) 
     match tensor.float_type() {
         Some(Dtype::Bf16) if is_matrix => add_in_place(need, tensor, 2),
         Some(Dtype::F32) if is_matrix && dtype != Dtype::Bf16 => add_in_place(need, tensor, 4),
-        _ if is_matrix => need.held += elements(tensor) * of_matrix(Place::Cpu, dtype),
+        _ if is_matrix => need.held += elements(tensor) * of_matrix(true, dtype),
         _ => need.held += elements(tensor) * 4,
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use omni_core::{Dtype, Error, Result};
+use omni_core::{Dtype, Error, Place, Result};
 
 use crate::arena::Arena;
 use crate::stored::Bytes;
@@ -22,24 +22,17 @@ pub struct LoadProgress {
 /// Called after each tensor (each layer of experts counts as one call).
 pub type ProgressFn<'a> = dyn FnMut(LoadProgress) + 'a;
 
-/// Whether the device computes in host memory.
-///
-/// burn names devices only in their debug form to crates that enable no backend; a wrong answer costs time, not numbers.
-pub fn is_host(device: &Device) -> bool {
-    format!("{device:?}").contains("Flex")
-}
-
-/// Hands tensors to the models, by name, on a device and in the number type of the computation.
+/// Hands weights to the models, by name, for the place where they compute.
 ///
 /// The names are relative: [`Weights::at`] descends into a module. `[out, in]` matrices stay as they lie on disk.
 ///
-/// On the CPU, matrices stay in the number type they are stored in ([`Weights::matrix`]); everything else is computed in f32. There
-/// the number type asked for decides how exactly many rows are multiplied: bf16 rounds both sides of such products, where the
+/// In host memory, matrices keep the number type they are stored in ([`Weights::matrix`]); everything else is f32. The number type
+/// of the computation decides there how exactly many rows are multiplied: bf16 rounds both sides of such products, where the
 /// processor is faster at that, and makes bf16 of matrices stored in f32.
 #[derive(Clone)]
 pub struct Weights<'a> {
     source: Source<'a>,
-    device: Device,
+    place: Place,
     dtype: Dtype,
     prefix: String,
     done: Rc<Cell<LoadProgress>>,
@@ -57,26 +50,26 @@ enum Source<'a> {
 
 impl<'a> Weights<'a> {
     /// Tensors of a checkpoint. Call [`Checkpoint::check`] first.
-    pub fn new(checkpoint: &'a Checkpoint, device: &Device, dtype: Dtype) -> Self {
-        Self::from_source(Source::Disk(checkpoint), device, dtype)
+    pub fn new(checkpoint: &'a Checkpoint, place: &Place, dtype: Dtype) -> Self {
+        Self::from_source(Source::Disk(checkpoint), place, dtype)
     }
 
     /// Random tensors of whatever name and shape is asked for, for benchmarks and tests without a checkpoint.
     ///
     /// Values are uniform, scaled so that activations stay in range; vectors lie around 1.
-    pub fn random(device: &Device, dtype: Dtype) -> Self {
-        Self::from_source(Source::Random(None), device, dtype)
+    pub fn random(place: &Place, dtype: Dtype) -> Self {
+        Self::from_source(Source::Random(None), place, dtype)
     }
 
     /// As [`Weights::random`], with matrices packed by a scheme.
-    pub fn random_packed(device: &Device, dtype: Dtype, scheme: Scheme) -> Self {
-        Self::from_source(Source::Random(Some(scheme)), device, dtype)
+    pub fn random_packed(place: &Place, dtype: Dtype, scheme: Scheme) -> Self {
+        Self::from_source(Source::Random(Some(scheme)), place, dtype)
     }
 
-    fn from_source(source: Source<'a>, device: &Device, dtype: Dtype) -> Self {
+    fn from_source(source: Source<'a>, place: &Place, dtype: Dtype) -> Self {
         let done = Rc::new(Cell::new(LoadProgress { tensors: 0, bytes: 0 }));
         let (prefix, arena) = (String::new(), Rc::default());
-        Self { source, device: device.clone(), dtype, prefix, done, arena, progress: None }
+        Self { source, place: place.clone(), dtype, prefix, done, arena, progress: None }
     }
 
     /// Reports progress to `callback`.
@@ -95,19 +88,48 @@ impl<'a> Weights<'a> {
         self.prefix.trim_end_matches('.')
     }
 
+    /// Where the model computes.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// The device tensors are made on.
     pub fn device(&self) -> &Device {
-        &self.device
+        self.place.device()
     }
 
-    /// The number type tensors are made in: the one asked for, on the CPU f32.
-    pub fn dtype(&self) -> Dtype {
-        if is_host(&self.device) { Dtype::F32 } else { self.dtype }
+    /// The number type of tensors: that of the computation; in host memory f32.
+    pub fn tensor_dtype(&self) -> Dtype {
+        if self.place.is_host() { Dtype::F32 } else { self.dtype }
     }
 
-    /// The number type asked for.
-    pub fn asked_dtype(&self) -> Dtype {
+    /// The number type of the computation.
+    pub fn compute_dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// The values of one tensor in single precision, in host memory.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let name = format!("{}{name}", self.prefix);
+        let elements = shape.iter().product();
+        let values = match &self.source {
+            Source::Disk(checkpoint) => {
+                let mut buffer = Buffer::new(Dtype::F32, elements);
+                self.read(checkpoint, &name, shape, &mut buffer)?;
+                buffer.into_f32()
+            }
+            Source::Random(_) => {
+                let [low, high] = range_of(shape);
+                let mut random = xorshift(elements as u64);
+                let uniform = move || (random() >> 40) as f32 / (1 << 24) as f32;
+                std::iter::repeat_with(uniform).take(elements).map(|x| low + (high - low) * x).collect()
+            }
+        };
+        self.report();
+        Ok(values)
     }
 
     /// One tensor.
@@ -118,9 +140,9 @@ impl<'a> Weights<'a> {
         let name = format!("{}{name}", self.prefix);
         let tensor = match &self.source {
             Source::Disk(checkpoint) => {
-                let mut buffer = Buffer::new(self.dtype(), shape.iter().product());
+                let mut buffer = Buffer::new(self.tensor_dtype(), shape.iter().product());
                 self.read(checkpoint, &name, &shape, &mut buffer)?;
-                buffer.upload(shape, &self.device, self.dtype())
+                buffer.upload(shape, self.device(), self.tensor_dtype())
             }
             Source::Random(_) => self.draw(shape),
         };
@@ -142,6 +164,17 @@ impl<'a> Weights<'a> {
         };
         self.report();
         Ok(matrix)
+    }
+
+    /// A matrix `[out, in]` in host memory of values that were laid out anew, in the number type that matrices have there.
+    ///
+    /// # Panics
+    /// If there are not that many values.
+    pub fn matrix_of(&self, values: &[f32], shape: [usize; 2]) -> StoredMatrix {
+        assert_eq!(values.len(), shape[0] * shape[1], "values of a matrix {shape:?}");
+        let mut buffer = Buffer::new(self.matrix_type(), values.len());
+        buffer.extend_from_f32(values);
+        buffer.matrix(shape, &mut self.arena.borrow_mut())
     }
 
     /// Whether the matrix of this module's linear layer is packed on disk.
@@ -217,13 +250,7 @@ impl<'a> Weights<'a> {
 
     fn draw_matrix(&self, shape: [usize; 2], scheme: Option<&Scheme>) -> StoredMatrix {
         let bound = (3.0 / shape[1] as f32).sqrt();
-        let mut state = (shape[0] * 31 + shape[1]) as u64 | 1;
-        let mut random = move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut random = xorshift((shape[0] * 31 + shape[1]) as u64);
         let Some(scheme) = scheme else {
             let elements = shape[0] * shape[1];
             let mut buffer = Buffer::new(self.matrix_type(), elements);
@@ -254,14 +281,14 @@ impl<'a> Weights<'a> {
         let shape = [experts, parts.len() * rows, columns];
         let tensor = match &self.source {
             Source::Disk(checkpoint) => {
-                let mut buffer = Buffer::new(self.dtype(), shape.iter().product());
+                let mut buffer = Buffer::new(self.tensor_dtype(), shape.iter().product());
                 for expert in 0..experts {
                     for part in parts {
                         let name = format!("{}experts.{expert}.{part}.weight", self.prefix);
                         self.read(checkpoint, &name, &[rows, columns], &mut buffer)?;
                     }
                 }
-                buffer.upload(shape, &self.device, self.dtype())
+                buffer.upload(shape, self.device(), self.tensor_dtype())
             }
             Source::Random(_) => self.draw(shape),
         };
@@ -288,20 +315,36 @@ impl<'a> Weights<'a> {
     }
 
     fn draw<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
-        let (low, high) = match D {
-            1 => (0.5, 1.5),
-            _ => {
-                let bound = (3.0 / shape[D - 1] as f64).sqrt();
-                (-bound, bound)
-            }
-        };
-        Tensor::random(shape, Distribution::Uniform(low, high), (&self.device, self.dtype().into()))
+        let [low, high] = range_of(&shape).map(f64::from);
+        Tensor::random(shape, Distribution::Uniform(low, high), (self.device(), self.tensor_dtype().into()))
     }
 
     fn report(&self) {
         if let Some(callback) = &self.progress {
             (callback.borrow_mut())(self.done.get());
         }
+    }
+}
+
+/// Random values: vectors lie around 1, everything else is scaled so that activations stay in range.
+fn range_of(shape: &[usize]) -> [f32; 2] {
+    match shape {
+        [_] => [0.5, 1.5],
+        _ => {
+            let bound = (3.0 / shape.last().map_or(1.0, |inputs| *inputs as f32)).sqrt();
+            [-bound, bound]
+        }
+    }
+}
+
+/// A fast source of random bits: good enough for weights that only stand in.
+fn xorshift(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
     }
 }
 
@@ -339,6 +382,15 @@ impl Buffer {
             Buffer::F32(out) => out.extend_from_slice(values),
             Buffer::Bf16(out) => out.extend(values.iter().map(|x| bf16::from_f32(*x))),
             Buffer::F16(out) => out.extend(values.iter().map(|x| f16::from_f32(*x))),
+        }
+    }
+
+    /// # Panics
+    /// For any type but f32.
+    fn into_f32(self) -> Vec<f32> {
+        match self {
+            Buffer::F32(values) => values,
+            _ => unreachable!("a buffer of f32 was asked for"),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use burn::tensor::Device;
 use half::{bf16, f16};
-use omni_core::Dtype;
+use omni_core::{Dtype, Place};
 use qwen3_omni_checkpoint::packed::{Scheme, pack, unpack};
 use qwen3_omni_checkpoint::{Checkpoint, StoredMatrix, Weights};
 use safetensors::tensor::TensorView;
@@ -43,7 +43,7 @@ fn quantization(scheme: &Scheme) -> Value {
 
 fn matrix(directory: &TempDir, dtype: Dtype) -> StoredMatrix {
     let checkpoint = Checkpoint::open(directory.path()).unwrap();
-    let weights = Weights::new(&checkpoint, &Device::flex(), dtype).at(LAYER);
+    let weights = Weights::new(&checkpoint, &Place::Host(Device::flex()), dtype).at(LAYER);
     weights.matrix(SHAPE).unwrap()
     // The file stays mapped as long as the matrix lives.
 }
@@ -213,7 +213,7 @@ fn what_cannot_be_is_an_error_that_names_the_tensor() {
     let scheme = Scheme { bits: 4, group: Some(32), symmetric: true };
     let directory = directory(&packed_parts(&file, "int4_group32_sym", &scheme, Dtype::Bf16), Some(&scheme));
     let checkpoint = Checkpoint::open(directory.path()).unwrap();
-    let weights = Weights::new(&checkpoint, &Device::flex(), Dtype::F32);
+    let weights = Weights::new(&checkpoint, &Place::Host(Device::flex()), Dtype::F32);
     let message = weights.at(LAYER).matrix([40, 128]).unwrap_err().to_string();
     assert!(message.contains("thinker.lm_head.weight_packed") && message.contains("[40, 16]"), "{message}");
     let message = weights.at("thinker.other").matrix(SHAPE).unwrap_err().to_string();

@@ -1,47 +1,49 @@
-use burn::module::{Module, Param};
-use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
+use burn::module::Module;
 use checkpoint::Weights;
-use nn::{LayerNorm, Linear, pieces};
+use nn::{Activation, LayerNorm, Linear, Vector};
 use omni_core::Result;
 
-use crate::causal_conv::{CausalConv, ConvSpec, History, TransposedConv};
+use crate::conv::{Depthwise, UpsampleConv};
+use crate::engine::VocoderEngine;
+use crate::history::History;
+use crate::model::show_rows;
 use crate::probe::VocoderProbe;
 
 /// One upsampling stage: transposed convolution, then a ConvNeXt block.
 #[derive(Module, Debug)]
 pub(crate) struct Upsample {
-    transposed: TransposedConv,
+    transposed: UpsampleConv,
     block: ConvNext,
+    factor: usize,
 }
 
 impl Upsample {
     pub(crate) fn load(weights: &Weights, width: usize, factor: usize) -> Result<Self> {
         Ok(Self {
-            transposed: TransposedConv::load(&weights.at("0.conv"), [width, width, factor], factor)?,
+            transposed: UpsampleConv::load(&weights.at("0.conv"), width, factor)?,
             block: ConvNext::load(&weights.at("1"), width)?,
+            factor,
         })
     }
 
-    /// Steps for each one.
+    /// Rows for each one.
     pub(crate) fn factor(&self) -> usize {
-        self.transposed.stride()
+        self.factor
     }
 
-    /// Several streams beside each other, each with its history and its length afterwards:
-    /// `[B, D, sum T]` → `[B, D, sum T * factor]`.
-    pub(crate) fn forward(
+    /// Several streams behind each other, each with its history and its rows afterwards: `[N, D]` → `[N * factor, D]`.
+    pub(crate) fn forward<E: VocoderEngine>(
         &self,
-        x: Tensor<3>,
-        streams: Vec<(&mut History, usize)>,
+        e: &E,
+        mut x: E::Rows,
+        streams: &mut [(&mut History, usize)],
         index: usize,
-        probe: &mut dyn VocoderProbe,
-    ) -> Tensor<3> {
-        // Nothing overlaps, neither steps nor streams.
-        let x = self.transposed.forward(x, &mut History::None, None);
-        probe.part("upsample_a", index, &x);
-        let x = self.block.forward(x, streams);
-        probe.part("upsample_b", index, &x);
+        probe: &mut Option<&mut dyn VocoderProbe>,
+    ) -> E::Rows {
+        let x = e.upsample(&mut x, &self.transposed);
+        show_rows(e, probe, "upsample_a", index, &x, true);
+        let x = self.block.forward(e, x, streams);
+        show_rows(e, probe, "upsample_b", index, &x, true);
         x
     }
 }
@@ -49,34 +51,32 @@ impl Upsample {
 /// Depthwise convolution, LayerNorm over channels, two linear layers with exact GELU, layer scale, residual.
 #[derive(Module, Debug)]
 struct ConvNext {
-    dwconv: CausalConv,
+    dwconv: Depthwise,
     norm: LayerNorm,
     pwconv1: Linear,
     pwconv2: Linear,
-    gamma: Param<Tensor<1>>,
+    gamma: Vector,
 }
 
 const NORM_EPS: f64 = 1e-6;
+const KERNEL: usize = 7;
 
 impl ConvNext {
     fn load(weights: &Weights, width: usize) -> Result<Self> {
-        let depthwise = ConvSpec { groups: width, ..ConvSpec::new(width, width, 7) };
         Ok(Self {
-            dwconv: CausalConv::load(&weights.at("dwconv.conv"), depthwise)?,
+            dwconv: Depthwise::load(&weights.at("dwconv.conv"), width, KERNEL)?,
             norm: LayerNorm::load(&weights.at("norm"), width, NORM_EPS)?,
             pwconv1: Linear::load(&weights.at("pwconv1"), [4 * width, width], true)?,
             pwconv2: Linear::load(&weights.at("pwconv2"), [width, 4 * width], true)?,
-            gamma: Param::from_tensor(weights.tensor("gamma", [width])?),
+            gamma: Vector::load(weights, "gamma", width)?,
         })
     }
 
-    /// `[B, D, sum T]` → `[B, D, sum T]`.
-    fn forward(&self, x: Tensor<3>, streams: Vec<(&mut History, usize)>) -> Tensor<3> {
-        let (histories, times): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
-        let each = pieces(x.clone(), 2, &times).into_iter().zip(histories);
-        let each = each.map(|(x, history)| self.dwconv.forward(x, history, None, None));
-        let h = Tensor::cat(each.collect(), 2).swap_dims(1, 2); // [B, sum T, D]
-        let h = self.pwconv2.forward(gelu(self.pwconv1.forward(self.norm.forward(h))));
-        x + (h * self.gamma.val().unsqueeze()).swap_dims(1, 2)
+    /// `[N, D]` → `[N, D]`.
+    fn forward<E: VocoderEngine>(&self, e: &E, x: E::Rows, streams: &mut [(&mut History, usize)]) -> E::Rows {
+        let h = e.depthwise(&x, &self.dwconv, streams);
+        let mut h = e.layer_norm(&h, &self.norm);
+        let mut inner = e.linear_act(&mut h, &self.pwconv1, Activation::Gelu); // [N, 4 * D]
+        e.add_linear(x, &mut inner, &self.pwconv2, Some(&self.gamma))
     }
 }

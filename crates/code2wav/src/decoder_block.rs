@@ -1,25 +1,25 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
 use checkpoint::Weights;
 use omni_core::Result;
 
-use crate::causal_conv::{CausalConv, ConvSpec, History, TransposedConv};
-use crate::host::HostBlock;
+use crate::conv::{CausalConv, ConvSpec, TransposedConv};
+use crate::engine::VocoderEngine;
+use crate::history::History;
 use crate::snake::Snake;
 
 /// Snake, transposed convolution, three residual units of growing dilation.
 #[derive(Module, Debug)]
 pub(crate) struct DecoderBlock {
-    pub(crate) act: Snake,
+    act: Snake,
     transposed: TransposedConv,
-    pub(crate) units: Vec<ResidualUnit>,
+    units: Vec<ResidualUnit>,
 }
 
 /// What a block carries between steps.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BlockState {
-    pub(crate) transposed: History,
-    pub(crate) units: [History; 3],
+    transposed: History,
+    units: [History; 3],
 }
 
 const DILATIONS: [usize; 3] = [1, 3, 9];
@@ -37,17 +37,13 @@ impl DecoderBlock {
         })
     }
 
-    /// The prepared convolutions, if all are.
-    pub(crate) fn host(&self) -> Option<HostBlock<'_>> {
-        let units = self.units.iter().map(|unit| Some([unit.conv1.host()?, unit.conv2.host()?]));
-        Some((self.transposed.host()?, units.collect::<Option<_>>()?))
-    }
-
-    /// `[B, C, T]` → `[B, C / 2, T * rate]`, without the first `rate` of the stream.
-    pub(crate) fn forward(&self, x: Tensor<3>, state: &mut BlockState) -> Tensor<3> {
-        let mut x = self.transposed.forward(x, &mut state.transposed, Some(&self.act));
-        for (unit, history) in self.units.iter().zip(&mut state.units) {
-            x = unit.forward(x, history);
+    /// `[C, sum T]` → `[C / 2, sum T * rate]`, without the first `rate` of each stream.
+    pub(crate) fn forward<E: VocoderEngine>(&self, e: &E, x: E::Signal, states: &mut [&mut BlockState]) -> E::Signal {
+        let mut histories: Vec<_> = states.iter_mut().map(|state| &mut state.transposed).collect();
+        let mut x = e.transposed_conv(&x, &self.transposed, &self.act, &mut histories);
+        for (index, unit) in self.units.iter().enumerate() {
+            let mut histories: Vec<_> = states.iter_mut().map(|state| &mut state.units[index]).collect();
+            x = unit.forward(e, x, &mut histories);
         }
         x
     }
@@ -55,10 +51,10 @@ impl DecoderBlock {
 
 /// `x + conv2(snake(conv1(snake(x))))`.
 #[derive(Module, Debug)]
-pub(crate) struct ResidualUnit {
-    pub(crate) act1: Snake,
+struct ResidualUnit {
+    act1: Snake,
     conv1: CausalConv,
-    pub(crate) act2: Snake,
+    act2: Snake,
     conv2: CausalConv,
 }
 
@@ -73,8 +69,8 @@ impl ResidualUnit {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, history: &mut History) -> Tensor<3> {
-        let h = self.conv1.forward(x.clone(), history, Some(&self.act1), None);
-        self.conv2.forward(h, &mut History::None, Some(&self.act2), Some(x))
+    fn forward<E: VocoderEngine>(&self, e: &E, x: E::Signal, histories: &mut [&mut History]) -> E::Signal {
+        let inner = e.conv(&x, &self.conv1, Some(&self.act1), histories);
+        e.add_conv(x, &inner, &self.conv2, &self.act2)
     }
 }

@@ -6,10 +6,11 @@
 //!
 //! Each decoder block looks one step ahead, so `F` frames give `F * samples_per_frame - lookahead` samples.
 
-mod causal_conv;
+mod conv;
 mod convnext;
 mod decoder_block;
-mod host;
+mod engine;
+mod history;
 mod model;
 mod pre_transformer;
 mod probe;
@@ -17,10 +18,10 @@ mod snake;
 mod stream;
 
 pub use checkpoint::{Checkpoint, Code2WavConfig, Component, Weights};
-pub use model::Code2Wav;
-pub use omni_core::{CodeFrames, Dtype, Stage, Vocoder, Waveform};
+pub use model::{Code2Wav, VocoderRun, VocoderState};
+pub use omni_core::{Dtype, Place};
 pub use probe::VocoderProbe;
-pub use stream::{Chunking, VocoderState};
+pub use stream::Chunking;
 
 /// Samples per second.
 pub const SAMPLE_RATE: u32 = 24_000;

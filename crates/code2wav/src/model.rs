@@ -1,32 +1,59 @@
 use burn::module::Module;
-use burn::tensor::{DType, Int, Tensor, TensorData};
 use checkpoint::{Code2WavConfig, OmniConfig, Weights};
-use nn::Embedding;
-use omni_core::{Dtype, Result};
+use nn::{AnyEngine, Embedding, Engine, on_engine};
+use omni_core::{Error, Result};
 
-use crate::causal_conv::{CausalConv, ConvSpec};
+use crate::conv::{CausalConv, ConvSpec};
 use crate::convnext::Upsample;
-use crate::decoder_block::DecoderBlock;
-use crate::pre_transformer::PreTransformer;
+use crate::decoder_block::{BlockState, DecoderBlock};
+use crate::engine::VocoderEngine;
+use crate::history::History;
+use crate::pre_transformer::{PreTransformer, PreTransformerState};
 use crate::probe::VocoderProbe;
 use crate::snake::Snake;
-use crate::stream::VocoderState;
 
 /// Code embedding, transformer, upsampling stages and convolutional decoder.
 #[derive(Module, Debug)]
 pub struct Code2Wav {
     code_embedding: Embedding,
-    pub(crate) pre_transformer: PreTransformer,
-    pub(crate) upsample: Vec<Upsample>,
-    pub(crate) entrance: CausalConv,
-    pub(crate) blocks: Vec<DecoderBlock>,
-    pub(crate) act: Snake,
-    pub(crate) exit: CausalConv,
+    pre_transformer: PreTransformer,
+    upsample: Vec<Upsample>,
+    entrance: CausalConv,
+    blocks: Vec<DecoderBlock>,
+    act: Snake,
+    exit: CausalConv,
+    codebooks: usize,
     codebook_size: usize,
-    #[module(skip)]
-    pub(crate) dtype: Dtype,
     samples_per_frame: usize,
     lookahead: usize,
+    #[module(skip)]
+    engine: AnyEngine,
+}
+
+/// What one stream carries: the transformer's last keys and values, the left history of each causal convolution, and
+/// the last input of each transposed one.
+#[derive(Debug, Clone)]
+pub struct VocoderState {
+    pre_transformer: PreTransformerState,
+    upsample: Vec<History>,
+    entrance: History,
+    blocks: Vec<BlockState>,
+    exit: History,
+}
+
+impl VocoderState {
+    /// Frames taken so far.
+    pub fn frames(&self) -> usize {
+        self.pre_transformer.frames
+    }
+}
+
+/// New frames of one stream.
+pub struct VocoderRun<'a> {
+    /// The stream's state.
+    pub state: &'a mut VocoderState,
+    /// `[F, Q]`: the codes of one frame after the other.
+    pub frames: &'a [Vec<u32>],
 }
 
 impl Code2Wav {
@@ -59,11 +86,17 @@ impl Code2Wav {
             blocks: blocks.collect::<Result<_>>()?,
             act: Snake::load(&decoder(last), channels)?,
             exit: CausalConv::load(&decoder(last + 1).at("conv"), ConvSpec::new(channels, 1, 7))?,
+            codebooks: config.num_quantizers,
             codebook_size: config.codebook_size,
-            dtype: weights.dtype(),
             samples_per_frame: config.samples_per_frame(),
             lookahead: lookahead(&config.upsample_rates),
+            engine: AnyEngine::of(weights),
         })
+    }
+
+    /// Codebooks `Q`.
+    pub fn codebooks(&self) -> usize {
+        self.codebooks
     }
 
     /// Codes of one codebook.
@@ -81,63 +114,152 @@ impl Code2Wav {
         self.lookahead
     }
 
-    /// Frames to samples, carrying `state` on.
-    ///
-    /// # Shapes
-    /// `[B, Q, F]` → `[B, N]`, f32 in −1 to 1; `F` is at least 1.
-    pub fn run(&self, state: &mut VocoderState, codes: Tensor<3, Int>, probe: &mut dyn VocoderProbe) -> Tensor<2> {
-        if codes.dims()[0] == 1
-            && !probe.looks()
-            && let Some(host) = self.host()
-        {
-            return self.run_on_host(&host, &mut [state], vec![codes]).remove(0);
+    /// A fresh stream.
+    pub fn start(&self) -> VocoderState {
+        VocoderState {
+            pre_transformer: self.pre_transformer.start(),
+            upsample: vec![History::None; self.upsample.len()],
+            entrance: History::None,
+            blocks: vec![BlockState::default(); self.blocks.len()],
+            exit: History::None,
         }
-        let (mut x, _) = self.upsampled(&mut [state], vec![codes], probe);
-        x = self.entrance.forward(x, &mut state.entrance, None, None);
-        probe.part("decoder", 0, &x);
-        for (index, (block, carried)) in self.blocks.iter().zip(&mut state.blocks).enumerate() {
-            x = block.forward(x, carried);
-            probe.part("decoder", index + 1, &x);
-        }
-        if probe.looks() {
-            probe.part("decoder", self.blocks.len() + 1, &self.act.forward(x.clone()));
-        }
-        x = self.exit.forward(x, &mut state.exit, Some(&self.act), None); // [B, 1, N]
-        probe.part("decoder", self.blocks.len() + 2, &x);
-        x.cast(DType::F32).clamp(-1.0, 1.0).squeeze_dim(1)
     }
 
-    /// Embedding, transformer and upsampling of several streams' frames `[B, Q, F]`, beside each other from one part to the next:
-    /// `[B, D, sum T]`, and the `T`.
-    pub(crate) fn upsampled(
+    /// New frames of some streams to samples between −1 and 1; each weight is read once for all of them.
+    ///
+    /// Convolutions give each stream the very numbers it gets alone. In host memory, linear layers multiply nine rows and more in
+    /// another way than fewer, so that samples may differ by the rounding of bf16 there, as they do when one stream comes in other
+    /// pieces.
+    ///
+    /// # Shapes
+    /// `F` frames of a stream, at least 1, give it `F * samples_per_frame` samples; the first step of a stream `lookahead` less.
+    ///
+    /// # Errors
+    /// For each stream by itself: [`Error::Request`] for no frames, another number of codebooks, or a code outside its codebook; its
+    /// state is as it was.
+    pub fn forward(&self, runs: Vec<VocoderRun>) -> Vec<Result<Vec<f32>>> {
+        let (mut refused, mut admitted) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
+        for run in runs {
+            let checked = self.check(run.frames);
+            if checked.is_ok() {
+                admitted.push(run);
+            }
+            refused.push(checked.err());
+        }
+        let samples = match admitted.is_empty() {
+            true => Vec::new(),
+            false => on_engine!(self.engine, |e| self.run(e, admitted, None)),
+        };
+        let mut samples = samples.into_iter();
+        let each = refused.into_iter().map(|error| match error {
+            Some(error) => Err(error),
+            None => Ok(samples.next().expect("samples for each stream that was admitted")),
+        });
+        each.collect()
+    }
+
+    /// As [`Code2Wav::forward`] of one stream, with a look at every part.
+    ///
+    /// # Errors
+    /// As [`Code2Wav::forward`].
+    pub fn forward_with(&self, run: VocoderRun, probe: &mut dyn VocoderProbe) -> Result<Vec<f32>> {
+        self.check(run.frames)?;
+        Ok(on_engine!(self.engine, |e| self.run(e, vec![run], Some(probe))).remove(0))
+    }
+
+    fn check(&self, frames: &[Vec<u32>]) -> Result<()> {
+        let refuse = |reason: String| Err(Error::Request(reason));
+        if frames.is_empty() {
+            return refuse("no codec frames were given to the vocoder".into());
+        }
+        for (index, frame) in frames.iter().enumerate() {
+            let (frame_number, expected, size) = (index + 1, self.codebooks, self.codebook_size);
+            if frame.len() != expected {
+                let found = frame.len();
+                return refuse(format!("codec frame {frame_number} has {found} codes, expected {expected}"));
+            }
+            if let Some(book) = frame.iter().position(|code| *code as usize >= size) {
+                let code = frame[book];
+                return refuse(format!(
+                    "codec frame {frame_number}: code {code} of codebook {book} is none of its {size} codes"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn run<E: VocoderEngine>(
         &self,
-        states: &mut [&mut VocoderState],
-        codes: Vec<Tensor<3, Int>>,
-        probe: &mut dyn VocoderProbe,
-    ) -> (Tensor<3>, Vec<usize>) {
-        let mut times: Vec<usize> = codes.iter().map(|codes| codes.dims()[2]).collect();
-        let x = self.embed(Tensor::cat(codes, 2)); // [B, sum F, D]
-        probe.part("embedding_mean", 0, &x);
-        let streams = states.iter_mut().zip(&times).map(|(state, frames)| (&mut state.pre_transformer, *frames));
-        let x = self.pre_transformer.forward(x, &mut streams.collect::<Vec<_>>(), self.dtype, probe);
-        probe.part("norm", 0, &x);
-        let mut x = x.swap_dims(1, 2); // [B, D, sum F]
+        e: &E,
+        mut runs: Vec<VocoderRun>,
+        mut probe: Option<&mut dyn VocoderProbe>,
+    ) -> Vec<Vec<f32>> {
+        let probe = &mut probe;
+        let (x, times) = self.upsampled(e, &mut runs, probe); // [N, D]
+        let x = e.signal(x, &times); // [D, sum T]
+        let mut histories: Vec<_> = runs.iter_mut().map(|run| &mut run.state.entrance).collect();
+        let mut x = e.conv(&x, &self.entrance, None, &mut histories);
+        show(e, probe, 0, &x);
+        for (index, block) in self.blocks.iter().enumerate() {
+            let mut states: Vec<_> = runs.iter_mut().map(|run| &mut run.state.blocks[index]).collect();
+            x = block.forward(e, x, &mut states);
+            show(e, probe, index + 1, &x);
+        }
+        if probe.is_some() {
+            show(e, probe, self.blocks.len() + 1, &e.activated(&x, &self.act));
+        }
+        let mut histories: Vec<_> = runs.iter_mut().map(|run| &mut run.state.exit).collect();
+        let x = e.conv(&x, &self.exit, Some(&self.act), &mut histories); // [1, sum N]
+        show(e, probe, self.blocks.len() + 2, &x);
+        e.samples(x)
+    }
+
+    /// Embedding, transformer and upsampling: rows `[sum T, D]` of all streams behind each other, and the `T`.
+    fn upsampled<E: VocoderEngine>(
+        &self,
+        e: &E,
+        runs: &mut [VocoderRun],
+        probe: &mut Option<&mut dyn VocoderProbe>,
+    ) -> (E::Rows, Vec<usize>) {
+        let mut times: Vec<usize> = runs.iter().map(|run| run.frames.len()).collect();
+        // One table holds all codebooks after one another.
+        let of_frame = |frame: &Vec<u32>| {
+            frame.iter().enumerate().map(|(book, code)| (book * self.codebook_size) as u32 + code).collect::<Vec<_>>()
+        };
+        let ids: Vec<u32> = runs.iter().flat_map(|run| run.frames.iter().flat_map(of_frame)).collect();
+        let x = e.embed_mean(&self.code_embedding, &ids, self.codebooks); // [N, D]
+        show_rows(e, probe, "embedding_mean", 0, &x, false);
+        let streams = runs.iter_mut().zip(&times).map(|(run, frames)| (&mut run.state.pre_transformer, *frames));
+        let mut x = self.pre_transformer.forward(e, x, &mut streams.collect::<Vec<_>>(), probe);
+        show_rows(e, probe, "norm", 0, &x, false);
         for (index, stage) in self.upsample.iter().enumerate() {
             times.iter_mut().for_each(|time| *time *= stage.factor());
-            let streams = states.iter_mut().zip(&times).map(|(state, time)| (&mut state.upsample[index], *time));
-            x = stage.forward(x, streams.collect(), index, probe);
+            let streams = runs.iter_mut().zip(&times).map(|(run, time)| (&mut run.state.upsample[index], *time));
+            x = stage.forward(e, x, &mut streams.collect::<Vec<_>>(), index, probe);
         }
         (x, times)
     }
+}
 
-    /// Mean of the codebooks' rows; one table holds all codebooks after one another.
-    fn embed(&self, codes: Tensor<3, Int>) -> Tensor<3> {
-        let [batch, codebooks, frames] = codes.dims();
-        let offsets: Vec<i64> = (0..codebooks).map(|q| (q * self.codebook_size) as i64).collect();
-        let offsets = Tensor::<3, Int>::from_data(TensorData::new(offsets, [1, codebooks, 1]), &codes.device());
-        let rows = self.code_embedding.forward((codes + offsets).reshape([batch, codebooks * frames]));
-        let width = rows.dims()[2];
-        rows.reshape([batch, codebooks, frames, width]).mean_dim(1).squeeze_dim(1) // [B, F, D]
+/// Shows rows `[N, D]` of a part, turned to `[D, N]` if the reference has them so.
+pub(crate) fn show_rows<E: Engine>(
+    e: &E,
+    probe: &mut Option<&mut dyn VocoderProbe>,
+    name: &str,
+    index: usize,
+    x: &E::Rows,
+    transposed: bool,
+) {
+    if let Some(probe) = probe {
+        let rows = e.tensor(x, 0..e.shape(x)[0]);
+        probe.part(name, index, &if transposed { rows.transpose() } else { rows });
+    }
+}
+
+/// Shows a part of the convolutional decoder.
+fn show<E: VocoderEngine>(e: &E, probe: &mut Option<&mut dyn VocoderProbe>, index: usize, x: &E::Signal) {
+    if let Some(probe) = probe {
+        probe.part("decoder", index, &e.signal_tensor(x));
     }
 }
 

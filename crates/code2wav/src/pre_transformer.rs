@@ -1,10 +1,10 @@
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
 use checkpoint::{Code2WavConfig, Weights};
-use nn::{Attention, AttentionRun, AttentionSpec, GatedMlp, KvCache, Mask, MaskSpec, RmsNorm};
-use omni_core::{Dtype, Positions, Result};
-use tm_rope::{Rope, RopeConfig, Rotation};
+use nn::{Attention, AttentionSpec, Engine, GatedMlp, KvCache, RmsNorm, Run, RunLength, Vector};
+use omni_core::{Positions, Result};
+use tm_rope::{Rope, RopeConfig};
 
+use crate::model::show_rows;
 use crate::probe::VocoderProbe;
 
 /// Transformer over codec frames with a sliding window.
@@ -36,46 +36,43 @@ impl PreTransformer {
     }
 
     pub(crate) fn start(&self) -> PreTransformerState {
-        PreTransformerState { caches: vec![KvCache::window(self.window); self.layers.len()], frames: 0 }
+        PreTransformerState { caches: vec![KvCache::default(); self.layers.len()], frames: 0 }
     }
 
-    /// Frames of several streams behind each other, so many of each: `[B, sum F, D]` → `[B, sum F, D]`.
-    pub(crate) fn forward(
+    /// New frames of several streams behind each other, each with its state and its frames: `[N, D]` → `[N, D]`.
+    pub(crate) fn forward<E: Engine>(
         &self,
-        mut x: Tensor<3>,
+        e: &E,
+        mut x: E::Rows,
         streams: &mut [(&mut PreTransformerState, usize)],
-        dtype: Dtype,
-        probe: &mut dyn VocoderProbe,
-    ) -> Tensor<3> {
-        let (batch, device) = (x.dims()[0], x.device());
-        let steps = streams.iter().map(|(state, frames)| self.step(state, [batch, *frames], &device, dtype));
-        let steps: Vec<_> = steps.collect();
+        probe: &mut Option<&mut dyn VocoderProbe>,
+    ) -> E::Rows {
+        let step = self.step(e, streams);
         for (index, layer) in self.layers.iter().enumerate() {
-            let runs = streams.iter_mut().zip(&steps);
-            let runs = runs.map(|((state, _), (rotation, mask))| {
-                let cache = &mut state.caches[index];
-                AttentionRun { rotation, cache, mask }
-            });
-            x = layer.forward(x, runs.collect());
-            probe.part("layer", index, &x);
+            let runs = streams.iter_mut();
+            let mut runs: Vec<Run> =
+                runs.map(|(state, frames)| Run { cache: &mut state.caches[index], rows: *frames }).collect();
+            x = layer.forward(e, x, (&step, &mut runs));
+            show_rows(e, probe, "layer", index, &x, false);
         }
         streams.iter_mut().for_each(|(state, frames)| state.frames += *frames);
-        self.norm.forward(x)
+        e.rms_norm(&x, &self.norm)
     }
 
-    /// What all layers of one stream's step share.
-    fn step(
-        &self,
-        state: &PreTransformerState,
-        [batch, frames]: [usize; 2],
-        device: &Device,
-        dtype: Dtype,
-    ) -> (Rotation, Mask) {
-        let at = (0..batch * frames).map(|i| (state.frames + i % frames) as f32).collect();
-        let rotation = self.rope.rotation(&Positions::uniform(batch, at), device, dtype);
-        let keys = state.caches.first().map_or(0, KvCache::len) + frames;
-        let spec = MaskSpec { queries: frames, keys, window: Some(self.window), left_padding: &[] };
-        (rotation, Mask::new(&spec, device))
+    /// What all layers of a step share.
+    fn step<E: Engine>(&self, e: &E, streams: &[(&mut PreTransformerState, usize)]) -> E::Step {
+        let [mut cos, mut sin] = [Vec::new(), Vec::new()];
+        for (state, frames) in streams {
+            let tables = self.rope.tables(&Positions::sequence(state.frames as f32, *frames));
+            let [stream_cos, stream_sin] = tables;
+            cos.extend(stream_cos);
+            sin.extend(stream_sin);
+        }
+        let length = |(state, frames): &(&mut PreTransformerState, usize)| RunLength {
+            queries: *frames,
+            past: state.caches.first().map_or(0, KvCache::len),
+        };
+        e.step([cos, sin], &streams.iter().map(length).collect::<Vec<_>>(), Some(self.window))
     }
 }
 
@@ -85,21 +82,28 @@ struct Layer {
     mlp: GatedMlp,
     input_layernorm: RmsNorm,
     post_attention_layernorm: RmsNorm,
-    self_attn_layer_scale: Param<Tensor<1>>,
-    mlp_layer_scale: Param<Tensor<1>>,
+    self_attn_layer_scale: Scale,
+    mlp_layer_scale: Scale,
+}
+
+/// One factor per channel.
+#[derive(Module, Debug)]
+struct Scale {
+    scale: Vector,
 }
 
 impl Layer {
     fn load(weights: &Weights, config: &Code2WavConfig) -> Result<Self> {
         let width = config.hidden_size;
         let norm = |name| RmsNorm::load(&weights.at(name), width, config.rms_norm_eps);
-        let scale = |name| weights.at(name).tensor("scale", [width]).map(Param::from_tensor);
+        let scale = |name| Vector::load(&weights.at(name), "scale", width).map(|scale| Scale { scale });
         let attention = AttentionSpec {
             width,
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim(),
             head_norm: None,
+            window: Some(config.sliding_window),
         };
         Ok(Self {
             self_attn: Attention::load(&weights.at("self_attn"), &attention)?,
@@ -111,10 +115,10 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, runs: Vec<AttentionRun>) -> Tensor<3> {
-        let h = self.self_attn.forward_many(self.input_layernorm.forward(x.clone()), runs);
-        let x = x + h * self.self_attn_layer_scale.val().unsqueeze();
-        let h = self.mlp.forward(self.post_attention_layernorm.forward(x.clone()));
-        x + h * self.mlp_layer_scale.val().unsqueeze()
+    fn forward<E: Engine>(&self, e: &E, x: E::Rows, step: (&E::Step, &mut [Run])) -> E::Rows {
+        let h = e.rms_norm(&x, &self.input_layernorm);
+        let x = self.self_attn.forward(e, x, h, step, Some(&self.self_attn_layer_scale.scale));
+        let mut h = e.rms_norm(&x, &self.post_attention_layernorm);
+        self.mlp.add_to(e, x, &mut h, Some(&self.mlp_layer_scale.scale))
     }
 }

@@ -1,42 +1,33 @@
-//! However the frames are split, the stream's samples are the whole decode's.
+//! However the frames are split, the stream's samples are the whole decode's, on both engines.
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use omni_core::{CodeFrames, Dtype, Stage};
-use qwen3_omni_code2wav::{Checkpoint, Code2Wav, Component, VocoderState, Weights};
+mod frames;
+
+use burn::tensor::Device;
+use frames::{codes, load};
+use qwen3_omni_code2wav::{Code2Wav, Dtype, Place, VocoderRun, VocoderState};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-fn vocoder(directory: std::path::PathBuf) -> (Code2Wav, usize) {
-    let checkpoint = Checkpoint::open(directory).unwrap();
-    checkpoint.check(&[Component::Code2Wav]).unwrap();
-    let weights = Weights::new(&checkpoint, &Device::flex(), Dtype::F32);
-    (Code2Wav::load(&weights, checkpoint.config()).unwrap(), checkpoint.config().code2wav().unwrap().num_quantizers)
+fn places() -> [Place; 2] {
+    [Place::Host(Device::flex()), Place::Device(Device::flex())]
 }
 
-fn codes(vocoder: &Code2Wav, codebooks: usize, frames: usize, seed: u64) -> Tensor<3, Int> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<i64> =
-        (0..codebooks * frames).map(|_| random.random_range(0..vocoder.codebook_size() as i64)).collect();
-    Tensor::from_data(TensorData::new(values, [1, codebooks, frames]), &Device::flex())
+fn step(vocoder: &Code2Wav, state: &mut VocoderState, frames: &[Vec<u32>]) -> Vec<f32> {
+    vocoder.forward(vec![VocoderRun { state, frames }]).remove(0).unwrap()
 }
 
-fn step(vocoder: &Code2Wav, state: &mut VocoderState, codes: Tensor<3, Int>) -> Vec<f32> {
-    vocoder.step(state, CodeFrames { codes }).unwrap().samples.into_data().try_to_vec_as().unwrap()
-}
-
-fn stream(vocoder: &Code2Wav, codes: &Tensor<3, Int>, splits: impl Iterator<Item = usize>) -> Vec<f32> {
+fn stream(vocoder: &Code2Wav, codes: &[Vec<u32>], splits: impl Iterator<Item = usize>) -> Vec<f32> {
     let (mut state, mut samples, mut at) = (vocoder.start(), Vec::new(), 0);
-    let frames = codes.dims()[2];
     for length in splits {
-        let length = length.min(frames - at);
+        let length = length.min(codes.len() - at);
         if length == 0 {
             break;
         }
-        samples.extend(step(vocoder, &mut state, codes.clone().narrow(2, at, length)));
+        samples.extend(step(vocoder, &mut state, &codes[at..at + length]));
         at += length;
     }
-    assert_eq!((at, state.frames()), (frames, frames));
+    assert_eq!((at, state.frames()), (codes.len(), codes.len()));
     samples
 }
 
@@ -49,11 +40,13 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 
 #[test]
 fn any_split_gives_the_whole_decode() {
-    for directory in [testkit::tiny(), testkit::nano()] {
-        let (vocoder, codebooks) = vocoder(directory);
+    for (directory, place) in
+        [testkit::tiny(), testkit::nano()].into_iter().flat_map(|d| places().map(|p| (d.clone(), p)))
+    {
+        let vocoder = load(directory, &place, Dtype::F32);
         let frames = 60;
-        let codes = codes(&vocoder, codebooks, frames, 1);
-        let whole: Vec<f32> = vocoder.decode(codes.clone()).into_data().try_to_vec_as().unwrap();
+        let codes = codes(&vocoder, frames, 1);
+        let whole = vocoder.decode(&codes).unwrap();
         assert_eq!(whole.len(), frames * vocoder.samples_per_frame() - vocoder.lookahead());
         assert!(whole.iter().any(|sample| sample.abs() > 1e-3), "silence proves nothing");
         for split in [1, 2, 3, 7, 25] {
@@ -69,16 +62,46 @@ fn any_split_gives_the_whole_decode() {
 }
 
 #[test]
-fn two_streams_do_not_mix() {
-    let (vocoder, codebooks) = vocoder(testkit::tiny());
-    let [a, b] = [1, 2].map(|seed| codes(&vocoder, codebooks, 20, seed));
-    let (mut first, mut second) = (vocoder.start(), vocoder.start());
-    let (mut one, mut two) = (Vec::new(), Vec::new());
-    for at in 0..20 {
-        one.extend(step(&vocoder, &mut first, a.clone().narrow(2, at, 1)));
-        two.extend(step(&vocoder, &mut second, b.clone().narrow(2, at, 1)));
+fn long_streams_forget_what_no_frame_sees_any_more() {
+    for place in places() {
+        let vocoder = load(testkit::tiny(), &place, Dtype::F32);
+        let codes = codes(&vocoder, 300, 4);
+        let whole = vocoder.decode(&codes).unwrap();
+        assert_close(&stream(&vocoder, &codes, std::iter::repeat(11)), &whole, "pieces of 11");
     }
-    let whole = |codes| -> Vec<f32> { vocoder.decode(codes).into_data().try_to_vec_as().unwrap() };
-    assert_close(&one, &whole(a), "first stream");
-    assert_close(&two, &whole(b), "second stream");
+}
+
+#[test]
+fn both_engines_make_the_same_sound() {
+    for directory in [testkit::tiny(), testkit::nano()] {
+        let [host, device] = places().map(|place| {
+            let vocoder = load(directory.clone(), &place, Dtype::F32);
+            vocoder.decode(&codes(&vocoder, 40, 9)).unwrap()
+        });
+        assert_close(&host, &device, "both engines");
+    }
+}
+
+#[test]
+fn frames_that_are_none_are_errors_and_leave_the_stream_as_it_was() {
+    for place in places() {
+        let vocoder = load(testkit::tiny(), &place, Dtype::F32);
+        let good = codes(&vocoder, 3, 1);
+        let mut state = vocoder.start();
+        let mut refused = |frames: Vec<Vec<u32>>| {
+            vocoder.forward(vec![VocoderRun { state: &mut state, frames: &frames }]).remove(0).unwrap_err().to_string()
+        };
+        assert!(refused(Vec::new()).contains("no codec frames"));
+        let short = refused(vec![good[0].clone(), vec![0; vocoder.codebooks() - 1]]);
+        assert!(
+            short.contains("codec frame 2 has") && short.contains(&format!("expected {}", vocoder.codebooks())),
+            "{short}"
+        );
+        let mut outside = good.clone();
+        outside[2][1] = vocoder.codebook_size() as u32;
+        let outside = refused(outside);
+        assert!(outside.contains("codec frame 3") && outside.contains("codebook 1"), "{outside}");
+        assert_eq!(state.frames(), 0);
+        assert_eq!(step(&vocoder, &mut state, &good), vocoder.decode(&good).unwrap());
+    }
 }

@@ -10,24 +10,23 @@
 //! `K` key/value heads, `Dh` head width, `E` experts, `V` vocabulary, `Q` codebooks, `F` codec frames,
 //! `N` samples.
 
+mod codec;
 mod dtype;
 mod error;
 mod modality;
+mod place;
 mod position;
 mod sampling;
-mod speech;
-mod stage;
+mod vocoder;
 
+pub use codec::{FrameCodes, FrameStart};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use modality::{Encoded, ModalityEncoder, SpanLayout};
+pub use place::{Place, PlaceKind};
 pub use position::Positions;
 pub use sampling::SamplingOptions;
-pub use speech::{
-    CodeFrames, CodePredictor, DecoderInput, FrameCodes, FrameStart, Talker, TalkerInput, TalkerOutput, Thinker,
-    ThinkerOutput, VisualRows, Vocoder, Waveform,
-};
-pub use stage::Stage;
+pub use vocoder::{VisualRows, Vocoder, VocoderStream};
 
 /// Asserts the shape of a tensor inside a `forward`: a wrong shape there is a bug, not an input error.
 ///

@@ -95,6 +95,16 @@ impl KvPages {
         self.pages.truncate(tokens.div_ceil(PAGE));
     }
 
+    /// Forgets whole pages that no later query with this window sees. What is left counts from its first key on.
+    pub fn forget_before(&mut self, window: usize) {
+        // The next query sees the `window - 1` keys before it.
+        let unseen = (self.tokens + 1).saturating_sub(window) / PAGE;
+        if unseen > 0 {
+            self.pages.drain(..unseen);
+            self.tokens -= unseen * PAGE;
+        }
+    }
+
     /// Forgets everything but keeps the memory of the first page.
     pub fn clear(&mut self) {
         self.tokens = 0;

@@ -59,6 +59,18 @@ pub struct ExpertsMemory {
     seldom: Seldom,
 }
 
+impl ExpertsMemory {
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> usize {
+        let Self { choices, inner, gathered, seldom } = self;
+        size_of::<Choice>() * (choices.capacity() + seldom.choices.capacity())
+            + inner.bytes()
+            + 4 * gathered.capacity()
+            + seldom.inputs.bytes()
+            + size_of::<usize>() * seldom.rows.capacity()
+    }
+}
+
 /// Choices of experts that few rows have chosen, and those rows.
 #[derive(Debug, Default)]
 struct Seldom {

@@ -84,9 +84,36 @@ impl Inputs {
         self.fill(self.rows, self.input)
     }
 
+    /// New rows of an output that gets its size while it is computed: `f` is given the memory and returns the width of a row.
+    ///
+    /// # Panics
+    /// If the values are no whole rows.
+    pub fn fill_with(&mut self, f: impl FnOnce(&mut Vec<f32>) -> usize) {
+        let mut values = std::mem::take(&mut self.plain);
+        let width = f(&mut values);
+        let rows = values.len().checked_div(width).unwrap_or(0);
+        assert_eq!(values.len(), rows * width, "whole rows");
+        self.plain = values;
+        self.fill(rows, width);
+    }
+
     /// Width of a row.
     pub fn width(&self) -> usize {
         self.input
+    }
+
+    /// Values that fit without further memory.
+    pub fn capacity(&self) -> usize {
+        self.plain.capacity()
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> usize {
+        let integers = self
+            .integers
+            .iter()
+            .map(|integers| integers.laid.values.bytes() + 4 * integers.scales.capacity() + integers.offsets.bytes());
+        4 * self.plain.capacity() + self.halves.values.bytes() + integers.sum::<usize>() + 2 * self.rounded.capacity()
     }
 
     /// Lays the rows in the order that products with this weight need.

@@ -99,6 +99,13 @@ unsafe impl Bits for i32 {}
 // SAFETY: as above.
 unsafe impl Bits for f32 {}
 
+impl<T> Lines<T> {
+    /// Bytes of memory held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
+    }
+}
+
 impl<T> Default for Lines<T> {
     fn default() -> Self {
         Self { lines: Vec::new(), length: 0, numbers: PhantomData }

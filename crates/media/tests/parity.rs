@@ -1,4 +1,5 @@
-//! Log-mel frames equal the reference's within its rounding, sizes and pixels exactly, on the device of `OMNI_TEST_DEVICE`.
+//! Log-mel frames equal the reference's within its rounding, sizes and pixels exactly, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
+//! engines, and in bf16 too.
 
 use weights_tools::verify::assert_cases;
 
@@ -20,5 +21,6 @@ const CASES: [&str; 13] = [
 
 #[test]
 fn golden_cases() {
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &CASES);
+    let errors = testkit::bf16_errors();
+    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), Some(&errors), &CASES);
 }

@@ -2,8 +2,9 @@
 //! section 2.4; the middle box of figure 2).
 //!
 //! [`Talker::prompt`] lays the conversation's user part and the opening of the answer side by side with the codec's
-//! control ids; [`Talker::begin`] and [`Talker::frame`] then make one codec frame per call, taking one row of text each.
-//! The code predictor is seen only through its trait in the contracts.
+//! control ids; [`Talker::begin`] chooses the first code. A frame then takes three steps: [`Talker::frame_starts`] is what the code
+//! predictor makes the residual codes from, [`Speaking::take_frame`] takes them, and [`Talker::advance`] feeds the frame back with
+//! one row of text.
 
 mod config;
 mod model;
@@ -11,15 +12,15 @@ mod projection;
 mod prompt;
 mod speak;
 mod speaker;
-mod together;
 
 pub use checkpoint::{Checkpoint, Component, TalkerConfig, Weights};
 pub use config::{Turns, talker_spec};
-pub use model::{Talker, TalkerState};
-pub use omni_core::{CodePredictor, Dtype, Positions, SamplingOptions, Stage, TalkerInput, TalkerOutput};
+pub use model::{Talker, TalkerInput, TalkerOutput, TalkerRun, TalkerState, TalkerStates};
+pub use nn::Logits;
+pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, Positions, SamplingOptions};
 pub use projection::ResizeMlp;
 pub use prompt::{Conversation, TalkerPrompt};
-pub use speak::{SpeakOptions, SpeakProbe, Speaking, SpeechStop};
+pub use speak::{Advance, SpeakOptions, SpeakProbe, Speaking, SpeechStop};
 pub use speaker::speaker_id;
 
 #[cfg(doctest)]

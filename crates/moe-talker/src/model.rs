@@ -1,8 +1,10 @@
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use checkpoint::{OmniConfig, TalkerConfig, Weights};
-use nn::{Decoder, DecoderRun, DecoderState, Embedding, Linear, Probe, head_of_each, id_row};
-use omni_core::{Result, Stage, TalkerInput, TalkerOutput};
+use nn::{
+    AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, last_rows, on_engine,
+};
+use omni_core::{Positions, Result};
 
 use crate::config::{Controls, Turns, talker_spec};
 use crate::projection::ResizeMlp;
@@ -10,20 +12,65 @@ use crate::projection::ResizeMlp;
 /// Codec embedding, decoder stack, codec head, and the two projections from the thinker.
 #[derive(Module, Debug)]
 pub struct Talker {
-    pub(crate) codec_embedding: Embedding,
+    codec_embedding: Embedding,
     model: Decoder,
     codec_head: Linear,
-    pub(crate) text_projection: ResizeMlp,
-    pub(crate) hidden_projection: ResizeMlp,
+    text_projection: ResizeMlp,
+    hidden_projection: ResizeMlp,
     #[module(skip)]
     pub(crate) controls: Controls,
     #[module(skip)]
     pub(crate) turns: Turns,
-    pub(crate) vocabulary: usize,
+    #[module(skip)]
+    engine: AnyEngine,
 }
 
 /// What one run of the talker carries from step to step: its KV caches.
 pub type TalkerState = DecoderState;
+
+/// One piece of input.
+#[derive(Debug, Clone)]
+pub struct TalkerInput {
+    /// `[T, D]`: the talker's own width.
+    pub embeds: Tensor<2>,
+    /// Positions of the `T` rows.
+    pub positions: Positions,
+}
+
+/// One piece of input of one run.
+pub struct TalkerRun<'a> {
+    /// The run's state.
+    pub state: &'a mut TalkerState,
+    /// What it takes.
+    pub input: &'a TalkerInput,
+    /// Looks at every layer.
+    pub probe: Option<&'a mut dyn Probe>,
+}
+
+impl<'a> TalkerRun<'a> {
+    /// A piece that nobody looks at.
+    pub fn new(state: &'a mut TalkerState, input: &'a TalkerInput) -> Self {
+        Self { state, input, probe: None }
+    }
+}
+
+/// What the talker returns for one piece.
+#[derive(Debug, Clone)]
+pub struct TalkerOutput {
+    /// `[V]`: scores of the next first code, control ids included.
+    pub logits: Logits,
+    /// `[1, D]`: final-normed state of the last row; the code predictor starts from it.
+    pub hidden: Tensor<2>,
+}
+
+/// What the talker computes of every row of a piece.
+#[derive(Debug, Clone)]
+pub struct TalkerStates {
+    /// `[T, D]`, after the final norm.
+    pub hidden: Tensor<2>,
+    /// `[T, V]`: scores of the first code after each row.
+    pub logits: Tensor<2>,
+}
 
 impl Talker {
     /// Reads `talker.*` but the code predictor; `weights` stands at the checkpoint's root.
@@ -49,7 +96,7 @@ impl Talker {
             hidden_projection: ResizeMlp::load(&weights.at("hidden_projection"), config)?,
             controls: Controls::from(config),
             turns,
-            vocabulary: config.text.vocab_size,
+            engine: AnyEngine::of(weights),
         })
     }
 
@@ -58,80 +105,115 @@ impl Talker {
         self.controls.eos
     }
 
+    /// First codes and control ids together.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.codec_embedding.rows()
+    }
+
     /// Most positions one run can hold.
     pub fn context_length(&self) -> usize {
         self.model.max_positions()
     }
 
-    /// One piece, with a look at every layer: states after the final norm.
-    ///
-    /// # Shapes
-    /// `[B, T, D]` → `[B, T, D]`.
+    /// A fresh state.
+    pub fn start(&self) -> TalkerState {
+        self.model.start()
+    }
+
+    /// Takes one piece of each run: each weight is read once for all of them, and each run gets what it gets alone.
     ///
     /// # Errors
-    /// [`omni_core::Error::ContextLength`] if the state would hold more positions than the model was made for.
-    pub fn hidden(&self, state: &mut TalkerState, input: TalkerInput, probe: &mut dyn Probe) -> Result<Tensor<3>> {
-        self.model.forward(state, input.embeds, &input.positions, None, probe)
-    }
-
-    /// Scores of the first code after each row.
-    ///
-    /// # Shapes
-    /// `[B, T, D]` → `[B, T, V]`.
-    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.codec_head.forward(hidden)
-    }
-
-    /// A step of each of several runs, together where the device allows: each weight is read once for all of them. What
-    /// [`Stage::step`] gives for each; a run that cannot take its input fails alone.
-    ///
-    /// # Shapes
-    /// Each input is `[1, T, D]`.
-    pub fn step_many(&self, steps: Vec<(&mut TalkerState, TalkerInput)>) -> Vec<Result<TalkerOutput>> {
-        if steps.len() == 1 {
-            return steps.into_iter().map(|(state, input)| self.step(state, input)).collect();
+    /// For each run by itself: [`omni_core::Error::ContextLength`] if its state would hold more positions than the model was made for.
+    pub fn forward(&self, runs: Vec<TalkerRun>) -> Vec<Result<TalkerOutput>> {
+        let mut refused = Vec::with_capacity(runs.len());
+        let mut admitted = Vec::with_capacity(runs.len());
+        for run in runs {
+            let room = self.model.check_room(run.state, run.input.positions.tokens());
+            if room.is_ok() {
+                admitted.push(run);
+            }
+            refused.push(room.err());
         }
-        let (states, inputs): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-        let runs = states.into_iter().zip(&inputs);
-        let runs = runs.map(|(state, input)| DecoderRun::new(state, input.embeds.clone(), &input.positions));
-        let hidden = self.model.forward_many(runs.collect());
-        let scored = head_of_each(&self.codec_head, hidden).into_iter();
-        scored.map(|scored| scored.map(|(hidden, logits)| TalkerOutput { logits, hidden })).collect()
+        let outputs = match admitted.is_empty() {
+            true => Vec::new(),
+            false => on_engine!(self.engine, |e| self.outputs(e, admitted)),
+        };
+        let mut outputs = outputs.into_iter();
+        let each = refused.into_iter().map(|error| match error {
+            Some(error) => Err(error),
+            None => Ok(outputs.next().expect("one output for each run that was admitted")),
+        });
+        each.collect()
+    }
+
+    fn outputs<E: Engine>(&self, e: &E, runs: Vec<TalkerRun>) -> Vec<TalkerOutput> {
+        let lengths: Vec<usize> = runs.iter().map(|run| run.input.positions.tokens()).collect();
+        let hidden = self.hidden(e, runs);
+        let mut last = e.select(&hidden, &last_rows(&lengths)); // [runs, D]
+        let [logits] = e.linear(&mut last, [&self.codec_head]); // [runs, V]
+        let each = e.logits(logits).into_iter().enumerate();
+        each.map(|(run, logits)| TalkerOutput { logits, hidden: e.tensor(&last, run..run + 1) }).collect()
+    }
+
+    /// States after the final norm `[N, D]`.
+    fn hidden<E: Engine>(&self, e: &E, runs: Vec<TalkerRun>) -> E::Rows {
+        let embeds: Vec<&Tensor<2>> = runs.iter().map(|run| &run.input.embeds).collect();
+        let x = e.rows(&embeds);
+        let runs = runs
+            .into_iter()
+            .map(|TalkerRun { state, input, probe }| DecoderRun { probe, ..DecoderRun::new(state, &input.positions) });
+        self.model.forward(e, x, &mut runs.collect::<Vec<_>>())
+    }
+
+    /// What the talker computes of every row of one piece.
+    ///
+    /// # Errors
+    /// As [`Talker::forward`].
+    pub fn states(&self, run: TalkerRun) -> Result<TalkerStates> {
+        let tokens = run.input.positions.tokens();
+        self.model.check_room(run.state, tokens)?;
+        Ok(on_engine!(self.engine, |e| {
+            let mut hidden = self.hidden(e, vec![run]);
+            let [logits] = e.linear(&mut hidden, [&self.codec_head]);
+            let [hidden, logits] = [hidden, logits].map(|rows| e.tensor(&rows, 0..tokens));
+            TalkerStates { hidden, logits }
+        }))
     }
 
     /// Rows of the codec embedding.
     ///
     /// # Shapes
-    /// `[B, T]` first codes or control ids → `[B, T, D]`.
-    pub fn codec_rows(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.codec_embedding.forward(ids)
+    /// `[T]` first codes or control ids → `[T, D]`.
+    ///
+    /// # Panics
+    /// If an id is not in the table.
+    pub fn codec_rows(&self, ids: &[u32]) -> Tensor<2> {
+        on_engine!(self.engine, |e| {
+            let rows = e.embed(&self.codec_embedding, &e.ids(ids));
+            e.tensor(&rows, 0..ids.len())
+        })
     }
 
-    /// Rows of control ids. `[T]` → `[1, T, D]`.
-    pub(crate) fn control_rows(&self, ids: &[u32]) -> Tensor<3> {
-        self.codec_embedding.forward(id_row(ids, self.codec_embedding.device()))
+    /// Rows of text in the talker's width.
+    ///
+    /// # Shapes
+    /// `[T, thinker D]` → `[T, D]`.
+    pub(crate) fn text_rows(&self, embeds: &Tensor<2>) -> Tensor<2> {
+        self.projected(&self.text_projection, embeds)
+    }
+
+    /// The thinker's states at rows of media, in the talker's width.
+    ///
+    /// # Shapes
+    /// `[M, thinker D]` → `[M, D]`.
+    pub(crate) fn media_rows(&self, states: &Tensor<2>) -> Tensor<2> {
+        self.projected(&self.hidden_projection, states)
+    }
+
+    fn projected(&self, projection: &ResizeMlp, x: &Tensor<2>) -> Tensor<2> {
+        on_engine!(self.engine, |e| {
+            let rows = projection.forward(e, e.rows(&[x]));
+            e.tensor(&rows, 0..x.dims()[0])
+        })
     }
 }
-
-impl Stage for Talker {
-    type State = TalkerState;
-    type Input = TalkerInput;
-    type Output = TalkerOutput;
-
-    fn start(&self) -> TalkerState {
-        self.model.start()
-    }
-
-    fn step(&self, state: &mut TalkerState, input: TalkerInput) -> Result<TalkerOutput> {
-        let hidden = self.hidden(state, input, &mut ())?;
-        let last = hidden.dims()[1] - 1;
-        let hidden = hidden.narrow(1, last, 1); // [B, 1, D]
-        Ok(TalkerOutput { logits: self.codec_head.rows(hidden.clone().squeeze_dim(1)), hidden })
-    }
-
-    fn finish(&self, _: &mut TalkerState) -> Result<Option<TalkerOutput>> {
-        Ok(None)
-    }
-}
-
-impl omni_core::Talker for Talker {}

@@ -1,8 +1,6 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 use checkpoint::{TalkerConfig, Weights};
-use nn::Linear;
+use nn::{Activation, Engine, Linear};
 use omni_core::Result;
 
 /// Thinker width to talker width: `fc2(silu(fc1(x)))`, with biases.
@@ -22,8 +20,10 @@ impl ResizeMlp {
     }
 
     /// # Shapes
-    /// `[B, T, thinker D]` → `[B, T, talker D]`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.linear_fc2.forward(silu(self.linear_fc1.forward(x)))
+    /// `[N, thinker D]` → `[N, talker D]`.
+    pub fn forward<E: Engine>(&self, e: &E, mut x: E::Rows) -> E::Rows {
+        let mut inner = e.linear_act(&mut x, &self.linear_fc1, Activation::Silu);
+        let [y] = e.linear(&mut inner, [&self.linear_fc2]);
+        y
     }
 }

@@ -1,8 +1,7 @@
 use burn::tensor::{Int, Tensor, TensorData};
-use nn::id_row;
-use omni_core::{Error, Positions, Result, TalkerInput};
+use omni_core::{Error, Positions, Result};
 
-use crate::Talker;
+use crate::{Talker, TalkerInput};
 
 /// What the thinker read and wrote, as far as the talker wants to know.
 pub struct Conversation<'a> {
@@ -12,40 +11,40 @@ pub struct Conversation<'a> {
     pub answer: &'a [u32],
     /// Codec id of the voice.
     pub speaker: u32,
-    /// The thinker's embedding table. `[1, T]` → `[1, T, thinker D]`.
-    pub embed: &'a dyn Fn(Tensor<2, Int>) -> Tensor<3>,
-    /// `[1, M, thinker D]`: states of the accepted layer at the prompt's [`Talker::media_places`]; `None` if it has none.
-    pub tap: Option<Tensor<3>>,
+    /// The thinker's embedding table. `[T]` → `[T, thinker D]`.
+    pub embed: &'a dyn Fn(&[u32]) -> Tensor<2>,
+    /// `[M, thinker D]`: states of the accepted layer at the prompt's [`Talker::media_places`]; `None` if it has none.
+    pub tap: Option<Tensor<2>>,
 }
 
 /// Everything a run of the talker starts from.
 #[derive(Debug, Clone)]
 pub struct TalkerPrompt {
-    /// `[1, T, D]`: user part, then nine opening positions.
-    pub embeds: Tensor<3>,
+    /// `[T, D]`: user part, then nine opening positions.
+    pub embeds: Tensor<2>,
     /// `T` ids that only decide positions: the user part's own, then nine times the text pad.
     pub ids: Vec<u32>,
     /// Where the user part's tokens stand in the conversation's prompt.
     pub user: Vec<usize>,
-    /// `[1, n, D]`: rows of text still to come, one per frame; the last closes the text.
-    pub trailing: Tensor<3>,
-    /// `[1, 1, D]`: the row that closes the text.
-    pub eos: Tensor<3>,
-    /// `[1, 1, D]`: the row that stands in when the text has run out.
-    pub pad: Tensor<3>,
+    /// `[n, D]`: rows of text still to come, one per frame; the last closes the text.
+    pub trailing: Tensor<2>,
+    /// `[1, D]`: the row that closes the text.
+    pub eos: Tensor<2>,
+    /// `[1, D]`: the row that stands in when the text has run out.
+    pub pad: Tensor<2>,
 }
 
 impl TalkerPrompt {
     /// The rows behind the first `known` ones, which a state has taken already, with their positions among those of the prompt.
     ///
     /// # Shapes
-    /// `[1, T - known, D]`.
+    /// `[T - known, D]`.
     ///
     /// # Panics
     /// If all rows are known.
     pub fn input(&self, known: usize, positions: &Positions) -> TalkerInput {
-        let rows = self.embeds.dims()[1];
-        let embeds = self.embeds.clone().narrow(1, known, rows - known);
+        let rows = self.embeds.dims()[0];
+        let embeds = self.embeds.clone().narrow(0, known, rows - known);
         TalkerInput { embeds, positions: positions.slice(known..rows) }
     }
 }
@@ -64,9 +63,9 @@ impl Talker {
     /// The row of one more word of text, for a talker that speaks while the text is being written.
     ///
     /// # Shapes
-    /// → `[1, 1, D]`. `embed` is the thinker's embedding table, `[1, T]` → `[1, T, thinker D]`.
-    pub fn text_row(&self, id: u32, embed: &dyn Fn(Tensor<2, Int>) -> Tensor<3>) -> Tensor<3> {
-        self.text_rows(&[id], embed)
+    /// `embeds` `[1, thinker D]` is its row of the thinker's embedding table → `[1, D]`.
+    pub fn text_row(&self, embeds: &Tensor<2>) -> Tensor<2> {
+        self.text_rows(embeds)
     }
 
     /// Lays out the talker's prompt: every user turn, then text side plus codec side of the answer's opening.
@@ -81,29 +80,29 @@ impl Talker {
         if text.len() <= HEADER {
             return Ok(None);
         }
-        let rows = |ids: &[u32]| self.text_rows(ids, conversation.embed);
+        let rows = |ids: &[u32]| self.text_rows(&(conversation.embed)(ids));
         let turns = self.turns;
-        let controls = rows(&[turns.tts_pad, turns.tts_bos, turns.tts_eos]); // [1, 3, D]
-        let [pad, bos, eos] = [0, 1, 2].map(|i| controls.clone().narrow(1, i, 1));
+        let controls = rows(&[turns.tts_pad, turns.tts_bos, turns.tts_eos]); // [3, D]
+        let [pad, bos, eos] = [0, 1, 2].map(|i| controls.clone().narrow(0, i, 1));
         let text = rows(&text);
         let embeds = self.opening(&text, [pad.clone(), bos], conversation.speaker);
         let embeds = match user.is_empty() {
             true => embeds,
-            false => Tensor::cat(vec![self.user_rows(conversation, &user)?, embeds], 1),
+            false => Tensor::cat(vec![self.user_rows(conversation, &user)?, embeds], 0),
         };
-        let later = text.dims()[1] - HEADER - 1;
+        let later = text.dims()[0] - HEADER - 1;
         let trailing = match later {
             0 => eos.clone(),
-            _ => Tensor::cat(vec![text.narrow(1, HEADER + 1, later), eos.clone()], 1),
+            _ => Tensor::cat(vec![text.narrow(0, HEADER + 1, later), eos.clone()], 0),
         };
         let ids = [user.iter().map(|at| conversation.prompt[*at]).collect(), vec![turns.tts_pad; OPENING]].concat();
         Ok(Some(TalkerPrompt { embeds, ids, user, trailing, eos, pad }))
     }
 
-    /// Rows of the user turns: text by its embeddings, media by the thinker's states. → `[1, T, D]`.
-    fn user_rows(&self, conversation: &Conversation, user: &[usize]) -> Result<Tensor<3>> {
+    /// Rows of the user turns: text by its embeddings, media by the thinker's states. → `[T, D]`.
+    fn user_rows(&self, conversation: &Conversation, user: &[usize]) -> Result<Tensor<2>> {
         let ids: Vec<u32> = user.iter().map(|at| conversation.prompt[*at]).collect();
-        let text = self.text_rows(&ids, conversation.embed);
+        let text = self.text_rows(&(conversation.embed)(&ids));
         let media: Vec<usize> = (0..ids.len()).filter(|row| self.turns.placeholders.contains(&ids[*row])).collect();
         if media.is_empty() {
             return Ok(text);
@@ -116,34 +115,28 @@ impl Talker {
         };
         // Turns of others may have media as well: the rows of the user's are those whose places are the user's.
         let places = self.media_places(conversation.prompt);
-        if places.len() != tap.dims()[1] {
-            let (places, rows) = (places.len(), tap.dims()[1]);
+        if places.len() != tap.dims()[0] {
+            let (places, rows) = (places.len(), tap.dims()[0]);
             return Err(Error::Request(format!("the prompt has {places} media rows, but {rows} states were kept")));
         }
         let rank = |row: usize| places.binary_search(&user[row]).expect("a media row of the user") as i64;
-        let states = tap.clone().select(1, indices(media.iter().map(|row| rank(*row)).collect()));
+        let states = tap.clone().select(0, indices(media.iter().map(|row| rank(*row)).collect()));
         let mut order: Vec<i64> = (0..ids.len() as i64).collect();
         for (index, row) in media.iter().enumerate() {
             order[*row] = (ids.len() + index) as i64;
         }
-        let both = Tensor::cat(vec![text, self.hidden_projection.forward(states)], 1);
-        Ok(both.select(1, indices(order)))
-    }
-
-    /// Text rows in the talker's width. `[T]` ids → `[1, T, D]`.
-    fn text_rows(&self, ids: &[u32], embed: &dyn Fn(Tensor<2, Int>) -> Tensor<3>) -> Tensor<3> {
-        let device = self.codec_embedding.device().clone();
-        self.text_projection.forward(embed(id_row(ids, &device)))
+        let both = Tensor::cat(vec![text, self.media_rows(&states)], 0);
+        Ok(both.select(0, indices(order)))
     }
 
     /// The nine opening positions, text side plus codec side.
-    fn opening(&self, text: &Tensor<3>, [pad, bos]: [Tensor<3>; 2], speaker: u32) -> Tensor<3> {
-        let header = text.clone().narrow(1, 0, HEADER);
-        let first = text.clone().narrow(1, HEADER, 1);
-        let text_side = Tensor::cat(vec![pad.repeat_dim(1, 4), bos, first], 1); // [1, 6, D]
+    fn opening(&self, text: &Tensor<2>, [pad, bos]: [Tensor<2>; 2], speaker: u32) -> Tensor<2> {
+        let header = text.clone().narrow(0, 0, HEADER);
+        let first = text.clone().narrow(0, HEADER, 1);
+        let text_side = Tensor::cat(vec![pad.repeat_dim(0, 4), bos, first], 0); // [6, D]
         let [a, b, c] = self.controls.think;
-        let codec_side = self.control_rows(&[a, b, c, speaker, self.controls.pad, self.controls.bos]);
-        Tensor::cat(vec![header, text_side + codec_side], 1) // [1, 9, D]
+        let codec_side = self.codec_rows(&[a, b, c, speaker, self.controls.pad, self.controls.bos]);
+        Tensor::cat(vec![header, text_side + codec_side], 0) // [9, D]
     }
 
     /// Where the user turns are, and the ids from the last assistant opening on.

@@ -1,19 +1,17 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Tensor};
 use checkpoint::CONTROL_CODES;
-use nn::Sampler;
-use nn::sampler::id_mask;
-use omni_core::{CodePredictor, FrameCodes, Positions, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput};
+use nn::sampler::Suppressed;
+use nn::{Logits, Sampler};
+use omni_core::{FrameCodes, FrameStart, Positions, Result, SamplingOptions};
 
 use crate::model::TalkerState;
-use crate::{Talker, TalkerPrompt};
+use crate::{Talker, TalkerInput, TalkerOutput, TalkerPrompt, TalkerRun};
 
 /// How a run of the talker is sampled and bounded.
 #[derive(Debug, Clone)]
 pub struct SpeakOptions {
     /// Sampling of the first codes.
     pub sampling: SamplingOptions,
-    /// Sampling of the residual codes.
-    pub residual_sampling: SamplingOptions,
     /// Most first codes; a frame exists for each code that was fed back, so there is one frame less.
     pub max_codes: usize,
     /// The code that ends the speech, if not the config's.
@@ -30,27 +28,25 @@ pub enum SpeechStop {
 }
 
 /// One run of the talker, between frames.
-pub struct Speaking<P: CodePredictor> {
-    pub(crate) state: TalkerState,
-    pub(crate) predictor: P::State,
+pub struct Speaking {
+    state: TalkerState,
     sampler: Sampler,
     max_codes: usize,
-    end_code: i64,
+    end_code: u32,
     delta: f32,
-    pub(crate) hidden: Tensor<3>,
-    pub(crate) code: Tensor<2, Int>,
+    /// `[1, D]`: the state that the first code was read from.
+    hidden: Tensor<2>,
+    code: u32,
     codes: usize,
-    /// `[1, 1, D]`: the summed embeddings of a frame that was made and not yet fed back.
-    made: Option<Tensor<3>>,
+    /// `[1, D]`: the summed embeddings of a frame that was made and not yet fed back, in f32.
+    made: Option<Tensor<2>>,
     stop: Option<SpeechStop>,
-    /// [`Speaking::code`] on the host.
-    first_code: i64,
 }
 
-impl<P: CodePredictor> Speaking<P> {
+impl Speaking {
     /// The first code of the next frame, or the end code.
-    pub fn first_code(&self) -> i64 {
-        self.first_code
+    pub fn first_code(&self) -> u32 {
+        self.code
     }
 
     /// Why the speech ended, once it has.
@@ -68,23 +64,68 @@ impl<P: CodePredictor> Speaking<P> {
         self.state
     }
 
-    /// The code predictor's state.
-    pub fn predictor(&self) -> &P::State {
-        &self.predictor
+    /// Takes the residual codes that were made from `start`, to be fed back; returns the frame's codes `[Q]`.
+    pub fn take_frame(&mut self, start: FrameStart, frame: FrameCodes) -> Vec<u32> {
+        self.made = Some(start.first.cast(DType::F32) + frame.embeds.cast(DType::F32));
+        std::iter::once(self.code).chain(frame.residual).collect()
+    }
+
+    /// What the talker takes next; `None` if no frame was made.
+    fn next_input(&mut self, text: &Tensor<2>, probe: &mut dyn SpeakProbe) -> Option<TalkerInput> {
+        let embeds = self.made.take()? + text.clone().cast(DType::F32);
+        let position = self.state.tokens() as f32 + self.delta;
+        probe.input(&embeds, position);
+        Some(TalkerInput { embeds, positions: Positions::sequence(position, 1) })
+    }
+
+    /// Chooses the first code of the next frame.
+    fn take_output(&mut self, output: TalkerOutput, probe: &mut dyn SpeakProbe) {
+        probe.choose(&output, &self.sampler);
+        self.code = choose(&mut self.sampler, output.logits, probe);
+        self.hidden = output.hidden;
+        self.codes += 1;
+        self.notice_end();
+    }
+
+    fn notice_end(&mut self) {
+        if self.code == self.end_code {
+            self.stop = Some(SpeechStop::End);
+        } else if self.codes >= self.max_codes {
+            self.stop = Some(SpeechStop::Limit);
+        }
     }
 }
 
 /// Looks at each step of a run, for parity tests. The empty probe `()` costs nothing.
 pub trait SpeakProbe {
-    /// Scores of a first code: raw, after penalty and suppression; and the state they come from.
+    /// Scores of a first code, the state they come from, and the sampler that will choose.
     fn choose(&mut self, _output: &TalkerOutput, _sampler: &Sampler) {}
-    /// The first code that was chosen `[1, 1]`.
-    fn chosen(&mut self, _code: &Tensor<2, Int>) {}
-    /// Input of a step `[1, 1, D]` and its position.
-    fn input(&mut self, _embeds: &Tensor<3>, _position: f32) {}
+    /// The first code that was chosen; returns the one to go on with.
+    fn chosen(&mut self, code: u32) -> u32 {
+        code
+    }
+    /// Input of a step `[1, D]` and its position.
+    fn input(&mut self, _embeds: &Tensor<2>, _position: f32) {}
 }
 
 impl SpeakProbe for () {}
+
+/// The first code of a frame.
+fn choose(sampler: &mut Sampler, logits: Logits, probe: &mut dyn SpeakProbe) -> u32 {
+    let code = probe.chosen(sampler.choose(logits));
+    sampler.accept(code);
+    code
+}
+
+/// One run that feeds a frame back.
+pub struct Advance<'a> {
+    /// The run.
+    pub speaking: &'a mut Speaking,
+    /// `[1, D]`: the row of the next word, of the text's end, or the prompt's pad after it.
+    pub text: &'a Tensor<2>,
+    /// Looks at the step.
+    pub probe: Option<&'a mut dyn SpeakProbe>,
+}
 
 impl Talker {
     /// Takes the prompt and chooses the first code.
@@ -92,145 +133,103 @@ impl Talker {
     /// `positions` belong to the prompt; a later step at cache length `n` sits at `n + delta`.
     ///
     /// # Errors
-    /// As [`Stage::step`].
-    pub fn begin<P: CodePredictor>(
+    /// As [`Talker::forward`].
+    pub fn begin(
         &self,
         prompt: &TalkerPrompt,
         positions: (Positions, f32),
-        predictor: &P,
         options: &SpeakOptions,
         probe: &mut dyn SpeakProbe,
-    ) -> Result<Speaking<P>> {
+    ) -> Result<Speaking> {
         let mut state = self.start();
-        let output = self.step(&mut state, prompt.input(0, &positions.0))?;
-        Ok(self.begin_after((state, output), positions.1, predictor, options, probe))
+        let input = prompt.input(0, &positions.0);
+        let output = self.forward(vec![TalkerRun::new(&mut state, &input)]).remove(0)?;
+        Ok(self.begin_after((state, output), positions.1, options, probe))
     }
 
     /// As [`Talker::begin`], with a state that has taken the prompt ([`TalkerPrompt::input`]), and what came of it.
-    pub fn begin_after<P: CodePredictor>(
+    pub fn begin_after(
         &self,
         (state, output): (TalkerState, TalkerOutput),
         delta: f32,
-        predictor: &P,
         options: &SpeakOptions,
         probe: &mut dyn SpeakProbe,
-    ) -> Speaking<P> {
+    ) -> Speaking {
         let end_code = options.end_code.unwrap_or(self.end_code());
         // Every code but the last is fed back, and each needs a position.
         let room = (self.context_length() + 1).saturating_sub(state.tokens());
-        let options = SpeakOptions { max_codes: options.max_codes.min(room), ..options.clone() };
-        let mut sampler = Sampler::new(&options.sampling, Some(self.suppressed(end_code as usize)));
+        let mut sampler = Sampler::new(&options.sampling, self.suppressed(end_code));
         probe.choose(&output, &sampler);
-        let code = sampler.sample(output.logits);
-        probe.chosen(&code);
+        let code = choose(&mut sampler, output.logits, probe);
         let mut speaking = Speaking {
             state,
-            predictor: predictor.start(&options.residual_sampling),
             sampler,
-            max_codes: options.max_codes,
-            end_code: i64::from(end_code),
+            max_codes: options.max_codes.min(room),
+            end_code,
             delta,
             hidden: output.hidden,
             code,
             codes: 1,
             made: None,
             stop: None,
-            first_code: 0,
         };
         speaking.notice_end();
         speaking
     }
 
-    /// Makes one frame, takes the next row of text, and chooses the code of the frame after it: [`Talker::codes`], then
-    /// [`Talker::advance`].
-    ///
-    /// # Errors
-    /// As [`Stage::step`].
-    pub fn frame<P: CodePredictor>(
-        &self,
-        speaking: &mut Speaking<P>,
-        predictor: &P,
-        text: Tensor<3>,
-        probe: &mut dyn SpeakProbe,
-    ) -> Result<Option<Tensor<2, Int>>> {
-        let codes = self.codes(speaking, predictor);
-        if codes.is_some() {
-            self.advance(speaking, text, probe)?;
+    /// What the residual codes of each run's next frame are made from; it needs no text yet.
+    pub fn frame_starts(&self, runs: &[&mut Speaking]) -> Vec<FrameStart> {
+        let codes: Vec<u32> = runs.iter().map(|run| run.code).collect();
+        if codes.is_empty() {
+            return Vec::new();
         }
-        Ok(codes)
+        let rows = self.codec_rows(&codes); // [runs, D]
+        let each = runs.iter().enumerate();
+        each.map(|(at, run)| FrameStart { hidden: run.hidden.clone(), first: rows.clone().narrow(0, at, 1) }).collect()
     }
 
-    /// Makes one frame: its codes `[1, Q]`, or `None` when the speech has ended. It needs no text yet.
-    pub fn codes<P: CodePredictor>(&self, speaking: &mut Speaking<P>, predictor: &P) -> Option<Tensor<2, Int>> {
-        if speaking.stop.is_some() {
-            return None;
-        }
-        let first = self.codec_embedding.forward(speaking.code.clone()); // [1, 1, D]
-        let frame = predictor.predict(&mut speaking.predictor, speaking.hidden.clone(), first.clone());
-        Some(speaking.keep_frame(first, frame))
-    }
-
-    /// Feeds the frame that was made back, with the next row of text, and chooses the first code of the next one.
-    ///
-    /// `text` is `[1, 1, D]`: the row of the next word, of the text's end, or the prompt's pad after it. Does nothing if no
-    /// frame was made.
+    /// Feeds the frame that each run has made back, with its next row of text, and chooses the first code of the next one. Does nothing
+    /// for a run that has made no frame; a run that cannot take its row fails alone.
     ///
     /// # Errors
-    /// As [`Stage::step`].
-    pub fn advance<P: CodePredictor>(
-        &self,
-        speaking: &mut Speaking<P>,
-        text: Tensor<3>,
-        probe: &mut dyn SpeakProbe,
-    ) -> Result<()> {
-        let Some(input) = speaking.next_input(text, probe) else {
-            return Ok(());
-        };
-        let output = self.step(&mut speaking.state, input)?;
-        speaking.take_output(output, probe);
-        Ok(())
+    /// As [`Talker::forward`].
+    pub fn advance(&self, runs: Vec<Advance>) -> Vec<Result<()>> {
+        let (mut taking, mut inputs) = (Vec::new(), Vec::new());
+        for Advance { speaking, text, probe } in runs {
+            let mut nobody = ();
+            let input = match probe {
+                Some(probe) => {
+                    let input = speaking.next_input(text, probe);
+                    taking.push((speaking, Some(probe)));
+                    input
+                }
+                None => {
+                    let input = speaking.next_input(text, &mut nobody);
+                    taking.push((speaking, None));
+                    input
+                }
+            };
+            inputs.push(input);
+        }
+        let steps = taking
+            .iter_mut()
+            .zip(&inputs)
+            .filter_map(|((speaking, _), input)| Some(TalkerRun::new(&mut speaking.state, input.as_ref()?)));
+        let mut outputs = self.forward(steps.collect()).into_iter();
+        let taken = taking.into_iter().zip(inputs).map(|((speaking, probe), input)| {
+            if input.is_some() {
+                let output = outputs.next().expect("one output for each run that made a frame")?;
+                speaking.take_output(output, probe.unwrap_or(&mut ()));
+            }
+            Ok(())
+        });
+        taken.collect()
     }
 
     /// Control ids are never spoken, but the end code may be chosen.
-    fn suppressed(&self, end_code: usize) -> Tensor<2, burn::tensor::Bool> {
-        let controls = self.vocabulary.saturating_sub(CONTROL_CODES)..self.vocabulary;
-        let device = self.codec_embedding.device().clone();
-        id_mask(self.vocabulary, &device, |id| controls.contains(&id) && id != end_code)
-    }
-}
-
-impl<P: CodePredictor> Speaking<P> {
-    /// Keeps a frame to be fed back; its codes `[1, Q]`.
-    pub(crate) fn keep_frame(&mut self, first: Tensor<3>, frame: FrameCodes) -> Tensor<2, Int> {
-        self.made = Some(first + frame.embeds);
-        Tensor::cat(vec![self.code.clone(), frame.residual], 1)
-    }
-
-    /// What the talker takes next; `None` if no frame was made.
-    pub(crate) fn next_input(&mut self, text: Tensor<3>, probe: &mut dyn SpeakProbe) -> Option<TalkerInput> {
-        let embeds = self.made.take()? + text;
-        let position = self.state.tokens() as f32 + self.delta;
-        probe.input(&embeds, position);
-        Some(TalkerInput { embeds, positions: Positions::sequence(position, 1) })
-    }
-
-    /// Chooses the first code of the next frame.
-    pub(crate) fn take_output(&mut self, output: TalkerOutput, probe: &mut dyn SpeakProbe) {
-        probe.choose(&output, &self.sampler);
-        self.code = self.sampler.sample(output.logits);
-        probe.chosen(&self.code);
-        self.hidden = output.hidden;
-        self.codes += 1;
-        self.notice_end();
-    }
-
-    /// The one place of a frame where an id crosses to the host.
-    fn notice_end(&mut self) {
-        self.first_code = self.code.clone().into_scalar::<i64>();
-        if self.first_code == self.end_code {
-            self.stop = Some(SpeechStop::End);
-        } else if self.codes >= self.max_codes {
-            self.stop = Some(SpeechStop::Limit);
-        }
+    fn suppressed(&self, end_code: u32) -> Suppressed {
+        let vocabulary = self.vocabulary();
+        let ids = vocabulary.saturating_sub(CONTROL_CODES) as u32..vocabulary as u32;
+        Suppressed { ids, except: Some(end_code) }
     }
 }

@@ -1,7 +1,7 @@
 //! The thinker of Qwen3-Omni: the mixture-of-experts language model that reads every modality and writes text (paper,
 //! section 2.2; the large box of figure 2).
 //!
-//! Prompts and generated tokens go through the same [`Stage::step`]. Rows of media come in as embedded rows with their
+//! Prompts and generated tokens go through the same [`Thinker::forward`]. Rows of media come in as embedded rows with their
 //! deepstack features ([`VisualRows`]), and the states of the accepted layer leave by the *tap* for the talker.
 
 mod config;
@@ -12,8 +12,9 @@ mod tap;
 pub use checkpoint::{Checkpoint, Component, ThinkerConfig, Weights};
 pub use config::{media_ids, thinker_spec};
 pub use merge::{MediaRows, merge};
-pub use model::{Thinker, ThinkerState};
-pub use omni_core::{DecoderInput, Dtype, Positions, Stage, Thinker as ThinkerContract, ThinkerOutput, VisualRows};
+pub use model::{Thinker, ThinkerInput, ThinkerOutput, ThinkerRun, ThinkerState, ThinkerStates};
+pub use nn::Logits;
+pub use omni_core::{Dtype, Place, Positions, VisualRows};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -59,20 +59,19 @@ fn split(all: Encoded, first: usize) -> (Encoded, Option<Encoded>) {
 /// Deepstack features of pictures and videos are joined in the order of their tokens.
 ///
 /// # Shapes
-/// `embeds` `[B, T, D]` of the `B * T` ids, placeholders expanded. Returns the same shape.
+/// `embeds` `[T, D]` of the `T` ids, placeholders expanded. Returns the same shape.
 ///
 /// # Errors
 /// [`Error::Request`] if placeholders and rows differ in number.
 pub fn merge(
-    embeds: Tensor<3>,
+    embeds: Tensor<2>,
     ids: &[u32],
     media: &MediaIds,
     rows: MediaRows,
-) -> Result<(Tensor<3>, Option<VisualRows>)> {
-    let [batch, tokens, width] = embeds.dims();
+) -> Result<(Tensor<2>, Option<VisualRows>)> {
     let kinds =
         [(media.audio, "sound", rows.audio), (media.image, "picture", rows.image), (media.video, "video", rows.video)];
-    let mut sources = vec![embeds.flatten::<2>(0, 1)]; // [B * T, D]
+    let mut sources = vec![embeds]; // [T, D]
     let mut order: Vec<i64> = (0..ids.len() as i64).collect();
     let (mut start, mut visual, mut deepstack) = (ids.len(), Vec::new(), Vec::new());
     for (placeholder, name, encoded) in kinds {
@@ -95,9 +94,9 @@ pub fn merge(
     }
     if sources.len() == 1 {
         let [embeds] = <[_; 1]>::try_from(sources).expect("one source");
-        return Ok((embeds.reshape([batch, tokens, width]), None));
+        return Ok((embeds, None));
     }
-    let merged = select(Tensor::cat(sources, 0), &order).reshape([batch, tokens, width]);
+    let merged = select(Tensor::cat(sources, 0), &order);
     Ok((merged, visual_rows(&visual, deepstack)?))
 }
 
@@ -118,9 +117,7 @@ fn visual_rows(places: &[usize], deepstack: Vec<Vec<Tensor<2>>>) -> Result<Optio
         select(Tensor::cat(kinds, 0), &order)
     });
     let deepstack: Vec<Tensor<2>> = joined.collect();
-    let indices: Vec<i64> = order.iter().map(|row| places[*row as usize] as i64).collect();
-    let count = indices.len();
-    let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [count]), &deepstack[0].device());
+    let indices = order.iter().map(|row| places[*row as usize]).collect();
     Ok(Some(VisualRows { indices, deepstack }))
 }
 
@@ -146,7 +143,7 @@ mod tests {
     #[test]
     fn rows_of_each_kind_go_to_its_placeholders_and_deepstack_follows_the_tokens() {
         let ids = [9, 3, 1, 2, 3, 9, 1];
-        let embeds = Tensor::<1>::from_floats([0.0; 7], &Device::flex()).reshape([1, 7, 1]);
+        let embeds = Tensor::<1>::from_floats([0.0; 7], &Device::flex()).reshape([7, 1]);
         let rows = MediaRows {
             audio: Some(encoded(&[1.0, 1.5], false)),
             image: Some(encoded(&[2.0], true)),
@@ -156,7 +153,7 @@ mod tests {
         let values: Vec<f32> = merged.into_data().try_to_vec_as().unwrap();
         assert_eq!(values, [0.0, 3.0, 1.0, 2.0, 3.5, 0.0, 1.5]);
         let visual = visual.unwrap();
-        let indices: Vec<i64> = visual.indices.into_data().try_to_vec_as().unwrap();
+        let indices = visual.indices;
         let features: Vec<f32> = visual.deepstack[0].clone().into_data().try_to_vec_as().unwrap();
         assert_eq!((indices, features), (vec![1, 3, 4], vec![30.0, 20.0, 35.0]));
     }
@@ -171,7 +168,7 @@ mod tests {
         };
         let (mut values, mut features) = (Vec::<f32>::new(), Vec::<f32>::new());
         for piece in ids.chunks(3) {
-            let embeds = Tensor::<3>::zeros([1, piece.len(), 1], &Device::flex());
+            let embeds = Tensor::<2>::zeros([piece.len(), 1], &Device::flex());
             let (merged, visual) = merge(embeds, piece, &IDS, rows.take(piece, &IDS)).unwrap();
             values.extend(merged.into_data().try_to_vec_as::<f32>().unwrap());
             let deepstack = visual.map(|visual| visual.deepstack[0].clone());
@@ -187,7 +184,7 @@ mod tests {
 
     #[test]
     fn placeholders_without_rows_and_rows_without_placeholders_are_refused() {
-        let embeds = || Tensor::<3>::zeros([1, 2, 1], &Device::flex());
+        let embeds = || Tensor::<2>::zeros([2, 1], &Device::flex());
         let audio = || MediaRows { audio: Some(encoded(&[1.0, 2.0], false)), ..Default::default() };
         for (ids, rows) in [([1, 9], MediaRows::default()), ([1, 9], audio()), ([9, 9], audio())] {
             let message = merge(embeds(), &ids, &IDS, rows).unwrap_err().to_string();

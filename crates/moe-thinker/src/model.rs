@@ -1,8 +1,10 @@
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use checkpoint::{DecoderConfig, OmniConfig, Weights};
-use nn::{Decoder, DecoderRun, DecoderState, Embedding, Linear, Probe, head_of_each};
-use omni_core::{DecoderInput, Result, Stage, ThinkerOutput};
+use nn::{
+    AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, last_rows, on_engine,
+};
+use omni_core::{Positions, Result, VisualRows};
 
 use crate::config::thinker_spec;
 use crate::tap::Tap;
@@ -13,11 +15,72 @@ pub struct Thinker {
     embed_tokens: Embedding,
     model: Decoder,
     lm_head: Linear,
+    #[module(skip)]
     accept_hidden_layer: Option<usize>,
+    #[module(skip)]
+    engine: AnyEngine,
 }
 
 /// What one run of the thinker carries from step to step: its KV caches.
 pub type ThinkerState = DecoderState;
+
+/// One piece of input: a prompt, a part of it, or one generated token.
+#[derive(Debug, Clone)]
+pub struct ThinkerInput {
+    /// `[T, D]`: embedded tokens, with media rows already in place.
+    pub embeds: Tensor<2>,
+    /// Positions of the `T` tokens.
+    pub positions: Positions,
+    /// Visual rows of this piece, if any.
+    pub visual: Option<VisualRows>,
+    /// Whether the states of the accepted layer are wanted.
+    pub tap: bool,
+}
+
+impl ThinkerInput {
+    /// Rows of text, without the tap.
+    pub fn text(embeds: Tensor<2>, positions: Positions) -> Self {
+        Self { embeds, positions, visual: None, tap: false }
+    }
+}
+
+/// One piece of input of one run.
+pub struct ThinkerRun<'a> {
+    /// The run's state.
+    pub state: &'a mut ThinkerState,
+    /// What it takes.
+    pub input: &'a ThinkerInput,
+    /// Looks at every layer.
+    pub probe: Option<&'a mut dyn Probe>,
+}
+
+impl<'a> ThinkerRun<'a> {
+    /// A piece that nobody looks at.
+    pub fn new(state: &'a mut ThinkerState, input: &'a ThinkerInput) -> Self {
+        Self { state, input, probe: None }
+    }
+}
+
+/// What the thinker returns for one piece.
+#[derive(Debug, Clone)]
+pub struct ThinkerOutput {
+    /// `[V]`: scores of the token after the last one.
+    pub logits: Logits,
+    /// `[T, D]`: states of the accepted layer, the *tap* the talker reads at media rows; `None` if it was not asked for, or
+    /// the model has no layer of that number (a checkpoint without a talker).
+    pub tap: Option<Tensor<2>>,
+}
+
+/// What the thinker computes of every row of a piece.
+#[derive(Debug, Clone)]
+pub struct ThinkerStates {
+    /// `[T, D]`, after the final norm.
+    pub hidden: Tensor<2>,
+    /// `[T, V]`: scores of the token after each one.
+    pub logits: Tensor<2>,
+    /// As [`ThinkerOutput::tap`].
+    pub tap: Option<Tensor<2>>,
+}
 
 impl Thinker {
     /// Reads `thinker.model.*` and `thinker.lm_head`; `weights` stands at the checkpoint's root.
@@ -41,6 +104,7 @@ impl Thinker {
             model: Decoder::load(&model, &thinker_spec(config))?,
             lm_head: Linear::load(&weights.at("lm_head"), table, false)?,
             accept_hidden_layer,
+            engine: AnyEngine::of(weights),
         })
     }
 
@@ -49,88 +113,114 @@ impl Thinker {
         self.model.max_positions()
     }
 
-    /// One piece, with a look at every layer.
-    ///
-    /// # Shapes
-    /// Returns the states after the final norm `[B, T, D]` and the tap `[B, T, D]`.
-    ///
-    /// # Errors
-    /// [`omni_core::Error::ContextLength`] if the state would hold more tokens than the model was made for.
-    pub fn hidden(
-        &self,
-        state: &mut ThinkerState,
-        input: DecoderInput,
-        probe: &mut dyn Probe,
-    ) -> Result<(Tensor<3>, Option<Tensor<3>>)> {
-        self.model.pad_left(state, &input.left_padding);
-        let mut tap = Tap::new(self.accept_hidden_layer, &input.embeds, probe);
-        let hidden = self.model.forward(state, input.embeds, &input.positions, input.visual.as_ref(), &mut tap)?;
-        let taken = tap.finish(self.model.depth(), &hidden);
-        Ok((hidden, taken))
+    /// The engine the model was loaded for.
+    pub fn engine(&self) -> &AnyEngine {
+        &self.engine
     }
 
-    /// Scores of the token after each row.
-    ///
-    /// # Shapes
-    /// `[B, T, D]` → `[B, T, V]`.
-    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.lm_head.forward(hidden)
-    }
-
-    /// A step of each of several runs, together where the device allows: each weight is read once for all of them. What
-    /// [`Stage::step`] gives for each; a run that cannot take its input fails alone. Memory grows with the rows of all of them.
-    ///
-    /// # Shapes
-    /// Each input is `[1, T, D]` without padding.
-    ///
-    /// # Panics
-    /// If an input has padding.
-    pub fn step_many(&self, steps: Vec<(&mut ThinkerState, DecoderInput)>) -> Vec<Result<ThinkerOutput>> {
-        if steps.len() == 1 {
-            return steps.into_iter().map(|(state, input)| self.step(state, input)).collect();
-        }
-        assert!(steps.iter().all(|(_, input)| input.left_padding.is_empty()), "steps of several runs without padding");
-        let (states, inputs): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-        let mut looks = vec![(); inputs.len()];
-        let looks = looks.iter_mut().zip(&inputs);
-        let mut taps: Vec<Tap> =
-            looks.map(|(look, input)| Tap::new(self.accept_hidden_layer, &input.embeds, look)).collect();
-        let runs = states.into_iter().zip(&inputs).zip(&mut taps).map(|((state, input), tap)| DecoderRun {
-            visual: input.visual.as_ref(),
-            probe: Some(tap),
-            ..DecoderRun::new(state, input.embeds.clone(), &input.positions)
-        });
-        let hidden = self.model.forward_many(runs.collect());
-        let taps = taps.into_iter().zip(&hidden);
-        let taps: Vec<_> = taps.map(|(tap, hidden)| tap.finish(self.model.depth(), hidden.as_ref().ok()?)).collect();
-        let scored = head_of_each(&self.lm_head, hidden).into_iter().zip(taps);
-        scored.map(|(scored, tap)| scored.map(|(_, logits)| ThinkerOutput { logits, tap })).collect()
-    }
-}
-
-impl Stage for Thinker {
-    type State = ThinkerState;
-    type Input = DecoderInput;
-    type Output = ThinkerOutput;
-
-    fn start(&self) -> ThinkerState {
+    /// A fresh state.
+    pub fn start(&self) -> ThinkerState {
         self.model.start()
     }
 
-    fn step(&self, state: &mut ThinkerState, input: DecoderInput) -> Result<ThinkerOutput> {
-        let (hidden, tap) = self.hidden(state, input, &mut ())?;
-        let last = hidden.dims()[1] - 1;
-        let logits = self.lm_head.rows(hidden.narrow(1, last, 1).squeeze_dim(1)); // [B, V]
-        Ok(ThinkerOutput { logits, tap })
+    /// Rows of the embedding table.
+    ///
+    /// # Shapes
+    /// `[T]` ids → `[T, D]`.
+    ///
+    /// # Panics
+    /// If an id is not in the table.
+    pub fn embed(&self, ids: &[u32]) -> Tensor<2> {
+        on_engine!(self.engine, |e| {
+            let rows = e.embed(&self.embed_tokens, &e.ids(ids));
+            e.tensor(&rows, 0..ids.len())
+        })
     }
 
-    fn finish(&self, _: &mut ThinkerState) -> Result<Option<ThinkerOutput>> {
-        Ok(None)
+    /// Takes one piece of each run: each weight is read once for all of them, and each run gets what it gets alone. Prefill and
+    /// decode are the same call. Memory grows with the rows of all runs.
+    ///
+    /// # Errors
+    /// For each run by itself: [`omni_core::Error::ContextLength`] if its state would hold more tokens than the model was made for.
+    pub fn forward(&self, runs: Vec<ThinkerRun>) -> Vec<Result<ThinkerOutput>> {
+        let mut refused = Vec::with_capacity(runs.len());
+        let mut admitted = Vec::with_capacity(runs.len());
+        for run in runs {
+            let room = self.model.check_room(run.state, run.input.positions.tokens());
+            if room.is_ok() {
+                admitted.push(run);
+            }
+            refused.push(room.err());
+        }
+        let outputs = match admitted.is_empty() {
+            true => Vec::new(),
+            false => on_engine!(self.engine, |e| self.outputs(e, admitted)),
+        };
+        let mut outputs = outputs.into_iter();
+        let each = refused.into_iter().map(|error| match error {
+            Some(error) => Err(error),
+            None => Ok(outputs.next().expect("one output for each run that was admitted")),
+        });
+        each.collect()
     }
-}
 
-impl omni_core::Thinker for Thinker {
-    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.embed_tokens.forward(ids)
+    fn outputs<E: Engine>(&self, e: &E, runs: Vec<ThinkerRun>) -> Vec<ThinkerOutput> {
+        let lengths: Vec<usize> = runs.iter().map(|run| run.input.positions.tokens()).collect();
+        let (hidden, taps) = self.hidden(e, runs);
+        let mut last = e.select(&hidden, &last_rows(&lengths)); // [runs, D]
+        let [logits] = e.linear(&mut last, [&self.lm_head]); // [runs, V]
+        let each = e.logits(logits).into_iter().zip(taps);
+        each.map(|(logits, tap)| ThinkerOutput { logits, tap }).collect()
+    }
+
+    /// States after the final norm `[N, D]`, and each run's tap.
+    fn hidden<E: Engine>(&self, e: &E, runs: Vec<ThinkerRun>) -> (E::Rows, Vec<Option<Tensor<2>>>) {
+        let embeds: Vec<&Tensor<2>> = runs.iter().map(|run| &run.input.embeds).collect();
+        let x = e.rows(&embeds);
+        let (mut states, mut taps) = (Vec::new(), Vec::new());
+        for ThinkerRun { state, input, probe } in runs {
+            taps.push(Tap::new(self.accept_hidden_layer.filter(|_| input.tap), &input.embeds, probe));
+            states.push((state, input));
+        }
+        let runs = states.into_iter().zip(&mut taps);
+        let mut runs: Vec<DecoderRun> = runs
+            .map(|((state, input), tap)| DecoderRun {
+                visual: input.visual.as_ref(),
+                probe: Some(tap),
+                ..DecoderRun::new(state, &input.positions)
+            })
+            .collect();
+        let hidden = self.model.forward(e, x, &mut runs);
+        let mut start = 0;
+        let rows: Vec<_> = runs
+            .iter()
+            .map(|run| {
+                start += run.positions.tokens();
+                start - run.positions.tokens()..start
+            })
+            .collect();
+        drop(runs);
+        let depth = self.model.depth();
+        let taken = taps.into_iter().zip(rows).map(|(tap, rows)| match tap.wants_output(depth) {
+            true => Some(e.tensor(&hidden, rows)),
+            false => tap.into_taken(),
+        });
+        let taken = taken.collect();
+        (hidden, taken)
+    }
+
+    /// What the thinker computes of every row of one piece.
+    ///
+    /// # Errors
+    /// As [`Thinker::forward`].
+    pub fn states(&self, run: ThinkerRun) -> Result<ThinkerStates> {
+        let tokens = run.input.positions.tokens();
+        self.model.check_room(run.state, tokens)?;
+        Ok(on_engine!(self.engine, |e| {
+            let (mut hidden, mut taps) = self.hidden(e, vec![run]);
+            let [logits] = e.linear(&mut hidden, [&self.lm_head]);
+            let [hidden, logits] = [hidden, logits].map(|rows| e.tensor(&rows, 0..tokens));
+            ThinkerStates { hidden, logits, tap: taps.remove(0) }
+        }))
     }
 }

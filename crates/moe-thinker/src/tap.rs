@@ -8,41 +8,48 @@ use nn::moe::Routing;
 /// addition), and the number of layers the output after the final norm.
 pub(crate) struct Tap<'a> {
     accepted: Option<usize>,
-    inner: &'a mut dyn Probe,
-    pub(crate) taken: Option<Tensor<3>>,
+    inner: Option<&'a mut dyn Probe>,
+    taken: Option<Tensor<2>>,
 }
 
 impl<'a> Tap<'a> {
-    pub(crate) fn new(accepted: Option<usize>, input: &Tensor<3>, inner: &'a mut dyn Probe) -> Self {
+    /// `accepted` is the layer whose states are taken, if any; `input` the stack's input.
+    pub(crate) fn new(accepted: Option<usize>, input: &Tensor<2>, inner: Option<&'a mut dyn Probe>) -> Self {
         Self { accepted, inner, taken: (accepted == Some(0)).then(|| input.clone()) }
     }
 
-    /// The states, once the whole stack has run; `output` is after the final norm.
-    pub(crate) fn finish(self, depth: usize, output: &Tensor<3>) -> Option<Tensor<3>> {
-        match self.accepted {
-            Some(accepted) if accepted == depth => Some(output.clone()),
-            _ => self.taken,
-        }
+    /// Whether the output of the whole stack is what is taken.
+    pub(crate) fn wants_output(&self, depth: usize) -> bool {
+        self.accepted == Some(depth)
+    }
+
+    /// The states, once the whole stack has run.
+    pub(crate) fn into_taken(self) -> Option<Tensor<2>> {
+        self.taken
     }
 }
 
 impl Probe for Tap<'_> {
-    fn layer(&mut self, index: usize, hidden: &Tensor<3>) {
+    fn layer(&mut self, index: usize, hidden: &Tensor<2>) {
         if self.accepted == Some(index + 1) {
             self.taken = Some(hidden.clone());
         }
-        self.inner.layer(index, hidden);
+        if let Some(inner) = self.inner.as_mut().filter(|inner| inner.wants_layer(index)) {
+            inner.layer(index, hidden);
+        }
     }
 
-    fn looks_at(&self, index: usize) -> bool {
-        self.accepted == Some(index + 1) || self.inner.looks_at(index)
-    }
-
-    fn looks_at_routing(&self) -> bool {
-        self.inner.looks_at_routing()
+    fn wants_layer(&self, index: usize) -> bool {
+        self.accepted == Some(index + 1) || self.inner.as_ref().is_some_and(|inner| inner.wants_layer(index))
     }
 
     fn routing(&mut self, index: usize, routing: &Routing) {
-        self.inner.routing(index, routing);
+        if let Some(inner) = &mut self.inner {
+            inner.routing(index, routing);
+        }
+    }
+
+    fn wants_routing(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.wants_routing())
     }
 }

@@ -1,10 +1,11 @@
 //! The seam for media: given the encoders' rows and deepstack features, every layer equals the reference's.
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use nn::Probe;
-use omni_core::{DecoderInput, Dtype, Positions, Stage, VisualRows};
-use qwen3_omni_moe_thinker::{Checkpoint, Component, Thinker, Weights};
+use qwen3_omni_moe_thinker::{
+    Checkpoint, Component, Dtype, Place, Positions, Thinker, ThinkerInput, ThinkerRun, VisualRows, Weights,
+};
 use safetensors::SafeTensors;
 
 struct Golden(Vec<u8>);
@@ -17,9 +18,12 @@ impl Golden {
         (values, view.shape().to_vec())
     }
 
-    fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
+    /// Rows, whatever axes stand before.
+    fn tensor(&self, name: &str, device: &Device) -> Tensor<2> {
         let (values, shape) = self.floats(name);
-        Tensor::from_data(TensorData::new(values, shape), device)
+        let width = shape[shape.len() - 1];
+        let rows = values.len() / width;
+        Tensor::from_data(TensorData::new(values, [rows, width]), device)
     }
 
     fn mask(&self, name: &str) -> Vec<u8> {
@@ -30,8 +34,8 @@ impl Golden {
 struct Compare<'a>(&'a Golden);
 
 impl Probe for Compare<'_> {
-    fn layer(&mut self, index: usize, hidden: &Tensor<3>) {
-        let expected = self.0.tensor::<3>(&format!("layer_{index}"), &hidden.device());
+    fn layer(&mut self, index: usize, hidden: &Tensor<2>) {
+        let expected = self.0.tensor(&format!("layer_{index}"), &hidden.device());
         let error = (hidden.clone() - expected).abs().max().into_scalar::<f32>();
         assert!(error < 1e-4, "layer {index}: {error}");
     }
@@ -42,27 +46,28 @@ fn deepstack_features_are_added_at_visual_rows_after_the_first_layers() {
     let device = Device::flex();
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
     checkpoint.check(&[Component::Thinker]).unwrap();
-    let thinker = Thinker::load(&Weights::new(&checkpoint, &device, Dtype::F32), checkpoint.config()).unwrap();
     let golden = Golden(std::fs::read(testkit::golden().join("thinker_mixed.safetensors")).unwrap());
-
     let (positions, shape) = golden.floats("position_ids");
     let axes = [0, 1, 2].map(|axis| positions[axis * shape[2]..(axis + 1) * shape[2]].to_vec());
     let visual = golden.mask("visual_pos_mask");
-    let rows: Vec<i64> = (0..visual.len()).filter(|i| visual[*i] != 0).map(|i| i as i64).collect();
-    let count = rows.len();
-    let input = DecoderInput {
+    let input = ThinkerInput {
         embeds: golden.tensor("inputs_embeds", &device),
         positions: Positions::new(1, axes),
-        left_padding: Vec::new(),
         visual: Some(VisualRows {
-            indices: Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &device),
+            indices: (0..visual.len()).filter(|i| visual[*i] != 0).collect(),
             deepstack: vec![golden.tensor("deepstack_0", &device), golden.tensor("deepstack_1", &device)],
         }),
+        tap: true,
     };
-    let (hidden, tap) = thinker.hidden(&mut thinker.start(), input, &mut Compare(&golden)).unwrap();
-    let error = (thinker.logits(hidden) - golden.tensor("logits", &device)).abs().max().into_scalar::<f32>();
-    assert!(error < 1e-4, "logits: {error}");
-    // The tap is the raw output of the layer before the accepted one.
-    let error = (tap.unwrap() - golden.tensor("layer_2", &device)).abs().max().into_scalar::<f32>();
-    assert!(error < 1e-4, "tap: {error}");
+    for place in [Place::Host(device.clone()), Place::Device(device.clone())] {
+        let thinker = Thinker::load(&Weights::new(&checkpoint, &place, Dtype::F32), checkpoint.config()).unwrap();
+        let (mut state, mut compare) = (thinker.start(), Compare(&golden));
+        let states =
+            thinker.states(ThinkerRun { state: &mut state, input: &input, probe: Some(&mut compare) }).unwrap();
+        let error = (states.logits - golden.tensor("logits", &device)).abs().max().into_scalar::<f32>();
+        assert!(error < 1e-4, "logits: {error}");
+        // The tap is the raw output of the layer before the accepted one.
+        let error = (states.tap.unwrap() - golden.tensor("layer_2", &device)).abs().max().into_scalar::<f32>();
+        assert!(error < 1e-4, "tap: {error}");
+    }
 }

@@ -1,4 +1,5 @@
-//! Merged media, every layer, routing, logits and greedy decoding equal the reference's, on the device of `OMNI_TEST_DEVICE`.
+//! Merged media, every layer, routing, logits and greedy decoding equal the reference's, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
+//! engines, and in bf16 too.
 
 use weights_tools::verify::assert_cases;
 
@@ -14,5 +15,6 @@ const CASES: [&str; 7] = [
 
 #[test]
 fn golden_cases() {
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), &CASES);
+    let errors = testkit::bf16_errors();
+    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), Some(&errors), &CASES);
 }

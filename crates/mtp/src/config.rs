@@ -11,6 +11,7 @@ pub fn predictor_spec(config: &CodePredictorConfig) -> DecoderSpec {
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             head_norm: Some(config.rms_norm_eps),
+            window: None,
         },
         feed_forward: vec![FeedForwardSpec::Dense(config.intermediate_size); config.num_hidden_layers],
         norm_eps: config.rms_norm_eps,

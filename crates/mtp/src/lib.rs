@@ -1,19 +1,17 @@
 //! The multi-token predictor (MTP) of Qwen3-Omni: the residual codes of one codec frame (paper, section 2.4).
 //!
 //! For each frame a small dense decoder starts afresh from two rows, the talker's state and the first code's embedding,
-//! and writes the codes of the other codebooks one after another. Codes stay on the device.
+//! and writes the codes of the other codebooks one after another.
 
 mod config;
-mod host;
 mod model;
 mod predict;
-mod together;
 
 pub use checkpoint::{Checkpoint, CodePredictorConfig, Component, Weights};
 pub use config::predictor_spec;
 pub use model::CodePredictor;
-pub use omni_core::{CodePredictor as CodePredictorContract, Dtype, FrameCodes, FrameStart, SamplingOptions};
-pub use predict::{PredictorProbe, PredictorState};
+pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, SamplingOptions};
+pub use predict::{FrameRun, PredictorProbe, PredictorState};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

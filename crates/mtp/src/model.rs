@@ -1,8 +1,8 @@
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use checkpoint::{CodePredictorConfig, OmniConfig, Weights};
-use nn::{Decoder, Embedding, Linear};
-use omni_core::Result;
+use nn::{AnyEngine, Decoder, Embedding, Engine, Linear, on_engine};
+use omni_core::{Error, Result};
 
 use crate::config::predictor_spec;
 
@@ -12,6 +12,8 @@ pub struct CodePredictor {
     pub(crate) codec_embedding: Vec<Embedding>,
     pub(crate) model: Decoder,
     pub(crate) lm_head: Vec<Linear>,
+    #[module(skip)]
+    pub(crate) engine: AnyEngine,
 }
 
 impl CodePredictor {
@@ -37,6 +39,7 @@ impl CodePredictor {
             codec_embedding: embeddings.collect::<Result<_>>()?,
             lm_head: heads.collect::<Result<_>>()?,
             model: Decoder::load(&model, &predictor_spec(config))?,
+            engine: AnyEngine::of(weights),
         })
     }
 
@@ -45,13 +48,36 @@ impl CodePredictor {
         self.lm_head.len() + 1
     }
 
-    /// Sum of the residual codes' embeddings.
+    /// Width `D` of the states and rows a frame starts from.
+    pub(crate) fn width(&self) -> usize {
+        self.codec_embedding.first().map_or(0, Embedding::width)
+    }
+
+    /// Sum of the residual codes' embeddings, in f32.
     ///
     /// # Shapes
-    /// `[B, Q - 1]` → `[B, 1, D]`.
-    pub fn embed(&self, residual: Tensor<2, Int>) -> Tensor<3> {
-        let rows = self.codec_embedding.iter().enumerate();
-        let rows = rows.map(|(i, table)| table.forward(residual.clone().narrow(1, i, 1)));
-        rows.reduce(|sum, row| sum + row).expect("there is at least one residual codebook")
+    /// `[Q - 1]` → `[1, D]`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for another number of codes, or a code outside its table.
+    pub fn embed(&self, residual: &[u32]) -> Result<Tensor<2>> {
+        if residual.len() != self.codec_embedding.len() {
+            let (found, expected) = (residual.len(), self.codec_embedding.len());
+            return Err(Error::Request(format!("a frame of {found} residual codes, expected {expected}")));
+        }
+        for (index, (code, table)) in residual.iter().zip(&self.codec_embedding).enumerate() {
+            if *code as usize >= table.rows() {
+                let (book, rows) = (index + 1, table.rows());
+                return Err(Error::Request(format!("code {code} of codebook {book}, which has {rows} codes")));
+            }
+        }
+        Ok(on_engine!(self.engine, |e| {
+            let rows = self.codec_embedding.iter().zip(residual).map(|(table, code)| e.embed(table, &e.ids(&[*code])));
+            let sum = rows.fold(None, |sum, row| match sum {
+                Some(sum) => Some(e.add(sum, &row)),
+                None => Some(e.widened(&row)),
+            });
+            e.tensor(&sum.expect("there is at least one residual codebook"), 0..1)
+        }))
     }
 }

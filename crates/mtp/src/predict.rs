@@ -1,94 +1,171 @@
 use burn::tensor::Tensor;
-use nn::{DecoderState, Probe, Sampler};
-use omni_core::{FrameCodes, FrameStart, Positions, SamplingOptions};
+use nn::sampler::Suppressed;
+use nn::{DecoderRun, DecoderState, Engine, Probe, SKINNY_MAX_ROWS, Sampler, last_rows, on_engine};
+use omni_core::{Error, FrameCodes, FrameStart, Positions, Result, SamplingOptions};
 
 use crate::CodePredictor;
-use crate::host::Memory;
 
 /// Caches and the random source of one run; the caches' memory is used again for every frame.
 #[derive(Debug, Clone)]
 pub struct PredictorState {
-    pub(crate) decoder: DecoderState,
-    pub(crate) sampler: Sampler,
-    pub(crate) memory: Memory,
+    decoder: DecoderState,
+    sampler: Sampler,
 }
 
-/// Looks at what one frame computes, for parity tests. The empty probe `()` costs nothing.
-pub trait PredictorProbe {
-    /// The two rows a frame starts from `[B, 2, D]`.
-    fn prefill(&mut self, _rows: &Tensor<3>) {}
-    /// The two rows after the final norm `[B, 2, D]`.
-    fn normed(&mut self, _hidden: &Tensor<3>) {}
-    /// Scores of the next residual code `[B, V]`.
+/// One frame of one run.
+pub struct FrameRun<'a> {
+    /// The run's state.
+    pub state: &'a mut PredictorState,
+    /// What the frame starts from.
+    pub start: &'a FrameStart,
+    /// Looks at every step.
+    pub probe: Option<&'a mut dyn PredictorProbe>,
+}
+
+impl<'a> FrameRun<'a> {
+    /// A frame that nobody looks at.
+    pub fn new(state: &'a mut PredictorState, start: &'a FrameStart) -> Self {
+        Self { state, start, probe: None }
+    }
+}
+
+/// Looks at what one frame computes, for parity tests.
+pub trait PredictorProbe: Send {
+    /// The two rows a frame starts from `[2, D]`.
+    fn prefill(&mut self, _rows: &Tensor<2>) {}
+    /// The two rows after the final norm `[2, D]`.
+    fn normed(&mut self, _hidden: &Tensor<2>) {}
+    /// Scores of the next residual code `[1, V]`.
     fn logits(&mut self, _logits: &Tensor<2>) {}
+    /// The residual code that was chosen; returns the one to go on with.
+    fn chosen(&mut self, code: u32) -> u32 {
+        code
+    }
     /// A look at the layers of the prefill.
     fn layers(&mut self) -> &mut dyn Probe;
 }
 
-impl PredictorProbe for () {
-    fn layers(&mut self) -> &mut dyn Probe {
-        self
+/// The codes that were chosen, as the probes want to go on with them.
+fn shown<E: Engine>(e: &E, frames: &mut [FrameRun], ids: E::Ids) -> E::Ids {
+    if frames.iter().all(|frame| frame.probe.is_none()) {
+        return ids;
     }
+    let mut codes = e.read_ids(&[ids]);
+    for (code, frame) in codes.iter_mut().zip(frames) {
+        if let Some(probe) = &mut frame.probe {
+            *code = probe.chosen(*code);
+        }
+    }
+    e.ids(&codes)
 }
 
 impl CodePredictor {
-    /// One frame, with a look at every step.
-    pub fn predict_with(
-        &self,
-        state: &mut PredictorState,
-        hidden: Tensor<3>,
-        first: Tensor<3>,
-        probe: &mut dyn PredictorProbe,
-    ) -> FrameCodes {
-        state.decoder.clear();
-        let rows = Tensor::cat(vec![hidden, first], 1); // [B, 2, D]
-        probe.prefill(&rows);
-        let mut hidden = self.run(state, rows, probe.layers());
-        probe.normed(&hidden);
-        let (mut codes, mut sum): (Vec<_>, Option<Tensor<3>>) = (Vec::new(), None);
-        for (index, (head, table)) in self.lm_head.iter().zip(&self.codec_embedding).enumerate() {
-            let last = hidden.dims()[1] - 1;
-            let logits = head.rows(hidden.clone().narrow(1, last, 1).squeeze_dim(1)); // [B, V]
-            probe.logits(&logits);
-            let code = state.sampler.sample(logits); // [B, 1]
-            let row = table.forward(code.clone()); // [B, 1, D]
-            codes.push(code);
-            if index + 1 < self.lm_head.len() {
-                hidden = self.run(state, row.clone(), &mut ());
+    /// A fresh state.
+    pub fn start(&self, sampling: &SamplingOptions) -> PredictorState {
+        PredictorState { decoder: self.model.start(), sampler: Sampler::new(sampling, Suppressed::default()) }
+    }
+
+    /// One frame of each of several runs: their rows go through the weights together, each with its own caches and random source, and
+    /// each gets the codes it gets alone.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if a frame starts from rows of another width.
+    pub fn predict(&self, mut frames: Vec<FrameRun>) -> Result<Vec<FrameCodes>> {
+        let width = self.width();
+        for FrameRun { start: FrameStart { hidden, first }, .. } in &frames {
+            if hidden.dims() != [1, width] || first.dims() != [1, width] {
+                let (hidden, first) = (hidden.dims(), first.dims());
+                let reason = format!("a frame starts from rows {hidden:?} and {first:?}, expected [1, {width}] each");
+                return Err(Error::Request(reason));
             }
+        }
+        let mut codes = Vec::with_capacity(frames.len());
+        while !frames.is_empty() {
+            // Of more rows than that, each would no longer be computed by itself.
+            let rest = frames.split_off(frames.len().min(SKINNY_MAX_ROWS));
+            codes.extend(on_engine!(self.engine, |e| self.frames(e, frames)));
+            frames = rest;
+        }
+        Ok(codes)
+    }
+
+    fn frames<E: Engine>(&self, e: &E, mut frames: Vec<FrameRun>) -> Vec<FrameCodes> {
+        frames.iter_mut().for_each(|frame| frame.state.decoder.clear());
+        let mut hidden = self.begin(e, &mut frames); // [R, D]
+        let (mut codes, mut sum) = (Vec::new(), None);
+        for (index, (head, table)) in self.lm_head.iter().zip(&self.codec_embedding).enumerate() {
+            let [logits] = e.linear(&mut hidden, [head]); // [R, V]
+            for (row, frame) in frames.iter_mut().enumerate() {
+                if let Some(probe) = &mut frame.probe {
+                    probe.logits(&e.tensor(&logits, row..row + 1));
+                }
+            }
+            let mut samplers: Vec<_> = frames.iter_mut().map(|frame| &mut frame.state.sampler).collect();
+            let ids = e.sample(logits, &mut samplers);
+            let ids = shown(e, &mut frames, ids);
+            let rows = e.embed(table, &ids); // [R, D]
+            codes.push(ids);
             sum = Some(match sum {
-                Some(sum) => sum + row,
-                None => row,
+                Some(sum) => e.add(sum, &rows),
+                None => e.widened(&rows),
             });
+            if index + 1 < self.lm_head.len() {
+                hidden = self.step(e, &mut frames, rows, 1);
+            }
         }
-        let embeds = sum.expect("there is at least one residual codebook");
-        FrameCodes { residual: Tensor::cat(codes, 1), embeds }
+        let sum = sum.expect("there is at least one residual codebook");
+        let codes = e.read_ids(&codes); // [Q - 1, R]
+        let each = (0..frames.len()).map(|run| FrameCodes {
+            residual: codes.iter().skip(run).step_by(frames.len()).copied().collect(),
+            embeds: e.tensor(&sum, run..run + 1),
+        });
+        each.collect()
     }
 
-    fn run(&self, state: &mut PredictorState, rows: Tensor<3>, probe: &mut dyn Probe) -> Tensor<3> {
-        let [batch, tokens, _] = rows.dims();
-        let start = state.decoder.tokens();
-        let positions = Positions::uniform(batch, (0..batch * tokens).map(|i| (start + i % tokens) as f32).collect());
-        let hidden = self.model.forward(&mut state.decoder, rows, &positions, None, probe);
-        hidden.expect("a frame has no more positions than codebooks")
-    }
-}
-
-impl omni_core::CodePredictor for CodePredictor {
-    type State = PredictorState;
-
-    fn start(&self, sampling: &SamplingOptions) -> PredictorState {
-        PredictorState { decoder: self.model.start(), sampler: Sampler::new(sampling, None), memory: Memory::default() }
-    }
-
-    fn predict(&self, state: &mut PredictorState, hidden: Tensor<3>, first: Tensor<3>) -> FrameCodes {
-        match self.predict_on_host(state, &hidden, &first) {
-            Some(codes) => codes,
-            None => self.predict_with(state, hidden, first, &mut ()),
+    /// Takes the two rows that each frame starts from: at once where that leaves each row computed by itself, else one after the other.
+    /// Returns the states `[R, D]` that the first residual codes are read from.
+    fn begin<E: Engine>(&self, e: &E, frames: &mut [FrameRun]) -> E::Rows {
+        for frame in frames.iter_mut() {
+            if let Some(probe) = &mut frame.probe {
+                let rows = e.rows(&[&frame.start.hidden, &frame.start.first]);
+                probe.prefill(&e.tensor(&rows, 0..2));
+            }
         }
+        let at_once = 2 * frames.len() <= SKINNY_MAX_ROWS || frames.iter().any(|frame| frame.probe.is_some());
+        if at_once {
+            let both: Vec<&Tensor<2>> =
+                frames.iter().flat_map(|frame| [&frame.start.hidden, &frame.start.first]).collect();
+            let x = e.rows(&both); // [2 * R, D]
+            return self.step(e, frames, x, 2);
+        }
+        let [hidden, first] = [|start: &FrameStart| start.hidden.clone(), |start: &FrameStart| start.first.clone()]
+            .map(|part| frames.iter().map(|frame| part(frame.start)).collect::<Vec<_>>());
+        let x = e.rows(&hidden.iter().collect::<Vec<_>>());
+        self.step(e, frames, x, 1);
+        let x = e.rows(&first.iter().collect::<Vec<_>>());
+        self.step(e, frames, x, 1)
     }
 
-    fn predict_many(&self, frames: Vec<FrameStart<'_, PredictorState>>) -> Vec<FrameCodes> {
-        self.predict_together(frames)
+    /// Feeds as many rows to each run as said; returns their last states `[R, D]`.
+    fn step<E: Engine>(&self, e: &E, frames: &mut [FrameRun], x: E::Rows, rows: usize) -> E::Rows {
+        // All runs are at the same place in their frames.
+        let start = frames.first().map_or(0, |frame| frame.state.decoder.tokens());
+        let positions = Positions::sequence(start as f32, rows);
+        let runs = frames.iter_mut().map(|FrameRun { state, probe, .. }| DecoderRun {
+            probe: probe.as_mut().filter(|_| start == 0).map(|probe| probe.layers()),
+            ..DecoderRun::new(&mut state.decoder, &positions)
+        });
+        let hidden = self.model.forward(e, x, &mut runs.collect::<Vec<_>>());
+        if start == 0 {
+            for (run, frame) in frames.iter_mut().enumerate() {
+                if let Some(probe) = &mut frame.probe {
+                    probe.normed(&e.tensor(&hidden, run * rows..(run + 1) * rows));
+                }
+            }
+        }
+        match rows {
+            1 => hidden,
+            _ => e.select(&hidden, &last_rows(&vec![rows; frames.len()])),
+        }
     }
 }

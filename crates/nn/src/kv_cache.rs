@@ -1,11 +1,100 @@
 use burn::tensor::Tensor;
+use kernels::KvPages;
 
-/// Keys and values of one attention layer, kept between steps.
+/// Keys and values of one attention layer of one run, in the form of the engine that first added to it.
+#[derive(Debug, Clone, Default)]
+pub struct KvCache {
+    store: Store,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Store {
+    #[default]
+    Empty,
+    Paged(KvPages),
+    Tensors(TensorKv),
+}
+
+impl KvCache {
+    /// Keys held that a later query can still see.
+    pub fn len(&self) -> usize {
+        match &self.store {
+            Store::Empty => 0,
+            Store::Paged(pages) => pages.len(),
+            Store::Tensors(tensors) => tensors.length,
+        }
+    }
+
+    /// True before the first step.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes held, those that are allocated ahead included.
+    pub fn bytes(&self) -> usize {
+        match &self.store {
+            Store::Empty => 0,
+            Store::Paged(pages) => pages.bytes(),
+            Store::Tensors(tensors) => tensors.bytes(),
+        }
+    }
+
+    /// Forgets all but the first `length` keys of a cache without a window.
+    ///
+    /// # Panics
+    /// If the cache holds fewer keys, or keeps only a window.
+    pub fn truncate(&mut self, length: usize) {
+        match &mut self.store {
+            Store::Empty => assert_eq!(length, 0, "an empty cache cut to {length} keys"),
+            Store::Paged(pages) => pages.truncate(length),
+            Store::Tensors(tensors) => tensors.truncate(length),
+        }
+    }
+
+    /// Forgets the keys but keeps the memory of the first page.
+    pub fn clear(&mut self) {
+        match &mut self.store {
+            Store::Empty => {}
+            Store::Paged(pages) => pages.clear(),
+            Store::Tensors(tensors) => tensors.clear(),
+        }
+    }
+
+    /// The pages, for the engine of host memory.
+    ///
+    /// # Panics
+    /// If another engine made the cache.
+    pub(crate) fn paged(&mut self, heads: usize, head_dim: usize, bf16: bool) -> &mut KvPages {
+        if let Store::Empty = self.store {
+            self.store = Store::Paged(KvPages::new(heads, head_dim, bf16));
+        }
+        match &mut self.store {
+            Store::Paged(pages) => pages,
+            _ => panic!("a cache on a device was handed to the engine of host memory"),
+        }
+    }
+
+    /// The tensors, for the engine of a device.
+    ///
+    /// # Panics
+    /// If another engine made the cache.
+    pub(crate) fn tensors(&mut self, window: Option<usize>) -> &mut TensorKv {
+        if let Store::Empty = self.store {
+            self.store = Store::Tensors(TensorKv { window, ..TensorKv::default() });
+        }
+        match &mut self.store {
+            Store::Tensors(tensors) => tensors,
+            _ => panic!("a cache in host memory was handed to the engine of a device"),
+        }
+    }
+}
+
+/// Keys and values as tensors.
 ///
 /// A growing cache is allocated ahead and doubled when full, so that a decode step writes one row in place. A window
 /// cache keeps only what a later query can still see.
 #[derive(Debug, Clone, Default)]
-pub struct KvCache {
+pub(crate) struct TensorKv {
     store: Option<[Tensor<4>; 2]>,
     length: usize,
     window: Option<usize>,
@@ -13,34 +102,14 @@ pub struct KvCache {
 
 const FIRST_CAPACITY: usize = 64;
 
-impl KvCache {
-    /// A cache that keeps everything.
-    pub fn growing() -> Self {
-        Self::default()
-    }
-
-    /// A cache for queries that see the last `window` keys, themselves included.
-    pub fn window(window: usize) -> Self {
-        Self { window: Some(window), ..Self::default() }
-    }
-
-    /// Keys held.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
+impl TensorKv {
     /// Bytes held, those that are allocated ahead included.
-    pub fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.store.iter().flatten().map(|store| store.shape().num_elements() * store.dtype().size()).sum()
     }
 
-    /// True before the first step.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
     /// Forgets the keys but keeps the memory.
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         self.length = 0;
         if self.window.is_some() {
             self.store = None;
@@ -51,7 +120,7 @@ impl KvCache {
     ///
     /// # Panics
     /// If the cache holds fewer keys, or keeps only a window.
-    pub fn truncate(&mut self, length: usize) {
+    fn truncate(&mut self, length: usize) {
         assert!(self.window.is_none() && length <= self.length, "a cache of {} keys cut to {length}", self.length);
         self.length = length;
     }
@@ -60,7 +129,7 @@ impl KvCache {
     ///
     /// # Shapes
     /// in `[B, K, T, Dh]`, out `[B, K, S, Dh]`.
-    pub fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
+    pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
         match self.window {
             Some(window) => self.append_window(keys, values, window),
             None => self.append_growing(keys, values),
@@ -128,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_growing_cache_returns_everything_in_order() {
-        let mut cache = KvCache::growing();
+        let mut cache = TensorKv::default();
         let mut at = 0;
         for step in [3, 1, 70, 1, 200] {
             let [keys, vals] = cache.append(rows(at..at + step), rows(at..at + step));
@@ -136,7 +205,7 @@ mod tests {
             let expected: Vec<f32> = (0..at).map(|x| x as f32).collect();
             assert_eq!(values(&keys), expected);
             assert_eq!(values(&vals), expected);
-            assert_eq!(cache.len(), at as usize);
+            assert_eq!(cache.length, at as usize);
         }
         cache.truncate(2);
         assert_eq!(values(&cache.append(rows(7..9), rows(7..9))[0]), [0.0, 1.0, 7.0, 8.0]);
@@ -146,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_window_cache_keeps_what_the_next_query_sees() {
-        let mut cache = KvCache::window(4);
+        let mut cache = TensorKv { window: Some(4), ..TensorKv::default() };
         cache.append(rows(0..6), rows(0..6));
         let [keys, _] = cache.append(rows(6..7), rows(6..7));
         assert_eq!(values(&keys), [3.0, 4.0, 5.0, 6.0]);

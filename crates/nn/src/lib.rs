@@ -1,15 +1,14 @@
-//! Layers that two or more of the Qwen3-Omni crates share.
+//! Layers that two or more of the Qwen3-Omni crates share, written once over an [`Engine`].
 //!
-//! Attention with its KV cache and mask, RMSNorm, linear layers on `[out, in]` weights, the gated MLP, the
-//! mixture-of-experts block, the decoder stack made of them, and the sampler. Everything runs on any burn device; number
-//! types below f32 are widened where the reference widens them (softmax, norms, router).
+//! Causal attention with its KV cache, RMSNorm and LayerNorm, linear layers on `[out, in]` weights, the gated MLP, the
+//! mixture-of-experts block, the decoder stack made of them, an encoder's layer, and the sampler. Number types below f32 are widened
+//! where the reference widens them (softmax, norms, router).
 
+mod activation;
 mod attention;
 mod decoder;
-mod gelu;
-mod host;
-mod host_decoder;
-mod host_encoder;
+mod encoder_layer;
+mod engine;
 mod kv_cache;
 mod linear;
 mod mask;
@@ -19,28 +18,38 @@ pub mod moe;
 mod norm;
 mod probe;
 pub mod sampler;
-mod together;
+mod tensors;
 mod window;
 
-pub use attention::{Attention, AttentionRun, AttentionSpec};
+pub use activation::Activation;
+pub use attention::{Attention, AttentionSpec};
 pub use decoder::{
-    Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec, on_pool,
+    Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec,
 };
-pub use gelu::{gelu, gelu_tanh};
-pub use host::{numbers, with_numbers};
-pub use host_encoder::{EncoderLayer, EncoderMemory};
-pub use kernels::Then;
+pub use encoder_layer::{EncoderLayer, QkvProjection};
+pub use engine::{AnyEngine, DeviceEngine, Engine, HostEngine, HostRows, Qkv, Run, RunLength, WeightedRow};
 pub use kv_cache::KvCache;
-pub use linear::{Embedding, LayerNorm, Linear, id_row};
-pub use mask::{Mask, MaskSpec};
-pub use matrix::{HostMatrix, Matrix, PackedTensor};
+pub use linear::{Embedding, Linear};
+pub use matrix::{HostMatrix, HostVector, Matrix, PackedTensor, Vector};
 pub use mlp::GatedMlp;
-pub use norm::RmsNorm;
-pub use omni_core::SamplingOptions;
+pub use norm::{LayerNorm, RmsNorm};
+pub use omni_core::{SamplingOptions, VisualRows};
 pub use probe::Probe;
-pub use sampler::Sampler;
-pub use together::{RUNS_AT_ONCE, head_of_each, pieces};
-pub use window::window_attention;
+pub use sampler::{Logits, Sampler};
+pub use tensors::{to_f32_vec, with_f32_slice};
+
+/// Most single-token runs whose results equal those of each run alone on the host's engine: up to this many rows the kernels compute
+/// each row by itself, from one reading of the weights.
+pub const SKINNY_MAX_ROWS: usize = kernels::MANY - 1;
+
+/// The last row of each run, of runs that lie behind each other.
+pub fn last_rows(lengths: &[usize]) -> Vec<usize> {
+    let ends = lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end - 1)
+    });
+    ends.collect()
+}
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,16 +1,14 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// Which keys a piece of queries may see.
-#[derive(Debug, Clone, Default)]
-pub struct MaskSpec<'a> {
+/// Which keys the new tokens of one run may see.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct MaskSpec {
     /// New tokens `T`; they are the last of the keys.
-    pub queries: usize,
+    pub(crate) queries: usize,
     /// Keys `S`, the new tokens included.
-    pub keys: usize,
+    pub(crate) keys: usize,
     /// Keys a query sees, itself included; `None` for all before it.
-    pub window: Option<usize>,
-    /// Padding at the left of each row; empty for none.
-    pub left_padding: &'a [usize],
+    pub(crate) window: Option<usize>,
 }
 
 /// The causal mask of one step, made once and used by every layer.
@@ -18,9 +16,9 @@ pub struct MaskSpec<'a> {
 /// Long prefills are cut into blocks of queries, so that scores never exceed `H × block × S`; the biases of very long ones
 /// are made when they are needed, one block at a time.
 #[derive(Debug, Clone)]
-pub struct Mask {
+pub(crate) struct Mask {
     blocks: Vec<MaskBlock>,
-    spec: OwnedSpec,
+    spec: MaskSpec,
     device: Device,
 }
 
@@ -28,19 +26,11 @@ pub struct Mask {
 pub(crate) struct MaskBlock {
     pub(crate) start: usize,
     pub(crate) queries: usize,
-    /// `[B or 1, 1, 1, queries, S]`, 0 or a very low score; `None` if every query sees every key.
+    /// `[1, 1, 1, queries, S]`, 0 or a very low score; `None` if every query sees every key.
     pub(crate) bias: Option<Tensor<5>>,
 }
 
-#[derive(Debug, Clone)]
-struct OwnedSpec {
-    queries: usize,
-    keys: usize,
-    window: Option<usize>,
-    left_padding: Vec<usize>,
-}
-
-/// Up to so many elements the biases of all blocks are kept for all layers.
+/// Elements of a mask whose blocks are all kept for all layers, at most.
 const KEPT_ELEMENTS: usize = 1 << 24;
 
 const QUERIES_PER_BLOCK: usize = 512;
@@ -49,19 +39,12 @@ const HIDDEN: f32 = -1e30;
 
 impl Mask {
     /// Makes the mask on `device`.
-    pub fn new(spec: &MaskSpec, device: &Device) -> Self {
-        let MaskSpec { queries, keys, window, left_padding } = *spec;
-        let spec = OwnedSpec { queries, keys, window, left_padding: left_padding.to_vec() };
-        let mut mask = Self { blocks: Vec::new(), spec, device: device.clone() };
-        if queries * keys * left_padding.len().max(1) <= KEPT_ELEMENTS {
+    pub(crate) fn new(spec: &MaskSpec, device: &Device) -> Self {
+        let mut mask = Self { blocks: Vec::new(), spec: *spec, device: device.clone() };
+        if spec.queries * spec.keys <= KEPT_ELEMENTS {
             mask.blocks = mask.starts().map(|start| mask.block(start)).collect();
         }
         mask
-    }
-
-    /// New tokens.
-    pub(crate) fn queries(&self) -> usize {
-        self.spec.queries
     }
 
     /// The blocks, in order.
@@ -80,20 +63,15 @@ impl Mask {
     }
 }
 
-fn bias(spec: &OwnedSpec, start: usize, queries: usize, device: &Device) -> Option<Tensor<5>> {
-    let sees = |padding: usize, query: usize, key: usize| {
+fn bias(spec: &MaskSpec, start: usize, queries: usize, device: &Device) -> Option<Tensor<5>> {
+    let sees = |query: usize, key: usize| {
         let at = spec.keys - spec.queries + start + query;
-        key >= padding && key <= at && spec.window.is_none_or(|window| key + window > at)
+        key <= at && spec.window.is_none_or(|window| key + window > at)
     };
-    let rows = if spec.left_padding.is_empty() { &[0][..] } else { &spec.left_padding };
-    let mut values = Vec::with_capacity(rows.len() * queries * spec.keys);
-    for padding in rows {
-        for query in 0..queries {
-            values.extend((0..spec.keys).map(|key| if sees(*padding, query, key) { 0.0 } else { HIDDEN }));
-        }
-    }
+    let of_query = |query| (0..spec.keys).map(move |key| if sees(query, key) { 0.0 } else { HIDDEN });
+    let values: Vec<f32> = (0..queries).flat_map(of_query).collect();
     values.contains(&HIDDEN).then(|| {
-        let data = TensorData::new(values, [rows.len(), 1, 1, queries, spec.keys]);
+        let data = TensorData::new(values, [1, 1, 1, queries, spec.keys]);
         Tensor::from_data(data, (device, burn::tensor::DType::F32))
     })
 }
@@ -118,12 +96,10 @@ mod tests {
     }
 
     #[test]
-    fn causal_window_and_padding() {
+    fn causal_and_window() {
         assert_eq!(visible(&MaskSpec { queries: 2, keys: 3, ..Default::default() }), [vec![0, 1], vec![0, 1, 2]]);
         let window = MaskSpec { queries: 3, keys: 3, window: Some(2), ..Default::default() };
         assert_eq!(visible(&window), [vec![0], vec![0, 1], vec![1, 2]]);
-        let padded = MaskSpec { queries: 1, keys: 3, left_padding: &[0, 2], ..Default::default() };
-        assert_eq!(visible(&padded), [vec![0, 1, 2], vec![2]]);
         assert!(
             Mask::new(&MaskSpec { queries: 1, keys: 9, ..Default::default() }, &Device::flex()).blocks[0]
                 .bias

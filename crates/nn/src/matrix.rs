@@ -1,28 +1,66 @@
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::{StoredMatrix, Weights};
 use kernels::{Precision, Scales, Weight};
 use omni_core::{Dtype, Result};
 
-use crate::host::product;
+/// Makes a type that holds no parameters a module.
+#[macro_export]
+macro_rules! without_parameters {
+    ($type:ty) => {
+        impl burn::module::Module for $type {
+            fn visit<V: burn::module::ModuleVisitor>(&self, _: &mut V) {}
+            fn map<M: burn::module::ModuleMapper>(self, _: &mut M) -> Self {
+                self
+            }
+            fn to_device(self, _: &burn::tensor::Device) -> Self {
+                self
+            }
+            fn fork(self, _: &burn::tensor::Device) -> Self {
+                self
+            }
+            fn collect_devices(&self, devices: burn::module::Devices) -> burn::module::Devices {
+                devices
+            }
+            fn materialize(self) -> Self {
+                self
+            }
+            fn valid(&self) -> Self {
+                self.clone()
+            }
+            fn train(self) -> Self {
+                self
+            }
+        }
+        impl burn::module::ModuleDisplayDefault for $type {
+            fn content(&self, content: burn::module::Content) -> Option<burn::module::Content> {
+                content.optional()
+            }
+        }
+        impl burn::module::ModuleDisplay for $type {}
+    };
+}
 
-/// The `[out, in]` matrix of a linear layer, in the form its device multiplies it in.
-#[derive(Debug, Clone)]
+/// The `[out, in]` matrix of a linear layer, in the form its engine multiplies it in.
+#[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // One per matrix, which is larger by far.
 pub enum Matrix {
-    /// Numbers on the device.
-    Dense(Tensor<2>),
+    /// Numbers on the device; trainable on an autodiff device.
+    Dense(Param<Tensor<2>>),
     /// Integers on the device, turned into numbers when they are used.
     Packed(PackedTensor),
     /// In host memory, as it lies in the file.
     Host(HostMatrix),
 }
 
-/// A matrix the CPU reads where it lies.
+/// A matrix that is read where it lies in host memory.
 #[derive(Debug, Clone)]
 pub struct HostMatrix {
-    pub(crate) stored: StoredMatrix,
+    stored: StoredMatrix,
     pub(crate) precision: Precision,
 }
+
+crate::without_parameters!(HostMatrix);
 
 impl HostMatrix {
     /// Reads `weight` of this module.
@@ -30,18 +68,27 @@ impl HostMatrix {
     /// # Errors
     /// As [`Weights::matrix`].
     pub(crate) fn load<const D: usize>(weights: &Weights, shape: [usize; D]) -> Result<Self> {
-        let stored = weights.matrix(shape)?;
-        Ok(Self { precision: precision(weights, &stored), stored })
+        Ok(Self::of(weights, weights.matrix(shape)?))
+    }
+
+    fn of(weights: &Weights, stored: StoredMatrix) -> Self {
+        // bf16 was asked for, or the weights are coarser than bf16 anyway.
+        let bf16 = weights.compute_dtype() == Dtype::Bf16 || stored.is_packed();
+        Self { precision: if bf16 { Precision::Half } else { Precision::Full }, stored }
+    }
+
+    /// Of values `[out, in]` that were laid out anew.
+    pub(crate) fn of_values(weights: &Weights, values: &[f32], shape: [usize; 2]) -> Self {
+        Self::of(weights, weights.matrix_of(values, shape))
     }
 
     pub(crate) fn weight(&self) -> Weight<'_> {
         self.stored.weight()
     }
-}
 
-/// bf16 was asked for, or the weights are coarser than bf16 anyway.
-fn precision(weights: &Weights, stored: &StoredMatrix) -> Precision {
-    if weights.asked_dtype() == Dtype::Bf16 || stored.is_packed() { Precision::Half } else { Precision::Full }
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        self.stored.shape()
+    }
 }
 
 impl Matrix {
@@ -50,17 +97,21 @@ impl Matrix {
     /// # Errors
     /// As [`Weights::matrix`] and [`Weights::tensor`].
     pub fn load<const D: usize>(weights: &Weights, shape: [usize; D]) -> Result<Self> {
-        if checkpoint::is_host(weights.device()) {
+        if weights.place().is_host() {
             return Ok(Matrix::Host(HostMatrix::load(weights, shape)?));
         }
         if weights.is_packed() {
             let stored = weights.matrix(shape)?;
-            return Ok(match PackedTensor::new(&stored, weights.device(), weights.dtype()) {
+            return Ok(match PackedTensor::new(&stored, weights.device(), weights.tensor_dtype()) {
                 Some(packed) => Matrix::Packed(packed),
-                None => Matrix::Dense(unpacked(&stored, weights.device(), weights.dtype())),
+                None => Self::dense(unpacked(&stored, weights.device(), weights.tensor_dtype())),
             });
         }
-        Ok(Matrix::Dense(weights.tensor("weight", shape)?.reshape([shape[0] as i32, -1])))
+        Ok(Self::dense(weights.tensor("weight", shape)?.reshape([shape[0] as i32, -1])))
+    }
+
+    fn dense(values: Tensor<2>) -> Self {
+        Matrix::Dense(Param::from_tensor(values))
     }
 
     /// `[out, in]`.
@@ -68,27 +119,102 @@ impl Matrix {
         match self {
             Matrix::Dense(tensor) => tensor.dims(),
             Matrix::Packed(packed) => packed.shape,
-            Matrix::Host(host) => host.stored.shape(),
+            Matrix::Host(host) => host.shape(),
         }
     }
 
-    /// The matrix, if it lies in host memory.
-    pub(crate) fn host(&self) -> Option<&HostMatrix> {
+    /// # Panics
+    /// If the model was loaded for a device.
+    pub(crate) fn host(&self) -> &HostMatrix {
         match self {
-            Matrix::Host(host) => Some(host),
-            _ => None,
+            Matrix::Host(host) => host,
+            _ => panic!("weights on a device were handed to the engine of host memory"),
         }
     }
 
-    /// `x Wᵀ + b`.
+    /// The values `[out, in]` on the device.
     ///
-    /// # Shapes
-    /// `x` `[N, in]`, `bias` `[out]` → `[N, out]`.
-    pub fn multiply(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    /// # Panics
+    /// If the model was loaded for host memory.
+    pub(crate) fn tensor(&self) -> Tensor<2> {
         match self {
-            Matrix::Dense(tensor) => product(x, tensor.clone(), bias),
-            Matrix::Packed(packed) => product(x, packed.numbers(), bias),
-            Matrix::Host(host) => crate::host::host_product(&x, host, bias),
+            Matrix::Dense(tensor) => tensor.val(),
+            Matrix::Packed(packed) => packed.numbers(),
+            Matrix::Host(_) => panic!("weights in host memory were handed to the engine of a device"),
+        }
+    }
+
+    /// The given rows `[n, in]` on the device.
+    ///
+    /// # Panics
+    /// As [`Matrix::tensor`].
+    pub(crate) fn select_rows(&self, index: Tensor<1, Int>) -> Tensor<2> {
+        match self {
+            Matrix::Packed(packed) => packed.select(packed.shape[0], index).squeeze_dim(1),
+            _ => self.tensor().select(0, index),
+        }
+    }
+}
+
+/// The vector of a norm, a bias or a scale, in the form its engine reads it in.
+#[derive(Module, Debug)]
+pub enum Vector {
+    /// On the device; trainable on an autodiff device.
+    Param(Param<Tensor<1>>),
+    /// In host memory.
+    Host(HostVector),
+}
+
+/// Single-precision values in host memory.
+#[derive(Debug, Clone)]
+pub struct HostVector(std::sync::Arc<[f32]>);
+
+crate::without_parameters!(HostVector);
+
+impl Vector {
+    /// Reads the vector `name` of this module.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn load(weights: &Weights, name: &str, length: usize) -> Result<Self> {
+        Ok(match weights.place().is_host() {
+            true => Vector::Host(HostVector(weights.values(name, &[length])?.into())),
+            false => Vector::Param(Param::from_tensor(weights.tensor(name, [length])?)),
+        })
+    }
+
+    /// Values in host memory.
+    pub fn of_values(values: Vec<f32>) -> Self {
+        Vector::Host(HostVector(values.into()))
+    }
+
+    /// Number of values.
+    pub fn length(&self) -> usize {
+        match self {
+            Vector::Param(tensor) => tensor.dims()[0],
+            Vector::Host(values) => values.0.len(),
+        }
+    }
+
+    /// The values in host memory.
+    ///
+    /// # Panics
+    /// If the model was loaded for a device.
+    pub fn host(&self) -> &[f32] {
+        match self {
+            Vector::Host(values) => &values.0,
+            Vector::Param(_) => panic!("weights on a device were handed to the engine of host memory"),
+        }
+    }
+
+    /// The values on the device.
+    ///
+    /// # Panics
+    /// If the model was loaded for host memory.
+    pub fn tensor(&self) -> Tensor<1> {
+        match self {
+            Vector::Param(tensor) => tensor.val(),
+            Vector::Host(_) => panic!("weights in host memory were handed to the engine of a device"),
         }
     }
 }
@@ -98,7 +224,7 @@ impl Matrix {
 /// # Errors
 /// As [`Weights::matrix`].
 pub(crate) fn stacked_numbers<'a>(parts: impl Iterator<Item = Weights<'a>>, shape: [usize; 2]) -> Result<Tensor<2>> {
-    let each = parts.map(|part| Ok(unpacked(&part.matrix(shape)?, part.device(), part.dtype())));
+    let each = parts.map(|part| Ok(unpacked(&part.matrix(shape)?, part.device(), part.tensor_dtype())));
     Ok(Tensor::cat(each.collect::<Result<Vec<_>>>()?, 0))
 }
 
@@ -123,6 +249,8 @@ pub struct PackedTensor {
     /// `[out, groups]`: the stored integer that stands for zero.
     zeros: Option<Tensor<2>>,
 }
+
+crate::without_parameters!(PackedTensor);
 
 impl PackedTensor {
     /// `None` for a row that does not fill its words, or groups that do not fill the row.
@@ -161,7 +289,7 @@ impl PackedTensor {
         let mut all: Vec<Self> = Vec::new();
         for part in parts {
             let packed = part.is_packed().then(|| part.matrix(shape)).transpose()?;
-            match packed.and_then(|stored| Self::new(&stored, part.device(), part.dtype())) {
+            match packed.and_then(|stored| Self::new(&stored, part.device(), part.tensor_dtype())) {
                 Some(packed) if all.first().is_none_or(|first| first.like(&packed)) => all.push(packed),
                 _ => return Ok(None),
             }

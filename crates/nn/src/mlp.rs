@@ -1,11 +1,8 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 use checkpoint::Weights;
 use omni_core::Result;
 
-use crate::Linear;
-use crate::host_decoder::HostMlp;
+use crate::{Engine, Linear, Vector};
 
 /// SwiGLU: `down(silu(gate(x)) * up(x))`, without biases.
 #[derive(Module, Debug)]
@@ -28,21 +25,22 @@ impl GatedMlp {
         })
     }
 
-    /// The matrices, if they lie in host memory.
-    pub(crate) fn host(&self) -> Option<HostMlp> {
-        Some([self.gate_proj.host()?.clone(), self.up_proj.host()?.clone(), self.down_proj.host()?.clone()])
-    }
-
+    /// `mlp(h)`.
+    ///
     /// # Shapes
     /// `[N, D]` → `[N, D]`.
-    pub fn rows(&self, x: Tensor<2>) -> Tensor<2> {
-        self.down_proj.rows(silu(self.gate_proj.rows(x.clone())) * self.up_proj.rows(x))
+    pub fn forward<E: Engine>(&self, e: &E, h: &mut E::Rows) -> E::Rows {
+        let mut inner = e.silu_gate(h, &self.gate_proj, &self.up_proj); // [N, inner]
+        let [y] = e.linear(&mut inner, [&self.down_proj]);
+        y
     }
 
+    /// `residual + scale · mlp(h)`.
+    ///
     /// # Shapes
-    /// `[B, T, D]` → `[B, T, D]`.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let shape = x.dims();
-        self.rows(x.flatten(0, 1)).reshape(shape)
+    /// `residual` and `h` `[N, D]` → `[N, D]`.
+    pub fn add_to<E: Engine>(&self, e: &E, residual: E::Rows, h: &mut E::Rows, scale: Option<&Vector>) -> E::Rows {
+        let mut inner = e.silu_gate(h, &self.gate_proj, &self.up_proj); // [N, inner]
+        e.add_linear(residual, &mut inner, &self.down_proj, scale)
     }
 }

@@ -2,23 +2,18 @@ use burn::tensor::Tensor;
 
 use crate::moe::Routing;
 
-/// Looks at what a decoder computes on the way, for parity tests and for the tap.
+/// Looks at what a decoder computes on the way of one run, for parity tests, for the tap and for losses.
 ///
 /// The empty probe `()` costs nothing.
 pub trait Probe: Send {
-    /// Output of layer `index` `[B, T, D]`, before any deepstack addition.
-    fn layer(&mut self, index: usize, hidden: &Tensor<3>) {
+    /// Output of layer `index` `[T, D]`, before any deepstack addition.
+    fn layer(&mut self, index: usize, hidden: &Tensor<2>) {
         let _ = (index, hidden);
     }
 
     /// Whether [`Probe::layer`] does anything for this layer; what nobody looks at need not become a tensor.
-    fn looks_at(&self, index: usize) -> bool {
+    fn wants_layer(&self, index: usize) -> bool {
         let _ = index;
-        true
-    }
-
-    /// Whether [`Probe::routing`] does anything.
-    fn looks_at_routing(&self) -> bool {
         true
     }
 
@@ -26,14 +21,19 @@ pub trait Probe: Send {
     fn routing(&mut self, index: usize, routing: &Routing) {
         let _ = (index, routing);
     }
+
+    /// Whether [`Probe::routing`] does anything.
+    fn wants_routing(&self) -> bool {
+        true
+    }
 }
 
 impl Probe for () {
-    fn looks_at(&self, _: usize) -> bool {
+    fn wants_layer(&self, _: usize) -> bool {
         false
     }
 
-    fn looks_at_routing(&self) -> bool {
+    fn wants_routing(&self) -> bool {
         false
     }
 }

@@ -1,4 +1,7 @@
-//! From scores to ids, on the device; only the chosen id ever needs to reach the host.
+//! From scores to ids, where the scores are.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
@@ -6,79 +9,128 @@ use omni_core::SamplingOptions;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::to_f32_vec;
+
 /// The score of an id that must not be chosen; finite, because some shader languages lack infinity.
 pub const NEVER: f32 = -1e30;
+
+/// Scores of the next id of one run, where its model computes.
+#[derive(Debug, Clone)]
+pub enum Logits {
+    /// `[V]` in host memory.
+    Host(Vec<f32>),
+    /// `[1, V]` on a device.
+    Device(Tensor<2>),
+}
+
+impl Logits {
+    /// The scores `[V]`, in host memory.
+    pub fn to_vec(&self) -> Vec<f32> {
+        match self {
+            Logits::Host(scores) => scores.clone(),
+            Logits::Device(scores) => to_f32_vec(scores),
+        }
+    }
+}
+
+/// Ids that must never be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Suppressed {
+    /// These.
+    pub ids: Range<u32>,
+    /// But this one may be.
+    pub except: Option<u32>,
+}
+
+impl Suppressed {
+    fn holds(&self, id: usize) -> bool {
+        self.ids.contains(&(id as u32)) && self.except != Some(id as u32)
+    }
+}
 
 /// Draws ids for one run: options, random source, and the ids already produced.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     options: SamplingOptions,
     random: ChaCha8Rng,
-    suppressed: Option<Tensor<2, Bool>>,
-    seen: Option<Tensor<2, Bool>>,
+    suppressed: Suppressed,
+    /// Ids produced so far, where the repetition penalty needs them.
+    seen: BTreeSet<u32>,
+    /// `[1, V]`: the suppressed ids, for scores on a device.
+    mask: Option<Tensor<2, Bool>>,
 }
 
 impl Sampler {
-    /// A sampler for one run. `suppressed` `[1, V]` marks ids that must never be chosen.
-    pub fn new(options: &SamplingOptions, suppressed: Option<Tensor<2, Bool>>) -> Self {
+    /// A sampler for one run.
+    pub fn new(options: &SamplingOptions, suppressed: Suppressed) -> Self {
         let random = ChaCha8Rng::seed_from_u64(options.seed);
-        Self { options: options.clone(), random, suppressed, seen: None }
+        Self { options: options.clone(), random, suppressed, seen: BTreeSet::new(), mask: None }
     }
 
-    /// Scores after repetition penalty and suppression, in f32: what greedy choice looks at.
-    ///
-    /// # Shapes
-    /// `[B, V]` → `[B, V]`.
-    pub fn scores(&self, logits: Tensor<2>) -> Tensor<2> {
-        let mut scores = logits.cast(DType::F32);
-        if let Some(seen) = &self.seen {
-            scores = repetition_penalty(scores, seen.clone(), self.options.repetition_penalty);
-        }
-        match &self.suppressed {
-            Some(suppressed) => suppress(scores, suppressed.clone()),
-            None => scores,
+    /// Chooses the next id, and takes it for produced.
+    pub fn sample(&mut self, logits: Logits) -> u32 {
+        let id = self.choose(logits);
+        self.accept(id);
+        id
+    }
+
+    /// Chooses the next id.
+    pub fn choose(&mut self, logits: Logits) -> u32 {
+        match logits {
+            Logits::Host(mut scores) => self.choose_row(&mut scores),
+            Logits::Device(scores) => self.choose_tensor(scores).into_scalar::<i64>() as u32,
         }
     }
 
-    /// Chooses the next id of each row.
-    ///
-    /// # Shapes
-    /// `[B, V]` → `[B, 1]`.
-    pub fn sample(&mut self, logits: Tensor<2>) -> Tensor<2, Int> {
-        let scores = self.scores(logits);
-        let ids = if self.options.greedy {
-            scores.clone().argmax(1) // [B, 1]
-        } else {
-            let SamplingOptions { temperature, top_k: k, top_p: p, .. } = self.options;
-            self.draw(top_p(top_k(soften(scores.clone(), temperature), k), p))
-        };
-        if self.options.repetition_penalty != 1.0 {
-            let now = equals_id(&ids, scores.dims()[1]);
-            self.seen = Some(match self.seen.take() {
-                Some(seen) => seen.bool_or(now),
-                None => now,
-            });
+    /// Takes an id for produced: the repetition penalty acts on it from now on.
+    pub fn accept(&mut self, id: u32) {
+        if self.remembers() {
+            self.seen.insert(id);
         }
-        ids
     }
 
-    /// Whether [`Sampler::sample_row`] serves these options: those that need nothing of what was chosen before.
-    pub fn samples_rows(&self) -> bool {
-        self.suppressed.is_none() && self.options.repetition_penalty == 1.0
+    /// Whether what was produced matters for what comes next.
+    pub(crate) fn remembers(&self) -> bool {
+        self.options.repetition_penalty != 1.0
     }
 
-    /// As [`Sampler::sample`] for one row in host memory, which is changed; `None`, and nothing happened, unless
-    /// [`Sampler::samples_rows`].
-    pub fn sample_row(&mut self, scores: &mut [f32]) -> Option<u32> {
-        if !self.samples_rows() {
-            return None;
+    /// Scores after repetition penalty and suppression: what greedy choice looks at.
+    pub fn scores(&self, logits: &Logits) -> Vec<f32> {
+        let mut scores = logits.to_vec();
+        self.process(&mut scores);
+        scores
+    }
+
+    fn process(&self, scores: &mut [f32]) {
+        let penalty = self.options.repetition_penalty;
+        for id in &self.seen {
+            let score = &mut scores[*id as usize];
+            *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
         }
+        let length = scores.len() as u32;
+        let Suppressed { ids, except } = &self.suppressed;
+        for id in ids.start.min(length)..ids.end.min(length) {
+            if *except != Some(id) {
+                scores[id as usize] = NEVER;
+            }
+        }
+    }
+
+    /// As [`Sampler::choose`], of one row `[V]` in host memory, which is changed.
+    pub(crate) fn choose_row(&mut self, scores: &mut [f32]) -> u32 {
+        self.process(scores);
         if self.options.greedy {
             let best = (0..scores.len()).reduce(|best, at| if scores[at] > scores[best] { at } else { best });
-            return best.map(|best| best as u32);
+            return best.unwrap_or(0) as u32;
         }
+        self.draw_row(scores)
+    }
+
+    fn draw_row(&mut self, scores: &mut [f32]) -> u32 {
         let SamplingOptions { temperature, top_k, top_p, .. } = self.options;
-        scores.iter_mut().for_each(|score| *score /= temperature);
+        for score in scores.iter_mut() {
+            *score = if *score <= NEVER { f32::NEG_INFINITY } else { *score / temperature };
+        }
         keep_best(scores, top_k, top_p);
         let greatest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         scores.iter_mut().for_each(|score| *score = (*score - greatest).exp());
@@ -88,7 +140,30 @@ impl Sampler {
             cumulative += **score;
             cumulative <= uniform * total
         });
-        Some(below.count().min(scores.len() - 1) as u32)
+        below.count().min(scores.len() - 1) as u32
+    }
+
+    /// As [`Sampler::choose`], of one row `[1, V]` on a device, where the id stays.
+    ///
+    /// # Shapes
+    /// `[1, V]` → `[1, 1]`.
+    pub(crate) fn choose_tensor(&mut self, logits: Tensor<2>) -> Tensor<2, Int> {
+        let mut scores = logits.cast(DType::F32);
+        let (device, vocabulary) = (scores.device(), scores.dims()[1]);
+        if !self.seen.is_empty() {
+            let seen = id_mask(vocabulary, &device, |id| self.seen.contains(&(id as u32)));
+            scores = repetition_penalty(scores, seen, self.options.repetition_penalty);
+        }
+        if !self.suppressed.ids.is_empty() {
+            let mask = || id_mask(vocabulary, &device, |id| self.suppressed.holds(id));
+            let mask = self.mask.get_or_insert_with(mask).clone();
+            scores = suppress(scores, mask);
+        }
+        if self.options.greedy {
+            return scores.argmax(1); // [1, 1]
+        }
+        let SamplingOptions { temperature, top_k: k, top_p: p, .. } = self.options;
+        self.draw(top_p(top_k(soften(scores, temperature), k), p))
     }
 
     /// Inverts the cumulative distribution at one uniform number per row; the numbers come from the host, so a seed
@@ -187,13 +262,6 @@ fn keep_from(scores: Tensor<2>, smallest: Tensor<2>) -> Tensor<2> {
     scores.mask_fill(dropped, NEVER)
 }
 
-/// `[B, V]`: true at each row's id.
-fn equals_id(ids: &Tensor<2, Int>, vocabulary: usize) -> Tensor<2, Bool> {
-    let batch = ids.dims()[0];
-    let all = Tensor::<1, Int>::arange(0..vocabulary as i64, &ids.device()).unsqueeze::<2>();
-    all.expand([batch, vocabulary]).equal(ids.clone().expand([batch, vocabulary]))
-}
-
 /// `[1, V]` with `true` where `hidden` says so.
 pub fn id_mask(vocabulary: usize, device: &Device, hidden: impl Fn(usize) -> bool) -> Tensor<2, Bool> {
     let values: Vec<bool> = (0..vocabulary).map(hidden).collect();
@@ -209,8 +277,8 @@ mod tests {
     }
 
     fn draws(options: SamplingOptions, values: &[f32], n: usize) -> Vec<i64> {
-        let mut sampler = Sampler::new(&options, None);
-        (0..n).map(|_| sampler.sample(scores(values)).into_scalar::<i64>()).collect()
+        let mut sampler = Sampler::new(&options, Suppressed::default());
+        (0..n).map(|_| i64::from(sampler.sample(Logits::Device(scores(values))))).collect()
     }
 
     #[test]
@@ -245,26 +313,33 @@ mod tests {
 
     #[test]
     fn suppressed_ids_never_win_and_the_penalty_acts_in_greedy_mode() {
-        let hidden = id_mask(4, &Device::flex(), |id| id == 0);
         let options = SamplingOptions { repetition_penalty: 2.0, ..SamplingOptions::greedy() };
-        let mut sampler = Sampler::new(&options, Some(hidden));
-        let ids: Vec<i64> = (0..2).map(|_| sampler.sample(scores(&[9.0, 1.0, 1.5, 0.0])).into_scalar()).collect();
-        assert_eq!(ids, [2, 1]);
+        let suppressed = Suppressed { ids: 0..2, except: Some(1) };
+        let values = [9.0, 1.0, 1.5, 0.0];
+        let mut on_device = Sampler::new(&options, suppressed.clone());
+        let ids = [0, 1].map(|_| on_device.sample(Logits::Device(scores(&values))));
+        let mut on_host = Sampler::new(&options, suppressed);
+        assert_eq!(on_host.scores(&Logits::Host(values.to_vec())), [NEVER, 1.0, 1.5, 0.0]);
+        assert_eq!((ids, [0, 1].map(|_| on_host.sample(Logits::Host(values.to_vec())))), ([2, 1], [2, 1]));
     }
 
     #[test]
     fn a_row_in_memory_is_drawn_like_a_tensor() {
-        let values: Vec<f32> = (0..200).map(|i| ((i * 37) % 101) as f32 * 0.07).collect();
-        for (top_k, top_p) in [(0, 1.0), (50, 0.8), (50, 1.0), (0, 0.3), (1, 1.0)] {
-            let options = SamplingOptions { top_k, top_p, repetition_penalty: 1.0, ..SamplingOptions::talker() };
-            let mut sampler = Sampler::new(&options, None);
-            let rows: Vec<i64> =
-                (0..100).map(|_| i64::from(sampler.sample_row(&mut values.clone()).unwrap())).collect();
-            assert_eq!(rows, draws(options, &values, 100), "top_k {top_k}, top_p {top_p}");
+        let values: Vec<f32> = (0..200).map(|i| ((i * 37) % 101) as f32 * 0.07 - 2.0).collect();
+        for (top_k, top_p, repetition_penalty) in
+            [(0, 1.0, 1.0), (50, 0.8, 1.0), (50, 1.0, 1.05), (0, 0.3, 1.0), (1, 1.0, 1.0), (50, 1.0, 1.5)]
+        {
+            let options = SamplingOptions { top_k, top_p, repetition_penalty, ..SamplingOptions::talker() };
+            let suppressed = Suppressed { ids: 90..120, except: Some(95) };
+            let mut samplers = [0, 1].map(|_| Sampler::new(&options, suppressed.clone()));
+            for _ in 0..100 {
+                let row = samplers[0].sample(Logits::Host(values.clone()));
+                let tensor = samplers[1].sample(Logits::Device(scores(&values)));
+                assert_eq!(row, tensor, "top_k {top_k}, top_p {top_p}, penalty {repetition_penalty}");
+                assert!(!(90..120).contains(&row) || row == 95);
+            }
         }
         let greedy = SamplingOptions { repetition_penalty: 1.0, ..SamplingOptions::greedy() };
-        assert_eq!(Sampler::new(&greedy, None).sample_row(&mut [1.0, 3.0, 3.0]), Some(1));
-        let penalised = SamplingOptions { repetition_penalty: 1.5, ..SamplingOptions::greedy() };
-        assert_eq!(Sampler::new(&penalised, None).sample_row(&mut [1.0, 3.0]), None);
+        assert_eq!(Sampler::new(&greedy, Suppressed::default()).choose_row(&mut [1.0, 3.0, 3.0]), 1);
     }
 }

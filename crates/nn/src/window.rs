@@ -2,17 +2,17 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
-/// Scores of one block are at most so many (a quarter of a gigabyte in f32).
+/// Most scores of one block: a quarter of a gigabyte in f32.
 const SCORES: usize = 1 << 26;
 
-/// Full attention inside windows of rows, none across them: the encoders' attention on a device; on the CPU it is [`crate::EncoderLayer`]'s.
+/// Full attention inside windows of rows, none across them: the encoders' attention on a device.
 ///
 /// # Shapes
 /// `q`, `k`, `v` `[N, H, Dh]`; `windows` are lengths that add up to `N`. Returns `[N, H * Dh]`.
 ///
 /// # Panics
 /// If the windows do not add up to `N`.
-pub fn window_attention(qkv: [Tensor<3>; 3], windows: &[usize]) -> Tensor<2> {
+pub(crate) fn window_attention(qkv: [Tensor<3>; 3], windows: &[usize]) -> Tensor<2> {
     let [rows, heads, width] = qkv[0].dims();
     assert_eq!(windows.iter().sum::<usize>(), rows, "windows cover the rows");
     let [q, k, v] = qkv;

@@ -2,20 +2,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aut_encoder::AutEncoder;
-use checkpoint::{Checkpoint, Component, OmniConfig, Place, Weights};
+use burn::tensor::Tensor;
+use checkpoint::{Checkpoint, Component, OmniConfig, Weights};
 use code2wav::Code2Wav;
 use media::image::{ImageOptions, PixelBounds};
 use moe_talker::Talker;
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
-use omni_core::{Dtype, Error, Result, SamplingOptions};
+use omni_core::{Dtype, Error, ModalityEncoder, Result, SamplingOptions, Vocoder};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use vision_encoder::VisionEncoder;
+use vision_encoder::{PixelPatches, VisionEncoder};
 
-use crate::omni::{Encoders, Inner, SpeechParts};
+use crate::omni::{Ears, Encoders, Eyes, Inner, SpeechParts, Voice};
 use crate::places::Places;
-use crate::stages::{Timed, Together};
+use crate::stages::Together;
 use crate::threads::Threads;
 use crate::{ChatTemplate, Device, Omni, Tokenizer};
 
@@ -31,6 +32,15 @@ pub struct OmniBuilder {
     threads: Option<usize>,
     memory_limit: Option<u64>,
     progress: Option<Box<dyn FnMut(Loading)>>,
+    plugged: Plugged,
+}
+
+/// Parts of third parties that take the place of the checkpoint's own.
+#[derive(Default)]
+struct Plugged {
+    audio: Option<Box<dyn ModalityEncoder<Features = Vec<Tensor<2>>>>>,
+    vision: Option<Box<dyn ModalityEncoder<Features = Vec<PixelPatches>>>>,
+    vocoder: Option<Box<dyn Vocoder>>,
 }
 
 /// How far loading has come.
@@ -51,6 +61,17 @@ pub(crate) struct GenerationConfig {
     talker_temperature: f32,
     talker_top_k: usize,
     talker_top_p: f32,
+    eos_token_id: EndIds,
+}
+
+/// The ids that end a text: none named, one, or several.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(untagged)]
+enum EndIds {
+    #[default]
+    Unnamed,
+    One(u32),
+    Several(Vec<u32>),
 }
 
 impl Default for GenerationConfig {
@@ -62,14 +83,18 @@ impl Default for GenerationConfig {
             talker_temperature: temperature,
             talker_top_k: top_k,
             talker_top_p: top_p,
+            eos_token_id: EndIds::Unnamed,
         }
     }
 }
 
 impl GenerationConfig {
-    fn read(directory: &Path) -> Result<Self> {
+    fn read(directory: &Path, im_end: u32) -> Result<Self> {
         let path = directory.join("generation_config.json");
-        let config: Self = read_optional(&path)?;
+        let mut config: Self = read_optional(&path)?;
+        if let EndIds::Unnamed = config.eos_token_id {
+            config.eos_token_id = EndIds::One(im_end);
+        }
         config.talker(0).validate("talker").map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
         Ok(config)
     }
@@ -82,6 +107,15 @@ impl GenerationConfig {
             top_p: self.talker_top_p,
             repetition_penalty: self.talker_repetition_penalty,
             seed,
+        }
+    }
+
+    /// Whether this id ends the text.
+    pub(crate) fn ends_text(&self, id: u32) -> bool {
+        match &self.eos_token_id {
+            EndIds::Unnamed => false,
+            EndIds::One(end) => *end == id,
+            EndIds::Several(ends) => ends.contains(&id),
         }
     }
 
@@ -144,6 +178,7 @@ impl OmniBuilder {
             threads: None,
             memory_limit: None,
             progress: None,
+            plugged: Plugged::default(),
         }
     }
 
@@ -202,6 +237,27 @@ impl OmniBuilder {
         self
     }
 
+    /// Puts a third party's audio encoder in the place of the checkpoint's, which is not loaded then. It gets the log-mel frames
+    /// `[T, M]` of all sound of a conversation in one call, and must make as many rows of each as the checkpoint's own would, in the
+    /// thinker's width.
+    pub fn audio_encoder(mut self, encoder: impl ModalityEncoder<Features = Vec<Tensor<2>>> + 'static) -> Self {
+        self.plugged.audio = Some(Box::new(encoder));
+        self
+    }
+
+    /// Puts a third party's vision encoder in the place of the checkpoint's, which is not loaded then. It must make one row of each
+    /// merge block of patches, in the thinker's width; deepstack features may be left out.
+    pub fn vision_encoder(mut self, encoder: impl ModalityEncoder<Features = Vec<PixelPatches>> + 'static) -> Self {
+        self.plugged.vision = Some(Box::new(encoder));
+        self
+    }
+
+    /// Puts a third party's vocoder in the place of the checkpoint's, which is not loaded then.
+    pub fn vocoder(mut self, vocoder: impl Vocoder + 'static) -> Self {
+        self.plugged.vocoder = Some(Box::new(vocoder));
+        self
+    }
+
     /// Reports progress while weights are read.
     pub fn progress(mut self, callback: impl FnMut(Loading) + 'static) -> Self {
         self.progress = Some(Box::new(callback));
@@ -222,35 +278,46 @@ impl OmniBuilder {
         let checkpoint = Checkpoint::open(&self.directory)?;
         let speaks = !self.text_only && checkpoint.config().enable_audio_output;
         let mut components = vec![Component::Thinker];
-        if !self.without_media {
-            components.extend([Component::AudioEncoder, Component::VisionEncoder]);
-        }
+        let plugged = self.plugged;
+        let own_audio = !self.without_media && plugged.audio.is_none();
+        let own_vision = !self.without_media && plugged.vision.is_none();
+        components.extend(own_audio.then_some(Component::AudioEncoder));
+        components.extend(own_vision.then_some(Component::VisionEncoder));
         if speaks {
-            components.extend([Component::Talker, Component::CodePredictor, Component::Code2Wav]);
+            components.extend([Component::Talker, Component::CodePredictor]);
+            components.extend(plugged.vocoder.is_none().then_some(Component::Code2Wav));
         }
         checkpoint.check(&components)?;
         let config = checkpoint.config().clone();
         let tokenizer = Tokenizer::from_directory(&self.directory)?;
         check_ids(&config, &tokenizer)?;
         let template = ChatTemplate::from_directory(&self.directory)?;
-        let generation = GenerationConfig::read(&self.directory)?;
+        let generation = GenerationConfig::read(&self.directory, config.im_end_token_id)?;
         let preprocessor = PreprocessorConfig::read(&self.directory)?;
         let dtype = self.dtype.unwrap_or_else(|| self.device.dtype_for(config.dtype.as_deref()));
-        let device = self.device.open_for(dtype)?;
-        let place = if self.device.is_cpu() { Place::Cpu } else { Place::Device };
-        crate::fit::check(checkpoint.memory_need(&components, place, dtype), place, self.memory_limit)?;
-        let mut weights = Weights::new(&checkpoint, &device, dtype);
+        let place = self.device.place(dtype)?;
+        crate::fit::check(checkpoint.memory_need(&components, place.kind(), dtype), place.kind(), self.memory_limit)?;
+        let mut weights = Weights::new(&checkpoint, &place, dtype);
         if let Some(mut callback) = self.progress {
             let total = bytes_of(&checkpoint, &components);
             weights = weights.with_progress(move |done| callback(Loading { bytes: done.bytes, total }));
         }
         let _span = tracing::info_span!("load", directory = %self.directory.display(), %dtype).entered();
-        let dtype = weights.dtype();
+        let dtype = weights.tensor_dtype();
         let thinker = Thinker::load(&weights, &config)?;
-        let encoders =
-            (!self.without_media).then(|| load_encoders(&weights, &config, self.audio_window)).transpose()?;
-        let speech = speaks.then(|| load_speech(&weights, &config)).transpose()?;
-        let (together, places) = (Together::new(&device), Places::new(self.max_answers));
+        let encoders = match self.without_media {
+            true => None,
+            false => Some(Encoders {
+                audio: load_ears(&weights, &config, plugged.audio, self.audio_window)?,
+                vision: match plugged.vision {
+                    Some(encoder) => Eyes::Other(encoder),
+                    None => Eyes::Own(VisionEncoder::load(&weights, &config)?),
+                },
+            }),
+        };
+        let speech = speaks.then(|| load_speech(&weights, &config, plugged.vocoder)).transpose()?;
+        let (together, places) = (Together::new(thinker.engine().batches()), Places::new(self.max_answers));
+        let device = place.device().clone();
         let inner = Inner {
             config,
             tokenizer,
@@ -270,20 +337,30 @@ impl OmniBuilder {
     }
 }
 
-fn load_encoders(weights: &Weights, config: &OmniConfig, window: Option<usize>) -> Result<Encoders> {
-    let audio = AutEncoder::load(weights, config)?;
-    let audio = match window {
-        Some(seconds) => audio.with_window(seconds)?,
-        None => audio,
+fn load_ears(
+    weights: &Weights,
+    config: &OmniConfig,
+    plugged: Option<Box<dyn ModalityEncoder<Features = Vec<Tensor<2>>>>>,
+    window: Option<usize>,
+) -> Result<Ears> {
+    let encoder = match plugged {
+        Some(encoder) => return Ok(Ears::Other(encoder)),
+        None => AutEncoder::load(weights, config)?,
     };
-    Ok(Encoders { audio, vision: VisionEncoder::load(weights, config)? })
+    Ok(Ears::Own(match window {
+        Some(seconds) => encoder.with_window(seconds)?,
+        None => encoder,
+    }))
 }
 
-fn load_speech(weights: &Weights, config: &OmniConfig) -> Result<SpeechParts> {
+fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn Vocoder>>) -> Result<SpeechParts> {
     Ok(SpeechParts {
         talker: Talker::load(weights, config)?,
-        code_predictor: Timed(CodePredictor::load(weights, config)?),
-        code2wav: Code2Wav::load(weights, config)?,
+        code_predictor: CodePredictor::load(weights, config)?,
+        voice: match plugged {
+            Some(vocoder) => Voice::Other(vocoder),
+            None => Voice::Own(Code2Wav::load(weights, config)?),
+        },
     })
 }
 

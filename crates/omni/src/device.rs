@@ -3,19 +3,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 use burn::tensor::{DType, Tensor};
-use omni_core::{Dtype, Error, Result};
+use omni_core::{Dtype, Error, Place, Result};
 
 /// Where a model runs. Opening happens when the model is loaded, and an absent device is an error then.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Device {
-    /// The CPU, in pure Rust.
+    /// The CPU, by the kernels of this family, in pure Rust.
     Cpu,
     /// The default GPU through Vulkan, Metal or DirectX 12.
     Wgpu,
     /// An NVIDIA GPU, by index.
     Cuda(usize),
-    /// A burn device that is already open.
+    /// A burn device that is already open, computed on by burn's tensors, the CPU too.
     Open(burn::tensor::Device),
 }
 
@@ -52,13 +52,18 @@ impl Device {
         }
     }
 
-    /// Whether weights lie in the memory of this process.
+    /// Whether models compute in the memory of this process, by the kernels of this family.
     pub(crate) fn is_cpu(&self) -> bool {
-        match self {
-            Device::Cpu => true,
-            Device::Open(device) => checkpoint::is_host(device),
-            _ => false,
-        }
+        matches!(self, Device::Cpu)
+    }
+
+    /// Opens the device for models that compute in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] as [`Device::open_for`].
+    pub fn place(&self, dtype: Dtype) -> Result<Place> {
+        let device = self.open_for(dtype)?;
+        Ok(if self.is_cpu() { Place::Host(device) } else { Place::Device(device) })
     }
 
     /// Opens the device and tries it with a small sum.

@@ -4,11 +4,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use media::audio::Mel;
 use media::image::Patches;
 use moe_thinker::MediaRows;
-use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result};
+use omni_core::{Dtype, Encoded, Error, Result};
 use tm_rope::MediaItem;
 use vision_encoder::PixelPatches;
 
-use crate::omni::Inner;
+use crate::omni::{Ears, Inner};
 use crate::processor::{Feature, Prompt};
 
 /// Rows of each kind that are known already: they stand before the others.
@@ -41,17 +41,23 @@ pub(crate) fn encode(model: &Inner, prompt: &mut Prompt, known: Known) -> Result
         let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
         encoders()?.audio.encode(items.into_iter().map(mel_rows).collect())
     };
+    // Of our own encoder, windows that are known are not computed again.
+    let windowed = match model.encoders.as_ref().map(|encoders| &encoders.audio) {
+        Some(Ears::Own(encoder)) => Some(encoder),
+        _ => None,
+    };
     let items = std::mem::take(&mut prompt.audio);
     let audio = match items.iter().all(|item| matches!(item, Feature::Raw(_))) {
         // All items stay in the call, since it decides how short ones are padded; known windows are not computed.
-        true if known.audio > 0 && known.audio < audio_rows.iter().sum() => {
+        true if windowed.is_some() && known.audio > 0 && known.audio < audio_rows.iter().sum() => {
             let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
             let raw = items.into_iter().filter_map(|item| match item {
                 Feature::Raw(mel) => Some(mel_rows(mel)),
                 Feature::Encoded(_) => None,
             });
-            let embeds = encoders()?.audio.encode_after(&raw.collect::<Vec<_>>(), known.audio)?;
-            Some(Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() })
+            let embeds =
+                windowed.map(|encoder| encoder.encode_after(&raw.collect::<Vec<_>>(), known.audio)).transpose()?;
+            embeds.map(|embeds| Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() })
         }
         // Among rows of other encoders: all are encoded, for the same reason.
         false if known.audio < audio_rows.iter().sum() => after(items, &[], known.audio, hear)?,
@@ -65,6 +71,7 @@ pub(crate) fn encode(model: &Inner, prompt: &mut Prompt, known: Known) -> Result
         let _span = tracing::info_span!("vision_encoder", items = items.len()).entered();
         encoders()?.vision.encode(items)
     };
+    let audio = checked(model, "sound", &audio_rows, known.audio, audio)?;
     let image = after(std::mem::take(&mut prompt.image), &image_rows, known.image, |items: Vec<Patches>| {
         see(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
     })?;
@@ -75,7 +82,29 @@ pub(crate) fn encode(model: &Inner, prompt: &mut Prompt, known: Known) -> Result
         };
         see(items.into_iter().map(item).collect())
     })?;
+    let image = checked(model, "picture", &image_rows, known.image, image)?;
+    let video = checked(model, "video", &video_rows, known.video, video)?;
     Ok(MediaRows { audio, image, video })
+}
+
+/// The rows that an encoder made are those that the prompt has places for, whoever wrote it.
+fn checked(
+    model: &Inner,
+    kind: &str,
+    rows: &[usize],
+    known: usize,
+    encoded: Option<Encoded>,
+) -> Result<Option<Encoded>> {
+    let Some(encoded) = encoded else { return Ok(None) };
+    let shape = [rows.iter().sum::<usize>().saturating_sub(known), model.config.thinker.text.hidden_size];
+    let found = std::iter::once(&encoded.embeds).chain(&encoded.deepstack).find(|rows| rows.dims() != shape);
+    match found {
+        Some(rows) => {
+            let reason = format!("the encoder made rows {:?}, expected {shape:?}", rows.dims());
+            Err(Error::Media { part: kind.into(), reason })
+        }
+        None => Ok(Some(encoded)),
+    }
 }
 
 /// The rows after the known ones: items that lie among those are not encoded.

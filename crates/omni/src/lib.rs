@@ -58,7 +58,9 @@ pub use media::audio::AudioInput;
 pub use media::image::ImageInput;
 pub use media::video::VideoInput;
 pub use omni::Omni;
-pub use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SamplingOptions, SpanLayout};
+pub use omni_core::{
+    Dtype, Encoded, Error, ModalityEncoder, Place, Result, SamplingOptions, SpanLayout, Vocoder, VocoderStream,
+};
 pub use options::{ChunkRamp, GenerateOptions, Guards, LastWord, Stages, TalkerPositions, VocoderMode};
 pub use pipeline::{Canceller, ReplyStream};
 pub use processor::{PartTokens, Prompt};

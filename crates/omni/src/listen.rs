@@ -49,7 +49,10 @@ pub struct Listener<'s> {
 
 impl<'s> Listener<'s> {
     pub(crate) fn new(session: &'s mut Session, options: &GenerateOptions, loudness: Loudness) -> Result<Self> {
-        let missing = || Error::NotLoaded("the model was loaded without encoders: it cannot listen".into());
+        let missing = || {
+            let reason = "listening needs the checkpoint's own audio encoder, which works in windows; it was left out or replaced";
+            Error::NotLoaded(reason.into())
+        };
         let window = session.window_frames().ok_or_else(missing)?;
         Ok(Self {
             session,

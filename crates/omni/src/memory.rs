@@ -28,8 +28,8 @@ pub(crate) struct ThinkerMemory {
     pub(crate) state: ThinkerState,
     /// One per token that the state holds.
     pub(crate) tokens: Vec<Token>,
-    /// `[1, M, D]`: states of the accepted layer at the media rows among the tokens.
-    pub(crate) tap: Option<Tensor<3>>,
+    /// `[M, D]`: states of the accepted layer at the media rows among the tokens.
+    pub(crate) tap: Option<Tensor<2>>,
 }
 
 /// The talker's keys and values of the user part.
@@ -104,7 +104,8 @@ pub(crate) fn common(old: &[Token], new: &[Token]) -> usize {
 pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
     let ids = prompt.layout.ids;
     let audio_rows = |frames: usize| model.config.thinker.audio.tokens(frames);
-    let window = model.encoders.as_ref().map_or(usize::MAX, |encoders| encoders.audio.window_frames());
+    // A third party's encoder may make any row of any frame.
+    let window = model.encoders.as_ref().and_then(|encoders| encoders.audio.window_frames()).unwrap_or(usize::MAX);
     // Chunks of a second are padded to the longest of the call, which shows in items that are all shorter.
     let raw_frames = prompt.audio.iter().filter_map(|item| match item {
         Feature::Raw(mel) => Some(mel.frames()),

@@ -3,22 +3,23 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aut_encoder::AutEncoder;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use checkpoint::OmniConfig;
 use code2wav::Code2Wav;
 use moe_talker::{Talker, speaker_id};
 use moe_thinker::Thinker;
-use omni_core::{Dtype, Error, Result, SamplingOptions};
-use vision_encoder::VisionEncoder;
+use mtp::CodePredictor;
+use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SamplingOptions, Vocoder};
+use vision_encoder::{PixelPatches, VisionEncoder};
 
 use crate::builder::{GenerationConfig, OmniBuilder, PreprocessorConfig};
 use crate::memory::Memory;
 use crate::pipeline::{ReplyStream, SpeechPlan};
 use crate::places::{Place, Places};
 use crate::processor::{Processor, Prompt};
-use crate::stages::{Timed, Together};
+use crate::stages::Together;
 use crate::threads::Threads;
-use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Session, Tokenizer};
+use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Session, Tokenizer, VocoderMode};
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
 #[derive(Clone)]
@@ -33,7 +34,7 @@ pub(crate) struct Inner {
     pub(crate) generation: GenerationConfig,
     pub(crate) preprocessor: PreprocessorConfig,
     pub(crate) device: Device,
-    /// Of tensors on the device; on the CPU always f32.
+    /// Of the tensors that cross crate borders.
     pub(crate) dtype: Dtype,
     pub(crate) thinker: Thinker,
     pub(crate) encoders: Option<Encoders>,
@@ -51,14 +52,88 @@ impl Inner {
 }
 
 pub(crate) struct Encoders {
-    pub(crate) audio: AutEncoder,
-    pub(crate) vision: VisionEncoder,
+    pub(crate) audio: Ears,
+    pub(crate) vision: Eyes,
+}
+
+/// What hears.
+pub(crate) enum Ears {
+    /// The checkpoint's own encoder.
+    Own(AutEncoder),
+    /// A third party's.
+    Other(Box<dyn ModalityEncoder<Features = Vec<Tensor<2>>>>),
+}
+
+/// What sees.
+pub(crate) enum Eyes {
+    /// The checkpoint's own encoder.
+    Own(VisionEncoder),
+    /// A third party's.
+    Other(Box<dyn ModalityEncoder<Features = Vec<PixelPatches>>>),
+}
+
+impl Ears {
+    /// Log-mel frames of one attention window, whose rows depend on no others; not known of a third party's encoder.
+    pub(crate) fn window_frames(&self) -> Option<usize> {
+        match self {
+            Ears::Own(encoder) => Some(encoder.window_frames()),
+            Ears::Other(_) => None,
+        }
+    }
+
+    pub(crate) fn encode(&self, items: Vec<Tensor<2>>) -> Result<Encoded> {
+        match self {
+            Ears::Own(encoder) => encoder.encode(items),
+            Ears::Other(encoder) => encoder.encode(items),
+        }
+    }
+}
+
+impl Eyes {
+    pub(crate) fn encode(&self, items: Vec<PixelPatches>) -> Result<Encoded> {
+        match self {
+            Eyes::Own(encoder) => encoder.encode(items),
+            Eyes::Other(encoder) => encoder.encode(items),
+        }
+    }
 }
 
 pub(crate) struct SpeechParts {
     pub(crate) talker: Talker,
-    pub(crate) code_predictor: Timed,
-    pub(crate) code2wav: Code2Wav,
+    pub(crate) code_predictor: CodePredictor,
+    pub(crate) voice: Voice,
+}
+
+/// What makes sound of frames.
+pub(crate) enum Voice {
+    /// The checkpoint's own vocoder.
+    Own(Code2Wav),
+    /// A third party's.
+    Other(Box<dyn Vocoder>),
+}
+
+impl Voice {
+    pub(crate) fn sample_rate(&self) -> u32 {
+        match self {
+            Voice::Own(_) => code2wav::SAMPLE_RATE,
+            Voice::Other(vocoder) => vocoder.sample_rate(),
+        }
+    }
+
+    pub(crate) fn samples_per_frame(&self) -> usize {
+        match self {
+            Voice::Own(vocoder) => vocoder.samples_per_frame(),
+            Voice::Other(vocoder) => vocoder.samples_per_frame(),
+        }
+    }
+
+    /// Samples of a frame that come only with the next one.
+    pub(crate) fn lookahead(&self) -> usize {
+        match self {
+            Voice::Own(vocoder) => vocoder.lookahead(),
+            Voice::Other(vocoder) => vocoder.lookahead(),
+        }
+    }
 }
 
 impl Omni {
@@ -190,6 +265,12 @@ impl Omni {
         if !self.speaks() {
             return Err(Error::NotLoaded("speech was asked for, but the model was loaded for text only".into()));
         }
+        let own = self.inner.speech.as_ref().is_some_and(|parts| matches!(parts.voice, Voice::Own(_)));
+        if !own && matches!(options.vocoder, VocoderMode::Chunked(_)) {
+            let reason =
+                "chunks as the reference decodes them were asked for, but another vocoder was given to the builder";
+            return Err(Error::Request(reason.into()));
+        }
         let speaker = match &options.speaker {
             Some(name) => speaker_id(&talker.speaker_id, name)?,
             None => default_speaker(talker),
@@ -205,9 +286,9 @@ impl Omni {
         let predictor = || SamplingOptions { greedy, seed: predictor_seed, ..SamplingOptions::code_predictor() };
         Ok(Some(SpeechPlan {
             speaker,
+            residual_sampling: options.code_predictor.clone().unwrap_or_else(predictor),
             speak: moe_talker::SpeakOptions {
                 sampling,
-                residual_sampling: options.code_predictor.clone().unwrap_or_else(predictor),
                 max_codes: options.max_codes.unwrap_or(generation.max_codes()),
                 end_code: None,
             },

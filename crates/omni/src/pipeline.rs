@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, bounded};
 use moe_talker::SpeakOptions;
-use omni_core::{Error, Result};
+use omni_core::{Error, Result, SamplingOptions};
 
 use crate::memory::{Memory, contents};
 use crate::omni::Inner;
@@ -20,6 +20,8 @@ use crate::{Audio, Event, GenerateOptions, Reply, Speech, SpeechStop, Stages, Te
 pub(crate) struct SpeechPlan {
     pub(crate) speaker: u32,
     pub(crate) speak: SpeakOptions,
+    /// Sampling of the residual codes.
+    pub(crate) residual_sampling: SamplingOptions,
 }
 
 /// Events that wait for a reader; with more, the stages wait.
@@ -94,9 +96,9 @@ impl ReplyStream {
         let outcome = Outcome {
             prompt_tokens: prompt.tokens(),
             preprocessing: prompt.preprocessing,
-            samples_per_frame: model.speech.as_ref().map_or(0, |parts| parts.code2wav.samples_per_frame()),
-            lookahead: model.speech.as_ref().map_or(0, |parts| parts.code2wav.lookahead()),
-            sample_rate: code2wav::SAMPLE_RATE,
+            samples_per_frame: model.speech.as_ref().map_or(0, |parts| parts.voice.samples_per_frame()),
+            lookahead: model.speech.as_ref().map_or(0, |parts| parts.voice.lookahead()),
+            sample_rate: model.speech.as_ref().map_or(code2wav::SAMPLE_RATE, |parts| parts.voice.sample_rate()),
             started: Some(started),
             ..Outcome::default()
         };
@@ -104,7 +106,7 @@ impl ReplyStream {
         let mut stream = Self { reports: Box::pin(reports), stages: Vec::new(), signals, outcome: Some(outcome) };
         let words = match plan {
             None => None,
-            Some(SpeechPlan { speaker, speak }) => {
+            Some(SpeechPlan { speaker, speak, residual_sampling }) => {
                 // All words fit, so that the text is never held up by the speech: they are only ids.
                 let most = options.max_new_tokens.min(model.thinker.context_length());
                 let (words, talker_words) = bounded(most.saturating_add(2));
@@ -115,6 +117,7 @@ impl ReplyStream {
                     options: options.clone(),
                     speaker,
                     speak,
+                    residual_sampling,
                     ids: prompt.ids().to_vec(),
                     layout: prompt.layout.clone(),
                     words: talker_words,

@@ -4,9 +4,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Tensor, TensorData};
-use moe_thinker::{ThinkerState, merge};
-use nn::id_row;
-use omni_core::{DecoderInput, Error, Positions, Result, Stage as _, Thinker as _};
+use moe_thinker::{Logits, MediaRows, ThinkerInput, ThinkerState, merge};
+use omni_core::{Error, Positions, Result};
 
 use crate::encode::{Known, encode};
 use crate::memory::{Memory, ThinkerMemory, Token, common};
@@ -18,12 +17,12 @@ use crate::stages::tokens;
 pub(crate) struct Read {
     pub(crate) state: ThinkerState,
     /// Scores of the token after the last one.
-    pub(crate) logits: Tensor<2>,
+    pub(crate) logits: Logits,
     pub(crate) delta: f32,
     /// What the session will know the state by; empty without a session.
     pub(crate) tokens: Vec<Token>,
-    /// `[1, M, D]`: states of the accepted layer at the rows of media.
-    pub(crate) tap: Option<Tensor<3>>,
+    /// `[M, D]`: states of the accepted layer at the rows of media.
+    pub(crate) tap: Option<Tensor<2>>,
     /// Tokens that were known.
     pub(crate) known: usize,
     pub(crate) encoders: Duration,
@@ -65,7 +64,13 @@ fn read_in_pieces(
     let ids = prompt.layout.ids;
     let count = |wanted: u32| prompt.ids()[..known].iter().filter(|id| **id == wanted).count();
     let rows = Known { audio: count(ids.audio), image: count(ids.image), video: count(ids.video) };
-    let mut media = model.compute(|| encode(model, prompt, rows))?;
+    let mut media = match model.compute(|| encode(model, prompt, rows)) {
+        Ok(media) => media,
+        Err(error) => {
+            begun.give_back(memory);
+            return Err(error);
+        }
+    };
     let encoders = started.elapsed();
     let mut logits = None;
     let mut seat = model.together.prompts.seat();
@@ -78,14 +83,26 @@ fn read_in_pieces(
         let new = &prompt.ids()[range.clone()];
         // Rows that no place was found for are refused with the last piece.
         let rows = if range.end == wanted.end { std::mem::take(&mut media) } else { media.take(new, &ids) };
-        let input = model.compute(|| -> Result<DecoderInput> {
-            let (embeds, visual) = merge(model.thinker.embed(id_row(new, &model.device)), new, &ids, rows)?;
-            Ok(DecoderInput { embeds, positions: positions.slice(range.clone()), left_padding: Vec::new(), visual })
-        })?;
+        // Only the rows of media are taken from the tap.
+        let tap = begun.with_tap && !media_places(prompt, range.clone()).is_empty();
+        let input = match model.compute(|| input(model, new, rows, positions.slice(range.clone()), tap)) {
+            Ok(input) => input,
+            Err(error) => {
+                begun.give_back(memory);
+                return Err(error);
+            }
+        };
         let output;
         (begun.state, output) =
-            seat.run((begun.state, input), |steps| model.compute(|| tokens(&model.thinker, steps)))??;
-        begun.taps.extend(output.tap.filter(|_| begun.with_tap).and_then(|tap| at_media(prompt, range, tap)));
+            seat.run((begun.state, input), |steps| model.compute(|| tokens(&model.thinker, steps)))?;
+        let output = match output {
+            Ok(output) => output,
+            Err(error) => {
+                begun.give_back(memory);
+                return Err(error);
+            }
+        };
+        begun.taps.extend(output.tap.and_then(|tap| at_media(prompt, range, tap)));
         logits = Some(output.logits);
     }
     drop(seat);
@@ -94,13 +111,20 @@ fn read_in_pieces(
     Ok(Some(Read { state, logits, delta, tokens, tap, known, encoders }))
 }
 
+/// A piece of the prompt as the thinker takes it.
+fn input(model: &Inner, ids: &[u32], rows: MediaRows, positions: Positions, tap: bool) -> Result<ThinkerInput> {
+    let media = moe_thinker::media_ids(&model.config.thinker);
+    let (embeds, visual) = merge(model.thinker.embed(ids), ids, &media, rows)?;
+    Ok(ThinkerInput { embeds, positions, visual, tap })
+}
+
 /// What was known of a prompt, and what is read on top.
 struct Begun {
     state: ThinkerState,
     tokens: Vec<Token>,
     with_tap: bool,
-    /// `[1, n, D]` each: states of the accepted layer at rows of media.
-    taps: Vec<Tensor<3>>,
+    /// `[n, D]` each: states of the accepted layer at rows of media.
+    taps: Vec<Tensor<2>>,
 }
 
 impl Begun {
@@ -121,7 +145,7 @@ impl Begun {
         begun.state = old.state;
         begun.state.truncate(known);
         let rows = media_places(prompt, 0..known).len();
-        begun.taps.extend(old.tap.filter(|_| rows > 0).map(|tap| tap.narrow(1, 0, rows)));
+        begun.taps.extend(old.tap.filter(|_| rows > 0).map(|tap| tap.narrow(0, 0, rows)));
         (begun, known)
     }
 
@@ -132,18 +156,18 @@ impl Begun {
     }
 }
 
-/// `[1, M, D]` of all pieces.
-fn joined(taps: Vec<Tensor<3>>) -> Option<Tensor<3>> {
-    (!taps.is_empty()).then(|| Tensor::cat(taps, 1))
+/// `[M, D]` of all pieces.
+fn joined(taps: Vec<Tensor<2>>) -> Option<Tensor<2>> {
+    (!taps.is_empty()).then(|| Tensor::cat(taps, 0))
 }
 
-/// The rows of media among the states `[1, T, D]` of a piece of the prompt.
-fn at_media(prompt: &Prompt, range: Range<usize>, states: Tensor<3>) -> Option<Tensor<3>> {
+/// The rows of media among the states `[T, D]` of a piece of the prompt.
+fn at_media(prompt: &Prompt, range: Range<usize>, states: Tensor<2>) -> Option<Tensor<2>> {
     let places = media_places(prompt, range.clone());
     let places: Vec<i64> = places.into_iter().map(|place| (place - range.start) as i64).collect();
     let count = places.len();
     let device = states.device();
-    (count > 0).then(|| states.select(1, Tensor::from_data(TensorData::new(places, [count]), &device)))
+    (count > 0).then(|| states.select(0, Tensor::from_data(TensorData::new(places, [count]), &device)))
 }
 
 /// Where the prompt has rows of media.
@@ -182,8 +206,12 @@ mod tests {
         Wanted { end: prompt.tokens(), with_tap: true, stopped: NEVER }
     }
 
-    fn difference<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> f32 {
+    fn difference(a: &Tensor<2>, b: &Tensor<2>) -> f32 {
         (a.clone() - b.clone()).abs().max().into_scalar::<f32>()
+    }
+
+    fn score_difference(a: &Logits, b: &Logits) -> f32 {
+        a.to_vec().iter().zip(b.to_vec()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     }
 
     #[test]
@@ -201,7 +229,7 @@ mod tests {
             let pieces = read(piece);
             assert_eq!((pieces.state.tokens(), pieces.delta), (tokens, one.delta));
             // Sums of rows are taken in another order.
-            let logits = difference(&pieces.logits, &one.logits);
+            let logits = score_difference(&pieces.logits, &one.logits);
             let tap = difference(pieces.tap.as_ref().unwrap(), one.tap.as_ref().unwrap());
             assert!(logits < 1e-4 && tap < 1e-4, "pieces of {piece}: {logits}, {tap}");
         }
@@ -223,7 +251,7 @@ mod tests {
         assert_eq!(asked.into_inner(), 4);
         let rest = read(&whole(&prompt(&omni))).unwrap();
         assert_eq!((rest.known, rest.state.tokens()), (30, expected.state.tokens()));
-        assert!(difference(&rest.logits, &expected.logits) < 1e-4);
+        assert!(score_difference(&rest.logits, &expected.logits) < 1e-4);
         assert!(difference(&rest.tap.unwrap(), &expected.tap.unwrap()) < 1e-4);
     }
 }

@@ -134,7 +134,7 @@ impl Session {
 
     /// Log-mel frames of the audio encoder's window.
     pub(crate) fn window_frames(&self) -> Option<usize> {
-        self.omni.inner().encoders.as_ref().map(|encoders| encoders.audio.window_frames())
+        self.omni.inner().encoders.as_ref()?.audio.window_frames()
     }
 
     /// Reads the conversation and the sound of a turn that has not ended.

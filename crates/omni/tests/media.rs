@@ -9,8 +9,8 @@ use qwen3_omni::checkpoint::Checkpoint;
 use qwen3_omni::media::audio::log_mel;
 use qwen3_omni::media::image::{PixelBounds, Pixels};
 use qwen3_omni::{
-    AudioInput, Encoded, Error, Event, GenerateOptions, Message, ModalityEncoder, Omni, PartKind, Reply, SpanLayout,
-    TalkerPositions, VideoInput,
+    AudioInput, Encoded, Error, Event, GenerateOptions, Message, ModalityEncoder, Omni, PartKind, Place, Reply,
+    SpanLayout, TalkerPositions, VideoInput,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -160,7 +160,8 @@ fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
     let omni = nano();
     let file = sample("spoken_sum_question.wav");
     let device = Device::flex();
-    let encoder = AutEncoder::from_checkpoint(&Checkpoint::open(testkit::nano()).unwrap(), &device).unwrap();
+    let encoder =
+        AutEncoder::from_checkpoint(&Checkpoint::open(testkit::nano()).unwrap(), &Place::Host(device.clone())).unwrap();
     let mel = log_mel(&[file.clone().into()]).unwrap().remove(0);
     let shape = [mel.frames(), mel.bins()];
     let own = encoder.encode(vec![Tensor::from_data(TensorData::new(mel.into_values(), shape), &device)]).unwrap();

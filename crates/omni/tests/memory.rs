@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use checkpoint::{Checkpoint, Component, Place};
+use checkpoint::{Checkpoint, Component};
+use omni_core::PlaceKind;
 use peak_alloc::PeakAlloc;
 use qwen3_omni::{Dtype, Error, Omni};
 use weights_tools::init::{Options, init};
@@ -93,7 +94,7 @@ fn loading_holds_little_more_than_what_cannot_stay_in_the_file() {
                 );
             }
             let checkpoint = Checkpoint::open(&model).unwrap();
-            let need = checkpoint.memory_need(&[Component::Thinker], Place::Cpu, asked);
+            let need = checkpoint.memory_need(&[Component::Thinker], PlaceKind::Host, asked);
             assert_eq!(need.held, (converted + vectors) as u64, "{name} as {asked}");
             let mapped = if converted > 0 { 0 } else { weights - vectors / 4 * stored.size() };
             assert!(
@@ -110,7 +111,7 @@ fn what_does_not_fit_is_refused_with_both_numbers_before_it_is_read() {
     let _turn = TURN.lock().unwrap();
     let load = |limit: u64| Omni::builder(testkit::nano()).dtype(Dtype::F32).memory_limit(limit).load();
     let checkpoint = Checkpoint::open(testkit::nano()).unwrap();
-    let need = checkpoint.memory_need(&Component::ALL, Place::Cpu, Dtype::F32);
+    let need = checkpoint.memory_need(&Component::ALL, PlaceKind::Host, Dtype::F32);
     assert!(need.held > 0 && need.mapped > need.held, "{need:?}");
     let error = load(need.held - 1).err().unwrap();
     assert!(
@@ -121,7 +122,7 @@ fn what_does_not_fit_is_refused_with_both_numbers_before_it_is_read() {
     // What is mapped need not fit: it runs, from disk.
     load(need.held).unwrap();
     // On a device of its own everything is held.
-    let device = checkpoint.memory_need(&Component::ALL, Place::Device, Dtype::Bf16);
+    let device = checkpoint.memory_need(&Component::ALL, PlaceKind::Device, Dtype::Bf16);
     let stored: usize = checkpoint.tensors().values().map(|tensor| tensor.len()).sum();
     assert_eq!((device.held, device.mapped), (stored as u64, 0));
 }

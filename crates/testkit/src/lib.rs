@@ -20,6 +20,11 @@ pub fn golden() -> PathBuf {
     fixtures().join("golden")
 }
 
+/// How far the reference itself is from the golden data when it computes in bf16.
+pub fn bf16_errors() -> PathBuf {
+    fixtures().join("bf16/tiny.json")
+}
+
 /// Small sound, picture and video files of every format that is read.
 pub fn media() -> PathBuf {
     fixtures().join("media")

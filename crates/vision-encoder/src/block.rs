@@ -1,11 +1,9 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
 use checkpoint::{VisionConfig, Weights};
-use nn::{EncoderLayer, EncoderMemory, LayerNorm, Linear, Then, gelu_tanh, window_attention};
+use nn::{Activation, EncoderLayer, Engine, LayerNorm, Linear, QkvProjection};
 use omni_core::Result;
 
 use crate::config::EPS;
-use crate::rotary2d::Rotary2d;
 
 /// One transformer block: attention inside a frame, then two linear layers, each behind a norm.
 #[derive(Module, Debug)]
@@ -50,32 +48,15 @@ impl VisionBlock {
 
     /// # Shapes
     /// `[P, D]` → `[P, D]`; `frames` are lengths that add up to `P`.
-    pub(crate) fn forward(&self, x: Tensor<2>, rotary: &Rotary2d, frames: &[usize]) -> Tensor<2> {
-        let x = x.clone() + self.attn.forward(self.norm1.forward(x), rotary, frames);
-        let inner = gelu_tanh(self.mlp.linear_fc1.rows(self.norm2.forward(x.clone())));
-        x + self.mlp.linear_fc2.rows(inner)
-    }
-
-    /// As [`VisionBlock::forward`], in place in host memory; `rotation` are cosines and sines `[P, Dh / 2]`.
-    pub(crate) fn on_host(&self, x: &mut [f32], rotation: [&[f32]; 2], frames: &[usize], memory: &mut EncoderMemory) {
+    pub(crate) fn forward<E: Engine>(&self, e: &E, x: E::Rows, rotation: &E::Rotation, frames: &[usize]) -> E::Rows {
         let layer = EncoderLayer {
             norms: [&self.norm1, &self.norm2],
-            qkv: &[&self.attn.qkv],
+            qkv: QkvProjection::Joined(&self.attn.qkv),
             out: &self.attn.proj,
             mlp: [&self.mlp.linear_fc1, &self.mlp.linear_fc2],
-            activation: Then::GeluTanh,
+            activation: Activation::GeluTanh,
             heads: self.attn.heads,
         };
-        layer.forward(x, frames, Some(rotation), memory);
-    }
-}
-
-impl VisionAttention {
-    fn forward(&self, x: Tensor<2>, rotary: &Rotary2d, frames: &[usize]) -> Tensor<2> {
-        let [patches, width] = x.dims();
-        let qkv = self.qkv.rows(x); // [P, 3 * D]
-        let [q, k, v] = [0, 1, 2]
-            .map(|i| qkv.clone().narrow(1, i * width, width).reshape([patches, self.heads, width / self.heads]));
-        self.proj.rows(window_attention([rotary.apply(q), rotary.apply(k), v], frames))
+        layer.forward(e, x, frames, Some(rotation))
     }
 }

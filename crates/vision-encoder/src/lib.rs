@@ -9,7 +9,6 @@
 mod block;
 mod config;
 mod grid;
-mod host;
 mod merger;
 mod model;
 mod pos_embed;
@@ -19,7 +18,7 @@ mod rotary2d;
 pub use checkpoint::{Checkpoint, Component, VisionConfig, Weights};
 pub use config::PixelPatches;
 pub use model::VisionEncoder;
-pub use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SpanLayout};
+pub use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 pub use probe::VisionProbe;
 
 #[cfg(doctest)]

@@ -1,7 +1,6 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
 use checkpoint::{VisionConfig, Weights};
-use nn::{LayerNorm, Linear, Then, gelu};
+use nn::{Activation, Engine, LayerNorm, Linear};
 use omni_core::Result;
 
 use crate::config::EPS;
@@ -39,27 +38,14 @@ impl Merger {
 
     /// # Shapes
     /// `[P, D]` → `[T, output D]`, `T = P / merge²`.
-    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward<E: Engine>(&self, e: &E, x: E::Rows) -> E::Rows {
         let joined = self.mlp.first.input();
-        let rows = x.dims().iter().product::<usize>() / joined;
-        let x = match self.joined_first {
-            true => self.ln_q.forward(x.reshape([rows, joined])),
-            false => self.ln_q.forward(x).reshape([rows, joined]),
+        let mut x = match self.joined_first {
+            true => e.layer_norm(&e.reshape(x, joined), &self.ln_q),
+            false => e.reshape(e.layer_norm(&x, &self.ln_q), joined),
         };
-        self.mlp.second.rows(gelu(self.mlp.first.rows(x)))
-    }
-
-    /// As [`Merger::forward`], from host memory; `memory` is what it works with.
-    pub(crate) fn on_host(&self, x: &[f32], memory: &mut [Vec<f32>; 2]) -> Vec<f32> {
-        let [normed, inner] = memory;
-        let MergerMlp { first, second } = &self.mlp;
-        let rows = x.len() / first.input();
-        [&mut *normed, &mut *inner].into_iter().for_each(|memory| memory.resize(x.len(), 0.0));
-        // In memory, patches are joined already.
-        self.ln_q.host_rows(x, normed);
-        first.host_rows(normed, Then::Gelu, inner);
-        let mut y = vec![0.0; rows * second.output()];
-        second.host_rows(inner, Then::Keep, &mut y);
+        let mut inner = e.linear_act(&mut x, &self.mlp.first, Activation::Gelu);
+        let [y] = e.linear(&mut inner, [&self.mlp.second]);
         y
     }
 }

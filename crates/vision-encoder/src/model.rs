@@ -1,13 +1,13 @@
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Tensor, TensorData};
 use checkpoint::{Checkpoint, Component, OmniConfig, VisionConfig, Weights};
-use nn::Linear;
-use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Result, SpanLayout};
+use nn::{AnyEngine, Engine, Linear, WeightedRow, on_engine};
+use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 
 use crate::block::VisionBlock;
 use crate::merger::Merger;
 use crate::pos_embed::PosEmbed;
-use crate::rotary2d::{Rotary2d, turns};
+use crate::rotary2d::rotation_tables;
 use crate::{PixelPatches, VisionProbe};
 
 /// Patches that go through the blocks together, unless one frame has more: flat memory for long videos.
@@ -16,46 +16,48 @@ const PATCHES_PER_BATCH: usize = 4096;
 /// Patch embedding with positions, blocks with attention inside frames, and mergers to the thinker's width.
 #[derive(Module, Debug)]
 pub struct VisionEncoder {
-    pub(crate) patch_embed: Linear,
-    pub(crate) pos_embed: PosEmbed,
-    pub(crate) blocks: Vec<VisionBlock>,
-    pub(crate) merger: Merger,
-    pub(crate) merger_list: Vec<Merger>,
+    patch_embed: Linear,
+    pos_embed: PosEmbed,
+    blocks: Vec<VisionBlock>,
+    merger: Merger,
+    merger_list: Vec<Merger>,
     #[module(skip)]
-    pub(crate) config: VisionConfig,
+    config: VisionConfig,
+    #[module(skip)]
+    engine: AnyEngine,
 }
 
 /// One frame of an item.
 #[derive(Clone, Copy)]
-pub(crate) struct Frame {
+struct Frame {
     item: usize,
     step: usize,
-    pub(crate) size: [usize; 2],
+    size: [usize; 2],
 }
 
 impl Frame {
-    pub(crate) fn patches(&self) -> usize {
+    fn patches(&self) -> usize {
         self.size[0] * self.size[1]
     }
 
     /// Its patches.
-    pub(crate) fn of(&self, items: &[PixelPatches]) -> Tensor<2> {
+    fn of(&self, items: &[PixelPatches]) -> Tensor<2> {
         let count = self.patches();
         items[self.item].patches.clone().narrow(0, self.step * count, count)
     }
 }
 
 /// Rows of one batch: merged `[T, D]`, and each deepstack feature `[T, D]`.
-pub(crate) type Rows = (Tensor<2>, Vec<Tensor<2>>);
+type Rows = (Tensor<2>, Vec<Tensor<2>>);
 
 impl VisionEncoder {
     /// Loads the encoder alone, in f32.
     ///
     /// # Errors
     /// As [`Checkpoint::check`] for the vision encoder's tensors.
-    pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place) -> Result<Self> {
         checkpoint.check(&[Component::VisionEncoder])?;
-        Self::load(&Weights::new(checkpoint, device, Dtype::F32), checkpoint.config())
+        Self::load(&Weights::new(checkpoint, place, Dtype::F32), checkpoint.config())
     }
 
     /// Reads `thinker.visual.*`; `weights` stands at the checkpoint's root.
@@ -80,6 +82,7 @@ impl VisionEncoder {
             merger: Merger::load(&weights.at("merger"), config, false)?,
             merger_list: (0..config.deepstack_visual_indexes.len()).map(deepstack).collect::<Result<_>>()?,
             config: config.clone(),
+            engine: AnyEngine::of(weights),
         })
     }
 
@@ -91,7 +94,7 @@ impl VisionEncoder {
         self.check(items)?;
         let (mut merged, mut deepstack) = (Vec::new(), vec![Vec::new(); self.merger_list.len()]);
         for batch in batches(items) {
-            let (rows, features) = self.batch(items, &batch, probe);
+            let (rows, features) = on_engine!(self.engine, |e| self.batch(e, items, &batch, &mut *probe));
             merged.push(rows);
             deepstack.iter_mut().zip(features).for_each(|(all, feature)| all.push(feature));
         }
@@ -127,57 +130,83 @@ impl VisionEncoder {
     }
 
     /// Some frames from patches to finished rows.
-    fn batch(&self, items: &[PixelPatches], batch: &[Frame], probe: &mut dyn VisionProbe) -> Rows {
+    fn batch<E: Engine>(&self, e: &E, items: &[PixelPatches], batch: &[Frame], probe: &mut dyn VisionProbe) -> Rows {
         let lengths: Vec<usize> = batch.iter().map(Frame::patches).collect();
-        if self.patch_embed.is_on_host() {
-            return self.batch_on_host(items, batch, &lengths, probe);
+        let patches: Vec<Tensor<2>> = batch.iter().map(|frame| frame.of(items)).collect();
+        let mut x = e.rows(&patches.iter().collect::<Vec<_>>());
+        let [x] = e.linear(&mut x, [&self.patch_embed]); // [P, D]
+        let [cos, sin] = self.rotation_tables(batch);
+        if probe.is_active() {
+            self.show_inputs(e, &x, batch, [&cos, &sin], probe);
         }
-        let patches = batch.iter().map(|frame| frame.of(items));
-        let x = self.patch_embed.rows(Tensor::cat(patches.collect(), 0)); // [P, D]
-        let (positions, rotary) = (self.positions(batch), self.rotary(batch, &x.device()));
-        probe.embedded(&x, &positions, &lengths);
-        probe.rotary(&rotary.cos, &rotary.sin);
-        let mut x = x + positions;
+        let count = lengths.iter().sum();
+        let rotation = e.rotation([cos, sin], count);
+        let mut x = e.add_weighted(x, &self.pos_embed.table, &self.corners(batch));
         let mut features = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &rotary, &lengths);
-            probe.block(index, &x);
+            x = block.forward(e, x, &rotation, &lengths);
+            if probe.is_active() {
+                probe.block(index, &e.tensor(&x, 0..count));
+            }
+            // Features go in the order of the layers; which merger makes one follows the order of the config.
             if let Some(at) = self.config.deepstack_visual_indexes.iter().position(|tapped| *tapped == index) {
-                features.push((at, self.merger_list[at].forward(x.clone())));
+                let copy = e.select(&x, &(0..count).collect::<Vec<_>>());
+                features.push(finished(e, self.merger_list[at].forward(e, copy)));
             }
         }
-        features.sort_by_key(|(at, _)| *at);
-        (self.merger.forward(x), features.into_iter().map(|(_, feature)| feature).collect())
+        (finished(e, self.merger.forward(e, x)), features)
     }
 
-    /// Position embeddings `[P, D]` of the frames of a batch; neighbours of one size share the work.
-    pub(crate) fn positions(&self, batch: &[Frame]) -> Tensor<2> {
-        let runs = batch.chunk_by(|a, b| a.size == b.size).map(|run| {
-            let positions = self.pos_embed.forward(run[0].size, self.config.spatial_merge_size);
-            positions.repeat_dim(0, run.len())
+    /// Shows patches, positions and rotation of a batch.
+    fn show_inputs<E: Engine>(
+        &self,
+        e: &E,
+        x: &E::Rows,
+        batch: &[Frame],
+        tables: [&[f32]; 2],
+        probe: &mut dyn VisionProbe,
+    ) {
+        let lengths: Vec<usize> = batch.iter().map(Frame::patches).collect();
+        let (count, width) = (lengths.iter().sum::<usize>(), self.config.hidden_size);
+        let device = e.tensor(x, 0..1).device();
+        let zero = e.rows(&[&Tensor::zeros([count, width], &device)]);
+        let positions = e.add_weighted(zero, &self.pos_embed.table, &self.corners(batch));
+        probe.embedded(&e.tensor(x, 0..count), &e.tensor(&positions, 0..count), &lengths);
+        let [cos, sin] = tables.map(|half| {
+            let turns = half.chunks_exact(self.head_dim() / 2);
+            let values: Vec<f32> = turns.flat_map(|half| [half, half].concat()).collect();
+            Tensor::<3>::from_data(TensorData::new(values, [count, 1, self.head_dim()]), &device)
         });
-        Tensor::cat(runs.collect(), 0)
+        probe.rotary(&cos, &sin);
+    }
+
+    /// The rows of the position table that each patch of a batch lies between.
+    fn corners(&self, batch: &[Frame]) -> Vec<[WeightedRow; 4]> {
+        let runs = batch.chunk_by(|a, b| a.size == b.size);
+        runs.flat_map(|run| self.pos_embed.corners(run[0].size, self.config.spatial_merge_size).repeat(run.len()))
+            .collect()
     }
 
     /// Cosines and sines `[P, Dh / 2]` of the rotation of the frames of a batch.
-    pub(crate) fn turns(&self, batch: &[Frame]) -> [Vec<f32>; 2] {
+    fn rotation_tables(&self, batch: &[Frame]) -> [Vec<f32>; 2] {
         let [mut all_cos, mut all_sin] = [Vec::new(), Vec::new()];
         for run in batch.chunk_by(|a, b| a.size == b.size) {
-            let [cos, sin] = turns(run[0].size, self.config.spatial_merge_size, self.head_dim());
+            let [cos, sin] = rotation_tables(run[0].size, self.config.spatial_merge_size, self.head_dim());
             all_cos.extend(cos.repeat(run.len()));
             all_sin.extend(sin.repeat(run.len()));
         }
         [all_cos, all_sin]
     }
 
-    fn rotary(&self, batch: &[Frame], device: &Device) -> Rotary2d {
-        let [cos, sin] = self.turns(batch);
-        Rotary2d::new([&cos, &sin], self.head_dim(), device)
-    }
-
-    pub(crate) fn head_dim(&self) -> usize {
+    fn head_dim(&self) -> usize {
         self.config.hidden_size / self.config.num_heads
     }
+}
+
+/// All rows, for another crate.
+fn finished<E: Engine>(e: &E, x: E::Rows) -> Tensor<2> {
+    let rows = e.shape(&x)[0];
+    e.tensor(&x, 0..rows)
 }
 
 /// A convolution whose kernel is its stride is a linear layer over each patch: `[D, colours, frames, side, side]` flattened.

@@ -1,9 +1,9 @@
 use burn::tensor::Tensor;
 
 /// Sees what the encoder computes on the way, batch after batch. For tests and tools; `()` looks at nothing.
-pub trait VisionProbe {
+pub trait VisionProbe: Send {
     /// Whether the other functions do anything; what nobody looks at need not become a tensor.
-    fn looks(&self) -> bool {
+    fn is_active(&self) -> bool {
         true
     }
     /// Embedded patches and their resampled positions, both `[P, D]`, and the lengths of the frames.
@@ -15,7 +15,7 @@ pub trait VisionProbe {
 }
 
 impl VisionProbe for () {
-    fn looks(&self) -> bool {
+    fn is_active(&self) -> bool {
         false
     }
 }

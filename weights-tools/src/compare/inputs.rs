@@ -60,7 +60,7 @@ impl Inputs {
     pub(super) fn read(prompts: &Prompts, reference: &Side, options: &Options) -> Result<Self> {
         if let Some(golden) = &prompts.golden {
             let (model, golden) = (options.reference.clone(), golden.clone());
-            let cases = verify::Options { model, golden, only: Vec::new(), device: options.device.clone() };
+            let cases = verify::Options { device: options.device.clone(), ..verify::Options::new(model, golden) };
             return Ok(Self {
                 prompts: golden_prompts(&cases)?,
                 sounds: golden_sounds(&cases)?,
@@ -69,7 +69,7 @@ impl Inputs {
         }
         Ok(Self {
             prompts: ids(&prompts.texts, &options.reference)?,
-            sounds: sounds(&prompts.sounds, &reference.device)?,
+            sounds: sounds(&prompts.sounds, reference.place.device())?,
             pictures: pictures(&prompts.pictures, reference)?,
         })
     }
@@ -124,7 +124,7 @@ fn pictures(files: &[PathBuf], reference: &Side) -> Result<Vec<Vec<PixelPatches>
     let picture = |(index, input): (usize, &ImageInput)| {
         let cut = patches(input, &options).map_err(|error| error.in_part(format!("picture {}", index + 1)))?;
         let (grid, shape) = (cut.grid(), [cut.patches(), cut.values().len() / cut.patches()]);
-        let patches = Tensor::from_data(TensorData::new(cut.into_values(), shape), &reference.device);
+        let patches = Tensor::from_data(TensorData::new(cut.into_values(), shape), reference.place.device());
         Ok(vec![PixelPatches { patches, grid, seconds_per_step: 0.0 }])
     };
     inputs.iter().enumerate().map(picture).collect()

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{DType, Tensor};
 use checkpoint::{Checkpoint, OmniConfig, Weights};
-use omni_core::{Dtype, Error, Result};
+use omni_core::{Dtype, Error, Place, Result};
 use qwen3_omni::Device;
 use serde::Serialize;
 
@@ -55,18 +55,18 @@ impl Comparison {
 /// One of the two checkpoints on the device.
 pub(crate) struct Side {
     checkpoint: Checkpoint,
-    device: burn::tensor::Device,
+    place: Place,
     dtype: Dtype,
 }
 
 impl Side {
     fn weights(&self) -> Weights<'_> {
-        Weights::new(&self.checkpoint, &self.device, self.dtype)
+        Weights::new(&self.checkpoint, &self.place, self.dtype)
     }
 
     /// An input in the number type of this side's computation.
     fn tensor<const D: usize>(&self, input: &Tensor<D>) -> Tensor<D> {
-        input.clone().cast(DType::from(self.weights().dtype()))
+        input.clone().cast(DType::from(self.weights().tensor_dtype()))
     }
 
     fn config(&self) -> &OmniConfig {
@@ -81,7 +81,7 @@ impl Side {
 pub fn compare(options: &Options) -> Result<Comparison> {
     let open = |directory: &PathBuf, dtype| -> Result<Side> {
         let checkpoint = Checkpoint::open(directory)?;
-        Ok(Side { checkpoint, device: options.device.open_for(dtype)?, dtype })
+        Ok(Side { checkpoint, place: options.device.place(dtype)?, dtype })
     };
     let sides = [open(&options.reference, Dtype::F32)?, open(&options.other, options.dtype)?];
     check_same_model(&sides, options)?;

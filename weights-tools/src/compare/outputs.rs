@@ -1,13 +1,14 @@
 use aut_encoder::AutEncoder;
+use burn::tensor::Tensor;
 use checkpoint::Component;
-use moe_thinker::Thinker;
-use nn::id_row;
-use omni_core::{DecoderInput, Encoded, ModalityEncoder, Positions, Result, Stage, Thinker as _};
+use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
+use omni_core::{Encoded, ModalityEncoder, Positions, Result};
 use vision_encoder::VisionEncoder;
 
 use super::Side;
 use super::difference::{Difference, Pairs};
 use super::inputs::Inputs;
+use crate::verify::best;
 
 /// Tokens the reference adds to a prompt.
 const ANSWER: usize = 24;
@@ -64,13 +65,13 @@ pub(super) fn thinker(sides: &[Side; 2], inputs: &Inputs) -> Result<(Vec<Answer>
     let reference = Thinker::load(&sides[0].weights(), sides[0].config())?;
     for prompt in &inputs.prompts {
         let answer = answer(&sides[0], &reference, prompt)?;
-        scores.push(logits(&sides[0], &reference, &answer.sequence())?);
+        scores.push(logits(&reference, &answer.sequence())?);
         answers.push(answer);
     }
     drop(reference);
     let other = Thinker::load(&sides[1].weights(), sides[1].config())?;
     for (answer, scores) in answers.iter().zip(scores) {
-        pairs.add(scores, logits(&sides[1], &other, &answer.sequence())?)?;
+        pairs.add(scores, logits(&other, &answer.sequence())?)?;
     }
     Ok((answers, pairs.finish()?))
 }
@@ -80,8 +81,9 @@ fn answer(side: &Side, thinker: &Thinker, prompt: &[u32]) -> Result<Answer> {
     let (mut state, mut answer, mut fed) = (thinker.start(), Vec::new(), prompt.to_vec());
     while answer.len() < ANSWER {
         let positions = Positions::sequence(state.tokens() as f32, fed.len());
-        let input = DecoderInput::text(thinker.embed(id_row(&fed, &side.device)), positions);
-        let id = thinker.step(&mut state, input)?.logits.argmax(1).into_scalar::<i64>() as u32;
+        let input = ThinkerInput::text(thinker.embed(&fed), positions);
+        let output = thinker.forward(vec![ThinkerRun::new(&mut state, &input)]).remove(0)?;
+        let id = best(&output.logits.to_vec());
         if id == side.config().im_end_token_id {
             break;
         }
@@ -91,10 +93,8 @@ fn answer(side: &Side, thinker: &Thinker, prompt: &[u32]) -> Result<Answer> {
     Ok(Answer { prompt: prompt.to_vec(), answer })
 }
 
-/// `[1, T, V]`.
-fn logits(side: &Side, thinker: &Thinker, ids: &[u32]) -> Result<burn::tensor::Tensor<3>> {
-    let embeds = thinker.embed(id_row(ids, &side.device));
-    let input = DecoderInput::text(embeds, Positions::sequence(0.0, ids.len()));
-    let (hidden, _) = thinker.hidden(&mut thinker.start(), input, &mut ())?;
-    Ok(thinker.logits(hidden))
+/// `[T, V]`.
+fn logits(thinker: &Thinker, ids: &[u32]) -> Result<Tensor<2>> {
+    let input = ThinkerInput::text(thinker.embed(ids), Positions::sequence(0.0, ids.len()));
+    Ok(thinker.states(ThinkerRun::new(&mut thinker.start(), &input))?.logits)
 }

@@ -1,15 +1,15 @@
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use checkpoint::Component;
 use code2wav::Code2Wav;
-use moe_talker::{Conversation, SpeakOptions, SpeakProbe, Talker, TalkerPrompt};
+use moe_talker::{Advance, Conversation, SpeakOptions, SpeakProbe, Talker, TalkerInput, TalkerPrompt, TalkerRun};
 use moe_thinker::media_ids;
-use mtp::{CodePredictor, PredictorProbe};
-use nn::{Embedding, Probe};
-use omni_core::{CodeFrames, CodePredictor as _, Positions, Result, SamplingOptions, Stage, TalkerInput};
+use mtp::{CodePredictor, FrameRun, PredictorProbe};
+use nn::{AnyEngine, Embedding, Engine as _, Probe, on_engine};
+use omni_core::{FrameStart, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::Side;
-use super::difference::{Difference, Pairs, host};
+use super::difference::{Difference, Pairs};
 use super::outputs::Answer;
 
 /// Frames the reference speaks of each answer.
@@ -17,21 +17,38 @@ const FRAMES: usize = 24;
 
 /// What the reference does of one answer.
 struct Spoken {
-    /// `[1, F, D]`: what the talker was fed after its prompt.
-    steps: Vec<Tensor<3>>,
-    /// `[1, 2, D]`: what the code predictor started from, for each frame.
-    starts: Vec<Tensor<3>>,
-    /// `[1, Q]` codes of each frame.
-    frames: Vec<Tensor<2, Int>>,
+    /// `[1, D]` each: what the talker was fed after its prompt.
+    steps: Vec<Tensor<2>>,
+    /// What the code predictor started from, for each frame.
+    starts: Vec<FrameStart>,
+    /// `[Q]` codes of each frame.
+    frames: Vec<Vec<u32>>,
+}
+
+/// The thinker's own table: both talkers read the same rows.
+struct Table {
+    table: Embedding,
+    engine: AnyEngine,
+}
+
+impl Table {
+    fn load(side: &Side) -> Result<Self> {
+        let text = &side.config().thinker.text;
+        let weights = side.weights().at("thinker.model.embed_tokens");
+        let table = Embedding::load(&weights, [text.vocab_size, text.hidden_size])?;
+        Ok(Self { table, engine: AnyEngine::of(&weights) })
+    }
+
+    /// `[T]` → `[T, D]`.
+    fn rows(&self, ids: &[u32]) -> Tensor<2> {
+        on_engine!(self.engine, |e| e.tensor(&e.embed(&self.table, &e.ids(ids)), 0..ids.len()))
+    }
 }
 
 /// Talker, code predictor and vocoder, each fed what the reference's own parts made.
 pub(super) fn compare(sides: &[Side; 2], answers: &[Answer]) -> Result<Vec<Difference>> {
     let answers: Vec<Answer> = answers.iter().map(spoken_answer).collect();
-    // The thinker's own table: both talkers read the same rows.
-    let text = &sides[0].config().thinker.text;
-    let table = sides[0].weights().at("thinker.model.embed_tokens");
-    let table = Embedding::load(&table, [text.vocab_size, text.hidden_size])?;
+    let table = Table::load(&sides[0])?;
     let reference = Talker::load(&sides[0].weights(), sides[0].config())?;
     let predictor = CodePredictor::load(&sides[0].weights(), sides[0].config())?;
     let mut spoken = Vec::new();
@@ -42,7 +59,7 @@ pub(super) fn compare(sides: &[Side; 2], answers: &[Answer]) -> Result<Vec<Diffe
         let said = if said.frames.is_empty() { speak(&reference, &predictor, laid_out, Some(0))? } else { said };
         spoken.push(said);
     }
-    let scores = |side: &Side, talker: &Talker| -> Result<Vec<Tensor<3>>> {
+    let scores = |side: &Side, talker: &Talker| -> Result<Vec<Tensor<2>>> {
         let both = answers.iter().zip(&spoken);
         both.map(|(answer, spoken)| scores(side, talker, (&table, answer), &spoken.steps)).collect()
     };
@@ -67,11 +84,11 @@ fn spoken_answer(answer: &Answer) -> Answer {
 fn laid_out(
     side: &Side,
     talker: &Talker,
-    table: &Embedding,
+    table: &Table,
     Answer { prompt, answer }: &Answer,
 ) -> Result<(TalkerPrompt, (Positions, f32))> {
     // Rows come in the number type of the reference.
-    let embed = |ids| side.tensor(&table.forward(ids));
+    let embed = |ids: &[u32]| side.tensor(&table.rows(ids));
     let speaker = side.config().talker()?.speaker_id.values().next().copied().unwrap_or_default();
     let prompt = talker.prompt(&Conversation { prompt, answer, speaker, embed: &embed, tap: None })?;
     let prompt = prompt.expect("the answer is not empty");
@@ -84,10 +101,10 @@ fn laid_out(
 
 /// Keeps what the talker is fed.
 #[derive(Default)]
-struct Fed(Vec<Tensor<3>>);
+struct Fed(Vec<Tensor<2>>);
 
 impl SpeakProbe for Fed {
-    fn input(&mut self, embeds: &Tensor<3>, _: f32) {
+    fn input(&mut self, embeds: &Tensor<2>, _: f32) {
         self.0.push(embeds.clone());
     }
 }
@@ -99,71 +116,35 @@ fn speak(
     (prompt, positions): (TalkerPrompt, (Positions, f32)),
     end_code: Option<u32>,
 ) -> Result<Spoken> {
-    let predictor = Starts::new(predictor);
-    let (sampling, residual_sampling) = (SamplingOptions::greedy(), SamplingOptions::greedy());
-    let options = SpeakOptions { sampling, residual_sampling, max_codes: FRAMES + 1, end_code };
-    let (mut fed, mut frames) = (Fed::default(), Vec::new());
-    let mut speaking = talker.begin(&prompt, positions, &predictor, &options, &mut fed)?;
-    let rows = prompt.trailing.dims()[1];
-    loop {
+    let options = SpeakOptions { sampling: SamplingOptions::greedy(), max_codes: FRAMES + 1, end_code };
+    let (mut fed, mut frames, mut starts) = (Fed::default(), Vec::new(), Vec::new());
+    let mut speaking = talker.begin(&prompt, positions, &options, &mut fed)?;
+    let mut state = predictor.start(&SamplingOptions::greedy());
+    let rows = prompt.trailing.dims()[0];
+    while speaking.stop().is_none() {
         let text = match frames.len() < rows {
-            true => prompt.trailing.clone().narrow(1, frames.len(), 1),
+            true => prompt.trailing.clone().narrow(0, frames.len(), 1),
             false => prompt.pad.clone(),
         };
-        match talker.frame(&mut speaking, &predictor, text, &mut fed)? {
-            Some(codes) => frames.push(codes),
-            None => break,
-        }
+        let start = talker.frame_starts(&[&mut speaking]).remove(0);
+        let made = predictor.predict(vec![FrameRun::new(&mut state, &start)])?.remove(0);
+        starts.push(start.clone());
+        frames.push(speaking.take_frame(start, made));
+        talker.advance(vec![Advance { speaking: &mut speaking, text: &text, probe: Some(&mut fed) }]).remove(0)?;
     }
-    Ok(Spoken { steps: fed.0, starts: predictor.taken(), frames })
+    Ok(Spoken { steps: fed.0, starts, frames })
 }
 
-/// Scores of the first code after every row of the talker's prompt and of the reference's frames `[1, T, V]`.
-fn scores(
-    side: &Side,
-    talker: &Talker,
-    (table, answer): (&Embedding, &Answer),
-    steps: &[Tensor<3>],
-) -> Result<Tensor<3>> {
+/// Scores of the first code after every row of the talker's prompt and of the reference's frames `[T, V]`.
+fn scores(side: &Side, talker: &Talker, (table, answer): (&Table, &Answer), steps: &[Tensor<2>]) -> Result<Tensor<2>> {
     let (prompt, (positions, delta)) = laid_out(side, talker, table, answer)?;
-    let fed = prompt.embeds.dims()[1];
+    let fed = prompt.embeds.dims()[0];
     let mut rows = vec![prompt.embeds];
     rows.extend(steps.iter().map(|row| side.tensor(row)));
     let later = (0..steps.len()).map(|step| (fed + step) as f32 + delta);
     let axes = [0, 1, 2].map(|axis| positions.axis(axis).iter().copied().chain(later.clone()).collect());
-    let input = TalkerInput { embeds: Tensor::cat(rows, 1), positions: Positions::new(1, axes) };
-    let hidden = talker.hidden(&mut talker.start(), input, &mut ())?;
-    Ok(talker.logits(hidden))
-}
-
-/// A code predictor that keeps what each frame starts from.
-struct Starts<'a> {
-    inner: &'a CodePredictor,
-    taken: std::sync::Mutex<Vec<Tensor<3>>>,
-}
-
-impl<'a> Starts<'a> {
-    fn new(inner: &'a CodePredictor) -> Self {
-        Self { inner, taken: std::sync::Mutex::default() }
-    }
-
-    fn taken(self) -> Vec<Tensor<3>> {
-        self.taken.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-impl omni_core::CodePredictor for Starts<'_> {
-    type State = mtp::PredictorState;
-
-    fn start(&self, sampling: &SamplingOptions) -> Self::State {
-        self.inner.start(sampling)
-    }
-
-    fn predict(&self, state: &mut Self::State, hidden: Tensor<3>, first: Tensor<3>) -> omni_core::FrameCodes {
-        let mut taken = self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        taken.push(Tensor::cat(vec![hidden.clone(), first.clone()], 1));
-        self.inner.predict(state, hidden, first)
-    }
+    let input = TalkerInput { embeds: Tensor::cat(rows, 0), positions: Positions::new(1, axes) };
+    Ok(talker.states(TalkerRun::new(&mut talker.start(), &input))?.logits)
 }
 
 /// Scores of each residual code of a frame.
@@ -188,15 +169,16 @@ impl PredictorProbe for Scores {
 fn residual_codes<'a>(
     sides: &[Side; 2],
     reference: CodePredictor,
-    starts: impl Iterator<Item = &'a Tensor<3>>,
+    starts: impl Iterator<Item = &'a FrameStart>,
 ) -> Result<Difference> {
     let other = CodePredictor::load(&sides[1].weights(), sides[1].config())?;
-    let frame = |side: &Side, predictor: &CodePredictor, start: &Tensor<3>| -> Result<(Vec<Tensor<2>>, Vec<f32>)> {
-        let [hidden, first] = [0, 1].map(|row| side.tensor(&start.clone().narrow(1, row, 1)));
+    let frame = |side: &Side, predictor: &CodePredictor, start: &FrameStart| -> Result<(Vec<Tensor<2>>, Vec<u32>)> {
+        let start = FrameStart { hidden: side.tensor(&start.hidden), first: side.tensor(&start.first) };
         let mut scores = Scores::default();
         let mut state = predictor.start(&SamplingOptions::greedy());
-        let made = predictor.predict_with(&mut state, hidden, first, &mut scores);
-        Ok((scores.logits, host(made.residual.float())?))
+        let run = FrameRun { state: &mut state, start: &start, probe: Some(&mut scores) };
+        let made = predictor.predict(vec![run])?.remove(0);
+        Ok((scores.logits, made.residual))
     };
     let mut pairs = Pairs::scores(Component::CodePredictor.name());
     for start in starts {
@@ -209,22 +191,22 @@ fn residual_codes<'a>(
 }
 
 fn waveforms(sides: &[Side; 2], spoken: &[Spoken]) -> Result<Difference> {
-    let codes: Vec<Tensor<2, Int>> = spoken.iter().flat_map(|spoken| spoken.frames.clone()).collect();
-    let codes = if codes.is_empty() { counted(&sides[0])? } else { Tensor::cat(codes, 0) };
-    let codes = codes.swap_dims(0, 1).unsqueeze::<3>(); // [1, Q, F]
-    let sound = |side: &Side| -> Result<Tensor<2>> {
-        let vocoder = Code2Wav::load(&side.weights(), side.config())?;
-        Ok(vocoder.step(&mut vocoder.start(), CodeFrames { codes: codes.clone() })?.samples)
+    let frames: Vec<Vec<u32>> = spoken.iter().flat_map(|spoken| spoken.frames.clone()).collect();
+    let frames = if frames.is_empty() { counted(&sides[0])? } else { frames };
+    let sound = |side: &Side| -> Result<Tensor<1>> {
+        let samples = Code2Wav::load(&side.weights(), side.config())?.decode(&frames)?;
+        let count = samples.len();
+        Ok(Tensor::from_data(TensorData::new(samples, [count]), side.place.device()))
     };
     let mut pairs = Pairs::new(Component::Code2Wav.name(), "samples");
     pairs.add(sound(&sides[0])?, sound(&sides[1])?)?;
     pairs.finish()
 }
 
-/// Frames `[F, Q]` for a talker that ends before its first one.
-fn counted(side: &Side) -> Result<Tensor<2, Int>> {
+/// Frames for a talker that ends before its first one.
+fn counted(side: &Side) -> Result<Vec<Vec<u32>>> {
     let config = side.config().code2wav()?;
     let (books, size) = (config.num_quantizers, config.codebook_size);
-    let codes = (0..FRAMES * books).map(|index| (index * 31 % size) as i64).collect::<Vec<_>>();
-    Ok(Tensor::from_data(TensorData::new(codes, [FRAMES, books]), &side.device))
+    let frame = |frame: usize| (0..books).map(|book| ((frame * books + book) * 31 % size) as u32).collect();
+    Ok((0..FRAMES).map(frame).collect())
 }

@@ -1,7 +1,7 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use checkpoint::Component;
-use code2wav::{Chunking, Code2Wav, VocoderProbe};
-use omni_core::{Result, Stage};
+use code2wav::{Chunking, Code2Wav, VocoderProbe, VocoderRun};
+use omni_core::{Error, Result};
 
 use super::Model;
 use super::case::{Case, STATES};
@@ -10,7 +10,7 @@ use super::case::{Case, STATES};
 struct Parts<'a>(&'a mut Case);
 
 impl VocoderProbe for Parts<'_> {
-    fn part(&mut self, name: &str, index: usize, output: &Tensor<3>) {
+    fn part(&mut self, name: &str, index: usize, output: &Tensor<2>) {
         let name = match name {
             "upsample_a" => format!("upsample_{index}_a"),
             "upsample_b" => format!("upsample_{index}_b"),
@@ -21,27 +21,36 @@ impl VocoderProbe for Parts<'_> {
     }
 }
 
-fn load(model: &Model, case: &mut Case) -> Result<(Code2Wav, Tensor<3, Int>)> {
+/// The vocoder, and the frames `[F, Q]` of a case of one row.
+fn load(model: &Model, case: &mut Case) -> Result<(Code2Wav, Vec<Vec<u32>>)> {
     let vocoder = Code2Wav::load(&model.checked(Component::Code2Wav)?, model.config())?;
-    Ok((vocoder, case.int_tensor("codes", &model.device)?))
+    let [batch, codebooks, frames] = case.dims("codes")?;
+    if batch != 1 {
+        return Err(Error::Request(format!("`codes` has {batch} rows, expected 1")));
+    }
+    let codes = case.ints("codes")?;
+    let frame = |frame| (0..codebooks).map(|book| codes[book * frames + frame] as u32).collect();
+    Ok((vocoder, (0..frames).map(frame).collect()))
 }
 
 /// All frames in one pass.
 pub(super) fn whole(model: &Model, case: &mut Case) -> Result<()> {
     let (vocoder, codes) = load(model, case)?;
-    let samples = vocoder.run(&mut vocoder.start(), codes, &mut Parts(case));
-    case.compare("wav", samples, STATES);
+    let run = VocoderRun { state: &mut vocoder.start(), frames: &codes };
+    let samples = vocoder.forward_with(run, &mut Parts(case))?;
+    case.compare_values("wav", &samples, &[1, samples.len()], STATES);
     Ok(())
 }
 
 /// The reference's chunks; `wav_first{F}_chunk{C}_context{K}` names other sizes.
 pub(super) fn chunked(model: &Model, case: &mut Case) -> Result<()> {
     let (vocoder, codes) = load(model, case)?;
-    case.compare("wav", vocoder.decode_chunked(codes.clone(), Chunking::default()), STATES);
+    let samples = vocoder.decode_chunked(&codes, Chunking::default())?;
+    case.compare_values("wav", &samples, &[1, samples.len()], STATES);
     for name in case.names() {
         let Some((first, chunking)) = sizes(&name) else { continue };
-        let first = first.min(codes.dims()[2]);
-        case.compare(&name, vocoder.decode_chunked(codes.clone().narrow(2, 0, first), chunking), STATES);
+        let samples = vocoder.decode_chunked(&codes[..first.min(codes.len())], chunking)?;
+        case.compare_values(&name, &samples, &[1, samples.len()], STATES);
     }
     Ok(())
 }

@@ -81,3 +81,19 @@ pub(crate) fn settings(directory: &Path, case: &str) -> Result<serde_json::Value
     let found = all.as_array().and_then(|all| all.iter().find(|settings| settings["case"] == case));
     found.cloned().ok_or_else(|| Error::Request(format!("{}: no settings for the case `{case}`", path.display())))
 }
+
+/// Integers of another pipeline case whose setting `key` is the same.
+pub(crate) fn ints_of_same(directory: &Path, settings: &serde_json::Value, key: &str, name: &str) -> Result<Vec<i64>> {
+    let Golden::Json(all) = Golden::read(&directory.join(format!("{SETTINGS}.json")))? else {
+        unreachable!("the name ends in .json")
+    };
+    let same = all.as_array().into_iter().flatten().filter(|other| other[key] == settings[key]);
+    for case in same.filter_map(|other| other["case"].as_str()) {
+        let Golden::Tensors(tensors) = Golden::read(&directory.join(format!("{case}.safetensors")))? else { continue };
+        if let Some(GoldenTensor { values: Values::Int(values), .. }) = tensors.get(name) {
+            return Ok(values.clone());
+        }
+    }
+    let case = settings["case"].as_str().unwrap_or_default();
+    Err(Error::Request(format!("neither `{case}` nor a case with the same {key} has a tensor `{name}`")))
+}

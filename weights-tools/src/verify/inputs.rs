@@ -34,5 +34,5 @@ pub(crate) fn golden_pictures(options: &Options) -> Result<Vec<Vec<PixelPatches>
 fn of_kind<T>(options: &Options, prefix: &str, read: impl Fn(&Model, &mut Case) -> Result<T>) -> Result<Vec<T>> {
     let model = Model::open(options)?;
     let cases = cases(&options.golden)?.into_iter().filter(|(name, _)| name.starts_with(prefix));
-    cases.map(|(name, path)| read(&model, &mut Case::new(&name, Golden::read(&path)?, model.slack))).collect()
+    cases.map(|(name, path)| read(&model, &mut Case::new(&name, Golden::read(&path)?, model.limits.clone()))).collect()
 }

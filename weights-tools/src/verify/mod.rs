@@ -8,6 +8,7 @@ mod case;
 mod code2wav;
 mod golden;
 mod inputs;
+mod limits;
 mod positions;
 mod predictor;
 mod recorder;
@@ -21,7 +22,7 @@ mod vision;
 use std::path::{Path, PathBuf};
 
 use checkpoint::{Checkpoint, Component, OmniConfig, Weights};
-use omni_core::{Dtype, Error, Result};
+use omni_core::{Dtype, Error, Place, Result};
 use qwen3_omni::Device;
 use serde::Serialize;
 
@@ -29,6 +30,8 @@ use case::Case;
 pub use case::{Check, Outcome};
 use golden::Golden;
 pub(crate) use inputs::{golden_pictures, golden_prompts, golden_sounds};
+use limits::Limits;
+pub(crate) use thinker::best;
 
 /// What to verify, and where.
 #[derive(Debug, Clone)]
@@ -41,6 +44,57 @@ pub struct Options {
     pub only: Vec<String>,
     /// Where the model runs.
     pub device: Device,
+    /// What computes; if not said, the kernels of host memory on the CPU, and burn's tensors elsewhere.
+    pub engine: Option<Engine>,
+    /// The number type of the computation.
+    pub dtype: Dtype,
+    /// The reference's own errors in that number type, which bound ours; needed for all but f32.
+    pub reference_errors: Option<PathBuf>,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The kernels of host memory.
+    Host,
+    /// burn's tensors.
+    Device,
+}
+
+impl Options {
+    /// All cases of a directory, in f32 on the CPU.
+    pub fn new(model: impl Into<PathBuf>, golden: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            golden: golden.into(),
+            only: Vec::new(),
+            device: Device::Cpu,
+            engine: None,
+            dtype: Dtype::F32,
+            reference_errors: None,
+        }
+    }
+
+    fn place(&self) -> Result<Place> {
+        match (self.device.place(self.dtype)?, self.engine) {
+            (Place::Host(device), Some(Engine::Device)) => Ok(Place::Device(device)),
+            (Place::Device(_), Some(Engine::Host)) => {
+                Err(Error::Request(format!("the engine of host memory does not compute on {}", self.device)))
+            }
+            (place, _) => Ok(place),
+        }
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        match (self.dtype, &self.reference_errors) {
+            (Dtype::F32, _) => Ok(Limits::F32 { slack: if self.device == Device::Cpu { 1.0 } else { 10.0 } }),
+            (Dtype::Bf16, Some(path)) => Limits::read(path),
+            (Dtype::Bf16, None) => {
+                Err(Error::Request("bf16 is bounded by the reference's own errors in bf16: name their file".into()))
+            }
+            (Dtype::F16, _) => Err(Error::Unsupported("f16: the reference has no errors stored for it".into())),
+        }
+    }
 }
 
 /// What became of one case.
@@ -108,17 +162,19 @@ pub(crate) struct Model {
     directory: PathBuf,
     golden: PathBuf,
     checkpoint: Checkpoint,
+    place: Place,
     device: burn::tensor::Device,
-    /// How much further from the reference a device may be than the CPU.
-    slack: f64,
+    dtype: Dtype,
+    limits: Limits,
 }
 
 impl Model {
     fn open(options: &Options) -> Result<Self> {
         let checkpoint = Checkpoint::open(&options.model)?;
-        let slack = if options.device == Device::Cpu { 1.0 } else { 10.0 };
-        let device = options.device.open_for(Dtype::F32)?;
-        Ok(Self { directory: options.model.clone(), golden: options.golden.clone(), checkpoint, device, slack })
+        let (limits, place) = (options.limits()?, options.place()?);
+        let (directory, golden) = (options.model.clone(), options.golden.clone());
+        let (device, dtype) = (place.device().clone(), options.dtype);
+        Ok(Self { directory, golden, checkpoint, place, device, dtype, limits })
     }
 
     fn config(&self) -> &OmniConfig {
@@ -126,7 +182,7 @@ impl Model {
     }
 
     fn weights(&self) -> Weights<'_> {
-        Weights::new(&self.checkpoint, &self.device, Dtype::F32)
+        Weights::new(&self.checkpoint, &self.place, self.dtype)
     }
 
     fn checked(&self, component: Component) -> Result<Weights<'_>> {
@@ -173,25 +229,40 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     }
     match Golden::read(path) {
         Err(error) => ended(Outcome::Failed(error.to_string())),
-        Ok(golden) => Case::new(name, golden, model.slack).run(|case| (kind.runner)(model, case)),
+        Ok(golden) => Case::new(name, golden, model.limits.clone()).run(|case| (kind.runner)(model, case)),
     }
 }
 
-/// Verifies exactly these cases in a test, on the named device.
+/// Verifies exactly these cases in a test, in f32 on the named device; on the CPU with both engines, and in bf16 too if the errors of
+/// the reference are given.
 ///
 /// # Panics
 /// If a case is missing, or one cannot be run, is not covered, or differs from the reference.
-pub fn assert_cases(model: &Path, golden: &Path, device: &str, cases: &[&str]) {
-    let device = device.parse().expect("a device name");
+pub fn assert_cases(model: &Path, golden: &Path, device: &str, reference_errors: Option<&Path>, cases: &[&str]) {
+    let device: Device = device.parse().expect("a device name");
     let only = cases.iter().map(|name| (*name).to_owned()).collect();
-    let options = Options { model: model.to_owned(), golden: golden.to_owned(), only, device };
-    let reports = run(&options, |_| {}).expect("checkpoint and golden directory can be opened");
+    let options = Options { only, device: device.clone(), ..Options::new(model, golden) };
+    let engines = if device == Device::Cpu { &[Some(Engine::Host), Some(Engine::Device)][..] } else { &[None] };
+    for engine in engines {
+        let options = Options { engine: *engine, ..options.clone() };
+        assert_passed(&options, cases);
+        if let Some(errors) = reference_errors.filter(|_| device == Device::Cpu) {
+            let reference_errors = Some(errors.to_owned());
+            assert_passed(&Options { dtype: Dtype::Bf16, reference_errors, ..options }, cases);
+        }
+    }
+}
+
+fn assert_passed(options: &Options, cases: &[&str]) {
+    let reports = run(options, |_| {}).expect("checkpoint and golden directory can be opened");
     let wanted = reports.iter().filter(|report| cases.contains(&report.case.as_str()));
     let found: Vec<&str> = wanted.clone().map(|report| report.case.as_str()).collect();
     let missing: Vec<_> = cases.iter().filter(|name| !found.contains(name)).collect();
     assert!(missing.is_empty(), "no golden files for {missing:?}");
     for report in wanted {
         let failed: Vec<&Check> = report.checks.iter().filter(|check| !check.passed).collect();
-        assert!(report.outcome == Outcome::Passed, "{}: {:?}\n{failed:#?}", report.case, report.outcome);
+        let (engine, dtype) = (options.engine, options.dtype);
+        let case = &report.case;
+        assert!(report.outcome == Outcome::Passed, "{case}, {engine:?}, {dtype}: {:?}\n{failed:#?}", report.outcome);
     }
 }

@@ -1,31 +1,40 @@
-use std::sync::Mutex;
-
 use burn::tensor::Tensor;
 use checkpoint::Component;
 use moe_talker::Talker;
-use mtp::{CodePredictor, PredictorProbe, PredictorState};
+use mtp::{CodePredictor, FrameRun, PredictorProbe};
 use nn::Probe;
-use omni_core::{CodePredictor as _, FrameCodes, Result, SamplingOptions};
+use omni_core::{FrameStart, Result, SamplingOptions};
 
 use super::Model;
 use super::case::{Case, NEAR, STATES};
-use super::recorder::{Recorder, host_ints};
+use super::recorder::Recorder;
 
-/// Keeps what one frame shows on the way.
+/// Keeps what one frame shows on the way, and goes on with the stored codes.
 #[derive(Default)]
-struct Frame {
-    prefill: Option<Tensor<3>>,
-    normed: Option<Tensor<3>>,
-    logits: Vec<Tensor<2>>,
+pub(super) struct Frame {
+    pub(super) prefill: Option<Tensor<2>>,
+    normed: Option<Tensor<2>>,
+    pub(super) logits: Vec<Tensor<2>>,
     layers: Recorder,
+    /// Residual codes to go on with; what is chosen beyond them.
+    stored: Vec<u32>,
+    /// The codes that were chosen.
+    pub(super) chosen: Vec<u32>,
+}
+
+impl Frame {
+    /// Goes along these residual codes.
+    pub(super) fn along(stored: Vec<u32>) -> Self {
+        Self { stored, ..Self::default() }
+    }
 }
 
 impl PredictorProbe for Frame {
-    fn prefill(&mut self, rows: &Tensor<3>) {
+    fn prefill(&mut self, rows: &Tensor<2>) {
         self.prefill = Some(rows.clone());
     }
 
-    fn normed(&mut self, hidden: &Tensor<3>) {
+    fn normed(&mut self, hidden: &Tensor<2>) {
         self.normed = Some(hidden.clone());
     }
 
@@ -33,69 +42,40 @@ impl PredictorProbe for Frame {
         self.logits.push(logits.clone());
     }
 
+    fn chosen(&mut self, code: u32) -> u32 {
+        self.chosen.push(code);
+        self.stored.get(self.chosen.len() - 1).copied().unwrap_or(code)
+    }
+
     fn layers(&mut self) -> &mut dyn Probe {
         &mut self.layers
     }
 }
 
-/// One frame, greedy.
+/// One frame, greedy, along the stored codes.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let predictor = CodePredictor::load(&model.checked(Component::CodePredictor)?, model.config())?;
     let talker = Talker::load(&model.checked(Component::Talker)?, model.config())?;
-    let hidden = case.float_tensor::<3>("past_hidden", &model.device)?;
-    let first = case.int_tensor::<1>("first_code", &model.device)?.unsqueeze::<2>();
-    let embeds = talker.codec_rows(first.clone());
-    let mut frame = Frame::default();
+    let hidden = case.float_tensor::<3>("past_hidden", &model.device)?.squeeze_dim::<2>(0);
+    let first = case.ints("first_code")?[0] as u32;
+    let stored: Vec<u32> = case.ints("codes")?.into_iter().map(|code| code as u32).collect();
+    let start = FrameStart { hidden, first: talker.codec_rows(&[first]) };
+    let mut frame = Frame::along(stored[1..].to_vec());
     let mut state = predictor.start(&SamplingOptions::greedy());
-    let made = predictor.predict_with(&mut state, hidden, embeds.clone(), &mut frame);
+    let run = FrameRun { state: &mut state, start: &start, probe: Some(&mut frame) };
+    let made = predictor.predict(vec![run])?.remove(0);
     if let Some(rows) = frame.prefill {
         case.compare("prefill_input", rows, NEAR);
     }
-    frame.layers.compare(case, "prefill_");
+    frame.layers.compare(case, "prefill_", &["prefill"]);
     if let Some(hidden) = frame.normed {
         case.compare("prefill_norm", hidden, STATES);
     }
     case.compare("logits", Tensor::cat(frame.logits, 0), STATES);
-    let (codes, _) = host_ints(Tensor::cat(vec![first, made.residual.clone()], 1));
-    case.compare_ints("codes", &codes, &[codes.len()]);
+    case.compare_choices("codes", "residual", 0, &frame.chosen, &stored[1..]);
     // Once from the loop's own sum, once by looking the codes up again.
-    let looked_up = predictor.embed(made.residual) + embeds.clone();
-    case.compare("frame_embedding", made.embeds + embeds, NEAR);
-    case.compare("frame_embedding", looked_up, NEAR);
+    let first = start.first.cast(burn::tensor::DType::F32);
+    case.compare("frame_embedding", made.embeds + first.clone(), NEAR);
+    case.compare("frame_embedding", predictor.embed(&made.residual)? + first, NEAR);
     Ok(())
-}
-
-/// A predictor that keeps what each frame starts from and scores.
-pub(super) struct Recording {
-    inner: CodePredictor,
-    frames: Mutex<(Vec<Tensor<3>>, Vec<Tensor<3>>)>,
-}
-
-impl Recording {
-    pub(super) fn new(inner: CodePredictor) -> Self {
-        Self { inner, frames: Mutex::default() }
-    }
-
-    /// `[frames, 2, D]` and `[frames, Q - 1, V]`, if there was any frame.
-    pub(super) fn take(self) -> Option<(Tensor<3>, Tensor<3>)> {
-        let (prefills, logits) = self.frames.into_inner().expect("no frame panicked");
-        (!prefills.is_empty()).then(|| (Tensor::cat(prefills, 0), Tensor::cat(logits, 0)))
-    }
-}
-
-impl omni_core::CodePredictor for Recording {
-    type State = PredictorState;
-
-    fn start(&self, sampling: &SamplingOptions) -> PredictorState {
-        self.inner.start(sampling)
-    }
-
-    fn predict(&self, state: &mut PredictorState, hidden: Tensor<3>, first: Tensor<3>) -> FrameCodes {
-        let mut frame = Frame::default();
-        let made = self.inner.predict_with(state, hidden, first, &mut frame);
-        let mut kept = self.frames.lock().expect("no frame panicked");
-        kept.0.extend(frame.prefill);
-        kept.1.push(Tensor::cat(frame.logits, 0).unsqueeze());
-        made
-    }
 }

@@ -1,4 +1,4 @@
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use nn::Probe;
 use nn::moe::Routing;
 
@@ -7,12 +7,12 @@ use super::case::{Case, STATES};
 /// Keeps what a decoder shows on the way.
 #[derive(Default)]
 pub(crate) struct Recorder {
-    pub(crate) layers: Vec<Tensor<3>>,
+    layers: Vec<Tensor<2>>,
     routing: Vec<(usize, Routing)>,
 }
 
 impl Probe for Recorder {
-    fn layer(&mut self, _: usize, hidden: &Tensor<3>) {
+    fn layer(&mut self, _: usize, hidden: &Tensor<2>) {
         self.layers.push(hidden.clone());
     }
 
@@ -22,22 +22,18 @@ impl Probe for Recorder {
 }
 
 impl Recorder {
-    /// Compares layers and routing; `prefix` stands before the names.
-    pub(crate) fn compare(self, case: &mut Case, prefix: &str) {
+    /// Compares layers and routing; `prefix` stands before the names, `parts` name the routing in the reference's errors.
+    pub(crate) fn compare(self, case: &mut Case, prefix: &str, parts: &[&str]) {
         for (index, hidden) in self.layers.into_iter().enumerate() {
             case.compare(&format!("{prefix}layer_{index}"), hidden, STATES);
         }
+        let (mut experts, mut top_k) = (Vec::new(), 1);
         for (index, Routing { logits, weights, index: chosen }) in self.routing {
+            top_k = weights.dims()[1];
             case.compare(&format!("{prefix}router_logits_{index}"), logits, STATES);
             case.compare(&format!("{prefix}router_weights_{index}"), weights, STATES);
-            let (values, shape) = host_ints(chosen);
-            case.compare_ints(&format!("{prefix}router_index_{index}"), &values, &shape);
+            experts.push((format!("{prefix}router_index_{index}"), chosen));
         }
+        case.compare_routing(&experts, top_k, parts);
     }
-}
-
-/// Integers on the host, with their shape.
-pub(crate) fn host_ints<const D: usize>(tensor: Tensor<D, Int>) -> (Vec<i64>, Vec<usize>) {
-    let shape = tensor.dims().to_vec();
-    (tensor.into_data().try_to_vec_as().expect("an integer tensor can be read as i64"), shape)
 }

@@ -1,25 +1,26 @@
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use checkpoint::Component;
 use media::video::clip;
-use moe_talker::{Conversation, SpeakOptions, SpeakProbe, Talker, TalkerPrompt, speaker_id};
-use moe_thinker::{Thinker, merge};
-use mtp::CodePredictor;
-use nn::{Sampler, id_row};
-use omni_core::{
-    DecoderInput, Error, Positions, Result, SamplingOptions, Stage, TalkerInput, TalkerOutput, Thinker as _,
+use moe_talker::{
+    Advance, Conversation, SpeakOptions, SpeakProbe, Talker, TalkerInput, TalkerOutput, TalkerPrompt, TalkerRun,
+    speaker_id,
 };
+use moe_thinker::{Thinker, ThinkerInput, merge};
+use mtp::{CodePredictor, FrameRun};
+use nn::Sampler;
+use omni_core::{Error, Positions, Result, SamplingOptions};
 use qwen3_omni::Tokenizer;
 use serde_json::Value;
 use tm_rope::MediaLayout;
 
 use super::case::{Case, NEAR, STATES};
-use super::golden::settings;
-use super::predictor::Recording;
-use super::recorder::{Recorder, host_ints};
-use super::thinker::{self, Answer, Prompt, answer};
+use super::golden::{self, settings};
+use super::predictor::Frame;
+use super::recorder::Recorder;
+use super::thinker::{self, Answer, answer};
 use super::{Model, audio, vision};
 
-/// From a conversation to samples: greedy text, greedy codes, repetition penalty and suppression on.
+/// From a conversation to samples, along the stored ids and codes: greedy text, greedy codes, repetition penalty and suppression on.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let settings = settings(&model.golden, case.name())?;
     let thinker = Thinker::load(&model.checked(Component::Thinker)?, model.config())?;
@@ -29,32 +30,48 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let layout = thinker::layout(model, &media, joint);
     let prompt = prompt(model, case, &settings, &layout)?;
     let (positions, delta) = layout.positions(&prompt)?;
-    let (embeds, visual) = merge(thinker.embed(id_row(&prompt, &model.device)), &prompt, &layout.ids, media)?;
-    let laid_out = Prompt { input: DecoderInput { embeds, positions, left_padding: Vec::new(), visual }, delta };
-    let said = answer(model, &thinker, &prompt, laid_out, count(&settings, "thinker_max_new_tokens", 1024))?;
-    compare_thinker(case, &said);
+    let (embeds, visual) = merge(thinker.embed(&prompt), &prompt, &layout.ids, media)?;
+    let input = ThinkerInput { embeds, positions, visual, tap: true };
+    let sequence = stored_sequence(model, case, &settings)?;
+    if !sequence.starts_with(&prompt) {
+        return Err(Error::Request("`thinker_sequence` does not begin with the prompt".into()));
+    }
+    let written = &sequence[prompt.len()..];
+    let said = answer(&thinker, input, delta, written)?;
+    compare_thinker(model, case, &settings, &said, written);
 
     let talker = Talker::load(&model.checked(Component::Talker)?, model.config())?;
     let media: Vec<i64> = talker.media_places(&prompt).into_iter().map(|place| place as i64).collect();
     let conversation = Conversation {
         prompt: &prompt,
         // The reference's talker never hears the last generated token.
-        answer: &said.sequence[prompt.len()..said.sequence.len() - 1],
+        answer: &written[..written.len() - 1],
         speaker: speaker_id(&model.config().talker()?.speaker_id, settings["speaker"].as_str().unwrap_or("Ethan"))?,
         embed: &|ids| thinker.embed(ids),
         tap: said.tap.filter(|_| !media.is_empty()).map(|tap| {
             let places = TensorData::new(media.clone(), [media.len()]);
-            tap.clone().select(1, Tensor::from_data(places, &tap.device()))
+            tap.clone().select(0, Tensor::from_data(places, &tap.device()))
         }),
     };
     let laid_out = talker.prompt(&conversation)?.ok_or_else(|| Error::Request("the answer is empty".into()))?;
     // The reference does not tell its talker of sound in video.
     let positions = layout.plain_positions(&laid_out.ids)?;
     compare_prompt(case, &talker, &laid_out, &positions.0)?;
-    let codes = speak(model, case, (&talker, &laid_out, positions), &settings)?;
+    let frames = speak(model, case, (&talker, &laid_out, positions), &settings)?;
     let vocoder = code2wav::Code2Wav::load(&model.checked(Component::Code2Wav)?, model.config())?;
-    case.compare("wav", vocoder.decode_chunked(codes, Default::default()), STATES);
+    let samples = vocoder.decode_chunked(&frames, Default::default())?;
+    case.compare_values("wav", &samples, &[1, samples.len()], STATES);
     Ok(())
+}
+
+/// Prompt and answer; a case without them has those of another one with the same conversation.
+fn stored_sequence(model: &Model, case: &mut Case, settings: &Value) -> Result<Vec<u32>> {
+    const NAME: &str = "thinker_sequence";
+    let ids = match case.has(NAME) {
+        true => case.ints(NAME)?,
+        false => golden::ints_of_same(&model.golden, settings, "prompt_text", NAME)?,
+    };
+    Ok(ids.into_iter().map(|id| id as u32).collect())
 }
 
 /// Raw media of the case to the encoders' inputs, through the media path.
@@ -95,9 +112,14 @@ fn prompt(model: &Model, case: &mut Case, settings: &Value, layout: &MediaLayout
     Ok(ids)
 }
 
-fn compare_thinker(case: &mut Case, said: &Answer) {
-    let sequence: Vec<i64> = said.sequence.iter().map(|id| i64::from(*id)).collect();
-    case.compare_ints("thinker_sequence", &sequence, &[1, sequence.len()]);
+fn compare_thinker(model: &Model, case: &mut Case, settings: &Value, said: &Answer, written: &[u32]) {
+    if case.has("thinker_sequence") {
+        case.compare_choices("thinker_sequence", "text", 0, &said.chosen, written);
+    }
+    // The answer ends with the end token or at the limit: nothing is missing from what is stored.
+    let limit = count(settings, "thinker_max_new_tokens", 1024);
+    let ended = written.last() == Some(&model.config().im_end_token_id) || written.len() == limit;
+    case.compare_text("thinker_sequence, its end", &ended.to_string(), "true");
     case.compare("thinker_embed", said.embeds.clone(), STATES);
     if let Some(tap) = &said.tap {
         case.compare("thinker_accept_hidden", tap.clone(), STATES);
@@ -115,36 +137,39 @@ fn compare_prompt(case: &mut Case, talker: &Talker, prompt: &TalkerPrompt, posit
     case.compare("tts_pad_embed", prompt.pad.clone(), NEAR);
     let mut recorder = Recorder::default();
     let input = TalkerInput { embeds: prompt.embeds.clone(), positions: positions.clone() };
-    let hidden = talker.hidden(&mut talker.start(), input, &mut recorder)?;
-    recorder.compare(case, "prefill_");
-    case.compare("prefill_hidden", hidden.clone(), STATES);
-    case.compare("prefill_logits", talker.logits(hidden), STATES);
+    let mut state = talker.start();
+    let states = talker.states(TalkerRun { state: &mut state, input: &input, probe: Some(&mut recorder) })?;
+    recorder.compare(case, "prefill_", &["talker prompt"]);
+    case.compare("prefill_hidden", states.hidden, STATES);
+    case.compare("prefill_logits", states.logits, STATES);
     Ok(())
 }
 
-/// Keeps what each step of the talker shows.
+/// Keeps what each step of the talker shows, and goes along the stored first codes.
 #[derive(Default)]
 struct Steps {
-    logits: Vec<Tensor<2>>,
-    scores: Vec<Tensor<2>>,
-    hidden: Vec<Tensor<3>>,
-    codes: Vec<i64>,
-    inputs: Vec<Tensor<3>>,
+    logits: Vec<Vec<f32>>,
+    scores: Vec<Vec<f32>>,
+    hidden: Vec<Tensor<2>>,
+    chosen: Vec<u32>,
+    stored: Vec<u32>,
+    inputs: Vec<Tensor<2>>,
     positions: Vec<f32>,
 }
 
 impl SpeakProbe for Steps {
     fn choose(&mut self, output: &TalkerOutput, sampler: &Sampler) {
-        self.logits.push(output.logits.clone());
-        self.scores.push(sampler.scores(output.logits.clone()));
+        self.logits.push(output.logits.to_vec());
+        self.scores.push(sampler.scores(&output.logits));
         self.hidden.push(output.hidden.clone());
     }
 
-    fn chosen(&mut self, code: &Tensor<2, Int>) {
-        self.codes.extend(host_ints(code.clone()).0);
+    fn chosen(&mut self, code: u32) -> u32 {
+        self.chosen.push(code);
+        self.stored.get(self.chosen.len() - 1).copied().unwrap_or(code)
     }
 
-    fn input(&mut self, embeds: &Tensor<3>, position: f32) {
+    fn input(&mut self, embeds: &Tensor<2>, position: f32) {
         self.inputs.push(embeds.clone());
         self.positions.extend([position; 3]);
     }
@@ -152,57 +177,79 @@ impl SpeakProbe for Steps {
 
 impl Steps {
     fn compare(self, case: &mut Case) {
-        case.compare("step_logits", Tensor::cat(self.logits, 0), STATES);
-        case.compare("step_scores", Tensor::cat(self.scores, 0), STATES);
-        case.compare("step_hidden", Tensor::cat(self.hidden, 1), STATES);
-        case.compare_ints("first_codes", &self.codes, &[self.codes.len()]);
+        for (name, rows) in [("step_logits", self.logits), ("step_scores", self.scores)] {
+            let shape = [rows.len(), rows[0].len()];
+            case.compare_values(name, &rows.concat(), &shape, STATES);
+        }
+        case.compare("step_hidden", Tensor::cat(self.hidden, 0), STATES);
+        case.compare_choices("first_codes", "first", 0, &self.chosen, &self.stored);
         if !self.inputs.is_empty() {
-            case.compare("step_inputs", Tensor::cat(self.inputs, 1), NEAR);
+            case.compare("step_inputs", Tensor::cat(self.inputs, 0), NEAR);
             case.compare_values("step_positions", &self.positions, &[self.positions.len() / 3, 3], 0.0);
         }
     }
 }
 
-/// All frames of the speech `[1, Q, F]`.
+/// The stored frames `[F, Q]`, after all that leads to them was compared.
 fn speak(
     model: &Model,
     case: &mut Case,
     (talker, prompt, positions): (&Talker, &TalkerPrompt, (Positions, f32)),
     settings: &Value,
-) -> Result<Tensor<3, Int>> {
+) -> Result<Vec<Vec<u32>>> {
     let predictor = CodePredictor::load(&model.checked(Component::CodePredictor)?, model.config())?;
-    let predictor = Recording::new(predictor);
     let penalty = settings["talker_repetition_penalty"].as_f64().unwrap_or(1.05) as f32;
     let options = SpeakOptions {
         sampling: SamplingOptions { repetition_penalty: penalty, ..SamplingOptions::greedy() },
-        residual_sampling: SamplingOptions::greedy(),
         max_codes: count(settings, "talker_max_new_tokens", 4096),
         end_code: settings["talker_eos_token_id"].as_u64().map(|code| code as u32),
     };
-    let mut steps = Steps::default();
-    let mut speaking = talker.begin(prompt, positions, &predictor, &options, &mut steps)?;
-    let mut frames = Vec::new();
-    let rows = prompt.trailing.dims()[1];
-    loop {
-        let text = match frames.len() < rows {
-            true => prompt.trailing.clone().narrow(1, frames.len(), 1),
+    let stored = stored_frames(case)?;
+    let first_codes = case.ints("first_codes")?.into_iter().map(|code| code as u32).collect();
+    let mut steps = Steps { stored: first_codes, ..Steps::default() };
+    let mut speaking = talker.begin(prompt, positions, &options, &mut steps)?;
+    let mut state = predictor.start(&SamplingOptions::greedy());
+    let (mut made, mut shown) = (Vec::new(), Vec::new());
+    let rows = prompt.trailing.dims()[0];
+    while speaking.stop().is_none() {
+        let start = talker.frame_starts(&[&mut speaking]).remove(0);
+        let mut frame = Frame::along(stored.get(made.len()).map_or_else(Vec::new, |frame| frame[1..].to_vec()));
+        let run = FrameRun { state: &mut state, start: &start, probe: Some(&mut frame) };
+        let codes = predictor.predict(vec![run])?.remove(0);
+        shown.push(frame);
+        made.push(speaking.take_frame(start, codes));
+        let text = match made.len() <= rows {
+            true => prompt.trailing.clone().narrow(0, made.len() - 1, 1),
             false => prompt.pad.clone(),
         };
-        match talker.frame(&mut speaking, &predictor, text, &mut steps)? {
-            Some(codes) => frames.push(codes),
-            None => break,
-        }
+        talker.advance(vec![Advance { speaking: &mut speaking, text: &text, probe: Some(&mut steps) }]).remove(0)?;
     }
     steps.compare(case);
-    if let Some((prefills, logits)) = predictor.take() {
-        case.compare("code_predictor_prefill", prefills, STATES);
-        case.compare("code_predictor_logits", logits, STATES);
-    }
-    if frames.is_empty() {
+    compare_frames(case, &made, &stored, shown);
+    if made.is_empty() {
         return Err(Error::Request("the first code was the end code: no frames".into()));
     }
-    let frames = Tensor::cat(frames, 0); // [F, Q]
-    let (codes, shape) = host_ints(frames.clone());
-    case.compare_ints("codes", &codes, &shape);
-    Ok(frames.swap_dims(0, 1).unsqueeze())
+    Ok(made)
+}
+
+/// `codes` `[F, Q]`, whatever axes of length 1 stand before.
+fn stored_frames(case: &mut Case) -> Result<Vec<Vec<u32>>> {
+    let codebooks = case.shape("codes")?.last().copied().unwrap_or(1).max(1);
+    Ok(case.ints("codes")?.chunks(codebooks).map(|frame| frame.iter().map(|code| *code as u32).collect()).collect())
+}
+
+fn compare_frames(case: &mut Case, made: &[Vec<u32>], stored: &[Vec<u32>], shown: Vec<Frame>) {
+    // Along the stored codes; what was chosen is compared choice by choice.
+    let same = format!("{:?}", made == stored);
+    case.compare_text("codes, as they were fed back", &same, "true");
+    let chosen: Vec<u32> = shown.iter().flat_map(|frame| frame.chosen.clone()).collect();
+    let residual: Vec<u32> = stored.iter().flat_map(|frame| frame[1..].to_vec()).collect();
+    case.compare_choices("codes", "residual", 0, &chosen, &residual);
+    if !shown.is_empty() {
+        let prefills: Vec<Tensor<3>> =
+            shown.iter().filter_map(|frame| frame.prefill.clone()).map(Tensor::unsqueeze).collect();
+        let logits = shown.into_iter().map(|frame| Tensor::cat(frame.logits, 0).unsqueeze::<3>()).collect();
+        case.compare("code_predictor_prefill", Tensor::cat(prefills, 0), STATES);
+        case.compare("code_predictor_logits", Tensor::cat(logits, 0), STATES);
+    }
 }

@@ -1,50 +1,65 @@
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use checkpoint::Component;
-use moe_thinker::{MediaRows, Thinker, media_ids, merge};
-use omni_core::{DecoderInput, ModalityEncoder, Positions, Result, Stage, Thinker as _, VisualRows};
+use moe_thinker::{MediaRows, Thinker, ThinkerInput, ThinkerRun, ThinkerState, media_ids, merge};
+use omni_core::{ModalityEncoder, Positions, Result, VisualRows};
 use tm_rope::MediaLayout;
 
 use super::case::{Case, NEAR, STATES};
 use super::positions::{self, Rows};
-use super::recorder::{Recorder, host_ints};
+use super::recorder::Recorder;
 use super::{Model, audio, vision};
 
-/// A prompt through its encoders and every layer, then greedy decoding.
+/// A prompt through its encoders and every layer, then greedy decoding along the stored ids.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let thinker = Thinker::load(&model.checked(Component::Thinker)?, model.config())?;
     let rows = Rows::read(case)?;
-    let media = encode(model, case)?;
+    let mut media = encode(model, case)?;
     let layout = layout(model, &media, has_joint_sound(model, &rows));
-    let (positions, deltas) = left_padded_positions(&layout, &rows)?;
-    positions::compare(case, &rows, &positions, &deltas);
+    let each: Vec<_> = rows.valid.iter().map(|row| layout.positions(row)).collect::<Result<_>>()?;
+    let (positions, deltas): (Vec<_>, Vec<_>) = each.into_iter().unzip();
+    positions::compare(case, &rows, &tm_rope::left_padded(&positions).0, &deltas);
 
-    let ids: Vec<u32> = case.ints("input_ids")?.iter().map(|id| *id as u32).collect();
-    let embeds = thinker.embed(case.int_tensor("input_ids", &model.device)?);
-    let (embeds, visual) = merge(embeds, &ids, &layout.ids, media)?;
-    compare_visual(case, visual.as_ref(), ids.len());
-    case.compare("inputs_embeds", embeds.clone(), if layout.items.is_empty() { NEAR } else { STATES });
-    let mut state = thinker.start();
-    let input = DecoderInput { embeds, positions, left_padding: rows.padding.clone(), visual };
-    let mut recorder = Recorder::default();
-    let (hidden, _) = thinker.hidden(&mut state, input, &mut recorder)?;
-    recorder.compare(case, "");
-    case.compare("final_norm", hidden.clone(), STATES);
-    let logits = thinker.logits(hidden); // [B, T, V]
-    compare_logits(case, &rows, logits.clone());
-    let last = logits.dims()[1] - 1;
-    let logits = logits.narrow(1, last, 1).squeeze_dim::<2>(1);
-    // A row's next position: its own tokens, without padding, plus its delta.
-    let ahead = rows.padding.iter().zip(&deltas).map(|(padding, delta)| delta - *padding as f32).collect();
-    decode(model, case, &thinker, Prefilled { state, logits, ahead })
+    let mut prefilled = Vec::new();
+    for (row, positions) in rows.valid.iter().zip(positions) {
+        // Media only stand in a batch of one.
+        let (embeds, visual) = merge(thinker.embed(row), row, &layout.ids, std::mem::take(&mut media))?;
+        prefilled.push(prefill(case, &thinker, ThinkerInput { embeds, positions, visual, tap: false }, &rows)?);
+    }
+    let tokens = rows.mask.len() / rows.valid.len();
+    let width = prefilled[0].logits.dims()[1];
+    // Padding is not computed, and not compared.
+    let mut logits = Vec::with_capacity(rows.mask.len() * width);
+    for (row, padding) in prefilled.iter().zip(&rows.padding) {
+        logits.extend(std::iter::repeat_n(0.0, padding * width));
+        logits.extend(nn::to_f32_vec(&row.logits));
+    }
+    let mask = rows.mask.clone();
+    case.compare_where("logits", &logits, &[rows.valid.len(), tokens, width], STATES, |i| mask[i / width] != 0);
+    decode(model, case, &thinker, prefilled, &deltas)
 }
 
 /// What decoding goes on from.
 struct Prefilled {
-    state: moe_thinker::ThinkerState,
-    /// `[B, V]`.
+    state: ThinkerState,
+    /// `[T, V]`.
     logits: Tensor<2>,
-    /// What each row's next position is ahead of the cache's length.
-    ahead: Vec<f32>,
+}
+
+/// One row of a batch, with a look at every layer.
+fn prefill(case: &mut Case, thinker: &Thinker, input: ThinkerInput, rows: &Rows) -> Result<Prefilled> {
+    let (mut state, mut recorder) = (thinker.start(), Recorder::default());
+    let alone = rows.valid.len() == 1;
+    if alone {
+        compare_visual(case, input.visual.as_ref(), input.positions.tokens());
+        case.compare("inputs_embeds", input.embeds.clone(), if input.visual.is_none() { NEAR } else { STATES });
+    }
+    let run = ThinkerRun { state: &mut state, input: &input, probe: Some(&mut recorder) };
+    let states = thinker.states(run)?;
+    if alone {
+        recorder.compare(case, "", &["prompt", "text prompt"]);
+        case.compare("final_norm", states.hidden, STATES);
+    }
+    Ok(Prefilled { state, logits: states.logits })
 }
 
 /// What the encoders make of the media of a case; none if it has none.
@@ -81,119 +96,99 @@ pub(super) fn layout(model: &Model, media: &MediaRows, audio_in_video: bool) -> 
     MediaLayout { ids: media_ids(config), items: media.items(), audio_in_video, ids_per_second }
 }
 
-/// Positions of left-padded rows; media only in a batch of one.
-fn left_padded_positions(layout: &MediaLayout, rows: &Rows) -> Result<(Positions, Vec<f32>)> {
-    let each: Vec<_> = rows.valid.iter().map(|row| layout.positions(row)).collect::<Result<_>>()?;
-    let (positions, deltas): (Vec<_>, Vec<_>) = each.into_iter().unzip();
-    Ok((tm_rope::left_padded(&positions).0, deltas))
-}
-
 fn compare_visual(case: &mut Case, visual: Option<&VisualRows>, tokens: usize) {
     let Some(visual) = visual else { return };
     let mut mask = vec![0; tokens];
-    host_ints(visual.indices.clone()).0.iter().for_each(|at| mask[*at as usize] = 1);
+    visual.indices.iter().for_each(|at| mask[*at] = 1);
     case.compare_ints("visual_pos_mask", &mask, &[1, tokens]);
     for (index, feature) in visual.deepstack.iter().enumerate() {
         case.compare(&format!("deepstack_{index}"), feature.clone(), STATES);
     }
 }
 
-fn compare_logits(case: &mut Case, rows: &Rows, logits: Tensor<3>) {
-    let shape = logits.dims();
-    let values: Vec<f32> = logits.into_data().try_to_vec_as().expect("a float tensor");
-    let mask = rows.mask.clone();
-    case.compare_where("logits", &values, &shape, STATES, |i| mask[i / shape[2]] != 0);
-}
-
-/// Greedy decoding over as many steps as the case has.
-fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Prefilled) -> Result<()> {
+/// Decodes all rows together along the stored greedy ids; each step's own choice is compared with the stored one.
+fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Prefilled>, deltas: &[f32]) -> Result<()> {
     if !case.has("greedy_ids") {
         return Ok(());
     }
-    let Prefilled { mut state, mut logits, ahead } = prefilled;
-    let batch = ahead.len();
-    let steps = *case.shape("greedy_ids")?.last().unwrap_or(&0);
-    let (mut ids, mut scores, mut taps) = (Vec::new(), Vec::new(), Vec::new());
-    for step in 0..steps {
-        let next = logits.clone().argmax(1); // [B, 1]
-        scores.push(logits);
-        ids.push(host_ints(next.clone()).0);
-        if step + 1 == steps {
-            break;
+    let end = model.config().im_end_token_id;
+    let batch = prefilled.len();
+    let stored: Vec<u32> = case.ints("greedy_ids")?.into_iter().map(|id| id as u32).collect();
+    let steps = stored.len() / batch;
+    let (mut states, mut scores): (Vec<_>, Vec<_>) = prefilled
+        .into_iter()
+        .map(|Prefilled { state, logits }| {
+            let last = logits.dims()[0] - 1;
+            (state, vec![nn::to_f32_vec(&logits.narrow(0, last, 1))])
+        })
+        .unzip();
+    let mut taps = Vec::new();
+    for step in 0..steps.saturating_sub(1) {
+        let inputs = states.iter().zip(deltas).enumerate().map(|(row, (state, delta))| {
+            let embeds = thinker.embed(&[stored[row * steps + step]]);
+            let positions = Positions::sequence(state.tokens() as f32 + delta, 1);
+            ThinkerInput { tap: true, ..ThinkerInput::text(embeds, positions) }
+        });
+        let inputs: Vec<_> = inputs.collect();
+        let runs = states.iter_mut().zip(&inputs).map(|(state, input)| ThinkerRun::new(state, input));
+        for (row, output) in thinker.forward(runs.collect()).into_iter().enumerate() {
+            let output = output?;
+            scores[row].push(output.logits.to_vec());
+            taps.extend(output.tap.filter(|_| batch == 1));
         }
-        let at = ahead.iter().map(|ahead| state.tokens() as f32 + ahead).collect();
-        let input = DecoderInput::text(thinker.embed(next), Positions::uniform(batch, at));
-        let output = thinker.step(&mut state, input)?;
-        logits = output.logits;
-        taps.extend(output.tap);
     }
-    compare_ids(model, case, &ids)?;
+    for (row, scores) in scores.iter().enumerate() {
+        let stored = &stored[row * steps..(row + 1) * steps];
+        // After a row's end token the reference writes padding; only what comes before counts.
+        let counted = stored.iter().position(|id| *id == end).map_or(steps, |at| at + 1);
+        let found: Vec<u32> = scores.iter().map(|scores| best(scores)).collect();
+        let name = Case::name_of_text(row, batch);
+        case.compare_choices("greedy_ids", &name, 0, &found[..counted], &stored[..counted]);
+    }
     if batch == 1 {
-        let scores = Tensor::cat(scores, 0); // [steps, V]
+        let (steps, width) = (scores[0].len(), scores[0][0].len());
+        let values = TensorData::new(scores.concat().concat(), [steps, width]);
+        let scores = Tensor::<2>::from_data(values, &model.device);
         let best = scores.clone().topk(2, 1); // [steps, 2]
         let margin = best.clone().narrow(1, 0, 1) - best.narrow(1, 1, 1);
         case.compare("greedy_logits", scores, STATES);
         case.compare("greedy_margin", margin, STATES);
         match taps.is_empty() {
-            false => case.compare("decode_hidden_accept", Tensor::cat(taps, 1), STATES),
+            false => case.compare("decode_hidden_accept", Tensor::cat(taps, 0), STATES),
             true => case.compare_values("decode_hidden_accept", &[], &[0], STATES),
         }
     }
     Ok(())
 }
 
-/// After a row's end token the reference writes padding; only what comes before counts.
-fn compare_ids(model: &Model, case: &mut Case, steps: &[Vec<i64>]) -> Result<()> {
-    let end = i64::from(model.config().im_end_token_id);
-    let golden = case.ints("greedy_ids")?;
-    let batch = steps.first().map_or(1, Vec::len);
-    let mut rows = Vec::new();
-    for row in 0..batch {
-        let expected = &golden[row * steps.len()..(row + 1) * steps.len()];
-        let ended = expected.iter().position(|id| *id == end).unwrap_or(steps.len());
-        let found = steps.iter().map(|step| step[row]).enumerate();
-        rows.extend(found.map(|(step, id)| if step > ended { expected[step] } else { id }));
-    }
-    case.compare_ints("greedy_ids", &rows, &[batch, steps.len()]);
-    Ok(())
+/// The id with the best score, the first of equal ones.
+pub(crate) fn best(scores: &[f32]) -> u32 {
+    let best = (0..scores.len()).reduce(|best, at| if scores[at] > scores[best] { at } else { best });
+    best.unwrap_or(0) as u32
 }
 
-/// A prompt and its greedy answer of at most `limit` tokens.
+/// A prompt with its stored answer, as the thinker reads it.
 pub(super) struct Answer {
-    /// Ids of prompt and answer, the end token included.
-    pub(super) sequence: Vec<u32>,
-    /// `[1, P + n - 1, D]`: stack inputs of everything that was fed.
-    pub(super) embeds: Tensor<3>,
-    /// `[1, P + n - 1, D]`: states of the accepted layer.
-    pub(super) tap: Option<Tensor<3>>,
+    /// The ids that are chosen after each token of the answer's beginning.
+    pub(super) chosen: Vec<u32>,
+    /// `[P + n - 1, D]`: stack inputs of everything that was fed.
+    pub(super) embeds: Tensor<2>,
+    /// `[P + n - 1, D]`: states of the accepted layer.
+    pub(super) tap: Option<Tensor<2>>,
 }
 
-/// Greedy answer to a prompt that is already laid out; `ids` are the prompt's.
-pub(super) fn answer(model: &Model, thinker: &Thinker, ids: &[u32], prompt: Prompt, limit: usize) -> Result<Answer> {
-    let Prompt { mut input, delta } = prompt;
-    let mut sequence = ids.to_vec();
-    let mut state = thinker.start();
-    let (mut embeds, mut taps) = (Vec::new(), Vec::new());
-    for _ in 0..limit {
+/// Reads a prompt that is laid out, then its stored answer `ids`, one after the other.
+pub(super) fn answer(thinker: &Thinker, prompt: ThinkerInput, delta: f32, ids: &[u32]) -> Result<Answer> {
+    let (mut input, mut state) = (ThinkerInput { tap: true, ..prompt }, thinker.start());
+    let (mut embeds, mut taps, mut chosen) = (Vec::new(), Vec::new(), Vec::new());
+    for id in ids {
         embeds.push(input.embeds.clone());
-        let output = thinker.step(&mut state, input)?;
+        let output = thinker.forward(vec![ThinkerRun::new(&mut state, &input)]).remove(0)?;
         taps.extend(output.tap);
-        let next = output.logits.argmax(1);
-        let id = next.clone().into_scalar::<i64>() as u32;
-        sequence.push(id);
-        if id == model.config().im_end_token_id {
-            break;
-        }
+        chosen.push(best(&output.logits.to_vec()));
         let position = Positions::sequence(state.tokens() as f32 + delta, 1);
-        input = DecoderInput::text(thinker.embed(next), position);
+        input = ThinkerInput { tap: true, ..ThinkerInput::text(thinker.embed(&[*id]), position) };
     }
-    let tap = (!taps.is_empty()).then(|| Tensor::cat(taps, 1));
-    Ok(Answer { sequence, embeds: Tensor::cat(embeds, 1), tap })
-}
-
-/// A prompt, ready for the thinker.
-pub(super) struct Prompt {
-    pub(super) input: DecoderInput,
-    /// What a later token's position is ahead of the cache's length.
-    pub(super) delta: f32,
+    let tap = (!taps.is_empty()).then(|| Tensor::cat(taps, 0));
+    Ok(Answer { chosen, embeds: Tensor::cat(embeds, 0), tap })
 }

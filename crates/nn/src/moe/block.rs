@@ -1,12 +1,9 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
-use burn::tensor::activation::sigmoid;
 use checkpoint::Weights;
 use omni_core::Result;
 
-use super::{Experts, Router, Routing};
-use crate::host_decoder::HostFeedForward;
-use crate::{GatedMlp, Linear};
+use super::{Experts, Router};
+use crate::{Engine, GatedMlp, Linear};
 
 /// Sizes of a mixture-of-experts block.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +21,8 @@ pub struct MoeSpec {
 }
 
 /// `Σ weight · expert(x)`, plus `sigmoid(shared_expert_gate(x)) · shared_expert(x)` where there is a shared expert.
+///
+/// `router` and `experts` are not names on disk: there they are `gate` and `experts` of this module.
 #[derive(Module, Debug)]
 pub struct MoeBlock {
     router: Router,
@@ -51,26 +50,23 @@ impl MoeBlock {
         })
     }
 
-    /// The weights, if they lie in host memory.
-    pub(crate) fn host(&self) -> Option<HostFeedForward> {
-        let shared = match (&self.shared_expert, &self.shared_expert_gate) {
-            (Some(expert), Some(gate)) => Some((expert.host()?, gate.host()?.clone())),
-            _ => None,
-        };
-        let (router, top_k, normalise) = self.router.host()?;
-        Some(HostFeedForward::Experts { router, top_k, normalise, experts: self.experts.host()?.clone(), shared })
-    }
-
+    /// `residual + block(h)`, and what was routed. `runs` are the rows of each run.
+    ///
     /// # Shapes
-    /// `[B, T, D]` → `[B, T, D]`, and the routing of the `B * T` tokens.
-    pub fn forward(&self, x: Tensor<3>) -> (Tensor<3>, Routing) {
-        let shape = x.dims();
-        let x = x.flatten::<2>(0, 1); // [N, D]
-        let routing = self.router.forward(x.clone());
-        let mut out = self.experts.forward(x.clone(), &routing);
+    /// `residual` and `h` `[N, D]` → `[N, D]`.
+    pub fn add_to<E: Engine>(
+        &self,
+        e: &E,
+        mut residual: E::Rows,
+        h: &mut E::Rows,
+        runs: &[usize],
+    ) -> (E::Rows, E::Routing) {
         if let (Some(expert), Some(gate)) = (&self.shared_expert, &self.shared_expert_gate) {
-            out = out + sigmoid(gate.rows(x.clone())) * expert.rows(x);
+            let [gate] = e.linear(h, [gate]); // [N, 1]
+            let y = expert.forward(e, h);
+            residual = e.add_gated(residual, y, &gate);
         }
-        (out.reshape(shape), routing)
+        let routing = e.route(h, &self.router, runs);
+        (e.experts(residual, h, &routing, &self.experts), routing)
     }
 }

@@ -1,17 +1,15 @@
 use std::sync::Arc;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use checkpoint::Weights;
-use kernels::{Choice, Expert, ExpertsMemory, Inputs};
 use omni_core::Result;
 
-use super::Routing;
-use crate::host::{is_host, numbers, product, with_numbers};
+use super::DeviceRouting;
 use crate::matrix::{HostMatrix, PackedTensor, stacked_numbers};
 
-/// How the chosen experts are computed.
+/// How the chosen experts are computed on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpertPath {
     /// Tokens are grouped by expert on the host (one small read of the choice), each expert is computed once where it
@@ -25,25 +23,54 @@ pub enum ExpertPath {
 /// All experts of one layer.
 #[derive(Module, Debug)]
 pub struct Experts {
-    #[module(skip)]
     weights: ExpertWeights,
     experts: usize,
     inner: usize,
 }
 
-/// The matrices, in the form their device multiplies them in.
-#[derive(Debug, Clone)]
+/// The matrices, in the form their engine multiplies them in.
+#[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // One per layer.
 enum ExpertWeights {
-    /// `[E, 2 * inner, D]`, gate above up, and `[E, D, inner]`.
-    Dense { gate_up: Tensor<3>, down: Tensor<3> },
-    /// The same below one another, as integers.
-    Packed { gate_up: PackedTensor, down: PackedTensor },
+    /// One parameter per expert and matrix, to be trained: a gradient of one expert is no tensor of all.
+    Each(Vec<ExpertParams>),
+    /// All below one another on a device.
+    Dense(StackedExperts),
+    /// The same, as integers.
+    Packed(PackedExperts),
     /// Gate, up and down of each expert, where they lie.
-    Host(Arc<[[HostMatrix; 3]]>),
+    Host(HostExperts),
 }
 
-/// Up to here, gathering copies less than waiting for the host costs.
+/// One expert's matrices on an autodiff device.
+#[derive(Module, Debug)]
+struct ExpertParams {
+    gate_proj: Param<Tensor<2>>,
+    up_proj: Param<Tensor<2>>,
+    down_proj: Param<Tensor<2>>,
+}
+
+/// `[E, 2 * inner, D]`, gate above up, and `[E, D, inner]`.
+#[derive(Debug, Clone)]
+struct StackedExperts {
+    gate_up: Tensor<3>,
+    down: Tensor<3>,
+}
+
+#[derive(Debug, Clone)]
+struct PackedExperts {
+    gate_up: PackedTensor,
+    down: PackedTensor,
+}
+
+#[derive(Debug, Clone)]
+struct HostExperts(Arc<[[HostMatrix; 3]]>);
+
+crate::without_parameters!(StackedExperts);
+crate::without_parameters!(PackedExperts);
+crate::without_parameters!(HostExperts);
+
+/// Pairs of token and expert up to which gathering copies less than waiting for the host costs.
 const GATHERED_PAIRS: usize = 64;
 
 impl Experts {
@@ -52,76 +79,51 @@ impl Experts {
     /// # Errors
     /// As [`Weights::experts`] and [`Weights::matrix`].
     pub fn load(weights: &Weights, experts: usize, width: usize, inner: usize) -> Result<Self> {
-        let part = |expert: usize, name: &str| weights.at(format!("experts.{expert}.{name}"));
-        let all = 0..experts;
-        let weights = if is_host(weights.device()) {
-            let host = |expert, name, shape| HostMatrix::load(&part(expert, name), shape);
-            let experts = all.map(|e| {
-                let (into, back) = ([inner, width], [width, inner]);
-                Ok([host(e, "gate_proj", into)?, host(e, "up_proj", into)?, host(e, "down_proj", back)?])
-            });
-            ExpertWeights::Host(experts.collect::<Result<Vec<_>>>()?.into())
-        } else if all.clone().any(|e| PARTS.iter().any(|name| part(e, name).is_packed())) {
-            let parts = |names: &'static [&'static str]| {
-                let part = &part;
-                all.clone().flat_map(move |e| names.iter().map(move |name| part(e, name)))
-            };
-            let (into, back) = ([inner, width], [width, inner]);
-            match (PackedTensor::stacked(parts(&PARTS[..2]), into)?, PackedTensor::stacked(parts(&PARTS[2..]), back)?) {
-                (Some(gate_up), Some(down)) => ExpertWeights::Packed { gate_up, down },
-                // Experts that are packed each in its own way have nothing in common but their values.
-                _ => ExpertWeights::Dense {
-                    gate_up: stacked_numbers(parts(&PARTS[..2]), into)?.reshape([experts, 2 * inner, width]),
-                    down: stacked_numbers(parts(&PARTS[2..]), back)?.reshape([experts, width, inner]),
-                },
-            }
+        let sizes = [experts, width, inner];
+        let packed = |part: Weights| part.is_packed();
+        let weights = if weights.place().is_host() {
+            load_host(weights, sizes)?
+        } else if (0..experts).any(|e| PARTS.iter().any(|name| packed(part(weights, e, name)))) {
+            load_packed(weights, sizes)?
+        } else if weights.device().is_autodiff() {
+            load_each(weights, sizes)?
         } else {
-            ExpertWeights::Dense {
+            ExpertWeights::Dense(StackedExperts {
                 gate_up: weights.experts(experts, &["gate_proj", "up_proj"], [inner, width])?,
                 down: weights.experts(experts, &["down_proj"], [width, inner])?,
-            }
+            })
         };
         Ok(Self { weights, experts, inner })
     }
 
-    /// Gate, up and down of each expert, if they lie in host memory.
-    pub(crate) fn host(&self) -> Option<&Arc<[[HostMatrix; 3]]>> {
+    /// Gate, up and down of each expert in host memory.
+    ///
+    /// # Panics
+    /// If the model was loaded for a device.
+    pub(crate) fn host(&self) -> &[[HostMatrix; 3]] {
         match &self.weights {
-            ExpertWeights::Host(experts) => Some(experts),
-            _ => None,
+            ExpertWeights::Host(experts) => &experts.0,
+            _ => panic!("weights on a device were handed to the engine of host memory"),
         }
     }
 
-    /// Weighted sum of the chosen experts; the path is chosen by device and number of tokens.
+    /// Width of one expert.
+    pub(crate) fn inner(&self) -> usize {
+        self.inner
+    }
+
+    /// Weighted sum of the chosen experts on a device; the path is chosen by the number of tokens.
     ///
     /// # Shapes
     /// `[N, D]` → `[N, D]`.
-    pub fn forward(&self, x: Tensor<2>, routing: &Routing) -> Tensor<2> {
-        if let ExpertWeights::Host(experts) = &self.weights {
-            return self.on_host(experts, &x, routing);
-        }
+    pub(crate) fn on_device(&self, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
         let [tokens, top_k] = routing.index.dims();
-        let gathered = tokens * top_k <= GATHERED_PAIRS;
+        let gathered = tokens * top_k <= GATHERED_PAIRS && !matches!(self.weights, ExpertWeights::Each(_));
         self.forward_by(if gathered { ExpertPath::Gathered } else { ExpertPath::Grouped }, x, routing)
     }
 
-    fn on_host(&self, experts: &[[HostMatrix; 3]], x: &Tensor<2>, routing: &Routing) -> Tensor<2> {
-        let ([tokens, top_k], width) = (routing.index.dims(), x.dims()[1]);
-        let (shares, index) = (numbers(&routing.weights), host_ids(&routing.index));
-        let pairs = index.iter().zip(shares).enumerate();
-        let choices: Vec<Choice> = pairs
-            .map(|(pair, (expert, share))| Choice { expert: *expert as usize, row: pair / top_k, run: 0, share })
-            .collect();
-        let mut inputs = Inputs::default();
-        with_numbers(x, |x| inputs.set(x, width));
-        let mut y = vec![0.0; tokens * width];
-        let (memory, precision) = (&mut ExpertsMemory::default(), experts[0][0].precision);
-        kernels::experts(memory, &mut inputs, &choices, self.inner, |e| expert_of(&experts[e]), precision, &mut y);
-        Tensor::from_data(TensorData::new(y, [tokens, width]), &x.device())
-    }
-
-    /// As [`Experts::forward`], by a given path.
-    pub fn forward_by(&self, path: ExpertPath, x: Tensor<2>, routing: &Routing) -> Tensor<2> {
+    /// As [`Experts::on_device`], by a given path.
+    fn forward_by(&self, path: ExpertPath, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
         let ([tokens, top_k], width) = (routing.index.dims(), x.dims()[1]);
         let outputs = match path {
             ExpertPath::Gathered => self.gathered(x, routing),
@@ -131,7 +133,7 @@ impl Experts {
         weights.matmul(outputs.reshape([tokens, top_k, width])).reshape([tokens, width]) // [N, D]
     }
 
-    fn gathered(&self, x: Tensor<2>, routing: &Routing) -> Tensor<2> {
+    fn gathered(&self, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
         let ([tokens, top_k], [_, width]) = (routing.index.dims(), x.dims());
         let index = routing.index.clone().reshape([tokens * top_k]);
         let x = x.unsqueeze_dim::<3>(1).repeat_dim(1, top_k).reshape([tokens * top_k, 1, width]);
@@ -141,7 +143,7 @@ impl Experts {
         inner.unsqueeze_dim::<3>(1).matmul(down.swap_dims(1, 2)).flatten(0, 1) // [N * k, D]
     }
 
-    fn grouped(&self, x: Tensor<2>, routing: &Routing) -> Tensor<2> {
+    fn grouped(&self, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
         let [tokens, top_k] = routing.index.dims();
         let device = x.device();
         let choice = host_ids(&routing.index);
@@ -169,28 +171,76 @@ impl Experts {
     fn expert(&self, expert: usize, x: Tensor<2>) -> Tensor<2> {
         let width = x.dims()[1];
         let [gate_up, down] = match &self.weights {
-            ExpertWeights::Dense { gate_up, down } => {
+            ExpertWeights::Each(experts) => {
+                let ExpertParams { gate_proj, up_proj, down_proj } = &experts[expert];
+                let [gate, up] = [gate_proj, up_proj].map(|matrix| x.clone().matmul(matrix.val().transpose()));
+                return (silu(gate) * up).matmul(down_proj.val().transpose());
+            }
+            ExpertWeights::Dense(StackedExperts { gate_up, down }) => {
                 [gate_up, down].map(|matrices| matrices.clone().narrow(0, expert, 1).squeeze_dim::<2>(0))
             }
-            ExpertWeights::Packed { gate_up, down } => {
+            ExpertWeights::Packed(PackedExperts { gate_up, down }) => {
                 let rows = |height: usize| expert * height..(expert + 1) * height;
                 [gate_up.rows(rows(2 * self.inner)).numbers(), down.rows(rows(width)).numbers()]
             }
-            ExpertWeights::Host(_) => unreachable!("the CPU has a path of its own"),
+            ExpertWeights::Host(_) => panic!("weights in host memory were handed to the engine of a device"),
         }; // [2 * inner, D], [D, inner]
-        product(activate(product(x, gate_up, None)), down, None)
+        activate(x.matmul(gate_up.transpose())).matmul(down.transpose())
     }
 
     /// Matrices of the given experts `[n, out, in]`.
     fn chosen(&self, part: Part, index: Tensor<1, Int>) -> Tensor<3> {
         match (&self.weights, part) {
-            (ExpertWeights::Dense { gate_up, .. }, Part::GateUp) => gate_up.clone().select(0, index),
-            (ExpertWeights::Dense { down, .. }, Part::Down) => down.clone().select(0, index),
-            (ExpertWeights::Packed { gate_up, .. }, Part::GateUp) => gate_up.select(self.experts, index),
-            (ExpertWeights::Packed { down, .. }, Part::Down) => down.select(self.experts, index),
-            (ExpertWeights::Host(_), _) => unreachable!("the CPU has a path of its own"),
+            (ExpertWeights::Dense(stacked), Part::GateUp) => stacked.gate_up.clone().select(0, index),
+            (ExpertWeights::Dense(stacked), Part::Down) => stacked.down.clone().select(0, index),
+            (ExpertWeights::Packed(packed), Part::GateUp) => packed.gate_up.select(self.experts, index),
+            (ExpertWeights::Packed(packed), Part::Down) => packed.down.select(self.experts, index),
+            _ => unreachable!("only stacked experts are gathered"),
         }
     }
+}
+
+fn part<'a>(weights: &Weights<'a>, expert: usize, name: &str) -> Weights<'a> {
+    weights.at(format!("experts.{expert}.{name}"))
+}
+
+fn load_host(weights: &Weights, [experts, width, inner]: [usize; 3]) -> Result<ExpertWeights> {
+    let load = |expert, name, shape| HostMatrix::load(&part(weights, expert, name), shape);
+    let each = (0..experts).map(|e| {
+        let (into, back) = ([inner, width], [width, inner]);
+        Ok([load(e, "gate_proj", into)?, load(e, "up_proj", into)?, load(e, "down_proj", back)?])
+    });
+    Ok(ExpertWeights::Host(HostExperts(each.collect::<Result<Vec<_>>>()?.into())))
+}
+
+fn load_each(weights: &Weights, [experts, width, inner]: [usize; 3]) -> Result<ExpertWeights> {
+    let load = |e, name, shape| -> Result<Param<Tensor<2>>> {
+        Ok(Param::from_tensor(part(weights, e, name).tensor("weight", shape)?))
+    };
+    let each = (0..experts).map(|e| {
+        Ok(ExpertParams {
+            gate_proj: load(e, "gate_proj", [inner, width])?,
+            up_proj: load(e, "up_proj", [inner, width])?,
+            down_proj: load(e, "down_proj", [width, inner])?,
+        })
+    });
+    Ok(ExpertWeights::Each(each.collect::<Result<_>>()?))
+}
+
+fn load_packed(weights: &Weights, [experts, width, inner]: [usize; 3]) -> Result<ExpertWeights> {
+    let parts = |names: &'static [&'static str]| {
+        (0..experts).flat_map(move |e| names.iter().map(move |name| part(weights, e, name)))
+    };
+    let (into, back) = ([inner, width], [width, inner]);
+    let gate_up = PackedTensor::stacked(parts(&PARTS[..2]), into)?;
+    Ok(match (gate_up, PackedTensor::stacked(parts(&PARTS[2..]), back)?) {
+        (Some(gate_up), Some(down)) => ExpertWeights::Packed(PackedExperts { gate_up, down }),
+        // Experts that are packed each in its own way have nothing in common but their values.
+        _ => ExpertWeights::Dense(StackedExperts {
+            gate_up: stacked_numbers(parts(&PARTS[..2]), into)?.reshape([experts, 2 * inner, width]),
+            down: stacked_numbers(parts(&PARTS[2..]), back)?.reshape([experts, width, inner]),
+        }),
+    })
 }
 
 const PARTS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
@@ -201,13 +251,10 @@ enum Part {
     Down,
 }
 
-/// The matrices of one expert, for the products of the `kernels` crate.
-pub(crate) fn expert_of([gate, up, down]: &[HostMatrix; 3]) -> Expert<'_> {
-    Expert { gate: gate.weight(), up: up.weight(), down: down.weight() }
-}
-
-fn host_ids(index: &Tensor<2, Int>) -> Vec<i64> {
-    index.to_data().try_to_vec_as().expect("expert numbers are integers")
+/// Ids of a tensor, on the host.
+pub(crate) fn host_ids<const D: usize>(ids: &Tensor<D, Int>) -> Vec<u32> {
+    let ids = ids.to_data().try_to_vec_as::<i64>().expect("ids are integers");
+    ids.into_iter().map(|id| id as u32).collect()
 }
 
 /// `[n, 2 * inner]` → `[n, inner]`: silu of the gate half times the up half.
@@ -225,68 +272,45 @@ fn integers(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
 mod tests {
     use super::*;
     use crate::moe::Router;
-    use omni_core::Dtype;
-
-    /// The same experts as tensors, for the device's paths.
-    fn dense(experts: &Experts, width: usize) -> Experts {
-        let device = Device::flex();
-        let host = experts.host().unwrap();
-        let values = |parts: &[usize]| -> Vec<f32> {
-            let matrices = host.iter().flat_map(|expert| parts.iter().map(|part| &expert[*part].stored));
-            let rows = |stored: &checkpoint::StoredMatrix| {
-                let [output, input] = stored.shape();
-                let mut values = vec![0.0; output * input];
-                let each = values.chunks_exact_mut(input).enumerate();
-                each.for_each(|(row, values)| stored.weight().read(row, input, 0, values));
-                values
-            };
-            matrices.flat_map(rows).collect()
-        };
-        let (count, inner) = (experts.experts, experts.inner);
-        let tensor = |values, shape: [usize; 3]| Tensor::from_data(TensorData::new(values, shape), &device);
-        let weights = ExpertWeights::Dense {
-            gate_up: tensor(values(&[0, 1]), [count, 2 * inner, width]),
-            down: tensor(values(&[2]), [count, width, inner]),
-        };
-        Experts { weights, experts: count, inner }
-    }
-
-    /// The same experts as integers on the device.
-    fn packed(experts: &Experts) -> Experts {
-        let device = Device::flex();
-        let host = experts.host().unwrap();
-        let stack = |parts: &[usize]| {
-            let matrices = host.iter().flat_map(|expert| parts.iter().map(|part| &expert[*part].stored));
-            let packed = matrices.map(|stored| PackedTensor::new(stored, &device, Dtype::F32).unwrap());
-            PackedTensor::joined(packed.collect())
-        };
-        let weights = ExpertWeights::Packed { gate_up: stack(&[0, 1]), down: stack(&[2]) };
-        Experts { weights, experts: experts.experts, inner: experts.inner }
-    }
+    use crate::{Engine, HostEngine};
+    use omni_core::{Dtype, Place};
 
     #[test]
-    fn all_paths_agree() {
-        let device = Device::flex();
-        let schemes = [None, Some(4), Some(8)]
-            .map(|bits: Option<u32>| bits.map(|bits| checkpoint::Scheme { bits, group: Some(32), symmetric: true }));
-        for scheme in schemes {
-            let weights = match &scheme {
-                Some(scheme) => Weights::random_packed(&device, Dtype::F32, scheme.clone()),
-                None => Weights::random(&device, Dtype::F32),
+    fn all_forms_and_paths_agree() {
+        let [experts, width, inner] = [6, 64, 32];
+        let flex = Device::flex();
+        let packed = |bits| checkpoint::Scheme { bits, group: Some(32), symmetric: true };
+        for scheme in [None, Some(packed(4)), Some(packed(8))] {
+            let weights = |place: &Place| match &scheme {
+                Some(scheme) => Weights::random_packed(place, Dtype::F32, scheme.clone()),
+                None => Weights::random(place, Dtype::F32),
             };
-            let experts = Experts::load(&weights, 6, 64, 32).unwrap();
-            let router = Router::load(&Weights::random(&device, Dtype::F32), [6, 64], 3, true).unwrap();
+            let host = Experts::load(&weights(&Place::Host(flex.clone())), experts, width, inner).unwrap();
+            let gate =
+                Router::load(&Weights::random(&Place::Host(flex.clone()), Dtype::F32), [experts, width], 3, true);
+            let (engine, gate) = (HostEngine::new(&flex, false), gate.unwrap());
+            let mut others = vec![dense(&host, width)];
+            others.extend(
+                scheme
+                    .is_some()
+                    .then(|| Experts::load(&weights(&Place::Device(flex.clone())), experts, width, inner).unwrap()),
+            );
             for tokens in [1, 2, 9] {
-                let x = Tensor::random([tokens, 64], burn::tensor::Distribution::Default, &device);
-                let routing = router.forward(x.clone());
-                let on_host = experts.forward(x.clone(), &routing);
-                let mut others = vec![dense(&experts, 64)];
-                others.extend(scheme.is_some().then(|| packed(&experts)));
+                let x = Tensor::<2>::random([tokens, width], burn::tensor::Distribution::Default, &flex);
+                let mut rows = engine.rows(&[&x]);
+                let routing = engine.route(&mut rows, &gate, &[tokens]);
+                let zero = engine.rows(&[&Tensor::zeros([tokens, width], &flex)]);
+                let y = engine.values(engine.experts(zero, &mut rows, &routing, &host));
+                let y = Tensor::<2>::from_data(TensorData::new(y, [tokens, width]), &flex);
+                let seen = engine.routing(&routing, 0..tokens);
+                let index = seen.index.iter().map(|id| i64::from(*id)).collect::<Vec<_>>();
+                let index = Tensor::from_data(TensorData::new(index, [tokens, 3]), &flex);
+                let routing = DeviceRouting { logits: seen.logits, weights: seen.weights, index };
                 for other in &others {
                     for path in [ExpertPath::Gathered, ExpertPath::Grouped] {
-                        let y = other.forward_by(path, x.clone(), &routing);
-                        let most = y.clone().abs().max().into_scalar::<f32>();
-                        let difference = (y - on_host.clone()).abs().max().into_scalar::<f32>();
+                        let other = other.forward_by(path, x.clone(), &routing);
+                        let most = other.clone().abs().max().into_scalar::<f32>();
+                        let difference = (other - y.clone()).abs().max().into_scalar::<f32>();
                         // Many rows are rounded to bf16 beside packed weights.
                         let tolerance = if scheme.is_some() && tokens >= 8 { 2e-2 } else { 1e-4 };
                         assert!(difference < tolerance * most, "{scheme:?}, {tokens} tokens, {path:?}: {difference}");
@@ -294,5 +318,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The same experts as plain tensors.
+    fn dense(experts: &Experts, width: usize) -> Experts {
+        let device = Device::flex();
+        let values = |parts: &[usize]| -> Vec<f32> {
+            let matrices = experts.host().iter().flat_map(|expert| parts.iter().map(|part| &expert[*part]));
+            let rows = |matrix: &HostMatrix| {
+                let [output, input] = matrix.shape();
+                let mut values = vec![0.0; output * input];
+                let each = values.chunks_exact_mut(input).enumerate();
+                each.for_each(|(row, values)| matrix.weight().read(row, input, 0, values));
+                values
+            };
+            matrices.flat_map(rows).collect()
+        };
+        let (count, inner) = (experts.experts, experts.inner);
+        let tensor = |values, shape: [usize; 3]| Tensor::from_data(TensorData::new(values, shape), &device);
+        let weights = ExpertWeights::Dense(StackedExperts {
+            gate_up: tensor(values(&[0, 1]), [count, 2 * inner, width]),
+            down: tensor(values(&[2]), [count, width, inner]),
+        });
+        Experts { weights, experts: count, inner }
     }
 }

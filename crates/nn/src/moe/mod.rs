@@ -1,10 +1,10 @@
-//! Mixture of experts: router, packed experts, and the block that joins them.
+//! Mixture of experts: router, experts, and the block that joins them.
 
 mod block;
 mod experts;
 mod router;
 
 pub use block::{MoeBlock, MoeSpec};
-pub(crate) use experts::expert_of;
+pub(crate) use experts::host_ids;
 pub use experts::{ExpertPath, Experts};
-pub use router::{Router, Routing};
+pub use router::{DeviceRouting, Router, Routing};

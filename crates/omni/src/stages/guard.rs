@@ -17,14 +17,14 @@ pub(crate) fn overrun(frames: usize, words: usize, frames_per_word: usize) -> bo
 /// Watches for first codes that repeat themselves.
 #[derive(Default)]
 pub(crate) struct Loops {
-    recent: VecDeque<i64>,
+    recent: VecDeque<u32>,
     /// For each period from 1 on: frames through which codes have been those of one period before.
     repeated: [usize; LONGEST_LOOP],
 }
 
 impl Loops {
     /// Takes the next code; true if a loop has gone on for `most` frames.
-    pub(crate) fn push(&mut self, code: i64, most: usize) -> bool {
+    pub(crate) fn push(&mut self, code: u32, most: usize) -> bool {
         for (index, repeated) in self.repeated.iter_mut().enumerate() {
             let before = self.recent.get(self.recent.len().wrapping_sub(index + 1));
             *repeated = if before == Some(&code) { *repeated + 1 } else { 0 };
@@ -75,14 +75,14 @@ mod tests {
     use super::*;
 
     /// Codes taken before the guard speaks up.
-    fn frames_until_loop(codes: impl Iterator<Item = i64>, most: usize) -> Option<usize> {
+    fn frames_until_loop(codes: impl Iterator<Item = u32>, most: usize) -> Option<usize> {
         let mut loops = Loops::default();
         codes.enumerate().find(|(_, code)| loops.push(*code, most)).map(|(index, _)| index + 1)
     }
 
     #[test]
     fn loops_of_every_period_are_found_and_speech_is_not() {
-        for period in 1..=LONGEST_LOOP as i64 {
+        for period in 1..=LONGEST_LOOP as u32 {
             assert_eq!(frames_until_loop((0..500).map(|i| i % period), 60), Some(period as usize + 60), "{period}");
         }
         assert_eq!(frames_until_loop((0..500).map(|i| i % 17), 60), None);

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_channel::Sender;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use omni_core::Error;
 
 pub(crate) use talk::{TalkStage, Talked};
 pub(crate) use think::{ThinkStage, Thought};
-pub(crate) use together::{Timed, Together, tokens};
+pub(crate) use together::{Together, tokens};
 pub(crate) use vocode::{VocodeStage, Voiced};
 
 use crate::places::Place;
@@ -25,13 +25,13 @@ use crate::{Event, SpeechStop};
 /// What crosses from the thinker to the talker.
 pub(crate) enum Word {
     /// Once, before any word: states of the accepted layer over the prompt, if it has media.
-    Tap(Option<Box<Tensor<3>>>),
+    Tap(Option<Box<Tensor<2>>>),
     /// An id that is to be spoken.
     Id(u32),
 }
 
-/// What crosses from the talker to the vocoder: codes `[1, Q]`.
-pub(crate) type Frame = Tensor<2, Int>;
+/// What crosses from the talker to the vocoder: the codes of a frame `[Q]`.
+pub(crate) type Frame = Vec<u32>;
 
 /// What stages tell the one who reads the answer.
 pub(crate) enum Report {
@@ -123,9 +123,4 @@ fn stop_from_outside(signals: &Signals) -> Option<SpeechStop> {
         (_, true) => Some(SpeechStop::Silence),
         _ => None,
     }
-}
-
-/// A failure of the device to give a result.
-fn device_failed(error: impl std::fmt::Display) -> Error {
-    Error::Device(format!("a result could not be read: {error}"))
 }

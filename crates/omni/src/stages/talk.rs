@@ -2,13 +2,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 use moe_talker::{Conversation, SpeakOptions, Speaking, TalkerPrompt, TalkerState};
-use omni_core::{Positions, Result, Stage, Thinker as _};
+use omni_core::{Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::guard::{Loops, overrun};
-use super::together::{Speech, frames, rows};
+use super::together::{Speech, Spoken, frames, rows};
 use super::{Common, Frame, Report, Word, stop_from_outside};
 use crate::memory::{Memory, TalkerMemory, Token, chained};
 use crate::omni::{Inner, SpeechParts};
@@ -21,6 +21,8 @@ pub(crate) struct TalkStage {
     pub(crate) options: Arc<GenerateOptions>,
     pub(crate) speaker: u32,
     pub(crate) speak: SpeakOptions,
+    /// Sampling of the residual codes.
+    pub(crate) residual_sampling: SamplingOptions,
     /// Ids and layout of the thinker's prompt.
     pub(crate) ids: Vec<u32>,
     pub(crate) layout: MediaLayout,
@@ -43,27 +45,27 @@ pub(crate) struct Talked {
     pub(crate) cache_bytes: usize,
 }
 
-type Begun = (TalkerPrompt, Speaking<super::Timed>, Vec<Token>);
+type Begun = (TalkerPrompt, Speaking, Vec<Token>);
 
 /// The rows of text of a run, as they come.
 struct Rows<'a> {
     model: &'a Inner,
     words: &'a Receiver<Word>,
-    pad: Tensor<3>,
+    pad: Tensor<2>,
     /// Taken when the text has ended.
-    eos: Option<Tensor<3>>,
+    eos: Option<Tensor<2>>,
     /// Words taken, the first included.
     taken: usize,
 }
 
 impl Rows<'_> {
-    /// The row of the next word `[1, 1, D]`, waiting for it if need be; then the row that closes the text; then the pad.
-    fn next(&mut self, talker: &moe_talker::Talker) -> Tensor<3> {
+    /// The row of the next word `[1, D]`, waiting for it if need be; then the row that closes the text; then the pad.
+    fn next(&mut self, talker: &moe_talker::Talker) -> Tensor<2> {
         if self.eos.is_some()
             && let Ok(Word::Id(id)) = self.words.recv_blocking()
         {
             self.taken += 1;
-            return self.model.compute(|| talker.text_row(id, &|ids| self.model.thinker.embed(ids)));
+            return self.model.compute(|| talker.text_row(&self.model.thinker.embed(&[id])));
         }
         self.eos.take().unwrap_or_else(|| self.pad.clone())
     }
@@ -90,7 +92,7 @@ impl TalkStage {
         Ok(())
     }
 
-    fn speak(&self, tap: Option<Tensor<3>>, first: u32, talked: &mut Talked) -> Result<()> {
+    fn speak(&self, tap: Option<Tensor<2>>, first: u32, talked: &mut Talked) -> Result<()> {
         let parts = self.model.speech.as_ref().expect("speech was planned");
         let begun = Instant::now();
         let turn = self.common.signals.turn();
@@ -105,6 +107,7 @@ impl TalkStage {
         let mut rows = Rows { model: &self.model, words: &self.words, pad, eos: Some(eos), taken: 1 };
         let mut loops = Loops::default();
         let (mut made, mut text) = (0, None);
+        let mut predictor = parts.code_predictor.start(&self.residual_sampling);
         let mut seat = self.model.together.talker.seat();
         talked.stop = loop {
             if let Some(stop) = stop_from_outside(&self.common.signals) {
@@ -116,11 +119,14 @@ impl TalkStage {
             }
             let started = Instant::now();
             let turn = self.common.signals.turn();
-            let frame;
-            (speaking, frame) =
-                seat.run(Speech { speaking, text }, |speeches| self.model.compute(|| frames(parts, speeches)))??;
+            let job = Speech { speaking, predictor, text };
+            let spoken = seat.run(job, |speeches| self.model.compute(|| frames(parts, speeches)))?;
             drop(turn);
-            talked.talker += started.elapsed();
+            let (frame, predicting);
+            Spoken { speaking, predictor, frame, predicting } = spoken;
+            talked.code_predictor += predicting;
+            talked.talker += started.elapsed().saturating_sub(predicting);
+            let frame = frame?;
             if guards.looping_frames.is_some_and(|most| loops.push(speaking.first_code(), most)) {
                 break Some(SpeechStop::Loop);
             }
@@ -135,8 +141,6 @@ impl TalkStage {
             text = Some(rows.next(&parts.talker));
         };
         drop(seat);
-        talked.code_predictor = speaking.predictor().1;
-        talked.talker = talked.talker.saturating_sub(talked.code_predictor);
         talked.cache_bytes = speaking.state().bytes();
         if let Some((memory, _)) = &self.memory {
             let mut state = speaking.into_state();
@@ -147,7 +151,7 @@ impl TalkStage {
     }
 
     /// The prompt, a run that has taken it, and what the user part will be known by; `None` if there is nothing to say.
-    fn begin(&self, parts: &SpeechParts, tap: Option<Tensor<3>>, first: u32) -> Result<Option<Begun>> {
+    fn begin(&self, parts: &SpeechParts, tap: Option<Tensor<2>>, first: u32) -> Result<Option<Begun>> {
         let Some(prompt) = self.model.compute(|| self.prompt(parts, tap, first))? else { return Ok(None) };
         let (positions, delta) = match self.options.talker_positions {
             TalkerPositions::Exact => self.layout.positions(&prompt.ids)?,
@@ -156,14 +160,13 @@ impl TalkStage {
         let (state, tokens) = self.recall(parts, &prompt, &positions)?;
         let input = prompt.input(state.tokens(), &positions);
         let compute = |steps| self.model.compute(|| rows(&parts.talker, steps));
-        let heard = self.model.together.talker_prompts.seat().run((state, input), compute)??;
-        let speaking =
-            self.model.compute(|| parts.talker.begin_after(heard, delta, &parts.code_predictor, &self.speak, &mut ()));
+        let (state, output) = self.model.together.talker_prompts.seat().run((state, input), compute)?;
+        let speaking = parts.talker.begin_after((state, output?), delta, &self.speak, &mut ());
         Ok(Some((prompt, speaking, tokens)))
     }
 
-    fn prompt(&self, parts: &SpeechParts, tap: Option<Tensor<3>>, first: u32) -> Result<Option<TalkerPrompt>> {
-        let embed = |ids: Tensor<2, Int>| self.model.thinker.embed(ids);
+    fn prompt(&self, parts: &SpeechParts, tap: Option<Tensor<2>>, first: u32) -> Result<Option<TalkerPrompt>> {
+        let embed = |ids: &[u32]| self.model.thinker.embed(ids);
         let conversation =
             Conversation { prompt: &self.ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
         parts.talker.prompt(&conversation)

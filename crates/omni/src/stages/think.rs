@@ -2,10 +2,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
-use burn::tensor::{Int, Tensor};
-use moe_thinker::ThinkerState;
+use burn::tensor::Tensor;
+use moe_thinker::{ThinkerInput, ThinkerState};
 use nn::Sampler;
-use omni_core::{DecoderInput, Positions, Result, Thinker as _};
+use nn::sampler::Suppressed;
+use omni_core::{Positions, Result};
 
 use super::together::{Scored, Tokens, tokens};
 use super::{Common, Report, Word};
@@ -55,11 +56,11 @@ struct Writing {
     state: ThinkerState,
     sampler: Sampler,
     delta: f32,
-    next: Tensor<2, Int>,
+    next: u32,
     /// What the session will know the state by.
     tokens: Vec<Token>,
-    /// `[1, M, D]`: states of the accepted layer at the prompt's media.
-    tap: Option<Tensor<3>>,
+    /// `[M, D]`: states of the accepted layer at the prompt's media.
+    tap: Option<Tensor<2>>,
 }
 
 impl ThinkStage {
@@ -113,7 +114,7 @@ impl ThinkStage {
             return Ok(None);
         };
         (thought.known, thought.encoders) = (known, encoders);
-        let mut sampler = Sampler::new(&self.options.thinker, None);
+        let mut sampler = Sampler::new(&self.options.thinker, Suppressed::default());
         let next = self.model.compute(|| sampler.sample(logits));
         if let Some(words) = &self.words {
             // A talker that has gone reports why itself.
@@ -140,23 +141,24 @@ impl ThinkStage {
     fn next_token(
         &self,
         mut writing: Writing,
-        seat: &mut Seat<Tokens, Result<Scored>>,
+        seat: &mut Seat<Tokens, Scored>,
         thought: &mut Thought,
     ) -> Result<Writing> {
         let _turn = self.common.signals.turn();
         let started = Instant::now();
         let thinker = &self.model.thinker;
         let position = writing.state.tokens() as f32 + writing.delta;
-        let input = DecoderInput::text(thinker.embed(writing.next.clone()), Positions::sequence(position, 1));
+        let embeds = self.model.compute(|| thinker.embed(&[writing.next]));
+        let input = ThinkerInput::text(embeds, Positions::sequence(position, 1));
         let output;
         (writing.state, output) =
-            seat.run((writing.state, input), |steps| self.model.compute(|| tokens(thinker, steps)))??;
-        writing.next = writing.sampler.sample(output.logits);
+            seat.run((writing.state, input), |steps| self.model.compute(|| tokens(thinker, steps)))?;
+        writing.next = writing.sampler.sample(output?.logits);
         thought.thinker += started.elapsed();
         Ok(writing)
     }
 
-    /// The one place where a text id crosses to the host. False if no more tokens are to be written.
+    /// False if no more tokens are to be written.
     fn take_token(
         &self,
         writing: &Writing,
@@ -164,11 +166,11 @@ impl ThinkStage {
         thought: &mut Thought,
         held: &mut Option<u32>,
     ) -> bool {
-        let id = writing.next.clone().into_scalar::<i64>() as u32;
+        let id = writing.next;
         if thought.answer.is_empty() {
             thought.first_token = self.common.started.elapsed();
         }
-        if id == self.model.config.im_end_token_id {
+        if self.model.generation.ends_text(id) {
             thought.stop = Some(TextStop::End);
             return false;
         }

@@ -3,16 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor};
-use code2wav::{Code2Wav, VocoderState};
-use moe_talker::{Speaking, Talker, TalkerState};
-use moe_thinker::{Thinker, ThinkerState};
-use mtp::{CodePredictor, PredictorState};
-use nn::RUNS_AT_ONCE;
-use omni_core::{
-    CodeFrames, DecoderInput, FrameCodes, FrameStart, Result, SamplingOptions, TalkerInput, TalkerOutput,
-    ThinkerOutput, Waveform,
-};
+use burn::tensor::Tensor;
+use code2wav::{Code2Wav, VocoderRun, VocoderState};
+use moe_talker::{Advance, Speaking, Talker, TalkerInput, TalkerOutput, TalkerRun, TalkerState};
+use moe_thinker::{Thinker, ThinkerInput, ThinkerOutput, ThinkerRun, ThinkerState};
+use mtp::{FrameRun, PredictorState};
+use nn::SKINNY_MAX_ROWS;
+use omni_core::Result;
 
 use super::Frame;
 use crate::batch::{Batch, Limit};
@@ -21,39 +18,46 @@ use crate::omni::SpeechParts;
 /// Where answers meet.
 pub(crate) struct Together {
     /// With pieces of their prompts.
-    pub(crate) prompts: Batch<Tokens, Result<Scored>>,
+    pub(crate) prompts: Batch<Tokens, Scored>,
     /// With the token they have written.
-    pub(crate) thinker: Batch<Tokens, Result<Scored>>,
+    pub(crate) thinker: Batch<Tokens, Scored>,
     /// With their prompts for the talker.
-    pub(crate) talker_prompts: Batch<TalkerRows, Result<Heard>>,
-    pub(crate) talker: Batch<Speech, Result<Spoken>>,
-    pub(crate) vocoder: Batch<Frames, Result<Sound>>,
+    pub(crate) talker_prompts: Batch<TalkerRows, Heard>,
+    pub(crate) talker: Batch<Speech, Spoken>,
+    pub(crate) vocoder: Batch<Frames, Sound>,
 }
 
 /// Tokens to be read, by the state that reads them.
-pub(crate) type Tokens = (ThinkerState, DecoderInput);
+pub(crate) type Tokens = (ThinkerState, ThinkerInput);
 /// That state, and what it makes of them.
-pub(crate) type Scored = (ThinkerState, ThinkerOutput);
+pub(crate) type Scored = (ThinkerState, Result<ThinkerOutput>);
 
 /// A prompt's rows for the talker, by the state that reads them.
 pub(crate) type TalkerRows = (TalkerState, TalkerInput);
 /// That state, and what it makes of them.
-pub(crate) type Heard = (TalkerState, TalkerOutput);
+pub(crate) type Heard = (TalkerState, Result<TalkerOutput>);
 
 /// Frames that are to become sound, by the stream they belong to.
-pub(crate) type Frames = (VocoderState, CodeFrames);
+pub(crate) type Frames = (VocoderState, Vec<Frame>);
 /// That stream, and its sound.
-pub(crate) type Sound = (VocoderState, Waveform);
+pub(crate) type Sound = (VocoderState, Result<Vec<f32>>);
 
 /// A run of the talker that is to make a frame.
 pub(crate) struct Speech {
-    pub(crate) speaking: Speaking<Timed>,
-    /// `[1, 1, D]`: the row of text that goes with the frame made before; `None` before the first one.
-    pub(crate) text: Option<Tensor<3>>,
+    pub(crate) speaking: Speaking,
+    pub(crate) predictor: PredictorState,
+    /// `[1, D]`: the row of text that goes with the frame made before; `None` before the first one.
+    pub(crate) text: Option<Tensor<2>>,
 }
 
 /// That run, and the frame; none when the speech has ended.
-pub(crate) type Spoken = (Speaking<Timed>, Option<Frame>);
+pub(crate) struct Spoken {
+    pub(crate) speaking: Speaking,
+    pub(crate) predictor: PredictorState,
+    pub(crate) frame: Result<Option<Frame>>,
+    /// Time the code predictor took for all frames of the step.
+    pub(crate) predicting: Duration,
+}
 
 /// Rows of prompts that are read together, and of one that joins others. Longer ones read all weights by themselves, and would keep
 /// short ones waiting.
@@ -65,10 +69,9 @@ const FRAMES: usize = 16;
 const PATIENCE: Duration = Duration::from_millis(2);
 
 impl Together {
-    /// In host memory, answers share each reading of the weights. On other devices each computes for itself.
-    pub(crate) fn new(device: &Device) -> Self {
-        let most = if checkpoint::is_host(device) { RUNS_AT_ONCE } else { 1 };
-        let weigh = |(_, input): &Frames| input.codes.dims()[2];
+    /// Where the engine batches, answers share each reading of the weights; otherwise each computes for itself.
+    pub(crate) fn new(batches: bool) -> Self {
+        let most = if batches { SKINNY_MAX_ROWS } else { 1 };
         Self {
             prompts: Batch::new(prompts(most, |(_, input)| input.positions.tokens())),
             thinker: Batch::new(Limit::jobs(most)),
@@ -77,7 +80,7 @@ impl Together {
             vocoder: Batch::new(Limit {
                 weight: FRAMES,
                 joining: 1..=FRAMES,
-                weigh,
+                weigh: |(_, frames)| frames.len(),
                 patience: PATIENCE,
                 ..Limit::jobs(most)
             }),
@@ -87,82 +90,98 @@ impl Together {
 
 /// Few rows are computed another way, for them the faster one, and do not join.
 fn prompts<Job>(most: usize, rows: fn(&Job) -> usize) -> Limit<Job> {
-    Limit { weight: ROWS, joining: RUNS_AT_ONCE + 1..=LONGEST, weigh: rows, ..Limit::jobs(most) }
+    Limit { weight: ROWS, joining: SKINNY_MAX_ROWS + 1..=LONGEST, weigh: rows, ..Limit::jobs(most) }
 }
 
 /// The tokens of each.
-pub(crate) fn tokens(thinker: &Thinker, steps: Vec<Tokens>) -> Vec<Result<Scored>> {
-    with_states(steps, |steps| thinker.step_many(steps))
+pub(crate) fn tokens(thinker: &Thinker, steps: Vec<Tokens>) -> Vec<Scored> {
+    with_states(steps, |steps| {
+        thinker.forward(steps.iter_mut().map(|(state, input)| ThinkerRun::new(state, input)).collect())
+    })
 }
 
 /// The rows of each.
-pub(crate) fn rows(talker: &Talker, steps: Vec<TalkerRows>) -> Vec<Result<Heard>> {
-    with_states(steps, |steps| talker.step_many(steps))
+pub(crate) fn rows(talker: &Talker, steps: Vec<TalkerRows>) -> Vec<Heard> {
+    with_states(steps, |steps| {
+        talker.forward(steps.iter_mut().map(|(state, input)| TalkerRun::new(state, input)).collect())
+    })
 }
 
 /// The sound of each.
-pub(crate) fn sounds(vocoder: &Code2Wav, steps: Vec<Frames>) -> Vec<Result<Sound>> {
-    with_states(steps, |steps| vocoder.step_many(steps))
+pub(crate) fn sounds(vocoder: &Code2Wav, steps: Vec<Frames>) -> Vec<Sound> {
+    with_states(steps, |steps| {
+        let runs = steps.iter_mut().map(|(state, frames)| VocoderRun { state, frames });
+        vocoder.forward(runs.collect())
+    })
 }
 
-/// Lends the states out for a step of all of them.
+/// Lends the states out for a step of all of them; they come back, whatever becomes of it.
 fn with_states<State, Input, Output>(
-    steps: Vec<(State, Input)>,
-    step: impl FnOnce(Vec<(&mut State, Input)>) -> Vec<Result<Output>>,
-) -> Vec<Result<(State, Output)>> {
-    let (mut states, inputs): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-    let outputs = step(states.iter_mut().zip(inputs).collect());
-    states.into_iter().zip(outputs).map(|(state, output)| Ok((state, output?))).collect()
+    mut steps: Vec<(State, Input)>,
+    step: impl FnOnce(&mut [(State, Input)]) -> Vec<Result<Output>>,
+) -> Vec<(State, Result<Output>)> {
+    let outputs = step(&mut steps);
+    steps.into_iter().zip(outputs).map(|((state, _), output)| (state, output)).collect()
 }
 
 /// One frame of each: the frame before is fed back with its row of text, and the next one is made.
-pub(crate) fn frames(parts: &SpeechParts, mut speeches: Vec<Speech>) -> Vec<Result<Spoken>> {
-    let (mut fed_back, mut places) = (Vec::new(), Vec::new());
-    for (place, Speech { speaking, text }) in speeches.iter_mut().enumerate() {
-        if let Some(text) = text.take() {
-            fed_back.push((speaking, text));
-            places.push(place);
-        }
-    }
-    let taken = parts.talker.advance_many(&mut fed_back);
-    let mut errors: Vec<_> = speeches.iter().map(|_| None).collect();
-    places.into_iter().zip(taken).for_each(|(place, taken)| errors[place] = taken.err());
-    let speaks = speeches.iter_mut().zip(&errors).filter(|(_, error)| error.is_none());
-    let mut runs: Vec<_> = speaks.map(|(speech, _)| &mut speech.speaking).collect();
-    let mut codes = parts.talker.codes_many(&mut runs, &parts.code_predictor).into_iter();
-    let each = speeches.into_iter().zip(errors).map(|(speech, error)| match error {
-        Some(error) => Err(error),
-        None => Ok((speech.speaking, codes.next().expect("one result for each run that speaks"))),
+pub(crate) fn frames(parts: &SpeechParts, mut speeches: Vec<Speech>) -> Vec<Spoken> {
+    let mut errors = feed_back(parts, &mut speeches);
+    let started = Instant::now();
+    let mut made = predict(parts, &mut speeches, &mut errors).into_iter();
+    let predicting = started.elapsed();
+    let each = speeches.into_iter().zip(errors).map(|(Speech { speaking, predictor, .. }, error)| {
+        let frame = match error {
+            Some(error) => Err(error),
+            None => Ok(made.next().expect("one result for each run that speaks")),
+        };
+        Spoken { speaking, predictor, frame, predicting }
     });
     each.collect()
 }
 
-/// The code predictor with a stopwatch in its state.
-pub(crate) struct Timed(pub(crate) CodePredictor);
+/// Feeds the frames that were made back; what went wrong for each.
+fn feed_back(parts: &SpeechParts, speeches: &mut [Speech]) -> Vec<Option<omni_core::Error>> {
+    let texts: Vec<Option<Tensor<2>>> = speeches.iter_mut().map(|speech| speech.text.take()).collect();
+    let runs = speeches.iter_mut().zip(&texts).filter_map(|(speech, text)| {
+        Some(Advance { speaking: &mut speech.speaking, text: text.as_ref()?, probe: None })
+    });
+    let mut taken = parts.talker.advance(runs.collect()).into_iter();
+    let error = |text: &Option<Tensor<2>>| text.as_ref().and_then(|_| taken.next()?.err());
+    texts.iter().map(error).collect()
+}
 
-impl omni_core::CodePredictor for Timed {
-    type State = (PredictorState, Duration);
-
-    fn start(&self, sampling: &SamplingOptions) -> Self::State {
-        (self.0.start(sampling), Duration::ZERO)
-    }
-
-    fn predict(&self, (state, spent): &mut Self::State, hidden: Tensor<3>, first: Tensor<3>) -> FrameCodes {
-        let started = Instant::now();
-        let codes = self.0.predict(state, hidden, first);
-        *spent += started.elapsed();
-        codes
-    }
-
-    fn predict_many(&self, frames: Vec<FrameStart<'_, Self::State>>) -> Vec<FrameCodes> {
-        let started = Instant::now();
-        let (mut starts, mut watches) = (Vec::new(), Vec::new());
-        for FrameStart { state: (state, spent), hidden, first } in frames {
-            starts.push(FrameStart { state, hidden, first });
-            watches.push(spent);
+/// The next frame of each run without an error; none where the speech has ended.
+fn predict(
+    parts: &SpeechParts,
+    speeches: &mut [Speech],
+    errors: &mut [Option<omni_core::Error>],
+) -> Vec<Option<Frame>> {
+    let speaks =
+        |speech: &Speech, error: &Option<omni_core::Error>| error.is_none() && speech.speaking.stop().is_none();
+    let (mut runs, mut states, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, (speech, error)) in speeches.iter_mut().zip(&*errors).enumerate() {
+        if speaks(speech, error) {
+            runs.push(&mut speech.speaking);
+            states.push(&mut speech.predictor);
+            places.push(place);
         }
-        let codes = self.0.predict_many(starts);
-        watches.into_iter().for_each(|spent| *spent += started.elapsed());
-        codes
     }
+    let starts = parts.talker.frame_starts(&runs);
+    let frames = states.into_iter().zip(&starts).map(|(state, start)| FrameRun::new(state, start));
+    let mut made: Vec<Option<Frame>> = errors.iter().map(|_| None).collect();
+    match parts.code_predictor.predict(frames.collect()) {
+        Ok(frames) => {
+            let each = runs.into_iter().zip(starts).zip(frames);
+            places.iter().zip(each).for_each(|(place, ((run, start), frame))| {
+                made[*place] = Some(run.take_frame(start, frame));
+            });
+        }
+        // The rows come from the talker: a wrong one is a wrong checkpoint, and concerns all of them.
+        Err(error) => {
+            let reason = error.to_string();
+            places.iter().for_each(|place| errors[*place] = Some(omni_core::Error::Device(reason.clone())));
+        }
+    }
+    made.into_iter().zip(&*errors).filter(|(_, error)| error.is_none()).map(|(frame, _)| frame).collect()
 }

@@ -2,15 +2,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use burn::tensor::{Int, Tensor};
 use code2wav::VocoderState;
-use omni_core::{CodeFrames, Result, Stage, Vocoder};
+use omni_core::{Result, VocoderStream};
 
 use super::guard::Silence;
 use super::together::{Frames, Sound, sounds};
-use super::{Common, Frame, Report, device_failed};
+use super::{Common, Frame, Report};
 use crate::batch::Seat;
-use crate::omni::{Inner, SpeechParts};
+use crate::omni::{Inner, Voice};
 use crate::{Audio, Event, GenerateOptions, VocoderMode};
 
 /// The vocoder: frames to sound.
@@ -34,11 +33,23 @@ pub(crate) struct Voiced {
     pub(crate) silent: bool,
 }
 
+/// The stream of one answer.
+enum Stream<'a> {
+    /// Of the checkpoint's vocoder, between its steps. `None` while a step has it.
+    Own(Option<VocoderState>, Seat<'a, Frames, Sound>),
+    /// Of a third party's.
+    Other(Box<dyn VocoderStream>),
+}
+
 impl VocodeStage {
     pub(crate) fn run(self) -> Result<()> {
         let parts = self.model.speech.as_ref().expect("speech was planned");
         let mut voiced = Voiced::default();
-        let (mut state, mut seat) = (parts.code2wav.start(), self.model.together.vocoder.seat());
+        let mut stream = match &parts.voice {
+            Voice::Own(vocoder) => Stream::Own(Some(vocoder.start()), self.model.together.vocoder.seat()),
+            Voice::Other(vocoder) => Stream::Other(vocoder.start()),
+        };
+        let (per_frame, sample_rate) = (parts.voice.samples_per_frame(), parts.voice.sample_rate());
         let mut silence = self.options.guards.silent_frames.map(Silence::new);
         let mut sizes = self.options.chunks.sizes();
         loop {
@@ -59,9 +70,8 @@ impl VocodeStage {
                 break;
             }
             if !waiting.is_empty() {
-                let (mut samples, mut codes);
-                (state, samples, codes) = self.vocode(parts, (state, &mut seat), waiting, &mut voiced)?;
-                let per_frame = parts.code2wav.samples_per_frame();
+                let mut codes = waiting.clone();
+                let mut samples = self.vocode(&parts.voice, &mut stream, waiting, &mut voiced)?;
                 let quiet = silence.as_mut().and_then(|silence| silence.ends(&samples, per_frame));
                 if let Some(end) = quiet {
                     // Where it is cut does not depend on the size of the pieces.
@@ -73,7 +83,6 @@ impl VocodeStage {
                 voiced.codes.extend(codes);
                 voiced.samples += samples.len();
                 voiced.first_audio.get_or_insert(self.common.started.elapsed());
-                let sample_rate = parts.code2wav.sample_rate();
                 self.common.event(Event::Audio(Audio { samples, sample_rate }));
             }
             if over || voiced.silent {
@@ -86,39 +95,25 @@ impl VocodeStage {
         Ok(())
     }
 
-    /// The one place where codes and samples cross to the host.
-    fn vocode(
-        &self,
-        parts: &SpeechParts,
-        (state, seat): (VocoderState, &mut Seat<Frames, Result<Sound>>),
-        frames: Vec<Frame>,
-        voiced: &mut Voiced,
-    ) -> Result<(VocoderState, Vec<f32>, Vec<Vec<u32>>)> {
+    fn vocode(&self, voice: &Voice, stream: &mut Stream, frames: Vec<Frame>, voiced: &mut Voiced) -> Result<Vec<f32>> {
         let _turn = self.common.signals.turn();
         let _span = tracing::debug_span!("vocoder", frames = frames.len()).entered();
         let started = Instant::now();
-        let rows = Tensor::cat(frames, 0); // [F, Q]
-        let host = host_codes(rows.clone())?;
-        let codes = rows.swap_dims(0, 1).unsqueeze::<3>(); // [1, Q, F]
-        let (state, samples) = match self.options.vocoder {
-            VocoderMode::Exact => {
-                let compute = |pieces| self.model.compute(|| sounds(&parts.code2wav, pieces));
-                let (state, sound) = seat.run((state, CodeFrames { codes }), compute)??;
-                (state, sound.samples)
+        let samples = match (stream, voice, self.options.vocoder) {
+            (Stream::Other(stream), ..) => stream.step(&frames),
+            (Stream::Own(..), Voice::Own(vocoder), VocoderMode::Chunked(chunking)) => {
+                self.model.compute(|| vocoder.decode_chunked(&frames, chunking))
             }
-            VocoderMode::Chunked(chunking) => {
-                (state, self.model.compute(|| parts.code2wav.decode_chunked(codes, chunking)))
+            (Stream::Own(state, seat), Voice::Own(vocoder), VocoderMode::Exact) => {
+                let before = state.take().unwrap_or_else(|| vocoder.start());
+                let compute = |pieces| self.model.compute(|| sounds(vocoder, pieces));
+                let (after, samples) = seat.run((before, frames), compute)?;
+                *state = Some(after);
+                samples
             }
+            (Stream::Own(..), Voice::Other(_), _) => unreachable!("a stream belongs to its vocoder"),
         };
-        let samples = samples.try_into_data().map_err(device_failed)?.try_to_vec_as().map_err(device_failed)?;
         voiced.vocoder += started.elapsed();
-        Ok((state, samples, host))
+        samples
     }
-}
-
-/// `[F, Q]` codes on the host.
-fn host_codes(rows: Tensor<2, Int>) -> Result<Vec<Vec<u32>>> {
-    let codebooks = rows.dims()[1];
-    let codes: Vec<i64> = rows.try_into_data().map_err(device_failed)?.try_to_vec_as().map_err(device_failed)?;
-    Ok(codes.chunks(codebooks).map(|frame| frame.iter().map(|code| *code as u32).collect()).collect())
 }

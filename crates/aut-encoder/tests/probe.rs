@@ -1,14 +1,14 @@
-//! On the CPU, half precision stays near full precision, and a look at the steps changes nothing.
+//! A look at the steps changes nothing, and neither does what was encoded before.
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use qwen3_omni_aut_encoder::{AutEncoder, AutProbe, Checkpoint, Dtype, ModalityEncoder, Weights};
+use qwen3_omni_aut_encoder::{AutEncoder, AutProbe, Checkpoint, Dtype, ModalityEncoder, Place, Weights};
 
 fn encoder(directory: PathBuf, dtype: Dtype) -> AutEncoder {
     let checkpoint = Checkpoint::open(directory).unwrap();
-    AutEncoder::load(&Weights::new(&checkpoint, &Device::flex(), dtype), checkpoint.config()).unwrap()
+    AutEncoder::load(&Weights::new(&checkpoint, &Place::Host(Device::flex()), dtype), checkpoint.config()).unwrap()
 }
 
 /// More than one attention window, more chunks than are convolved together, and a short last chunk.
@@ -47,26 +47,6 @@ impl AutProbe for Steps {
 
     fn norm(&mut self, x: &Tensor<2>) {
         self.0.push(("norm".into(), values(x.clone())));
-    }
-}
-
-#[test]
-fn every_step_in_half_precision_is_near_full_precision() {
-    for directory in [testkit::tiny(), testkit::nano()] {
-        let [full, half] = [Dtype::F32, Dtype::Bf16].map(|dtype| {
-            let mut steps = Steps::default();
-            let encoded = encoder(directory.clone(), dtype).encode_with(&items(), &mut steps).unwrap();
-            steps.0.push(("rows".into(), values(encoded.embeds)));
-            steps.0
-        });
-        assert_eq!(full.len(), half.len());
-        for ((name, full), (_, half)) in full.iter().zip(&half) {
-            let (cosine, worst) = testkit::distance(full, half);
-            assert!(
-                cosine > 0.9999 && worst < 0.03,
-                "{directory:?}, {name}: cosine {cosine}, largest difference {worst}"
-            );
-        }
     }
 }
 

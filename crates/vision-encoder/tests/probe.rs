@@ -1,16 +1,16 @@
-//! On the CPU, half precision stays near full precision, and a look at the blocks changes nothing.
+//! A look at the blocks changes nothing, and neither does what was encoded before.
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen3_omni_vision_encoder::{
-    Checkpoint, Dtype, ModalityEncoder, PixelPatches, VisionEncoder, VisionProbe, Weights,
+    Checkpoint, Dtype, ModalityEncoder, PixelPatches, Place, VisionEncoder, VisionProbe, Weights,
 };
 
 fn encoder(directory: PathBuf, dtype: Dtype) -> VisionEncoder {
     let checkpoint = Checkpoint::open(directory).unwrap();
-    VisionEncoder::load(&Weights::new(&checkpoint, &Device::flex(), dtype), checkpoint.config()).unwrap()
+    VisionEncoder::load(&Weights::new(&checkpoint, &Place::Host(Device::flex()), dtype), checkpoint.config()).unwrap()
 }
 
 /// A picture, a video of three frames, and a small picture.
@@ -39,28 +39,6 @@ impl VisionProbe for Steps {
 
     fn block(&mut self, index: usize, x: &Tensor<2>) {
         self.0.push((format!("block {index}"), values(x.clone())));
-    }
-}
-
-#[test]
-fn every_step_in_half_precision_is_near_full_precision() {
-    for directory in [testkit::tiny(), testkit::nano()] {
-        let [full, half] = [Dtype::F32, Dtype::Bf16].map(|dtype| {
-            let mut steps = Steps::default();
-            let encoded = encoder(directory.clone(), dtype).encode_with(&items(), &mut steps).unwrap();
-            steps.0.push(("rows".into(), values(encoded.embeds)));
-            let deepstack = encoded.deepstack.into_iter().map(|feature| ("deepstack".into(), values(feature)));
-            steps.0.extend(deepstack);
-            steps.0
-        });
-        assert_eq!(full.len(), half.len());
-        for ((name, full), (_, half)) in full.iter().zip(&half) {
-            let (cosine, worst) = testkit::distance(full, half);
-            assert!(
-                cosine > 0.9999 && worst < 0.03,
-                "{directory:?}, {name}: cosine {cosine}, largest difference {worst}"
-            );
-        }
     }
 }
 

@@ -1,41 +1,34 @@
-use burn::tensor::{DType, Tensor, activation};
+use burn::tensor::{Tensor, activation};
 
-use crate::host::is_host;
-
-/// Exact GELU: `x * (1 + erf(x / √2)) / 2`.
-///
-/// On the CPU in one pass over all cores, with an error below 1e-6; the framework's own takes one core and a library call per
-/// element.
-pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    on_host(x, kernels::gelu, activation::gelu)
+/// What follows the sums of a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// Exact GELU: `x * (1 + erf(x / √2)) / 2`.
+    Gelu,
+    /// GELU by its tanh approximation: `x * (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
+    GeluTanh,
+    /// `x * sigmoid(x)`.
+    Silu,
 }
 
-/// GELU by its tanh approximation: `x * (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
-pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    on_host(x, kernels::gelu_tanh, |x| {
-        // The framework's own raises to a power by logarithm; (1 + tanh(y)) / 2 is sigmoid(2 y).
-        let inner = (x.clone().square() * (CUBIC * TWICE) + TWICE) * x.clone();
-        activation::sigmoid(inner) * x
-    })
+/// [`Activation::Gelu`] of a tensor.
+pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    activation::gelu(x)
+}
+
+/// [`Activation::GeluTanh`] of a tensor.
+pub(crate) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    // The framework's own raises to a power by logarithm; (1 + tanh(y)) / 2 is sigmoid(2 y).
+    let inner = (x.clone().square() * (CUBIC * TWICE) + TWICE) * x.clone();
+    activation::sigmoid(inner) * x
 }
 
 const CUBIC: f64 = 0.044_715;
 /// `2 √(2/π)`.
 const TWICE: f64 = 1.595_769_121_605_731;
-
-fn on_host<const D: usize>(
-    x: Tensor<D>,
-    f: impl FnOnce(&mut [f32]),
-    otherwise: impl FnOnce(Tensor<D>) -> Tensor<D>,
-) -> Tensor<D> {
-    let device = x.device();
-    if x.dtype() != DType::F32 || !is_host(&device) {
-        return otherwise(x);
-    }
-    let mut data = x.into_data();
-    f(data.as_mut_slice::<f32>().expect("the type was checked"));
-    Tensor::from_data(data, &device)
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,311 @@
+//! Convolutions over time, beside the operations of [`Engine`].
+
+use burn::tensor::module::{conv_transpose1d, conv1d};
+use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
+use burn::tensor::{DType, Tensor, TensorData};
+use kernels::{Conv1d, ConvStream, Snake as HostSnake};
+use nn::{DeviceEngine, Engine, HostEngine, HostRows};
+
+use crate::conv::{CausalConv, Depthwise, DepthwiseWeight, TransposedConv, UpsampleConv};
+use crate::history::History;
+use crate::snake::Snake;
+
+/// What a device must be able to do for the vocoder. Streams lie behind each other in rows, and beside each other in signals.
+pub(crate) trait VocoderEngine: Engine {
+    /// Channels over time, of several streams.
+    type Signal: Send;
+
+    /// `[N, D]` → `[N * factor, D]`.
+    fn upsample(&self, x: &mut Self::Rows, conv: &UpsampleConv) -> Self::Rows;
+    /// The causal convolution of each channel by itself; each stream has its history and its rows.
+    fn depthwise(&self, x: &Self::Rows, conv: &Depthwise, streams: &mut [(&mut History, usize)]) -> Self::Rows;
+    /// Rows `[sum T, C]` as channels over time.
+    fn signal(&self, x: Self::Rows, times: &[usize]) -> Self::Signal;
+    /// The convolution of the activated input.
+    fn conv(
+        &self,
+        x: &Self::Signal,
+        conv: &CausalConv,
+        act: Option<&Snake>,
+        histories: &mut [&mut History],
+    ) -> Self::Signal;
+    /// `residual +` the convolution of the activated input, whose kernel is one step wide.
+    fn add_conv(&self, residual: Self::Signal, x: &Self::Signal, conv: &CausalConv, act: &Snake) -> Self::Signal;
+    /// The transposed convolution of the activated input, without the first stride of a stream.
+    fn transposed_conv(
+        &self,
+        x: &Self::Signal,
+        conv: &TransposedConv,
+        act: &Snake,
+        histories: &mut [&mut History],
+    ) -> Self::Signal;
+    /// The activated signal, to be looked at.
+    fn activated(&self, x: &Self::Signal, act: &Snake) -> Self::Signal;
+    /// The first stream `[C, T]`, to be looked at.
+    fn signal_tensor(&self, x: &Self::Signal) -> Tensor<2>;
+    /// The only channel of each stream, between −1 and 1.
+    fn samples(&self, x: Self::Signal) -> Vec<Vec<f32>>;
+}
+
+/// Channels `[C, sum T]` in host memory.
+pub(crate) struct HostSignal {
+    rows: HostRows,
+    times: Vec<usize>,
+}
+
+/// One convolution of all streams, into `y`, added to what is there if there is something; returns what each stream got.
+fn run(
+    conv: &Conv1d,
+    x: &HostSignal,
+    act: Option<HostSnake>,
+    histories: &mut [&mut History],
+    add: bool,
+    y: &mut HostRows,
+) -> Vec<usize> {
+    let streams = histories.iter_mut().zip(&x.times);
+    let mut streams: Vec<ConvStream> =
+        streams.map(|(history, time)| ConvStream { history: history.host(), time: *time }).collect();
+    let mut times = Vec::new();
+    y.fill_with(|y| {
+        times = conv.run(&mut streams, x.rows.values(), act, add, y);
+        times.iter().sum()
+    });
+    times
+}
+
+impl VocoderEngine for HostEngine {
+    type Signal = HostSignal;
+
+    fn upsample(&self, x: &mut HostRows, conv: &UpsampleConv) -> HostRows {
+        let UpsampleConv::Host(layer) = conv else {
+            panic!("weights on a device were handed to the engine of host memory")
+        };
+        let width = layer.input();
+        let [y] = self.linear(x, [layer]); // [N, factor * D]
+        self.reshape(y, width)
+    }
+
+    fn depthwise(&self, x: &HostRows, conv: &Depthwise, streams: &mut [(&mut History, usize)]) -> HostRows {
+        let DepthwiseWeight::Host(weight) = &conv.weight else {
+            panic!("weights on a device were handed to the engine of host memory")
+        };
+        let ([rows, width], past) = (x.shape(), conv.taps - 1);
+        let mut y = self.take(rows, width);
+        let (mut x, mut out) = (x.values(), y.values_mut());
+        for (history, rows) in streams {
+            let history = history.host();
+            history.resize(past * width, 0.0);
+            let (new, others) = x.split_at(*rows * width);
+            let (outputs, rest) = std::mem::take(&mut out).split_at_mut(*rows * width);
+            history.extend_from_slice(new);
+            for (row, y) in outputs.chunks_exact_mut(width).enumerate() {
+                y.copy_from_slice(conv.bias.host());
+                let seen = history[row * width..].chunks_exact(width).zip(weight.host().chunks_exact(width));
+                for (x, weight) in seen {
+                    y.iter_mut().zip(x).zip(weight).for_each(|((y, x), weight)| *y += x * weight);
+                }
+            }
+            history.drain(..*rows * width);
+            (x, out) = (others, rest);
+        }
+        y
+    }
+
+    fn signal(&self, x: HostRows, times: &[usize]) -> HostSignal {
+        let [time, channels] = x.shape();
+        let mut rows = self.take(channels, time);
+        for (channel, row) in rows.values_mut().chunks_exact_mut(time.max(1)).enumerate() {
+            let values = x.values().iter().skip(channel).step_by(channels);
+            row.iter_mut().zip(values).for_each(|(y, x)| *y = *x);
+        }
+        HostSignal { rows, times: times.to_vec() }
+    }
+
+    fn conv(
+        &self,
+        x: &HostSignal,
+        conv: &CausalConv,
+        act: Option<&Snake>,
+        histories: &mut [&mut History],
+    ) -> HostSignal {
+        let conv = conv.kernel.host();
+        let [_, output] = conv.channels();
+        let mut rows = self.take(output, x.times.iter().sum());
+        let times = run(conv, x, act.map(Snake::host), histories, false, &mut rows);
+        HostSignal { rows, times }
+    }
+
+    fn add_conv(&self, mut residual: HostSignal, x: &HostSignal, conv: &CausalConv, act: &Snake) -> HostSignal {
+        // It sees one step at a time: whose it is does not matter.
+        let mut none = vec![History::None; x.times.len()];
+        let mut none: Vec<_> = none.iter_mut().collect();
+        run(conv.kernel.host(), x, Some(act.host()), &mut none, true, &mut residual.rows);
+        residual
+    }
+
+    fn transposed_conv(
+        &self,
+        x: &HostSignal,
+        conv: &TransposedConv,
+        act: &Snake,
+        histories: &mut [&mut History],
+    ) -> HostSignal {
+        let (stride, conv) = (conv.stride, conv.kernel.host());
+        let [_, output] = conv.channels();
+        let mut rows = self.take(output, stride * x.times.iter().sum::<usize>());
+        let times = run(conv, x, Some(act.host()), histories, false, &mut rows);
+        HostSignal { rows, times }
+    }
+
+    fn activated(&self, x: &HostSignal, act: &Snake) -> HostSignal {
+        let [channels, time] = x.rows.shape();
+        let mut rows = self.take(channels, time);
+        rows.values_mut().copy_from_slice(x.rows.values());
+        act.host().apply(rows.values_mut());
+        HostSignal { rows, times: x.times.clone() }
+    }
+
+    fn signal_tensor(&self, x: &HostSignal) -> Tensor<2> {
+        let [channels, time] = x.rows.shape();
+        let values = x.rows.values().chunks_exact(time.max(1)).flat_map(|row| &row[..x.times[0]]).copied();
+        Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), [channels, x.times[0]]), self.device())
+    }
+
+    fn samples(&self, x: HostSignal) -> Vec<Vec<f32>> {
+        let mut values = x.rows.values();
+        let each = x.times.iter().map(|time| {
+            let (these, others) = values.split_at(*time);
+            values = others;
+            these.iter().map(|sample| sample.clamp(-1.0, 1.0)).collect()
+        });
+        each.collect()
+    }
+}
+
+/// The activated input, if there is an activation.
+fn activated(x: &Tensor<3>, act: Option<&Snake>) -> Tensor<3> {
+    act.map_or_else(|| x.clone(), |act| act.on_device(x.clone()))
+}
+
+/// A causal convolution of one stream `[1, C, T]`, whose history is activated already.
+fn causal(
+    x: Tensor<3>,
+    weight: Tensor<3>,
+    bias: Tensor<1>,
+    [dilation, groups]: [usize; 2],
+    history: &mut History,
+) -> Tensor<3> {
+    let ([_, channels, _], past) = (x.dims(), (weight.dims()[2] - 1) * dilation);
+    let x = match past {
+        0 => x,
+        _ => {
+            let zeros = || Tensor::zeros([1, channels, past], (&x.device(), x.dtype()));
+            let before = history.take_tensor().unwrap_or_else(zeros);
+            let padded = Tensor::cat(vec![before, x], 2); // [1, C, past + T]
+            let length = padded.dims()[2];
+            *history = History::Tensor(padded.clone().narrow(2, length - past, past));
+            padded
+        }
+    };
+    conv1d(x, weight, Some(bias), ConvOptions::new([1], [0], [dilation], groups))
+}
+
+impl VocoderEngine for DeviceEngine {
+    /// `[1, C, T]` of each stream.
+    type Signal = Vec<Tensor<3>>;
+
+    fn upsample(&self, x: &mut Tensor<2>, conv: &UpsampleConv) -> Tensor<2> {
+        let UpsampleConv::Device(kernel) = conv else {
+            panic!("weights in host memory were handed to the engine of a device")
+        };
+        let [input, output, factor] = kernel.weight.dims();
+        let rows = x.dims()[0];
+        let y = x.clone().matmul(kernel.weight.val().reshape([input, output * factor])); // [N, out * factor]
+        let y = y.reshape([rows, output, factor]).swap_dims(1, 2).reshape([rows * factor, output]);
+        y + kernel.bias.val().unsqueeze()
+    }
+
+    fn depthwise(&self, x: &Tensor<2>, conv: &Depthwise, streams: &mut [(&mut History, usize)]) -> Tensor<2> {
+        let DepthwiseWeight::Device(weight) = &conv.weight else {
+            panic!("weights in host memory were handed to the engine of a device")
+        };
+        let mut start = 0;
+        let each = streams.iter_mut().map(|(history, rows)| {
+            let x = x.clone().narrow(0, start, *rows).transpose().unsqueeze::<3>(); // [1, C, T]
+            start += *rows;
+            let channels = x.dims()[1];
+            let y = causal(x, weight.val(), conv.bias.tensor(), [1, channels], history);
+            y.squeeze_dim::<2>(0).transpose() // [T, C]
+        });
+        Tensor::cat(each.collect(), 0)
+    }
+
+    fn signal(&self, x: Tensor<2>, times: &[usize]) -> Vec<Tensor<3>> {
+        let mut start = 0;
+        let each = times.iter().map(|time| {
+            start += time;
+            x.clone().narrow(0, start - time, *time).transpose().unsqueeze::<3>()
+        });
+        each.collect()
+    }
+
+    fn conv(
+        &self,
+        x: &Vec<Tensor<3>>,
+        conv: &CausalConv,
+        act: Option<&Snake>,
+        histories: &mut [&mut History],
+    ) -> Vec<Tensor<3>> {
+        let kernel = conv.kernel.device();
+        let each = x.iter().zip(histories).map(|(x, history)| {
+            causal(activated(x, act), kernel.weight.val(), kernel.bias.val(), [conv.dilation, 1], history)
+        });
+        each.collect()
+    }
+
+    fn add_conv(&self, residual: Vec<Tensor<3>>, x: &Vec<Tensor<3>>, conv: &CausalConv, act: &Snake) -> Vec<Tensor<3>> {
+        let mut none = vec![History::None; x.len()];
+        let y = self.conv(x, conv, Some(act), &mut none.iter_mut().collect::<Vec<_>>());
+        residual.into_iter().zip(y).map(|(x, y)| x + y).collect()
+    }
+
+    fn transposed_conv(
+        &self,
+        x: &Vec<Tensor<3>>,
+        conv: &TransposedConv,
+        act: &Snake,
+        histories: &mut [&mut History],
+    ) -> Vec<Tensor<3>> {
+        let (kernel, stride) = (conv.kernel.device(), conv.stride);
+        let options = ConvTransposeOptions::new([stride], [0], [0], [1], 1);
+        let run = |x| conv_transpose1d(x, kernel.weight.val(), Some(kernel.bias.val()), options.clone());
+        let each = x.iter().zip(histories).map(|(x, history)| {
+            let x = act.on_device(x.clone());
+            if kernel.weight.dims()[2] == stride {
+                return run(x);
+            }
+            let last = x.dims()[2] - 1;
+            let before = history.take_tensor();
+            **history = History::Tensor(x.clone().narrow(2, last, 1));
+            let x = match before {
+                Some(before) => Tensor::cat(vec![before, x], 2),
+                None => x,
+            };
+            let inputs = x.dims()[2];
+            run(x).narrow(2, stride, (inputs - 1) * stride)
+        });
+        each.collect()
+    }
+
+    fn activated(&self, x: &Vec<Tensor<3>>, act: &Snake) -> Vec<Tensor<3>> {
+        x.iter().map(|x| act.on_device(x.clone())).collect()
+    }
+
+    fn signal_tensor(&self, x: &Vec<Tensor<3>>) -> Tensor<2> {
+        x[0].clone().squeeze_dim(0)
+    }
+
+    fn samples(&self, x: Vec<Tensor<3>>) -> Vec<Vec<f32>> {
+        x.into_iter().map(|x| nn::to_f32_vec(&x.cast(DType::F32).clamp(-1.0, 1.0))).collect()
+    }
+}

@@ -1,0 +1,41 @@
+use burn::tensor::Tensor;
+
+/// Inputs a convolution still needs for its next outputs, in the form of the engine that keeps them.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum History {
+    /// Before the first step.
+    #[default]
+    None,
+    /// On a device: `[1, C, past]`, activated.
+    Tensor(Tensor<3>),
+    /// In host memory: `[C, past]`, not yet activated; of a depthwise convolution rows `[past, C]`.
+    Host(Vec<f32>),
+}
+
+impl History {
+    /// The values in host memory, empty before the first step.
+    ///
+    /// # Panics
+    /// If the engine of a device kept it.
+    pub(crate) fn host(&mut self) -> &mut Vec<f32> {
+        if let History::None = self {
+            *self = History::Host(Vec::new());
+        }
+        match self {
+            History::Host(values) => values,
+            _ => panic!("a stream on a device was handed to the engine of host memory"),
+        }
+    }
+
+    /// Takes the tensor, if there is one.
+    ///
+    /// # Panics
+    /// If the engine of host memory kept it.
+    pub(crate) fn take_tensor(&mut self) -> Option<Tensor<3>> {
+        match std::mem::take(self) {
+            History::None => None,
+            History::Tensor(tensor) => Some(tensor),
+            History::Host(_) => panic!("a stream in host memory was handed to the engine of a device"),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What a device must be able to do: the operations that all layers are written over.
+//!
+//! A layer reads like the paper's formula, `fn forward<E: Engine>(&self, e: &E, x: E::Rows, …) -> E::Rows`, over ragged rows `[N, D]`:
+//! the new tokens of several runs, one after the other. [`HostEngine`] computes in the memory of this process with the kernels of this
+//! family; [`DeviceEngine`] computes with burn tensors on any device, and on an autodiff device every operation is differentiable.
+//! Which one a model uses is decided when it is loaded ([`Place`]).
+
+mod device;
+mod host;
+mod pool;
+
+use std::ops::Range;
+
+use burn::tensor::Tensor;
+use checkpoint::Weights;
+use omni_core::{Dtype, Place};
+
+pub use device::DeviceEngine;
+pub use host::{HostEngine, HostRows};
+
+use crate::moe::{Experts, Router, Routing};
+use crate::sampler::Logits;
+use crate::{Activation, Attention, Embedding, KvCache, LayerNorm, Linear, RmsNorm, Sampler, Vector};
+
+/// New rows of one run in causal attention: its keys and values so far, and how many rows of the step are its own.
+pub struct Run<'a> {
+    /// Keys and values of one layer.
+    pub cache: &'a mut KvCache,
+    /// New rows; a run's rows lie behind those of the run before it.
+    pub rows: usize,
+}
+
+/// Sizes of one run's step, before it begins.
+#[derive(Debug, Clone, Copy)]
+pub struct RunLength {
+    /// New rows.
+    pub queries: usize,
+    /// Keys held before the step.
+    pub past: usize,
+}
+
+/// Queries, keys and values of windowed attention: apart, or beside each other in rows `[N, 3 * D]`.
+pub enum Qkv<R> {
+    /// `[N, D]` each.
+    Split([R; 3]),
+    /// `[N, 3 * D]`.
+    Joined(R),
+}
+
+/// One table row of a weighted sum: its index and its weight.
+pub type WeightedRow = (usize, f32);
+
+/// The operations of a device on rows `[N, D]`.
+///
+/// `&mut` inputs are not changed in value: an engine may keep a packed copy of them beside the rows.
+pub trait Engine: Send + Sync {
+    /// Rows `[N, D]`.
+    type Rows: Send;
+    /// One id per row, where the next embedding reads it.
+    type Ids: Send;
+    /// Cosines and sines of one position per row.
+    type Rotation: Send + Sync;
+    /// What all layers of one step share: rotation and masks.
+    type Step: Send + Sync;
+    /// The experts of each row.
+    type Routing: Send;
+
+    /// Rows from a tensor of another crate, several below one another.
+    ///
+    /// # Panics
+    /// If there is none, or their widths differ.
+    fn rows(&self, parts: &[&Tensor<2>]) -> Self::Rows;
+    /// Some rows as a tensor for another crate.
+    fn tensor(&self, x: &Self::Rows, rows: Range<usize>) -> Tensor<2>;
+    /// All values in host memory.
+    fn values(&self, x: Self::Rows) -> Vec<f32>;
+    /// `[N, D]`.
+    fn shape(&self, x: &Self::Rows) -> [usize; 2];
+    /// The same values as rows of another width.
+    fn reshape(&self, x: Self::Rows, width: usize) -> Self::Rows;
+    /// Some rows, in the order asked for.
+    fn select(&self, x: &Self::Rows, rows: &[usize]) -> Self::Rows;
+    /// A copy in f32, whatever the number type of the computation: sums of many rows begin with it.
+    fn widened(&self, x: &Self::Rows) -> Self::Rows;
+    /// `x + y`, in the number type of `x`.
+    fn add(&self, x: Self::Rows, y: &Self::Rows) -> Self::Rows;
+    /// `x[at[i]] += rows[i]`.
+    fn add_rows(&self, x: Self::Rows, at: &[usize], rows: &Tensor<2>) -> Self::Rows;
+
+    /// Ids of another crate.
+    fn ids(&self, ids: &[u32]) -> Self::Ids;
+    /// Ids for another crate: those of all parts, in order.
+    fn read_ids(&self, parts: &[Self::Ids]) -> Vec<u32>;
+    /// One row of the table per id.
+    fn embed(&self, table: &Embedding, ids: &Self::Ids) -> Self::Rows;
+    /// The mean of the table's rows of `per_row` ids each.
+    fn embed_mean(&self, table: &Embedding, ids: &[u32], per_row: usize) -> Self::Rows;
+    /// `x[i] += Σ weight · table[index]` over the four entries of row `i`.
+    fn add_weighted(&self, x: Self::Rows, table: &Embedding, rows: &[[WeightedRow; 4]]) -> Self::Rows;
+
+    /// Several linear layers of the same rows: each `x Wᵀ + b`.
+    fn linear<const N: usize>(&self, x: &mut Self::Rows, layers: [&Linear; N]) -> [Self::Rows; N];
+    /// `act(x Wᵀ + b)`.
+    fn linear_act(&self, x: &mut Self::Rows, layer: &Linear, act: Activation) -> Self::Rows;
+    /// `residual + scale · (x Wᵀ + b)`.
+    fn add_linear(
+        &self,
+        residual: Self::Rows,
+        x: &mut Self::Rows,
+        layer: &Linear,
+        scale: Option<&Vector>,
+    ) -> Self::Rows;
+    /// `silu(gate(x)) · up(x)`.
+    fn silu_gate(&self, x: &mut Self::Rows, gate: &Linear, up: &Linear) -> Self::Rows;
+    /// RMSNorm of each row. The mean square is taken in f32, the result cast back *before* the multiplication, as in the reference.
+    fn rms_norm(&self, x: &Self::Rows, norm: &RmsNorm) -> Self::Rows;
+    /// LayerNorm of each row, in f32.
+    fn layer_norm(&self, x: &Self::Rows, norm: &LayerNorm) -> Self::Rows;
+
+    /// Cosines and sines `[N, Dh / 2]` each, for [`Engine::window_attention`]: applied in f32.
+    fn rotation(&self, tables: [Vec<f32>; 2], rows: usize) -> Self::Rotation;
+    /// What the layers of a step share, from cosines and sines `[N, Dh / 2]` of all rows; `window` as in [`Attention`].
+    fn step(&self, tables: [Vec<f32>; 2], runs: &[RunLength], window: Option<usize>) -> Self::Step;
+    /// Causal attention: head norms and rotation of queries and keys, new keys and values kept in each run's cache, and
+    /// `softmax(q kᵀ / √Dh) v` over what each row may see.
+    ///
+    /// # Shapes
+    /// `q` `[N, H * Dh]`, `k` and `v` `[N, K * Dh]` → `[N, H * Dh]`; the runs' rows add up to `N`.
+    fn causal_attention(
+        &self,
+        attention: &Attention,
+        qkv: [Self::Rows; 3],
+        step: &Self::Step,
+        runs: &mut [Run],
+    ) -> Self::Rows;
+    /// Full attention inside windows of rows and none across them, queries and keys rotated first where a rotation is given.
+    ///
+    /// # Shapes
+    /// → `[N, D]`; the windows add up to `N`.
+    fn window_attention(
+        &self,
+        qkv: Qkv<Self::Rows>,
+        heads: usize,
+        windows: &[usize],
+        rotation: Option<&Self::Rotation>,
+    ) -> Self::Rows;
+
+    /// The experts of each row: softmax over all in f32, then the best `top_k`. `runs` are the rows of each run.
+    fn route(&self, x: &mut Self::Rows, router: &Router, runs: &[usize]) -> Self::Routing;
+    /// What was routed, of some rows, to be looked at.
+    fn routing(&self, routing: &Self::Routing, rows: Range<usize>) -> Routing;
+    /// `residual + Σ weight · expert(x)`.
+    fn experts(
+        &self,
+        residual: Self::Rows,
+        x: &mut Self::Rows,
+        routing: &Self::Routing,
+        experts: &Experts,
+    ) -> Self::Rows;
+    /// `residual + sigmoid(gate) · y`, with one gate `[N, 1]` per row.
+    fn add_gated(&self, residual: Self::Rows, y: Self::Rows, gate: &Self::Rows) -> Self::Rows;
+
+    /// One row of scores each, for another crate's sampler.
+    fn logits(&self, x: Self::Rows) -> Vec<Logits>;
+    /// The next id of each row, by its own sampler.
+    fn sample(&self, logits: Self::Rows, samplers: &mut [&mut Sampler]) -> Self::Ids;
+
+    /// Runs one call of a model: work is shared out from inside the pool, and memory that a large call took is given back.
+    fn call<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T;
+}
+
+/// The engine a model was loaded for.
+#[derive(Debug, Clone)]
+pub enum AnyEngine {
+    /// In the memory of this process.
+    Host(HostEngine),
+    /// On a device.
+    Device(DeviceEngine),
+}
+
+impl AnyEngine {
+    /// The engine of the place and number type that weights are loaded for.
+    pub fn of(weights: &Weights) -> Self {
+        match weights.place() {
+            Place::Host(device) => AnyEngine::Host(HostEngine::new(device, weights.compute_dtype() != Dtype::F32)),
+            Place::Device(device) => AnyEngine::Device(DeviceEngine::new(device, weights.tensor_dtype())),
+        }
+    }
+
+    /// The device of tensors that cross crate borders, and their number type.
+    pub fn tensors(&self) -> (burn::tensor::Device, Dtype) {
+        match self {
+            AnyEngine::Host(engine) => (engine.device().clone(), Dtype::F32),
+            AnyEngine::Device(engine) => (engine.device().clone(), engine.dtype()),
+        }
+    }
+
+    /// Whether runs that are computed together share each reading of the weights without changing each other's results.
+    pub fn batches(&self) -> bool {
+        matches!(self, AnyEngine::Host(_))
+    }
+}
+
+/// Runs code that is generic over [`Engine`] on the engine a model was loaded for: `on_engine!(self.engine, |e| self.run(e, …))`.
+#[macro_export]
+macro_rules! on_engine {
+    ($engine:expr, |$e:ident| $body:expr) => {
+        match &$engine {
+            $crate::AnyEngine::Host($e) => $crate::Engine::call($e, || $body),
+            $crate::AnyEngine::Device($e) => $crate::Engine::call($e, || $body),
+        }
+    };
+}

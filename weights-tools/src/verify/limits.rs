@@ -1,0 +1,99 @@
+//! How far a result may be from the stored one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use omni_core::{Error, Result};
+use serde::Deserialize;
+
+/// What a result may differ from the reference's: in f32 by the rounding of sums, in bf16 by twice what the reference itself differs
+/// when it computes in bf16.
+#[derive(Debug, Clone)]
+pub(crate) enum Limits {
+    /// The case's own limits, times a factor for the device.
+    F32 { slack: f64 },
+    /// Of the reference in bf16, by case.
+    Bf16(ReferenceErrors),
+}
+
+/// The reference's own errors in bf16, as `reference_bf16.py` writes them.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ReferenceErrors {
+    bf16: BTreeMap<String, BTreeMap<String, TensorError>>,
+    choices: BTreeMap<String, BTreeMap<String, Vec<ChoiceError>>>,
+    meta: Meta,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Meta {
+    routing_flips: BTreeMap<String, BTreeMap<String, Flips>>,
+}
+
+/// Rows and layers whose set of experts was another one.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Flips {
+    most: usize,
+}
+
+/// Largest and mean error of one tensor.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(crate) struct TensorError {
+    pub(crate) max_abs: f64,
+    pub(crate) rms: f64,
+}
+
+/// Of one greedy choice: the distance from the best to the second score in f32, and the scores' largest error in bf16.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(crate) struct ChoiceError {
+    pub(crate) margin: f64,
+    pub(crate) error: f64,
+}
+
+/// How much more than the reference's own error is allowed.
+const FACTOR: f64 = 2.0;
+
+impl Limits {
+    /// Reads the reference's errors.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
+        let errors = serde_json::from_slice(&bytes);
+        errors.map(Limits::Bf16).map_err(|error| Error::Request(format!("{}: {error}", path.display())))
+    }
+
+    /// The factor for results that do not depend on the number type.
+    pub(crate) fn slack(&self) -> f64 {
+        match self {
+            Limits::F32 { slack } => *slack,
+            Limits::Bf16(_) => 1.0,
+        }
+    }
+
+    pub(crate) fn is_bf16(&self) -> bool {
+        matches!(self, Limits::Bf16(_))
+    }
+
+    /// What is allowed of a tensor, if its limit is the reference's own error. A case with stored errors must have one for
+    /// each of its tensors that is not exact.
+    pub(crate) fn of_tensor(&self, case: &str, tensor: &str) -> Option<Result<TensorError, String>> {
+        let Limits::Bf16(errors) = self else { return None };
+        let case = errors.bf16.get(case)?;
+        let found =
+            case.get(tensor).map(|error| TensorError { max_abs: FACTOR * error.max_abs, rms: FACTOR * error.rms });
+        Some(found.ok_or_else(|| "the reference's own error in bf16 is not stored".to_owned()))
+    }
+
+    /// Whether a greedy choice must be the stored one.
+    pub(crate) fn decides(&self, case: &str, choice: &str, step: usize) -> bool {
+        let Limits::Bf16(errors) = self else { return true };
+        let of_step = errors.choices.get(case).and_then(|case| case.get(choice)).and_then(|steps| steps.get(step));
+        of_step.is_none_or(|choice| choice.margin > choice.error)
+    }
+
+    /// Rows and layers of a part of a case whose experts may be others.
+    pub(crate) fn flips(&self, case: &str, parts: &[&str]) -> usize {
+        let Limits::Bf16(errors) = self else { return 0 };
+        let case = errors.meta.routing_flips.get(case);
+        let most = case.and_then(|case| parts.iter().find_map(|part| case.get(*part))).map_or(0, |flips| flips.most);
+        FACTOR as usize * most.max(1)
+    }
+}
