@@ -139,6 +139,11 @@ impl AutEncoder {
         window.chunks.iter().map(|range| self.tokens(range.len())).sum()
     }
 
+    /// Log-mel frames of one chunk, which is convolved by itself and padded to the longest of the call.
+    pub fn chunk_frames(&self) -> usize {
+        chunk(&self.config)
+    }
+
     /// Log-mel frames of one attention window: rows of different windows do not depend on each other.
     pub fn window_frames(&self) -> usize {
         chunk(&self.config) * self.window

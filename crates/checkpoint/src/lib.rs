@@ -27,7 +27,7 @@ pub use directory::{Checkpoint, Tensor as StoredTensor, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
 pub use manifest::{Component, Manifest, expected, is_linear};
 pub use need::MemoryNeed;
-pub use omni_core::Dtype;
+pub use omni_core::{Dtype, Place};
 pub use packed::Scheme;
 pub use packed_layer::PackedTensors;
 pub use quantization::QuantizationConfig;

@@ -68,6 +68,9 @@ fn worst(vocoder: &Code2Wav, pieces: &[Vec<usize>]) -> f32 {
     worst
 }
 
+/// Sums of single-precision numbers in another order.
+const SINGLE: f32 = 1e-5;
+
 fn pieces(streams: usize, seed: u64) -> Vec<Vec<usize>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut of_one = |_| {
@@ -89,10 +92,10 @@ fn rounding(directory: &std::path::Path) -> f32 {
 #[test]
 fn every_stream_gets_what_it_gets_alone() {
     for directory in [testkit::tiny(), testkit::nano()] {
-        // From nine rows on, linear layers round their inputs too: a stream that alone has fewer gets other rounding, as it does
-        // with other pieces. Nothing else may differ.
+        // From nine rows on, linear layers add up in another order, and in half precision round their inputs too: a stream that
+        // alone has fewer gets other rounding, as it does with other pieces. Nothing else may differ.
         let rounding = rounding(&directory);
-        for (dtype, limit) in [(Dtype::F32, 0.0), (Dtype::Bf16, 2.0 * rounding)] {
+        for (dtype, limit) in [(Dtype::F32, SINGLE), (Dtype::Bf16, 2.0 * rounding)] {
             let vocoder = vocoder(directory.clone(), dtype);
             for seed in 0..4 {
                 let worst = worst(&vocoder, &pieces(2 + seed as usize, seed));

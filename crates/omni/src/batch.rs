@@ -52,6 +52,8 @@ struct Queue<Job, Output> {
     /// How long the last batch took.
     took: Duration,
     seats: usize,
+    /// Jobs of the largest batch so far.
+    largest: usize,
 }
 
 /// The place of one answer, which has one job at a time.
@@ -69,6 +71,7 @@ impl<Job, Output> Batch<Job, Output> {
             due: Vec::new(),
             took: Duration::ZERO,
             seats: 0,
+            largest: 0,
         };
         Self { queue: Mutex::new(queue), changed: Condvar::new(), limit }
     }
@@ -78,6 +81,12 @@ impl<Job, Output> Batch<Job, Output> {
         let mut queue = self.lock();
         queue.seats += 1;
         Seat { batch: self, id: queue.seats }
+    }
+
+    /// Jobs of the largest batch so far.
+    #[cfg(test)]
+    pub(crate) fn largest(&self) -> usize {
+        self.lock().largest
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<Job, Output>> {
@@ -145,6 +154,7 @@ impl<Job, Output> Seat<'_, Job, Output> {
         queue.led = true;
         queue = batch.gather(queue);
         let count = batch.fitting(&queue);
+        queue.largest = queue.largest.max(count);
         let (seats, jobs) = queue.waiting.drain(..count).unzip();
         drop(queue);
         let lead = Lead { batch, seats, started: Instant::now(), outputs: Vec::new() };

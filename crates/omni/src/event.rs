@@ -241,3 +241,41 @@ impl fmt::Display for Timings {
         write!(f, "; {:.0} ms in all", ms(self.total))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(usage: Usage, timings: Timings) -> Reply {
+        Reply {
+            text: String::new(),
+            thinking: None,
+            token_ids: Vec::new(),
+            text_stop: TextStop::End,
+            speech: None,
+            usage,
+            timings,
+        }
+    }
+
+    #[test]
+    fn rates_are_what_they_say() {
+        let timings = Timings {
+            prefill: Duration::from_secs(1),
+            thinker: Duration::from_secs(5),
+            first_text: Duration::from_secs(2),
+            total: Duration::from_secs(8),
+            ..Timings::default()
+        };
+        let usage = Usage { text_tokens: 41, audio: Duration::from_secs(3), ..Usage::default() };
+        let reply = reply(usage, timings);
+        // 40 tokens after the first in the 4 seconds after the prompt; 6 seconds for 3 seconds of sound.
+        assert_eq!((reply.tokens_per_second(), reply.real_time_factor()), (10.0, Some(2.0)));
+    }
+
+    #[test]
+    fn without_sound_there_is_no_real_time_factor_and_one_token_has_no_rate() {
+        let reply = reply(Usage { text_tokens: 1, ..Usage::default() }, Timings::default());
+        assert_eq!((reply.tokens_per_second(), reply.real_time_factor()), (0.0, None));
+    }
+}

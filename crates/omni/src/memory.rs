@@ -104,14 +104,15 @@ pub(crate) fn common(old: &[Token], new: &[Token]) -> usize {
 pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
     let ids = prompt.layout.ids;
     let audio_rows = |frames: usize| model.config.thinker.audio.tokens(frames);
+    let chunk = model.encoders.as_ref().and_then(|encoders| encoders.audio.chunk_frames()).unwrap_or(usize::MAX);
     // A third party's encoder may make any row of any frame.
     let window = model.encoders.as_ref().and_then(|encoders| encoders.audio.window_frames()).unwrap_or(usize::MAX);
-    // Chunks of a second are padded to the longest of the call, which shows in items that are all shorter.
+    // Chunks are padded to the longest of the call, which shows in items that are all shorter.
     let raw_frames = prompt.audio.iter().filter_map(|item| match item {
         Feature::Raw(mel) => Some(mel.frames()),
         Feature::Encoded(_) => None,
     });
-    let longest = raw_frames.max().unwrap_or(0).min(100);
+    let longest = raw_frames.max().unwrap_or(0).min(chunk);
     let mut audio = prompt.audio.iter().flat_map(|item| match item {
         Feature::Raw(mel) => {
             let windows = mel.values().chunks(window.saturating_mul(mel.bins()));

@@ -81,6 +81,14 @@ impl Ears {
         }
     }
 
+    /// Log-mel frames of one chunk; shorter ones are padded to the longest of the call. Of a third party's encoder all of the sound.
+    pub(crate) fn chunk_frames(&self) -> Option<usize> {
+        match self {
+            Ears::Own(encoder) => Some(encoder.chunk_frames()),
+            Ears::Other(_) => None,
+        }
+    }
+
     pub(crate) fn encode(&self, items: Vec<Tensor<2>>) -> Result<Encoded> {
         match self {
             Ears::Own(encoder) => encoder.encode(items),
@@ -317,4 +325,21 @@ pub(crate) fn whole(events: impl Iterator<Item = Result<Event>>) -> Result<Reply
 fn default_speaker(talker: &checkpoint::TalkerConfig) -> u32 {
     let named = talker.speaker_id.get("ethan");
     *named.or_else(|| talker.speaker_id.values().next()).expect("checked when the config was read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stage_draws_with_a_seed_of_its_own() {
+        let omni = Omni::builder(testkit::tiny()).load().unwrap();
+        let seeds = |seed| {
+            let plan = omni.speech_plan(&GenerateOptions { seed, ..GenerateOptions::default() }).unwrap().unwrap();
+            [plan.speak.sampling.seed, plan.residual_sampling.seed]
+        };
+        let [a, b] = [seeds(1), seeds(2)];
+        assert!(a[0] != a[1] && a[0] != b[0] && a[1] != b[1], "{a:?} {b:?}");
+        assert_eq!(a, seeds(1));
+    }
 }

@@ -110,10 +110,12 @@ mod tests {
     fn a_finished_file_holds_the_samples() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("reply.wav");
-        let mut file = WavFile::create(&path, 24_000).unwrap();
+        let mut file = WavFile::create(&path, 22_050).unwrap();
         file.write(&[0.0, 0.5, -2.0]).unwrap();
         file.finish().unwrap();
         let mut reader = hound::WavReader::open(&path).unwrap();
+        let spec = WavSpec { channels: 1, sample_rate: 22_050, bits_per_sample: 16, sample_format: SampleFormat::Int };
+        assert_eq!((reader.spec(), reader.duration()), (spec, 3));
         let samples: Vec<i16> = reader.samples().map(|s| s.unwrap()).collect();
         assert_eq!(samples, [0, 16384, -32767]);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);

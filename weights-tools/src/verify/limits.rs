@@ -68,18 +68,21 @@ impl Limits {
         }
     }
 
+    /// The limits of a kind of case: without weights, the number type does not matter.
+    pub(crate) fn of_kind(&self, computes: bool) -> Self {
+        if computes { self.clone() } else { Limits::F32 { slack: self.slack() } }
+    }
+
     pub(crate) fn is_bf16(&self) -> bool {
         matches!(self, Limits::Bf16(_))
     }
 
-    /// What is allowed of a tensor, if its limit is the reference's own error. A case with stored errors must have one for
-    /// each of its tensors that is not exact.
+    /// What is allowed of a tensor that is not exact, if its limit is the reference's own error.
     pub(crate) fn of_tensor(&self, case: &str, tensor: &str) -> Option<Result<TensorError, String>> {
         let Limits::Bf16(errors) = self else { return None };
-        let case = errors.bf16.get(case)?;
-        let found =
-            case.get(tensor).map(|error| TensorError { max_abs: FACTOR * error.max_abs, rms: FACTOR * error.rms });
-        Some(found.ok_or_else(|| "the reference's own error in bf16 is not stored".to_owned()))
+        let found = errors.bf16.get(case).and_then(|case| case.get(tensor));
+        let allowed = found.map(|error| TensorError { max_abs: FACTOR * error.max_abs, rms: FACTOR * error.rms });
+        Some(allowed.ok_or_else(|| "the reference's own error in bf16 is not stored".to_owned()))
     }
 
     /// Whether a greedy choice must be the stored one.

@@ -127,10 +127,16 @@ struct Kind {
     prefix: &'static str,
     component: Option<Component>,
     runner: Runner,
+    /// Whether weights are multiplied, so that results depend on the number type.
+    computes: bool,
 }
 
 const fn kind(prefix: &'static str, component: Option<Component>, runner: Runner) -> Kind {
-    Kind { prefix, component, runner }
+    Kind { prefix, component, runner, computes: false }
+}
+
+const fn computing(prefix: &'static str, component: Component, runner: Runner) -> Kind {
+    Kind { prefix, component: Some(component), runner, computes: true }
 }
 
 const KINDS: [Kind; 21] = [
@@ -142,19 +148,19 @@ const KINDS: [Kind; 21] = [
     kind("rotary_mrope_released", None, rotary::released),
     kind("rotary_plain", Some(Component::CodePredictor), rotary::plain),
     kind("sampling", None, sampling::run),
-    kind("thinker_", Some(Component::Thinker), thinker::run),
-    kind("talker_", Some(Component::Talker), talker::run),
-    kind("e2e_", Some(Component::Talker), talker::run),
-    kind("code_predictor", Some(Component::CodePredictor), predictor::run),
-    kind("code2wav_", Some(Component::Code2Wav), code2wav::whole),
-    kind("code2wav_chunked_", Some(Component::Code2Wav), code2wav::chunked),
+    computing("thinker_", Component::Thinker, thinker::run),
+    computing("talker_", Component::Talker, talker::run),
+    computing("e2e_", Component::Talker, talker::run),
+    computing("code_predictor", Component::CodePredictor, predictor::run),
+    computing("code2wav_", Component::Code2Wav, code2wav::whole),
+    computing("code2wav_chunked_", Component::Code2Wav, code2wav::chunked),
     kind("mel_", None, audio::mel),
-    kind("audio_encoder_", Some(Component::AudioEncoder), audio::encoder),
+    computing("audio_encoder_", Component::AudioEncoder, audio::encoder),
     kind("image_pre_", Some(Component::VisionEncoder), vision::image),
     kind("video_pre_", Some(Component::VisionEncoder), vision::video),
     kind("video_sampling", None, vision::sampling),
     kind("smart_resize", Some(Component::VisionEncoder), vision::sizes),
-    kind("vision_", Some(Component::VisionEncoder), vision::encoder),
+    computing("vision_", Component::VisionEncoder, vision::encoder),
 ];
 
 /// A checkpoint on a device; parts are loaded when a case asks for them.
@@ -229,7 +235,9 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     }
     match Golden::read(path) {
         Err(error) => ended(Outcome::Failed(error.to_string())),
-        Ok(golden) => Case::new(name, golden, model.limits.clone()).run(|case| (kind.runner)(model, case)),
+        Ok(golden) => {
+            Case::new(name, golden, model.limits.of_kind(kind.computes)).run(|case| (kind.runner)(model, case))
+        }
     }
 }
 

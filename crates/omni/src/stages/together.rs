@@ -185,3 +185,38 @@ fn predict(
     }
     made.into_iter().zip(&*errors).filter(|(_, error)| error.is_none()).map(|(frame, _)| frame).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{GenerateOptions, Message, Omni};
+
+    #[test]
+    fn answers_that_are_made_at_once_do_share_steps_of_every_stage() {
+        let omni = Omni::builder(testkit::nano()).load().unwrap();
+        let questions =
+            ["repeat red cat nine", "repeat blue dog two", "what is nine minus two", "repeat one two three"];
+        // Whether they meet is a matter of time; that they never do in so many answers is a matter of code.
+        for _ in 0..20 {
+            std::thread::scope(|scope| {
+                for question in questions {
+                    let omni = &omni;
+                    scope.spawn(move || {
+                        omni.generate(&[Message::user().text(question)], &GenerateOptions::default().greedy()).unwrap()
+                    });
+                }
+            });
+            let together = &omni.inner().together;
+            let largest = [
+                together.prompts.largest(),
+                together.thinker.largest(),
+                together.talker_prompts.largest(),
+                together.talker.largest(),
+                together.vocoder.largest(),
+            ];
+            if largest.iter().all(|jobs| *jobs > 1) {
+                return;
+            }
+        }
+        panic!("four answers at once, twenty times, never shared a step of some stage");
+    }
+}

@@ -89,6 +89,16 @@ impl VocodeStage {
                 break;
             }
         }
+        if let Stream::Other(stream) = &mut stream
+            && !voiced.codes.is_empty()
+            && !self.common.signals.stopped()
+        {
+            let samples = stream.finish()?;
+            voiced.samples += samples.len();
+            if !samples.is_empty() {
+                self.common.event(Event::Audio(Audio { samples, sample_rate }));
+            }
+        }
         // The talker takes this for the end.
         self.frames.close();
         self.common.report(Report::Voiced(voiced));
