@@ -277,14 +277,8 @@ impl HostLayer {
                 row += 1;
             }
         }
-        let mut first = 0;
-        let attended: Vec<Run> = runs
-            .iter()
-            .map(|run| {
-                first += run.rows;
-                Run { cache: &run.caches[index], first: first - run.rows, rows: run.rows }
-            })
-            .collect();
+        let attended: Vec<Run> =
+            runs.iter().map(|run| Run { cache: &run.caches[index], rows: run.rows }).collect();
         kernels::cached_attention(queries, &attended, *heads, None, q.precision, inner.fill(rows, heads * head_dim));
         kernels::products(inner, o.precision, &mut [product(o, rows, out)]);
         add(x, out);
