@@ -277,8 +277,7 @@ impl HostLayer {
                 row += 1;
             }
         }
-        let attended: Vec<Run> =
-            runs.iter().map(|run| Run { cache: &run.caches[index], rows: run.rows }).collect();
+        let attended: Vec<Run> = runs.iter().map(|run| Run { cache: &run.caches[index], rows: run.rows }).collect();
         kernels::cached_attention(queries, &attended, *heads, None, q.precision, inner.fill(rows, heads * head_dim));
         kernels::products(inner, o.precision, &mut [product(o, rows, out)]);
         add(x, out);
