@@ -459,7 +459,7 @@ unsafe fn product<V: Lanes, T: Stored, const VECTORS: usize>(
 mod tests {
     use super::*;
     use crate::few::tests::numbers;
-    use crate::level::tests::cases;
+    use crate::level::tests::{cases, up_to};
     use proptest::prelude::*;
 
     /// Largest distance from attention in f64.
@@ -509,7 +509,7 @@ mod tests {
         #![proptest_config(cases(128))]
         #[test]
         fn any_cache_is_right(
-            past in 0..150usize, rows in 1..20usize, group in 1..5usize, kv in 1..3usize,
+            past in 0..up_to(150), rows in 1..up_to(20), group in 1..5usize, kv in 1..3usize,
             width in prop::sample::select(vec![8, 16, 24, 32, 64]), half: bool,
             window in prop::sample::select(vec![None, Some(1), Some(72)]),
         ) {
@@ -521,7 +521,7 @@ mod tests {
 
         #[test]
         fn runs_beside_each_other_get_what_each_gets_alone(
-            runs in prop::collection::vec((0..100usize, 0..40usize), 1..5), group in 1..4usize, kv in 1..3usize,
+            runs in prop::collection::vec((0..up_to(100), 0..up_to(40)), 1..5), group in 1..4usize, kv in 1..3usize,
             width in prop::sample::select(vec![16, 32]), same: bool,
         ) {
             let heads = group * kv;

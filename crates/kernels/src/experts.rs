@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn runs_beside_each_other_get_what_each_gets_alone() {
-        let (width, inner) = (160, 64);
+        let (width, inner) = if cfg!(miri) { (64, 32) } else { (160, 64) };
         let samples = samples([inner, width]);
         let expert = |e: usize| {
             let [gate, up, down] = samples[e].each_ref().map(Sample::weight);
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_row_that_is_no_number_leaves_the_others_alone() {
-        let (width, inner, rows) = (160, 64, 12);
+        let (width, inner, rows) = if cfg!(miri) { (64, 32, 12) } else { (160, 64, 12) };
         let samples = samples([inner, width]);
         let expert = |e: usize| {
             let [gate, up, down] = samples[e].each_ref().map(Sample::weight);

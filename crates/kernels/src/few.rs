@@ -645,7 +645,7 @@ unsafe fn dot_groups<V: Lanes, S: Stored, const BITS: usize, const R: usize, con
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::level::tests::cases;
+    use crate::level::tests::{cases, up_to};
     use crate::weight::tests::Sample;
     use crate::weight::{narrow, widen};
     use proptest::prelude::*;
@@ -757,10 +757,11 @@ pub(crate) mod tests {
     }
 
     fn several_products(processor: Processor, rows: usize) {
-        let (x, a, b) = (numbers(rows * 300, 1), numbers(500 * 300, 2), numbers(7 * 300, 3));
+        let many = up_to(500);
+        let (x, a, b) = (numbers(rows * 300, 1), numbers(many * 300, 2), numbers(7 * 300, 3));
         let half: Vec<u16> = b.iter().map(|w| narrow(*w)).collect();
         let bias = numbers(7, 4);
-        let (mut ya, mut yb) = (vec![0.0; rows * 500], vec![0.0; rows * 7]);
+        let (mut ya, mut yb) = (vec![0.0; rows * many], vec![0.0; rows * 7]);
         let mut inputs = Inputs::default();
         inputs.set(&x, 300);
         products_on(
@@ -768,14 +769,14 @@ pub(crate) mod tests {
             &mut inputs,
             Precision::Full,
             &mut [
-                Product { weight: Weight::F32(&a), output: 500, bias: None, y: &mut ya },
+                Product { weight: Weight::F32(&a), output: many, bias: None, y: &mut ya },
                 Product { weight: Weight::Bf16(&half), output: 7, bias: Some(&bias), y: &mut yb },
             ],
         );
         let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
         for row in 0..rows {
             let x = &x[row * 300..][..300];
-            assert!((dot(x, &a[499 * 300..]) - ya[row * 500 + 499]).abs() < 1e-3);
+            assert!((dot(x, &a[(many - 1) * 300..]) - ya[(row + 1) * many - 1]).abs() < 1e-3);
             let w: Vec<f32> = half[6 * 300..].iter().map(|w| widen(*w)).collect();
             assert!((dot(x, &w) + bias[6] - yb[row * 7 + 6]).abs() < 1e-3);
         }

@@ -51,7 +51,7 @@ pub(crate) unsafe trait Lanes: Copy {
 
 /// A number as memory holds it.
 pub(crate) trait Stored: Copy {
-    fn widen(self) -> f32;
+    fn to_f32(self) -> f32;
 
     /// # Safety
     /// The processor has the instructions of `V`, and a vector can be read there.
@@ -66,7 +66,7 @@ pub(crate) trait Stored: Copy {
 
 impl Stored for f32 {
     #[inline(always)]
-    fn widen(self) -> f32 {
+    fn to_f32(self) -> f32 {
         self
     }
 
@@ -85,7 +85,7 @@ impl Stored for f32 {
 
 impl Stored for u16 {
     #[inline(always)]
-    fn widen(self) -> f32 {
+    fn to_f32(self) -> f32 {
         widen(self)
     }
 
@@ -303,7 +303,7 @@ unsafe impl Lanes for Plain {
     #[inline(always)]
     unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> Self::Float {
         // SAFETY: the caller promises `GROUPS` scales; `i` is less than `PLAIN`.
-        std::array::from_fn(|i| unsafe { *at.add(i * GROUPS / PLAIN) }.widen())
+        std::array::from_fn(|i| unsafe { *at.add(i * GROUPS / PLAIN) }.to_f32())
     }
 
     #[inline(always)]
@@ -471,8 +471,8 @@ mod x86 {
                 if GROUPS == 4 {
                     return S::quarters::<Self>(at);
                 }
-                let low = _mm512_set1_ps((*at).widen());
-                if GROUPS == 1 { low } else { _mm512_mask_blend_ps(0xFF00, low, _mm512_set1_ps((*at.add(1)).widen())) }
+                let low = _mm512_set1_ps((*at).to_f32());
+                if GROUPS == 1 { low } else { _mm512_mask_blend_ps(0xFF00, low, _mm512_set1_ps((*at.add(1)).to_f32())) }
             }
         }
 
@@ -622,7 +622,7 @@ mod x86 {
         unsafe fn quarters_half(at: *const u16) -> __m256 {
             // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
-                let four = [(*at).widen(), (*at.add(1)).widen(), (*at.add(2)).widen(), (*at.add(3)).widen()];
+                let four = [(*at).to_f32(), (*at.add(1)).to_f32(), (*at.add(2)).to_f32(), (*at.add(3)).to_f32()];
                 Self::quarters(four.as_ptr())
             }
         }
@@ -632,8 +632,8 @@ mod x86 {
             // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 match GROUPS {
-                    1 => _mm256_set1_ps((*at).widen()),
-                    2 => _mm256_set_m128(_mm_set1_ps((*at.add(1)).widen()), _mm_set1_ps((*at).widen())),
+                    1 => _mm256_set1_ps((*at).to_f32()),
+                    2 => _mm256_set_m128(_mm_set1_ps((*at.add(1)).to_f32()), _mm_set1_ps((*at).to_f32())),
                     _ => S::quarters::<Self>(at),
                 }
             }

@@ -163,6 +163,11 @@ pub(crate) mod tests {
         ProptestConfig { cases: asked.unwrap_or(count), failure_persistence, ..ProptestConfig::default() }
     }
 
+    /// A size, or a small one for Miri.
+    pub(crate) fn up_to(size: usize) -> usize {
+        if cfg!(miri) { size.div_ceil(6) } else { size }
+    }
+
     #[test]
     fn the_level_in_use_is_the_processors_or_the_one_that_was_asked_for() {
         let asked = std::env::var(VARIABLE).ok();

@@ -379,7 +379,7 @@ fn lay(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::level::tests::cases;
+    use crate::level::tests::{cases, up_to};
     use proptest::prelude::*;
 
     fn linear_on(
@@ -421,7 +421,7 @@ mod tests {
         #![proptest_config(cases(128))]
         #[test]
         fn any_shape_is_right(
-            rows in 0..70usize, input in 0..if cfg!(miri) { 220usize } else { 900 }, output in 0..130usize, biased: bool,
+            rows in 0..up_to(70), input in 0..up_to(1200), output in 0..up_to(130), biased: bool,
         ) {
             for processor in Processor::all() {
                 let worst = error(processor, LinearShape { rows, input, output }, biased);
@@ -487,8 +487,8 @@ mod tests {
 
     #[test]
     fn a_product_within_a_product_of_the_same_pool_is_right() {
-        let input = if cfg!(miri) { 40 } else { 400 };
-        let results: Vec<f64> = (0..16)
+        let input = up_to(400);
+        let results: Vec<f64> = (0..up_to(16))
             .into_par_iter()
             .map(|i| error(Processor::best(), LinearShape { rows: 40 + i, input, output: input / 2 }, false))
             .collect();
