@@ -291,14 +291,13 @@ impl<'a> Task<'a> {
     }
 
     fn tile(self, instructions: Instructions, tile: usize, memory: &mut Memory) {
-        let width = self.cache.width;
         match instructions {
             // SAFETY: the instructions were found, or there would be no `Found`.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512(_) if width.is_multiple_of(32) => unsafe { self.avx512(tile, memory) },
+            Instructions::Avx512(_) if self.cache.width.is_multiple_of(32) => unsafe { self.avx512(tile, memory) },
             // SAFETY: as above; AVX-512 is only found where there are AVX2 and FMA, too.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512(_) | Instructions::Avx2(_) if width.is_multiple_of(16) => unsafe {
+            Instructions::Avx512(_) | Instructions::Avx2(_) if self.cache.width.is_multiple_of(16) => unsafe {
                 self.avx2(tile, memory);
             },
             // SAFETY: needs no instructions of its own.

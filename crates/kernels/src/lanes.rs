@@ -2,6 +2,7 @@
 //!
 //! `pulp` has no products of 16-bit integers; they are what packed weights are multiplied with.
 #![allow(unsafe_code)]
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Plain code alone needs less of the traits.
 
 use crate::level::SimdLevel;
 use crate::weight::widen;
