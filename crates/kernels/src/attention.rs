@@ -3,16 +3,15 @@
 
 use std::cell::RefCell;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::elementwise::exp;
 #[cfg(target_arch = "x86_64")]
-use crate::half::HalfInstructions;
-#[cfg(target_arch = "x86_64")]
 use crate::half_attention;
+use crate::level::Processor;
 use crate::linear::Precision;
-use crate::memory::{Columns, aligned};
+use crate::memory::{Columns, aligned, size, total};
 use crate::tile::{Tile, VECTORS, turn};
 
 /// Keys whose values are added up in one pass of the innermost loop.
@@ -31,8 +30,11 @@ pub struct AttentionShape {
 
 impl AttentionShape {
     /// Of rows that lie one behind the other.
+    ///
+    /// # Panics
+    /// If they are too long for any memory.
     pub fn dense(heads: usize, width: usize) -> Self {
-        Self { heads, width, stride: heads * width }
+        Self { heads, width, stride: size([heads, width]) }
     }
 }
 
@@ -51,11 +53,22 @@ pub fn window_attention(
     precision: Precision,
     y: &mut [f32],
 ) {
+    window_attention_on(Processor::best(), [q, k, v], windows, shape, precision, y);
+}
+
+fn window_attention_on(
+    processor: Processor,
+    [q, k, v]: [&[f32]; 3],
+    windows: &[usize],
+    shape: AttentionShape,
+    precision: Precision,
+    y: &mut [f32],
+) {
     let AttentionShape { heads, width, stride } = shape;
-    let rows = windows.iter().sum::<usize>();
-    let length = rows.saturating_sub(1) * stride + (heads * width).min(rows * heads * width);
-    assert!(stride >= heads * width && [q, k, v].iter().all(|x| x.len() >= length), "q, k, v [rows, heads, width]");
-    assert_eq!(y.len(), rows * heads * width, "y [rows, heads, width], windows add up to the rows");
+    let (rows, of_row) = (total(windows.iter().copied()), size([heads, width]));
+    let length = if rows == 0 { 0 } else { total([size([rows - 1, stride]), of_row]) };
+    assert!(stride >= of_row && [q, k, v].iter().all(|x| x.len() >= length), "q, k, v [rows, heads, width]");
+    assert_eq!(y.len(), size([rows, of_row]), "y [rows, heads, width], windows add up to the rows");
     if y.is_empty() {
         return;
     }
@@ -69,7 +82,7 @@ pub fn window_attention(
         .filter(|(_, length, _)| *length > 0)
         .collect();
     #[cfg(target_arch = "x86_64")]
-    let instructions = HalfInstructions::best().filter(|_| precision == Precision::Half);
+    let instructions = processor.half.filter(|_| precision == Precision::Half);
     let _ = precision;
     let columns = Columns::new(y, heads * width);
     tasks.into_par_iter().for_each(|(start, length, head)| {
@@ -79,12 +92,13 @@ pub fn window_attention(
         let task = Head { q, k, v, stride, length, width, y: &columns, row: start, column: head * width };
         #[cfg(target_arch = "x86_64")]
         match instructions {
-            // SAFETY: the instructions were found.
+            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // `HalfInstructions`.
             Some(instructions) => unsafe { half_attention::run(instructions, task, &mut memory) },
-            None => Arch::new().dispatch(WithMemory { task, memory: &mut memory }),
+            None => processor.arch.dispatch(WithMemory { task, memory: &mut memory }),
         }
         #[cfg(not(target_arch = "x86_64"))]
-        Arch::new().dispatch(WithMemory { task, memory: &mut memory });
+        processor.arch.dispatch(WithMemory { task, memory: &mut memory });
         MEMORY.set(memory);
     });
 }
@@ -168,8 +182,9 @@ impl Head<'_> {
             let y_scores = &Columns::new(scores, key_panels * tile);
             for (panel, keys) in keys.chunks_exact(tile * width).enumerate() {
                 let weights = S::as_simd_f32s(keys).0.as_chunks::<VECTORS>().0;
-                let (row, column) = (0, panel * tile);
-                simd.vectorize(Tile::<S, HEIGHT> { simd, x, weights, initial, y: y_scores, row, column, add: false });
+                // SAFETY: the matrix was made here, for this alone, and a tile is gone before the next.
+                let y = unsafe { y_scores.target(0, panel * tile) };
+                simd.vectorize(Tile::<S, HEIGHT> { simd, x, weights, initial, y, add: false });
             }
             let mut totals = [0.0; HEIGHT];
             for (query, scores) in scores.chunks_exact_mut(key_panels * tile).take(height).enumerate() {
@@ -183,8 +198,9 @@ impl Head<'_> {
                 for (block, values) in values.chunks(tile * DEPTH).enumerate() {
                     let weights = S::as_simd_f32s(values).0.as_chunks::<VECTORS>().0;
                     let x = &shares.as_chunks().0[block * DEPTH..][..weights.len()];
-                    let (row, column, add) = (0, panel * tile, block > 0);
-                    simd.vectorize(Tile::<S, HEIGHT> { simd, x, weights, initial, y: y_sums, row, column, add });
+                    // SAFETY: as above.
+                    let y = unsafe { y_sums.target(0, panel * tile) };
+                    simd.vectorize(Tile::<S, HEIGHT> { simd, x, weights, initial, y, add: block > 0 });
                 }
             }
             for (query, sums) in sums.chunks_exact(value_panels * tile).take(height).enumerate() {
@@ -221,6 +237,7 @@ pub(crate) fn softmax<const FUSED: bool>(scores: &mut [f32], scale: f32, least: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::level::tests::{cases, up_to};
     use proptest::prelude::*;
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -228,7 +245,7 @@ mod tests {
     }
 
     /// Largest distance from attention in f64. Queries, keys and values lie beside one another in the same rows.
-    fn error(windows: &[usize], [heads, width]: [usize; 2], precision: Precision) -> f64 {
+    fn error(processor: Processor, windows: &[usize], [heads, width]: [usize; 2], precision: Precision) -> f64 {
         let rows: usize = windows.iter().sum();
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(rows * heads * width, seed));
         let of_row = |x: &[f32], row: usize| x[row * heads * width..][..heads * width].to_vec();
@@ -236,7 +253,7 @@ mod tests {
         let shape = AttentionShape { heads, width, stride: 3 * heads * width };
         let mut y = vec![0.0; rows * heads * width];
         let from = |place: usize| &qkv[(place * heads * width).min(qkv.len())..];
-        window_attention([from(0), from(1), from(2)], windows, shape, precision, &mut y);
+        window_attention_on(processor, [from(0), from(1), from(2)], windows, shape, precision, &mut y);
         let at = |x: &[f32], row: usize, head: usize, i: usize| f64::from(x[(row * heads + head) * width + i]);
         let (mut worst, mut start) = (0.0_f64, 0);
         for length in windows {
@@ -256,31 +273,54 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(128))]
         #[test]
         fn any_windows_are_right(
-            windows in prop::collection::vec(0..70usize, 0..4), heads in 1..4usize, width in 0..80usize,
+            windows in prop::collection::vec(0..up_to(70), 0..4), heads in 1..4usize, width in 0..up_to(80),
         ) {
-            let worst = error(&windows, [heads, width], Precision::Full);
-            prop_assert!(worst < 1e-4, "{}", worst);
-            // Queries, keys, shares and values are rounded to 8 bits; values lie within 2.
-            let worst = error(&windows, [heads, width], Precision::Half);
-            prop_assert!(worst < 0.04, "{}", worst);
+            for processor in Processor::all() {
+                let worst = error(processor, &windows, [heads, width], Precision::Full);
+                prop_assert!(worst < 1e-4, "{processor:?}: {worst}");
+                // Queries, keys, shares and values are rounded to 8 bits; values lie within 2.
+                let worst = error(processor, &windows, [heads, width], Precision::Half);
+                prop_assert!(worst < 0.04, "{processor:?}: {worst}");
+            }
         }
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "hours")]
     fn a_long_window_is_right() {
-        assert!(error(&[2 * DEPTH + 3], [1, 72], Precision::Full) < 1e-4);
-        assert!(error(&[2 * DEPTH + 3], [1, 72], Precision::Half) < 0.02);
+        for processor in Processor::all() {
+            assert!(error(processor, &[2 * DEPTH + 3], [1, 72], Precision::Full) < 1e-4, "{processor:?}");
+            assert!(error(processor, &[2 * DEPTH + 3], [1, 72], Precision::Half) < 0.02, "{processor:?}");
+        }
     }
 
     #[test]
     fn large_scores_do_not_overflow() {
         let (q, v) = (vec![1e3; 20 * 4], vec![1.0; 20 * 4]);
-        for (precision, allowed) in [(Precision::Full, 1e-5), (Precision::Half, 4e-3)] {
-            let mut y = vec![0.0; 20 * 4];
-            window_attention([&q, &q, &v], &[20], AttentionShape::dense(1, 4), precision, &mut y);
-            assert!(y.iter().all(|y| (y - 1.0).abs() < allowed));
+        for processor in Processor::all() {
+            for (precision, allowed) in [(Precision::Full, 1e-5), (Precision::Half, 4e-3)] {
+                let (mut y, shape) = (vec![0.0; 20 * 4], AttentionShape::dense(1, 4));
+                window_attention_on(processor, [&q, &q, &v], &[20], shape, precision, &mut y);
+                assert!(y.iter().all(|y| (y - 1.0).abs() < allowed), "{processor:?}, {precision:?}");
+            }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "add up to too large a size")]
+    fn windows_whose_sum_wraps_are_a_bug() {
+        let x = [0.0; 8];
+        let shape = AttentionShape::dense(1, 8);
+        window_attention([&x; 3], &[usize::MAX, 2], shape, Precision::Full, &mut [0.0; 8]);
+    }
+
+    #[test]
+    #[should_panic(expected = "are too large")]
+    fn a_stride_that_wraps_is_a_bug() {
+        let (x, shape) = ([0.0; 16], AttentionShape { heads: 1, width: 8, stride: usize::MAX / 2 + 1 });
+        window_attention([&x; 3], &[3], shape, Precision::Full, &mut [0.0; 24]);
     }
 }

@@ -15,8 +15,9 @@ use crate::half_pairs::SIDE;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Instructions, Lanes, Plain, Stored};
+use crate::level::Processor;
 use crate::linear::Precision;
-use crate::memory::Columns;
+use crate::memory::{Columns, size, total};
 use crate::weight::narrow;
 
 /// Tokens of one page.
@@ -44,7 +45,12 @@ pub(crate) enum Page {
 
 impl KvPages {
     /// An empty cache for `heads` key/value heads of this width, in bf16 if `half`, otherwise in single precision.
+    ///
+    /// # Panics
+    /// If there are no heads, or they have no width, or a page would be too large for any memory.
     pub fn new(heads: usize, width: usize, half: bool) -> Self {
+        assert!(heads > 0 && width > 0, "a cache of {heads} heads of width {width}");
+        size([heads, width, PAGE, 2 * size_of::<f32>()]);
         Self { heads, width, half, tokens: 0, pages: Vec::new() }
     }
 
@@ -129,13 +135,12 @@ fn write<T>(
     }
 }
 
-/// New rows of one run: its cache, which holds their keys and values already, and where they lie among all rows.
+/// New rows of one run, whose keys and values its cache holds already. Rows of several runs lie one behind the other, in their
+/// order.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
     /// Keys and values, those of the rows included.
     pub cache: &'a KvPages,
-    /// Row of the first query.
-    pub first: usize,
     /// Rows; they are the last tokens of the cache.
     pub rows: usize,
 }
@@ -144,7 +149,7 @@ pub struct Run<'a> {
 /// `window`, only the last so many. In half precision, many rows over a cache in bf16 are rounded to bf16 as well.
 ///
 /// # Shapes
-/// `q`, `y` `[rows, heads, width]`; heads are shared out evenly among the caches' heads.
+/// `q`, `y` `[rows, heads, width]`, where the runs' rows add up to `rows`; heads are shared out evenly among the caches' heads.
 ///
 /// # Panics
 /// If the lengths do not agree, or the width is no multiple of 8.
@@ -156,65 +161,79 @@ pub fn cached_attention(
     precision: Precision,
     y: &mut [f32],
 ) {
-    #[cfg(target_arch = "x86_64")]
-    let half = HalfInstructions::best().filter(|_| precision == Precision::Half);
-    #[cfg(not(target_arch = "x86_64"))]
-    let half = None;
-    let _ = precision;
-    attend(q, runs, heads, window, half, y);
+    attend(Processor::best(), q, runs, heads, window, precision, y);
+}
+
+fn attend(
+    processor: Processor,
+    q: &[f32],
+    runs: &[Run],
+    heads: usize,
+    window: Option<usize>,
+    precision: Precision,
+    y: &mut [f32],
+) {
+    let width = runs.first().map_or(0, |run| run.cache.width);
+    let all_rows = total(runs.iter().map(|run| run.rows));
+    let length = size([all_rows, heads, width]);
+    assert!(q.len() == length && y.len() == length, "q, y [rows, heads, width], for {all_rows} rows of all runs");
+    if length == 0 {
+        return;
+    }
+    assert!(width.is_multiple_of(8), "head width {width} is no multiple of 8");
+    let columns = Columns::new(y, heads * width);
+    let mut tasks = Vec::new();
+    // Runs follow one another, so that no two have the same rows.
+    let mut first_row = 0;
+    for Run { cache, rows } in runs.iter().copied() {
+        let kv_heads = cache.heads;
+        assert!(cache.width == width && heads.is_multiple_of(kv_heads), "heads and widths of the caches");
+        assert!(rows <= cache.tokens, "{rows} rows over a cache of {} tokens", cache.tokens);
+        let queries = rows * (heads / kv_heads);
+        let half = in_half(processor, cache, queries, window, precision);
+        let tiles = queries.div_ceil(if half.is_some() { SIDE } else { QUERIES });
+        // Long prompts: some tiles per task; a page of keys then serves them all.
+        for first in (0..tiles).step_by(TILES) {
+            let task = |head| Task { q, cache, rows, first_row, heads, head, window, y: &columns };
+            tasks.extend((0..kv_heads).map(|head| (task(head), half, first..(first + TILES).min(tiles))));
+        }
+        first_row += rows;
+    }
+    tasks.into_par_iter().for_each(|(task, half, tiles)| match half {
+        #[cfg(target_arch = "x86_64")]
+        Some(half) => {
+            let mut memory = HALF_MEMORY.take();
+            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // `HalfInstructions`.
+            unsafe { half_cache::run(half, task, tiles, &mut memory) };
+            HALF_MEMORY.set(memory);
+        }
+        _ => {
+            let mut memory = MEMORY.take();
+            tiles.for_each(|tile| task.tile(processor.instructions, tile, &mut memory));
+            MEMORY.set(memory);
+        }
+    });
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 type HalfInstructions = std::convert::Infallible;
 
-fn attend(q: &[f32], runs: &[Run], heads: usize, window: Option<usize>, half: Option<HalfInstructions>, y: &mut [f32]) {
-    let Some(width) = runs.first().map(|run| run.cache.width) else { return };
-    assert_eq!(q.len(), y.len(), "q, y [rows, heads, width]");
-    assert!(width.is_multiple_of(8), "head width {width} is no multiple of 8");
-    let columns = Columns::new(y, heads * width);
-    let instructions = Instructions::best();
-    let mut tasks = Vec::new();
-    for run in runs {
-        let kv_heads = run.cache.heads;
-        assert!(run.rows <= run.cache.tokens && run.cache.width == width && heads.is_multiple_of(kv_heads), "runs");
-        assert!((run.first + run.rows) * heads * width <= q.len(), "rows of a run");
-        let queries = run.rows * heads / kv_heads;
-        let worth = queries >= SIDE || queries >= SIDE / 8 && run.cache.tokens >= LONG;
-        let half = half.filter(|_| run.cache.half && window.is_none() && width.is_multiple_of(SIDE) && worth);
-        let tiles = queries.div_ceil(if half.is_some() { SIDE } else { QUERIES });
-        // Long prompts: some tiles per task; a page of keys then serves them all.
-        for first in (0..tiles).step_by(TILES) {
-            let task =
-                |head| (Task { q, run, heads, head, window, y: &columns }, half, first..(first + TILES).min(tiles));
-            tasks.extend((0..kv_heads).map(task));
-        }
-    }
-    tasks.into_par_iter().for_each(|(task, half, tiles)| {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(half) = half {
-            let mut memory = HALF_MEMORY.take();
-            // SAFETY: these are instructions that were found.
-            unsafe { half_cache::run(half, task, tiles, &mut memory) };
-            return HALF_MEMORY.set(memory);
-        }
-        let _ = half;
-        let mut memory = MEMORY.take();
-        for tile in tiles {
-            match instructions {
-                // SAFETY: `Instructions` are those that were found.
-                #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 if width.is_multiple_of(32) => unsafe { task.avx512(tile, &mut memory) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 | Instructions::Avx2 if width.is_multiple_of(16) => unsafe {
-                    task.avx2(tile, &mut memory);
-                },
-                // SAFETY: needs nothing.
-                _ => unsafe { task.run::<Plain, 1>(tile, &mut memory) },
-            }
-        }
-        MEMORY.set(memory);
-    });
+/// With what the queries of a run are multiplied in half precision, if they are.
+fn in_half(
+    processor: Processor,
+    cache: &KvPages,
+    queries: usize,
+    window: Option<usize>,
+    precision: Precision,
+) -> Option<HalfInstructions> {
+    #[cfg(target_arch = "x86_64")]
+    let instructions = processor.half;
+    #[cfg(not(target_arch = "x86_64"))]
+    let (instructions, _) = (None, processor);
+    let worth = queries >= SIDE || queries >= SIDE / 8 && cache.tokens >= LONG;
+    let fits = cache.half && window.is_none() && cache.width.is_multiple_of(SIDE);
+    instructions.filter(|_| precision == Precision::Half && worth && fits)
 }
 
 /// From so many tokens on, a few queries are worth laying keys and values for products in half precision.
@@ -244,7 +263,10 @@ struct Memory {
 #[derive(Clone, Copy)]
 pub(crate) struct Task<'a> {
     q: &'a [f32],
-    pub(crate) run: &'a Run<'a>,
+    pub(crate) cache: &'a KvPages,
+    rows: usize,
+    /// Of the run, among the rows of all runs.
+    first_row: usize,
     heads: usize,
     /// Of the cache.
     pub(crate) head: usize,
@@ -255,27 +277,42 @@ pub(crate) struct Task<'a> {
 impl<'a> Task<'a> {
     /// Query heads that share the cache's.
     fn group(&self) -> usize {
-        self.heads / self.run.cache.heads
+        self.heads / self.cache.heads
     }
 
     pub(crate) fn queries(&self) -> usize {
-        self.run.rows * self.group()
+        self.rows * self.group()
     }
 
     /// Row and first column of a query.
     pub(crate) fn place(&self, query: usize) -> (usize, usize) {
         let group = self.group();
-        (self.run.first + query / group, (self.head * group + query % group) * self.run.cache.width)
+        (self.first_row + query / group, (self.head * group + query % group) * self.cache.width)
     }
 
     pub(crate) fn query(&self, query: usize) -> &'a [f32] {
-        let ((row, column), width) = (self.place(query), self.run.cache.width);
+        let ((row, column), width) = (self.place(query), self.cache.width);
         &self.q[row * self.heads * width + column..][..width]
     }
 
     /// The last key a query sees.
     pub(crate) fn last(&self, query: usize) -> usize {
-        self.run.cache.tokens - self.run.rows + query / self.group()
+        self.cache.tokens - self.rows + query / self.group()
+    }
+
+    fn tile(self, instructions: Instructions, tile: usize, memory: &mut Memory) {
+        match instructions {
+            // SAFETY: the instructions were found, or there would be no `Found`.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(_) if self.cache.width.is_multiple_of(32) => unsafe { self.avx512(tile, memory) },
+            // SAFETY: as above; AVX-512 is only found where there are AVX2 and FMA, too.
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(_) | Instructions::Avx2(_) if self.cache.width.is_multiple_of(16) => unsafe {
+                self.avx2(tile, memory);
+            },
+            // SAFETY: needs no instructions of its own.
+            _ => unsafe { self.run::<Plain, 1>(tile, memory) },
+        }
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -296,8 +333,8 @@ impl<'a> Task<'a> {
     /// The processor has the instructions of `V`.
     #[inline(always)]
     unsafe fn run<V: Lanes, const VECTORS: usize>(self, tile: usize, memory: &mut Memory) {
-        let Self { run, head, window, y, .. } = self;
-        let width = run.cache.width;
+        let Self { cache, head, window, y, .. } = self;
+        let width = cache.width;
         let first = tile * QUERIES;
         let count = QUERIES.min(self.queries() - first);
         let last = |query: usize| self.last(first + query);
@@ -318,9 +355,9 @@ impl<'a> Task<'a> {
         let pages = oldest(0) / PAGE..last(count - 1) / PAGE + 1;
         let size = width * PAGE;
         for page in pages {
-            // SAFETY: the slices hold whole pages of one head, and are as large as the products assume.
+            // SAFETY: the caller has the instructions.
             unsafe {
-                match &*run.cache.pages[page] {
+                match &*cache.pages[page] {
                     Page::F32 { keys, .. } => {
                         product::<V, f32, VECTORS>(queries, &keys[head * size..][..size], PAGE, scores, false);
                     }
@@ -356,9 +393,9 @@ impl<'a> Task<'a> {
                 greatest[query] = most;
                 shares[query..].iter_mut().step_by(QUERIES).zip(&*scores).for_each(|(share, score)| *share = *score);
             }
-            // SAFETY: as above.
+            // SAFETY: the caller has the instructions.
             unsafe {
-                match &*run.cache.pages[page] {
+                match &*cache.pages[page] {
                     Page::F32 { values, .. } => {
                         product::<V, f32, VECTORS>(shares, &values[head * size..][..size], width, sums, true);
                     }
@@ -380,8 +417,11 @@ impl<'a> Task<'a> {
 
 /// `y (+)= xᵀ m`: `x` `[depth, QUERIES]`, `m` `[depth, width]`, `y` `[QUERIES, width]`.
 ///
+/// # Panics
+/// If the lengths differ, or the width is no multiple of `VECTORS` vectors.
+///
 /// # Safety
-/// The processor has the instructions of `V`; the width is a multiple of `VECTORS` vectors.
+/// The processor has the instructions of `V`.
 #[inline(always)]
 unsafe fn product<V: Lanes, T: Stored, const VECTORS: usize>(
     x: &[f32],
@@ -391,9 +431,15 @@ unsafe fn product<V: Lanes, T: Stored, const VECTORS: usize>(
     add: bool,
 ) {
     let depth = m.len() / width;
-    assert!(x.len() == depth * QUERIES && y.len() == QUERIES * width && width.is_multiple_of(VECTORS * V::LANES));
+    assert!(
+        m.len() == depth * width
+            && x.len() == depth * QUERIES
+            && y.len() == QUERIES * width
+            && width.is_multiple_of(VECTORS * V::LANES)
+    );
     for column in (0..width).step_by(VECTORS * V::LANES) {
-        // SAFETY: the columns lie in the rows of `m` and `y`, by the assertion above.
+        // SAFETY: the caller has the instructions. `m` has `depth` rows and `y` `QUERIES` rows of `width` numbers, of which the
+        // columns are a part since the width is a multiple of them; `x` has `QUERIES` numbers for each of the depth (asserted).
         unsafe {
             let mut sums = [[V::zero(); VECTORS]; QUERIES];
             for at in 0..depth {
@@ -422,17 +468,20 @@ unsafe fn product<V: Lanes, T: Stored, const VECTORS: usize>(
 mod tests {
     use super::*;
     use crate::few::tests::numbers;
+    use crate::level::tests::{cases, up_to};
     use proptest::prelude::*;
 
     /// Largest distance from attention in f64.
+    #[allow(clippy::too_many_arguments)] // All that the kernels tell apart.
     fn error(
+        processor: Processor,
         past: usize,
         rows: usize,
         [heads, kv]: [usize; 2],
         width: usize,
         half: bool,
         window: Option<usize>,
-        instructions: Option<HalfInstructions>,
+        precision: Precision,
     ) -> f64 {
         let tokens = past + rows;
         let [keys, values] = [5, 9].map(|seed| numbers(tokens * kv * width, seed));
@@ -446,7 +495,7 @@ mod tests {
         }
         let q: Vec<f32> = numbers(rows * heads * width, 3).iter().map(|q| q * 3.0).collect();
         let mut y = vec![0.0; q.len()];
-        attend(&q, &[Run { cache: &cache, first: 0, rows }], heads, window, instructions, &mut y);
+        attend(processor, &q, &[Run { cache: &cache, rows }], heads, window, precision, &mut y);
         let stored = |x: f32| f64::from(if half { crate::weight::widen(narrow(x)) } else { x });
         let mut worst = 0.0_f64;
         for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
@@ -466,28 +515,69 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(128))]
         #[test]
         fn any_cache_is_right(
-            past in 0..150usize, rows in 1..20usize, group in 1..5usize, kv in 1..3usize,
+            past in 0..up_to(150), rows in 1..up_to(20), group in 1..5usize, kv in 1..3usize,
             width in prop::sample::select(vec![8, 16, 24, 32, 64]), half: bool,
             window in prop::sample::select(vec![None, Some(1), Some(72)]),
         ) {
-            let worst = error(past, rows, [group * kv, kv], width, half, window, None);
-            prop_assert!(worst < 1e-5, "{worst}");
+            for processor in Processor::all() {
+                let worst = error(processor, past, rows, [group * kv, kv], width, half, window, Precision::Full);
+                prop_assert!(worst < 1e-5, "{processor:?}: {worst}");
+            }
+        }
+
+        #[test]
+        fn runs_beside_each_other_get_what_each_gets_alone(
+            runs in prop::collection::vec((0..up_to(100), 0..up_to(up_to(40))), 1..up_to(5).max(3)), group in 1..4usize, kv in 1..3usize,
+            width in prop::sample::select(vec![16, 32]), same: bool,
+        ) {
+            let heads = group * kv;
+            let caches: Vec<KvPages> = runs
+                .iter()
+                .enumerate()
+                .map(|(at, (past, rows))| {
+                    let mut cache = KvPages::new(kv, width, true);
+                    let [keys, values] = [1, 2].map(|seed| numbers((past + rows) * kv * width, 2 * at + seed));
+                    keys.chunks(kv * width).zip(values.chunks(kv * width)).for_each(|(k, v)| cache.append(k, v));
+                    cache
+                })
+                .collect();
+            // Perhaps the first cache serves the first run twice.
+            let mut all: Vec<Run> =
+                caches.iter().zip(&runs).map(|(cache, (_, rows))| Run { cache, rows: *rows }).collect();
+            all.extend(same.then(|| all[0]));
+            let length = |run: &Run| run.rows * heads * width;
+            let q = numbers(all.iter().map(length).sum(), 77);
+            for (processor, precision) in
+                Processor::all().flat_map(|processor| [(processor, Precision::Full), (processor, Precision::Half)])
+            {
+                let mut y = vec![f32::NAN; q.len()];
+                attend(processor, &q, &all, heads, None, precision, &mut y);
+                let mut first = 0;
+                for run in &all {
+                    let range = first..first + length(run);
+                    let mut alone = vec![f32::NAN; range.len()];
+                    attend(processor, &q[range.clone()], &[*run], heads, None, precision, &mut alone);
+                    prop_assert_eq!(&y[range.clone()], &alone[..], "{:?}, {:?}", processor, precision);
+                    first = range.end;
+                }
+            }
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(cases(48))]
         #[test]
         fn many_rows_in_half_precision_are_right(
             past in 0..500usize, rows in 1..60usize, group in 1..9usize, kv in 1..3usize,
             width in prop::sample::select(vec![32, 64, 96]),
         ) {
-            for instructions in HalfInstructions::available() {
-                let worst = error(past, rows, [group * kv, kv], width, true, None, Some(instructions));
-                prop_assert!(worst < 0.01, "{instructions:?}: {worst}");
+            for (processor, _) in Processor::halves() {
+                let worst = error(processor, past, rows, [group * kv, kv], width, true, None, Precision::Half);
+                prop_assert!(worst < 0.01, "{processor:?}: {worst}");
             }
         }
     }
@@ -495,10 +585,33 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn one_row_over_a_long_cache_in_half_precision_is_right() {
-        for instructions in HalfInstructions::available() {
-            let worst = error(LONG + 300, 1, [16, 2], 64, true, None, Some(instructions));
-            assert!(worst < 0.01, "{instructions:?}: {worst}");
+        for (processor, _) in Processor::halves() {
+            let worst = error(processor, LONG + 300, 1, [16, 2], 64, true, None, Precision::Half);
+            assert!(worst < 0.01, "{processor:?}: {worst}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "for 2 rows of all runs")]
+    fn rows_that_no_run_has_are_a_bug() {
+        let mut cache = KvPages::new(1, 8, false);
+        cache.append(&[1.0; 8], &[1.0; 8]);
+        let run = Run { cache: &cache, rows: 1 };
+        cached_attention(&[0.0; 24], &[run, run], 1, None, Precision::Full, &mut [0.0; 24]);
+    }
+
+    #[test]
+    #[should_panic(expected = "add up to too large a size")]
+    fn runs_whose_sum_wraps_are_a_bug() {
+        let cache = KvPages::new(1, 8, false);
+        let runs = [usize::MAX, 2].map(|rows| Run { cache: &cache, rows });
+        cached_attention(&[0.0; 8], &runs, 1, None, Precision::Full, &mut [0.0; 8]);
+    }
+
+    #[test]
+    #[should_panic(expected = "are too large")]
+    fn a_page_that_fits_no_memory_is_a_bug() {
+        KvPages::new(usize::MAX / 64, 8, false);
     }
 
     #[test]
@@ -509,7 +622,7 @@ mod tests {
         a.append(&[1.0; 8], &[5.0; 8]);
         let attend = |cache: &KvPages| {
             let mut y = [0.0; 8];
-            cached_attention(&[0.0; 8], &[Run { cache, first: 0, rows: 1 }], 1, None, Precision::Full, &mut y);
+            cached_attention(&[0.0; 8], &[Run { cache, rows: 1 }], 1, None, Precision::Full, &mut y);
             y[0]
         };
         assert_eq!([attend(&a), attend(&b)], [3.0, 1.0]);

@@ -13,9 +13,10 @@ use rayon::prelude::*;
 use crate::conv_layout::{Layout, Part};
 use crate::elementwise::Snake;
 #[cfg(target_arch = "x86_64")]
-use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, Tiles, block};
+use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block};
 use crate::half_pairs::join;
-use crate::memory::{Columns, aligned};
+use crate::level::Processor;
+use crate::memory::{Columns, aligned, size, total};
 use crate::weight::narrow;
 
 /// Columns of the output that one task computes, at most.
@@ -24,6 +25,8 @@ const COLUMNS: usize = 1024;
 /// A convolution of stride 1 that sees only the past, or one that multiplies time by its stride.
 #[derive(Debug, Clone)]
 pub struct HalfConv {
+    /// Found when this was made.
+    instructions: HalfInstructions,
     /// `[rows, taps, channels]` in bf16: rows a multiple of 32, channels a multiple of 32.
     weight: Vec<u16>,
     bias: Vec<f32>,
@@ -35,7 +38,12 @@ pub struct HalfConv {
     /// Outputs per input; one for a causal convolution.
     stride: usize,
     transposed: bool,
+    /// Inputs from before the first one that outputs still need: `(taps - 1) * dilation`.
+    past: usize,
 }
+
+#[cfg(not(target_arch = "x86_64"))]
+type HalfInstructions = std::convert::Infallible;
 
 /// One of the streams that a convolution takes together.
 #[derive(Debug)]
@@ -50,66 +58,91 @@ impl HalfConv {
     /// A causal convolution with a weight `[output, input, kernel]`; `None` on a processor without the instructions.
     ///
     /// # Panics
-    /// If the lengths do not agree.
-    pub fn causal(weight: &[f32], bias: &[f32], [output, input, kernel]: [usize; 3], dilation: usize) -> Option<Self> {
+    /// If the lengths do not agree, a size is zero, or the inputs that outputs see fit no memory.
+    pub fn causal(weight: &[f32], bias: &[f32], sizes: [usize; 3], dilation: usize) -> Option<Self> {
+        Self::causal_on(Processor::best(), weight, bias, sizes, dilation)
+    }
+
+    fn causal_on(
+        processor: Processor,
+        weight: &[f32],
+        bias: &[f32],
+        [output, input, kernel]: [usize; 3],
+        dilation: usize,
+    ) -> Option<Self> {
         assert!(
-            weight.len() == output * input * kernel && bias.len() == output,
+            weight.len() == size([output, input, kernel]) && bias.len() == output,
             "weight [output, input, kernel], bias"
         );
         let at = |row: usize, tap: usize, channel: usize| weight[(row * input + channel) * kernel + tap];
         let taps = [kernel, dilation];
-        Self::new(at, bias, [input, output], taps, None)
+        Self::new(processor, at, bias, [input, output], taps, None)
     }
 
     /// A transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that. With twice
     /// the stride an output needs the input before it too; the outputs before the first input are cut.
     ///
     /// # Panics
-    /// If the lengths do not agree.
-    pub fn transposed(
+    /// If the lengths do not agree, or a size is zero.
+    pub fn transposed(weight: &[f32], bias: &[f32], sizes: [usize; 3], stride: usize) -> Option<Self> {
+        Self::transposed_on(Processor::best(), weight, bias, sizes, stride)
+    }
+
+    fn transposed_on(
+        processor: Processor,
         weight: &[f32],
         bias: &[f32],
         [input, output, kernel]: [usize; 3],
         stride: usize,
     ) -> Option<Self> {
         assert!(
-            weight.len() == output * input * kernel && bias.len() == output,
+            weight.len() == size([output, input, kernel]) && bias.len() == output,
             "weight [input, output, kernel], bias"
         );
-        assert!(kernel == stride || kernel == 2 * stride, "a kernel of {kernel} with a stride of {stride}");
+        let twice = stride.checked_mul(2);
+        assert!(kernel == stride || Some(kernel) == twice, "a kernel of {kernel} with a stride of {stride}");
+        assert!(stride > 0, "a stride of 0");
         let taps = kernel / stride;
         // The earlier input meets the later half of the kernel.
         let at = |row: usize, tap: usize, channel: usize| {
             let place = row % stride + (taps - 1 - tap) * stride;
             weight[(channel * output + row / stride) * kernel + place]
         };
-        Self::new(at, bias, [input, output], [taps, 1], Some(stride))
+        Self::new(processor, at, bias, [input, output], [taps, 1], Some(stride))
     }
 
     fn new(
+        processor: Processor,
         at: impl Fn(usize, usize, usize) -> f32,
         bias: &[f32],
         [input, output]: [usize; 2],
         [taps, dilation]: [usize; 2],
         stride: Option<usize>,
     ) -> Option<Self> {
-        if !available() {
-            return None;
-        }
+        let sizes = [input, output, taps, dilation];
+        assert!(!sizes.contains(&0), "a convolution with a size of 0: input, output, taps, dilation {sizes:?}");
+        // Weights and inputs are padded to whole blocks of channels.
+        let past = size([taps - 1, dilation]);
+        size([total([input, 32]), total([past, 1]), 4 * size_of::<f32>()]);
+        #[cfg(target_arch = "x86_64")]
+        let instructions = processor.half?;
+        #[cfg(not(target_arch = "x86_64"))]
+        let instructions = None?;
         let (transposed, stride) = (stride.is_some(), stride.unwrap_or(1));
         let (rows, channels) = (output * stride, input.next_multiple_of(32));
-        let mut weight = vec![0; rows.next_multiple_of(32) * taps * channels];
+        let mut weight = vec![0; size([rows.next_multiple_of(32), taps, channels])];
         for (row, weight) in weight.chunks_exact_mut(taps * channels).take(rows).enumerate() {
             for (tap, weight) in weight.chunks_exact_mut(channels).enumerate() {
                 weight[..input].iter_mut().enumerate().for_each(|(channel, w)| *w = narrow(at(row, tap, channel)));
             }
         }
-        Some(Self { weight, bias: bias.to_vec(), input, output, taps, dilation, stride, transposed })
+        let bias = bias.to_vec();
+        Some(Self { instructions, weight, bias, input, output, taps, dilation, stride, transposed, past })
     }
 
     /// Inputs from before the first one that outputs still need.
     pub fn past(&self) -> usize {
-        (self.taps - 1) * self.dilation
+        self.past
     }
 
     /// Channels `[input, output]`.
@@ -126,7 +159,7 @@ impl HalfConv {
     /// `y`, otherwise `y` gets their size.
     ///
     /// # Panics
-    /// If the lengths do not agree.
+    /// If the lengths do not agree, or a history holds more than is past.
     pub fn run(
         &self,
         streams: &mut [ConvStream],
@@ -135,26 +168,31 @@ impl HalfConv {
         add: bool,
         y: &mut Vec<f32>,
     ) -> Vec<usize> {
-        let total: usize = streams.iter().map(|stream| stream.time).sum();
-        assert_eq!(x.len(), total * self.input, "x [input, sum of times]");
-        let past = self.past();
-        for stream in streams.iter_mut().filter(|stream| stream.history.is_empty() && !self.transposed) {
-            stream.history.resize(self.input * past, 0.0);
+        let time = total(streams.iter().map(|stream| stream.time));
+        assert_eq!(x.len(), size([time, self.input]), "x [input, sum of times]");
+        let channels = activation.map(|activation| activation.channels());
+        assert!(channels.is_none_or(|channels| channels == self.input), "an activation of {channels:?} channels");
+        for stream in streams.iter_mut() {
+            if stream.history.is_empty() && !self.transposed {
+                stream.history.resize(size([self.input, self.past]), 0.0);
+            }
+            let held = stream.history.len() / self.input;
+            assert!(held <= self.past && stream.history.len() == held * self.input, "a history [input, past or less]");
         }
         let inputs = streams.iter().map(|stream| stream.history.len() / self.input + stream.time);
-        let layout = Layout::new(past, inputs);
-        let lengths: Vec<usize> = layout.steps.iter().map(|steps| steps * self.stride).collect();
-        let length = self.output * lengths.iter().sum::<usize>();
+        let layout = Layout::new(self.past, inputs);
+        let lengths: Vec<usize> = layout.steps.iter().map(|steps| size([*steps, self.stride])).collect();
+        let length = size([self.output, total(lengths.iter().copied())]);
         if add {
             assert!(y.len() == length && self.stride == 1, "y [output, sum of times]");
         } else {
             y.resize(length, 0.0);
         }
         #[cfg(target_arch = "x86_64")]
-        if let Some(instructions) = HalfInstructions::best() {
+        {
             let mut memory = PAIRS.take();
             let pairs = self.pairs(streams, x, activation, &layout, &mut memory);
-            self.multiply(instructions, pairs, &layout, add, y);
+            self.multiply(pairs, &layout, add, y);
             PAIRS.set(memory);
         }
         self.keep(streams, x);
@@ -171,8 +209,9 @@ impl HalfConv {
         layout: &Layout,
         memory: &'a mut Vec<f32>,
     ) -> &'a [f32] {
+        let arch = Processor::best().arch;
         let (channels, width) = (self.input.next_multiple_of(32), layout.width);
-        let pairs = aligned(memory, channels / 2 * width);
+        let pairs = aligned(memory, size([channels / 2, width]));
         pairs.par_chunks_exact_mut(width).enumerate().for_each(|(pair, out)| {
             let mut rows = ROWS.take();
             rows.clear();
@@ -180,11 +219,11 @@ impl HalfConv {
             for (channel, row) in (2 * pair..self.input.min(2 * pair + 2)).zip(rows.chunks_exact_mut(width)) {
                 self.gather(channel, streams, x, layout, row);
                 if let Some(activation) = activation {
-                    activation.channel(channel, &mut row[..layout.columns]);
+                    activation.channel(arch, channel, &mut row[..layout.columns]);
                 }
             }
             let (a, b) = rows.split_at(width);
-            pulp::Arch::new().dispatch(|| {
+            arch.dispatch(|| {
                 out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = join(*a, *b));
             });
             ROWS.set(rows);
@@ -207,8 +246,9 @@ impl HalfConv {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn multiply(&self, instructions: HalfInstructions, pairs: &[f32], layout: &Layout, add: bool, y: &mut [f32]) {
+    fn multiply(&self, pairs: &[f32], layout: &Layout, add: bool, y: &mut [f32]) {
         let channels = self.input.next_multiple_of(32);
+        assert_eq!(pairs.len(), channels / 2 * layout.width, "pairs [channels / 2, width]");
         let depth = self.taps * channels;
         let rows = self.output * self.stride;
         let shift = |tap| Shift { rows: tap * channels, columns: tap * self.dilation };
@@ -220,9 +260,10 @@ impl HalfConv {
         (0..blocks * pieces.len()).into_par_iter().for_each(|task| {
             let first = task % blocks * SIDE;
             let weight = Rows::new(self.weight[first * depth..(first + SIDE) * depth].as_ptr(), depth);
-            let _tiles = Tiles::new(instructions);
+            let registers = Tiles::new(self.instructions);
             let mut results = Block([0.0; SIDE * SIDE]);
             for (tiles, parts) in pieces[task / blocks] {
+                assert!(tiles.iter().all(|tile| tile + self.past + TILE <= layout.width), "tiles {tiles:?}");
                 let operand = Operand {
                     at: pairs[tiles[0]..].as_ptr().cast(),
                     stride: layout.width,
@@ -231,10 +272,11 @@ impl HalfConv {
                     shifts: &shifts,
                     steps: channels / SIDE,
                 };
-                // SAFETY: the instructions were found; the weights hold 32 rows of this depth, and a row of pairs is `past`
-                // longer than the last tile.
-                unsafe { block(instructions, weight, operand, &mut results) };
-                // SAFETY: no other task has these rows of these steps.
+                // SAFETY: 32 rows of weights were just taken, each of `depth` numbers, `channels` for each tap. There are
+                // `channels / 2` rows of pairs, and in each the tiles and what the taps see behind them (just asserted: no tap is
+                // shifted by more than `past`).
+                unsafe { block(&registers, weight, operand, &mut results) };
+                // SAFETY: no other task has these rows of these steps: a step is of one part only.
                 parts.iter().for_each(|part| unsafe { self.store(&out, first, part, &results, add) });
             }
         });
@@ -253,7 +295,7 @@ impl HalfConv {
             let channel = row / self.stride;
             let bias = self.bias[channel];
             if self.stride == 1 {
-                // SAFETY: promised by the caller; the piece is dropped before the next.
+                // SAFETY: promised by the caller; the piece is dropped before the next. It lies in the matrix, or `piece` panics.
                 let y = unsafe { out.piece(channel, step..step + count) };
                 match add {
                     true => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum + bias),
@@ -288,13 +330,6 @@ impl HalfConv {
     }
 }
 
-pub(crate) fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return HalfInstructions::best().is_some();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
 thread_local! {
     static PAIRS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -304,6 +339,7 @@ thread_local! {
 mod tests {
     use super::*;
     use crate::few::tests::numbers;
+    use crate::level::tests::cases;
     use crate::weight::widen;
     use proptest::prelude::*;
 
@@ -344,50 +380,58 @@ mod tests {
         (0..channels).flat_map(row).copied().collect()
     }
 
-    fn convolution([input, output]: [usize; 2], kernel: usize, dilation: usize, kind: usize) -> Option<HalfConv> {
+    fn convolution(
+        processor: Processor,
+        [input, output]: [usize; 2],
+        kernel: usize,
+        dilation: usize,
+        kind: usize,
+    ) -> Option<HalfConv> {
         let taps = [kernel, kernel, 2 * kernel][kind];
         let (weight, bias) = (numbers(output * input * taps, 3), numbers(output, 4));
         match kind {
-            0 => HalfConv::causal(&weight, &bias, [output, input, taps], dilation),
-            _ => HalfConv::transposed(&weight, &bias, [input, output, taps], kernel),
+            0 => HalfConv::causal_on(processor, &weight, &bias, [output, input, taps], dilation),
+            _ => HalfConv::transposed_on(processor, &weight, &bias, [input, output, taps], kernel),
         }
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(cases(48))]
         #[test]
         fn streams_together_get_the_very_numbers_each_gets_alone(
             channels in [1..40usize, 1..40usize], kernel in 1..6usize, dilation in 1..12usize, kind in 0..3usize,
             times in prop::collection::vec(prop::collection::vec(prop_oneof![0..12usize, 0..400usize], 1..5), 1..6), add: bool, activate: bool,
         ) {
-            let Some(conv) = convolution(channels, kernel, dilation, kind) else { return Ok(()) };
-            let [input, output] = channels;
-            let (frequency, amplitude) = (numbers(input, 7), numbers(input, 8));
-            let activation = activate.then_some(Snake { frequency: &frequency, amplitude: &amplitude });
-            let add = add && kind == 0;
-            let mut alone = vec![Vec::new(); times.len()];
-            let mut together = alone.clone();
-            for step in 0..times.iter().map(Vec::len).max().unwrap_or(0) {
-                // Some end earlier.
-                let going: Vec<usize> = (0..times.len()).filter(|stream| step < times[*stream].len()).collect();
-                let seed = |stream: usize| 10 + step * times.len() + stream;
-                let x: Vec<_> = going.iter().map(|s| numbers(input * times[*s][step], seed(*s))).collect();
-                let start: Vec<_> = going.iter().map(|s| numbers(output * times[*s][step], 99 + seed(*s))).collect();
-                let mut expected = start.clone();
-                for ((s, x), y) in going.iter().zip(&x).zip(&mut expected) {
-                    let stream = ConvStream { history: &mut alone[*s], time: times[*s][step] };
-                    let length = conv.run(&mut [stream], x, activation, add, y);
-                    prop_assert_eq!(length[0] * output, y.len());
+            for processor in Processor::all() {
+                let Some(conv) = convolution(processor, channels, kernel, dilation, kind) else { continue };
+                let [input, output] = channels;
+                let (frequency, amplitude) = (numbers(input, 7), numbers(input, 8));
+                let activation = activate.then_some(Snake { frequency: &frequency, amplitude: &amplitude });
+                let add = add && kind == 0;
+                let mut alone = vec![Vec::new(); times.len()];
+                let mut together = alone.clone();
+                for step in 0..times.iter().map(Vec::len).max().unwrap_or(0) {
+                    // Some end earlier.
+                    let going: Vec<usize> = (0..times.len()).filter(|stream| step < times[*stream].len()).collect();
+                    let seed = |stream: usize| 10 + step * times.len() + stream;
+                    let x: Vec<_> = going.iter().map(|s| numbers(input * times[*s][step], seed(*s))).collect();
+                    let start: Vec<_> = going.iter().map(|s| numbers(output * times[*s][step], 99 + seed(*s))).collect();
+                    let mut expected = start.clone();
+                    for ((s, x), y) in going.iter().zip(&x).zip(&mut expected) {
+                        let stream = ConvStream { history: &mut alone[*s], time: times[*s][step] };
+                        let length = conv.run(&mut [stream], x, activation, add, y);
+                        prop_assert_eq!(length[0] * output, y.len());
+                    }
+                    let (x, mut y) = (beside(&x, input), beside(&start, output));
+                    let streams = together.iter_mut().zip(&times).filter_map(|(history, times)| {
+                        Some(ConvStream { history, time: *times.get(step)? })
+                    });
+                    let lengths = conv.run(&mut streams.collect::<Vec<_>>(), &x, activation, add, &mut y);
+                    prop_assert_eq!(lengths, expected.iter().map(|y| y.len() / output).collect::<Vec<_>>());
+                    let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+                    prop_assert_eq!(bits(&y), bits(&beside(&expected, output)));
+                    prop_assert_eq!(&together, &alone);
                 }
-                let (x, mut y) = (beside(&x, input), beside(&start, output));
-                let streams = together.iter_mut().zip(&times).filter_map(|(history, times)| {
-                    Some(ConvStream { history, time: *times.get(step)? })
-                });
-                let lengths = conv.run(&mut streams.collect::<Vec<_>>(), &x, activation, add, &mut y);
-                prop_assert_eq!(lengths, expected.iter().map(|y| y.len() / output).collect::<Vec<_>>());
-                let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
-                prop_assert_eq!(bits(&y), bits(&beside(&expected, output)));
-                prop_assert_eq!(&together, &alone);
             }
         }
 
@@ -398,18 +442,21 @@ mod tests {
         ) {
             let weight = numbers(output * input * kernel, 3);
             let (bias, x, residual) = (numbers(output, 4), numbers(input * time, 5), numbers(output * time, 6));
-            let Some(conv) = HalfConv::causal(&weight, &bias, [output, input, kernel], dilation) else { return Ok(()) };
-            let rows = in_pieces(&conv, &x, time, &pieces, add.then_some(&residual[..]));
-            for (o, row) in rows.iter().enumerate() {
-                prop_assert_eq!(row.len(), time);
-                for (t, y) in row.iter().enumerate() {
-                    let mut sum = f64::from(bias[o]) + if add { f64::from(residual[o * time + t]) } else { 0.0 };
-                    for (c, k) in (0..input).flat_map(|c| (0..kernel).map(move |k| (c, k))) {
-                        if let Some(at) = t.checked_sub((kernel - 1 - k) * dilation) {
-                            sum += rounded(weight[(o * input + c) * kernel + k]) * rounded(x[c * time + at]);
+            for processor in Processor::all() {
+                let sizes = [output, input, kernel];
+                let Some(conv) = HalfConv::causal_on(processor, &weight, &bias, sizes, dilation) else { continue };
+                let rows = in_pieces(&conv, &x, time, &pieces, add.then_some(&residual[..]));
+                for (o, row) in rows.iter().enumerate() {
+                    prop_assert_eq!(row.len(), time);
+                    for (t, y) in row.iter().enumerate() {
+                        let mut sum = f64::from(bias[o]) + if add { f64::from(residual[o * time + t]) } else { 0.0 };
+                        for (c, k) in (0..input).flat_map(|c| (0..kernel).map(move |k| (c, k))) {
+                            if let Some(at) = t.checked_sub((kernel - 1 - k) * dilation) {
+                                sum += rounded(weight[(o * input + c) * kernel + k]) * rounded(x[c * time + at]);
+                            }
                         }
+                        prop_assert!((sum - f64::from(*y)).abs() < 1e-3, "{sum} {y}");
                     }
-                    prop_assert!((sum - f64::from(*y)).abs() < 1e-3, "{sum} {y}");
                 }
             }
         }
@@ -422,21 +469,66 @@ mod tests {
             let kernel = if overlap { 2 * stride } else { stride };
             let weight = numbers(output * input * kernel, 3);
             let (bias, x) = (numbers(output, 4), numbers(input * time, 5));
-            let Some(conv) = HalfConv::transposed(&weight, &bias, [input, output, kernel], stride) else { return Ok(()) };
-            let rows = in_pieces(&conv, &x, time, &pieces, None);
-            let cut = if overlap { stride } else { 0 };
-            for (o, row) in rows.iter().enumerate() {
-                prop_assert_eq!(row.len(), time * stride - cut);
-                for (at, y) in row.iter().enumerate() {
-                    let mut sum = f64::from(bias[o]);
-                    for (c, t) in (0..input).flat_map(|c| (0..time).map(move |t| (c, t))) {
-                        if let Some(k) = (at + cut).checked_sub(t * stride).filter(|k| *k < kernel) {
-                            sum += rounded(weight[(c * output + o) * kernel + k]) * rounded(x[c * time + t]);
+            for processor in Processor::all() {
+                let sizes = [input, output, kernel];
+                let Some(conv) = HalfConv::transposed_on(processor, &weight, &bias, sizes, stride) else { continue };
+                let rows = in_pieces(&conv, &x, time, &pieces, None);
+                let cut = if overlap { stride } else { 0 };
+                for (o, row) in rows.iter().enumerate() {
+                    prop_assert_eq!(row.len(), time * stride - cut);
+                    for (at, y) in row.iter().enumerate() {
+                        let mut sum = f64::from(bias[o]);
+                        for (c, t) in (0..input).flat_map(|c| (0..time).map(move |t| (c, t))) {
+                            if let Some(k) = (at + cut).checked_sub(t * stride).filter(|k| *k < kernel) {
+                                sum += rounded(weight[(c * output + o) * kernel + k]) * rounded(x[c * time + t]);
+                            }
                         }
+                        prop_assert!((sum - f64::from(*y)).abs() < 1e-3, "{sum} {y}");
                     }
-                    prop_assert!((sum - f64::from(*y)).abs() < 1e-3, "{sum} {y}");
                 }
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "are too large")]
+    fn a_dilation_whose_past_wraps_is_a_bug() {
+        HalfConv::causal(&[0.0; 3], &[0.0], [1, 1, 3], usize::MAX / 2 + 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "are too large")]
+    fn a_past_that_fits_no_memory_is_a_bug() {
+        HalfConv::causal(&[0.0; 2], &[0.0], [1, 1, 2], usize::MAX / 8);
+    }
+
+    #[test]
+    #[should_panic(expected = "with a size of 0")]
+    fn a_convolution_without_inputs_is_a_bug() {
+        HalfConv::causal(&[], &[0.0], [1, 0, 3], 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a stride of 0")]
+    fn a_stride_of_nothing_is_a_bug() {
+        HalfConv::transposed(&[], &[0.0], [1, 1, 0], 0);
+    }
+
+    #[test]
+    fn times_and_histories_of_other_lengths_are_bugs() {
+        let Some(conv) = HalfConv::causal(&[1.0; 6], &[0.0], [1, 2, 3], 1) else { return };
+        let refused = |history: &[f32], times: &[usize]| {
+            let mut histories = vec![history.to_vec(); times.len()];
+            let streams = histories.iter_mut().zip(times).map(|(history, time)| ConvStream { history, time: *time });
+            let (mut streams, x) = (streams.collect::<Vec<_>>(), [1.0; 8]);
+            let run = std::panic::AssertUnwindSafe(|| conv.run(&mut streams, &x, None, false, &mut Vec::new()));
+            std::panic::catch_unwind(run).is_err()
+        };
+        assert!(!refused(&[0.0; 4], &[4]));
+        assert!(refused(&[0.0; 4], &[5]));
+        // A sum that wraps to 4.
+        assert!(refused(&[], &[usize::MAX, 5]));
+        assert!(refused(&[0.0; 3], &[4]), "no whole columns");
+        assert!(refused(&[0.0; 6], &[4]), "more than is past");
     }
 }

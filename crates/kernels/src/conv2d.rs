@@ -11,7 +11,8 @@ use crate::elementwise::exact;
 #[cfg(target_arch = "x86_64")]
 use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, Shift, Tiles, block, round_pairs};
 use crate::half_pairs::{SIDE, join};
-use crate::memory::{Columns, aligned};
+use crate::level::Processor;
+use crate::memory::{Columns, aligned, size, total};
 
 /// Taps of the kernel.
 const TAPS: usize = 9;
@@ -39,9 +40,13 @@ struct Geometry {
 }
 
 impl Geometry {
-    fn new(size: [usize; 2]) -> Self {
-        let out = size.map(|n| n.div_ceil(2));
+    /// # Panics
+    /// If it fits no memory.
+    fn new(picture: [usize; 2]) -> Self {
+        let out = picture.map(|n| n.div_ceil(2));
         let row = out[1] + 1;
+        // With room for rounding up.
+        size([out[0] + 3, row, 128]);
         let plane = (out[0] * row).next_multiple_of(32) + row + 1;
         Self { out, row, plane }
     }
@@ -68,15 +73,20 @@ impl Geometry {
 
 impl Planes {
     /// Makes room for so many pictures of `channels` and `[height, width]`.
-    pub fn shape(&mut self, pictures: usize, channels: usize, size: [usize; 2]) {
-        let former = (self.channels, self.size);
-        (self.pictures, self.channels, self.size) = (pictures, channels, size);
-        let needed = pictures * self.of_picture();
+    ///
+    /// # Panics
+    /// If there is not so much memory.
+    pub fn shape(&mut self, pictures: usize, channels: usize, size_of_picture: [usize; 2]) {
+        let shape = Self { pictures, channels, size: size_of_picture, values: Vec::new() };
+        let (former, needed) = ((self.channels, self.size), shape.length());
         // The zeros around the pixels are written once.
-        if former != (channels, size) || self.values.len() < needed + 16 {
+        if former != (channels, size_of_picture) || self.values.len() < total([needed, 16]) {
+            // Until there is room, these are no pictures.
+            *self = Self { values: std::mem::take(&mut self.values), ..Self::default() };
             self.values.clear();
             aligned(&mut self.values, needed);
         }
+        *self = Self { values: std::mem::take(&mut self.values), ..shape };
     }
 
     /// Sets the pixels of a picture of one channel.
@@ -95,17 +105,22 @@ impl Planes {
 
     /// Pairs of channels of a pixel.
     fn of_pixel(&self) -> usize {
-        self.channels.next_multiple_of(SIDE) / 2
+        total([self.channels, SIDE - 1]) / SIDE * (SIDE / 2)
     }
 
     /// Pairs of channels of a picture.
     fn of_picture(&self) -> usize {
-        Geometry::new(self.size).pixels() * self.of_pixel()
+        size([Geometry::new(self.size).pixels(), self.of_pixel()])
+    }
+
+    /// Pairs of channels of all pictures.
+    fn length(&self) -> usize {
+        size([self.pictures, self.of_picture()])
     }
 
     /// `[pictures, pixels, pairs of channels]`.
     fn pairs(&mut self) -> &mut [f32] {
-        let length = self.pictures * self.of_picture();
+        let length = self.length();
         aligned(&mut self.values, length)
     }
 }
@@ -113,6 +128,8 @@ impl Planes {
 /// A convolution with a kernel of 3 × 3, stride 2 and one row of zeros around, and exact GELU behind it.
 #[derive(Debug, Clone)]
 pub struct HalfConv2d {
+    /// Found when this was made.
+    instructions: HalfInstructions,
     /// Pairs of inputs in bf16 `[output / 16, taps, input / 2, 16]`; outputs and inputs are padded to multiples of 32.
     weight: Vec<f32>,
     /// Padded like the outputs.
@@ -121,16 +138,26 @@ pub struct HalfConv2d {
     output: usize,
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+type HalfInstructions = std::convert::Infallible;
+
 impl HalfConv2d {
     /// With a weight `[output, input, 3, 3]`; `None` on a processor without the instructions.
     ///
     /// # Panics
-    /// If the lengths do not agree.
-    pub fn new(weight: &[f32], bias: &[f32], [output, input]: [usize; 2]) -> Option<Self> {
-        assert!(weight.len() == output * input * TAPS && bias.len() == output, "weight [output, input, 3, 3], bias");
-        if !crate::conv::available() {
-            return None;
-        }
+    /// If the lengths do not agree, or there are no channels.
+    pub fn new(weight: &[f32], bias: &[f32], channels: [usize; 2]) -> Option<Self> {
+        Self::new_on(Processor::best(), weight, bias, channels)
+    }
+
+    fn new_on(processor: Processor, weight: &[f32], bias: &[f32], [output, input]: [usize; 2]) -> Option<Self> {
+        let length = size([output, input, TAPS]);
+        assert!(weight.len() == length && bias.len() == output, "weight [output, input, 3, 3], bias");
+        assert!(length > 0, "a convolution of {input} channels into {output}");
+        #[cfg(target_arch = "x86_64")]
+        let instructions = processor.half?;
+        #[cfg(not(target_arch = "x86_64"))]
+        let instructions = None?;
         let (pairs, outputs) = (input.next_multiple_of(SIDE) / 2, output.next_multiple_of(SIDE));
         let at = |row: usize, tap: usize, channel: usize| match row < output && channel < input {
             true => weight[(row * input + channel) * TAPS + tap],
@@ -145,7 +172,7 @@ impl HalfConv2d {
         }
         let mut padded = bias.to_vec();
         padded.resize(outputs, 0.0);
-        Some(Self { weight: values, bias: padded, input, output })
+        Some(Self { instructions, weight: values, bias: padded, input, output })
     }
 
     /// Channels `[input, output]`.
@@ -168,7 +195,8 @@ impl HalfConv2d {
             for (values, place) in values.iter().zip(&places[first..]) {
                 let Some(place) = place else { continue };
                 let (row, channels) = (picture * to.pixels() + place, channel / 2..(channel + SIDE) / 2);
-                // SAFETY: a pixel is one task's alone, and the piece is dropped at once; the instructions were found.
+                // SAFETY: these channels of a pixel are one task's alone, and the piece is dropped at once. All features that
+                // functions of half precision are compiled with were found, or there would be no `HalfConv2d`.
                 #[cfg(target_arch = "x86_64")]
                 unsafe {
                     round_pairs(values, out.piece(row, channels));
@@ -184,15 +212,15 @@ impl HalfConv2d {
     pub fn columns(&self, x: &mut Planes, y: &mut Vec<f32>) {
         let geometry = Geometry::new(x.size);
         let [height, width] = geometry.out;
-        let row = self.output * height;
-        y.resize(x.pictures * width * row, 0.0);
+        let row = size([self.output, height]);
+        y.resize(size([x.pictures, width, row]), 0.0);
         let places = places(geometry, |y, x| x * row + y);
         let out = Columns::new(y, width * row);
         self.run(x, |picture, channel, first, values| {
             for (values, place) in values.iter().zip(&places[first..]) {
                 let Some(place) = place else { continue };
                 for (channel, value) in (channel..self.output).zip(values) {
-                    // SAFETY: a pixel is one task's alone.
+                    // SAFETY: a channel of a pixel is one task's alone; nothing else holds it.
                     unsafe { out.set(picture, place + channel * height, *value) };
                 }
             }
@@ -211,35 +239,35 @@ impl HalfConv2d {
         let (of_picture, pictures, pieces) = (x.of_picture(), x.pictures, pixels.div_ceil(PIXELS));
         let values = &*x.pairs();
         #[cfg(target_arch = "x86_64")]
-        if let Some(instructions) = HalfInstructions::best() {
-            (0..pictures * pieces).into_par_iter().for_each(|task| {
-                let (picture, piece) = (task / pieces, task % pieces);
-                let values = &values[picture * of_picture..][..of_picture];
-                let range = piece * PIXELS..pixels.min((piece + 1) * PIXELS);
-                let emit = |channel, at, values: &_| emit(picture, channel, at, values);
-                // SAFETY: all instructions for products in half precision go with these.
-                unsafe { self.piece(instructions, values, geometry, range, emit) };
-            });
-        }
+        (0..pictures * pieces).into_par_iter().for_each(|task| {
+            let (picture, piece) = (task / pieces, task % pieces);
+            let values = &values[picture * of_picture..][..of_picture];
+            let range = piece * PIXELS..pixels.min((piece + 1) * PIXELS);
+            let emit = |channel, at, values: &_| emit(picture, channel, at, values);
+            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // `HalfConv2d`.
+            unsafe { self.piece(values, geometry, range, emit) };
+        });
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn piece(
         &self,
-        instructions: HalfInstructions,
         values: &[f32],
         geometry: Geometry,
         pixels: std::ops::Range<usize>,
         emit: impl Fn(usize, usize, &[[f32; SIDE]; SIDE]),
     ) {
         let pairs = self.input.next_multiple_of(SIDE) / 2;
-        let shifts: [Shift; TAPS] = {
-            let shifts = geometry.shifts();
-            std::array::from_fn(|tap| Shift { rows: 2 * shifts[tap] * pairs, columns: tap * pairs * (SIDE / 2) })
-        };
+        let behind = geometry.shifts();
+        let shifts: [Shift; TAPS] =
+            std::array::from_fn(|tap| Shift { rows: 2 * behind[tap] * pairs, columns: tap * pairs * (SIDE / 2) });
         let of_tile = TAPS * pairs * (SIDE / 2);
-        let _tiles = Tiles::new(instructions);
+        let last = pixels.end.next_multiple_of(SIDE) + behind.into_iter().max().unwrap_or(0);
+        assert!(last <= geometry.pixels() && values.len() == geometry.pixels() * pairs, "pixels {pixels:?}");
+        assert!(pixels.start.is_multiple_of(SIDE), "pixels {pixels:?}");
+        let tiles = Tiles::new(self.instructions);
         let mut results = Block([0.0; SIDE * SIDE]);
         for first in (0..self.output).step_by(SIDE) {
             let at = self.weight[first / (SIDE / 2) * of_tile..][..2 * of_tile].as_ptr().cast();
@@ -248,9 +276,9 @@ impl HalfConv2d {
             let columns = Operand { at, stride: SIDE / 2, second: of_tile, shifts: &shifts, steps };
             for pixel in pixels.clone().step_by(SIDE) {
                 let rows = Rows::new(values[pixel * pairs..].as_ptr().cast(), 2 * pairs);
-                // SAFETY: the weights are two tiles of all taps; the last plane goes on as far as its last tap reads for pixels
-                // rounded up to 32.
-                unsafe { block(instructions, rows, columns, &mut results) };
+                // SAFETY: two tiles of weights of all taps were just taken. The picture goes on as far as its taps read for pixels
+                // rounded up to 32 (asserted above), and all channels of a pixel, `2 * pairs`, are read.
+                unsafe { block(&tiles, rows, columns, &mut results) };
                 let pixels = results.0.as_chunks_mut::<SIDE>().0;
                 pixels.iter_mut().for_each(|pixel| (0..SIDE).for_each(|at| pixel[at] += bias[at]));
                 pixels.as_flattened_mut().iter_mut().for_each(|value| *value = exact::<true>(*value));
@@ -271,6 +299,7 @@ fn places(geometry: Geometry, place: impl Fn(usize, usize) -> usize) -> Vec<Opti
 mod tests {
     use super::*;
     use crate::few::tests::numbers;
+    use crate::level::tests::cases;
     use crate::weight::{narrow, widen};
     use proptest::prelude::*;
 
@@ -302,7 +331,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(cases(32))]
         #[test]
         fn two_convolutions_are_right(
             height in 1..40usize, width in 1..40usize, inner in 1..70usize, output in 1..70usize, pictures in 1..3usize,
@@ -310,39 +339,61 @@ mod tests {
             let numbers = |count, seed| -> Vec<f32> { numbers(count, seed) };
             let (w1, b1) = (numbers(inner * TAPS, 1), numbers(inner, 2));
             let (w2, b2) = (numbers(output * inner * TAPS, 3), numbers(output, 4));
-            let Some(conv1) = HalfConv2d::new(&w1, &b1, [inner, 1]) else { return Ok(()) };
-            let conv2 = HalfConv2d::new(&w2, &b2, [output, inner]).unwrap();
-            let x = numbers(pictures * height * width, 5);
-            let [mut a, mut b] = [Planes::default(), Planes::default()];
-            // Memory of a larger picture before must not show.
-            for size in [[height + 3, width + 1], [height, width]] {
-                a.shape(pictures, 1, size);
-                for picture in 0..pictures {
-                    a.set(picture, |y, x_| x[(picture * height + y % height) * width + x_ % width]);
-                }
-                let mut y = Vec::new();
-                conv1.pictures(&mut a, &mut b);
-                conv2.columns(&mut b, &mut y);
-                if size != [height, width] {
-                    continue;
-                }
-                let (h2, w2_) = (height.div_ceil(2), width.div_ceil(2));
-                let (h4, w4) = (h2.div_ceil(2), w2_.div_ceil(2));
-                for picture in 0..pictures {
-                    let x: Vec<f64> =
-                        x[picture * height * width..][..height * width].iter().map(|x| rounded(f64::from(*x))).collect();
-                    let inside: Vec<f64> =
-                        reference(&x, [1, height, width], &w1, &b1).into_iter().map(rounded).collect();
-                    let expected = reference(&inside, [inner, h2, w2_], &w2, &b2);
-                    let y = &y[picture * w4 * output * h4..][..w4 * output * h4];
-                    for (at, expected) in expected.iter().enumerate() {
-                        let (channel, row, column) = (at / (h4 * w4), at / w4 % h4, at % w4);
-                        let found = f64::from(y[(column * output + channel) * h4 + row]);
-                        // A sum that lies between two bf16 numbers may be rounded to either.
-                        prop_assert!((found - expected).abs() < 0.02 + 0.01 * expected.abs(), "{found} instead of {expected}");
+            for processor in Processor::all() {
+                let Some(conv1) = HalfConv2d::new_on(processor, &w1, &b1, [inner, 1]) else { continue };
+                let conv2 = HalfConv2d::new_on(processor, &w2, &b2, [output, inner]).unwrap();
+                let x = numbers(pictures * height * width, 5);
+                let [mut a, mut b] = [Planes::default(), Planes::default()];
+                // Memory of a larger picture before must not show.
+                for size in [[height + 3, width + 1], [height, width]] {
+                    a.shape(pictures, 1, size);
+                    for picture in 0..pictures {
+                        a.set(picture, |y, x_| x[(picture * height + y % height) * width + x_ % width]);
+                    }
+                    let mut y = Vec::new();
+                    conv1.pictures(&mut a, &mut b);
+                    conv2.columns(&mut b, &mut y);
+                    if size != [height, width] {
+                        continue;
+                    }
+                    let (h2, w2_) = (height.div_ceil(2), width.div_ceil(2));
+                    let (h4, w4) = (h2.div_ceil(2), w2_.div_ceil(2));
+                    for picture in 0..pictures {
+                        let x: Vec<f64> =
+                            x[picture * height * width..][..height * width].iter().map(|x| rounded(f64::from(*x))).collect();
+                        let inside: Vec<f64> =
+                            reference(&x, [1, height, width], &w1, &b1).into_iter().map(rounded).collect();
+                        let expected = reference(&inside, [inner, h2, w2_], &w2, &b2);
+                        let y = &y[picture * w4 * output * h4..][..w4 * output * h4];
+                        for (at, expected) in expected.iter().enumerate() {
+                            let (channel, row, column) = (at / (h4 * w4), at / w4 % h4, at % w4);
+                            let found = f64::from(y[(column * output + channel) * h4 + row]);
+                            // A sum that lies between two bf16 numbers may be rounded to either.
+                            prop_assert!((found - expected).abs() < 0.02 + 0.01 * expected.abs(), "{found} instead of {expected}");
+                        }
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "are too large")]
+    fn pictures_that_fit_no_memory_are_a_bug() {
+        Planes::default().shape(usize::MAX / 8, 1, [8, 8]);
+    }
+
+    #[test]
+    #[should_panic(expected = "are too large")]
+    fn a_picture_whose_size_wraps_is_a_bug() {
+        Planes::default().shape(1, 1, [usize::MAX, usize::MAX]);
+    }
+
+    #[test]
+    fn pictures_that_were_refused_leave_none() {
+        let mut planes = Planes::default();
+        planes.shape(1, 1, [8, 8]);
+        let refused = std::panic::AssertUnwindSafe(|| planes.shape(1 << 50, 1, [8, 8]));
+        assert!(std::panic::catch_unwind(refused).is_err() && planes.pictures <= 1);
     }
 }

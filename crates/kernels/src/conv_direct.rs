@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::conv::{ConvStream, HalfConv};
 use crate::conv2d::{HalfConv2d, Planes};
 use crate::elementwise::Snake;
+use crate::level::Processor;
 use crate::linear::{Affine, LinearShape, Precision, Then};
 use crate::weight::Weight;
 
@@ -157,6 +158,7 @@ impl DirectConv {
     ) -> (Vec<f32>, usize) {
         let (total, width) = (x.len() / self.input, spans.iter().sum::<usize>() + COLUMNS);
         let mut gathered = vec![0.0; self.input * width];
+        let arch = Processor::best().arch;
         gathered.par_chunks_exact_mut(width).enumerate().for_each(|(channel, row)| {
             let (mut at, mut first) = (0, channel * total);
             for stream in streams {
@@ -167,7 +169,7 @@ impl DirectConv {
                 first += stream.time;
             }
             if let Some(activation) = activation {
-                activation.channel(channel, &mut row[..at]);
+                activation.channel(arch, channel, &mut row[..at]);
             }
         });
         (gathered, width)
@@ -176,6 +178,7 @@ impl DirectConv {
     fn multiply(&self, x: &[f32], width: usize, blocks: &[[usize; 2]], add: bool, y: &mut [f32], length: usize) {
         let rows = self.output * self.stride;
         let steps = length / self.stride;
+        let arch = Processor::best().arch;
         // Rows of one channel, or the channels of one group of rows, are one task's.
         let sums: Vec<Vec<f32>> = self
             .weight
@@ -184,7 +187,7 @@ impl DirectConv {
                 let mut sums = vec![0.0; ROWS * steps];
                 let mut at = 0;
                 for [start, count] in blocks {
-                    let block = pulp::Arch::new().dispatch(|| self.block(x, width, weight, *start));
+                    let block = arch.dispatch(|| self.block(x, width, weight, *start));
                     for (sums, block) in sums.chunks_exact_mut(steps).zip(&block) {
                         sums[at..at + count].copy_from_slice(&block[..*count]);
                     }

@@ -5,11 +5,11 @@ use rayon::prelude::*;
 use smallvec::SmallVec;
 
 use crate::few::{Inputs, MANY, multiply, pieces};
-use crate::lanes::Instructions;
+use crate::level::Processor;
 use crate::linear::Precision;
-use crate::memory::Columns;
+use crate::memory::{Columns, size};
 use crate::small::silu;
-use crate::weight::Weight;
+use crate::weight::{Matrix, Weight};
 
 /// The matrices of one expert.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +22,21 @@ pub struct Expert<'a> {
     pub down: Weight<'a>,
 }
 
-impl Expert<'_> {
-    fn check(&self, [inner, width]: [usize; 2]) {
-        self.gate.check(inner, width);
-        self.up.check(inner, width);
-        self.down.check(width, inner);
+impl<'a> Expert<'a> {
+    fn matrices(&self, [inner, width]: [usize; 2]) -> Matrices<'a> {
+        Matrices {
+            gate: Matrix::new(self.gate, [inner, width]),
+            up: Matrix::new(self.up, [inner, width]),
+            down: Matrix::new(self.down, [width, inner]),
+        }
     }
+}
+
+/// An [`Expert`] whose matrices have their shapes.
+struct Matrices<'a> {
+    gate: Matrix<'a>,
+    up: Matrix<'a>,
+    down: Matrix<'a>,
 }
 
 /// A row goes to an expert, whose output counts so much.
@@ -48,7 +57,7 @@ pub struct Choice {
 const SELDOM: usize = 6;
 
 /// The first place among the sorted choices, the expert, and its rows.
-type Group<'a> = (usize, Expert<'a>, SmallVec<[usize; 8]>);
+type Group<'a> = (usize, Matrices<'a>, SmallVec<[usize; 8]>);
 
 /// Memory that [`experts`] works in, kept from call to call.
 #[derive(Debug, Default)]
@@ -86,8 +95,22 @@ struct Seldom {
 /// `inputs` hold `[rows, width]`; `y` `[rows, width]`; every expert's inner width is `inner`.
 ///
 /// # Panics
-/// If a slice has not the length of its shape.
+/// If a slice has not the length of its shape, or a choice is of a row that is not there.
 pub fn experts<'a>(
+    memory: &mut ExpertsMemory,
+    inputs: &mut Inputs,
+    choices: &[Choice],
+    inner: usize,
+    expert: impl Fn(usize) -> Expert<'a> + Sync,
+    precision: Precision,
+    y: &mut [f32],
+) {
+    experts_on(Processor::best(), memory, inputs, choices, inner, expert, precision, y);
+}
+
+#[allow(clippy::too_many_arguments)] // Those of `experts`.
+fn experts_on<'a>(
+    processor: Processor,
     memory: &mut ExpertsMemory,
     inputs: &mut Inputs,
     choices: &[Choice],
@@ -98,18 +121,24 @@ pub fn experts<'a>(
 ) {
     let ExpertsMemory { choices: sorted, inner: activations, gathered, seldom } = memory;
     let (rows, width) = (inputs.rows(), inputs.width());
-    assert_eq!(y.len(), rows * width, "y [rows, width]");
+    assert_eq!(y.len(), size([rows, width]), "y [rows, width]");
+    if let Some(Choice { row, .. }) = choices.iter().find(|choice| choice.row >= rows) {
+        panic!("a choice of row {row} of {rows}");
+    }
+    if y.is_empty() {
+        return;
+    }
     sorted.clear();
     sorted.extend_from_slice(choices);
     sorted.sort_unstable_by_key(|choice| (choice.expert, choice.row));
     if rows < MANY {
         let all: SmallVec<[usize; MANY]> = (0..rows).collect();
-        return few(inputs, sorted, &all, activations, inner, expert, y);
+        return few(processor, inputs, sorted, &all, activations, inner, expert, y);
     }
     seldom.take(inputs, sorted, |e| matches!(expert(e).gate, Weight::Packed(_)));
     let Seldom { choices: few_choices, inputs: few_rows, rows: places } = seldom;
-    few(few_rows, few_choices, places, activations, inner, &expert, y);
-    many::experts(gathered, inputs.plain(), width, sorted, inner, expert, precision, y);
+    few(processor, few_rows, few_choices, places, activations, inner, &expert, y);
+    many::experts(processor, gathered, inputs.plain(), width, sorted, inner, expert, precision, y);
 }
 
 impl Seldom {
@@ -139,7 +168,9 @@ impl Seldom {
 }
 
 /// Of experts that few rows have chosen. A choice's row is one of the inputs; `places` says which row of `y` belongs to it.
+#[allow(clippy::too_many_arguments)] // Those of `experts`, taken apart.
 fn few<'a>(
+    processor: Processor,
     inputs: &mut Inputs,
     sorted: &[Choice],
     places: &[usize],
@@ -149,22 +180,21 @@ fn few<'a>(
     y: &mut [f32],
 ) {
     let width = inputs.width();
-    let instructions = Instructions::best();
+    let instructions = processor.instructions;
     // Choices of the same expert, with the first one's place.
     let mut groups: SmallVec<[Group; 16]> = SmallVec::new();
     for (place, choices) in sorted.chunk_by(|a, b| a.expert == b.expert).scan(0, |place, group| {
         *place += group.len();
         Some((*place - group.len(), group))
     }) {
-        let expert = expert(choices[0].expert);
-        expert.check([inner, width]);
+        let expert = expert(choices[0].expert).matrices([inner, width]);
         inputs.prepare(instructions, &expert.gate);
         inputs.prepare(instructions, &expert.up);
         groups.push((place, expert, choices.iter().map(|choice| choice.row).collect()));
     }
     let inputs = &*inputs;
     let columns = Columns::new(activations.fill(sorted.len(), inner), inner);
-    let parts = groups.first().map_or(1, |(_, expert, _)| pieces(2 * expert.gate.bytes(), inner));
+    let parts = groups.first().map_or(1, |(_, expert, _)| pieces(2 * expert.gate.weight().bytes(), inner));
     (0..groups.len() * parts).into_par_iter().for_each(|task| {
         let ((place, expert, rows), part) = (&groups[task / parts], task % parts);
         let range = inner * part / parts..inner * (part + 1) / parts;
@@ -184,14 +214,14 @@ fn few<'a>(
     }
     let activations = &*activations;
     let columns = Columns::new(y, width);
-    let parts = pieces(groups.iter().map(|(_, expert, _)| expert.down.bytes()).sum(), width);
+    let parts = pieces(groups.iter().map(|(_, expert, _)| expert.down.weight().bytes()).sum(), width);
     (0..parts).into_par_iter().for_each(|part| {
         let range = width * part / parts..width * (part + 1) / parts;
         for (place, expert, rows) in &groups {
             let of_group: SmallVec<[usize; 8]> = (*place..place + rows.len()).collect();
             multiply(instructions, activations, &of_group, &expert.down, range.clone(), |row, at, sum| {
                 let choice = &sorted[place + row];
-                // SAFETY: as above.
+                // SAFETY: these columns of all rows are this task's alone; the piece is dropped at once.
                 let piece = unsafe { columns.piece(places[choice.row], at..at + 1) };
                 piece[0] += choice.share * sum;
             });
@@ -202,11 +232,12 @@ fn few<'a>(
 /// Many rows: each expert's rows are multiplied together.
 mod many {
     use super::*;
-    use crate::linear::{LinearShape, linear_to};
+    use crate::linear::{Affine, LinearShape, Then};
     use crate::small::silu_multiply;
 
     #[allow(clippy::too_many_arguments)] // Those of `experts`, taken apart.
     pub(super) fn experts<'a>(
+        processor: Processor,
         gathered: &mut Vec<f32>,
         x: &[f32],
         width: usize,
@@ -217,7 +248,7 @@ mod many {
         y: &mut [f32],
     ) {
         let outputs = {
-            gathered.resize(sorted.len() * width, 0.0);
+            gathered.resize(size([sorted.len(), width]), 0.0);
             &mut gathered[..]
         };
         let mut rest = outputs;
@@ -231,7 +262,7 @@ mod many {
             .collect();
         // Experts beside each other where there are enough of them: one core each needs no waiting for others.
         #[cfg(target_arch = "x86_64")]
-        if let (Precision::Half, Some(instructions)) = (precision, crate::half::HalfInstructions::best()) {
+        if let (Precision::Half, Some(instructions)) = (precision, processor.half) {
             groups.into_par_iter().for_each(|(choices, out)| {
                 half(instructions, x, width, inner, choices, &expert(choices[0].expert), out);
             });
@@ -242,11 +273,12 @@ mod many {
             let x: Vec<f32> = choices.iter().flat_map(|choice| &x[choice.row * width..][..width]).copied().collect();
             let (into, back) =
                 (LinearShape { rows, input: width, output: inner }, LinearShape { rows, input: inner, output: width });
-            let [mut gated, mut upped] = [vec![0.0; rows * inner], vec![0.0; rows * inner]];
-            linear_to(&x, gate, None, into, precision, &mut gated);
-            linear_to(&x, up, None, into, precision, &mut upped);
+            let [mut gated, mut upped] = [(); 2].map(|()| vec![0.0; size([rows, inner])]);
+            let affine = |weight, shape| Affine { weight, bias: None, shape, precision, then: Then::Keep };
+            affine(gate, into).apply_on(processor, &x, &mut gated);
+            affine(up, into).apply_on(processor, &x, &mut upped);
             silu_multiply(&mut gated, &upped);
-            linear_to(&gated, down, None, back, precision, out);
+            affine(down, back).apply_on(processor, &gated, out);
         }
         add(sorted, gathered, width, y);
     }
@@ -262,18 +294,17 @@ mod many {
         out: &mut [f32],
     ) {
         use crate::half_linear::linear_here;
-        expert.check([inner, width]);
-        let Expert { gate, up, down } = expert;
+        let Matrices { gate, up, down } = expert.matrices([inner, width]);
         let rows = choices.len();
-        let mut values = vec![0.0; 2 * rows * inner];
+        let mut values = vec![0.0; size([2, rows, inner])];
         let row = |at: usize| &x[choices[at].row * width..][..width];
-        linear_here(instructions, row, rows, &[gate, up], [inner, width], |weight, row, at, sums| {
+        linear_here(instructions, row, rows, &[gate, up], |weight, row, at, sums| {
             values[(weight * rows + row) * inner + at..][..sums.len()].copy_from_slice(sums);
         });
         let (gated, upped) = values.split_at_mut(rows * inner);
         silu_multiply(gated, upped);
         let row = |at: usize| &gated[at * inner..][..inner];
-        linear_here(instructions, row, rows, &[down], [width, inner], |_, row, at, sums| {
+        linear_here(instructions, row, rows, &[down], |_, row, at, sums| {
             out[row * width + at..][..sums.len()].copy_from_slice(sums);
         });
     }
@@ -300,13 +331,37 @@ mod tests {
 
     #[test]
     fn rows_that_share_experts_get_what_they_would_get_alone() {
-        check(3, Precision::Full, 1e-4);
+        Processor::all().for_each(|processor| check(processor, 3, Precision::Full, 1e-4));
+    }
+
+    #[test]
+    #[should_panic(expected = "a choice of row 2 of 2")]
+    fn a_choice_of_a_row_that_is_not_there_is_a_bug() {
+        let mut inputs = Inputs::default();
+        inputs.set(&[0.0; 8], 4);
+        let weight = Weight::F32(&[0.0; 8]);
+        let choice = Choice { expert: 0, row: 2, run: 0, share: 1.0 };
+        let expert = |_| Expert { gate: weight, up: weight, down: weight };
+        experts(&mut ExpertsMemory::default(), &mut inputs, &[choice], 2, expert, Precision::Full, &mut [0.0; 8]);
+    }
+
+    #[test]
+    #[should_panic(expected = "weight [output, input]")]
+    fn an_expert_of_another_shape_is_a_bug() {
+        let mut inputs = Inputs::default();
+        inputs.set(&[0.0; 8], 4);
+        let (weight, short) = (Weight::F32(&[0.0; 8]), Weight::F32(&[0.0; 7]));
+        let choice = Choice { expert: 0, row: 1, run: 0, share: 1.0 };
+        let expert = |_| Expert { gate: weight, up: weight, down: short };
+        experts(&mut ExpertsMemory::default(), &mut inputs, &[choice], 2, expert, Precision::Full, &mut [0.0; 8]);
     }
 
     #[test]
     fn many_rows_are_right_too() {
-        check(13, Precision::Full, 1e-4);
-        check(13, Precision::Half, 2e-2);
+        for processor in Processor::all() {
+            check(processor, 13, Precision::Full, 1e-4);
+            check(processor, 13, Precision::Half, 2e-2);
+        }
     }
 
     /// Four experts, of 4 and of 8 bits by turns.
@@ -320,7 +375,7 @@ mod tests {
 
     #[test]
     fn runs_beside_each_other_get_what_each_gets_alone() {
-        let (width, inner) = (160, 64);
+        let (width, inner) = if cfg!(miri) { (64, 32) } else { (160, 64) };
         let samples = samples([inner, width]);
         let expert = |e: usize| {
             let [gate, up, down] = samples[e].each_ref().map(Sample::weight);
@@ -342,27 +397,30 @@ mod tests {
             };
             (0..runs[run]).flat_map(of_row).collect::<Vec<_>>()
         };
-        let compute = |x: &[f32], choices: &[Choice], precision| {
+        let compute = |processor, x: &[f32], choices: &[Choice], precision| {
             let (mut inputs, mut y) = (Inputs::default(), vec![0.5; x.len()]);
             inputs.set(x, width);
-            experts(&mut ExpertsMemory::default(), &mut inputs, choices, inner, expert, precision, &mut y);
+            let memory = &mut ExpertsMemory::default();
+            experts_on(processor, memory, &mut inputs, choices, inner, expert, precision, &mut y);
             y
         };
-        for precision in [Precision::Half, Precision::Full] {
+        for (processor, precision) in
+            Processor::all().flat_map(|processor| [(processor, Precision::Half), (processor, Precision::Full)])
+        {
             let mut first = 0;
             let (mut all, mut alone) = (Vec::new(), Vec::new());
             for (run, rows) in runs.iter().enumerate() {
                 all.extend(choices(run, first));
-                alone.extend(compute(&x[first * width..][..rows * width], &choices(run, 0), precision));
+                alone.extend(compute(processor, &x[first * width..][..rows * width], &choices(run, 0), precision));
                 first += rows;
             }
-            assert_eq!(compute(&x, &all, precision), alone, "{precision:?}");
+            assert_eq!(compute(processor, &x, &all, precision), alone, "{processor:?}, {precision:?}");
         }
     }
 
     #[test]
     fn a_row_that_is_no_number_leaves_the_others_alone() {
-        let (width, inner, rows) = (160, 64, 12);
+        let (width, inner, rows) = if cfg!(miri) { (64, 32, 12) } else { (160, 64, 12) };
         let samples = samples([inner, width]);
         let expert = |e: usize| {
             let [gate, up, down] = samples[e].each_ref().map(Sample::weight);
@@ -384,7 +442,7 @@ mod tests {
         assert_eq!([&sound[..width], &sound[2 * width..]], [&broken[..width], &broken[2 * width..]]);
     }
 
-    fn check(rows: usize, precision: Precision, tolerance: f32) {
+    fn check(processor: Processor, rows: usize, precision: Precision, tolerance: f32) {
         let (width, inner) = (70, 40);
         let samples = samples([inner, width]);
         let expert = |e: usize| {
@@ -403,7 +461,8 @@ mod tests {
         let mut inputs = Inputs::default();
         inputs.set(&x, width);
         let mut y = vec![1.0; rows * width];
-        experts(&mut ExpertsMemory::default(), &mut inputs, &choices, inner, expert, precision, &mut y);
+        let memory = &mut ExpertsMemory::default();
+        experts_on(processor, memory, &mut inputs, &choices, inner, expert, precision, &mut y);
         let product = |weight: Weight, x: &[f32], output: usize| -> Vec<f32> {
             let mut w = vec![0.0; x.len()];
             (0..output)
@@ -423,6 +482,6 @@ mod tests {
         }
         let largest = expected.iter().fold(0.0f32, |most, y| most.max(y.abs()));
         let worst = y.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < tolerance * largest, "{worst} of {largest}");
+        assert!(worst < tolerance * largest, "{processor:?}: {worst} of {largest}");
     }
 }

@@ -12,9 +12,10 @@ use smallvec::SmallVec;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Instructions, Lanes, PIECE, Plain, Split, Stored};
-use crate::linear::{LinearShape, Precision, linear_to};
-use crate::memory::{Columns, Lines, ahead, prefetch_ahead};
-use crate::weight::{Packed, Scales, Weight};
+use crate::level::Processor;
+use crate::linear::{Affine, LinearShape, Precision, Then};
+use crate::memory::{Columns, Lines, ahead, prefetch_ahead, size};
+use crate::weight::{Matrix, Packed, Scales, Weight};
 
 /// Bytes of weights that one task reads, at least.
 const TASK: usize = 32 << 10;
@@ -28,23 +29,20 @@ pub struct Inputs {
     input: usize,
     plain: Vec<f32>,
     /// Numbers of even places, then of odd ones, by 32.
-    halves: Ordered<f32>,
+    halves: Lines<f32>,
+    has_halves: bool,
     /// For 4-bit and for 8-bit weights.
     integers: [Integers; 2],
     /// A row as whole numbers.
     rounded: Vec<i16>,
 }
 
-#[derive(Debug, Default)]
-struct Ordered<T> {
-    ready: bool,
-    values: Lines<T>,
-}
-
 /// Rows of whole numbers, as [`Split`] lays them.
 #[derive(Debug, Default)]
 struct Integers {
-    laid: Ordered<i8>,
+    laid: Lines<i8>,
+    /// How they are laid, if they are those of the rows.
+    split: Option<Split>,
     /// By row.
     scales: Vec<f32>,
     /// For each lane of 32 bits, its inputs' sum times the number that stands for zero, negative.
@@ -61,11 +59,14 @@ impl Inputs {
     }
 
     /// Room for new rows `[rows, input]`, to be written.
+    ///
+    /// # Panics
+    /// If there is not so much memory.
     pub fn fill(&mut self, rows: usize, input: usize) -> &mut [f32] {
+        self.plain.resize(size([rows, input]), 0.0);
         (self.rows, self.input) = (rows, input);
-        self.halves.ready = false;
-        self.integers.iter_mut().for_each(|integers| integers.laid.ready = false);
-        self.plain.resize(rows * input, 0.0);
+        self.has_halves = false;
+        self.integers.iter_mut().for_each(|integers| integers.split = None);
         &mut self.plain
     }
 
@@ -112,27 +113,37 @@ impl Inputs {
         let integers = self
             .integers
             .iter()
-            .map(|integers| integers.laid.values.bytes() + 4 * integers.scales.capacity() + integers.offsets.bytes());
-        4 * self.plain.capacity() + self.halves.values.bytes() + integers.sum::<usize>() + 2 * self.rounded.capacity()
+            .map(|integers| integers.laid.bytes() + 4 * integers.scales.capacity() + integers.offsets.bytes());
+        4 * self.plain.capacity() + self.halves.bytes() + integers.sum::<usize>() + 2 * self.rounded.capacity()
     }
 
     /// Lays the rows in the order that products with this weight need.
-    pub(crate) fn prepare(&mut self, instructions: Instructions, weight: &Weight) {
-        match weight {
-            Weight::Bf16(_) if !self.halves.ready => self.lay_halves(),
-            Weight::Packed(packed) if !self.integers[packed.bits / 8].laid.ready => match packed.bits {
-                4 => self.lay_integers::<4>(instructions.split()),
-                _ => self.lay_integers::<8>(instructions.split()),
+    pub(crate) fn prepare(&mut self, instructions: Instructions, matrix: &Matrix) {
+        let split = instructions.split();
+        match matrix.weight() {
+            Weight::Bf16(_) if !self.has_halves => self.lay_halves(),
+            Weight::Packed(packed) if self.integers[packed.bits / 8].split != Some(split) => match packed.bits {
+                4 => self.lay_integers::<4>(split),
+                _ => self.lay_integers::<8>(split),
             },
             _ => {}
         }
     }
 
+    /// Otherwise they would be multiplied with the numbers of other rows, or in another order.
+    fn assert_prepared(&self, instructions: Instructions, matrix: &Matrix) {
+        let prepared = match matrix.weight() {
+            Weight::F32(_) => true,
+            Weight::Bf16(_) => self.has_halves,
+            Weight::Packed(packed) => self.integers[packed.bits / 8].split == Some(instructions.split()),
+        };
+        assert!(prepared, "the inputs are prepared for the weight");
+    }
+
     fn lay_halves(&mut self) {
-        let Ordered { ready, values } = &mut self.halves;
-        *ready = true;
+        self.has_halves = true;
         let length = self.input / (2 * WIDE) * (2 * WIDE);
-        let values = values.resize(self.rows * length);
+        let values = self.halves.resize(size([self.rows, length]));
         for (row, out) in self.plain.chunks_exact(self.input.max(1)).zip(values.chunks_exact_mut(length.max(1))) {
             for (piece, out) in row.as_chunks::<{ 2 * WIDE }>().0.iter().zip(out.as_chunks_mut::<{ 2 * WIDE }>().0) {
                 for at in 0..WIDE {
@@ -145,13 +156,13 @@ impl Inputs {
     fn lay_integers<const BITS: usize>(&mut self, split: Split) {
         let per_word = 32 / BITS;
         let length = self.input / (WIDE * per_word) * (WIDE * per_word);
-        let Integers { laid, scales, offsets } = &mut self.integers[BITS / 8];
-        let row_bytes = length * size_of::<i16>();
-        let values = laid.values.resize(self.rows * row_bytes);
-        laid.ready = true;
+        let Integers { laid, split: laid_as, scales, offsets } = &mut self.integers[BITS / 8];
+        let row_bytes = size([length, size_of::<i16>()]);
+        let values = laid.resize(size([self.rows, row_bytes]));
+        *laid_as = Some(split);
         scales.clear();
         let words = length / per_word;
-        let offsets = offsets.resize(self.rows * words);
+        let offsets = offsets.resize(size([self.rows, words]));
         for (at, row) in self.plain.chunks_exact(self.input.max(1)).enumerate() {
             // Without their sign, the bits of numbers are in the numbers' order: those that are none come last, and make all
             // outputs none.
@@ -225,38 +236,42 @@ pub const MANY: usize = 9;
 /// # Panics
 /// If a slice has not the length of its shape.
 pub fn products(inputs: &mut Inputs, precision: Precision, products: &mut [Product]) {
+    products_on(Processor::best(), inputs, precision, products);
+}
+
+fn products_on(processor: Processor, inputs: &mut Inputs, precision: Precision, products: &mut [Product]) {
     let (rows, input) = (inputs.rows, inputs.input);
     if rows < MANY {
-        return few_rows(inputs, products);
+        return few_rows(processor.instructions, inputs, products);
     }
     for Product { weight, output, bias, y } in products {
-        linear_to(&inputs.plain, *weight, *bias, LinearShape { rows, input, output: *output }, precision, y);
+        let shape = LinearShape { rows, input, output: *output };
+        let affine = Affine { weight: *weight, bias: *bias, shape, precision, then: Then::Keep };
+        affine.apply_on(processor, &inputs.plain, y);
     }
 }
 
 /// As [`products`], for rows that take less time than reading the weights.
-pub(crate) fn few_rows(inputs: &mut Inputs, products: &mut [Product]) {
-    let instructions = Instructions::best();
-    for product in products.iter() {
-        product.weight.check(product.output, inputs.input);
-        assert_eq!(product.y.len(), inputs.rows * product.output, "y [rows, output]");
-        assert!(product.bias.is_none_or(|bias| bias.len() == product.output), "bias [output]");
-        inputs.prepare(instructions, &product.weight);
+pub(crate) fn few_rows(instructions: Instructions, inputs: &mut Inputs, products: &mut [Product]) {
+    let products: SmallVec<[_; 4]> = products
+        .iter_mut()
+        .map(|Product { weight, output, bias, y }| {
+            let matrix = Matrix::new(*weight, [*output, inputs.input]);
+            assert_eq!(y.len(), size([inputs.rows, *output]), "y [rows, output]");
+            assert!(bias.is_none_or(|bias| bias.len() == *output), "bias [output]");
+            inputs.prepare(instructions, &matrix);
+            (pieces(weight.bytes(), *output), matrix, *bias, *output, Columns::new(y, *output))
+        })
+        .collect();
+    if inputs.rows == 0 {
+        return;
     }
     let inputs = &*inputs;
     let rows: &[usize] = &(0..inputs.rows).collect::<SmallVec<[usize; 16]>>();
-    let parts = |product: &Product| pieces(product.weight.bytes(), product.output);
-    let total: usize = products.iter().map(&parts).sum();
-    let products: SmallVec<[_; 4]> = products
-        .iter_mut()
-        .map(|product| {
-            let parts = pieces(product.weight.bytes(), product.output);
-            (parts, &product.weight, product.bias, product.output, Columns::new(product.y, product.output))
-        })
-        .collect();
+    let total: usize = products.iter().map(|(parts, ..)| parts).sum();
     (0..total).into_par_iter().for_each(|mut task| {
         let mut products = products.iter();
-        let (parts, weight, bias, output, y) = loop {
+        let (parts, matrix, bias, output, y) = loop {
             let product = products.next().expect("there are as many tasks as parts");
             if task < product.0 {
                 break product;
@@ -264,7 +279,7 @@ pub(crate) fn few_rows(inputs: &mut Inputs, products: &mut [Product]) {
             task -= product.0;
         };
         let range = output * task / parts..output * (task + 1) / parts;
-        multiply(instructions, inputs, rows, weight, range, |row, at, sum| {
+        multiply(instructions, inputs, rows, matrix, range, |row, at, sum| {
             // SAFETY: these outputs are this task's alone, and the piece is dropped at once.
             let y = unsafe { y.piece(row, at..at + 1) };
             y[0] = sum + bias.map_or(0.0, |bias| bias[at]);
@@ -282,17 +297,24 @@ const ROWS: usize = MANY - 1;
 const OUTPUTS: usize = 64;
 
 /// Some outputs of some rows; `emit` is told the row's place in `rows`, the output and the sum.
+///
+/// # Panics
+/// If the inputs are not of the matrix's width or not prepared for it, or there are not so many rows or outputs.
 pub(crate) fn multiply(
     instructions: Instructions,
     inputs: &Inputs,
     rows: &[usize],
-    weight: &Weight,
+    matrix: &Matrix,
     outputs: Range<usize>,
     mut emit: impl FnMut(usize, usize, f32),
 ) {
+    let [output, input] = matrix.shape();
+    assert!(inputs.input == input && outputs.end <= output, "outputs {outputs:?} of a matrix {:?}", matrix.shape());
+    assert!(rows.iter().all(|row| *row < inputs.rows), "rows {rows:?} of {}", inputs.rows);
+    inputs.assert_prepared(instructions, matrix);
     let mut sums = [[0.0; OUTPUTS]; ROWS];
     for start in outputs.clone().step_by(OUTPUTS) {
-        let block = Block { inputs, weight, outputs: start..outputs.end.min(start + OUTPUTS) };
+        let block = Block { inputs, weight: matrix.weight(), outputs: start..outputs.end.min(start + OUTPUTS) };
         let mut done = 0;
         while done < rows.len() {
             let taken = block.sums(instructions, &rows[done..], &mut sums);
@@ -304,7 +326,8 @@ pub(crate) fn multiply(
     }
 }
 
-/// At most [`OUTPUTS`] outputs. Its code is long, and the same for everything that is done with the sums.
+/// At most [`OUTPUTS`] outputs, of what [`multiply`] has checked. Its code is long, and the same for everything that is done with
+/// the sums.
 struct Block<'a> {
     inputs: &'a Inputs,
     weight: &'a Weight<'a>,
@@ -327,12 +350,12 @@ impl Block<'_> {
 
     fn run<const R: usize>(&self, instructions: Instructions, rows: [usize; R], sums: &mut Sums) -> usize {
         match instructions {
-            // SAFETY: `Instructions` are those that were found.
+            // SAFETY: the instructions were found, or there would be no `Found`.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => unsafe { self.avx512(rows, sums) },
+            Instructions::Avx512(_) => unsafe { self.avx512(rows, sums) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => unsafe { self.avx2(rows, sums) },
+            Instructions::Avx2(_) => unsafe { self.avx2(rows, sums) },
             // SAFETY: needs nothing.
             Instructions::Plain => unsafe { self.each::<Plain, R>(rows, sums) },
         }
@@ -387,8 +410,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn group<V: Lanes, const R: usize, const O: usize>(&self, rows: [usize; R], output: usize, out: &mut Sums) {
         let Self { inputs, weight, outputs } = self;
-        // SAFETY: the caller has the instructions; lengths were checked by `Weight::check`, and the orders that the functions
-        // read were made by `Inputs::prepare`.
+        // SAFETY: the caller has the instructions; packed weights come from a `Matrix`, which has checked their lengths.
         let (mut sums, done) = unsafe {
             match weight {
                 Weight::F32(values) => dot_f32::<V, R, O>(values, output, inputs, rows),
@@ -504,7 +526,7 @@ unsafe fn dot_bf16<V: Lanes, const R: usize, const O: usize>(
     let weight = &weight[output * input..][..O * input];
     let length = input / (2 * WIDE) * (2 * WIDE);
     let (steps, ahead) = (length / (2 * V::LANES), ahead(size_of_val(weight)));
-    let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.halves.values[rows[r] * length..][..length]);
+    let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.halves[rows[r] * length..][..length]);
     // SAFETY: every vector lies in the slices just taken: a step's weights are `2 * LANES` numbers, its inputs `LANES` of
     // even and as many of odd places, both within the same 32.
     unsafe {
@@ -601,8 +623,8 @@ unsafe fn dot_groups<V: Lanes, S: Stored, const BITS: usize, const R: usize, con
     let groups = input.div_ceil(packed.group);
     let scales = &scales[output * groups..][..O * groups];
     let zeros = packed.zeros.map(|zeros| &zeros[output * groups..][..O * groups]);
-    let Integers { laid, scales: row_scales, offsets } = &inputs.integers[BITS / 8];
-    let x: [&[i8]; R] = std::array::from_fn(|r| &laid.values[rows[r] * 2 * length..][..2 * length]);
+    let Integers { laid, scales: row_scales, offsets, .. } = &inputs.integers[BITS / 8];
+    let x: [&[i8]; R] = std::array::from_fn(|r| &laid[rows[r] * 2 * length..][..2 * length]);
     let offsets: [&[i32]; R] = std::array::from_fn(|r| &offsets[rows[r] * (length / per_word)..][..length / per_word]);
     // SAFETY: every vector lies in the slices just taken. A step's words hold `LANES * per_word` integers; their inputs lie in
     // the same piece. The groups of all steps are groups of the row.
@@ -650,6 +672,7 @@ unsafe fn dot_groups<V: Lanes, S: Stored, const BITS: usize, const R: usize, con
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::level::tests::{cases, up_to};
     use crate::weight::tests::Sample;
     use crate::weight::{narrow, widen};
     use proptest::prelude::*;
@@ -663,10 +686,11 @@ pub(crate) mod tests {
         let x = numbers(rows * input, 1);
         let mut inputs = Inputs::default();
         inputs.set(&x, input);
-        inputs.prepare(instructions, &weight);
+        let matrix = Matrix::new(weight, [output, input]);
+        inputs.prepare(instructions, &matrix);
         let mut y = vec![0.0; rows * output];
         let all: Vec<usize> = (0..rows).collect();
-        multiply(instructions, &inputs, &all, &weight, 0..output, |row, at, sum| y[row * output + at] = sum);
+        multiply(instructions, &inputs, &all, &matrix, 0..output, |row, at, sum| y[row * output + at] = sum);
         let (mut worst, mut largest) = (0.0_f64, 1e-9_f64);
         let mut w = vec![0.0; input];
         for out in 0..output {
@@ -683,13 +707,14 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
         #[test]
         fn packed_weights_of_any_shape_are_right(
             rows in 1..8usize, input in 1..400usize, output in 1..6usize, bits in prop::sample::select(vec![4, 8]),
             group in prop::sample::select(vec![8, 16, 32, 48, 64, 128, 1000]), zeros: bool, halved: bool,
         ) {
             let sample = Sample::new(bits, group, [output, input], zeros, halved);
-            for instructions in Instructions::available() {
+            for Processor { instructions, .. } in Processor::all() {
                 let error = error(instructions, sample.weight(), rows, input, output);
                 prop_assert!(error < 3e-5, "{instructions:?}: {error}");
             }
@@ -699,7 +724,7 @@ pub(crate) mod tests {
         fn plain_weights_of_any_shape_are_right(rows in 1..8usize, input in 1..200usize, output in 1..6usize) {
             let wide = numbers(output * input, 5);
             let half: Vec<u16> = wide.iter().map(|w| narrow(*w)).collect();
-            for instructions in Instructions::available() {
+            for Processor { instructions, .. } in Processor::all() {
                 for weight in [Weight::F32(&wide), Weight::Bf16(&half)] {
                     let error = error(instructions, weight, rows, input, output);
                     prop_assert!(error < 1e-6, "{instructions:?}: {error}");
@@ -709,25 +734,76 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn inputs_are_laid_anew_for_other_instructions() {
+        let sample = Sample::new(4, 32, [2, 128], true, true);
+        let matrix = Matrix::new(sample.weight(), [2, 128]);
+        let mut inputs = Inputs::default();
+        inputs.set(&numbers(128, 1), 128);
+        let outputs: Vec<[f32; 2]> = Processor::all()
+            .map(|Processor { instructions, .. }| {
+                inputs.prepare(instructions, &matrix);
+                let mut y = [0.0; 2];
+                multiply(instructions, &inputs, &[0], &matrix, 0..2, |_, at, sum| y[at] = sum);
+                y
+            })
+            .collect();
+        assert!(
+            outputs.iter().flatten().zip(outputs[0].iter().cycle()).all(|(a, b)| (a - b).abs() < 1e-3),
+            "{outputs:?}"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "prepared for the weight")]
+    fn inputs_that_are_not_prepared_are_a_bug() {
+        let mut inputs = Inputs::default();
+        inputs.set(&[0.0; 64], 64);
+        let matrix = Matrix::new(Weight::Bf16(&[0; 64]), [1, 64]);
+        multiply(Instructions::Plain, &inputs, &[0], &matrix, 0..1, |_, _, _| {});
+    }
+
+    #[test]
+    #[should_panic(expected = "outputs 0..3 of a matrix [2, 64]")]
+    fn outputs_that_are_not_there_are_a_bug() {
+        let mut inputs = Inputs::default();
+        inputs.set(&[0.0; 64], 64);
+        let matrix = Matrix::new(Weight::F32(&[0.0; 128]), [2, 64]);
+        multiply(Instructions::Plain, &inputs, &[0], &matrix, 0..3, |_, _, _| {});
+    }
+
+    #[test]
+    #[should_panic(expected = "are too large")]
+    fn more_rows_than_memory_has_are_a_bug() {
+        Inputs::default().fill(usize::MAX / 2 + 1, 2);
+    }
+
+    #[test]
     fn several_products_share_their_inputs() {
-        let (x, a, b) = (numbers(3 * 300, 1), numbers(500 * 300, 2), numbers(7 * 300, 3));
+        Processor::all().for_each(|processor| several_products(processor, 3));
+        Processor::all().for_each(|processor| several_products(processor, MANY + 1));
+    }
+
+    fn several_products(processor: Processor, rows: usize) {
+        let many = up_to(500);
+        let (x, a, b) = (numbers(rows * 300, 1), numbers(many * 300, 2), numbers(7 * 300, 3));
         let half: Vec<u16> = b.iter().map(|w| narrow(*w)).collect();
         let bias = numbers(7, 4);
-        let (mut ya, mut yb) = (vec![0.0; 3 * 500], vec![0.0; 3 * 7]);
+        let (mut ya, mut yb) = (vec![0.0; rows * many], vec![0.0; rows * 7]);
         let mut inputs = Inputs::default();
         inputs.set(&x, 300);
-        products(
+        products_on(
+            processor,
             &mut inputs,
             Precision::Full,
             &mut [
-                Product { weight: Weight::F32(&a), output: 500, bias: None, y: &mut ya },
+                Product { weight: Weight::F32(&a), output: many, bias: None, y: &mut ya },
                 Product { weight: Weight::Bf16(&half), output: 7, bias: Some(&bias), y: &mut yb },
             ],
         );
         let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
-        for row in 0..3 {
+        for row in 0..rows {
             let x = &x[row * 300..][..300];
-            assert!((dot(x, &a[499 * 300..]) - ya[row * 500 + 499]).abs() < 1e-3);
+            assert!((dot(x, &a[(many - 1) * 300..]) - ya[(row + 1) * many - 1]).abs() < 1e-3);
             let w: Vec<f32> = half[6 * 300..].iter().map(|w| widen(*w)).collect();
             assert!((dot(x, &w) + bias[6] - yb[row * 7 + 6]).abs() < 1e-3);
         }

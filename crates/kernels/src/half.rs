@@ -6,37 +6,52 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
+use std::mem::offset_of;
 use std::sync::OnceLock;
 
 use crate::half_pairs::join;
 pub(crate) use crate::half_pairs::{SIDE, TILE};
+use crate::lanes::has_avx512;
+use crate::level::SimdLevel;
 use crate::memory::{ahead, prefetch_ahead};
-use crate::weight::{Packed, Weight, narrow};
+use crate::weight::{Matrix, Packed, Weight, narrow};
 
-/// How bf16 is multiplied.
+/// How bf16 is multiplied. Whoever has one of these may run its code: they are only made where the instructions are found. AMX is
+/// only used where there is AVX-512 with bf16 as well, which rounds its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HalfInstructions {
     /// Tiles in registers of their own.
-    Amx,
+    Amx(Found),
     /// AVX-512 with bf16.
-    Avx512,
+    Avx512(Found),
 }
 
+/// Made by this module alone, where instructions are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found(());
+
 impl HalfInstructions {
-    /// All that this processor has and the system allows, best first.
-    pub(crate) fn available() -> Vec<Self> {
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16");
-        let found = [(avx512 && amx_allowed(), Self::Amx), (avx512, Self::Avx512)];
-        found.into_iter().filter(|(has, _)| *has).map(|(_, set)| set).collect()
+    /// The best that this processor has and the system allows, up to a level.
+    pub(crate) fn up_to(level: SimdLevel) -> Option<Self> {
+        if level >= SimdLevel::Amx && Self::has_amx() {
+            Some(Self::Amx(Found(())))
+        } else if level >= SimdLevel::Avx512 && Self::has_bf16() {
+            Some(Self::Avx512(Found(())))
+        } else {
+            None
+        }
     }
 
-    /// The best of them.
-    pub(crate) fn best() -> Option<Self> {
-        static BEST: OnceLock<Option<HalfInstructions>> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available().first().copied())
+    /// All features that functions of half precision are compiled with.
+    fn has_bf16() -> bool {
+        has_avx512() && is_x86_feature_detected!("avx512bf16")
+    }
+
+    pub(crate) fn has_amx() -> bool {
+        static HAS: OnceLock<bool> = OnceLock::new();
+        *HAS.get_or_init(|| Self::has_bf16() && amx_allowed())
     }
 }
 
@@ -44,6 +59,7 @@ impl HalfInstructions {
 fn amx_allowed() -> bool {
     #[cfg(all(target_os = "linux", not(miri)))]
     {
+        // Leaf 7 is there: AVX-512, which is asked for first, is told there.
         const AMX_BF16: u32 = 1 << 22;
         const AMX_TILE: u32 = 1 << 24;
         const ARCH_PRCTL: u64 = 158;
@@ -53,7 +69,8 @@ fn amx_allowed() -> bool {
             return false;
         }
         let result: i64;
-        // SAFETY: asks the system for the use of tile registers; an old system answers with an error. No memory is touched.
+        // SAFETY: asks the system for the use of tile registers; an old system answers with an error. No memory is touched, and
+        // the registers that a system call changes are declared.
         unsafe {
             std::arch::asm!(
                 "syscall",
@@ -112,6 +129,7 @@ pub(crate) struct Columns<'a> {
 
 /// Where a round of steps begins, from where the first would: in numbers of the rows, in pairs of the columns.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Shift {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
@@ -129,100 +147,202 @@ pub(crate) struct Block(pub(crate) [f32; SIDE * SIDE]);
 /// Computes one block: 32 outputs for 32 columns.
 ///
 /// # Safety
-/// The processor has the instructions; from each shift, 32 rows of `steps * 32` numbers and 32 columns of `steps * 16` pairs can be
-/// read.
+/// From each shift, 32 rows of `steps * 32` numbers and 32 columns of `steps * 16` pairs can be read: 16 columns side by side, and
+/// 16 more from `second` on.
 #[inline(always)]
-pub(crate) unsafe fn block(instructions: HalfInstructions, rows: Rows, columns: Columns, block: &mut Block) {
-    // SAFETY: passed on.
+pub(crate) unsafe fn block(tiles: &Tiles, rows: Rows, columns: Columns, block: &mut Block) {
+    // SAFETY: the tiles were made for instructions that were found; what can be read is passed on.
     unsafe {
-        match instructions {
-            HalfInstructions::Amx => amx(rows, columns, block),
-            HalfInstructions::Avx512 => avx512(rows, columns, block),
+        match tiles.instructions {
+            HalfInstructions::Amx(_) => amx(tiles, rows, columns, block),
+            HalfInstructions::Avx512(_) => avx512(rows, columns, block),
         }
     }
 }
 
-/// Tile registers, set up for this thread while it lives.
-pub(crate) struct Tiles(Option<()>);
+/// What products in half precision need of the thread they run on: with AMX, the shape of the tile registers.
+///
+/// Loading the shape takes as long as a small block (204 cycles, by Intel's optimization manual), so it is loaded once for all
+/// blocks of a task. It is a setting of the thread, so this cannot be sent to another. All tasks set the same, so several may be
+/// alive at once (a thread that waits for others may begin another task): the first sets it, the last gives it up. No other code
+/// of this crate uses tiles, and what tiles hold does not outlive [`block`].
+pub(crate) struct Tiles {
+    instructions: HalfInstructions,
+    thread: PhantomData<*mut ()>,
+}
+
+thread_local! {
+    /// [`Tiles`] of this thread that are alive and need the shape.
+    static SHAPED: Cell<usize> = const { Cell::new(0) };
+}
 
 impl Tiles {
-    /// Sets them up if the instructions need it.
+    /// Sets tile registers up if the instructions need it.
     pub(crate) fn new(instructions: HalfInstructions) -> Self {
-        Self((instructions == HalfInstructions::Amx).then(|| {
-            #[repr(align(64))]
-            struct Config([u8; 64]);
-            let mut config = Config([0; 64]);
-            config.0[0] = 1;
-            for tile in 0..8 {
-                config.0[16 + 2 * tile] = 64; // bytes of a row
-                config.0[48 + tile] = TILE as u8; // rows
+        if let HalfInstructions::Amx(_) = instructions {
+            let alive = SHAPED.get();
+            SHAPED.set(alive + 1);
+            if alive == 0 {
+                // SAFETY: the process may use tiles, else these would not be its instructions.
+                unsafe { load_shape() };
             }
-            // SAFETY: the process may use tiles, else these would not be its instructions; the configuration is valid.
-            unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &config.0, options(nostack, readonly)) };
-        }))
+        }
+        Self { instructions, thread: PhantomData }
     }
 }
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        if self.0.is_some() {
-            // SAFETY: as in `new`.
-            unsafe { std::arch::asm!("tilerelease", options(nostack, nomem)) };
+        if let HalfInstructions::Amx(_) = self.instructions {
+            let alive = SHAPED.get() - 1;
+            SHAPED.set(alive);
+            if alive == 0 {
+                // SAFETY: as in `new`; no `Tiles` of this thread is left that needs the shape.
+                unsafe { std::arch::asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+            }
         }
     }
 }
 
+/// Eight tiles of 16 rows of 64 bytes.
+///
 /// # Safety
-/// As [`block`]; [`Tiles`] are set up.
+/// The processor has AMX, and the process may use it.
+unsafe fn load_shape() {
+    #[repr(align(64))]
+    struct Shape([u8; 64]);
+    let mut shape = Shape([0; 64]);
+    shape.0[0] = 1; // the only palette
+    for tile in 0..8 {
+        shape.0[16 + 2 * tile] = 64; // bytes of a row
+        shape.0[48 + tile] = TILE as u8; // rows
+    }
+    // SAFETY: 64 bytes are read, which describe a valid shape: the palette has eight tiles of at most 16 rows of 64 bytes.
+    unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &shape, options(nostack, readonly, preserves_flags)) };
+}
+
+/// What the loop of [`amx`] reads from memory, having too few registers. Strides are in bytes.
+#[repr(C)]
+struct Loop {
+    rows: *const u16,
+    columns: *const u32,
+    shifts_end: *const Shift,
+    steps: usize,
+    /// From a tile of rows to the one below.
+    lower: usize,
+    /// From a tile of columns to the second.
+    second: usize,
+    /// From a step's columns to the next one's.
+    next_pairs: usize,
+    ahead_rows: usize,
+    ahead_stride: usize,
+    out: *mut f32,
+}
+
+/// All in one block of assembly: compilers know nothing of tiles, which they might otherwise use or move between two blocks.
+///
+/// # Safety
+/// As [`block`]; the tiles were made for AMX.
 #[inline(always)]
-unsafe fn amx(rows: Rows, columns: Columns, block: &mut Block) {
-    let row_bytes = 2 * rows.stride;
-    let column_bytes = 4 * columns.stride;
-    // SAFETY: the tiles' 16 rows of 64 bytes lie in what the caller promises.
+unsafe fn amx(_: &Tiles, rows: Rows, columns: Columns, block: &mut Block) {
+    const { assert!(TILE == 16 && SIDE == 32, "the shape of tiles") };
+    if columns.steps == 0 || columns.shifts.is_empty() {
+        return block.0.fill(0.0);
+    }
+    let shifts = columns.shifts.as_ptr_range();
+    let values = Loop {
+        rows: rows.at,
+        columns: columns.at,
+        shifts_end: shifts.end,
+        steps: columns.steps,
+        lower: 2 * TILE * rows.stride,
+        second: 4 * columns.second,
+        next_pairs: 4 * TILE * columns.stride,
+        ahead_rows: rows.next.rows,
+        ahead_stride: 2 * rows.next.stride,
+        out: block.0.as_mut_ptr(),
+    };
+    // SAFETY: the tiles' 16 rows of 64 bytes lie in what the caller promises, the results in the block, whose rows are 128 bytes;
+    // `values` and the shifts are read within their bounds, as there is at least one shift and one step. Prefetching may be given
+    // any address. Tiles are set up while `Tiles` lives; all registers that change are declared.
     unsafe {
-        std::arch::asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
-        let mut next = rows.next.at;
-        for shift in columns.shifts {
-            let mut a = rows.at.add(shift.rows);
-            let mut b = columns.at.add(shift.columns);
-            for _ in 0..columns.steps {
-                for row in 0..rows.next.rows {
-                    // Never followed: any address will do.
-                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(row * rows.next.stride).cast());
-                }
-                next = next.wrapping_add(2 * TILE);
-                std::arch::asm!(
-                    "tileloadd tmm4, [{a0} + {a_stride}]",
-                    "tileloadd tmm6, [{b0} + {b_stride}]",
-                    "tileloadd tmm7, [{b1} + {b_stride}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm5, [{a1} + {a_stride}]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    a0 = in(reg) a,
-                    a1 = in(reg) a.wrapping_add(TILE * rows.stride),
-                    b0 = in(reg) b,
-                    b1 = in(reg) b.wrapping_add(columns.second),
-                    a_stride = in(reg) row_bytes,
-                    b_stride = in(reg) column_bytes,
-                    options(nostack, readonly),
-                );
-                a = a.add(2 * TILE);
-                b = b.add(TILE * columns.stride);
-            }
-        }
-        let out = block.0.as_mut_ptr();
         std::arch::asm!(
-            "tilestored [{c0} + {stride}], tmm0",
-            "tilestored [{c1} + {stride}], tmm1",
-            "tilestored [{c2} + {stride}], tmm2",
-            "tilestored [{c3} + {stride}], tmm3",
-            c0 = in(reg) out,
-            c1 = in(reg) out.add(TILE),
-            c2 = in(reg) out.add(TILE * SIDE),
-            c3 = in(reg) out.add(TILE * SIDE + TILE),
-            stride = in(reg) 4 * SIDE,
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            // A round of steps: where its rows and columns begin.
+            "2:",
+            "mov {a}, [{shift} + {shift_rows}]",
+            "mov {b}, [{shift} + {shift_columns}]",
+            "add {shift}, {shift_size}",
+            "shl {a}, 1",
+            "shl {b}, 2",
+            "add {a}, [{values} + {rows}]",
+            "add {b}, [{values} + {columns}]",
+            "mov {step}, [{values} + {steps}]",
+            // A step: first what will be read next is asked for, a line of some rows.
+            "3:",
+            "mov {left}, [{values} + {ahead_rows}]",
+            "mov {at}, {ahead}",
+            "test {left}, {left}",
+            "jz 5f",
+            "4:",
+            "prefetcht1 [{at}]",
+            "add {at}, [{values} + {ahead_stride}]",
+            "dec {left}",
+            "jnz 4b",
+            "5:",
+            "add {ahead}, 64",
+            "tileloadd tmm4, [{a} + {a_stride}]",
+            "tileloadd tmm6, [{b} + {b_stride}]",
+            "mov {at}, {b}",
+            "add {at}, [{values} + {second}]",
+            "tileloadd tmm7, [{at} + {b_stride}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "mov {at}, {a}",
+            "add {at}, [{values} + {lower}]",
+            "tileloadd tmm5, [{at} + {a_stride}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 64",
+            "add {b}, [{values} + {next_pairs}]",
+            "dec {step}",
+            "jnz 3b",
+            "cmp {shift}, [{values} + {shifts_end}]",
+            "jne 2b",
+            "mov {at}, [{values} + {out}]",
+            "mov {left}, 128",
+            "tilestored [{at} + {left}], tmm0",
+            "tilestored [{at} + {left} + 64], tmm1",
+            "tilestored [{at} + {left} + 2048], tmm2",
+            "tilestored [{at} + {left} + 2112], tmm3",
+            values = in(reg) &values,
+            shift = inout(reg) shifts.start => _,
+            ahead = inout(reg) rows.next.at => _,
+            a_stride = in(reg) 2 * rows.stride,
+            b_stride = in(reg) 4 * columns.stride,
+            a = out(reg) _,
+            b = out(reg) _,
+            step = out(reg) _,
+            left = out(reg) _,
+            at = out(reg) _,
+            shift_rows = const offset_of!(Shift, rows),
+            shift_columns = const offset_of!(Shift, columns),
+            shift_size = const size_of::<Shift>(),
+            rows = const offset_of!(Loop, rows),
+            columns = const offset_of!(Loop, columns),
+            shifts_end = const offset_of!(Loop, shifts_end),
+            steps = const offset_of!(Loop, steps),
+            lower = const offset_of!(Loop, lower),
+            second = const offset_of!(Loop, second),
+            next_pairs = const offset_of!(Loop, next_pairs),
+            ahead_rows = const offset_of!(Loop, ahead_rows),
+            ahead_stride = const offset_of!(Loop, ahead_stride),
+            out = const offset_of!(Loop, out),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }
@@ -235,7 +355,7 @@ unsafe fn avx512(rows: Rows, columns: Columns, block: &mut Block) {
     const HEIGHT: usize = 8;
     for first in (0..SIDE).step_by(HEIGHT) {
         let mut sums = [[_mm512_setzero_ps(); 2]; HEIGHT];
-        // SAFETY: rows and columns lie in what the caller promises.
+        // SAFETY: rows and columns lie in what the caller promises; 8 rows of 32 results from `first` on lie in the block.
         unsafe {
             for shift in columns.shifts {
                 let mut a = rows.at.add(first * rows.stride + shift.rows);
@@ -247,8 +367,9 @@ unsafe fn avx512(rows: Rows, columns: Columns, block: &mut Block) {
                         sums[row][0] = _mm512_dpbf16_ps(sums[row][0], weight, pairs[0]);
                         sums[row][1] = _mm512_dpbf16_ps(sums[row][1], weight, pairs[1]);
                     }
-                    a = a.add(2);
-                    b = b.add(columns.stride);
+                    // Behind the last pair there need be no memory.
+                    a = a.wrapping_add(2);
+                    b = b.wrapping_add(columns.stride);
                 }
             }
             let out = block.0.as_mut_ptr().add(first * SIDE);
@@ -273,8 +394,8 @@ fn bf16(a: __m512i) -> __m512bh {
 /// If there are fewer.
 #[target_feature(enable = "avx512f")]
 pub(crate) fn turn_square(matrix: &[f32], stride: usize, out: &mut [f32; TILE * TILE]) {
-    assert!(matrix.len() >= (TILE - 1) * stride + TILE, "a square of 16 x 16");
-    // SAFETY: the rows lie in the matrix (just asserted), and the square is as large as what is written.
+    assert!(stride <= matrix.len() && matrix.len() >= (TILE - 1) * stride + TILE, "a square of 16 x 16");
+    // SAFETY: the rows lie in the matrix (just asserted); what is written is sliced off the square, 16 numbers before its end.
     unsafe {
         let rows: [__m512; TILE] = std::array::from_fn(|row| _mm512_loadu_ps(matrix.as_ptr().add(row * stride)));
         // Pairs of rows, then fours, then the quarters of the vectors.
@@ -310,7 +431,7 @@ pub(crate) fn round_pairs(x: &[f32], pairs: &mut [f32]) {
     let (pieces, rest) = x.as_chunks::<PIECE>();
     let (out, rest_out) = pairs.split_at_mut(pieces.len() * PIECE / 2);
     for (x, out) in pieces.iter().zip(out.as_chunks_mut::<{ PIECE / 2 }>().0) {
-        // SAFETY: 32 numbers are read, and as many of half the size are written.
+        // SAFETY: 32 numbers are read, and as many of half the size are written to the place of 16; arrays of these sizes.
         unsafe {
             let (low, high) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x[PIECE / 2..].as_ptr()));
             out.as_mut_ptr().cast::<__m512bh>().write_unaligned(_mm512_cvtne2ps_pbh(high, low));
@@ -323,7 +444,7 @@ pub(crate) fn round_pairs(x: &[f32], pairs: &mut [f32]) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn bits_of(a: __m512bh) -> __m512i {
-    // SAFETY: as in `bf16`.
+    // SAFETY: both are 512 bits without structure.
     unsafe { std::mem::transmute(a) }
 }
 
@@ -333,15 +454,12 @@ thread_local! {
 }
 
 /// Calls `with` with rows `first..first + SIDE` of a weight in bf16, `depth` numbers each, zeros beyond what there is.
-pub(crate) fn with_rows(
-    weight: &Weight,
-    [output, input]: [usize; 2],
-    first: usize,
-    depth: usize,
-    with: impl FnOnce(Rows),
-) {
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn with_rows(matrix: &Matrix, first: usize, depth: usize, with: impl FnOnce(Rows)) {
+    let [output, input] = matrix.shape();
+    assert!(input <= depth, "{depth} numbers of a row of {input}");
     // Beyond a row's end lies the next row, which meets zeros; beyond the last row, nothing that may be read.
-    if let Weight::Bf16(values) = weight
+    if let Weight::Bf16(values) = matrix.weight()
         && first + SIDE <= output
         && (first + SIDE - 1) * input + depth <= values.len()
     {
@@ -359,14 +477,13 @@ pub(crate) fn with_rows(
         if row >= output {
             continue;
         }
-        match weight {
+        match matrix.weight() {
             Weight::F32(values) => {
                 let values = &values[row * input..][..input];
                 out.iter_mut().zip(values).for_each(|(out, value)| *out = narrow(*value));
             }
             Weight::Bf16(values) => out.copy_from_slice(&values[row * input..][..input]),
-            // SAFETY: products in half precision run only where there is AVX-512 with bf16.
-            Weight::Packed(packed) => unsafe { unpack(packed, row, input, out) },
+            Weight::Packed(packed) => unpack(packed, row, input, out),
         }
     }
     with(Rows::new(scratch.as_ptr(), stride));
@@ -374,7 +491,7 @@ pub(crate) fn with_rows(
 }
 
 /// One row of packed integers as bf16 numbers.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
     const PIECE: usize = 32;
     let Packed { bits, group, words, zeros, .. } = *packed;
@@ -432,9 +549,13 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
 mod tests {
     use super::*;
 
+    fn instructions() -> Option<HalfInstructions> {
+        crate::level::Processor::best().half
+    }
+
     #[test]
     fn a_square_is_turned() {
-        if HalfInstructions::best().is_none() {
+        if instructions().is_none() {
             return;
         }
         let matrix: Vec<f32> = (0..16 * 20).map(|i| i as f32).collect();
@@ -442,5 +563,63 @@ mod tests {
         // SAFETY: products in half precision run only where there is AVX-512.
         unsafe { turn_square(&matrix, 20, &mut out) };
         assert!((0..TILE * TILE).all(|at| out[at] == matrix[at % TILE * 20 + at / TILE]));
+    }
+
+    #[test]
+    fn a_square_whose_size_wraps_is_a_bug() {
+        if instructions().is_none() {
+            return;
+        }
+        // SAFETY: just asked for. 15 strides and 16 numbers are 0 where sizes wrap.
+        let turn = || unsafe { turn_square(&[0.0; 16], 0x1111_1111_1111_1110, &mut [0.0; TILE * TILE]) };
+        assert!(std::panic::catch_unwind(turn).is_err());
+    }
+
+    /// Blocks of every kind of instructions against sums in f64.
+    #[test]
+    fn a_block_over_several_shifts_is_right() {
+        let (stride, width, steps) = (2 * 32 + 6, 57, 2);
+        let number = |at: usize, seed: usize| ((at * 7919 + seed) % 1009) as f32 / 504.5 - 1.0;
+        let rows: Vec<u16> = (0..SIDE * stride).map(|at| narrow(number(at, 1))).collect();
+        let pairs: Vec<f32> = (0..32 * width).map(|at| join(number(at, 2), number(at, 3))).collect();
+        let shifts = [Shift { rows: 6, columns: 9 }, Shift { rows: 0, columns: 0 }, Shift { rows: 4, columns: 25 }];
+        let (weight, half) = (|row, at| crate::weight::widen(rows[row * stride + at]), |bits: u32| bits as u16);
+        let value = |depth: usize, column: usize| {
+            let bits = pairs[depth / 2 * width + column].to_bits();
+            crate::weight::widen(if depth.is_multiple_of(2) { half(bits) } else { half(bits >> 16) })
+        };
+        let expected = |row: usize, column: usize| -> f64 {
+            let column = column % TILE + column / TILE * 16;
+            let terms = shifts.iter().flat_map(|shift| (0..32 * steps).map(move |at| (shift, at)));
+            let term = |(shift, at): (&Shift, usize)| {
+                f64::from(weight(row, shift.rows + at)) * f64::from(value(at, shift.columns + column))
+            };
+            terms.map(term).sum()
+        };
+        for (processor, instructions) in crate::level::Processor::halves() {
+            // A thread that waits for others may begin another task while it has tiles.
+            let (tiles, other) = (Tiles::new(instructions), Tiles::new(instructions));
+            drop(other);
+            for ahead in [0, 3] {
+                let next = Ahead { at: rows.as_ptr(), stride, rows: ahead };
+                let rows = Rows { next, ..Rows::new(rows.as_ptr(), stride) };
+                let at = pairs.as_ptr().cast();
+                let columns = Columns { at, stride: width, second: 16, shifts: &shifts, steps };
+                let mut results = Block([f32::NAN; SIDE * SIDE]);
+                // SAFETY: a row has `stride` numbers, at least the greatest shift and 2 steps of 32; 32 rows of pairs have at least
+                // the greatest shift and 32 columns.
+                unsafe { block(&tiles, rows, columns, &mut results) };
+                for (at, result) in results.0.iter().enumerate() {
+                    let expected = expected(at / SIDE, at % SIDE);
+                    assert!((expected - f64::from(*result)).abs() < 1e-4, "{processor:?}: {result} for {expected}");
+                }
+            }
+            // Without a step, nothing is read.
+            let columns = Columns { at: std::ptr::null(), stride: 0, second: 0, shifts: &shifts, steps: 0 };
+            let mut results = Block([f32::NAN; SIDE * SIDE]);
+            // SAFETY: as said.
+            unsafe { block(&tiles, Rows::new(rows.as_ptr(), stride), columns, &mut results) };
+            assert!(results.0.iter().all(|result| *result == 0.0));
+        }
     }
 }

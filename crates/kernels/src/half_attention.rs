@@ -11,6 +11,7 @@ use crate::memory::aligned;
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn run(instructions: HalfInstructions, head: Head, memory: &mut Memory) {
     let Head { q, k, v, stride, length, width, y, row, column } = head;
+    assert!(length > 0 && width > 0, "a head of {width}, {length} rows");
     let (depth, keys) = (width.next_multiple_of(SIDE) / 2, length.next_multiple_of(SIDE));
     let columns = 2 * depth;
     let Memory { keys: key_pairs, values, queries, scores, shares, sums } = memory;
@@ -39,7 +40,7 @@ pub(crate) fn run(instructions: HalfInstructions, head: Head, memory: &mut Memor
     let share_stride = keys / 2 + TILE;
     let shares = aligned(shares, SIDE * share_stride);
     let scale = 1.0 / (width as f32).sqrt();
-    let _tiles = Tiles::new(instructions);
+    let tiles = Tiles::new(instructions);
     let mut results = Block([0.0; SIDE * SIDE]);
     for first in (0..length).step_by(SIDE) {
         let height = SIDE.min(length - first);
@@ -48,8 +49,8 @@ pub(crate) fn run(instructions: HalfInstructions, head: Head, memory: &mut Memor
             let at = key_pairs[key * depth..][..SIDE * depth].as_ptr().cast();
             let operand =
                 Operand { at, stride: TILE, second: TILE * depth, shifts: &[Shift::NONE], steps: depth / TILE };
-            // SAFETY: the caller found the instructions; 32 rows of queries and 32 keys were just taken.
-            unsafe { block(instructions, rows, operand, &mut results) };
+            // SAFETY: 32 rows of queries and 32 keys, each of `depth` pairs, were just taken.
+            unsafe { block(&tiles, rows, operand, &mut results) };
             for (scores, results) in scores.chunks_exact_mut(keys).zip(results.0.as_chunks::<SIDE>().0).take(height) {
                 scores[key..key + SIDE].copy_from_slice(results);
             }
@@ -63,8 +64,9 @@ pub(crate) fn run(instructions: HalfInstructions, head: Head, memory: &mut Memor
         for from in (0..width).step_by(SIDE) {
             let at = values[from..].as_ptr().cast();
             let operand = Operand { at, stride: columns, second: TILE, shifts: &[Shift::NONE], steps: keys / SIDE };
-            // SAFETY: as above; 32 rows of shares and 32 columns of all values, which are padded to that.
-            unsafe { block(instructions, rows, operand, &mut results) };
+            // SAFETY: 32 rows of `keys` shares (a row is longer), and 32 columns of `keys / 2` pairs of values: columns are
+            // padded to a multiple of 32, so that those from `from` on are within a row.
+            unsafe { block(&tiles, rows, operand, &mut results) };
             let count = SIDE.min(width - from);
             for (at, results) in results.0.as_chunks::<SIDE>().0.iter().take(height).enumerate() {
                 let share = 1.0 / totals[at];

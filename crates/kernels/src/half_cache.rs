@@ -29,7 +29,8 @@ pub(crate) struct Memory {
 /// Blocks of 32 queries of one head of the cache, whose width is a multiple of 32.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn run(instructions: HalfInstructions, task: Task, blocks: Range<usize>, memory: &mut Memory) {
-    let (cache, width) = (task.run.cache, task.run.cache.width);
+    let (cache, width) = (task.cache, task.cache.width);
+    assert!(width.is_multiple_of(SIDE), "a head width of {width}");
     let (depth, first) = (width / 2, blocks.start * SIDE);
     let count = (blocks.end * SIDE).min(task.queries()) - first;
     let Memory { queries, keys, values, scores, shares, sums, greatest, totals } = memory;
@@ -51,7 +52,7 @@ pub(crate) fn run(instructions: HalfInstructions, task: Task, blocks: Range<usiz
     totals.clear();
     totals.resize(count, 0.0);
     let scale = 1.0 / (width as f32).sqrt();
-    let _tiles = Tiles::new(instructions);
+    let tiles = Tiles::new(instructions);
     let mut results = Block([0.0; SIDE * SIDE]);
     let pages = task.last(first + count - 1) / PAGE + 1;
     for start in (0..pages).step_by(PAGES) {
@@ -79,9 +80,9 @@ pub(crate) fn run(instructions: HalfInstructions, task: Task, blocks: Range<usiz
             for key in (0..length).step_by(SIDE) {
                 let at = keys[key / PAGE * PAGE * depth + key % PAGE..].as_ptr().cast();
                 let operand = Operand { at, stride: PAGE, second: TILE, shifts: &[Shift::NONE], steps: width / SIDE };
-                // SAFETY: the caller found the instructions; 32 rows of queries were just taken, and the 32 keys lie in one
-                // page of pairs.
-                unsafe { block(instructions, rows, operand, &mut results) };
+                // SAFETY: 32 rows of queries of `width` numbers were just taken, and the 32 keys lie in one page of
+                // `width / 2` pairs for each of 64 keys, from a multiple of 32 on.
+                unsafe { block(&tiles, rows, operand, &mut results) };
                 let rows = scores.chunks_exact_mut(PAGES * PAGE).zip(results.0.as_chunks::<SIDE>().0);
                 rows.take(height).for_each(|(scores, results)| scores[key..key + SIDE].copy_from_slice(results));
             }
@@ -100,8 +101,9 @@ pub(crate) fn run(instructions: HalfInstructions, task: Task, blocks: Range<usiz
             for column in (0..width).step_by(SIDE) {
                 let at = values[column..].as_ptr().cast();
                 let operand = Operand { at, stride: width, second: TILE, shifts: &[Shift::NONE], steps: length / SIDE };
-                // SAFETY: as above; 32 rows of shares and 32 columns of the values of as many keys.
-                unsafe { block(instructions, rows, operand, &mut results) };
+                // SAFETY: 32 rows of `length` shares (a row is longer), and 32 columns of `length / 2` pairs of values, which are
+                // `width` wide, a multiple of 32.
+                unsafe { block(&tiles, rows, operand, &mut results) };
                 for (at, results) in results.0.as_chunks::<SIDE>().0.iter().take(height).enumerate() {
                     let sums = &mut sums[(from + at) * width + column..][..SIDE];
                     sums.iter_mut().zip(results).for_each(|(sum, result)| *sum = *sum * former[at] + result);

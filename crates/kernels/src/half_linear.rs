@@ -10,9 +10,9 @@ use crate::half::{
     Ahead, Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block, round_pairs,
     turn_square, with_rows,
 };
-use crate::linear::{Affine, LinearShape, Then};
-use crate::memory::{Columns, aligned};
-use crate::weight::Weight;
+use crate::linear::Then;
+use crate::memory::{Columns, aligned, size};
+use crate::weight::{Matrix, Weight};
 
 /// Bytes of inputs that one pass over the weights works with: they stay in the second cache.
 const KEPT: usize = 1280 << 10;
@@ -30,6 +30,7 @@ pub(crate) struct Pairs<'a> {
 impl<'a> Pairs<'a> {
     /// Rounds the rows given by number (`[_, input]`) to bf16; `memory` is what the pairs lie in.
     pub(crate) fn new<'x>(
+        _: HalfInstructions,
         row: impl Fn(usize) -> &'x [f32] + Sync,
         rows: usize,
         input: usize,
@@ -41,7 +42,8 @@ impl<'a> Pairs<'a> {
         values.par_chunks_mut(depth * TILE).enumerate().for_each(|(block, values)| {
             let count = rows.saturating_sub(block * TILE).min(TILE);
             let mut pairs = PAIRS.take();
-            // SAFETY: products in half precision run only where there is AVX-512 with bf16.
+            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // `HalfInstructions`.
             unsafe { block_of_pairs(|at| row(block * TILE + at), count, depth, &mut pairs, values) };
             PAIRS.set(pairs);
         });
@@ -86,17 +88,19 @@ struct Part {
 /// pairs of inputs at a time; rows or outputs beyond the last may be among them.
 ///
 /// # Panics
-/// If the weight has not its shape.
+/// If the pairs are of another width than the weight.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn blocks(
     instructions: HalfInstructions,
     pairs: &Pairs,
-    weight: &Weight,
-    shape: [usize; 2],
+    matrix: &Matrix,
     (blocks, depth): (std::ops::Range<usize>, usize),
     mut emit: impl FnMut(usize, usize, &mut Square, Part),
 ) {
-    let _tiles = Tiles::new(instructions);
+    let shape = matrix.shape();
+    assert!(pairs.depth == shape[1].div_ceil(2 * TILE) * TILE, "pairs of rows of {} inputs", shape[1]);
+    assert!(depth > 0 && depth.is_multiple_of(TILE), "sums over {depth} pairs at a time");
+    let tiles = Tiles::new(instructions);
     let mut results = Block([0.0; SIDE * SIDE]);
     let mut turned = [0.0; TILE * TILE];
     let row_blocks = pairs.rows.div_ceil(SIDE);
@@ -109,7 +113,7 @@ fn blocks(
             let depth = depth.min(pairs.depth - start);
             let part = Part { first: start == 0, last: start + depth == pairs.depth };
             for output in blocks.clone().map(|block| block * SIDE) {
-                with_rows(weight, shape, output, 2 * pairs.depth, |rows| {
+                with_rows(matrix, output, 2 * pairs.depth, |rows| {
                     let steps = depth / TILE;
                     let rows = Rows { at: rows.at.wrapping_add(2 * start), ..rows };
                     let mut ahead = Ahead { at: rows.next.at.wrapping_add(2 * start), ..rows.next };
@@ -125,9 +129,9 @@ fn blocks(
                             Operand { at, stride: TILE, second: pairs.depth * TILE, shifts: &[Shift::NONE], steps };
                         let at = ahead.at.wrapping_add(number * ahead.rows * ahead.stride);
                         let rows = Rows { next: Ahead { at, ..ahead }, ..rows };
-                        // SAFETY: the instructions were found; `with_rows` gives 32 rows of all pairs, and two blocks of 16
-                        // rows' pairs were just taken.
-                        unsafe { block(instructions, rows, columns, &mut results) };
+                        // SAFETY: `with_rows` gives 32 rows of all pairs, of which those from `start` on are read: `steps * 16`,
+                        // at most what is left (`depth` above). Two blocks of 16 rows' pairs, from `start` on, were just taken.
+                        unsafe { block(&tiles, rows, columns, &mut results) };
                         let squares =
                             (pairs.rows - row).min(SIDE).div_ceil(TILE) * (shape[0] - output).min(SIDE).div_ceil(TILE);
                         let columns = (shape[0] - output).min(SIDE).div_ceil(TILE);
@@ -148,14 +152,23 @@ fn blocks(
 }
 
 /// A layer of rows `x` `[rows, input]` into `y` `[rows, output]`.
-pub(crate) fn linear(instructions: HalfInstructions, x: &[f32], affine: &Affine, y: &mut [f32]) {
-    let Affine { weight, bias, shape: LinearShape { rows, input, output }, then, .. } = affine;
+pub(crate) fn linear(
+    instructions: HalfInstructions,
+    x: &[f32],
+    matrix: &Matrix,
+    bias: Option<&[f32]>,
+    then: Then,
+    y: &mut [f32],
+) {
+    let [output, input] = matrix.shape();
+    let rows = x.len().checked_div(input).unwrap_or(0);
+    assert!(rows > 0 && output > 0 && y.len() == size([rows, output]), "x [rows, input], y [rows, output]");
     let mut memory = INPUTS.take();
-    let pairs = Pairs::new(|row| &x[row * input..][..*input], *rows, *input, &mut memory);
+    let pairs = Pairs::new(instructions, |row| &x[row * input..][..input], rows, input, &mut memory);
     // Weights that are unpacked for it are used once.
-    let parts = if matches!(weight, Weight::Bf16(_)) { pairs.depth.div_ceil(DEPTH) } else { 1 };
+    let parts = if matches!(matrix.weight(), Weight::Bf16(_)) { pairs.depth.div_ceil(DEPTH) } else { 1 };
     let depth = pairs.depth.div_ceil(parts).next_multiple_of(TILE);
-    let columns = Columns::new(y, *output);
+    let columns = Columns::new(y, output);
     let all = output.div_ceil(SIDE);
     let tasks = all.min(8 * rayon::current_num_threads());
     (0..tasks).into_par_iter().for_each(|task| {
@@ -164,10 +177,11 @@ pub(crate) fn linear(instructions: HalfInstructions, x: &[f32], affine: &Affine,
             let count = TILE.min(output - at);
             // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
             let piece = |row| unsafe { columns.piece(row, at..at + count) };
-            finish(*then, part, bias.map(|bias| &bias[at..at + count]), row..*rows, piece, sums);
+            finish(then, part, bias.map(|bias| &bias[at..at + count]), row..rows, piece, sums);
         };
-        // SAFETY: all instructions for products in half precision go with these.
-        unsafe { blocks(instructions, &pairs, weight, [*output, *input], (range, depth), emit) };
+        // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+        // `HalfInstructions`.
+        unsafe { blocks(instructions, &pairs, matrix, (range, depth), emit) };
     });
     INPUTS.set(memory);
 }
@@ -210,25 +224,32 @@ fn finish<'y>(
     }
 }
 
-/// `x Wᵀ` on this thread alone, for rows of a larger matrix.
+/// `x Wᵀ` on this thread alone, for rows of a larger matrix and weights of one width; of no input, nothing is emitted.
+///
+/// # Panics
+/// If a row is shorter than the weights' width.
 pub(crate) fn linear_here<'a>(
     instructions: HalfInstructions,
     row: impl Fn(usize) -> &'a [f32] + Sync,
     rows: usize,
-    weights: &[&Weight],
-    [output, input]: [usize; 2],
+    matrices: &[Matrix],
     mut emit: impl FnMut(usize, usize, usize, &[f32]),
 ) {
+    let Some([_, input]) = matrices.first().map(Matrix::shape) else { return };
+    if input == 0 {
+        return;
+    }
     let mut memory = INPUTS.take();
-    let pairs = Pairs::new(row, rows, input, &mut memory);
-    for (number, weight) in weights.iter().enumerate() {
+    let pairs = Pairs::new(instructions, row, rows, input, &mut memory);
+    for (number, matrix) in matrices.iter().enumerate() {
+        let [output, _] = matrix.shape();
         let all = (0..output.div_ceil(SIDE), pairs.depth);
         let emit = |row, at, sums: &mut Square, _| {
             let count = TILE.min(output - at);
             (row..rows).zip(sums).for_each(|(row, sums)| emit(number, row, at, &sums[..count]));
         };
         // SAFETY: as in `linear`.
-        unsafe { blocks(instructions, &pairs, weight, [output, input], all, emit) };
+        unsafe { blocks(instructions, &pairs, matrix, all, emit) };
     }
     INPUTS.set(memory);
 }
@@ -237,7 +258,8 @@ pub(crate) fn linear_here<'a>(
 mod tests {
     use super::*;
     use crate::few::tests::numbers;
-    use crate::linear::Precision;
+    use crate::level::Processor;
+    use crate::level::tests::cases;
     use crate::weight::tests::Sample;
     use crate::weight::{narrow, widen};
     use proptest::prelude::*;
@@ -246,9 +268,7 @@ mod tests {
     fn error(instructions: HalfInstructions, weight: Weight, rows: usize, [output, input]: [usize; 2]) -> f64 {
         let (x, bias) = (numbers(rows * input, 1), numbers(output, 7));
         let mut y = vec![0.0; rows * output];
-        let (shape, bias) = (LinearShape { rows, input, output }, Some(bias.as_slice()));
-        linear(instructions, &x, &Affine { weight, bias, shape, precision: Precision::Half, then: Then::Keep }, &mut y);
-        let bias = numbers(output, 7);
+        linear(instructions, &x, &Matrix::new(weight, [output, input]), Some(&bias), Then::Keep, &mut y);
         let (mut worst, mut w) = (0.0_f64, vec![0.0; input]);
         let rounded = |x: f32| f64::from(widen(narrow(x)));
         for out in 0..output {
@@ -264,7 +284,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(cases(64))]
         #[test]
         fn any_shape_is_right(
             rows in 1..70usize, input in 1..300usize, output in 1..80usize, kind in 0..4usize,
@@ -278,7 +298,7 @@ mod tests {
                 1 => Weight::Bf16(&half),
                 _ => sample.weight(),
             };
-            for instructions in HalfInstructions::available() {
+            for (_, instructions) in Processor::halves() {
                 let error = error(instructions, weight, rows, [output, input]);
                 prop_assert!(error < 1e-6, "{instructions:?}: {error}");
             }

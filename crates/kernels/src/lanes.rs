@@ -2,7 +2,9 @@
 //!
 //! `pulp` has no products of 16-bit integers; they are what packed weights are multiplied with.
 #![allow(unsafe_code)]
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Plain code alone needs less of the traits.
 
+use crate::level::SimdLevel;
 use crate::weight::widen;
 
 /// A vector of single-precision numbers and one of the same size of integers.
@@ -50,7 +52,7 @@ pub(crate) unsafe trait Lanes: Copy {
 
 /// A number as memory holds it.
 pub(crate) trait Stored: Copy {
-    fn widen(self) -> f32;
+    fn to_f32(self) -> f32;
 
     /// # Safety
     /// The processor has the instructions of `V`, and a vector can be read there.
@@ -65,7 +67,7 @@ pub(crate) trait Stored: Copy {
 
 impl Stored for f32 {
     #[inline(always)]
-    fn widen(self) -> f32 {
+    fn to_f32(self) -> f32 {
         self
     }
 
@@ -84,7 +86,7 @@ impl Stored for f32 {
 
 impl Stored for u16 {
     #[inline(always)]
-    fn widen(self) -> f32 {
+    fn to_f32(self) -> f32 {
         widen(self)
     }
 
@@ -125,50 +127,68 @@ impl Split {
 /// Bytes of inputs that lie together: the widest vector.
 pub(crate) const PIECE: usize = 64;
 
-/// Instruction sets with code of their own.
+/// Instruction sets with code of their own. Whoever has one of these may run its code: they are only made where they are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Instructions {
     /// AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512(Found),
     /// AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2(Found),
     /// What every processor has.
     Plain,
 }
 
+/// Made by this module alone, where instructions are found.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found(());
+
+/// AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// AVX-512 F, BW and VL, and what compilers take to be there with them.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512() -> bool {
+    has_avx2()
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+}
+
 impl Instructions {
-    /// All that this processor has, best first.
-    pub(crate) fn available() -> Vec<Self> {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vnni");
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let found = [(avx512, Self::Avx512), (avx2, Self::Avx2), (true, Self::Plain)];
-            found.into_iter().filter(|(has, _)| *has).map(|(_, set)| set).collect()
+    /// The best that this processor has, up to a level.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn up_to(level: SimdLevel) -> Self {
+        if level >= SimdLevel::Avx512 && has_avx512() && is_x86_feature_detected!("avx512vnni") {
+            Self::Avx512(Found(()))
+        } else if level >= SimdLevel::Avx2 && has_avx2() {
+            Self::Avx2(Found(()))
+        } else {
+            Self::Plain
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        vec![Self::Plain]
+    }
+
+    /// The best that this processor has, up to a level.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn up_to(_: SimdLevel) -> Self {
+        Self::Plain
     }
 
     /// How they want inputs laid for packed weights.
     pub(crate) fn split(self) -> Split {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512::SPLIT,
+            Self::Avx512(_) => Avx512::SPLIT,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2::SPLIT,
+            Self::Avx2(_) => Avx2::SPLIT,
             Self::Plain => Plain::SPLIT,
         }
-    }
-
-    /// The best that this processor has.
-    pub(crate) fn best() -> Self {
-        static BEST: std::sync::OnceLock<Instructions> = std::sync::OnceLock::new();
-        *BEST.get_or_init(|| Self::available()[0])
     }
 }
 
@@ -271,7 +291,7 @@ unsafe impl Lanes for Plain {
 
     #[inline(always)]
     unsafe fn quarters(at: *const f32) -> Self::Float {
-        // SAFETY: the caller promises four numbers.
+        // SAFETY: the caller promises four numbers; `i * 4 / PLAIN` is at most 3.
         std::array::from_fn(|i| unsafe { *at.add(i * 4 / PLAIN) })
     }
 
@@ -283,13 +303,13 @@ unsafe impl Lanes for Plain {
 
     #[inline(always)]
     unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> Self::Float {
-        // SAFETY: the caller promises so many scales.
-        std::array::from_fn(|i| unsafe { *at.add(i * GROUPS / PLAIN) }.widen())
+        // SAFETY: the caller promises `GROUPS` scales; `i` is less than `PLAIN`.
+        std::array::from_fn(|i| unsafe { *at.add(i * GROUPS / PLAIN) }.to_f32())
     }
 
     #[inline(always)]
     unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> Self::Int {
-        // SAFETY: the caller promises so many.
+        // SAFETY: as in `scales`.
         std::array::from_fn(|i| i32::from(unsafe { *at.add(i * GROUPS / PLAIN) }))
     }
 }
@@ -315,26 +335,31 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn zero() -> __m512 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_setzero_ps() }
         }
 
         #[inline(always)]
         unsafe fn load(at: *const f32) -> __m512 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe { _mm512_loadu_ps(at) }
         }
 
         #[inline(always)]
         unsafe fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_fmadd_ps(a, b, c) }
         }
 
         #[inline(always)]
         unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_add_ps(a, b) }
         }
 
         #[inline(always)]
         unsafe fn sums([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+            // SAFETY: the caller has the instructions.
             unsafe {
                 // Turned and added in quarters, then quarter by quarter.
                 let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
@@ -352,21 +377,25 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn load_int(at: *const i32) -> __m512i {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe { _mm512_loadu_si512(at.cast()) }
         }
 
         #[inline(always)]
         unsafe fn splat(a: f32) -> __m512 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_set1_ps(a) }
         }
 
         #[inline(always)]
         unsafe fn store(at: *mut f32, a: __m512) {
+            // SAFETY: the caller has the instructions, and a vector can be written there.
             unsafe { _mm512_storeu_ps(at, a) }
         }
 
         #[inline(always)]
         unsafe fn load_half(at: *const u16) -> __m512 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
@@ -375,21 +404,25 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn to_float(a: __m512i) -> __m512 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_cvtepi32_ps(a) }
         }
 
         #[inline(always)]
         unsafe fn lower(a: __m512i) -> __m512 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a)) }
         }
 
         #[inline(always)]
         unsafe fn upper(a: __m512i) -> __m512 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(0xFFFF_0000_u32 as i32))) }
         }
 
         #[inline(always)]
         unsafe fn dot_words<const BITS: usize>(sum: __m512i, words: __m512i, x: *const i8) -> __m512i {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 let x = |vector: usize| _mm512_loadu_si512(x.add(vector * PIECE).cast());
                 let none = _mm512_setzero_si512();
@@ -409,16 +442,19 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn grow<const SHIFT: u32>(a: __m512i, b: __m512i) -> __m512i {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_add_epi32(a, _mm512_srai_epi32::<SHIFT>(_mm512_mullo_epi32(a, b))) }
         }
 
         #[inline(always)]
         unsafe fn quarters(at: *const f32) -> __m512 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe { _mm512_permutexvar_ps(lanes_of_four(), _mm512_castps128_ps512(_mm_loadu_ps(at))) }
         }
 
         #[inline(always)]
         unsafe fn quarters_half(at: *const u16) -> __m512 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 // All four into every quarter, from where each takes its own into the upper halves: a load and one shuffle.
                 let four = _mm512_set1_epi64(at.cast::<i64>().read_unaligned());
@@ -431,17 +467,19 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> __m512 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 if GROUPS == 4 {
                     return S::quarters::<Self>(at);
                 }
-                let low = _mm512_set1_ps((*at).widen());
-                if GROUPS == 1 { low } else { _mm512_mask_blend_ps(0xFF00, low, _mm512_set1_ps((*at.add(1)).widen())) }
+                let low = _mm512_set1_ps((*at).to_f32());
+                if GROUPS == 1 { low } else { _mm512_mask_blend_ps(0xFF00, low, _mm512_set1_ps((*at.add(1)).to_f32())) }
             }
         }
 
         #[inline(always)]
         unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> __m512i {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 let zero = |lane: usize| i32::from(*at.add(lane * GROUPS / 16));
                 let quarters = [zero(0), zero(4), zero(8), zero(12)];
@@ -469,26 +507,31 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn zero() -> __m256 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm256_setzero_ps() }
         }
 
         #[inline(always)]
         unsafe fn load(at: *const f32) -> __m256 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe { _mm256_loadu_ps(at) }
         }
 
         #[inline(always)]
         unsafe fn multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm256_fmadd_ps(a, b, c) }
         }
 
         #[inline(always)]
         unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm256_add_ps(a, b) }
         }
 
         #[inline(always)]
         unsafe fn sums([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+            // SAFETY: the caller has the instructions.
             unsafe {
                 let four = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
                 let four = _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps::<1>(four));
@@ -500,21 +543,25 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn load_int(at: *const i32) -> __m256i {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe { _mm256_loadu_si256(at.cast()) }
         }
 
         #[inline(always)]
         unsafe fn splat(a: f32) -> __m256 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm256_set1_ps(a) }
         }
 
         #[inline(always)]
         unsafe fn store(at: *mut f32, a: __m256) {
+            // SAFETY: the caller has the instructions, and a vector can be written there.
             unsafe { _mm256_storeu_ps(at, a) }
         }
 
         #[inline(always)]
         unsafe fn load_half(at: *const u16) -> __m256 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
@@ -523,16 +570,19 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn to_float(a: __m256i) -> __m256 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm256_cvtepi32_ps(a) }
         }
 
         #[inline(always)]
         unsafe fn lower(a: __m256i) -> __m256 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)) }
         }
 
         #[inline(always)]
         unsafe fn upper(a: __m256i) -> __m256 {
+            // SAFETY: the caller has the instructions.
             unsafe { _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32(0xFFFF_0000_u32 as i32))) }
         }
 
@@ -540,6 +590,7 @@ mod x86 {
         unsafe fn dot_words<const BITS: usize>(mut sum: __m256i, words: __m256i, x: *const i8) -> __m256i {
             let mask = (1 << BITS) - 1;
             for vector in 0..16 / BITS {
+                // SAFETY: the caller has the instructions, and what is read can be read there.
                 unsafe {
                     let x = _mm256_loadu_si256(x.add(vector * PIECE).cast());
                     let shifted = _mm256_srl_epi16(words, _mm_cvtsi32_si128((vector * BITS) as i32));
@@ -552,6 +603,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn grow<const SHIFT: u32>(a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: the caller has the instructions.
             unsafe {
                 let product = _mm256_mullo_epi32(a, b);
                 _mm256_add_epi32(a, _mm256_sra_epi32(product, _mm_cvtsi32_si128(SHIFT as i32)))
@@ -560,6 +612,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn quarters(at: *const f32) -> __m256 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 let pair = |at: *const f32| _mm_setr_ps(*at, *at, *at.add(1), *at.add(1));
                 _mm256_set_m128(pair(at.add(2)), pair(at))
@@ -568,18 +621,20 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn quarters_half(at: *const u16) -> __m256 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
-                let four = [(*at).widen(), (*at.add(1)).widen(), (*at.add(2)).widen(), (*at.add(3)).widen()];
+                let four = [(*at).to_f32(), (*at.add(1)).to_f32(), (*at.add(2)).to_f32(), (*at.add(3)).to_f32()];
                 Self::quarters(four.as_ptr())
             }
         }
 
         #[inline(always)]
         unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> __m256 {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 match GROUPS {
-                    1 => _mm256_set1_ps((*at).widen()),
-                    2 => _mm256_set_m128(_mm_set1_ps((*at.add(1)).widen()), _mm_set1_ps((*at).widen())),
+                    1 => _mm256_set1_ps((*at).to_f32()),
+                    2 => _mm256_set_m128(_mm_set1_ps((*at.add(1)).to_f32()), _mm_set1_ps((*at).to_f32())),
                     _ => S::quarters::<Self>(at),
                 }
             }
@@ -587,6 +642,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> __m256i {
+            // SAFETY: the caller has the instructions, and what is read can be read there.
             unsafe {
                 let zero = |lane: usize| i32::from(*at.add(lane * GROUPS / 8));
                 _mm256_setr_epi32(zero(0), zero(1), zero(2), zero(3), zero(4), zero(5), zero(6), zero(7))

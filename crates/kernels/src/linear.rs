@@ -13,15 +13,14 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::elementwise::{gelu, gelu_tanh};
+use crate::elementwise::{gelu_on, gelu_tanh_on};
 use crate::few::{Inputs, MANY, Product, few_rows};
 #[cfg(target_arch = "x86_64")]
-use crate::half::HalfInstructions;
-#[cfg(target_arch = "x86_64")]
 use crate::half_linear;
-use crate::memory::{Columns, aligned, prefetch};
+use crate::level::Processor;
+use crate::memory::{Columns, aligned, prefetch, size};
 use crate::tile::{Tile, VECTORS, turn};
-use crate::weight::Weight;
+use crate::weight::{Matrix, Weight};
 
 /// Inputs of one pass of the innermost loop: with them, a tile's share of both operands stays in the second cache.
 const DEPTH: usize = 192;
@@ -68,11 +67,11 @@ pub enum Then {
 }
 
 impl Then {
-    fn activate(self, y: &mut [f32]) {
+    fn activate(self, arch: Arch, y: &mut [f32]) {
         match self {
             Then::Keep | Then::Add => {}
-            Then::Gelu => gelu(y),
-            Then::GeluTanh => gelu_tanh(y),
+            Then::Gelu => gelu_on(arch, y),
+            Then::GeluTanh => gelu_tanh_on(arch, y),
         }
     }
 }
@@ -100,7 +99,7 @@ pub struct Affine<'a> {
 /// # Panics
 /// If a slice has not the length of its shape.
 pub fn linear(x: &[f32], weight: Weight, bias: Option<&[f32]>, shape: LinearShape, precision: Precision) -> Vec<f32> {
-    let mut y = vec![0.0; shape.rows * shape.output];
+    let mut y = vec![0.0; size([shape.rows, shape.output])];
     linear_to(x, weight, bias, shape, precision, &mut y);
     y
 }
@@ -126,10 +125,14 @@ impl Affine<'_> {
     /// # Panics
     /// If a slice has not the length of its shape.
     pub fn apply(&self, x: &[f32], y: &mut [f32]) {
+        self.apply_on(Processor::best(), x, y);
+    }
+
+    pub(crate) fn apply_on(&self, processor: Processor, x: &[f32], y: &mut [f32]) {
         let Self { weight, bias, shape: LinearShape { rows, input, output }, precision, then } = *self;
-        assert_eq!(x.len(), rows * input, "x [rows, input]");
-        assert_eq!(y.len(), rows * output, "y [rows, output]");
-        weight.check(output, input);
+        assert_eq!(x.len(), size([rows, input]), "x [rows, input]");
+        assert_eq!(y.len(), size([rows, output]), "y [rows, output]");
+        let matrix = Matrix::new(weight, [output, input]);
         if let Some(bias) = bias {
             assert_eq!(bias.len(), output, "bias [output]");
         }
@@ -137,19 +140,19 @@ impl Affine<'_> {
             return;
         }
         if rows < MANY || input == 0 {
-            return self.few(x, y);
+            return self.few(processor, x, y);
         }
         #[cfg(target_arch = "x86_64")]
-        if let (Precision::Half, Some(instructions)) = (precision, HalfInstructions::best()) {
-            return half_linear::linear(instructions, x, self, y);
+        if let (Precision::Half, Some(instructions)) = (precision, processor.half) {
+            return half_linear::linear(instructions, x, &matrix, bias, then, y);
         }
         let _ = precision;
-        Arch::new().dispatch(Linear { x, weight: &weight, bias, input, y, output, add: then == Then::Add });
-        then.activate(y);
+        processor.arch.dispatch(Linear { x, matrix: &matrix, bias, y, add: then == Then::Add });
+        then.activate(processor.arch, y);
     }
 
     /// Rows that take less time than reading the weights.
-    fn few(&self, x: &[f32], y: &mut [f32]) {
+    fn few(&self, processor: Processor, x: &[f32], y: &mut [f32]) {
         let Self { weight, bias, shape: LinearShape { input, output, .. }, then, .. } = *self;
         let former = (then == Then::Add).then(|| y.to_vec());
         if input == 0 {
@@ -160,23 +163,21 @@ impl Affine<'_> {
         } else {
             let mut inputs = INPUTS.take();
             inputs.set(x, input);
-            few_rows(&mut inputs, &mut [Product { weight, output, bias, y }]);
+            few_rows(processor.instructions, &mut inputs, &mut [Product { weight, output, bias, y }]);
             INPUTS.set(inputs);
         }
         if let Some(former) = former {
             y.iter_mut().zip(former).for_each(|(y, former)| *y += former);
         }
-        then.activate(y);
+        then.activate(processor.arch, y);
     }
 }
 
 struct Linear<'a> {
     x: &'a [f32],
-    weight: &'a Weight<'a>,
+    matrix: &'a Matrix<'a>,
     bias: Option<&'a [f32]>,
-    input: usize,
     y: &'a mut [f32],
-    output: usize,
     /// Whether to add to what is there.
     add: bool,
 }
@@ -200,7 +201,8 @@ thread_local! {
 
 impl Linear<'_> {
     fn run<S: Simd, const HEIGHT: usize>(self, simd: S) {
-        let Self { x, weight, bias, input, y, output, add } = self;
+        let Self { x, matrix, bias, y, add } = self;
+        let ([output, input], weight) = (matrix.shape(), matrix.weight());
         let at_once = (COPIED / input).max(ROWS) / HEIGHT * HEIGHT;
         let width = VECTORS * S::F32_LANES;
         let panels = output.div_ceil(width);
@@ -209,6 +211,7 @@ impl Linear<'_> {
         let mut copy = ROW_COPY.take();
         for (x, y) in x.chunks(at_once * input).zip(y.chunks_mut(at_once * output)) {
             let rows = Rows::<HEIGHT>::copy(x, input, &mut copy);
+            // The tasks take other columns.
             let y = Columns::new(y, output);
             (0..tasks).into_par_iter().for_each(|task| {
                 let panels = panels * task / tasks..panels * (task + 1) / tasks;
@@ -327,11 +330,15 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                         let x = rows.group(row, start, depth);
                         let add = add || start > 0;
                         if row + HEIGHT <= end_row && columns.len() == width {
-                            simd.vectorize(Tile { simd, x, weights, initial, y, row, column: from, add });
+                            // SAFETY: these columns are this task's alone, and no piece is alive.
+                            let y = unsafe { y.target(row, from) };
+                            simd.vectorize(Tile { simd, x, weights, initial, y, add });
                             continue;
                         }
                         let tile = &Columns::new(&mut partial, width);
-                        simd.vectorize(Tile { simd, x, weights, initial, y: tile, row: 0, column: 0, add: false });
+                        // SAFETY: the matrix was made here, for this alone.
+                        let tile = unsafe { tile.target(0, 0) };
+                        simd.vectorize(Tile { simd, x, weights, initial, y: tile, add: false });
                         for (row, sums) in (row..end_row).zip(partial.chunks_exact(width)) {
                             // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
                             let y = unsafe { y.piece(row, columns.clone()) };
@@ -372,17 +379,31 @@ fn lay(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::level::tests::{cases, up_to};
     use proptest::prelude::*;
+
+    fn linear_on(
+        processor: Processor,
+        x: &[f32],
+        weight: Weight,
+        bias: Option<&[f32]>,
+        shape: LinearShape,
+        precision: Precision,
+    ) -> Vec<f32> {
+        let mut y = vec![0.0; shape.rows * shape.output];
+        Affine { weight, bias, shape, precision, then: Then::Keep }.apply_on(processor, x, &mut y);
+        y
+    }
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
     }
 
     /// Largest distance from the product in f64.
-    fn error(shape: LinearShape, biased: bool) -> f64 {
+    fn error(processor: Processor, shape: LinearShape, biased: bool) -> f64 {
         let LinearShape { rows, input, output } = shape;
         let (x, weight, bias) = (numbers(rows * input, 1), numbers(output * input, 2), numbers(output, 3));
-        let y = linear(&x, Weight::F32(&weight), biased.then_some(&bias), shape, Precision::Full);
+        let y = linear_on(processor, &x, Weight::F32(&weight), biased.then_some(&bias), shape, Precision::Full);
         assert_eq!(y.len(), rows * output);
         let mut worst = 0.0_f64;
         for (row, y) in y.chunks(output.max(1)).enumerate() {
@@ -397,10 +418,15 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(128))]
         #[test]
-        fn any_shape_is_right(rows in 0..70usize, input in 0..900usize, output in 0..130usize, biased: bool) {
-            let worst = error(LinearShape { rows, input, output }, biased);
-            prop_assert!(worst < 1e-3, "{}", worst);
+        fn any_shape_is_right(
+            rows in 0..up_to(70), input in 0..up_to(1200), output in 0..up_to(130), biased: bool,
+        ) {
+            for processor in Processor::all() {
+                let worst = error(processor, LinearShape { rows, input, output }, biased);
+                prop_assert!(worst < 1e-3, "{processor:?}: {worst}");
+            }
         }
     }
 
@@ -411,63 +437,69 @@ mod tests {
         let sample = crate::weight::tests::Sample::new(4, 32, [70, 300], true, true);
         let mut wide = vec![0.0; 70 * 300];
         wide.chunks_exact_mut(300).enumerate().for_each(|(row, wide)| sample.weight().read(row, 300, 0, wide));
-        let [a, b] = [Weight::F32(&wide), sample.weight()].map(|w| linear(&x, w, None, shape, Precision::Full));
-        assert_eq!(a, b);
+        for processor in Processor::all() {
+            let [a, b] = [Weight::F32(&wide), sample.weight()]
+                .map(|weight| linear_on(processor, &x, weight, None, shape, Precision::Full));
+            assert_eq!(a, b, "{processor:?}");
+        }
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "hours")]
     fn many_rows_and_outputs_are_right() {
-        // More rows than one core keeps, more outputs than one task takes.
-        assert!(error(LinearShape { rows: 2 * ROWS + 5, input: DEPTH + 1, output: 500 }, true) < 1e-3);
-        // More than are copied at once.
-        let input = COPIED / ROWS;
-        assert!(error(LinearShape { rows: ROWS + 9, input, output: 3 }, true) < 1e-2);
+        for processor in Processor::all() {
+            // More rows than one core keeps, more outputs than one task takes.
+            let shape = LinearShape { rows: 2 * ROWS + 5, input: DEPTH + 1, output: 500 };
+            assert!(error(processor, shape, true) < 1e-3, "{processor:?}");
+            // More than are copied at once.
+            let shape = LinearShape { rows: ROWS + 9, input: COPIED / ROWS, output: 3 };
+            assert!(error(processor, shape, true) < 1e-2, "{processor:?}");
+        }
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "hours")]
     fn what_follows_a_product_follows_it() {
-        for (rows, precision) in
+        for (processor, rows, precision) in Processor::all().flat_map(|processor| {
             [(3, Precision::Full), (40, Precision::Full), (3, Precision::Half), (40, Precision::Half)]
-        {
+                .map(|(rows, precision)| (processor, rows, precision))
+        }) {
             let shape = LinearShape { rows, input: 1500, output: 77 };
             let LinearShape { input, output, .. } = shape;
             let (x, weight, bias) = (numbers(rows * input, 1), numbers(output * input, 2), numbers(output, 3));
             let half: Vec<u16> = weight.iter().map(|w| crate::weight::narrow(*w)).collect();
             let (weight, bias) = (Weight::Bf16(&half), Some(bias.as_slice()));
-            let plain = linear(&x, weight, bias, shape, precision);
+            let plain = linear_on(processor, &x, weight, bias, shape, precision);
             for then in [Then::Keep, Then::Add, Then::Gelu, Then::GeluTanh] {
                 let former = numbers(rows * output, 4);
                 let mut expected = plain.clone();
                 if then == Then::Add {
                     expected.iter_mut().zip(&former).for_each(|(y, former)| *y += former);
                 }
-                then.activate(&mut expected);
+                then.activate(processor.arch, &mut expected);
                 let mut y = former;
-                Affine { weight, bias, shape, precision, then }.apply(&x, &mut y);
+                Affine { weight, bias, shape, precision, then }.apply_on(processor, &x, &mut y);
                 let worst = expected.iter().zip(&y).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(worst < 1e-4, "{rows} rows, {precision:?}, {then:?}: {worst}");
+                assert!(worst < 1e-4, "{processor:?}, {rows} rows, {precision:?}, {then:?}: {worst}");
             }
         }
     }
 
     #[test]
     fn a_product_within_a_product_of_the_same_pool_is_right() {
-        let results: Vec<f64> = (0..16)
+        let input = up_to(400);
+        let results: Vec<f64> = (0..up_to(16))
             .into_par_iter()
-            .map(|i| error(LinearShape { rows: 40 + i, input: 400, output: 200 }, false))
+            .map(|i| error(Processor::best(), LinearShape { rows: 40 + i, input, output: input / 2 }, false))
             .collect();
         assert!(results.into_iter().all(|error| error < 1e-3));
     }
 
     #[test]
-    fn plain_code_is_right_too() {
-        let (x, weight) = (numbers(19 * 401, 1), numbers(57 * 401, 2));
-        let shape = LinearShape { rows: 19, input: 401, output: 57 };
-        let expected = linear(&x, Weight::F32(&weight), None, shape, Precision::Full);
-        let mut y = vec![0.0; 19 * 57];
-        Linear { x: &x, weight: &Weight::F32(&weight), bias: None, input: 401, y: &mut y, output: 57, add: false }
-            .run::<_, 4>(pulp::Scalar::new());
-        assert!(expected.iter().zip(&y).all(|(a, b)| (a - b).abs() < 1e-3));
+    #[should_panic(expected = "are too large")]
+    fn sizes_whose_product_wraps_are_a_bug() {
+        let shape = LinearShape { rows: usize::MAX / 2 + 1, input: 2, output: 0 };
+        linear(&[], Weight::F32(&[]), None, shape, Precision::Full);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 
 use crate::elementwise::exp;
+use crate::level::Processor;
+use crate::memory::size;
 
 /// Sums of so many interleaved parts, so that compilers can use vectors.
 const PARTS: usize = 16;
@@ -51,7 +53,7 @@ pub fn layer_norm(x: &[f32], [weight, bias]: [&[f32]; 2], eps: f32, y: &mut [f32
     let width = weight.len();
     assert!(x.len() == y.len() && bias.len() == width && width > 0, "x, y [rows, width], weight, bias [width]");
     assert!(x.len().is_multiple_of(width), "x [rows, width]");
-    let arch = pulp::Arch::new();
+    let arch = Processor::best().arch;
     y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).with_min_len(8).for_each(|(y, x)| {
         arch.dispatch(|| {
             let mean = sum(x, |x| x) / width as f32;
@@ -95,11 +97,14 @@ pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
 /// # Panics
 /// If the rows are no whole ones or have not so many heads.
 pub fn rotate_rows(x: &mut [f32], stride: usize, heads: usize, cos: &[f32], sin: &[f32]) {
-    let rows = x.len() / stride;
+    let rows = x.len().checked_div(stride).unwrap_or(0);
     let half = cos.len() / rows.max(1);
-    assert!(x.len() == rows * stride && 2 * half * heads <= stride, "x [rows, stride]");
+    assert!(x.len() == rows * stride && size([2, half, heads]) <= stride, "x [rows, stride]");
     assert!(cos.len() == rows * half && sin.len() == cos.len(), "cos, sin [rows, half]");
-    let arch = pulp::Arch::new();
+    if half == 0 || x.is_empty() {
+        return;
+    }
+    let arch = Processor::best().arch;
     x.par_chunks_exact_mut(stride).enumerate().with_min_len(8).for_each(|(row, x)| {
         let of_row = row * half..(row + 1) * half;
         let (cos, sin) = (&cos[of_row.clone()], &sin[of_row]);
@@ -149,6 +154,12 @@ mod tests {
         let mut x = [1.0, 2.0, 5.0, 3.0, 4.0, 6.0];
         rotate_rows(&mut x, 3, 1, &[0.0, 1.0], &[1.0, 0.0]);
         assert_eq!(x, [-2.0, 1.0, 5.0, 3.0, 4.0, 6.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "are too large")]
+    fn more_heads_than_a_row_could_have_are_a_bug() {
+        rotate_rows(&mut [0.0; 6], 3, usize::MAX / 2 + 1, &[0.0; 2], &[0.0; 2]);
     }
 
     #[test]

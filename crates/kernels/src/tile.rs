@@ -1,9 +1,8 @@
 //! The innermost loop of every product here, and the order it wants its operands in.
-#![allow(unsafe_code)] // Tasks write other columns of the same rows: see `memory`.
 
 use pulp::{Simd, WithSimd};
 
-use crate::memory::Columns;
+use crate::memory::Target;
 
 /// Vectors of outputs in one tile.
 pub(crate) const VECTORS: usize = 3;
@@ -48,9 +47,8 @@ pub(crate) struct Tile<'a, S: Simd, const HEIGHT: usize> {
     pub(crate) x: &'a [[f32; HEIGHT]],
     pub(crate) weights: &'a [[S::f32s; VECTORS]],
     pub(crate) initial: &'a [S::f32s; VECTORS],
-    pub(crate) y: &'a Columns<'a>,
-    pub(crate) row: usize,
-    pub(crate) column: usize,
+    /// Where the sums go: `HEIGHT` rows of [`VECTORS`] vectors.
+    pub(crate) y: Target<'a>,
     /// Whether to add to what is there.
     pub(crate) add: bool,
 }
@@ -61,9 +59,9 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Tile<'_, S, HEIGHT> {
     // Every loop here has a constant length and no early end: otherwise the accumulators would live in memory.
     #[inline(always)]
     fn with_simd<T: Simd>(self, _: T) {
-        let Self { simd, x, weights, initial, y, row, column, add } = self;
+        let Self { simd, x, weights, initial, mut y, add } = self;
         for height in 0..HEIGHT {
-            y.prefetch(row + height, column..column + VECTORS * S::F32_LANES);
+            y.prefetch(height, VECTORS * S::F32_LANES);
         }
         let mut sums = [*initial; HEIGHT];
         for (x, weights) in x.iter().zip(weights) {
@@ -75,9 +73,7 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Tile<'_, S, HEIGHT> {
             }
         }
         for (height, sums) in sums.into_iter().enumerate() {
-            // SAFETY: the columns belong to one task, and the piece is dropped before the next.
-            let y = unsafe { y.piece(row + height, column..column + VECTORS * S::F32_LANES) };
-            let y = S::as_mut_simd_f32s(y).0;
+            let y = S::as_mut_simd_f32s(y.row(height, VECTORS * S::F32_LANES)).0;
             for vector in 0..VECTORS {
                 let former = if add { y[vector] } else { simd.splat_f32s(0.0) };
                 y[vector] = simd.add_f32s(sums[vector], former);

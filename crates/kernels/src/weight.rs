@@ -1,5 +1,9 @@
 //! Weights as they lie in a file: plain numbers, or packed integers with their scales.
 
+use std::ops::Range;
+
+use crate::memory::{size, total};
+
 /// A matrix `[output, input]`, row-major, in the form it is stored in.
 #[derive(Debug, Clone, Copy)]
 pub enum Weight<'a> {
@@ -68,22 +72,56 @@ pub(crate) fn narrow(value: f32) -> u16 {
     (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-impl<'a> Weight<'a> {
-    /// Asserts that there are as many numbers as the shape asks for.
-    pub(crate) fn check(&self, output: usize, input: usize) {
-        match self {
-            Weight::F32(values) => assert_eq!(values.len(), output * input, "weight [output, input]"),
-            Weight::Bf16(values) => assert_eq!(values.len(), output * input, "weight [output, input]"),
+/// A weight with its shape, which was compared with its lengths: what lies in these bounds may be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    weight: Weight<'a>,
+    output: usize,
+    input: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// # Panics
+    /// If there are not as many numbers as the shape asks for.
+    pub(crate) fn new(weight: Weight<'a>, [output, input]: [usize; 2]) -> Self {
+        let numbers = |length| assert_eq!(length, size([output, input]), "weight [output, input]");
+        match weight {
+            Weight::F32(values) => numbers(values.len()),
+            Weight::Bf16(values) => numbers(values.len()),
             Weight::Packed(packed) => {
-                assert!(matches!(packed.bits, 4 | 8) && packed.group > 0, "4 or 8 bits, groups of at least one input");
-                let groups = input.div_ceil(packed.group);
-                assert_eq!(packed.words.len(), output * packed.words_per_row(input), "words [output, words of a row]");
-                assert_eq!(packed.scales.len(), output * groups, "scales [output, groups]");
-                assert!(packed.zeros.is_none_or(|zeros| zeros.len() == output * groups), "zeros [output, groups]");
+                packed.assert_form();
+                let words = size([output, packed.words_per_row(input)]);
+                assert_eq!(packed.words.len(), words, "words [output, words of a row]");
+                let groups = size([output, input.div_ceil(packed.group)]);
+                assert_eq!(packed.scales.len(), groups, "scales [output, groups]");
+                assert!(packed.zeros.is_none_or(|zeros| zeros.len() == groups), "zeros [output, groups]");
             }
         }
+        Self { weight, output, input }
     }
 
+    pub(crate) fn weight(&self) -> &Weight<'a> {
+        &self.weight
+    }
+
+    /// `[output, input]`.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        [self.output, self.input]
+    }
+}
+
+/// Where part of a row lies in a matrix with rows of one length; no part ends behind its row.
+///
+/// # Panics
+/// If the row has no such part.
+#[inline(always)]
+fn part(row: usize, width: usize, start: usize, length: usize) -> Range<usize> {
+    assert!(start <= width && length <= width - start, "{length} numbers from {start} on of a row of {width}");
+    let start = total([size([row, width]), start]);
+    start..start + length
+}
+
+impl Weight<'_> {
     /// Bytes that one use of the whole matrix reads.
     pub fn bytes(&self) -> usize {
         match self {
@@ -99,16 +137,21 @@ impl<'a> Weight<'a> {
     /// A packed row whose inputs belong to any group: `groups` names each input's.
     ///
     /// # Panics
-    /// If the weight is not packed.
+    /// If the weight is not packed, has no such row or group, or the lengths differ.
     pub fn row_with_groups(&self, row: usize, groups: &[u32], out: &mut [f32]) {
         let Weight::Packed(packed) = self else { panic!("only packed weights have groups") };
+        assert_eq!(groups.len(), out.len(), "groups [input], out [input]");
+        packed.assert_form();
         let Packed { bits, group, words, .. } = *packed;
-        let (per_row, count, per_word) = (packed.words_per_row(out.len()), out.len().div_ceil(group), 32 / bits);
+        let (per_word, count) = (32 / bits, out.len().div_ceil(group));
+        let words = &words[part(row, packed.words_per_row(out.len()), 0, packed.words_per_row(out.len()))];
+        let first = part(row, count, 0, count).start;
         for (column, (out, group)) in out.iter_mut().zip(groups).enumerate() {
-            let index = row * count + *group as usize;
-            let q = (words[row * per_row + column / per_word] >> (column % per_word * bits)) & ((1 << bits) - 1);
-            let zero = (1 << (bits - 1)) + packed.zeros.map_or(0, |zeros| i32::from(zeros[index]));
-            *out = (q as i32 - zero) as f32 * packed.scales.at(index);
+            let group = *group as usize;
+            assert!(group < count, "group {group} of {count}");
+            let q = (words[column / per_word] >> (column % per_word * bits)) & ((1 << bits) - 1);
+            let zero = (1 << (bits - 1)) + packed.zeros.map_or(0, |zeros| i32::from(zeros[first + group]));
+            *out = (q as i32 - zero) as f32 * packed.scales.at(first + group);
         }
     }
 
@@ -118,29 +161,37 @@ impl<'a> Weight<'a> {
     /// If the row has no such part.
     #[inline(always)]
     pub fn read(&self, row: usize, input: usize, start: usize, out: &mut [f32]) {
+        let range = part(row, input, start, out.len());
         match self {
-            Weight::F32(values) => out.copy_from_slice(&values[row * input + start..][..out.len()]),
-            Weight::Bf16(values) => {
-                let values = &values[row * input + start..][..out.len()];
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = widen(*value));
-            }
+            Weight::F32(values) => out.copy_from_slice(&values[range]),
+            Weight::Bf16(values) => out.iter_mut().zip(&values[range]).for_each(|(out, value)| *out = widen(*value)),
             Weight::Packed(packed) => packed.read(row, input, start, out),
         }
     }
 }
 
 impl Packed<'_> {
+    fn assert_form(&self) {
+        assert!(matches!(self.bits, 4 | 8) && self.group > 0, "4 or 8 bits, groups of at least one input");
+    }
+
     /// Words of one row.
     #[inline(always)]
     pub(crate) fn words_per_row(&self, input: usize) -> usize {
-        (input * self.bits).div_ceil(32)
+        match self.bits {
+            4 => input.div_ceil(8),
+            8 => input.div_ceil(4),
+            bits => panic!("integers of {bits} bits"),
+        }
     }
 
     #[inline(always)]
     pub(crate) fn read(&self, row: usize, input: usize, start: usize, out: &mut [f32]) {
+        self.assert_form();
         let Packed { bits, group, .. } = *self;
         let (words, groups) = (self.words_per_row(input), input.div_ceil(group));
-        let words = &self.words[row * words..][..words];
+        let words = &self.words[part(row, words, 0, words)];
+        let first = part(row, groups, 0, groups).start;
         let (middle, mask) = (1 << (bits - 1), (1u32 << bits) - 1);
         let per_word = 32 / bits;
         let mut done = 0;
@@ -148,7 +199,7 @@ impl Packed<'_> {
             let column = start + done;
             let at = column / group;
             let length = (group - column % group).min(out.len() - done);
-            let index = row * groups + at;
+            let index = first + at;
             let (scale, zero) = (self.scales.at(index), middle + self.zeros.map_or(0, |zeros| i32::from(zeros[index])));
             for (out, column) in out[done..done + length].iter_mut().zip(column..) {
                 let q = (words[column / per_word] >> (column % per_word * bits)) & mask;
@@ -218,5 +269,35 @@ pub(crate) mod tests {
         assert_eq!(widen(narrow(1.0)), 1.0);
         assert_eq!(narrow(f32::from_bits(0x3F80_8000)), 0x3F80);
         assert_eq!(narrow(f32::from_bits(0x3F81_8000)), 0x3F82);
+    }
+
+    #[test]
+    fn shapes_of_other_lengths_are_no_matrices() {
+        let refused =
+            |weight: Weight, shape: [usize; 2]| std::panic::catch_unwind(|| _ = Matrix::new(weight, shape)).is_err();
+        let values = [0.0; 6];
+        assert!(!refused(Weight::F32(&values), [2, 3]));
+        assert!(refused(Weight::F32(&values), [2, 4]));
+        // A product that wraps to 0, to 6.
+        assert!(refused(Weight::F32(&[]), [usize::MAX / 2 + 1, 2]));
+        assert!(refused(Weight::F32(&values), [usize::MAX / 2 + 4, 2]));
+        let packed =
+            |bits, group, words, scales| Packed { bits, group, words, scales: Scales::F32(scales), zeros: None };
+        assert!(!refused(Weight::Packed(packed(8, 4, &[0; 4], &[0.0; 4])), [2, 8]));
+        assert!(refused(Weight::Packed(packed(8, 4, &[0; 4], &[0.0; 3])), [2, 8]));
+        assert!(refused(Weight::Packed(packed(8, 0, &[0; 4], &[0.0; 4])), [2, 8]));
+        assert!(refused(Weight::Packed(packed(2, 4, &[0; 1], &[0.0; 4])), [2, 8]));
+        assert!(refused(Weight::Packed(packed(0, 4, &[0; 4], &[0.0; 4])), [2, 8]));
+        assert!(refused(Weight::Packed(packed(8, 4, &[], &[])), [usize::MAX / 2 + 1, 8]));
+    }
+
+    #[test]
+    fn no_part_of_a_row_reaches_into_the_next() {
+        let refused = |row, start, length| {
+            let mut out = vec![0.0; length];
+            std::panic::catch_unwind(move || Weight::F32(&[0.0; 6]).read(row, 3, start, &mut out)).is_err()
+        };
+        assert!(!refused(1, 1, 2));
+        assert!(refused(0, 2, 2) && refused(2, 0, 1) && refused(usize::MAX / 3 + 1, 0, 1) && refused(0, usize::MAX, 2));
     }
 }

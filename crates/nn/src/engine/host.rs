@@ -372,14 +372,9 @@ impl Engine for HostEngine {
             let cache = run.cache.paged(kv_heads, head_dim, self.bf16);
             new.by_ref().take(run.rows).for_each(|(k, v)| cache.append(k, v));
         }
-        let mut first = 0;
         let attended: Vec<kernels::Run> = runs
             .iter_mut()
-            .map(|run| {
-                first += run.rows;
-                let cache = run.cache.paged(kv_heads, head_dim, self.bf16);
-                kernels::Run { cache, first: first - run.rows, rows: run.rows }
-            })
+            .map(|run| kernels::Run { cache: run.cache.paged(kv_heads, head_dim, self.bf16), rows: run.rows })
             .collect();
         let mut y = self.take(rows, heads * head_dim);
         let window = attention.window();
