@@ -14,6 +14,7 @@ mod manifest;
 mod need;
 mod packed_layer;
 mod quantization;
+mod random;
 mod stored;
 mod weights;
 
@@ -31,6 +32,7 @@ pub use omni_core::Dtype;
 pub use packed::Scheme;
 pub use packed_layer::PackedTensors;
 pub use quantization::QuantizationConfig;
+pub use random::{RandomCheckpoint, random_range};
 pub use stored::StoredMatrix;
 pub use weights::{LoadProgress, ProgressFn, Weights, is_host};
 
