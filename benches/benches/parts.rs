@@ -9,6 +9,7 @@ use moe_talker::Talker;
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
 use omni_core::{CodeFrames, CodePredictor as _, DecoderInput, Dtype, Positions, SamplingOptions, Stage, TalkerInput};
+use qwen3_omni_benches::timing::wait;
 
 const CACHED: usize = 64;
 
@@ -28,7 +29,7 @@ fn parts(criterion: &mut Criterion) {
         bencher.iter(|| {
             let output = thinker.step(&mut state, input(1, CACHED as f32)).unwrap();
             state.truncate(CACHED);
-            output.logits.into_data()
+            wait(output.logits.flatten(0, 1)).unwrap()
         })
     });
 
@@ -42,14 +43,17 @@ fn parts(criterion: &mut Criterion) {
         bencher.iter(|| {
             let output = talker.step(&mut state, input(1, CACHED as f32)).unwrap();
             state.truncate(CACHED);
-            output.logits.into_data()
+            wait(output.logits.flatten(0, 1)).unwrap()
         })
     });
 
     let predictor = CodePredictor::load(&weights, config).unwrap();
     let mut state = predictor.start(&SamplingOptions::code_predictor());
     criterion.bench_function("code predictor frame", |bencher| {
-        bencher.iter(|| predictor.predict(&mut state, rows(1, width), rows(1, width)).residual.into_data())
+        bencher.iter(|| {
+            let codes = predictor.predict(&mut state, rows(1, width), rows(1, width)).residual;
+            wait(codes.float().flatten(0, 1)).unwrap()
+        })
     });
 
     let vocoder = Code2Wav::load(&weights, config).unwrap();
@@ -58,7 +62,10 @@ fn parts(criterion: &mut Criterion) {
     let codes = Tensor::<3, Int>::random(shape, Distribution::Uniform(0.0, code2wav.codebook_size as f64), &device);
     let mut state = vocoder.start();
     criterion.bench_function("code2wav frame", |bencher| {
-        bencher.iter(|| vocoder.step(&mut state, CodeFrames { codes: codes.clone() }).unwrap().samples.into_data())
+        bencher.iter(|| {
+            let sound = vocoder.step(&mut state, CodeFrames { codes: codes.clone() }).unwrap();
+            wait(sound.samples.flatten(0, 1)).unwrap()
+        })
     });
 }
 

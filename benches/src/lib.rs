@@ -1,3 +1,8 @@
 //! What the benchmarks share.
 
+pub mod asking;
+pub mod launches;
+pub mod parts;
 pub mod released;
+pub mod stored;
+pub mod timing;
