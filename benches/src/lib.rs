@@ -1,6 +1,7 @@
 //! What the benchmarks share.
 
 pub mod asking;
+pub mod check;
 pub mod launches;
 pub mod parts;
 pub mod released;
