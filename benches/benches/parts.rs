@@ -8,9 +8,19 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use moe_talker::{Talker, TalkerInput, TalkerRun};
 use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
 use mtp::{CodePredictor, FrameRun};
+use nn::Logits;
 use omni_core::{Dtype, FrameStart, Positions, SamplingOptions};
+use qwen3_omni_benches::timing::wait;
 
 const CACHED: usize = 64;
+
+/// Scores as what must be finished.
+fn scores(scores: Logits) -> Tensor<1> {
+    match scores {
+        Logits::Device(scores) => scores.flatten(0, 1),
+        Logits::Host(scores) => Tensor::from_floats(&scores[..], &burn::tensor::Device::flex()),
+    }
+}
 
 fn parts(criterion: &mut Criterion) {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
@@ -29,7 +39,7 @@ fn parts(criterion: &mut Criterion) {
             let output =
                 thinker.forward(vec![ThinkerRun::new(&mut state, &input(1, CACHED as f32))]).remove(0).unwrap();
             state.truncate(CACHED);
-            output.logits
+            wait(scores(output.logits)).unwrap()
         })
     });
 
@@ -43,7 +53,7 @@ fn parts(criterion: &mut Criterion) {
         bencher.iter(|| {
             let output = talker.forward(vec![TalkerRun::new(&mut state, &input(1, CACHED as f32))]).remove(0).unwrap();
             state.truncate(CACHED);
-            output.logits
+            wait(scores(output.logits)).unwrap()
         })
     });
 
@@ -52,7 +62,8 @@ fn parts(criterion: &mut Criterion) {
     criterion.bench_function("code predictor frame", |bencher| {
         bencher.iter(|| {
             let start = FrameStart { hidden: rows(1, width), first: rows(1, width) };
-            predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap()
+            let codes = predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap().remove(0);
+            wait(codes.embeds.flatten(0, 1)).unwrap()
         })
     });
 

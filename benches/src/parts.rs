@@ -1,43 +1,116 @@
-//! The measurements.
+//! Times the parts of the model, with random weights made in memory.
+
+use std::path::PathBuf;
 
 use aut_encoder::{AutEncoder, MEL_PER_SECOND};
 use burn::tensor::{Distribution, Tensor};
 use checkpoint::{DecoderConfig, OmniConfig, TalkerConfig, Weights};
+use clap::Args;
 use code2wav::{Code2Wav, VocoderRun};
 use moe_talker::{Talker, TalkerInput, TalkerRun};
 use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
 use mtp::{CodePredictor, FrameRun};
 use nn::{AnyEngine, Engine as _, Linear, Logits, on_engine};
-use omni_core::{Error, FrameStart, ModalityEncoder, Place, Positions, Result, SamplingOptions};
+use omni_core::{Dtype, Error, FrameStart, ModalityEncoder, Place, PlaceKind, Positions, Result, SamplingOptions};
+use qwen3_omni::Device;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use vision_encoder::{PixelPatches, VisionEncoder};
 
-use crate::timing::{median, timed};
-use crate::{Arguments, Stored};
+use crate::launches::counted;
+use crate::stored::Stored;
+use crate::timing::{median, rounded, timed, wait};
 
-/// The released config, random weights, and where the times go.
-pub(crate) struct Bench<'a> {
+/// What is timed, and how long.
+#[derive(Debug, Clone, Args)]
+pub struct Arguments {
+    /// cpu, wgpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub device: Device,
+    /// f32, bf16, f16, int8 (groups of 128) or int4 (groups of 32); beside integers everything is bf16, or what the device has
+    #[arg(long, default_value = "f32")]
+    pub dtype: Stored,
+    /// Threads of the CPU; 0 for all
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Runs of each measurement
+    #[arg(long, default_value = "10", value_parser = positive)]
+    pub runs: usize,
+    /// Stop a measurement after this long (3 runs at least)
+    #[arg(long, default_value_t = 20.0)]
+    pub budget_s: f64,
+    /// A config.json of other sizes than the released ones
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Layers of the thinker that are built (the released model has 48)
+    #[arg(long, default_value = "4", value_parser = positive)]
+    pub thinker_layers: usize,
+    /// Prefill length, and cache length before decode
+    #[arg(long, default_value = "256", value_parser = positive)]
+    pub prompt: usize,
+    /// MiB that `memory` reads, and on a GPU writes
+    #[arg(long, default_value = "1024", value_parser = positive)]
+    pub memory_mib: usize,
+    /// Parts to time; besides these there are `launch` and `answers`
+    #[arg(long, num_args = 1.., default_values = ["memory", "aut", "vision", "thinker", "talker", "mtp", "code2wav"])]
+    pub only: Vec<String>,
+}
+
+fn positive(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number of at least 1".to_owned())
+}
+
+/// A config, random weights, and where the times go.
+pub struct Bench<'a> {
     arguments: &'a Arguments,
+    emit: &'a dyn Fn(Value),
     config: OmniConfig,
+    /// Of the thinker, in the config.
+    layers: usize,
     place: Place,
+    dtype: Dtype,
 }
 
 impl<'a> Bench<'a> {
-    pub(crate) fn new(arguments: &'a Arguments) -> Result<Self> {
-        let path = testkit::fixtures().join("released/qwen3-omni-30b-a3b-instruct.config.json");
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
-        let bad = |error: serde_json::Error| Error::Config(format!("{}: {error}", path.display()));
+    /// Opens the device; each measurement goes to `emit`, as a JSON object.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for an absent device, [`Error::Config`] for a bad config.
+    pub fn new(arguments: &'a Arguments, emit: &'a dyn Fn(Value)) -> Result<Self> {
+        // Before the pool's first use, so it cannot fail.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global();
+        let text = match &arguments.config {
+            Some(path) => std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?,
+            None => weights_tools::inspect::RELEASED.to_owned(),
+        };
+        let bad = |error: serde_json::Error| Error::Config(error.to_string());
         let mut json: Value = serde_json::from_str(&text).map_err(bad)?;
-        json["thinker_config"]["text_config"]["num_hidden_layers"] = json!(arguments.thinker_layers);
+        let layers = &mut json["thinker_config"]["text_config"]["num_hidden_layers"];
+        let of = layers.as_u64().unwrap_or_default() as usize;
+        *layers = json!(arguments.thinker_layers);
         let config = serde_json::from_value(json).map_err(bad)?;
-        let place = arguments.device.place(arguments.dtype.dtype)?;
-        Ok(Self { arguments, config, place })
+        let (place, dtype) = arguments.dtype.open(&arguments.device)?;
+        Ok(Self { arguments, emit, config, layers: of, place, dtype })
     }
 
-    pub(crate) fn run(&self, part: &str) -> Result<()> {
+    /// Times all parts that the arguments name.
+    ///
+    /// # Errors
+    /// As [`Bench::part`].
+    pub fn run(&self) -> Result<()> {
+        self.arguments.only.iter().try_for_each(|part| self.part(part))
+    }
+
+    /// Times one part.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an unknown name, [`Error::Device`] if the device fails.
+    pub fn part(&self, part: &str) -> Result<()> {
+        // What the part before has left goes back to the device.
+        self.place.device().memory_cleanup();
         match part {
             "memory" => self.memory(),
+            "launch" => self.launch(),
             "thinker" => self.thinker(),
             "talker" => self.talker(),
             "mtp" => self.mtp(),
@@ -46,18 +119,14 @@ impl<'a> Bench<'a> {
             "vision" => self.vision(),
             "answers" => self.answers(),
             other => {
-                let known = "memory, aut, vision, thinker, talker, mtp, code2wav or answers";
+                let known = "memory, launch, aut, vision, thinker, talker, mtp, code2wav or answers";
                 Err(Error::Unsupported(format!("part `{other}`: expected {known}")))
             }
         }
     }
 
     fn weights(&self) -> Weights<'static> {
-        let Stored { dtype, scheme, .. } = &self.arguments.dtype;
-        match scheme {
-            Some(scheme) => Weights::random_packed(&self.place, *dtype, scheme.clone()),
-            None => Weights::random(&self.place, *dtype),
-        }
+        self.arguments.dtype.weights(&self.place, self.dtype)
     }
 
     /// Parameters of the tensors whose names begin so.
@@ -66,14 +135,28 @@ impl<'a> Bench<'a> {
         all.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
-    /// How fast the machine reads memory: the limit of everything that reads each weight once.
+    /// How fast memory is read: the limit of everything that reads each weight once. On a GPU it is copied, read and written.
     fn memory(&self) -> Result<()> {
-        const WORDS: usize = 1 << 27;
-        let words = vec![1u64; WORDS];
-        let share = WORDS / rayon::current_num_threads();
-        self.measure(["memory", "1 GiB read", "pass"], 0, WORDS * 8, || {
+        let (mib, bytes) = (self.arguments.memory_mib, self.arguments.memory_mib << 20);
+        if self.place.kind() == PlaceKind::Device {
+            let numbers = Tensor::<1>::ones([bytes / 4], self.place.device());
+            let case = format!("{mib} MiB read and written");
+            return self.measure(["memory", &case, "pass"], 0, 2 * bytes, || Ok(numbers.clone().mul_scalar(2.0)));
+        }
+        let words = vec![1u64; bytes / 8];
+        let share = words.len().div_ceil(rayon::current_num_threads());
+        self.measure(["memory", &format!("{mib} MiB read"), "pass"], 0, bytes, || {
             let sums = words.par_chunks(share).map(kernels::read_all).sum::<u64>();
             Ok(Tensor::from_floats([sums as f32], self.place.device()))
+        })
+    }
+
+    /// What one operation costs that computes next to nothing.
+    fn launch(&self) -> Result<()> {
+        const OPERATIONS: usize = 1000;
+        let one = Tensor::<1>::ones([1], self.place.device());
+        self.measure(["launch", &format!("{OPERATIONS} sums of one number"), "all, one after the other"], 0, 0, || {
+            Ok((0..OPERATIONS).fold(one.clone(), |sum, _| sum + 1.0))
         })
     }
 
@@ -98,29 +181,30 @@ impl<'a> Bench<'a> {
         bytes: usize,
         mut work: impl FnMut() -> Result<Tensor<1>>,
     ) -> Result<()> {
-        let mut failed = None;
-        let run = || match work() {
-            // Reading a value waits for the device.
-            Ok(result) => drop(result.narrow(0, 0, 1).into_data()),
-            Err(error) => failed = Some(error),
+        let mut last = 0.0;
+        let mut run = || {
+            last = wait(work()?)?;
+            Ok(())
         };
-        let times = timed(run, self.arguments.runs, self.arguments.budget_s);
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let round = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
+        let times = timed(&mut run, self.arguments.runs, self.arguments.budget_s)?;
+        let (again, launches) = counted(run);
+        again?;
         let seconds = median(&times) / 1e3;
-        println!(
-            "{}",
-            json!({
-                "part": part, "case": case, "per": per,
-                "median_ms": round(median(&times), 3), "min_ms": round(times[0], 3), "runs": times.len(),
-                "dtype": self.arguments.dtype.name, "device": self.arguments.device.to_string(),
-                "params_m": round(parameters as f64 / 1e6, 1),
-                // What one unit must read at least, and how fast that was read.
-                "read_mb": round(bytes as f64 / 1e6, 1), "gb_per_s": round(bytes as f64 / seconds / 1e9, 1),
-            })
-        );
+        let mut line = json!({
+            "part": part, "case": case, "per": per,
+            "median_ms": rounded(median(&times), 3), "min_ms": rounded(times[0], 3), "runs": times.len(),
+            "dtype": self.arguments.dtype.name, "device": self.arguments.device.to_string(),
+            "params_m": rounded(parameters as f64 / 1e6, 1),
+            // What one unit must read at least, and how fast that was read.
+            "read_mb": rounded(bytes as f64 / 1e6, 1), "gb_per_s": rounded(bytes as f64 / seconds / 1e9, 1),
+        });
+        if let Some(launches) = launches.filter(|_| self.place.kind() == PlaceKind::Device) {
+            line["launches"] = json!(launches);
+        }
+        if !last.is_finite() {
+            line["not_finite"] = json!(true);
+        }
+        (self.emit)(line);
         Ok(())
     }
 
@@ -171,7 +255,7 @@ impl<'a> Bench<'a> {
         let (head, prompt) = (text.vocab_size * text.hidden_size, self.arguments.prompt);
         let body = self.parameters("thinker.model.layers");
         let active = active(text) * text.num_hidden_layers;
-        let layers = format!("{} layers of 48", self.arguments.thinker_layers);
+        let layers = format!("{} layers of {}", self.arguments.thinker_layers, self.layers);
         let rows = self.random(prompt, text.hidden_size);
         let prefill = |state: &mut _| {
             let input = ThinkerInput::text(rows.clone(), Positions::sequence(0.0, prompt));
@@ -207,7 +291,7 @@ impl<'a> Bench<'a> {
         let thinker = Thinker::load_parts(&self.weights(), text, None)?;
         let predictor = CodePredictor::load_parts(&self.weights(), mtp)?;
         let prompt = self.arguments.prompt;
-        let layers = format!("{} layers of 48, lm_head", self.arguments.thinker_layers);
+        let layers = format!("{} layers of {}, lm_head", self.arguments.thinker_layers, self.layers);
         for answers in [1, 2, 4, 8] {
             let input =
                 |rows, start| ThinkerInput::text(self.random(rows, text.hidden_size), Positions::sequence(start, rows));

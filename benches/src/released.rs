@@ -1,10 +1,11 @@
 //! Checkpoints of the released widths with random weights.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use omni_core::{Dtype, Error, Result};
 use serde_json::Value;
-use weights_tools::init::{Options, init};
+use tempfile::TempDir;
+use weights_tools::init::{Options, init, init_without_weights};
 use weights_tools::quantize::Plan;
 
 /// Writes a random checkpoint of the released widths, with nano's tokenizer and its special ids, so that it can be talked to.
@@ -18,13 +19,34 @@ pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     if out.join("model.safetensors.index.json").is_file() {
         return Ok(());
     }
-    let source = tempfile::tempdir().map_err(|source| Error::io(out, source))?;
-    let nano = testkit::nano();
-    let files = std::fs::read_dir(&nano).map_err(|source| Error::io(&nano, source))?;
-    for path in files.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
-        if let Some(name) = path.file_name().filter(|_| path.extension().is_none_or(|kind| kind != "safetensors")) {
-            std::fs::copy(&path, source.path().join(name)).map_err(|source| Error::io(&path, source))?;
-        }
+    let source = source(&testkit::nano())?;
+    init(&options(&source, out, layers, plan), |_| {})
+}
+
+/// As [`write`], without weights: a directory for `OmniBuilder::random_weights`. `nano` is the directory of the nano model.
+///
+/// # Errors
+/// As [`init_without_weights`].
+pub fn write_without_weights(out: &Path, nano: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
+    let source = source(nano)?;
+    init_without_weights(&options(&source, out, layers, plan))
+}
+
+fn options(source: &TempDir, out: &Path, layers: Option<usize>, plan: Plan) -> Options {
+    let plan = (plan.recipe.is_some() || plan.bits.is_some()).then_some(plan);
+    let (config, out, shard_bytes) = (source.path().join("config.json"), out.to_owned(), 4 << 30);
+    Options { config, out, seed: 0, layers, dtype: Dtype::Bf16, plan, shard_bytes, restart: true }
+}
+
+/// The released config beside nano's tokenizer.
+fn source(nano: &Path) -> Result<TempDir> {
+    let source = tempfile::tempdir().map_err(|source| Error::io(nano, source))?;
+    let files = std::fs::read_dir(nano).map_err(|source| Error::io(nano, source))?;
+    let files = files.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let small = |path: &PathBuf| path.is_file() && path.extension().is_none_or(|kind| kind != "safetensors");
+    for path in files.filter(small) {
+        let target = source.path().join(path.file_name().unwrap_or_default());
+        std::fs::copy(&path, target).map_err(|source| Error::io(&path, source))?;
     }
     let config = source.path().join("config.json");
     let from = json(&std::fs::read_to_string(&config).map_err(|source| Error::io(&config, source))?)?;
@@ -33,9 +55,7 @@ pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     take_ids(&mut released["thinker_config"], &from["thinker_config"]);
     take_ids(&mut released["talker_config"], &from["thinker_config"]);
     std::fs::write(&config, released.to_string()).map_err(|source| Error::io(&config, source))?;
-    let plan = (plan.recipe.is_some() || plan.bits.is_some()).then_some(plan);
-    let (out, shard_bytes) = (out.to_owned(), 4 << 30);
-    init(&Options { config, out, seed: 0, layers, dtype: Dtype::Bf16, plan, shard_bytes, restart: true }, |_| {})
+    Ok(source)
 }
 
 fn json(text: &str) -> Result<Value> {

@@ -2,24 +2,46 @@
 
 use std::time::Instant;
 
-/// Milliseconds of each run; a first run is not counted.
-pub(crate) fn timed(mut work: impl FnMut(), runs: usize, budget_s: f64) -> Vec<f64> {
-    let mut once = || {
+use burn::tensor::Tensor;
+use omni_core::{Error, Result};
+
+/// Waits until a device has computed `result`, and returns its first value.
+///
+/// The value must be touched: on a GPU work is only queued, and `into_data` alone returns before any of it has run.
+///
+/// # Errors
+/// [`Error::Device`] if the device failed.
+pub fn wait(result: Tensor<1>) -> Result<f32> {
+    let first = result.narrow(0, 0, 1).try_into_scalar::<f32>();
+    first.map_err(|error| Error::Device(format!("the device did not finish: {error}")))
+}
+
+/// Milliseconds of each run, sorted; a first run is not counted. At least 3 runs, whatever the time.
+///
+/// # Errors
+/// The first that `work` returns.
+pub fn timed(mut work: impl FnMut() -> Result<()>, runs: usize, budget_s: f64) -> Result<Vec<f64>> {
+    let mut once = || -> Result<f64> {
         let started = Instant::now();
-        work();
-        started.elapsed().as_secs_f64() * 1e3
+        work()?;
+        Ok(started.elapsed().as_secs_f64() * 1e3)
     };
-    once();
+    once()?;
     let (mut times, started) = (Vec::new(), Instant::now());
     while times.len() < runs && (times.len() < 3 || started.elapsed().as_secs_f64() < budget_s) {
-        times.push(once());
+        times.push(once()?);
     }
     times.sort_by(f64::total_cmp);
-    times
+    Ok(times)
 }
 
 /// The middle of sorted times; the mean of the two middle ones if their number is even.
-pub(crate) fn median(times: &[f64]) -> f64 {
+pub fn median(times: &[f64]) -> f64 {
     let middle = times.len() / 2;
     if times.len().is_multiple_of(2) { (times[middle - 1] + times[middle]) / 2.0 } else { times[middle] }
+}
+
+/// A number with so many digits after the point.
+pub fn rounded(value: f64, digits: i32) -> f64 {
+    (value * 10f64.powi(digits)).round() / 10f64.powi(digits)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use checkpoint::{Manifest, OmniConfig, Scheme, expected};
+use checkpoint::{Manifest, OmniConfig, Scheme, expected, random_range};
 use omni_core::{Dtype, Error, Result};
 use serde_json::{Map, Value, json};
 
@@ -51,12 +51,7 @@ const COMPANIONS: [&str; 7] = [
 /// one that another command has begun, [`Error::Io`] naming the file that cannot be written.
 pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()> {
     let (json, manifest) = read_config(options)?;
-    let no_plan = || Ok(Vec::new());
-    let shapes = manifest.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
-    let choices = options.plan.as_ref().map_or_else(no_plan, |plan| choose(shapes, plan))?;
-    let packed = choices.iter().filter_map(|(module, scheme)| Some((format!("{module}.weight"), scheme.clone()?)));
-    let schemes: Schemes = packed.collect();
-    let config = if schemes.is_empty() { json } else { quantised_config(&json, &choices, options.dtype) };
+    let (schemes, config) = packing(options, json, &manifest)?;
     let units = units(&manifest, &schemes, options.dtype);
     let job = Job {
         out: &options.out,
@@ -84,7 +79,29 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
     .map(drop)
 }
 
+/// Writes only the config and the files beside it, as [`init`] does: a directory whose weights are drawn when it is loaded
+/// (`OmniBuilder::random_weights`).
+///
+/// # Errors
+/// As [`init`].
+pub fn init_without_weights(options: &Options) -> Result<()> {
+    let (json, manifest) = read_config(options)?;
+    let (_, config) = packing(options, json, &manifest)?;
+    shards::write_directory(&options.out, &companions(&options.config), &config)
+}
+
 type Schemes = std::collections::BTreeMap<String, Scheme>;
+
+/// Which layers are packed, and the config that says so.
+fn packing(options: &Options, json: Value, manifest: &Manifest) -> Result<(Schemes, Value)> {
+    let no_plan = || Ok(Vec::new());
+    let shapes = manifest.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+    let choices = options.plan.as_ref().map_or_else(no_plan, |plan| choose(shapes, plan))?;
+    let packed = choices.iter().filter_map(|(module, scheme)| Some((format!("{module}.weight"), scheme.clone()?)));
+    let schemes: Schemes = packed.collect();
+    let config = if schemes.is_empty() { json } else { quantised_config(&json, &choices, options.dtype) };
+    Ok((schemes, config))
+}
 
 /// The config with the wanted number of layers and number type, and the tensors it asks for.
 fn read_config(options: &Options) -> Result<(Value, Manifest)> {
@@ -145,7 +162,7 @@ fn companions(config: &Path) -> Vec<PathBuf> {
 fn write_plain(tensor: &OutTensor, options: &Options, sink: &mut Sink<'_>) -> Result<()> {
     let random = Random::new(options.seed, &tensor.name);
     let count = tensor.shape.iter().product();
-    random.uniform(range(&tensor.name, &tensor.shape), options.dtype, count, |bytes| sink.write(0, bytes))
+    random.uniform(random_range(&tensor.name, &tensor.shape), options.dtype, count, |bytes| sink.write(0, bytes))
 }
 
 /// Any word is a good one; scales make the values as large as those of [`write_plain`].
@@ -155,7 +172,7 @@ fn write_packed(name: &str, shape: &[usize], scheme: &Scheme, options: &Options,
     random.bytes(4 * outputs * scheme.words_in(inputs), |bytes| sink.write(0, bytes))?;
     let steps = (1u32 << scheme.bits) as f32;
     // Uniform integers of so many steps spread as wide as uniform values between the bounds.
-    let scale = (range(name, shape).1 * 2.0) / steps;
+    let scale = (random_range(name, shape).1 * 2.0) / steps;
     let groups = scheme.groups_in(inputs);
     let scales = Random::new(options.seed, &format!("{name}_scale"));
     scales.uniform((0.9 * scale, 1.1 * scale), Dtype::Bf16, outputs * groups, |bytes| sink.write(1, bytes))?;
@@ -166,20 +183,4 @@ fn write_packed(name: &str, shape: &[usize], scheme: &Scheme, options: &Options,
     // The stored form of a zero point in the middle of the range.
     let byte = if scheme.bits == 4 { 0x88 } else { 0x80 };
     sink.write(3, &vec![byte; 4 * scheme.words_in(outputs) * groups])
-}
-
-/// Uniform values that keep activations in range: matrices by their inputs, norms around 1, scales small.
-fn range(name: &str, shape: &[usize]) -> (f32, f32) {
-    let ends = |suffix: &str| name.ends_with(suffix);
-    match shape {
-        _ if ends("layer_scale.scale") || ends("gamma") => (0.005, 0.015),
-        _ if ends(".alpha") || ends(".beta") => (-0.1, 0.1),
-        _ if ends(".bias") => (-0.01, 0.01),
-        [_] => (0.9, 1.1),
-        [_, inputs @ ..] => {
-            let bound = (3.0 / inputs.iter().product::<usize>() as f32).sqrt();
-            (-bound, bound)
-        }
-        [] => (0.0, 1.0),
-    }
 }

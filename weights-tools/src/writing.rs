@@ -62,6 +62,9 @@ pub struct Init {
     /// Layers of thinker and talker, if not the config's
     #[arg(long)]
     layers: Option<usize>,
+    /// Write config and tokenizer only: the weights are drawn when the directory is loaded with `random_weights`
+    #[arg(long)]
+    no_weights: bool,
     /// f32, bf16 or f16, for what is not quantised
     #[arg(long, default_value = "bf16")]
     dtype: Dtype,
@@ -117,13 +120,17 @@ impl Init {
     /// Writes the checkpoint.
     pub fn run(self) -> Result<bool> {
         let plan = self.plan.is_given().then(|| self.plan.plan());
-        let Self { config, seed, out, layers, dtype, .. } = self;
+        let Self { config, seed, out, layers, no_weights, dtype, .. } = self;
         let TargetArguments { shard_mb, restart } = self.target;
         let options =
             init::Options { config, out, seed, layers, dtype, plan, shard_bytes: shard_mb * 1_000_000, restart };
-        let bar = bar();
-        init::init(&options, |progress| show(&bar, progress))?;
-        bar.finish_and_clear();
+        if no_weights {
+            init::init_without_weights(&options)?;
+        } else {
+            let bar = bar();
+            init::init(&options, |progress| show(&bar, progress))?;
+            bar.finish_and_clear();
+        }
         println!("written: {}", options.out.display());
         Ok(true)
     }

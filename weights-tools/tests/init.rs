@@ -1,10 +1,11 @@
 //! `init` writes checkpoints that load, whole and reproducible.
 #![allow(clippy::unwrap_used)]
 
-use checkpoint::{Checkpoint, Component};
+use checkpoint::{Checkpoint, Component, PlaceKind, RandomCheckpoint};
 use omni_core::Dtype;
 use qwen3_omni::{GenerateOptions, Message, Omni};
-use qwen3_omni_weights_tools::init::{Options, init};
+use qwen3_omni_weights_tools::init::{Options, init, init_without_weights};
+use qwen3_omni_weights_tools::quantize::Plan;
 
 fn options(out: &std::path::Path) -> Options {
     Options {
@@ -68,4 +69,31 @@ fn an_existing_checkpoint_is_not_overwritten_and_bad_input_is_named() {
     assert!(init(&absent, |_| {}).unwrap_err().to_string().contains("absent.json"));
     let none = Options { layers: Some(0), ..options(&directory.path().join("new")) };
     assert!(init(&none, |_| {}).unwrap_err().to_string().contains("--layers"));
+}
+
+#[test]
+fn a_directory_without_weights_has_the_same_config_and_tokenizer_and_no_shards() {
+    for plan in [None, Some(Plan { bits: Some(4), ..Plan::default() })] {
+        let [blank, whole] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        init_without_weights(&Options { plan: plan.clone(), ..options(blank.path()) }).unwrap();
+        init(&Options { plan, ..options(whole.path()) }, |_| {}).unwrap();
+        let files = |directory: &tempfile::TempDir| {
+            let files = std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name());
+            files.map(|name| name.into_string().unwrap()).collect::<std::collections::BTreeSet<_>>()
+        };
+        let extra: Vec<String> = files(&whole).difference(&files(&blank)).cloned().collect();
+        assert!(extra.iter().all(|name| name.contains("safetensors")), "{extra:?}");
+        assert_eq!(files(&blank).len() + extra.len(), files(&whole).len());
+        for file in files(&blank) {
+            let [a, b] = [&blank, &whole].map(|directory| std::fs::read(directory.path().join(&file)).unwrap());
+            assert!(a == b, "{file}");
+        }
+        // What will be drawn takes as much memory as what was written.
+        let drawn = RandomCheckpoint::open(blank.path()).unwrap();
+        let drawn = drawn.memory_need(&Component::ALL, PlaceKind::Device, Dtype::F32);
+        let written = Checkpoint::open(whole.path()).unwrap();
+        assert_eq!(drawn, written.memory_need(&Component::ALL, PlaceKind::Device, Dtype::F32));
+        let message = init_without_weights(&options(blank.path())).unwrap_err().to_string();
+        assert!(message.contains("config.json already"), "{message}");
+    }
 }

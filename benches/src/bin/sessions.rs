@@ -11,13 +11,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // A program owns its terminal, and stops where it fails.
 
 use std::path::PathBuf;
-use std::sync::Barrier;
-use std::time::{Duration, Instant};
 
 use omni_core::Dtype;
-use qwen3_omni::{GenerateOptions, Guards, Message, Omni, Reply};
+use qwen3_omni::{GenerateOptions, Guards, Message, Omni};
+use qwen3_omni_benches::asking::{answers, line};
 use qwen3_omni_benches::released;
-use serde_json::{Value, json};
 use weights_tools::quantize::Plan;
 
 /// Layers of thinker and talker.
@@ -53,57 +51,13 @@ fn main() {
     let builder = Omni::builder(&model).max_answers(most);
     let omni = if half { builder.dtype(Dtype::Bf16) } else { builder }.load().unwrap();
     let options = options.greedy();
+    let questions = ["what is seven plus five", "repeat red cat nine"].map(|text| Message::user().text(text));
     for (what, options) in [("text", options.clone().text_only()), ("speech", options)] {
         // Caches and pools are warm afterwards.
-        answers(&omni, &options, 1, 1);
+        answers(&omni, &questions, &options, 1, 1).unwrap();
         for sessions in SESSIONS {
-            let (replies, wall) = answers(&omni, &options, sessions, rounds);
+            let (replies, wall) = answers(&omni, &questions, &options, sessions, rounds).unwrap();
             println!("{}", line(what, sessions, &replies, wall));
         }
     }
-}
-
-/// Each session answers so many times, one answer after the other; all begin at once.
-fn answers(omni: &Omni, options: &GenerateOptions, sessions: usize, rounds: usize) -> (Vec<Reply>, Duration) {
-    let start = Barrier::new(sessions + 1);
-    let session = |index: usize| {
-        let question = ["what is seven plus five", "repeat red cat nine"][index % 2];
-        let question = [Message::user().text(question)];
-        start.wait();
-        (0..rounds).map(|_| omni.generate(&question, options).unwrap()).collect::<Vec<_>>()
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..sessions).map(|index| scope.spawn(move || session(index))).collect();
-        start.wait();
-        let started = Instant::now();
-        let replies = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        (replies, started.elapsed())
-    })
-}
-
-fn line(what: &str, sessions: usize, replies: &[Reply], wall: Duration) -> Value {
-    let sum = |of: &dyn Fn(&Reply) -> f64| replies.iter().map(of).sum::<f64>();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let tokens = sum(&|reply| reply.token_ids.len() as f64);
-    let frames = sum(&|reply| reply.usage.frames as f64);
-    // The first token belongs to the prompt.
-    let steps = tokens - replies.len() as f64;
-    let writing = sum(&|reply| ms(reply.timings.thinker - reply.timings.prefill));
-    let mut line = json!({
-        "answer": what,
-        "sessions": sessions,
-        "answers": replies.len(),
-        "seconds": wall.as_secs_f64(),
-        "tokens_per_s": tokens / wall.as_secs_f64(),
-        "token_ms": writing / steps,
-        "first_text_ms": sum(&|reply| ms(reply.timings.first_text)) / replies.len() as f64,
-    });
-    if frames > 0.0 {
-        let making = sum(&|reply| ms(reply.timings.talker + reply.timings.code_predictor));
-        line["frames_per_s"] = json!(frames / wall.as_secs_f64());
-        line["frame_ms"] = json!(making / frames);
-        line["vocoder_frame_ms"] = json!(sum(&|reply| ms(reply.timings.vocoder)) / frames);
-        line["first_audio_ms"] = json!(sum(&|reply| reply.timings.first_audio.map_or(0.0, ms)) / replies.len() as f64);
-    }
-    line
 }

@@ -45,11 +45,7 @@ impl Checkpoint {
     /// for a packed layer that contradicts itself or `quantization_config`.
     pub fn check(&self, components: &[Component]) -> Result<(), CheckpointError> {
         let of_parts = |name: &str| Component::of(name).is_some_and(|c| components.contains(&c));
-        let speech = [Component::Talker, Component::CodePredictor, Component::Code2Wav];
-        if self.config.enable_audio_output && speech.iter().any(|part| components.contains(part)) {
-            let path = self.directory.join(CONFIG);
-            self.config.validate_speech().map_err(|(at, reason)| CheckpointError::Json { path, at, reason })?;
-        }
+        self.config.check_parts(components, &self.directory.join(CONFIG))?;
         for (path, names) in &self.absent {
             if let Some(name) = names.iter().find(|name| of_parts(name)) {
                 let count = names.len();

@@ -10,7 +10,7 @@ use rope_keys::Rope;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::CheckpointError;
+use crate::{CheckpointError, Component};
 
 /// The last ids of the talker's vocabulary are controls, never codes. The reference has this number in its code.
 pub const CONTROL_CODES: usize = 1024;
@@ -350,8 +350,17 @@ impl OmniConfig {
         self.thinker.validate_encoders()
     }
 
+    /// Whether the config, read from `path`, has what these parts need.
+    pub(crate) fn check_parts(&self, components: &[Component], path: &Path) -> Result<(), CheckpointError> {
+        let speech = [Component::Talker, Component::CodePredictor, Component::Code2Wav];
+        if !self.enable_audio_output || !speech.iter().any(|part| components.contains(part)) {
+            return Ok(());
+        }
+        self.validate_speech().map_err(|(at, reason)| CheckpointError::Json { path: path.to_owned(), at, reason })
+    }
+
     /// Whether the parts that speak can be loaded; a text-only load does not ask.
-    pub(crate) fn validate_speech(&self) -> Result<(), (String, String)> {
+    fn validate_speech(&self) -> Result<(), (String, String)> {
         let needed = |key: &str| (key.to_owned(), "missing, but `enable_audio_output` is true".to_owned());
         let talker = self.talker.as_ref().ok_or_else(|| needed("talker_config"))?;
         let code2wav = self.code2wav.as_ref().ok_or_else(|| needed("code2wav_config"))?;

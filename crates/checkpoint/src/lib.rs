@@ -14,6 +14,7 @@ mod manifest;
 mod need;
 mod packed_layer;
 mod quantization;
+mod random;
 mod stored;
 mod weights;
 
@@ -27,10 +28,11 @@ pub use directory::{Checkpoint, Tensor as StoredTensor, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
 pub use manifest::{Component, Manifest, expected, is_linear};
 pub use need::MemoryNeed;
-pub use omni_core::{Dtype, Place};
+pub use omni_core::{Dtype, Place, PlaceKind};
 pub use packed::Scheme;
 pub use packed_layer::PackedTensors;
 pub use quantization::QuantizationConfig;
+pub use random::{RandomCheckpoint, random_range};
 pub use stored::StoredMatrix;
 pub use weights::{LoadProgress, ProgressFn, Weights};
 

@@ -54,7 +54,7 @@ impl Checkpoint {
         let scheme = self.quantization().and_then(|config| config.scheme_on_disk(module));
         let values = scheme.map_or(0, |scheme| elements(words) * 32 / u64::from(scheme.bits));
         if scheme.is_some_and(|scheme| self.is_reordered(module, scheme)) {
-            need.held += values * of_matrix(place == PlaceKind::Host, dtype);
+            need.held += values * of_matrix(place, dtype);
             return;
         }
         let zeros = if part(".weight_zero_point").is_some() { count } else { 0 };
@@ -84,20 +84,24 @@ fn elements(tensor: &Tensor) -> u64 {
 }
 
 /// Bytes of a number of a matrix that cannot stay as it is.
-fn of_matrix(on_host: bool, dtype: Dtype) -> u64 {
-    match (on_host, dtype) {
-        (true, Dtype::F16) => 4,
+pub(crate) fn of_matrix(place: PlaceKind, dtype: Dtype) -> u64 {
+    match (place, dtype) {
+        (PlaceKind::Host, Dtype::F16) => 4,
         _ => dtype.size() as u64,
     }
 }
 
+/// Whether the CPU keeps it as it is stored: matrices of layers, and embeddings. The rows of one table are mixed instead.
+pub(crate) fn is_matrix(name: &str, shape: &[usize]) -> bool {
+    shape.len() == 2 && name.ends_with(".weight") && !name.ends_with(".pos_embed.weight")
+}
+
 fn add_on_cpu(need: &mut MemoryNeed, name: &str, tensor: &Tensor, dtype: Dtype) {
-    // The one table that is no matrix of a layer and no embedding: its rows are mixed.
-    let is_matrix = tensor.shape.len() == 2 && name.ends_with(".weight") && !name.ends_with(".pos_embed.weight");
+    let is_matrix = is_matrix(name, &tensor.shape);
     match tensor.float_type() {
         Some(Dtype::Bf16) if is_matrix => add_in_place(need, tensor, 2),
         Some(Dtype::F32) if is_matrix && dtype != Dtype::Bf16 => add_in_place(need, tensor, 4),
-        _ if is_matrix => need.held += elements(tensor) * of_matrix(true, dtype),
+        _ if is_matrix => need.held += elements(tensor) * of_matrix(PlaceKind::Host, dtype),
         _ => need.held += elements(tensor) * 4,
     }
 }

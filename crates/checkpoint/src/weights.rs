@@ -1,4 +1,5 @@
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
@@ -7,6 +8,7 @@ use half::{bf16, f16};
 use omni_core::{Dtype, Error, Place, Result};
 
 use crate::arena::Arena;
+use crate::random::{RandomCheckpoint, random_range};
 use crate::stored::Bytes;
 use crate::{Checkpoint, CheckpointError, PackedTensors, Scheme, StoredMatrix};
 
@@ -15,7 +17,7 @@ use crate::{Checkpoint, CheckpointError, PackedTensors, Scheme, StoredMatrix};
 pub struct LoadProgress {
     /// Tensors read so far.
     pub tensors: usize,
-    /// Bytes read from disk so far.
+    /// Bytes read from disk, or drawn, so far.
     pub bytes: usize,
 }
 
@@ -44,8 +46,25 @@ pub struct Weights<'a> {
 #[derive(Clone)]
 enum Source<'a> {
     Disk(&'a Checkpoint),
-    /// With matrices packed like this.
-    Random(Option<Scheme>),
+    Random { packing: Packing, seed: u64 },
+}
+
+/// Which random matrices are packed.
+#[derive(Clone)]
+enum Packing {
+    /// All alike, or none.
+    All(Option<Scheme>),
+    /// By module.
+    Modules(Rc<BTreeMap<String, Scheme>>),
+}
+
+impl Packing {
+    fn of(&self, module: &str) -> Option<&Scheme> {
+        match self {
+            Packing::All(scheme) => scheme.as_ref(),
+            Packing::Modules(schemes) => schemes.get(module),
+        }
+    }
 }
 
 impl<'a> Weights<'a> {
@@ -56,14 +75,25 @@ impl<'a> Weights<'a> {
 
     /// Random tensors of whatever name and shape is asked for, for benchmarks and tests without a checkpoint.
     ///
-    /// Values are uniform, scaled so that activations stay in range; vectors lie around 1.
+    /// Values are uniform, scaled so that activations stay in range ([`crate::random_range`]).
     pub fn random(place: &Place, dtype: Dtype) -> Self {
-        Self::from_source(Source::Random(None), place, dtype)
+        Self::from_source(Source::Random { packing: Packing::All(None), seed: 0 }, place, dtype)
     }
 
     /// As [`Weights::random`], with matrices packed by a scheme.
     pub fn random_packed(place: &Place, dtype: Dtype, scheme: Scheme) -> Self {
-        Self::from_source(Source::Random(Some(scheme)), place, dtype)
+        Self::from_source(Source::Random { packing: Packing::All(Some(scheme)), seed: 0 }, place, dtype)
+    }
+
+    /// Random tensors for a checkpoint of which only the config is there, packed where it says so. Everything that is not packed
+    /// is drawn on the device.
+    ///
+    /// Seeds the device's generator: the same seed gives the same weights on the same device, if nothing else draws there
+    /// meanwhile.
+    pub fn drawn(checkpoint: &RandomCheckpoint, place: &Place, dtype: Dtype, seed: u64) -> Self {
+        place.device().seed(seed);
+        let packing = Packing::Modules(Rc::new(checkpoint.packed.clone()));
+        Self::from_source(Source::Random { packing, seed }, place, dtype)
     }
 
     fn from_source(source: Source<'a>, place: &Place, dtype: Dtype) -> Self {
@@ -121,9 +151,10 @@ impl<'a> Weights<'a> {
                 self.read(checkpoint, &name, shape, &mut buffer)?;
                 buffer.into_f32()
             }
-            Source::Random(_) => {
-                let [low, high] = range_of(shape);
-                let mut random = xorshift(elements as u64);
+            Source::Random { seed, .. } => {
+                let (low, high) = random_range(&name, shape);
+                let mut random = xorshift(seed ^ hash(&name));
+                self.count(4 * elements);
                 let uniform = move || (random() >> 40) as f32 / (1 << 24) as f32;
                 std::iter::repeat_with(uniform).take(elements).map(|x| low + (high - low) * x).collect()
             }
@@ -144,7 +175,7 @@ impl<'a> Weights<'a> {
                 self.read(checkpoint, &name, &shape, &mut buffer)?;
                 buffer.upload(shape, self.device(), self.tensor_dtype())
             }
-            Source::Random(_) => self.draw(shape),
+            Source::Random { .. } => self.draw(shape, random_range(&name, &shape)),
         };
         self.report();
         Ok(tensor)
@@ -160,7 +191,10 @@ impl<'a> Weights<'a> {
         let flat = flat(shape);
         let matrix = match &self.source {
             Source::Disk(checkpoint) => self.stored(checkpoint, &shape, flat)?,
-            Source::Random(scheme) => self.draw_matrix(flat, scheme.as_ref().filter(|_| D == 2)),
+            Source::Random { packing, seed } => {
+                let seed = seed ^ hash(&self.prefix);
+                self.draw_matrix(flat, packing.of(self.module()).filter(|_| D == 2), seed)
+            }
         };
         self.report();
         Ok(matrix)
@@ -181,7 +215,7 @@ impl<'a> Weights<'a> {
     pub fn is_packed(&self) -> bool {
         match &self.source {
             Source::Disk(checkpoint) => checkpoint.tensors().contains_key(&format!("{}weight_packed", self.prefix)),
-            Source::Random(scheme) => scheme.is_some(),
+            Source::Random { packing, .. } => packing.of(self.module()).is_some(),
         }
     }
 
@@ -248,15 +282,16 @@ impl<'a> Weights<'a> {
         buffer.matrix(shape, &mut self.arena.borrow_mut())
     }
 
-    fn draw_matrix(&self, shape: [usize; 2], scheme: Option<&Scheme>) -> StoredMatrix {
-        let bound = (3.0 / shape[1] as f32).sqrt();
-        let mut random = xorshift((shape[0] * 31 + shape[1]) as u64);
+    fn draw_matrix(&self, shape: [usize; 2], scheme: Option<&Scheme>, seed: u64) -> StoredMatrix {
+        let bound = random_range("weight", &shape).1;
+        let mut random = xorshift(seed);
         let Some(scheme) = scheme else {
             let elements = shape[0] * shape[1];
             let mut buffer = Buffer::new(self.matrix_type(), elements);
             for _ in 0..elements {
                 buffer.extend_from_f32(&[((random() >> 40) as f32 / (1 << 23) as f32 - 1.0) * bound]);
             }
+            self.count(elements * self.matrix_type().size());
             return buffer.matrix(shape, &mut self.arena.borrow_mut());
         };
         let group =
@@ -266,6 +301,7 @@ impl<'a> Weights<'a> {
         let mut scales = Buffer::new(Dtype::Bf16, 0);
         let scale = bound / (1u32 << (scheme.bits - 1)) as f32;
         scales.extend_from_f32(&vec![scale; shape[0] * shape[1].div_ceil(group)]);
+        self.count(words.len() + shape[0] * shape[1].div_ceil(group) * 2);
         let sizes = [scheme.bits as usize, group];
         let arena = &mut self.arena.borrow_mut();
         StoredMatrix::packed(shape, sizes, Bytes::kept(words, arena), (scales.bytes(arena), true), None)
@@ -290,7 +326,7 @@ impl<'a> Weights<'a> {
                 }
                 buffer.upload(shape, self.device(), self.tensor_dtype())
             }
-            Source::Random(_) => self.draw(shape),
+            Source::Random { .. } => self.draw(shape, random_range("weight", &[rows, columns])),
         };
         self.report();
         Ok(tensor)
@@ -314,25 +350,15 @@ impl<'a> Weights<'a> {
         self.done.set(LoadProgress { tensors: tensors + 1, bytes: bytes + read });
     }
 
-    fn draw<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
-        let [low, high] = range_of(&shape).map(f64::from);
-        Tensor::random(shape, Distribution::Uniform(low, high), (self.device(), self.tensor_dtype().into()))
+    fn draw<const D: usize>(&self, shape: [usize; D], (low, high): (f32, f32)) -> Tensor<D> {
+        self.count(shape.iter().product::<usize>() * self.tensor_dtype().size());
+        let values = Distribution::Uniform(low.into(), high.into());
+        Tensor::random(shape, values, (self.device(), self.tensor_dtype().into()))
     }
 
     fn report(&self) {
         if let Some(callback) = &self.progress {
             (callback.borrow_mut())(self.done.get());
-        }
-    }
-}
-
-/// Random values: vectors lie around 1, everything else is scaled so that activations stay in range.
-fn range_of(shape: &[usize]) -> [f32; 2] {
-    match shape {
-        [_] => [0.5, 1.5],
-        _ => {
-            let bound = (3.0 / shape.last().map_or(1.0, |inputs| *inputs as f32)).sqrt();
-            [-bound, bound]
         }
     }
 }
@@ -346,6 +372,11 @@ fn xorshift(seed: u64) -> impl FnMut() -> u64 {
         state ^= state << 17;
         state
     }
+}
+
+/// A number that depends on every byte of a name (FNV-1a).
+fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// The first axis, and all others as one.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use aut_encoder::AutEncoder;
 use burn::tensor::Tensor;
-use checkpoint::{Checkpoint, Component, OmniConfig, Weights};
+use checkpoint::{Component, OmniConfig, Weights};
 use code2wav::Code2Wav;
 use media::image::{ImageOptions, PixelBounds};
 use moe_talker::Talker;
@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use vision_encoder::{PixelPatches, VisionEncoder};
 
 use crate::omni::{Ears, Encoders, Eyes, Inner, SpeechParts, Voice};
+use crate::origin::Origin;
 use crate::places::Places;
 use crate::stages::Together;
 use crate::threads::Threads;
@@ -31,6 +32,7 @@ pub struct OmniBuilder {
     max_answers: usize,
     threads: Option<usize>,
     memory_limit: Option<u64>,
+    random_weights: Option<u64>,
     progress: Option<Box<dyn FnMut(Loading)>>,
     plugged: Plugged,
 }
@@ -46,9 +48,9 @@ struct Plugged {
 /// How far loading has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loading {
-    /// Bytes of weights read so far.
+    /// Bytes of weights read, or drawn, so far.
     pub bytes: usize,
-    /// Bytes of weights to read.
+    /// Bytes of weights to read, or to draw.
     pub total: usize,
 }
 
@@ -177,6 +179,7 @@ impl OmniBuilder {
             max_answers: 8,
             threads: None,
             memory_limit: None,
+            random_weights: None,
             progress: None,
             plugged: Plugged::default(),
         }
@@ -258,6 +261,17 @@ impl OmniBuilder {
         self
     }
 
+    /// Takes only config and tokenizer from the directory and draws the weights on the device, without sense but of the right
+    /// sizes: to measure speed and memory of a checkpoint that is not there. Shards that lie in the directory are not read.
+    /// Linear layers that the config's `quantization_config` names are packed.
+    ///
+    /// The same seed gives the same model on the same device, as long as nothing else draws random numbers there while it is
+    /// loaded.
+    pub fn random_weights(mut self, seed: u64) -> Self {
+        self.random_weights = Some(seed);
+        self
+    }
+
     /// Reports progress while weights are read.
     pub fn progress(mut self, callback: impl FnMut(Loading) + 'static) -> Self {
         self.progress = Some(Box::new(callback));
@@ -269,13 +283,14 @@ impl OmniBuilder {
     /// # Errors
     /// Before any weight is read: [`Error::Io`], [`Error::Config`] or [`Error::Weights`] naming every missing, unexpected
     /// and mismatched tensor; [`Error::Device`] if the device is absent or lacks the number type; [`Error::Memory`] if there is
-    /// too little for the weights; [`Error::Request`] for 0 threads or 0 answers at once.
+    /// too little for the weights; [`Error::Request`] for 0 threads or 0 answers at once. With [`OmniBuilder::random_weights`] no
+    /// tensor can be missing.
     pub fn load(self) -> Result<Omni> {
         if self.max_answers == 0 {
             return Err(Error::Request("max_answers is 0, expected at least 1".into()));
         }
         let threads = Threads::new(self.threads)?;
-        let checkpoint = Checkpoint::open(&self.directory)?;
+        let checkpoint = Origin::open(&self.directory, self.random_weights)?;
         let speaks = !self.text_only && checkpoint.config().enable_audio_output;
         let mut components = vec![Component::Thinker];
         let plugged = self.plugged;
@@ -297,9 +312,9 @@ impl OmniBuilder {
         let dtype = self.dtype.unwrap_or_else(|| self.device.dtype_for(config.dtype.as_deref()));
         let place = self.device.place(dtype)?;
         crate::fit::check(checkpoint.memory_need(&components, place.kind(), dtype), place.kind(), self.memory_limit)?;
-        let mut weights = Weights::new(&checkpoint, &place, dtype);
+        let mut weights = checkpoint.weights(&place, dtype);
         if let Some(mut callback) = self.progress {
-            let total = bytes_of(&checkpoint, &components);
+            let total = checkpoint.bytes(&components, place.kind(), dtype);
             weights = weights.with_progress(move |done| callback(Loading { bytes: done.bytes, total }));
         }
         let _span = tracing::info_span!("load", directory = %self.directory.display(), %dtype).entered();
@@ -362,12 +377,6 @@ fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn V
             None => Voice::Own(Code2Wav::load(weights, config)?),
         },
     })
-}
-
-fn bytes_of(checkpoint: &Checkpoint, components: &[Component]) -> usize {
-    let tensors = checkpoint.tensors().iter();
-    let wanted = tensors.filter(|(name, _)| Component::of(name).is_some_and(|c| components.contains(&c)));
-    wanted.map(|(_, tensor)| tensor.len()).sum()
 }
 
 /// Every id that can reach the embedding table must have a row in it.

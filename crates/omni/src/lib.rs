@@ -36,6 +36,7 @@ mod listen;
 mod memory;
 mod omni;
 mod options;
+mod origin;
 mod pipeline;
 mod places;
 mod processor;

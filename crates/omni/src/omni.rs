@@ -27,6 +27,12 @@ pub struct Omni {
     inner: Arc<Inner>,
 }
 
+impl std::fmt::Debug for Omni {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Omni").finish_non_exhaustive()
+    }
+}
+
 pub(crate) struct Inner {
     pub(crate) config: OmniConfig,
     pub(crate) tokenizer: Tokenizer,

@@ -148,16 +148,31 @@ fn write_shard(
     Ok(errors)
 }
 
-/// Companions, config, and at last the index: only then is the directory a checkpoint.
-fn finish(job: &Job<'_>, shards: &[&[Unit]]) -> Result<()> {
-    for file in &job.companions {
-        let target = job.out.join(file.file_name().unwrap_or_default());
+/// Writes a directory with a config and the files beside it, but no weights.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_directory(out: &Path, companions: &[PathBuf], config: &Value) -> Result<()> {
+    std::fs::create_dir_all(out).map_err(|source| Error::io(out, source))?;
+    state::refuse_occupied(out)?;
+    write_beside(out, companions, config)
+}
+
+/// Companions and config.
+fn write_beside(out: &Path, companions: &[PathBuf], config: &Value) -> Result<()> {
+    for file in companions {
+        let target = out.join(file.file_name().unwrap_or_default());
         if !target.exists() {
             let bytes = std::fs::read(file).map_err(|source| Error::io(file, source))?;
             replace(&target, &bytes)?;
         }
     }
-    write_json(&job.out.join("config.json"), &job.config)?;
+    write_json(&out.join("config.json"), config)
+}
+
+/// Companions, config, and at last the index: only then is the directory a checkpoint.
+fn finish(job: &Job<'_>, shards: &[&[Unit]]) -> Result<()> {
+    write_beside(job.out, &job.companions, &job.config)?;
     let mut weight_map = Map::new();
     for (index, units) in shards.iter().enumerate() {
         let names = units.iter().flat_map(|unit| &unit.tensors).map(|tensor| tensor.name.clone());

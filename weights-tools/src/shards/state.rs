@@ -80,7 +80,9 @@ fn difference(was: &Map<String, Value>, is: &Map<String, Value>) -> Option<Strin
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-fn refuse_occupied(directory: &Path) -> Result<()> {
+/// # Errors
+/// [`Error::Request`] for a directory that holds a checkpoint, or the config of one.
+pub(super) fn refuse_occupied(directory: &Path) -> Result<()> {
     let files = ["model.safetensors.index.json", "model.safetensors", "config.json"];
     match files.into_iter().find(|file| directory.join(file).exists()) {
         None => Ok(()),
