@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor, TensorData};
 use omni_core::{Error, Positions, Result};
 
@@ -35,17 +37,16 @@ pub struct TalkerPrompt {
 }
 
 impl TalkerPrompt {
-    /// The rows behind the first `known` ones, which a state has taken already, with their positions among those of the prompt.
+    /// Some rows, with their positions among those of the prompt.
     ///
     /// # Shapes
-    /// `[T - known, D]`.
+    /// `[range, D]`.
     ///
     /// # Panics
-    /// If all rows are known.
-    pub fn input(&self, known: usize, positions: &Positions) -> TalkerInput {
-        let rows = self.embeds.dims()[0];
-        let embeds = self.embeds.clone().narrow(0, known, rows - known);
-        TalkerInput { embeds, positions: positions.slice(known..rows) }
+    /// If the range is empty, or goes beyond the prompt.
+    pub fn input(&self, range: Range<usize>, positions: &Positions) -> TalkerInput {
+        let embeds = self.embeds.clone().narrow(0, range.start, range.len());
+        TalkerInput { embeds, positions: positions.slice(range) }
     }
 }
 

@@ -142,7 +142,7 @@ impl Talker {
         probe: &mut dyn SpeakProbe,
     ) -> Result<Speaking> {
         let mut state = self.start();
-        let input = prompt.input(0, &positions.0);
+        let input = prompt.input(0..prompt.ids.len(), &positions.0);
         let output = self.forward(vec![TalkerRun::new(&mut state, &input)]).remove(0)?;
         Ok(self.begin_after((state, output), positions.1, options, probe))
     }

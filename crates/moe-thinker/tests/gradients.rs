@@ -145,8 +145,8 @@ fn every_parameter_has_a_gradient_and_it_is_the_slope_of_the_loss() {
         let of_kind = gradients.iter().filter(|(name, _)| name.contains(kind));
         let squared: f64 = of_kind.flat_map(|(_, g)| g).map(|g| f64::from(*g) * f64::from(*g)).sum();
         assert!(squared > 0.0, "no parameter of kind {kind}");
-        // Along the gradient the loss rises by its squared length.
-        let step = (1e-2 / squared.sqrt()) as f32;
+        // Along the gradient the loss rises by its squared length; a longer step may take a token to other experts.
+        let step = (1e-3 / squared.sqrt()) as f32;
         let at = |by: f32| {
             let mut moved = Move { path: Path::default(), gradients: &gradients, kind, by };
             let moved = load(&device).map(&mut moved);

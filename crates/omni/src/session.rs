@@ -7,8 +7,8 @@ use omni_core::{Error, Result};
 use crate::listen::{Listener, Loudness};
 use crate::memory::{Memory, ThinkerMemory, contents};
 use crate::omni::whole;
+use crate::prefill::{Read, Wanted, read};
 use crate::processor::{Feature, Prompt};
-use crate::read::{Read, Wanted, read};
 use crate::{
     AudioInput, Canceller, Event, GenerateOptions, Heard, Message, Omni, Part, PartKind, Reply, ReplyStream, Role,
 };

@@ -154,8 +154,8 @@ fn the_talker_of_a_session_does_not_take_states_of_media_for_others() {
 fn chunks_of_any_length_are_told_apart_by_what_they_are_padded_to() {
     let directory = copy_of(&testkit::tiny());
     edit(directory.path(), "config.json", |config| {
-        config["thinker_config"]["audio_config"]["n_window"] = json!(100);
-        config["thinker_config"]["audio_config"]["n_window_infer"] = json!(400);
+        config["thinker_config"]["audio_config"]["n_window"] = json!(52);
+        config["thinker_config"]["audio_config"]["n_window_infer"] = json!(208);
     });
     let omni = Omni::builder(directory.path()).load().unwrap();
     let sound = |seconds: f32| {
@@ -163,10 +163,10 @@ fn chunks_of_any_length_are_told_apart_by_what_they_are_padded_to() {
         Message::user().text("what is said").audio(AudioInput::samples(samples, 16_000, 1))
     };
     let mut session = omni.session();
-    session.push(sound(1.2));
+    session.push(sound(1.01));
     let first = session.reply(&short()).unwrap();
-    // A longer one, shorter than a chunk of two seconds: all chunks of the call are padded to it now.
-    session.push(sound(1.8));
+    // A longer one, shorter than a chunk of 1.04 seconds: all chunks of the call are padded to it now.
+    session.push(sound(1.03));
     let reply = session.reply(&short()).unwrap();
     assert!(reply.usage.known_tokens < first.usage.prompt_tokens / 2, "{:?} {:?}", first.usage, reply.usage);
     let fresh = ask(&omni, &session.messages()[..3], &short());
@@ -323,7 +323,7 @@ fn a_vocoder_of_a_third_party_takes_the_place_of_the_checkpoints() {
 fn what_is_asked_for_outranks_generation_config() {
     let omni = Omni::builder(testkit::tiny()).load().unwrap();
     let question = [Message::user().text("hello")];
-    let talker = SamplingOptions { repetition_penalty: 1.0, ..SamplingOptions::greedy() };
+    let talker = SamplingOptions { repetition_penalty: 5.0, ..SamplingOptions::greedy() };
     let options = GenerateOptions { talker: Some(talker), ..short() };
     let [usual, free] = [&short(), &options].map(|options| ask(&omni, &question, options).speech.unwrap().codes);
     assert_ne!(usual, free);

@@ -58,15 +58,16 @@ fn a_look_changes_nothing_and_neither_does_what_was_encoded_before() {
 #[test]
 fn deepstack_features_come_in_the_order_of_the_layers() {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
-    let mut config = checkpoint.config().thinker.vision.clone();
-    let features = |indexes: Vec<usize>, config: &mut qwen3_omni_vision_encoder::VisionConfig| {
-        config.deepstack_visual_indexes = indexes;
-        // Both mergers have the same weights, so that only the layers tell the features apart.
+    let features = |indexes: &[usize]| {
+        let mut config = checkpoint.config().thinker.vision.clone();
+        config.deepstack_visual_indexes = indexes.to_vec();
         let weights = Weights::random(&Place::Host(Device::flex()), Dtype::F32);
-        let encoder = VisionEncoder::load_parts(&weights, config).unwrap();
+        let encoder = VisionEncoder::load_parts(&weights, &config).unwrap();
         encoder.encode(items()).unwrap().deepstack.into_iter().map(values).collect::<Vec<_>>()
     };
-    let in_order = features(vec![0, 2], &mut config);
-    assert_ne!(in_order[0], in_order[1]);
-    assert_eq!(features(vec![2, 0], &mut config), in_order);
+    let found = features(&[2, 0]);
+    // The second merger behind layer 0, then the first behind layer 2.
+    assert_eq!(found[0], features(&[1, 0])[0]);
+    assert_eq!(found[1], features(&[2])[0]);
+    assert_ne!(found[0], found[1]);
 }

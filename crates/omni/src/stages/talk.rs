@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 use burn::tensor::Tensor;
 use moe_talker::{Conversation, SpeakOptions, Speaking, TalkerPrompt, TalkerState};
-use omni_core::{Positions, Result, SamplingOptions};
+use omni_core::{Error, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::guard::{Loops, overrun};
-use super::together::{Speech, Spoken, frames, rows};
+use super::together::{self, Speech, Spoken, frames};
 use super::{Common, Frame, Report, Word, stop_from_outside};
 use crate::memory::{Memory, TalkerMemory, Token, chained};
 use crate::omni::{Inner, SpeechParts};
+use crate::prefill::{PIECE, Prefill};
 use crate::{GenerateOptions, SpeechStop, TalkerPositions};
 
 /// The talker and the code predictor: words to frames.
@@ -97,7 +98,7 @@ impl TalkStage {
         let begun = Instant::now();
         let turn = self.common.signals.turn();
         let span = tracing::info_span!("talker_prompt").entered();
-        let Some((prompt, mut speaking, tokens)) = self.begin(parts, tap, first)? else {
+        let Some((prompt, mut speaking, tokens)) = self.begin(parts, tap, first, talked)? else {
             return Ok(());
         };
         drop((span, turn));
@@ -142,27 +143,57 @@ impl TalkStage {
         };
         drop(seat);
         talked.cache_bytes = speaking.state().bytes();
-        if let Some((memory, _)) = &self.memory {
-            let mut state = speaking.into_state();
-            state.truncate(tokens.len());
-            memory.keep_talker(TalkerMemory { state, tokens });
-        }
+        self.keep(speaking.into_state(), tokens);
         Ok(())
     }
 
-    /// The prompt, a run that has taken it, and what the user part will be known by; `None` if there is nothing to say.
-    fn begin(&self, parts: &SpeechParts, tap: Option<Tensor<2>>, first: u32) -> Result<Option<Begun>> {
+    /// The prompt, a run that has taken it, and what the user part will be known by; `None` if there is nothing to say, or it was stopped.
+    fn begin(
+        &self,
+        parts: &SpeechParts,
+        tap: Option<Tensor<2>>,
+        first: u32,
+        talked: &mut Talked,
+    ) -> Result<Option<Begun>> {
         let Some(prompt) = self.model.compute(|| self.prompt(parts, tap, first))? else { return Ok(None) };
         let (positions, delta) = match self.options.talker_positions {
             TalkerPositions::Exact => self.layout.positions(&prompt.ids)?,
             TalkerPositions::AsReference => self.layout.plain_positions(&prompt.ids)?,
         };
+        let rows = prompt.ids.len();
+        let limit = parts.talker.context_length();
+        if rows > limit {
+            return Err(Error::ContextLength { tokens: rows, limit });
+        }
         let (state, tokens) = self.recall(parts, &prompt, &positions)?;
-        let input = prompt.input(state.tokens(), &positions);
-        let compute = |steps| self.model.compute(|| rows(&parts.talker, steps));
-        let (state, output) = self.model.together.talker_prompts.seat().run((state, input), compute)?;
-        let speaking = parts.talker.begin_after((state, output?), delta, &self.speak, &mut ());
-        Ok(Some((prompt, speaking, tokens)))
+        let batch = &self.model.together.talker_prompts;
+        let stopped = || stop_from_outside(&self.common.signals).is_some();
+        let reading = Prefill { batch, piece: PIECE, stopped: &stopped };
+        let compute = |steps| self.model.compute(|| together::rows(&parts.talker, steps));
+        let mut last = None;
+        let piece = |range| Ok(prompt.input(range, &positions));
+        let known = state.tokens();
+        let (state, ended) = reading.read(state, known..rows, piece, compute, |_, output| last = Some(output))?;
+        match (ended, last) {
+            (Ok(true), Some(output)) => {
+                let speaking = parts.talker.begin_after((state, output), delta, &self.speak, &mut ());
+                Ok(Some((prompt, speaking, tokens)))
+            }
+            (ended, _) => {
+                talked.stop = stop_from_outside(&self.common.signals);
+                self.keep(state, tokens);
+                ended.map(|_| None)
+            }
+        }
+    }
+
+    /// Leaves the user part to the session's next turn, as far as it was read.
+    fn keep(&self, mut state: TalkerState, mut tokens: Vec<Token>) {
+        if let Some((memory, _)) = &self.memory {
+            state.truncate(tokens.len());
+            tokens.truncate(state.tokens());
+            memory.keep_talker(TalkerMemory { state, tokens });
+        }
     }
 
     fn prompt(&self, parts: &SpeechParts, tap: Option<Tensor<2>>, first: u32) -> Result<Option<TalkerPrompt>> {

@@ -13,8 +13,8 @@ use super::{Common, Report, Word};
 use crate::batch::Seat;
 use crate::memory::{Memory, ThinkerMemory, Token};
 use crate::omni::Inner;
+use crate::prefill::{Read, Wanted, read};
 use crate::processor::Prompt;
-use crate::read::{Read, Wanted, read};
 use crate::written::Written;
 use crate::{GenerateOptions, LastWord, TextStop};
 

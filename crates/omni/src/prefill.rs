@@ -1,4 +1,4 @@
-//! The thinker's reading of a prompt: what is known is not read again.
+//! Reading of prompts, by thinker and talker: in pieces, and what is known is not read again.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -7,11 +7,12 @@ use burn::tensor::{Tensor, TensorData};
 use moe_thinker::{Logits, MediaRows, ThinkerInput, ThinkerState, merge};
 use omni_core::{Error, Positions, Result};
 
+use crate::batch::Batch;
 use crate::encode::{Known, encode};
 use crate::memory::{Memory, ThinkerMemory, Token, common};
 use crate::omni::Inner;
 use crate::processor::Prompt;
-use crate::stages::tokens;
+use crate::stages;
 
 /// A prompt that was read.
 pub(crate) struct Read {
@@ -38,8 +39,53 @@ pub(crate) struct Wanted<'a> {
     pub(crate) stopped: &'a dyn Fn() -> bool,
 }
 
-/// Tokens that the thinker takes at once: what it computes with does not grow with the prompt.
-const PIECE: usize = 512;
+/// Tokens that thinker and talker take at once: what they compute with does not grow with the prompt.
+pub(crate) const PIECE: usize = 512;
+
+/// How prompts are read that other answers' may join.
+pub(crate) struct Prefill<'a, State, Input, Output> {
+    pub(crate) batch: &'a Batch<(State, Input), (State, Result<Output>)>,
+    /// Tokens of a piece.
+    pub(crate) piece: usize,
+    /// Asked before each piece: true if nothing more is wanted.
+    pub(crate) stopped: &'a dyn Fn() -> bool,
+}
+
+impl<State, Input, Output> Prefill<'_, State, Input, Output> {
+    /// Reads a range of rows onto a state: `input` makes a piece of them, `compute` one step of several answers, `took` gets what a
+    /// piece gave.
+    ///
+    /// # Returns
+    /// The state in any case but an error of the batch itself: with what was read until the end, the first error (then the state is
+    /// as before that piece), or the stop, which is `false`.
+    pub(crate) fn read(
+        &self,
+        mut state: State,
+        rows: Range<usize>,
+        mut input: impl FnMut(Range<usize>) -> Result<Input>,
+        compute: impl Fn(Vec<(State, Input)>) -> Vec<(State, Result<Output>)>,
+        mut took: impl FnMut(Range<usize>, Output),
+    ) -> Result<(State, Result<bool>)> {
+        let mut seat = self.batch.seat();
+        for start in rows.clone().step_by(self.piece) {
+            if (self.stopped)() {
+                return Ok((state, Ok(false)));
+            }
+            let range = start..rows.end.min(start.saturating_add(self.piece));
+            let input = match input(range.clone()) {
+                Ok(input) => input,
+                Err(error) => return Ok((state, Err(error))),
+            };
+            let output;
+            (state, output) = seat.run((state, input), &compute)?;
+            match output {
+                Ok(output) => took(range, output),
+                Err(error) => return Ok((state, Err(error))),
+            }
+        }
+        Ok((state, Ok(true)))
+    }
+}
 
 /// Reads the beginning of a prompt; `None` if it was stopped. What was read until then goes back to the memory.
 pub(crate) fn read(
@@ -59,7 +105,7 @@ fn read_in_pieces(
     piece: usize,
 ) -> Result<Option<Read>> {
     let (positions, delta) = prompt.layout.positions(prompt.ids())?;
-    let (mut begun, known) = Begun::new(model, prompt, wanted, &positions, memory);
+    let (begun, known) = Begun::new(model, prompt, wanted, &positions, memory);
     let started = Instant::now();
     let ids = prompt.layout.ids;
     let count = |wanted: u32| prompt.ids()[..known].iter().filter(|id| **id == wanted).count();
@@ -73,39 +119,26 @@ fn read_in_pieces(
     };
     let encoders = started.elapsed();
     let mut logits = None;
-    let mut seat = model.together.prompts.seat();
-    for start in (known..wanted.end).step_by(piece) {
-        if (wanted.stopped)() {
-            begun.give_back(memory);
-            return Ok(None);
-        }
-        let range = start..wanted.end.min(start + piece);
+    let Begun { state, tokens, with_tap, mut taps } = begun;
+    let reading = Prefill { batch: &model.together.prompts, piece, stopped: wanted.stopped };
+    let piece = |range: Range<usize>| {
         let new = &prompt.ids()[range.clone()];
         // Rows that no place was found for are refused with the last piece.
         let rows = if range.end == wanted.end { std::mem::take(&mut media) } else { media.take(new, &ids) };
         // Only the rows of media are taken from the tap.
-        let tap = begun.with_tap && !media_places(prompt, range.clone()).is_empty();
-        let input = match model.compute(|| input(model, new, rows, positions.slice(range.clone()), tap)) {
-            Ok(input) => input,
-            Err(error) => {
-                begun.give_back(memory);
-                return Err(error);
-            }
-        };
-        let output;
-        (begun.state, output) =
-            seat.run((begun.state, input), |steps| model.compute(|| tokens(&model.thinker, steps)))?;
-        let output = match output {
-            Ok(output) => output,
-            Err(error) => {
-                begun.give_back(memory);
-                return Err(error);
-            }
-        };
-        begun.taps.extend(output.tap.and_then(|tap| at_media(prompt, range, tap)));
+        let tap = with_tap && !media_places(prompt, range.clone()).is_empty();
+        model.compute(|| input(model, new, rows, positions.slice(range), tap))
+    };
+    let compute = |steps| model.compute(|| stages::tokens(&model.thinker, steps));
+    let (state, ended) = reading.read(state, known..wanted.end, piece, compute, |range, output| {
+        taps.extend(output.tap.and_then(|tap| at_media(prompt, range, tap)));
         logits = Some(output.logits);
+    })?;
+    let begun = Begun { state, tokens, with_tap, taps };
+    if !matches!(ended, Ok(true)) {
+        begun.give_back(memory);
+        return ended.map(|_| None);
     }
-    drop(seat);
     let logits = logits.ok_or_else(|| Error::Request("the prompt has no token that is not known".into()))?;
     let (state, tokens, tap) = (begun.state, begun.tokens, joined(begun.taps));
     Ok(Some(Read { state, logits, delta, tokens, tap, known, encoders }))
