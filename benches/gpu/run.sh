@@ -125,14 +125,14 @@ correctness() {
     if $smoke; then
         some=(--only 'positions_text,rotary_,code_predictor,code2wav_5,thinker_text') most=(--most 1)
     fi
-    step "parity $1" 150 parity --device "$1" --model "$checkpoints/tiny" --golden "$checkpoints/golden" "${some[@]}" || true
+    step "parity $1" 120 parity --device "$1" --model "$checkpoints/tiny" --golden "$checkpoints/golden" "${some[@]}" || true
     if [[ $1 == cuda* ]]; then
         types+=(bf16)
         step "parity $1 bf16" 150 parity --device "$1" --dtype bf16 --reference-errors "$checkpoints/bf16/tiny.json" \
             --model "$checkpoints/tiny" --golden "$checkpoints/golden" "${some[@]}" || true
     fi
     for type in "${types[@]}"; do
-        step "nano $1 $type" 60 nano --device "$1" --dtype "$type" \
+        step "nano $1 $type" 45 nano --device "$1" --dtype "$type" \
             --model "$models/nano" --samples "$models/nano-samples" "${most[@]}" || true
     done
 }
@@ -154,8 +154,8 @@ speed() {
         of_parts=(--runs 3 --budget-s 1 --thinker-layers 2 --prompt 16 --memory-mib 16 --config "$checkpoints/tiny/config.json")
         of_answers=(--small --runs 2 --tokens 2 --budget-s 5 --sessions '1,2')
     fi
-    step "parts $1 $2" 100 parts --device "$1" --dtype "$2" "${of_parts[@]}" --only "${parts[@]}" || true
-    step "answers $1 $2" 90 latency --device "$1" --dtype "$2" --nano "$models/nano" \
+    step "parts $1 $2" 120 parts --device "$1" --dtype "$2" "${of_parts[@]}" --only "${parts[@]}" || true
+    step "answers $1 $2" 120 latency --device "$1" --dtype "$2" --nano "$models/nano" \
         --sound "$models/nano-samples/spoken_sum_question.wav" "${of_answers[@]}" || true
 }
 
@@ -168,11 +168,14 @@ usable=()
 for device in "${devices[@]}"; do
     if opens "$device"; then
         usable+=("$device")
-        correctness "$device"
-        speed "$device" "$(half "$device")"
     fi
 done
+# What is right on every device comes before what is fast on the first.
 for device in "${usable[@]}"; do
+    correctness "$device"
+done
+for device in "${usable[@]}"; do
+    speed "$device" "$(half "$device")"
     speed "$device" int4
 done
 "$program" report "$lines" --json "$out/report.json" 2>>"$log" | tee "$out/report.md"

@@ -20,7 +20,7 @@ pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
         return Ok(());
     }
     let source = source(&testkit::nano())?;
-    init(&options(&source, out, layers, plan), |_| {})
+    init(&options(source.path(), out, layers, plan), |_| {})
 }
 
 /// As [`write`], without weights: a directory for `OmniBuilder::random_weights`. `nano` is the directory of the nano model.
@@ -29,12 +29,20 @@ pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
 /// As [`init_without_weights`].
 pub fn write_without_weights(out: &Path, nano: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     let source = source(nano)?;
-    init_without_weights(&options(&source, out, layers, plan))
+    init_without_weights(&options(source.path(), out, layers, plan))
 }
 
-fn options(source: &TempDir, out: &Path, layers: Option<usize>, plan: Plan) -> Options {
+/// As [`write_without_weights`], of nano's own size.
+///
+/// # Errors
+/// As [`init_without_weights`].
+pub fn write_nano_without_weights(out: &Path, nano: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
+    init_without_weights(&options(nano, out, layers, plan))
+}
+
+fn options(source: &Path, out: &Path, layers: Option<usize>, plan: Plan) -> Options {
     let plan = (plan.recipe.is_some() || plan.bits.is_some()).then_some(plan);
-    let (config, out, shard_bytes) = (source.path().join("config.json"), out.to_owned(), 4 << 30);
+    let (config, out, shard_bytes) = (source.join("config.json"), out.to_owned(), 4 << 30);
     Options { config, out, seed: 0, layers, dtype: Dtype::Bf16, plan, shard_bytes, restart: true }
 }
 

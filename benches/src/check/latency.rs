@@ -104,16 +104,14 @@ pub fn run(arguments: &Arguments, emit: &dyn Fn(Value)) -> Result<bool> {
 
 /// The directory that config and tokenizer are read from.
 fn model(arguments: &Arguments, temporary: &Path) -> Result<PathBuf> {
-    if arguments.small {
-        return Ok(arguments.nano.clone());
-    }
     let recipe = match arguments.dtype.name.as_str() {
         "int4" => Some(Recipe::Gb24),
         "int8" => Some(Recipe::Gb48),
         _ => None,
     };
-    let out = temporary.join("model");
-    released::write_without_weights(&out, &arguments.nano, arguments.layers, Plan { recipe, ..Plan::default() })?;
+    let (out, plan) = (temporary.join("model"), Plan { recipe, ..Plan::default() });
+    let write = if arguments.small { released::write_nano_without_weights } else { released::write_without_weights };
+    write(&out, &arguments.nano, arguments.layers, plan)?;
     Ok(out)
 }
 

@@ -47,7 +47,7 @@ impl RandomCheckpoint {
         self.config.check_parts(components, &self.directory.join(CONFIG))
     }
 
-    /// What the weights of some parts take when they are drawn as `dtype`. Activations and caches come on top.
+    /// What the weights of some parts take at most when they are drawn as `dtype`. Activations and caches come on top.
     pub fn memory_need(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryNeed {
         let all = expected(&self.config);
         let wanted = |name: &str| Component::of(name).is_some_and(|component| components.contains(&component));

@@ -13,9 +13,9 @@ fn ask(directory: &Path, seed: u64) -> Reply {
     let (sender, loading) = mpsc::channel();
     let builder = Omni::builder(directory).device(device).random_weights(seed);
     let omni = builder.progress(move |loading| sender.send(loading).unwrap()).load().unwrap();
-    // The estimate takes all convolutions for single precision, and leaves out a few tables.
+    // The estimate takes kernels of convolutions for f32 on the CPU, where some are kept in bf16.
     let last = loading.into_iter().last().unwrap();
-    assert!(last.bytes.abs_diff(last.total) < last.total / 5, "{last:?}");
+    assert!(last.bytes <= last.total && last.bytes > last.total / 10 * 8, "{last:?}");
     let options =
         GenerateOptions { max_new_tokens: 8, max_codes: Some(8), guards: Guards::off(), ..Default::default() };
     omni.generate(&[Message::user().text("hello")], &options.greedy()).unwrap()
@@ -38,6 +38,6 @@ fn a_model_is_drawn_packed_or_not_and_the_same_for_a_seed() {
         let samples = first.speech.unwrap().audio.samples;
         assert!(!samples.is_empty() && samples.iter().all(|sample| sample.is_finite()));
     }
-    let missing = Omni::builder("absent").random_weights(0).load().unwrap_err().to_string();
+    let missing = Omni::builder("absent").random_weights(0).load().err().unwrap().to_string();
     assert!(missing.contains("config.json"), "{missing}");
 }
