@@ -18,6 +18,7 @@ pub(crate) struct ConvStem {
 
 /// `conv2d1` to `conv2d3`, in the form their engine convolves them in.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One per model.
 pub(crate) enum Convolutions {
     Device(DeviceConvolutions),
     Host(HostConvolutions),

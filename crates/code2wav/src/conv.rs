@@ -115,6 +115,7 @@ impl TransposedConv {
 
 /// ConvTranspose1d whose kernel is its stride: nothing overlaps, so it is a linear layer that makes several rows of each.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // A few per model.
 pub(crate) enum UpsampleConv {
     /// `[in, out, factor]` and `[out]` on a device.
     Device(DeviceKernel),

@@ -2,6 +2,7 @@ use burn::tensor::Tensor;
 
 /// Inputs a convolution still needs for its next outputs, in the form of the engine that keeps them.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::large_enum_variant)] // All of a model are of one kind.
 pub(crate) enum History {
     /// Before the first step.
     #[default]

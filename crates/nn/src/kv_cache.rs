@@ -8,6 +8,7 @@ pub struct KvCache {
 }
 
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::large_enum_variant)] // One per layer and state; a box would cost each step a jump.
 enum Store {
     #[default]
     Empty,

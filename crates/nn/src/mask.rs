@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn causal_and_window() {
         assert_eq!(visible(&MaskSpec { queries: 2, keys: 3, ..Default::default() }), [vec![0, 1], vec![0, 1, 2]]);
-        let window = MaskSpec { queries: 3, keys: 3, window: Some(2), ..Default::default() };
+        let window = MaskSpec { queries: 3, keys: 3, window: Some(2) };
         assert_eq!(visible(&window), [vec![0], vec![0, 1], vec![1, 2]]);
         assert!(
             Mask::new(&MaskSpec { queries: 1, keys: 9, ..Default::default() }, &Device::flex()).blocks[0]

@@ -16,6 +16,7 @@ pub const NEVER: f32 = -1e30;
 
 /// Scores of the next id of one run, where its model computes.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // One per step.
 pub enum Logits {
     /// `[V]` in host memory.
     Host(Vec<f32>),

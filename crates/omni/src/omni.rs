@@ -63,6 +63,7 @@ pub(crate) struct Encoders {
 }
 
 /// What hears.
+#[allow(clippy::large_enum_variant)] // One per model.
 pub(crate) enum Ears {
     /// The checkpoint's own encoder.
     Own(AutEncoder),
@@ -71,6 +72,7 @@ pub(crate) enum Ears {
 }
 
 /// What sees.
+#[allow(clippy::large_enum_variant)] // One per model.
 pub(crate) enum Eyes {
     /// The checkpoint's own encoder.
     Own(VisionEncoder),
@@ -119,6 +121,7 @@ pub(crate) struct SpeechParts {
 }
 
 /// What makes sound of frames.
+#[allow(clippy::large_enum_variant)] // One per model.
 pub(crate) enum Voice {
     /// The checkpoint's own vocoder.
     Own(Code2Wav),
