@@ -51,7 +51,7 @@ fn run(Arguments { file, chunk, flags }: &Arguments) -> Result<()> {
     checkpoint.check(&[Component::Code2Wav])?;
     let config = checkpoint.config().code2wav()?;
     let frames = read(&file, [config.num_quantizers, config.codebook_size])?;
-    let place = flags.device.place(Dtype::F32)?;
+    let place = flags.place()?;
     let vocoder = Code2Wav::load(&Weights::new(&checkpoint, &place, Dtype::F32), checkpoint.config())?;
     let mut wav = WavFile::create(&flags.out, SAMPLE_RATE)?;
     let mut state = vocoder.start();

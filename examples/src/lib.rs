@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use qwen3_omni::{Device, Dtype, Event, GenerateOptions, Message, Omni, PartTokens, Reply, Result, WavFile};
+use qwen3_omni::{
+    Device, Dtype, Event, GenerateOptions, Message, Omni, OmniBuilder, PartTokens, Place, Reply, Result, WavFile,
+};
 
 /// Flags of every chatting example.
 #[derive(Debug, Clone, Args)]
@@ -78,6 +80,22 @@ impl Flags {
     /// # Errors
     /// As [`qwen3_omni::OmniBuilder::load`].
     pub fn load(&self) -> Result<Omni> {
+        self.load_with(|builder| builder)
+    }
+
+    /// Where a part that is loaded by itself computes, in single precision.
+    ///
+    /// # Errors
+    /// As [`Device::place`].
+    pub fn place(&self) -> Result<Place> {
+        self.device.place(Dtype::F32)
+    }
+
+    /// As [`Flags::load`], with further settings.
+    ///
+    /// # Errors
+    /// As [`qwen3_omni::OmniBuilder::load`].
+    pub fn load_with(&self, settings: impl FnOnce(OmniBuilder) -> OmniBuilder) -> Result<Omni> {
         let directory = self.directory();
         if self.model.is_none() {
             eprintln!("{NANO_NOTICE}");
@@ -96,7 +114,7 @@ impl Flags {
         if self.text_only {
             builder = builder.text_only();
         }
-        let omni = builder.load();
+        let omni = settings(builder).load();
         bar.finish_and_clear();
         let omni = omni?;
         eprintln!("loaded {} on {} in {:.2} s\n", directory.display(), self.device, started.elapsed().as_secs_f64());
@@ -129,7 +147,7 @@ pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Pa
     let events = omni.stream_prompt(prompt, options)?;
     let speaks = omni.speaks() && options.speech != Some(false);
     // Started before the answer, so that no answer is lost to an unwritable path.
-    let mut file = speaks.then(|| WavFile::create(out, qwen3_omni::code2wav::SAMPLE_RATE)).transpose()?;
+    let mut file = speaks.then(|| WavFile::create(out, omni.sample_rate())).transpose()?;
     let mut spoken = Duration::ZERO;
     for event in events {
         match event? {

@@ -1,8 +1,8 @@
 //! Contracts of the Qwen3-Omni crates.
 //!
-//! What the parts of the model promise each other, and nothing that computes: [`Stage`] (a part that is
-//! fed piece by piece), [`ModalityEncoder`] (files in, embedding rows out), the speech parts
-//! ([`Thinker`], [`Talker`], [`CodePredictor`], [`Vocoder`]), [`SamplingOptions`] and one [`Error`].
+//! What the parts of the model promise each other, and nothing that computes: where they compute ([`Place`]), what passes between them
+//! ([`Positions`], [`VisualRows`], [`FrameStart`], [`FrameCodes`]), what third parties may implement ([`ModalityEncoder`],
+//! [`Vocoder`]), [`SamplingOptions`] and one [`Error`].
 //! A third party can write an encoder or a vocoder against this crate alone.
 //!
 //! # Shapes

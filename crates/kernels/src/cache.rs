@@ -20,6 +20,9 @@ use crate::linear::Precision;
 use crate::memory::{Columns, size, total};
 use crate::weight::narrow;
 
+/// Widths of heads are rounded up to whole vectors.
+const LANES: usize = 8;
+
 /// Tokens of one page.
 pub(crate) const PAGE: usize = 64;
 /// Queries that are computed together.
@@ -30,7 +33,10 @@ const QUERIES: usize = 8;
 #[derive(Debug, Clone)]
 pub struct KvPages {
     heads: usize,
+    /// A multiple of 8: behind the numbers of a key or value there are zeros.
     pub(crate) width: usize,
+    /// Numbers of a key or value.
+    given: usize,
     half: bool,
     tokens: usize,
     pub(crate) pages: Vec<Arc<Page>>,
@@ -50,8 +56,9 @@ impl KvPages {
     /// If there are no heads, or they have no width, or a page would be too large for any memory.
     pub fn new(heads: usize, width: usize, half: bool) -> Self {
         assert!(heads > 0 && width > 0, "a cache of {heads} heads of width {width}");
+        let (given, width) = (width, width.next_multiple_of(LANES));
         size([heads, width, PAGE, 2 * size_of::<f32>()]);
-        Self { heads, width, half, tokens: 0, pages: Vec::new() }
+        Self { heads, width, given, half, tokens: 0, pages: Vec::new() }
     }
 
     /// Tokens held.
@@ -75,7 +82,7 @@ impl KvPages {
     /// If the lengths differ from that.
     pub fn append(&mut self, keys: &[f32], values: &[f32]) {
         let (heads, width) = (self.heads, self.width);
-        assert!(keys.len() == heads * width && values.len() == keys.len(), "keys, values [heads, width]");
+        assert!(keys.len() == heads * self.given && values.len() == keys.len(), "keys, values [heads, width]");
         let (page, at) = (self.tokens / PAGE, self.tokens % PAGE);
         if page == self.pages.len() {
             let size = heads * width * PAGE;
@@ -85,8 +92,8 @@ impl KvPages {
             }));
         }
         match Arc::make_mut(&mut self.pages[page]) {
-            Page::F32 { keys: k, values: v } => write(k, v, keys, values, width, at, |x| x),
-            Page::Bf16 { keys: k, values: v } => write(k, v, keys, values, width, at, narrow),
+            Page::F32 { keys: k, values: v } => write(k, v, keys, values, [self.given, width], at, |x| x),
+            Page::Bf16 { keys: k, values: v } => write(k, v, keys, values, [self.given, width], at, narrow),
         }
         self.tokens += 1;
     }
@@ -123,11 +130,11 @@ fn write<T>(
     values: &mut [T],
     new_keys: &[f32],
     new_values: &[f32],
-    width: usize,
+    [given, width]: [usize; 2],
     at: usize,
     convert: impl Fn(f32) -> T,
 ) {
-    let heads = new_keys.chunks_exact(width).zip(new_values.chunks_exact(width)).enumerate();
+    let heads = new_keys.chunks_exact(given).zip(new_values.chunks_exact(given)).enumerate();
     for (head, (new_keys, new_values)) in heads {
         let (keys, values) = (&mut keys[head * width * PAGE..], &mut values[(head * PAGE + at) * width..]);
         keys[at..].iter_mut().step_by(PAGE).zip(new_keys).for_each(|(key, new)| *key = convert(*new));
@@ -152,7 +159,7 @@ pub struct Run<'a> {
 /// `q`, `y` `[rows, heads, width]`, where the runs' rows add up to `rows`; heads are shared out evenly among the caches' heads.
 ///
 /// # Panics
-/// If the lengths do not agree, or the width is no multiple of 8.
+/// If the lengths do not agree.
 pub fn cached_attention(
     q: &[f32],
     runs: &[Run],
@@ -164,7 +171,37 @@ pub fn cached_attention(
     attend(Processor::best(), q, runs, heads, window, precision, y);
 }
 
+/// As [`attend_padded`], for heads of any width.
 fn attend(
+    processor: Processor,
+    q: &[f32],
+    runs: &[Run],
+    heads: usize,
+    window: Option<usize>,
+    precision: Precision,
+    y: &mut [f32],
+) {
+    let [given, width] = runs.first().map_or([0; 2], |run| [run.cache.given, run.cache.width]);
+    if given == width {
+        return attend_padded(processor, q, runs, heads, window, precision, y);
+    }
+    let length = size([total(runs.iter().map(|run| run.rows)), heads, given]);
+    assert!(q.len() == length && y.len() == length, "q, y [rows, heads, width]");
+    assert!(runs.iter().all(|run| run.cache.given == given), "widths of the caches");
+    // Scores are divided by the root of the padded width.
+    let scale = (width as f32 / given as f32).sqrt();
+    let mut padded = vec![0.0; length / given * width];
+    for (padded, q) in padded.chunks_exact_mut(width).zip(q.chunks_exact(given)) {
+        padded.iter_mut().zip(q).for_each(|(padded, q)| *padded = q * scale);
+    }
+    let mut sums = vec![0.0; padded.len()];
+    attend_padded(processor, &padded, runs, heads, window, precision, &mut sums);
+    for (y, sums) in y.chunks_exact_mut(given).zip(sums.chunks_exact(width)) {
+        y.copy_from_slice(&sums[..given]);
+    }
+}
+
+fn attend_padded(
     processor: Processor,
     q: &[f32],
     runs: &[Run],
@@ -180,7 +217,6 @@ fn attend(
     if length == 0 {
         return;
     }
-    assert!(width.is_multiple_of(8), "head width {width} is no multiple of 8");
     let columns = Columns::new(y, heads * width);
     let mut tasks = Vec::new();
     // Runs follow one another, so that no two have the same rows.
@@ -519,7 +555,7 @@ mod tests {
         #[test]
         fn any_cache_is_right(
             past in 0..up_to(150), rows in 1..up_to(20), group in 1..5usize, kv in 1..3usize,
-            width in prop::sample::select(vec![8, 16, 24, 32, 64]), half: bool,
+            width in prop::sample::select(vec![1, 6, 8, 12, 16, 24, 32, 64]), half: bool,
             window in prop::sample::select(vec![None, Some(1), Some(72)]),
         ) {
             for processor in Processor::all() {

@@ -27,6 +27,13 @@ pub struct Omni {
     inner: Arc<Inner>,
 }
 
+impl Inner {
+    /// Samples per second of speech.
+    pub(crate) fn sample_rate(&self) -> u32 {
+        self.speech.as_ref().map_or(code2wav::SAMPLE_RATE, |parts| parts.voice.sample_rate())
+    }
+}
+
 impl std::fmt::Debug for Omni {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Omni").finish_non_exhaustive()
@@ -175,6 +182,11 @@ impl Omni {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.inner.tokenizer
+    }
+
+    /// Samples per second of speech: those of the vocoder.
+    pub fn sample_rate(&self) -> u32 {
+        self.inner.sample_rate()
     }
 
     /// Whether the parts that speak are loaded.

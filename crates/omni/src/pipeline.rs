@@ -98,7 +98,7 @@ impl ReplyStream {
             preprocessing: prompt.preprocessing,
             samples_per_frame: model.speech.as_ref().map_or(0, |parts| parts.voice.samples_per_frame()),
             lookahead: model.speech.as_ref().map_or(0, |parts| parts.voice.lookahead()),
-            sample_rate: model.speech.as_ref().map_or(code2wav::SAMPLE_RATE, |parts| parts.voice.sample_rate()),
+            sample_rate: model.sample_rate(),
             started: Some(started),
             ..Outcome::default()
         };

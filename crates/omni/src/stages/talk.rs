@@ -190,8 +190,8 @@ impl TalkStage {
     /// Leaves the user part to the session's next turn, as far as it was read.
     fn keep(&self, mut state: TalkerState, mut tokens: Vec<Token>) {
         if let Some((memory, _)) = &self.memory {
-            state.truncate(tokens.len());
             tokens.truncate(state.tokens());
+            state.truncate(tokens.len());
             memory.keep_talker(TalkerMemory { state, tokens });
         }
     }
