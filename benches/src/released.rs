@@ -23,7 +23,7 @@ pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     init(&options(source.path(), out, layers, plan), |_| {})
 }
 
-/// As [`write`], without weights: a directory for `OmniBuilder::random_weights`. `nano` is the directory of the nano model.
+/// As [`write()`], without weights: a directory for `OmniBuilder::random_weights`. `nano` is the directory of the nano model.
 ///
 /// # Errors
 /// As [`init_without_weights`].
