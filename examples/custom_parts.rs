@@ -54,7 +54,7 @@ const FRAME: usize = RATE as usize * 80 / 1000;
 struct Hum;
 
 struct Humming {
-    /// Of the wave, in turns.
+    /// Phase of the wave, in turns.
     phase: f32,
     pitch: f32,
 }

@@ -65,7 +65,7 @@ pub struct Bench<'a> {
     arguments: &'a Arguments,
     emit: &'a dyn Fn(Value),
     config: OmniConfig,
-    /// Of the thinker, in the config.
+    /// Layers of the thinker in the config; fewer are built.
     layers: usize,
     place: Place,
     dtype: Dtype,
@@ -96,7 +96,7 @@ impl<'a> Bench<'a> {
     /// Times all parts that the arguments name.
     ///
     /// # Errors
-    /// As [`Bench::part`].
+    /// The errors of [`Bench::part`].
     pub fn run(&self) -> Result<()> {
         self.arguments.only.iter().try_for_each(|part| self.part(part))
     }

@@ -14,7 +14,7 @@ use weights_tools::quantize::Plan;
 /// is.
 ///
 /// # Errors
-/// As [`init`].
+/// The errors of [`init`].
 pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     if out.join("model.safetensors.index.json").is_file() {
         return Ok(());
@@ -23,19 +23,20 @@ pub fn write(out: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     init(&options(source.path(), out, layers, plan), |_| {})
 }
 
-/// As [`write()`], without weights: a directory for `OmniBuilder::random_weights`. `nano` is the directory of the nano model.
+/// Writes config and tokenizer alone, for `OmniBuilder::random_weights`. The tokenizer is taken from `nano`, the directory of the
+/// nano model.
 ///
 /// # Errors
-/// As [`init_without_weights`].
+/// The errors of [`init_without_weights`].
 pub fn write_without_weights(out: &Path, nano: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     let source = source(nano)?;
     init_without_weights(&options(source.path(), out, layers, plan))
 }
 
-/// As [`write_without_weights`], of nano's own size.
+/// Writes config and tokenizer of nano's own size, without weights.
 ///
 /// # Errors
-/// As [`init_without_weights`].
+/// The errors of [`init_without_weights`].
 pub fn write_nano_without_weights(out: &Path, nano: &Path, layers: Option<usize>, plan: Plan) -> Result<()> {
     init_without_weights(&options(nano, out, layers, plan))
 }

@@ -11,9 +11,9 @@ use qwen3_omni::Device;
 pub struct Stored {
     /// f32, bf16, f16, int8 or int4.
     pub name: String,
-    /// Of what is not packed.
+    /// Number type of what is not packed.
     pub dtype: Dtype,
-    /// Of what is.
+    /// How matrices are packed; `None` if they are not.
     pub scheme: Option<Scheme>,
 }
 
@@ -38,7 +38,7 @@ impl Stored {
     /// Opens a device. Beside integers everything is bf16; where the device has none, f16 or f32.
     ///
     /// # Errors
-    /// As [`Device::place`].
+    /// The errors of [`Device::place`].
     pub fn open(&self, device: &Device) -> Result<(Place, Dtype)> {
         let opened = device.open()?;
         let of_others = [Dtype::Bf16, Dtype::F16, Dtype::F32];

@@ -41,7 +41,7 @@ pub fn median(times: &[f64]) -> f64 {
     if times.len().is_multiple_of(2) { (times[middle - 1] + times[middle]) / 2.0 } else { times[middle] }
 }
 
-/// A number with so many digits after the point.
+/// A number rounded to `digits` after the point.
 pub fn rounded(value: f64, digits: i32) -> f64 {
     (value * 10f64.powi(digits)).round() / 10f64.powi(digits)
 }

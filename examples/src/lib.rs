@@ -78,7 +78,7 @@ impl Flags {
     /// Loads the model with a progress bar, and says which one it is.
     ///
     /// # Errors
-    /// As [`qwen3_omni::OmniBuilder::load`].
+    /// The errors of [`qwen3_omni::OmniBuilder::load`].
     pub fn load(&self) -> Result<Omni> {
         self.load_with(|builder| builder)
     }
@@ -86,15 +86,15 @@ impl Flags {
     /// Where a part that is loaded by itself computes, in single precision.
     ///
     /// # Errors
-    /// As [`Device::place`].
+    /// The errors of [`Device::place`].
     pub fn place(&self) -> Result<Place> {
         self.device.place(Dtype::F32)
     }
 
-    /// As [`Flags::load`], with further settings.
+    /// Loads the model with further settings; see [`Flags::load`].
     ///
     /// # Errors
-    /// As [`qwen3_omni::OmniBuilder::load`].
+    /// The errors of [`qwen3_omni::OmniBuilder::load`].
     pub fn load_with(&self, settings: impl FnOnce(OmniBuilder) -> OmniBuilder) -> Result<Omni> {
         let directory = self.directory();
         if self.model.is_none() {
@@ -136,7 +136,7 @@ pub fn exit(result: Result<()>) -> ExitCode {
 /// Streams one answer: text to the screen, sound into a WAV file, then the times of each stage.
 ///
 /// # Errors
-/// As [`Omni::stream`], or if the file cannot be written.
+/// The errors of [`Omni::stream`], or if the file cannot be written.
 pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Path) -> Result<Reply> {
     let prompt = omni.prompt(chat, options)?;
     if prompt.has_media() {

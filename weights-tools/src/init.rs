@@ -83,7 +83,7 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
 /// (`OmniBuilder::random_weights`).
 ///
 /// # Errors
-/// As [`init`].
+/// The errors of [`init`].
 pub fn init_without_weights(options: &Options) -> Result<()> {
     let (json, manifest) = read_config(options)?;
     let (_, config) = packing(options, json, &manifest)?;

@@ -23,12 +23,12 @@ impl Random {
         Self { seed: seed ^ hash(tensor) }
     }
 
-    /// So many random bytes, in order.
+    /// Writes `count` random bytes, in order.
     pub(crate) fn bytes(&self, count: usize, write: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.pieces(count, |bytes| bytes, write)
     }
 
-    /// So many uniform numbers of a type, as bytes, in order. Each is one of 65536 values between the two bounds.
+    /// Writes `count` uniform numbers of a type, as bytes, in order. Each is one of 65536 values between the two bounds.
     pub(crate) fn uniform(
         &self,
         (low, high): (f32, f32),

@@ -79,7 +79,7 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// So many letters, digits and spaces without order: other tokens, and with them other experts, all the time.
+/// `characters` letters, digits and spaces without order: other tokens, and with them other experts, all the time.
 fn noise(characters: usize) -> String {
     let mut state = 0x2545_F491_4F6C_DD1D_u64;
     let next = |_| {

@@ -132,7 +132,7 @@ impl Ask<'_> {
         self.omni.generate(std::slice::from_ref(question), &options(tokens))
     }
 
-    /// As many as asked for, or as the time allows, but at least one.
+    /// Asks `most` times, or fewer if the time runs out, but at least once.
     fn several(&self, question: &Message, tokens: usize, most: usize) -> Result<Vec<Reply>> {
         let mut replies = vec![self.one(question, tokens)?];
         while replies.len() < most && self.started.elapsed() < self.budget {

@@ -35,7 +35,7 @@ pub fn machine(commit: &str) -> Value {
 /// Opens the device and tries it.
 ///
 /// # Errors
-/// As [`Device::open`].
+/// The errors of [`Device::open`].
 pub fn device(device: &Device) -> Result<Value> {
     let opened = device.open()?;
     let dtypes = Dtype::ALL.iter().filter(|dtype| opened.supports_dtype(DType::from(**dtype)));

@@ -25,7 +25,7 @@ pub struct Arguments {
     /// Directory with conversations.json and the files it names
     #[arg(long)]
     pub samples: PathBuf,
-    /// Only so many conversations
+    /// Stop after this number of conversations
     #[arg(long)]
     pub most: Option<usize>,
 }
@@ -36,7 +36,7 @@ struct Stored {
     name: String,
     content: Vec<Part>,
     text: String,
-    /// Of each codebook.
+    /// Codes of each codebook, by frame.
     codes: Vec<Vec<u32>>,
     samples: usize,
 }

@@ -38,7 +38,7 @@ impl AutEncoder {
     /// Loads the encoder alone, in f32.
     ///
     /// # Errors
-    /// As [`Checkpoint::check`] for the audio encoder's tensors.
+    /// The errors of [`Checkpoint::check`] for the audio encoder's tensors.
     pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place) -> Result<Self> {
         checkpoint.check(&[Component::AudioEncoder])?;
         Self::load(&Weights::new(checkpoint, place, Dtype::F32), checkpoint.config())
@@ -47,7 +47,7 @@ impl AutEncoder {
     /// Reads `thinker.audio_tower.*`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
         Self::load_parts(&weights.at("thinker.audio_tower"), &config.thinker.audio)
     }
@@ -55,7 +55,7 @@ impl AutEncoder {
     /// Reads the encoder's tensors.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load_parts(weights: &Weights, config: &AudioConfig) -> Result<Self> {
         let (width, output) = (config.d_model, config.output_dim);
         let layer = |index| AutLayer::load(&weights.at("layers").at(index), config);
@@ -87,10 +87,10 @@ impl AutEncoder {
         self.config.tokens(mel_frames)
     }
 
-    /// As [`ModalityEncoder::encode`], with a look at every step.
+    /// Encodes with a look at every step; see [`ModalityEncoder::encode`].
     ///
     /// # Errors
-    /// As [`ModalityEncoder::encode`].
+    /// The errors of [`ModalityEncoder::encode`].
     pub fn encode_with(&self, items: &[Tensor<2>], probe: &mut dyn AutProbe) -> Result<Encoded> {
         let frames = self.check(items)?;
         let windows = windows(&frames, chunk(&self.config), self.window);
@@ -104,7 +104,7 @@ impl AutEncoder {
     /// → `[rows - known, output D]`.
     ///
     /// # Errors
-    /// As [`ModalityEncoder::encode`].
+    /// The errors of [`ModalityEncoder::encode`].
     ///
     /// # Panics
     /// If there are no rows but the known ones.

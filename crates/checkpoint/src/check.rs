@@ -15,7 +15,7 @@ impl Checkpoint {
         self.report_against(expected(&self.config), components)
     }
 
-    /// As [`Checkpoint::report`], against another list than the one of the checkpoint's own config.
+    /// Compares the checkpoint with another list than the one of its own config; see [`Checkpoint::report`].
     pub fn report_against(&self, mut expected: Manifest, components: &[Component]) -> TensorReport {
         let wanted = |name: &str| Component::of(name).is_none_or(|c| components.contains(&c));
         expected.retain(|name, _| wanted(name));

@@ -139,7 +139,7 @@ impl Checkpoint {
         self.shards.len()
     }
 
-    /// As [`Checkpoint::bytes`], to be kept: the file stays mapped as long as they are.
+    /// Bytes of a tensor, to be kept: the file stays mapped as long as they are.
     pub(crate) fn shared(&self, tensor: &Tensor) -> Bytes {
         Bytes::mapped(self.shards[tensor.shard].map.clone(), tensor.bytes.clone())
     }

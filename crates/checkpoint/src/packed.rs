@@ -208,7 +208,7 @@ fn transposed<T: Copy>(values: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
 /// Which scale belongs to an input.
 #[derive(Debug, Clone, Copy)]
 pub enum Groups<'a> {
-    /// So many neighbouring inputs share one.
+    /// This number of neighbouring inputs share one.
     Consecutive(usize),
     /// The scale of each input is listed.
     Listed(&'a [u32]),

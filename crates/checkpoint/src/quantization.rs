@@ -67,7 +67,7 @@ impl QuantizationConfig {
         (!self.ignore.iter().any(|target| target.names(module))).then(|| self.scheme_on_disk(module)).flatten()
     }
 
-    /// As [`QuantizationConfig::scheme_of`] without regard to `ignore`: for a module that is packed on disk.
+    /// The scheme of a module without regard to `ignore`: for a module that is packed on disk.
     pub fn scheme_on_disk(&self, module: &str) -> Option<&Scheme> {
         let by = |matches: fn(&Target, &str) -> bool| {
             self.groups.iter().find(|group| group.targets.iter().any(|target| matches(target, module)))

@@ -38,7 +38,7 @@ pub struct Weights<'a> {
     dtype: Dtype,
     prefix: String,
     done: Rc<Cell<LoadProgress>>,
-    /// Of matrices that cannot stay in a file.
+    /// Memory of matrices that cannot stay in a file.
     arena: Rc<RefCell<Arena>>,
     progress: Option<Rc<RefCell<Box<ProgressFn<'a>>>>>,
 }
@@ -80,7 +80,7 @@ impl<'a> Weights<'a> {
         Self::from_source(Source::Random { packing: Packing::All(None), seed: 0 }, place, dtype)
     }
 
-    /// As [`Weights::random`], with matrices packed by a scheme.
+    /// Random tensors, with matrices packed by a scheme; see [`Weights::random`].
     pub fn random_packed(place: &Place, dtype: Dtype, scheme: Scheme) -> Self {
         Self::from_source(Source::Random { packing: Packing::All(Some(scheme)), seed: 0 }, place, dtype)
     }
@@ -141,7 +141,7 @@ impl<'a> Weights<'a> {
     /// The values of one tensor in single precision, in host memory.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = format!("{}{name}", self.prefix);
         let elements = shape.iter().product();
@@ -186,7 +186,7 @@ impl<'a> Weights<'a> {
     /// A weight with more axes, `[out, …]`, becomes a matrix whose inputs are all but the first.
     ///
     /// # Errors
-    /// As [`Weights::tensor`], and for what is wrong with a packed layer.
+    /// The errors of [`Weights::tensor`], and for what is wrong with a packed layer.
     pub fn matrix<const D: usize>(&self, shape: [usize; D]) -> Result<StoredMatrix> {
         let flat = flat(shape);
         let matrix = match &self.source {
@@ -312,7 +312,7 @@ impl<'a> Weights<'a> {
     /// For each expert `e` the matrices `experts.{e}.{part}.weight`, each `[rows, columns]`, are laid below one another.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn experts(&self, experts: usize, parts: &[&str], [rows, columns]: [usize; 2]) -> Result<Tensor<3>> {
         let shape = [experts, parts.len() * rows, columns];
         let tensor = match &self.source {

@@ -172,14 +172,18 @@ impl VocoderEngine for HostEngine {
     }
 
     fn samples(&self, x: HostSignal) -> Vec<Vec<f32>> {
-        let mut values = x.rows.values();
-        let each = x.times.iter().map(|time| {
-            let (these, others) = values.split_at(*time);
-            values = others;
-            these.iter().map(|sample| sample.clamp(-1.0, 1.0)).collect()
-        });
-        each.collect()
+        of_streams(x.rows.values(), &x.times)
     }
+}
+
+/// The samples of each stream, between −1 and 1.
+fn of_streams(mut samples: &[f32], times: &[usize]) -> Vec<Vec<f32>> {
+    let each = times.iter().map(|time| {
+        let (these, others) = samples.split_at(*time);
+        samples = others;
+        these.iter().map(|sample| sample.clamp(-1.0, 1.0)).collect()
+    });
+    each.collect()
 }
 
 /// The activated input, if there is an activation.
@@ -306,6 +310,9 @@ impl VocoderEngine for DeviceEngine {
     }
 
     fn samples(&self, x: Vec<Tensor<3>>) -> Vec<Vec<f32>> {
-        x.into_iter().map(|x| nn::to_f32_vec(&x.cast(DType::F32).clamp(-1.0, 1.0))).collect()
+        let times: Vec<usize> = x.iter().map(|x| x.dims()[2]).collect();
+        // One reading for all streams: each waits for the device.
+        let all = nn::to_f32_vec(&Tensor::cat(x, 2).cast(DType::F32));
+        of_streams(&all, &times)
     }
 }

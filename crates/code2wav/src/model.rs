@@ -1,6 +1,6 @@
 use burn::module::Module;
 use checkpoint::{Code2WavConfig, OmniConfig, Weights};
-use nn::{AnyEngine, Embedding, Engine, on_engine};
+use nn::{AnyEngine, Embedding, Engine, admitted, on_engine};
 use omni_core::{Error, Result};
 
 use crate::conv::{CausalConv, ConvSpec};
@@ -60,7 +60,7 @@ impl Code2Wav {
     /// Reads `code2wav.*`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// As [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
+    /// The errors of [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
     pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
         Self::load_parts(&weights.at("code2wav"), config.code2wav()?)
     }
@@ -68,7 +68,7 @@ impl Code2Wav {
     /// Reads the vocoder's tensors; `weights` stands at its root.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load_parts(weights: &Weights, config: &Code2WavConfig) -> Result<Self> {
         let (width, table) = (config.hidden_size, config.codebook_size * config.num_quantizers);
         let upsample = config.upsampling_ratios.iter().enumerate();
@@ -138,30 +138,14 @@ impl Code2Wav {
     /// For each stream by itself: [`Error::Request`] for no frames, another number of codebooks, or a code outside its codebook; its
     /// state is as it was.
     pub fn forward(&self, runs: Vec<VocoderRun>) -> Vec<Result<Vec<f32>>> {
-        let (mut refused, mut admitted) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
-        for run in runs {
-            let checked = self.check(run.frames);
-            if checked.is_ok() {
-                admitted.push(run);
-            }
-            refused.push(checked.err());
-        }
-        let samples = match admitted.is_empty() {
-            true => Vec::new(),
-            false => on_engine!(self.engine, |e| self.run(e, admitted, None)),
-        };
-        let mut samples = samples.into_iter();
-        let each = refused.into_iter().map(|error| match error {
-            Some(error) => Err(error),
-            None => Ok(samples.next().expect("samples for each stream that was admitted")),
-        });
-        each.collect()
+        let check = |run: &VocoderRun| self.check(run.frames);
+        admitted(runs, check, |runs| on_engine!(self.engine, |e| self.run(e, runs, None)))
     }
 
-    /// As [`Code2Wav::forward`] of one stream, with a look at every part.
+    /// One step of one stream, with a look at every part.
     ///
     /// # Errors
-    /// As [`Code2Wav::forward`].
+    /// The errors of [`Code2Wav::forward`].
     pub fn forward_with(&self, run: VocoderRun, probe: &mut dyn VocoderProbe) -> Result<Vec<f32>> {
         self.check(run.frames)?;
         Ok(on_engine!(self.engine, |e| self.run(e, vec![run], Some(probe))).remove(0))

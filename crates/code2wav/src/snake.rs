@@ -16,9 +16,9 @@ pub(crate) enum Snake {
 /// The logarithms on disk, `[C]` each.
 #[derive(Module, Debug)]
 pub(crate) struct DeviceSnake {
-    /// Of the frequency.
+    /// Logarithm of the frequency.
     alpha: Param<Tensor<1>>,
-    /// Of the inverse amplitude.
+    /// Logarithm of the inverse amplitude.
     beta: Param<Tensor<1>>,
 }
 

@@ -22,7 +22,7 @@ impl Code2Wav {
     /// All frames `[F, Q]` at once, exact: `F * samples_per_frame - lookahead` samples.
     ///
     /// # Errors
-    /// As [`Code2Wav::forward`].
+    /// The errors of [`Code2Wav::forward`].
     pub fn decode(&self, frames: &[Vec<u32>]) -> Result<Vec<f32>> {
         self.forward(vec![VocoderRun { state: &mut self.start(), frames }]).remove(0)
     }
@@ -36,7 +36,7 @@ impl Code2Wav {
     /// `[F, Q]` → `F * samples_per_frame - chunks * lookahead` samples.
     ///
     /// # Errors
-    /// As [`Code2Wav::forward`].
+    /// The errors of [`Code2Wav::forward`].
     pub fn decode_chunked(&self, frames: &[Vec<u32>], chunking: Chunking) -> Result<Vec<f32>> {
         let mut samples = Vec::new();
         for start in (0..frames.len()).step_by(chunking.frames.max(1)) {

@@ -52,7 +52,7 @@ pub enum Error {
     /// A part of the model that the request needs was not loaded.
     #[error("not loaded: {0}")]
     NotLoaded(String),
-    /// As many answers are being made as may be at once. Nothing was begun; the request can be put again when one has ended.
+    /// The limit of answers at once is reached. Nothing was begun; the request can be put again when one has ended.
     #[error("busy: {running} answers are being made, and no more than {limit} may be at once")]
     Busy {
         /// Answers in the making.

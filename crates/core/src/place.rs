@@ -3,7 +3,7 @@ use burn::tensor::Device;
 /// Where a model computes; decided once, when it is loaded.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// In the memory of this process, by the CPU kernels of this family, with weights where the file maps them. Tensors that cross
+    /// Computes in the memory of this process, by the CPU kernels of this family, with weights where the file maps them. Tensors that cross
     /// crate borders are made on the given device, which must be a CPU device of burn.
     Host(Device),
     /// By burn tensors on this device: any GPU, and the CPU too. An autodiff device makes the weights trainable.

@@ -43,7 +43,7 @@ impl Positions {
         &self.axes[axis]
     }
 
-    /// Those of some tokens of one row.
+    /// The positions of some tokens of one row.
     ///
     /// # Panics
     /// If there are not so many, or several rows.

@@ -39,7 +39,7 @@ pub trait VocoderStream: Send {
     /// The samples that are held back when the speech has ended.
     ///
     /// # Errors
-    /// As [`VocoderStream::step`].
+    /// The errors of [`VocoderStream::step`].
     fn finish(&mut self) -> Result<Vec<f32>> {
         Ok(Vec::new())
     }

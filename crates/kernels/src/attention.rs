@@ -29,7 +29,7 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// Of rows that lie one behind the other.
+    /// Windows over rows that lie one behind the other.
     ///
     /// # Panics
     /// If they are too long for any memory.

@@ -171,7 +171,7 @@ pub fn cached_attention(
     attend(Processor::best(), q, runs, heads, window, precision, y);
 }
 
-/// As [`attend_padded`], for heads of any width.
+/// Pads heads to whole vectors where the cache did, and attends.
 fn attend(
     processor: Processor,
     q: &[f32],
@@ -301,10 +301,10 @@ pub(crate) struct Task<'a> {
     q: &'a [f32],
     pub(crate) cache: &'a KvPages,
     rows: usize,
-    /// Of the run, among the rows of all runs.
+    /// The run's first row among the rows of all runs.
     first_row: usize,
     heads: usize,
-    /// Of the cache.
+    /// Which of the cache's heads.
     pub(crate) head: usize,
     window: Option<usize>,
     pub(crate) y: &'a Columns<'a>,

@@ -11,12 +11,13 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use crate::conv_layout::{Layout, Part};
+use crate::conv_time::{ConvShape, ConvStream};
 use crate::elementwise::Snake;
 #[cfg(target_arch = "x86_64")]
 use crate::half::{Block, Columns as Operand, HalfInstructions, Rows, SIDE, Shift, TILE, Tiles, block};
 use crate::half_pairs::join;
 use crate::level::Processor;
-use crate::memory::{Columns, aligned, size, total};
+use crate::memory::{Columns, aligned, size};
 use crate::weight::narrow;
 
 /// Columns of the output that one task computes, at most.
@@ -30,29 +31,11 @@ pub struct HalfConv {
     /// `[rows, taps, channels]` in bf16: rows a multiple of 32, channels a multiple of 32.
     weight: Vec<u16>,
     bias: Vec<f32>,
-    input: usize,
-    output: usize,
-    taps: usize,
-    /// Inputs from one tap to the next.
-    dilation: usize,
-    /// Outputs per input; one for a causal convolution.
-    stride: usize,
-    transposed: bool,
-    /// Inputs from before the first one that outputs still need: `(taps - 1) * dilation`.
-    past: usize,
+    shape: ConvShape,
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 type HalfInstructions = std::convert::Infallible;
-
-/// One of the streams that a convolution takes together.
-#[derive(Debug)]
-pub struct ConvStream<'a> {
-    /// Inputs before the new ones, `[input, past]`, which become those before the next ones. Empty before the first.
-    pub history: &'a mut Vec<f32>,
-    /// New inputs.
-    pub time: usize,
-}
 
 impl HalfConv {
     /// A causal convolution with a weight `[output, input, kernel]`; `None` on a processor without the instructions.
@@ -67,16 +50,10 @@ impl HalfConv {
         processor: Processor,
         weight: &[f32],
         bias: &[f32],
-        [output, input, kernel]: [usize; 3],
+        sizes: [usize; 3],
         dilation: usize,
     ) -> Option<Self> {
-        assert!(
-            weight.len() == size([output, input, kernel]) && bias.len() == output,
-            "weight [output, input, kernel], bias"
-        );
-        let at = |row: usize, tap: usize, channel: usize| weight[(row * input + channel) * kernel + tap];
-        let taps = [kernel, dilation];
-        Self::new(processor, at, bias, [input, output], taps, None)
+        Self::new(processor, weight, bias, ConvShape::causal(weight, bias, sizes, dilation))
     }
 
     /// A transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that. With twice
@@ -92,74 +69,40 @@ impl HalfConv {
         processor: Processor,
         weight: &[f32],
         bias: &[f32],
-        [input, output, kernel]: [usize; 3],
+        sizes: [usize; 3],
         stride: usize,
     ) -> Option<Self> {
-        assert!(
-            weight.len() == size([output, input, kernel]) && bias.len() == output,
-            "weight [input, output, kernel], bias"
-        );
-        let twice = stride.checked_mul(2);
-        assert!(kernel == stride || Some(kernel) == twice, "a kernel of {kernel} with a stride of {stride}");
-        assert!(stride > 0, "a stride of 0");
-        let taps = kernel / stride;
-        // The earlier input meets the later half of the kernel.
-        let at = |row: usize, tap: usize, channel: usize| {
-            let place = row % stride + (taps - 1 - tap) * stride;
-            weight[(channel * output + row / stride) * kernel + place]
-        };
-        Self::new(processor, at, bias, [input, output], [taps, 1], Some(stride))
+        Self::new(processor, weight, bias, ConvShape::transposed(weight, bias, sizes, stride))
     }
 
-    fn new(
-        processor: Processor,
-        at: impl Fn(usize, usize, usize) -> f32,
-        bias: &[f32],
-        [input, output]: [usize; 2],
-        [taps, dilation]: [usize; 2],
-        stride: Option<usize>,
-    ) -> Option<Self> {
-        let sizes = [input, output, taps, dilation];
-        assert!(!sizes.contains(&0), "a convolution with a size of 0: input, output, taps, dilation {sizes:?}");
-        // Weights and inputs are padded to whole blocks of channels.
-        let past = size([taps - 1, dilation]);
-        size([total([input, 32]), total([past, 1]), 4 * size_of::<f32>()]);
+    fn new(processor: Processor, values: &[f32], bias: &[f32], shape: ConvShape) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         let instructions = processor.half?;
         #[cfg(not(target_arch = "x86_64"))]
         let instructions = None?;
-        let (transposed, stride) = (stride.is_some(), stride.unwrap_or(1));
-        let (rows, channels) = (output * stride, input.next_multiple_of(32));
+        let ConvShape { input, taps, .. } = shape;
+        let (rows, channels) = (shape.rows(), input.next_multiple_of(32));
         let mut weight = vec![0; size([rows.next_multiple_of(32), taps, channels])];
         for (row, weight) in weight.chunks_exact_mut(taps * channels).take(rows).enumerate() {
             for (tap, weight) in weight.chunks_exact_mut(channels).enumerate() {
-                weight[..input].iter_mut().enumerate().for_each(|(channel, w)| *w = narrow(at(row, tap, channel)));
+                let of_channel = |channel| narrow(shape.at(values, row, channel, tap));
+                weight[..input].iter_mut().enumerate().for_each(|(channel, w)| *w = of_channel(channel));
             }
         }
-        let bias = bias.to_vec();
-        Some(Self { instructions, weight, bias, input, output, taps, dilation, stride, transposed, past })
+        Some(Self { instructions, weight, bias: bias.to_vec(), shape })
     }
 
     /// Inputs from before the first one that outputs still need.
     pub fn past(&self) -> usize {
-        self.past
+        self.shape.past()
     }
 
     /// Channels `[input, output]`.
     pub fn channels(&self) -> [usize; 2] {
-        [self.input, self.output]
+        [self.shape.input, self.shape.output]
     }
 
-    /// The outputs `[output, sum of lengths]` of new inputs `[input, sum of times]`, whose activation is convolved; returns how many
-    /// each stream got.
-    ///
-    /// Streams lie beside each other in each channel, in their order, and each gets the very numbers it gets alone; weights are read
-    /// once for all of them. A stream's outputs are `time * stride`, but before its first input there are zeros where time is not
-    /// multiplied, and where it is, the outputs before the first input are left out. With `add` the outputs are added to what is in
-    /// `y`, otherwise `y` gets their size.
-    ///
-    /// # Panics
-    /// If the lengths do not agree, or a history holds more than is past.
+    /// See [`crate::Conv1d::run`]: each stream gets the very numbers it gets alone.
     pub fn run(
         &self,
         streams: &mut [ConvStream],
@@ -168,26 +111,9 @@ impl HalfConv {
         add: bool,
         y: &mut Vec<f32>,
     ) -> Vec<usize> {
-        let time = total(streams.iter().map(|stream| stream.time));
-        assert_eq!(x.len(), size([time, self.input]), "x [input, sum of times]");
-        let channels = activation.map(|activation| activation.channels());
-        assert!(channels.is_none_or(|channels| channels == self.input), "an activation of {channels:?} channels");
-        for stream in streams.iter_mut() {
-            if stream.history.is_empty() && !self.transposed {
-                stream.history.resize(size([self.input, self.past]), 0.0);
-            }
-            let held = stream.history.len() / self.input;
-            assert!(held <= self.past && stream.history.len() == held * self.input, "a history [input, past or less]");
-        }
-        let inputs = streams.iter().map(|stream| stream.history.len() / self.input + stream.time);
-        let layout = Layout::new(self.past, inputs);
-        let lengths: Vec<usize> = layout.steps.iter().map(|steps| size([*steps, self.stride])).collect();
-        let length = size([self.output, total(lengths.iter().copied())]);
-        if add {
-            assert!(y.len() == length && self.stride == 1, "y [output, sum of times]");
-        } else {
-            y.resize(length, 0.0);
-        }
+        let inputs = self.shape.begin(streams, x, activation);
+        let layout = Layout::new(self.past(), inputs.into_iter());
+        let lengths = self.shape.size_outputs(&layout.steps, add, y);
         #[cfg(target_arch = "x86_64")]
         {
             let mut memory = PAIRS.take();
@@ -195,7 +121,7 @@ impl HalfConv {
             self.multiply(pairs, &layout, add, y);
             PAIRS.set(memory);
         }
-        self.keep(streams, x);
+        self.shape.keep(streams, x);
         lengths
     }
 
@@ -210,14 +136,14 @@ impl HalfConv {
         memory: &'a mut Vec<f32>,
     ) -> &'a [f32] {
         let arch = Processor::best().arch;
-        let (channels, width) = (self.input.next_multiple_of(32), layout.width);
+        let (channels, width) = (self.shape.input.next_multiple_of(32), layout.width);
         let pairs = aligned(memory, size([channels / 2, width]));
         pairs.par_chunks_exact_mut(width).enumerate().for_each(|(pair, out)| {
             let mut rows = ROWS.take();
             rows.clear();
             rows.resize(2 * width, 0.0);
-            for (channel, row) in (2 * pair..self.input.min(2 * pair + 2)).zip(rows.chunks_exact_mut(width)) {
-                self.gather(channel, streams, x, layout, row);
+            for (channel, row) in (2 * pair..self.shape.input.min(2 * pair + 2)).zip(rows.chunks_exact_mut(width)) {
+                self.shape.gather(channel, streams, x, &layout.starts, row);
                 if let Some(activation) = activation {
                     activation.channel(arch, channel, &mut row[..layout.columns]);
                 }
@@ -231,29 +157,15 @@ impl HalfConv {
         pairs
     }
 
-    /// All streams' inputs of one channel, each behind its history.
-    fn gather(&self, channel: usize, streams: &[ConvStream], x: &[f32], layout: &Layout, row: &mut [f32]) {
-        let total = x.len() / self.input;
-        let mut x = &x[channel * total..][..total];
-        for (stream, start) in streams.iter().zip(&layout.starts) {
-            let (new, others) = x.split_at(stream.time);
-            let held = stream.history.len() / self.input;
-            let (before, row) = row[*start..][..held + new.len()].split_at_mut(held);
-            before.copy_from_slice(&stream.history[channel * held..][..held]);
-            row.copy_from_slice(new);
-            x = others;
-        }
-    }
-
     #[cfg(target_arch = "x86_64")]
     fn multiply(&self, pairs: &[f32], layout: &Layout, add: bool, y: &mut [f32]) {
-        let channels = self.input.next_multiple_of(32);
+        let channels = self.shape.input.next_multiple_of(32);
         assert_eq!(pairs.len(), channels / 2 * layout.width, "pairs [channels / 2, width]");
-        let depth = self.taps * channels;
-        let rows = self.output * self.stride;
-        let shift = |tap| Shift { rows: tap * channels, columns: tap * self.dilation };
-        let shifts: Vec<Shift> = (0..self.taps).map(shift).collect();
-        let out = Columns::new(y, layout.steps.iter().sum::<usize>() * self.stride);
+        let depth = self.shape.taps * channels;
+        let rows = self.shape.rows();
+        let shift = |tap| Shift { rows: tap * channels, columns: tap * self.shape.dilation };
+        let shifts: Vec<Shift> = (0..self.shape.taps).map(shift).collect();
+        let out = Columns::new(y, layout.steps.iter().sum::<usize>() * self.shape.stride);
         let columns = layout.blocks();
         let pieces: Vec<_> = columns.chunks(COLUMNS / SIDE).collect();
         let blocks = rows.div_ceil(SIDE);
@@ -263,7 +175,7 @@ impl HalfConv {
             let registers = Tiles::new(self.instructions);
             let mut results = Block([0.0; SIDE * SIDE]);
             for (tiles, parts) in pieces[task / blocks] {
-                assert!(tiles.iter().all(|tile| tile + self.past + TILE <= layout.width), "tiles {tiles:?}");
+                assert!(tiles.iter().all(|tile| tile + self.past() + TILE <= layout.width), "tiles {tiles:?}");
                 let operand = Operand {
                     at: pairs[tiles[0]..].as_ptr().cast(),
                     stride: layout.width,
@@ -290,11 +202,11 @@ impl HalfConv {
     #[inline(always)]
     unsafe fn store(&self, out: &Columns, first: usize, part: &Part, results: &Block, add: bool) {
         let Part { column, step, count, .. } = *part;
-        let rows = (first..self.output * self.stride).zip(results.0.chunks_exact(SIDE));
+        let rows = (first..self.shape.rows()).zip(results.0.chunks_exact(SIDE));
         for (row, sums) in rows.map(|(row, sums)| (row, &sums[column..column + count])) {
-            let channel = row / self.stride;
+            let channel = row / self.shape.stride;
             let bias = self.bias[channel];
-            if self.stride == 1 {
+            if self.shape.stride == 1 {
                 // SAFETY: promised by the caller; the piece is dropped before the next. It lies in the matrix, or `piece` panics.
                 let y = unsafe { out.piece(channel, step..step + count) };
                 match add {
@@ -302,30 +214,12 @@ impl HalfConv {
                     false => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum + bias),
                 }
             } else {
-                let place = step * self.stride + row % self.stride;
+                let place = step * self.shape.stride + row % self.shape.stride;
                 for (at, sum) in sums.iter().enumerate() {
                     // SAFETY: as above: no other row of weights makes this output.
-                    unsafe { out.set(channel, place + at * self.stride, sum + bias) };
+                    unsafe { out.set(channel, place + at * self.shape.stride, sum + bias) };
                 }
             }
-        }
-    }
-
-    /// Each stream's last inputs are its next ones' history.
-    fn keep(&self, streams: &mut [ConvStream], x: &[f32]) {
-        let (past, total) = (self.past(), x.len() / self.input);
-        let mut first = 0;
-        for ConvStream { history, time } in streams {
-            let held = history.len() / self.input;
-            let kept = past.min(held + *time);
-            let from_history = kept.saturating_sub(*time);
-            let mut next = Vec::with_capacity(self.input * kept);
-            for channel in 0..self.input {
-                next.extend_from_slice(&history[channel * held..][held - from_history..held]);
-                next.extend_from_slice(&x[channel * total + first..][*time - (kept - from_history)..*time]);
-            }
-            **history = next;
-            first += *time;
         }
     }
 }

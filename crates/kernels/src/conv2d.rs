@@ -60,7 +60,7 @@ impl Geometry {
         (2 * (y % 2) + x % 2) * self.plane + (y / 2 + 1) * self.row + x / 2 + 1
     }
 
-    /// Of each tap, how far its pixel lies behind that of the output, whose last column is no pixel.
+    /// How far the pixel of each tap lies behind that of the output, whose last column is no pixel.
     fn shifts(&self) -> [usize; TAPS] {
         std::array::from_fn(|tap| {
             let ([odd_y, odd_x], [past_y, past_x]) =

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::conv::{ConvStream, HalfConv};
+use crate::conv::HalfConv;
+use crate::conv_time::{ConvShape, ConvStream};
 use crate::conv2d::{HalfConv2d, Planes};
 use crate::elementwise::Snake;
 use crate::level::Processor;
@@ -29,31 +30,44 @@ impl Conv1d {
     /// If the lengths do not agree.
     pub fn causal(weight: &[f32], bias: &[f32], shape: [usize; 3], dilation: usize, precision: Precision) -> Self {
         let half = (precision == Precision::Half).then(|| HalfConv::causal(weight, bias, shape, dilation)).flatten();
-        half.map_or_else(|| Conv1d::Full(DirectConv::causal(weight, bias, shape, dilation)), Conv1d::Half)
+        half.map_or_else(
+            || Conv1d::Full(DirectConv::new(weight, bias, ConvShape::causal(weight, bias, shape, dilation))),
+            Conv1d::Half,
+        )
     }
 
-    /// A transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that: see
-    /// [`HalfConv::transposed`]. Half precision where the processor has the instructions.
+    /// A transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that. With twice
+    /// the stride an output needs the input before it too; the outputs before the first input are cut. Half precision where the
+    /// processor has the instructions.
     ///
     /// # Panics
     /// If the lengths do not agree.
     pub fn transposed(weight: &[f32], bias: &[f32], shape: [usize; 3], stride: usize, precision: Precision) -> Self {
         let half = (precision == Precision::Half).then(|| HalfConv::transposed(weight, bias, shape, stride)).flatten();
-        half.map_or_else(|| Conv1d::Full(DirectConv::transposed(weight, bias, shape, stride)), Conv1d::Half)
+        half.map_or_else(
+            || Conv1d::Full(DirectConv::new(weight, bias, ConvShape::transposed(weight, bias, shape, stride))),
+            Conv1d::Half,
+        )
     }
 
     /// Channels `[input, output]`.
     pub fn channels(&self) -> [usize; 2] {
         match self {
             Conv1d::Half(conv) => conv.channels(),
-            Conv1d::Full(conv) => [conv.input, conv.output],
+            Conv1d::Full(conv) => [conv.shape.input, conv.shape.output],
         }
     }
 
-    /// As [`HalfConv::run`].
+    /// The outputs `[output, sum of lengths]` of new inputs `[input, sum of times]`, whose activation is convolved; returns how many
+    /// each stream got.
+    ///
+    /// Streams lie beside each other in each channel, in their order, and each gets the very numbers it gets alone; weights are read
+    /// once for all of them. A stream's outputs are `time * stride`, but before its first input there are zeros where time is not
+    /// multiplied, and where it is, the outputs before the first input are left out. With `add` the outputs are added to what is in
+    /// `y`, otherwise `y` gets their size.
     ///
     /// # Panics
-    /// If the lengths do not agree.
+    /// If the lengths do not agree, or a history holds more than is past.
     pub fn run(
         &self,
         streams: &mut [ConvStream],
@@ -75,39 +89,12 @@ pub struct DirectConv {
     /// `[rows / 4, input, taps, 4]`; a transposed convolution has one row per output and place within the stride.
     weight: Vec<f32>,
     bias: Vec<f32>,
-    input: usize,
-    output: usize,
-    taps: usize,
-    dilation: usize,
-    stride: usize,
-    transposed: bool,
+    shape: ConvShape,
 }
 
 impl DirectConv {
-    fn causal(weight: &[f32], bias: &[f32], [output, input, kernel]: [usize; 3], dilation: usize) -> Self {
-        assert!(
-            weight.len() == output * input * kernel && bias.len() == output,
-            "weight [out, in, kernel], bias [out]"
-        );
-        let at = |row: usize, channel: usize, tap: usize| weight[(row * input + channel) * kernel + tap];
-        let weight = laid(at, [output, input, kernel]);
-        Self { weight, bias: bias.to_vec(), input, output, taps: kernel, dilation, stride: 1, transposed: false }
-    }
-
-    fn transposed(weight: &[f32], bias: &[f32], [input, output, kernel]: [usize; 3], stride: usize) -> Self {
-        assert!(
-            weight.len() == output * input * kernel && bias.len() == output,
-            "weight [in, out, kernel], bias [out]"
-        );
-        assert!(kernel == stride || kernel == 2 * stride, "a kernel of {kernel} with a stride of {stride}");
-        let taps = kernel / stride;
-        // The earlier input meets the later half of the kernel.
-        let at = |row: usize, channel: usize, tap: usize| {
-            let place = row % stride + (taps - 1 - tap) * stride;
-            weight[(channel * output + row / stride) * kernel + place]
-        };
-        let weight = laid(at, [output * stride, input, taps]);
-        Self { weight, bias: bias.to_vec(), input, output, taps, dilation: 1, stride, transposed: true }
+    fn new(weight: &[f32], bias: &[f32], shape: ConvShape) -> Self {
+        Self { weight: laid(weight, shape), bias: bias.to_vec(), shape }
     }
 
     fn run(
@@ -118,71 +105,55 @@ impl DirectConv {
         add: bool,
         y: &mut Vec<f32>,
     ) -> Vec<usize> {
-        let total: usize = streams.iter().map(|stream| stream.time).sum();
-        assert_eq!(x.len(), total * self.input, "x [input, sum of times]");
-        let past = (self.taps - 1) * self.dilation;
-        for stream in streams.iter_mut().filter(|stream| stream.history.is_empty() && !self.transposed) {
-            stream.history.resize(self.input * past, 0.0);
-        }
-        // Behind each other, each stream's history and new inputs.
-        let spans: Vec<usize> = streams.iter().map(|s| s.history.len() / self.input + s.time).collect();
-        let steps: Vec<usize> = spans.iter().map(|span| span.saturating_sub(past)).collect();
-        let length = steps.iter().sum::<usize>() * self.stride;
-        if add {
-            assert!(y.len() == self.output * length && self.stride == 1, "y [output, sum of times]");
-        } else {
-            y.resize(self.output * length, 0.0);
-        }
-        let (gathered, width) = self.gather(streams, x, activation, &spans);
-        let starts = spans.iter().scan(0, |end, span| {
-            *end += span;
-            Some(*end - span)
+        let inputs = self.shape.begin(streams, x, activation);
+        let past = self.shape.past();
+        let steps: Vec<usize> = inputs.iter().map(|inputs| inputs.saturating_sub(past)).collect();
+        let lengths = self.shape.size_outputs(&steps, add, y);
+        let starts = inputs.iter().scan(0, |end, inputs| {
+            *end += inputs;
+            Some(*end - inputs)
         });
-        let of_stream = |(start, steps): (usize, &usize)| {
-            let steps = *steps;
-            (0..steps).step_by(COLUMNS).map(move |at| [start + at, COLUMNS.min(steps - at)])
-        };
-        let blocks: Vec<[usize; 2]> = starts.zip(&steps).flat_map(of_stream).collect();
-        self.multiply(&gathered, width, &blocks, add, y, length);
-        self.keep(streams, x, past);
-        steps.into_iter().map(|steps| steps * self.stride).collect()
+        let (starts, columns) = (starts.collect::<Vec<_>>(), inputs.iter().sum::<usize>());
+        let blocks = starts.iter().zip(&steps).flat_map(|(start, steps)| {
+            (0..*steps).step_by(COLUMNS).map(move |at| [start + at, COLUMNS.min(steps - at)])
+        });
+        let (blocks, total) = (blocks.collect::<Vec<_>>(), steps.iter().sum());
+        // A block may begin at the last column.
+        let width = columns + COLUMNS;
+        let gathered = self.gathered(streams, x, activation, &starts, [columns, width]);
+        self.multiply(&gathered, width, &blocks, total, add, y);
+        self.shape.keep(streams, x);
+        lengths
     }
-    /// All streams' inputs behind each other, each behind its history, activated: `[input, width]`, and the width, which leaves room
-    /// for a block that begins at the last column.
-    fn gather(
+
+    /// All streams' inputs `[input, width]`, each behind its history, the columns that hold some activated.
+    fn gathered(
         &self,
         streams: &[ConvStream],
         x: &[f32],
         activation: Option<Snake>,
-        spans: &[usize],
-    ) -> (Vec<f32>, usize) {
-        let (total, width) = (x.len() / self.input, spans.iter().sum::<usize>() + COLUMNS);
-        let mut gathered = vec![0.0; self.input * width];
+        starts: &[usize],
+        [columns, width]: [usize; 2],
+    ) -> Vec<f32> {
+        let mut gathered = vec![0.0; self.shape.input * width];
         let arch = Processor::best().arch;
         gathered.par_chunks_exact_mut(width).enumerate().for_each(|(channel, row)| {
-            let (mut at, mut first) = (0, channel * total);
-            for stream in streams {
-                let held = stream.history.len() / self.input;
-                row[at..at + held].copy_from_slice(&stream.history[channel * held..][..held]);
-                row[at + held..][..stream.time].copy_from_slice(&x[first..][..stream.time]);
-                at += held + stream.time;
-                first += stream.time;
-            }
+            self.shape.gather(channel, streams, x, starts, row);
             if let Some(activation) = activation {
-                activation.channel(arch, channel, &mut row[..at]);
+                activation.channel(arch, channel, &mut row[..columns]);
             }
         });
-        (gathered, width)
+        gathered
     }
 
-    fn multiply(&self, x: &[f32], width: usize, blocks: &[[usize; 2]], add: bool, y: &mut [f32], length: usize) {
-        let rows = self.output * self.stride;
-        let steps = length / self.stride;
+    /// Multiplies the blocks of columns, `steps` columns in all.
+    fn multiply(&self, x: &[f32], width: usize, blocks: &[[usize; 2]], steps: usize, add: bool, y: &mut [f32]) {
+        let ConvShape { input, taps, stride, .. } = self.shape;
         let arch = Processor::best().arch;
         // Rows of one channel, or the channels of one group of rows, are one task's.
         let sums: Vec<Vec<f32>> = self
             .weight
-            .par_chunks_exact(self.input * self.taps * ROWS)
+            .par_chunks_exact(input * taps * ROWS)
             .map(|weight| {
                 let mut sums = vec![0.0; ROWS * steps];
                 let mut at = 0;
@@ -197,16 +168,15 @@ impl DirectConv {
             })
             .collect();
         let row_of = |row: usize| &sums[row / ROWS][row % ROWS * steps..][..steps];
-        y.par_chunks_exact_mut(length.max(1)).enumerate().for_each(|(channel, y)| {
+        y.par_chunks_exact_mut((steps * stride).max(1)).enumerate().for_each(|(channel, y)| {
             let bias = self.bias[channel];
-            for place in 0..self.stride {
-                let row = row_of(channel * self.stride + place);
-                for (y, sum) in y[place..].iter_mut().step_by(self.stride).zip(row) {
+            for place in 0..stride {
+                let row = row_of(channel * stride + place);
+                for (y, sum) in y[place..].iter_mut().step_by(stride).zip(row) {
                     *y = if add { *y + sum + bias } else { sum + bias };
                 }
             }
         });
-        debug_assert!(rows <= sums.len() * ROWS);
     }
 
     /// The sums of four rows of weights at some columns from `start` on.
@@ -215,8 +185,8 @@ impl DirectConv {
         let mut sums = [[0.0; COLUMNS]; ROWS];
         let mut weight = weight.as_chunks::<ROWS>().0.iter();
         for row in x.chunks_exact(width) {
-            for tap in 0..self.taps {
-                let at = start + tap * self.dilation;
+            for tap in 0..self.shape.taps {
+                let at = start + tap * self.shape.dilation;
                 let (Some(x), Some(weight)) = (row.get(at..).and_then(<[f32]>::first_chunk::<COLUMNS>), weight.next())
                 else {
                     continue;
@@ -230,32 +200,16 @@ impl DirectConv {
         }
         sums
     }
-
-    /// Each stream's last inputs are its next ones' history.
-    fn keep(&self, streams: &mut [ConvStream], x: &[f32], past: usize) {
-        let total = x.len() / self.input;
-        let mut first = 0;
-        for ConvStream { history, time } in streams {
-            let held = history.len() / self.input;
-            let kept = past.min(held + *time);
-            let from_history = kept.saturating_sub(*time);
-            let mut next = Vec::with_capacity(self.input * kept);
-            for channel in 0..self.input {
-                next.extend_from_slice(&history[channel * held..][held - from_history..held]);
-                next.extend_from_slice(&x[channel * total + first..][*time - (kept - from_history)..*time]);
-            }
-            **history = next;
-            first += *time;
-        }
-    }
 }
 
 /// `[rows / 4, input, taps, 4]`, rows beyond the last being zero.
-fn laid(at: impl Fn(usize, usize, usize) -> f32, [rows, input, taps]: [usize; 3]) -> Vec<f32> {
+fn laid(values: &[f32], shape: ConvShape) -> Vec<f32> {
+    let ConvShape { input, taps, .. } = shape;
+    let rows = shape.rows();
     let mut weight = Vec::with_capacity(rows.next_multiple_of(ROWS) * input * taps);
     for first in (0..rows).step_by(ROWS) {
         for (channel, tap) in (0..input).flat_map(|channel| (0..taps).map(move |tap| (channel, tap))) {
-            let of_row = |row| if row < rows { at(row, channel, tap) } else { 0.0 };
+            let of_row = |row| if row < rows { shape.at(values, row, channel, tap) } else { 0.0 };
             weight.extend((first..first + ROWS).map(of_row));
         }
     }

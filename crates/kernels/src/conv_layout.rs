@@ -11,9 +11,9 @@ use crate::half_pairs::TILE;
 /// it; what a tile computes for columns between two streams is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
-    /// Of each stream, the column of its first input.
+    /// The column of each stream's first input.
     pub(crate) starts: Vec<usize>,
-    /// Of each stream, its steps: columns that become outputs.
+    /// Steps of each stream: columns that become outputs.
     pub(crate) steps: Vec<usize>,
     /// Columns up to the last input.
     pub(crate) columns: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Part {
 }
 
 impl Layout {
-    /// Of streams with so many inputs each, those of the past included.
+    /// The layout of streams whose numbers of inputs are given, those of the past included.
     pub(crate) fn new(past: usize, inputs: impl Iterator<Item = usize>) -> Self {
         let mut layout = Self::default();
         for inputs in inputs {

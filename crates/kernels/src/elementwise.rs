@@ -36,7 +36,7 @@ pub struct Snake<'a> {
 }
 
 impl Snake<'_> {
-    /// Of all values `[channels, time]`.
+    /// Activates all values `[channels, time]`.
     ///
     /// # Panics
     /// If the values are no whole channels, or there are not as many amplitudes as frequencies.
@@ -62,7 +62,7 @@ impl Snake<'_> {
         self.frequency.len()
     }
 
-    /// Of one channel.
+    /// Activates the values of one channel.
     pub(crate) fn channel(&self, arch: Arch, channel: usize, values: &mut [f32]) {
         let (frequency, amplitude) = (self.frequency[channel], self.amplitude[channel]);
         arch.dispatch(|| {

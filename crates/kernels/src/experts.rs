@@ -167,7 +167,7 @@ impl Seldom {
     }
 }
 
-/// Of experts that few rows have chosen. A choice's row is one of the inputs; `places` says which row of `y` belongs to it.
+/// Computes the experts that few rows have chosen. A choice's row is one of the inputs; `places` says which row of `y` belongs to it.
 #[allow(clippy::too_many_arguments)] // Those of `experts`, taken apart.
 fn few<'a>(
     processor: Processor,

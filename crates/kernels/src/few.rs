@@ -251,7 +251,7 @@ fn products_on(processor: Processor, inputs: &mut Inputs, precision: Precision, 
     }
 }
 
-/// As [`products`], for rows that take less time than reading the weights.
+/// Computes [`products`] for rows that take less time than reading the weights.
 pub(crate) fn few_rows(instructions: Instructions, inputs: &mut Inputs, products: &mut [Product]) {
     let products: SmallVec<[_; 4]> = products
         .iter_mut()
@@ -299,7 +299,7 @@ const OUTPUTS: usize = 64;
 /// Some outputs of some rows; `emit` is told the row's place in `rows`, the output and the sum.
 ///
 /// # Panics
-/// If the inputs are not of the matrix's width or not prepared for it, or there are not so many rows or outputs.
+/// If the inputs are not of the matrix's width or not prepared for it, or a row or output is not there.
 pub(crate) fn multiply(
     instructions: Instructions,
     inputs: &Inputs,

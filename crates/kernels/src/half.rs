@@ -136,7 +136,7 @@ pub(crate) struct Shift {
 }
 
 impl Shift {
-    /// Of the only round.
+    /// The place of the only round.
     pub(crate) const NONE: Self = Self { rows: 0, columns: 0 };
 }
 

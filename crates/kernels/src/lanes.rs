@@ -28,7 +28,7 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn load_int(at: *const i32) -> Self::Int;
     unsafe fn splat(a: f32) -> Self::Float;
     unsafe fn store(at: *mut f32, a: Self::Float);
-    /// As many bf16 numbers as the vector has lanes.
+    /// Loads one bf16 number for each lane.
     unsafe fn load_half(at: *const u16) -> Self::Float;
     unsafe fn to_float(a: Self::Int) -> Self::Float;
     /// The lower halves as bf16 numbers.
@@ -42,11 +42,11 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn grow<const SHIFT: u32>(a: Self::Int, b: Self::Int) -> Self::Int;
     /// Four numbers, each for a quarter of the lanes.
     unsafe fn quarters(at: *const f32) -> Self::Float;
-    /// As [`Lanes::quarters`], four bf16 numbers.
+    /// Repeats four bf16 numbers, each in a quarter.
     unsafe fn quarters_half(at: *const u16) -> Self::Float;
     /// The `GROUPS` scales at `at`, each for an equal share of the lanes.
     unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> Self::Float;
-    /// As [`Lanes::scales`], whole numbers.
+    /// Loads the same for whole numbers.
     unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> Self::Int;
 }
 
@@ -58,7 +58,7 @@ pub(crate) trait Stored: Copy {
     /// The processor has the instructions of `V`, and a vector can be read there.
     unsafe fn load<V: Lanes>(at: *const Self) -> V::Float;
 
-    /// As [`Lanes::quarters`].
+    /// Repeats four numbers, each in a quarter.
     ///
     /// # Safety
     /// The processor has the instructions of `V`, and four numbers can be read there.

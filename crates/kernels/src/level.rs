@@ -63,7 +63,7 @@ impl SimdLevel {
         }
     }
 
-    /// As the environment variable names it.
+    /// The level that a value of the environment variable names.
     fn named(name: &str) -> Option<Self> {
         match name {
             "scalar" => Some(Self::Scalar),
@@ -112,19 +112,19 @@ impl Processor {
         }
     }
 
-    /// That of [`simd_level`].
+    /// The processor at [`simd_level`].
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Processor> = OnceLock::new();
         *BEST.get_or_init(|| Self::up_to(simd_level()))
     }
 
-    /// Of every level up to [`simd_level`]: tests go through all of them.
+    /// One processor for each level up to [`simd_level`]: tests go through all of them.
     #[cfg(test)]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         SimdLevel::ALL.iter().filter(|level| **level <= simd_level()).map(|level| Self::up_to(*level))
     }
 
-    /// Those of [`Processor::all`] that can multiply in half precision.
+    /// The levels among [`Processor::all`] that can multiply in half precision.
     #[cfg(all(test, target_arch = "x86_64"))]
     pub(crate) fn halves() -> impl Iterator<Item = (Self, HalfInstructions)> {
         Self::all().filter_map(|processor| Some((processor, processor.half?)))
@@ -155,7 +155,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::ProptestConfig;
 
-    /// So many cases, or `PROPTEST_CASES`: tools that check every access take a thousand times as long.
+    /// `count` cases, or `PROPTEST_CASES`: tools that check every access take a thousand times as long.
     pub(crate) fn cases(count: u32) -> ProptestConfig {
         let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
         // Miri lets no program see where it is, which failures would be written to.

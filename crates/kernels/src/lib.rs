@@ -23,6 +23,7 @@ mod conv;
 mod conv2d;
 mod conv_direct;
 mod conv_layout;
+mod conv_time;
 mod elementwise;
 mod experts;
 mod few;
@@ -45,9 +46,9 @@ mod weight;
 
 pub use attention::{AttentionShape, window_attention};
 pub use cache::{KvPages, Run, cached_attention};
-pub use conv::{ConvStream, HalfConv};
 pub use conv_direct::{Conv1d, Conv2dStack, Conv2dWeights};
-pub use conv2d::{HalfConv2d, Planes};
+pub use conv_time::ConvStream;
+
 pub use elementwise::{Snake, gelu, gelu_tanh};
 pub use experts::{Choice, Expert, ExpertsMemory, experts};
 pub use few::{Inputs, MANY, Product, products};

@@ -104,10 +104,10 @@ pub fn linear(x: &[f32], weight: Weight, bias: Option<&[f32]>, shape: LinearShap
     y
 }
 
-/// As [`linear`], into memory that is there.
+/// Computes [`linear`] into memory that is there.
 ///
 /// # Panics
-/// As [`linear`].
+/// Where [`linear`] does.
 pub fn linear_to(
     x: &[f32],
     weight: Weight,
@@ -120,7 +120,7 @@ pub fn linear_to(
 }
 
 impl Affine<'_> {
-    /// Of rows `x` `[rows, input]`, into `y` `[rows, output]`.
+    /// Multiplies rows `x` `[rows, input]` into `y` `[rows, output]`.
     ///
     /// # Panics
     /// If a slice has not the length of its shape.

@@ -112,7 +112,7 @@ impl Target<'_> {
 /// Numbers in one line of the cache.
 const LINE: usize = 16;
 
-/// So many values of the vector, which grows as needed, from the beginning of a cache line on: a load that crosses two lines
+/// `length` values of the vector, which grows as needed, from the beginning of a cache line on: a load that crosses two lines
 /// costs two.
 pub(crate) fn aligned(values: &mut Vec<f32>, length: usize) -> &mut [f32] {
     let needed = total([length, LINE]);

@@ -30,7 +30,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     y.iter_mut().zip(x).zip(weight).for_each(|((y, x), weight)| *y = x * factor * weight);
 }
 
-/// As [`rms_norm`], in place.
+/// [`rms_norm`] in place.
 ///
 /// # Panics
 /// If the lengths differ.

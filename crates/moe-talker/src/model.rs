@@ -2,7 +2,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use checkpoint::{OmniConfig, TalkerConfig, Weights};
 use nn::{
-    AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, last_rows, on_engine,
+    AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, admitted, last_rows,
+    on_engine,
 };
 use omni_core::{Positions, Result};
 
@@ -76,7 +77,7 @@ impl Talker {
     /// Reads `talker.*` but the code predictor; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// As [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
+    /// The errors of [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
     pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
         Self::load_parts(&weights.at("talker"), config.talker()?, Turns::from(config))
     }
@@ -84,7 +85,7 @@ impl Talker {
     /// Reads `model.*`, `codec_head` and the projections.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load_parts(weights: &Weights, config: &TalkerConfig, turns: Turns) -> Result<Self> {
         let table = [config.text.vocab_size, config.text.hidden_size];
         let model = weights.at("model");
@@ -125,25 +126,8 @@ impl Talker {
     /// # Errors
     /// For each run by itself: [`omni_core::Error::ContextLength`] if its state would hold more positions than the model was made for.
     pub fn forward(&self, runs: Vec<TalkerRun>) -> Vec<Result<TalkerOutput>> {
-        let mut refused = Vec::with_capacity(runs.len());
-        let mut admitted = Vec::with_capacity(runs.len());
-        for run in runs {
-            let room = self.model.check_room(run.state, run.input.positions.tokens());
-            if room.is_ok() {
-                admitted.push(run);
-            }
-            refused.push(room.err());
-        }
-        let outputs = match admitted.is_empty() {
-            true => Vec::new(),
-            false => on_engine!(self.engine, |e| self.outputs(e, admitted)),
-        };
-        let mut outputs = outputs.into_iter();
-        let each = refused.into_iter().map(|error| match error {
-            Some(error) => Err(error),
-            None => Ok(outputs.next().expect("one output for each run that was admitted")),
-        });
-        each.collect()
+        let check = |run: &TalkerRun| self.model.check_room(run.state, run.input.positions.tokens());
+        admitted(runs, check, |runs| on_engine!(self.engine, |e| self.outputs(e, runs)))
     }
 
     fn outputs<E: Engine>(&self, e: &E, runs: Vec<TalkerRun>) -> Vec<TalkerOutput> {
@@ -168,7 +152,7 @@ impl Talker {
     /// What the talker computes of every row of one piece.
     ///
     /// # Errors
-    /// As [`Talker::forward`].
+    /// The errors of [`Talker::forward`].
     pub fn states(&self, run: TalkerRun) -> Result<TalkerStates> {
         let tokens = run.input.positions.tokens();
         self.model.check_room(run.state, tokens)?;

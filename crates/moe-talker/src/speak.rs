@@ -133,7 +133,7 @@ impl Talker {
     /// `positions` belong to the prompt; a later step at cache length `n` sits at `n + delta`.
     ///
     /// # Errors
-    /// As [`Talker::forward`].
+    /// The errors of [`Talker::forward`].
     pub fn begin(
         &self,
         prompt: &TalkerPrompt,
@@ -147,7 +147,7 @@ impl Talker {
         Ok(self.begin_after((state, output), positions.1, options, probe))
     }
 
-    /// As [`Talker::begin`], with a state that has taken the prompt ([`TalkerPrompt::input`]), and what came of it.
+    /// Begins with a state that has taken the prompt ([`TalkerPrompt::input`]), and what came of it.
     pub fn begin_after(
         &self,
         (state, output): (TalkerState, TalkerOutput),
@@ -192,7 +192,7 @@ impl Talker {
     /// for a run that has made no frame; a run that cannot take its row fails alone.
     ///
     /// # Errors
-    /// As [`Talker::forward`].
+    /// The errors of [`Talker::forward`].
     pub fn advance(&self, runs: Vec<Advance>) -> Vec<Result<()>> {
         let (mut taking, mut inputs) = (Vec::new(), Vec::new());
         for Advance { speaking, text, probe } in runs {

@@ -2,7 +2,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use checkpoint::{DecoderConfig, OmniConfig, Weights};
 use nn::{
-    AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, last_rows, on_engine,
+    AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, admitted, last_rows,
+    on_engine,
 };
 use omni_core::{Positions, Result, VisualRows};
 
@@ -78,7 +79,7 @@ pub struct ThinkerStates {
     pub hidden: Tensor<2>,
     /// `[T, V]`: scores of the token after each one.
     pub logits: Tensor<2>,
-    /// As [`ThinkerOutput::tap`].
+    /// States of the accepted layer; see [`ThinkerOutput::tap`].
     pub tap: Option<Tensor<2>>,
 }
 
@@ -86,7 +87,7 @@ impl Thinker {
     /// Reads `thinker.model.*` and `thinker.lm_head`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
         let accepted = config.talker().ok().map(|talker| talker.accept_hidden_layer);
         Self::load_parts(&weights.at("thinker"), &config.thinker.text, accepted)
@@ -95,7 +96,7 @@ impl Thinker {
     /// Reads `model.*` and `lm_head`; `accept_hidden_layer` is the layer whose states the tap returns.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load_parts(weights: &Weights, config: &DecoderConfig, accept_hidden_layer: Option<usize>) -> Result<Self> {
         let table = [config.vocab_size, config.hidden_size];
         let model = weights.at("model");
@@ -143,25 +144,8 @@ impl Thinker {
     /// # Errors
     /// For each run by itself: [`omni_core::Error::ContextLength`] if its state would hold more tokens than the model was made for.
     pub fn forward(&self, runs: Vec<ThinkerRun>) -> Vec<Result<ThinkerOutput>> {
-        let mut refused = Vec::with_capacity(runs.len());
-        let mut admitted = Vec::with_capacity(runs.len());
-        for run in runs {
-            let room = self.model.check_room(run.state, run.input.positions.tokens());
-            if room.is_ok() {
-                admitted.push(run);
-            }
-            refused.push(room.err());
-        }
-        let outputs = match admitted.is_empty() {
-            true => Vec::new(),
-            false => on_engine!(self.engine, |e| self.outputs(e, admitted)),
-        };
-        let mut outputs = outputs.into_iter();
-        let each = refused.into_iter().map(|error| match error {
-            Some(error) => Err(error),
-            None => Ok(outputs.next().expect("one output for each run that was admitted")),
-        });
-        each.collect()
+        let check = |run: &ThinkerRun| self.model.check_room(run.state, run.input.positions.tokens());
+        admitted(runs, check, |runs| on_engine!(self.engine, |e| self.outputs(e, runs)))
     }
 
     fn outputs<E: Engine>(&self, e: &E, runs: Vec<ThinkerRun>) -> Vec<ThinkerOutput> {
@@ -212,7 +196,7 @@ impl Thinker {
     /// What the thinker computes of every row of one piece.
     ///
     /// # Errors
-    /// As [`Thinker::forward`].
+    /// The errors of [`Thinker::forward`].
     pub fn states(&self, run: ThinkerRun) -> Result<ThinkerStates> {
         let tokens = run.input.positions.tokens();
         self.model.check_room(run.state, tokens)?;

@@ -20,7 +20,7 @@ impl CodePredictor {
     /// Reads `talker.code_predictor.*`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// As [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
+    /// The errors of [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
     pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
         Self::load_parts(&weights.at("talker.code_predictor"), &config.talker()?.code_predictor)
     }
@@ -28,7 +28,7 @@ impl CodePredictor {
     /// Reads `model.*` and `lm_head.*`.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load_parts(weights: &Weights, config: &CodePredictorConfig) -> Result<Self> {
         let table = [config.vocab_size, config.hidden_size];
         let model = weights.at("model");

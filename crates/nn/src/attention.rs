@@ -41,7 +41,7 @@ impl Attention {
     /// Reads the four projections and, if the spec has them, the head norms.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, spec: &AttentionSpec) -> Result<Self> {
         let AttentionSpec { width, heads, kv_heads, head_dim, head_norm, window } = *spec;
         let linear = |name, shape| Linear::load(&weights.at(name), shape, false);

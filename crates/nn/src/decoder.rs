@@ -182,7 +182,7 @@ impl Decoder {
     /// Reads `layers.{i}` and `norm`.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, spec: &DecoderSpec) -> Result<Self> {
         let layers = spec.feed_forward.iter().enumerate();
         let layers = layers.map(|(index, ff)| DecoderLayer::load(&weights.at(format!("layers.{index}")), spec, ff));

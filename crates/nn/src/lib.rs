@@ -17,6 +17,7 @@ mod mlp;
 pub mod moe;
 mod norm;
 mod probe;
+mod runs;
 pub mod sampler;
 mod tensors;
 mod window;
@@ -35,21 +36,13 @@ pub use mlp::GatedMlp;
 pub use norm::{LayerNorm, RmsNorm};
 pub use omni_core::{SamplingOptions, VisualRows};
 pub use probe::Probe;
+pub use runs::{admitted, last_rows};
 pub use sampler::{Logits, Sampler};
 pub use tensors::{to_f32_vec, with_f32_slice};
 
 /// Most single-token runs whose results equal those of each run alone on the host's engine: up to this many rows the kernels compute
 /// each row by itself, from one reading of the weights.
 pub const SKINNY_MAX_ROWS: usize = kernels::MANY - 1;
-
-/// The last row of each run, of runs that lie behind each other.
-pub fn last_rows(lengths: &[usize]) -> Vec<usize> {
-    let ends = lengths.iter().scan(0, |end, length| {
-        *end += length;
-        Some(*end - 1)
-    });
-    ends.collect()
-}
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

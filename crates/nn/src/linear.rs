@@ -17,7 +17,7 @@ impl Linear {
     /// whose kernel is its stride, all but the first are inputs.
     ///
     /// # Errors
-    /// As [`Weights::tensor`] and [`Weights::matrix`].
+    /// The errors of [`Weights::tensor`] and [`Weights::matrix`].
     pub fn load<const D: usize>(weights: &Weights, shape: [usize; D], bias: bool) -> Result<Self> {
         let bias = bias.then(|| Vector::load(weights, "bias", shape[0])).transpose()?;
         Ok(Self { weight: Matrix::load(weights, shape)?, bias })
@@ -53,7 +53,7 @@ impl Embedding {
     /// Reads `weight` `[V, D]`.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, shape: [usize; 2]) -> Result<Self> {
         Ok(Self { weight: Matrix::load(weights, shape)? })
     }

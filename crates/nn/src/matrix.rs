@@ -66,7 +66,7 @@ impl HostMatrix {
     /// Reads `weight` of this module.
     ///
     /// # Errors
-    /// As [`Weights::matrix`].
+    /// The errors of [`Weights::matrix`].
     pub(crate) fn load<const D: usize>(weights: &Weights, shape: [usize; D]) -> Result<Self> {
         Ok(Self::of(weights, weights.matrix(shape)?))
     }
@@ -77,7 +77,7 @@ impl HostMatrix {
         Self { precision: if bf16 { Precision::Half } else { Precision::Full }, stored }
     }
 
-    /// Of values `[out, in]` that were laid out anew.
+    /// A matrix of values `[out, in]` that were laid out anew.
     pub(crate) fn of_values(weights: &Weights, values: &[f32], shape: [usize; 2]) -> Self {
         Self::of(weights, weights.matrix_of(values, shape))
     }
@@ -95,7 +95,7 @@ impl Matrix {
     /// Reads `weight` of this module, packed or not; of a weight with more axes, all but the first are inputs.
     ///
     /// # Errors
-    /// As [`Weights::matrix`] and [`Weights::tensor`].
+    /// The errors of [`Weights::matrix`] and [`Weights::tensor`].
     pub fn load<const D: usize>(weights: &Weights, shape: [usize; D]) -> Result<Self> {
         if weights.place().is_host() {
             return Ok(Matrix::Host(HostMatrix::load(weights, shape)?));
@@ -147,7 +147,7 @@ impl Matrix {
     /// The given rows `[n, in]` on the device.
     ///
     /// # Panics
-    /// As [`Matrix::tensor`].
+    /// Where [`Matrix::tensor`] does.
     pub(crate) fn select_rows(&self, index: Tensor<1, Int>) -> Tensor<2> {
         match self {
             Matrix::Packed(packed) => packed.select(packed.shape[0], index).squeeze_dim(1),
@@ -175,7 +175,7 @@ impl Vector {
     /// Reads the vector `name` of this module.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, name: &str, length: usize) -> Result<Self> {
         Ok(match weights.place().is_host() {
             true => Vector::Host(HostVector(weights.values(name, &[length])?.into())),
@@ -222,7 +222,7 @@ impl Vector {
 /// The matrices of several layers below one another, as numbers on the device, packed or not.
 ///
 /// # Errors
-/// As [`Weights::matrix`].
+/// The errors of [`Weights::matrix`].
 pub(crate) fn stacked_numbers<'a>(parts: impl Iterator<Item = Weights<'a>>, shape: [usize; 2]) -> Result<Tensor<2>> {
     let each = parts.map(|part| Ok(unpacked(&part.matrix(shape)?, part.device(), part.tensor_dtype())));
     Ok(Tensor::cat(each.collect::<Result<Vec<_>>>()?, 0))
@@ -284,7 +284,7 @@ impl PackedTensor {
     /// Several layers below one another; `None` unless all are packed alike.
     ///
     /// # Errors
-    /// As [`Weights::matrix`].
+    /// The errors of [`Weights::matrix`].
     pub(crate) fn stacked<'a>(parts: impl Iterator<Item = Weights<'a>>, shape: [usize; 2]) -> Result<Option<Self>> {
         let mut all: Vec<Self> = Vec::new();
         for part in parts {
@@ -326,7 +326,7 @@ impl PackedTensor {
         }
     }
 
-    /// Those of the given of `count` equal parts, as numbers `[n, rows of a part, in]`.
+    /// Selects some of `count` equal parts, as numbers `[n, rows of a part, in]`.
     pub(crate) fn select(&self, count: usize, index: Tensor<1, Int>) -> Tensor<3> {
         let (rows, [_, input], [chosen]) = (self.shape[0] / count, self.shape, index.dims());
         let [words, groups] = [self.words.dims()[1], self.scales.dims()[1]];

@@ -16,7 +16,7 @@ impl GatedMlp {
     /// Reads the three projections; `inner` is the width between them.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, width: usize, inner: usize) -> Result<Self> {
         Ok(Self {
             gate_proj: Linear::load(&weights.at("gate_proj"), [inner, width], false)?,

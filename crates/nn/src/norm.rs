@@ -16,7 +16,7 @@ impl RmsNorm {
     /// Reads `weight` `[D]`.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: Vector::load(weights, "weight", width)?, eps })
     }
@@ -36,7 +36,7 @@ impl LayerNorm {
     /// Reads `weight` and `bias` `[D]`.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: Vector::load(weights, "weight", width)?, bias: Vector::load(weights, "bias", width)?, eps })
     }

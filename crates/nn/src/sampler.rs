@@ -117,7 +117,7 @@ impl Sampler {
         }
     }
 
-    /// As [`Sampler::choose`], of one row `[V]` in host memory, which is changed.
+    /// Chooses from one row `[V]` in host memory, which is changed.
     pub(crate) fn choose_row(&mut self, scores: &mut [f32]) -> u32 {
         self.process(scores);
         if self.options.greedy {
@@ -144,7 +144,7 @@ impl Sampler {
         below.count().min(scores.len() - 1) as u32
     }
 
-    /// As [`Sampler::choose`], of one row `[1, V]` on a device, where the id stays.
+    /// Chooses from one row `[1, V]` on a device, where the id stays.
     ///
     /// # Shapes
     /// `[1, V]` → `[1, 1]`.

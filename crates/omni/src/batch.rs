@@ -93,7 +93,7 @@ impl<Job, Output> Batch<Job, Output> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Of those that wait, how many are computed at once.
+    /// How many of those that wait are computed at once.
     fn fitting(&self, queue: &Queue<Job, Output>) -> usize {
         let mut total = 0;
         let weights = queue.waiting.iter().map(|(_, job)| (self.limit.weigh)(job));

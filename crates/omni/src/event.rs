@@ -170,7 +170,7 @@ impl Reply {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Of them, those that a session knew from earlier turns.
+    /// Tokens of the prompt that a session knew from earlier turns.
     pub known_tokens: usize,
     /// Tokens of the answer, without the end token.
     pub text_tokens: usize,
@@ -202,7 +202,7 @@ pub struct Timings {
     pub encoders: Duration,
     /// The thinker: prompt and text.
     pub thinker: Duration,
-    /// Of it, the prompt and the first token.
+    /// The part of it for the prompt and the first token.
     pub prefill: Duration,
     /// From the request to the first token of text.
     pub first_text: Duration,

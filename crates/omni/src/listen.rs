@@ -105,10 +105,10 @@ impl<'s> Listener<'s> {
         self.finish_with(|message| message)
     }
 
-    /// As [`Listener::finish`], with further parts after the sound.
+    /// Ends the turn, with further parts after the sound.
     ///
     /// # Errors
-    /// As [`Listener::finish`].
+    /// The errors of [`Listener::finish`].
     pub fn finish_with(self, add: impl FnOnce(Message) -> Message) -> Result<()> {
         let Self { session, loudness, mono, mut mel, mut samples, mut fixed, .. } = self;
         let keeps = loudness == Loudness::Exact;

@@ -47,7 +47,7 @@ pub(crate) struct Inner {
     pub(crate) generation: GenerationConfig,
     pub(crate) preprocessor: PreprocessorConfig,
     pub(crate) device: Device,
-    /// Of the tensors that cross crate borders.
+    /// Number type of the tensors that cross crate borders.
     pub(crate) dtype: Dtype,
     pub(crate) thinker: Thinker,
     pub(crate) encoders: Option<Encoders>,
@@ -231,7 +231,7 @@ impl Omni {
     /// The whole answer.
     ///
     /// # Errors
-    /// As [`Omni::stream`] and its events.
+    /// The errors of [`Omni::stream`] and its events.
     pub fn generate(&self, messages: &[Message], options: &GenerateOptions) -> Result<Reply> {
         whole(self.stream(messages, options)?)
     }
@@ -250,10 +250,10 @@ impl Omni {
         self.stream_with(self.prompt(messages, options)?, options, None, place)
     }
 
-    /// As [`Omni::stream`], for a conversation that was read and counted by [`Omni::prompt`] with the same options.
+    /// Streams the answer to a conversation that was read and counted by [`Omni::prompt`] with the same options.
     ///
     /// # Errors
-    /// As [`Omni::stream`].
+    /// The errors of [`Omni::stream`].
     pub fn stream_prompt(&self, prompt: Prompt, options: &GenerateOptions) -> Result<ReplyStream> {
         self.stream_with(prompt, options, None, self.place()?)
     }

@@ -167,7 +167,7 @@ impl ReplyStream {
         Canceller { signals: self.signals.clone() }
     }
 
-    /// As [`Canceller::cancel`].
+    /// Stops the answer; see [`Canceller::cancel`].
     pub fn cancel(&self) {
         self.signals.cancel();
     }

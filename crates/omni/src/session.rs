@@ -81,7 +81,7 @@ impl Session {
     /// Answers the conversation, piece by piece.
     ///
     /// # Errors
-    /// As [`Omni::stream`]; the conversation stays as it is.
+    /// The errors of [`Omni::stream`]; the conversation stays as it is.
     pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer<'_>> {
         let place = self.omni.place()?;
         let prompt = self.omni.prompt(&self.messages, options)?;
@@ -117,7 +117,7 @@ impl Session {
     /// Answers the conversation; the whole answer.
     ///
     /// # Errors
-    /// As [`Session::answer`] and its events.
+    /// The errors of [`Session::answer`] and its events.
     pub fn reply(&mut self, options: &GenerateOptions) -> Result<Reply> {
         whole(self.answer(options)?)
     }
@@ -190,7 +190,7 @@ impl Answer<'_> {
         self.stream.0.canceller()
     }
 
-    /// As [`Canceller::cancel`].
+    /// Stops the answer; see [`Canceller::cancel`].
     pub fn cancel(&self) {
         self.stream.0.cancel();
     }

@@ -5,7 +5,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 pub(crate) struct Threads(Option<ThreadPool>);
 
 impl Threads {
-    /// So many of its own; those of the process if not said.
+    /// `count` threads of its own; those of the process if not said.
     pub(crate) fn new(count: Option<usize>) -> Result<Self> {
         let Some(count) = count else { return Ok(Self(None)) };
         if count == 0 {

@@ -195,7 +195,7 @@ fn spoken() -> Vec<f32> {
     read(&AudioInput::from(sample("spoken_sum_question.wav"))).unwrap()
 }
 
-/// As [`nano`], with windows of one second.
+/// The nano model with windows of one second.
 fn attentive() -> Omni {
     Omni::builder(testkit::nano()).audio_window(1).load().unwrap()
 }

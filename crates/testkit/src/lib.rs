@@ -67,7 +67,7 @@ pub fn device_name() -> String {
     std::env::var("OMNI_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
 }
 
-/// So many numbers without order, of mean 0 and variance 1, the same for a seed: a device's own source is shared by the tests that
+/// `count` numbers without order, of mean 0 and variance 1, the same for a seed: a device's own source is shared by the tests that
 /// run at the same time.
 pub fn noise(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

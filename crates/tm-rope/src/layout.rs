@@ -58,7 +58,7 @@ impl MediaLayout {
     /// Splits an expanded prompt into spans.
     ///
     /// # Errors
-    /// As [`scan_spans`].
+    /// The errors of [`scan_spans`].
     pub fn spans(&self, ids: &[u32]) -> Result<Vec<SpanLayout>> {
         scan_spans(ids, &self.ids, &self.items, self.audio_in_video)
     }
@@ -66,16 +66,16 @@ impl MediaLayout {
     /// Positions and the position delta of an expanded prompt.
     ///
     /// # Errors
-    /// As [`scan_spans`].
+    /// The errors of [`scan_spans`].
     pub fn positions(&self, ids: &[u32]) -> Result<(Positions, f32)> {
         Ok(positions(&self.spans(ids)?, self.ids_per_second))
     }
 
-    /// As [`MediaLayout::positions`], but sound in video counts one position per row on all axes: the reference does not
+    /// Positions where sound in video counts one position per row on all axes: the reference does not
     /// tell its talker of it.
     ///
     /// # Errors
-    /// As [`scan_spans`].
+    /// The errors of [`scan_spans`].
     pub fn plain_positions(&self, ids: &[u32]) -> Result<(Positions, f32)> {
         let plain = |span: SpanLayout| match span {
             SpanLayout::AudioInVideo { .. } => SpanLayout::Sequence { tokens: span.tokens() },

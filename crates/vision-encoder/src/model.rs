@@ -54,7 +54,7 @@ impl VisionEncoder {
     /// Loads the encoder alone, in f32.
     ///
     /// # Errors
-    /// As [`Checkpoint::check`] for the vision encoder's tensors.
+    /// The errors of [`Checkpoint::check`] for the vision encoder's tensors.
     pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place) -> Result<Self> {
         checkpoint.check(&[Component::VisionEncoder])?;
         Self::load(&Weights::new(checkpoint, place, Dtype::F32), checkpoint.config())
@@ -63,7 +63,7 @@ impl VisionEncoder {
     /// Reads `thinker.visual.*`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
         Self::load_parts(&weights.at("thinker.visual"), &config.thinker.vision)
     }
@@ -71,7 +71,7 @@ impl VisionEncoder {
     /// Reads the encoder's tensors.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load_parts(weights: &Weights, config: &VisionConfig) -> Result<Self> {
         let block = |index| VisionBlock::load(&weights.at("blocks").at(index), config);
         let deepstack = |index| Merger::load(&weights.at("merger_list").at(index), config, true);
@@ -86,10 +86,10 @@ impl VisionEncoder {
         })
     }
 
-    /// As [`ModalityEncoder::encode`], with a look at every block.
+    /// Encodes with a look at every block; see [`ModalityEncoder::encode`].
     ///
     /// # Errors
-    /// As [`ModalityEncoder::encode`].
+    /// The errors of [`ModalityEncoder::encode`].
     pub fn encode_with(&self, items: &[PixelPatches], probe: &mut dyn VisionProbe) -> Result<Encoded> {
         self.check(items)?;
         let (mut merged, mut deepstack) = (Vec::new(), vec![Vec::new(); self.merger_list.len()]);

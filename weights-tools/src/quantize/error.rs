@@ -31,7 +31,7 @@ pub struct ComponentError {
     pub tensors: usize,
     /// Their weights.
     pub weights: u64,
-    /// As [`TensorError::relative_rms`], over all of them.
+    /// Relative error of all tensors together; see [`TensorError::relative_rms`].
     pub relative_rms: f64,
     /// The largest error.
     pub max_abs: f32,

@@ -95,7 +95,7 @@ fn choices(checkpoint: &Checkpoint, plan: &Plan) -> Result<Vec<Choice>> {
     Ok(choices)
 }
 
-/// As [`choices`], for a list of names and shapes.
+/// The [`choices`] for a list of names and shapes.
 pub(crate) fn choose<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize])>, plan: &Plan) -> Result<Vec<Choice>> {
     let chooser = plan.chooser()?;
     let linear = tensors.filter(|(name, shape)| is_linear(name, shape));

@@ -69,7 +69,7 @@ impl FromStr for Recipe {
 /// Inputs that share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
-    /// So many neighbouring inputs.
+    /// This number of neighbouring inputs.
     Group(usize),
     /// All inputs of an output.
     Channel,

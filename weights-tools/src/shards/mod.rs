@@ -151,7 +151,7 @@ fn write_shard(
 /// Writes a directory with a config and the files beside it, but no weights.
 ///
 /// # Errors
-/// As [`write`].
+/// The errors of [`write`].
 pub fn write_directory(out: &Path, companions: &[PathBuf], config: &Value) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|source| Error::io(out, source))?;
     state::refuse_occupied(out)?;

@@ -162,7 +162,7 @@ impl Case {
         self.compare_where(name, values, shape, tolerance, |_| true);
     }
 
-    /// As [`Case::compare_values`], only at the elements `wanted` chooses.
+    /// Compares values at the elements that `wanted` chooses.
     pub(crate) fn compare_where(
         &mut self,
         name: &str,

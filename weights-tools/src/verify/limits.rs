@@ -12,7 +12,7 @@ use serde::Deserialize;
 pub(crate) enum Limits {
     /// The case's own limits, times a factor for the device.
     F32 { slack: f64 },
-    /// Of the reference in bf16, by case.
+    /// The reference's own errors in bf16, by case; twice them is the limit.
     Bf16(ReferenceErrors),
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct TensorError {
     pub(crate) rms: f64,
 }
 
-/// Of one greedy choice: the distance from the best to the second score in f32, and the scores' largest error in bf16.
+/// One greedy choice: the distance from the best to the second score in f32, and the scores' largest error in bf16.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct ChoiceError {
     pub(crate) margin: f64,

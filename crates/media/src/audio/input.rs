@@ -92,7 +92,7 @@ const PIECE: usize = 1 << 14;
 /// The whole sound as 16 kHz, one channel.
 ///
 /// # Errors
-/// As [`AudioInput::feed`].
+/// The errors of [`AudioInput::feed`].
 pub fn read(input: &AudioInput) -> Result<Vec<f32>> {
     let mut samples = Vec::new();
     input.feed(&mut |piece| {

@@ -36,10 +36,10 @@ pub fn log_mel(items: &[AudioInput]) -> Result<Vec<Mel>, (usize, MediaError)> {
     log_mel_up_to(items, usize::MAX)
 }
 
-/// As [`log_mel`], refusing an item of more than `most` frames as soon as it has them.
+/// Computes [`log_mel`], refusing an item of more than `most` frames as soon as it has them.
 ///
 /// # Errors
-/// As [`log_mel`].
+/// The errors of [`log_mel`].
 pub fn log_mel_up_to(items: &[AudioInput], most: usize) -> Result<Vec<Mel>, (usize, MediaError)> {
     let mut streams = Vec::new();
     for (index, item) in items.iter().enumerate() {

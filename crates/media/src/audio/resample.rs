@@ -50,7 +50,7 @@ impl Resampler {
     /// Takes samples and hands out what is ready.
     ///
     /// # Errors
-    /// Those of `sink`.
+    /// The errors of `sink`.
     pub fn push(&mut self, samples: &[f32], sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         self.taken += samples.len() as u64;
         if self.fft.is_none() {
@@ -66,7 +66,7 @@ impl Resampler {
     /// Hands out the rest.
     ///
     /// # Errors
-    /// Those of `sink`.
+    /// The errors of `sink`.
     pub fn finish(mut self, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         let expected = (self.taken * self.rates[1]).div_ceil(self.rates[0]);
         while self.fft.is_some() && self.given < expected {

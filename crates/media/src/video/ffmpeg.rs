@@ -15,7 +15,7 @@ use super::track::Timing;
 use crate::image::Pixels;
 use crate::{MediaError, Result, Source};
 
-/// As many as the reader of MP4 takes.
+/// The same limit as the reader of MP4 has.
 const MOST_PIXELS: &str = "33500000";
 
 /// So that an expression for the frames stays far below what a command line holds.
@@ -113,7 +113,7 @@ impl FfmpegVideo {
 /// The first sound track, mono at 16 kHz, handed to `sink` in pieces; false if there is none.
 ///
 /// # Errors
-/// As [`FfmpegVideo::open`]; what `sink` returns.
+/// The errors of [`FfmpegVideo::open`]; what `sink` returns.
 pub(crate) fn ffmpeg_sound(source: &Source, why: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<bool> {
     let input = Input::new(source)?;
     let mut arguments = run::arguments(&[], &input.argument());

@@ -374,16 +374,16 @@ impl Engine for DeviceEngine {
 
     fn sample(&self, logits: Tensor<2>, samplers: &mut [&mut Sampler]) -> Tensor<1, Int> {
         let rows = if samplers.len() == 1 { vec![logits] } else { logits.split(1, 0) };
-        let each = rows.into_iter().zip(samplers);
-        let each = each.map(|(row, sampler)| {
-            let id: Tensor<1, Int> = sampler.choose_tensor(row).squeeze_dim(1);
-            if sampler.remembers() {
-                sampler.accept(id.clone().into_scalar::<i64>() as u32);
-            }
-            id
-        });
-        let mut ids: Vec<Tensor<1, Int>> = each.collect();
-        if ids.len() == 1 { ids.remove(0) } else { Tensor::cat(ids, 0) }
+        let each = rows.into_iter().zip(samplers.iter_mut());
+        let mut ids: Vec<Tensor<1, Int>> =
+            each.map(|(row, sampler)| sampler.choose_tensor(row).squeeze_dim(1)).collect();
+        let ids = if ids.len() == 1 { ids.remove(0) } else { Tensor::cat(ids, 0) };
+        if samplers.iter().any(|sampler| sampler.remembers()) {
+            // One reading for all of them: each waits for the device.
+            let read = crate::moe::host_ids(&ids);
+            samplers.iter_mut().zip(read).for_each(|(sampler, id)| sampler.accept(id));
+        }
+        ids
     }
 
     fn call<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {

@@ -172,7 +172,7 @@ pub trait Engine: Send + Sync {
 /// The engine a model was loaded for.
 #[derive(Debug, Clone)]
 pub enum AnyEngine {
-    /// In the memory of this process.
+    /// Computes in the memory of this process.
     Host(HostEngine),
     /// On a device.
     Device(DeviceEngine),

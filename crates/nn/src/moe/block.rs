@@ -35,7 +35,7 @@ impl MoeBlock {
     /// Reads router, experts and shared expert.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, width: usize, spec: &MoeSpec) -> Result<Self> {
         let shared = (spec.shared > 0).then_some(());
         Ok(Self {

@@ -77,7 +77,7 @@ impl Experts {
     /// Reads `experts.{e}.{gate,up,down}_proj` of all experts.
     ///
     /// # Errors
-    /// As [`Weights::experts`] and [`Weights::matrix`].
+    /// The errors of [`Weights::experts`] and [`Weights::matrix`].
     pub fn load(weights: &Weights, experts: usize, width: usize, inner: usize) -> Result<Self> {
         let sizes = [experts, width, inner];
         let packed = |part: Weights| part.is_packed();
@@ -122,7 +122,7 @@ impl Experts {
         self.forward_by(if gathered { ExpertPath::Gathered } else { ExpertPath::Grouped }, x, routing)
     }
 
-    /// As [`Experts::on_device`], by a given path.
+    /// Computes the experts on a device by a given path.
     fn forward_by(&self, path: ExpertPath, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
         let ([tokens, top_k], width) = (routing.index.dims(), x.dims()[1]);
         let outputs = match path {

@@ -36,7 +36,7 @@ impl Router {
     /// Reads `gate.weight` `[E, D]`. With `normalise`, the chosen experts' weights are made to add up to 1.
     ///
     /// # Errors
-    /// As [`Weights::tensor`].
+    /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, [experts, width]: [usize; 2], top_k: usize, normalise: bool) -> Result<Self> {
         Ok(Self { gate: Linear::load(&weights.at("gate"), [experts, width], false)?, top_k, normalise })
     }

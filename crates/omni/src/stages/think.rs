@@ -42,7 +42,7 @@ pub(crate) struct Thought {
     pub(crate) encoders: Duration,
     /// All the thinker did, encoders excluded.
     pub(crate) thinker: Duration,
-    /// Of it, the prompt and the first token.
+    /// The part of it for the prompt and the first token.
     pub(crate) prefill: Duration,
     /// From the request to the first token.
     pub(crate) first_token: Duration,

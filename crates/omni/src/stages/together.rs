@@ -17,13 +17,15 @@ use crate::omni::SpeechParts;
 
 /// Where answers meet.
 pub(crate) struct Together {
-    /// With pieces of their prompts.
+    /// Pieces of prompts, read by the thinker.
     pub(crate) prompts: Batch<Tokens, Scored>,
-    /// With the token they have written.
+    /// The last token of each answer, read by the thinker.
     pub(crate) thinker: Batch<Tokens, Scored>,
-    /// With their prompts for the talker.
+    /// Pieces of the talker's prompts.
     pub(crate) talker_prompts: Batch<TalkerRows, Heard>,
+    /// Frames of talker and code predictor.
     pub(crate) talker: Batch<Speech, Spoken>,
+    /// Pieces of sound.
     pub(crate) vocoder: Batch<Frames, Sound>,
 }
 

@@ -36,9 +36,9 @@ pub(crate) struct Voiced {
 /// The stream of one answer.
 #[allow(clippy::large_enum_variant)] // One per answer.
 enum Stream<'a> {
-    /// Of the checkpoint's vocoder, between its steps. `None` while a step has it.
+    /// A stream of the checkpoint's vocoder, between its steps; `None` while a step has it.
     Own(Option<VocoderState>, Seat<'a, Frames, Sound>),
-    /// Of a third party's.
+    /// A stream of a third party's vocoder.
     Other(Box<dyn VocoderStream>),
 }
 
