@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use qwen3_omni::checkpoint::{Checkpoint, Component, Weights};
+use qwen3_omni::checkpoint::Weights;
 use qwen3_omni::code2wav::{Code2Wav, SAMPLE_RATE, VocoderRun};
-use qwen3_omni::{Dtype, Error, Result, WavFile};
+use qwen3_omni::{Component, Dtype, Error, OmniCheckpoint, Result, WavFile};
 use qwen3_omni_examples::{Flags, exit, sample};
 use serde_json::Value;
 
@@ -47,12 +47,12 @@ fn read(file: &Path, [codebooks, codes]: [usize; 2]) -> Result<Vec<Vec<u32>>> {
 
 fn run(Arguments { file, chunk, flags }: &Arguments) -> Result<()> {
     let file = file.clone().unwrap_or_else(|| sample("conversations.json"));
-    let checkpoint = Checkpoint::open(flags.directory())?;
+    let checkpoint = OmniCheckpoint::open(flags.directory())?;
     checkpoint.check(&[Component::Code2Wav])?;
     let config = checkpoint.config().code2wav()?;
     let frames = read(&file, [config.num_quantizers, config.codebook_size])?;
     let place = flags.place()?;
-    let vocoder = Code2Wav::load(&Weights::new(&checkpoint, &place, Dtype::F32), checkpoint.config())?;
+    let vocoder = Code2Wav::load(&Weights::new(&checkpoint, &place, Dtype::F32), checkpoint.config().code2wav()?)?;
     let mut wav = WavFile::create(&flags.out, SAMPLE_RATE)?;
     let mut state = vocoder.start();
     for frames in frames.chunks(*chunk as usize) {

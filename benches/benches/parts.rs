@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use burn::tensor::{Distribution, Tensor};
-use checkpoint::{Checkpoint, Weights};
+use checkpoint::Weights;
 use code2wav::{Code2Wav, VocoderRun};
 use criterion::{Criterion, criterion_group, criterion_main};
 use moe_talker::{Talker, TalkerInput, TalkerRun};
@@ -10,6 +10,7 @@ use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
 use mtp::{CodePredictor, FrameRun};
 use nn::Logits;
 use omni_core::{Dtype, FrameStart, Positions, SamplingOptions};
+use qwen3_omni::OmniCheckpoint;
 use qwen3_omni_benches::timing::wait;
 
 const CACHED: usize = 64;
@@ -23,13 +24,13 @@ fn scores(scores: Logits) -> Tensor<1> {
 }
 
 fn parts(criterion: &mut Criterion) {
-    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+    let checkpoint = OmniCheckpoint::open(testkit::tiny()).unwrap();
     let place = qwen3_omni::Device::cpu().place(Dtype::F32).unwrap();
     let weights = Weights::new(&checkpoint, &place, Dtype::F32);
     let config = checkpoint.config();
     let rows = |tokens, width| Tensor::<2>::random([tokens, width], Distribution::Default, place.device());
 
-    let thinker = Thinker::load(&weights, config).unwrap();
+    let thinker = Thinker::load(&weights, &config.thinker, config.accept_hidden_layer()).unwrap();
     let width = config.thinker.text.hidden_size;
     let mut state = thinker.start();
     let input = |tokens, start| ThinkerInput::text(rows(tokens, width), Positions::sequence(start, tokens));
@@ -43,7 +44,7 @@ fn parts(criterion: &mut Criterion) {
         })
     });
 
-    let talker = Talker::load(&weights, config).unwrap();
+    let talker = Talker::load(&weights, config.talker().unwrap(), config.turns).unwrap();
     let width = config.talker().unwrap().text.hidden_size;
     let mut state = talker.start();
     let input =
@@ -57,7 +58,7 @@ fn parts(criterion: &mut Criterion) {
         })
     });
 
-    let predictor = CodePredictor::load(&weights, config).unwrap();
+    let predictor = CodePredictor::load(&weights, config.code_predictor().unwrap()).unwrap();
     let mut state = predictor.start(&SamplingOptions::code_predictor());
     criterion.bench_function("code predictor frame", |bencher| {
         bencher.iter(|| {
@@ -67,7 +68,7 @@ fn parts(criterion: &mut Criterion) {
         })
     });
 
-    let vocoder = Code2Wav::load(&weights, config).unwrap();
+    let vocoder = Code2Wav::load(&weights, config.code2wav().unwrap()).unwrap();
     let code2wav = config.code2wav().unwrap();
     let frames = vec![(0..code2wav.num_quantizers).map(|book| (book * 31 % code2wav.codebook_size) as u32).collect()];
     let mut state = vocoder.start();

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use aut_encoder::{AutEncoder, MEL_PER_SECOND};
 use burn::tensor::{Distribution, Tensor};
-use checkpoint::{DecoderConfig, OmniConfig, TalkerConfig, Weights};
+use checkpoint::{ConfigFile, Manifest, Weights};
 use clap::Args;
 use code2wav::{Code2Wav, VocoderRun};
-use moe_talker::{Talker, TalkerInput, TalkerRun};
+use moe_talker::{DecoderConfig, Talker, TalkerConfig, TalkerInput, TalkerRun};
 use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
 use mtp::{CodePredictor, FrameRun};
 use nn::{AnyEngine, Engine as _, Linear, Logits, on_engine};
 use omni_core::{Dtype, Error, FrameStart, ModalityEncoder, Place, PlaceKind, Positions, Result, SamplingOptions};
-use qwen3_omni::Device;
+use qwen3_omni::{Device, OmniConfig};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use vision_encoder::{PixelPatches, VisionEncoder};
@@ -65,6 +65,7 @@ pub struct Bench<'a> {
     arguments: &'a Arguments,
     emit: &'a dyn Fn(Value),
     config: OmniConfig,
+    manifest: Manifest,
     /// Layers of the thinker in the config; fewer are built.
     layers: usize,
     place: Place,
@@ -88,9 +89,11 @@ impl<'a> Bench<'a> {
         let layers = &mut json["thinker_config"]["text_config"]["num_hidden_layers"];
         let of = layers.as_u64().unwrap_or_default() as usize;
         *layers = json!(arguments.thinker_layers);
-        let config = serde_json::from_value(json).map_err(bad)?;
+        let path = arguments.config.clone().unwrap_or_else(|| "released_config.json".into());
+        let config = OmniConfig::of(&ConfigFile::of_json(&path, json))?;
+        let manifest = config.manifest()?;
         let (place, dtype) = arguments.dtype.open(&arguments.device)?;
-        Ok(Self { arguments, emit, config, layers: of, place, dtype })
+        Ok(Self { arguments, emit, config, manifest, layers: of, place, dtype })
     }
 
     /// Times all parts that the arguments name.
@@ -131,8 +134,8 @@ impl<'a> Bench<'a> {
 
     /// Parameters of the tensors whose names begin so.
     fn parameters(&self, prefix: &str) -> usize {
-        let all = checkpoint::expected(&self.config);
-        all.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, shape)| shape.iter().product::<usize>()).sum()
+        let wanted = self.manifest.iter().filter(|(name, _)| name.starts_with(prefix));
+        wanted.map(|(_, expected)| expected.elements()).sum()
     }
 
     /// How fast memory is read: the limit of everything that reads each weight once. On a GPU it is copied, read and written.
@@ -214,7 +217,7 @@ impl<'a> Bench<'a> {
     }
 
     fn aut(&self) -> Result<()> {
-        let config = &self.config.thinker.audio;
+        let config = &self.config.audio;
         let encoder = AutEncoder::load_parts(&self.weights(), config)?;
         let parameters = self.parameters("thinker.audio_tower");
         for seconds in [4, 30] {
@@ -230,7 +233,7 @@ impl<'a> Bench<'a> {
     }
 
     fn vision(&self) -> Result<()> {
-        let config = &self.config.thinker.vision;
+        let config = &self.config.vision;
         let encoder = VisionEncoder::load_parts(&self.weights(), config)?;
         let parameters = self.parameters("thinker.visual");
         let width = config.in_channels * config.temporal_patch_size * config.patch_size.pow(2);
@@ -287,7 +290,7 @@ impl<'a> Bench<'a> {
 
     /// Steps of several answers at once. Their rows are different, so the thinker's choose different experts.
     fn answers(&self) -> Result<()> {
-        let (text, mtp) = (&self.config.thinker.text, &self.config.talker()?.code_predictor);
+        let (text, mtp) = (&self.config.thinker.text, &self.config.code_predictor()?);
         let thinker = Thinker::load_parts(&self.weights(), text, None)?;
         let predictor = CodePredictor::load_parts(&self.weights(), mtp)?;
         let prompt = self.arguments.prompt;
@@ -324,7 +327,7 @@ impl<'a> Bench<'a> {
         let config = self.config.talker()?;
         // The layers alone, as with the thinker.
         let small = TalkerConfig { text: headless(&config.text), ..config.clone() };
-        let talker = Talker::load_parts(&self.weights(), &small, (&self.config).into())?;
+        let talker = Talker::load_parts(&self.weights(), &small, self.config.turns)?;
         let mut state = talker.start();
         let body = self.parameters("talker.model.layers");
         let active = active(&config.text) * config.text.num_hidden_layers;
@@ -343,7 +346,7 @@ impl<'a> Bench<'a> {
     }
 
     fn mtp(&self) -> Result<()> {
-        let config = &self.config.talker()?.code_predictor;
+        let config = &self.config.code_predictor()?;
         let predictor = CodePredictor::load_parts(&self.weights(), config)?;
         let parameters = self.parameters("talker.code_predictor");
         // All layers for each code, and each code's own head.

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use checkpoint::packed::{Groups, dequantize};
-use checkpoint::{Checkpoint, Component, PackedTensors, expected};
+use checkpoint::{Checkpoint, PackedTensors};
 use omni_core::{Dtype, Error, Result};
+use qwen3_omni::{Component, OmniCheckpoint};
 use serde_json::{Value, json};
 
 use crate::shards::{self, Job, OutTensor, Progress, Sink, Unit, natural};
@@ -67,10 +68,10 @@ fn config(config: &Value, options: &Options) -> Value {
 }
 
 /// A packed layer is one unit, whichever way it is written.
-fn units(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Unit>> {
+fn units(checkpoint: &OmniCheckpoint, options: &Options) -> Result<Vec<Unit>> {
     let mut names: Vec<&String> = checkpoint.tensors().keys().collect();
     names.sort_by_cached_key(|name| natural(name));
-    let shapes = expected(checkpoint.config());
+    let shapes = checkpoint.manifest();
     let is_packed = |module: &str| checkpoint.tensors().contains_key(&format!("{module}.weight_packed"));
     let mut units: Vec<Unit> = Vec::new();
     for name in names {
@@ -81,7 +82,7 @@ fn units(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<Unit>> {
             Some(module) if options.dequantize => {
                 if name.ends_with(".weight_packed") {
                     let name = format!("{module}.weight");
-                    let shape = shapes.get(&name).cloned().unwrap_or_default();
+                    let shape = shapes.get(&name).map(|expected| expected.shape.clone()).unwrap_or_default();
                     let dtype = stored_type(dense_type(checkpoint, module, options)?);
                     units.push(Unit { tensors: vec![OutTensor { name, dtype, shape }] });
                 }

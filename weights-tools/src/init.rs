@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use checkpoint::{Manifest, OmniConfig, Scheme, expected, random_range};
+use checkpoint::{ConfigFile, Expected, Manifest, Scheme, random_range};
 use omni_core::{Dtype, Error, Result};
+use qwen3_omni::{Component, OmniConfig};
 use serde_json::{Map, Value, json};
 
 use crate::quantize::{Plan, choose, packed_unit, quantised_config, shape_bytes};
@@ -66,7 +67,7 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
         match unit.tensors[0].name.strip_suffix(".weight_packed") {
             Some(module) => {
                 let name = format!("{module}.weight");
-                write_packed(&name, &manifest[&name], &schemes[&name], options, sink)?;
+                write_packed(&name, &manifest[&name].shape, &schemes[&name], options, sink)?;
             }
             None => write_plain(&unit.tensors[0], options, sink)?,
         }
@@ -95,8 +96,7 @@ type Schemes = std::collections::BTreeMap<String, Scheme>;
 /// Which layers are packed, and the config that says so.
 fn packing(options: &Options, json: Value, manifest: &Manifest) -> Result<(Schemes, Value)> {
     let no_plan = || Ok(Vec::new());
-    let shapes = manifest.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
-    let choices = options.plan.as_ref().map_or_else(no_plan, |plan| choose(shapes, plan))?;
+    let choices = options.plan.as_ref().map_or_else(no_plan, |plan| choose(manifest, plan))?;
     let packed = choices.iter().filter_map(|(module, scheme)| Some((format!("{module}.weight"), scheme.clone()?)));
     let schemes: Schemes = packed.collect();
     let config = if schemes.is_empty() { json } else { quantised_config(&json, &choices, options.dtype) };
@@ -122,9 +122,9 @@ fn read_config(options: &Options) -> Result<(Value, Manifest)> {
             json["talker_config"]["accept_hidden_layer"] = json!(accepted.min(layers as u64));
         }
     }
-    let bad = |error: serde_json::Error| Error::Config(format!("{}: {error}", options.config.display()));
-    let config: OmniConfig = serde_json::from_value(json.clone()).map_err(bad)?;
-    Ok((json, expected(&config)))
+    let config = OmniConfig::of(&ConfigFile::of_json(&options.config, json.clone()))?;
+    config.check(&Component::ALL)?;
+    Ok((json, config.manifest()?))
 }
 
 fn identity(options: &Options, config: &Value) -> Map<String, Value> {
@@ -143,13 +143,15 @@ fn identity(options: &Options, config: &Value) -> Map<String, Value> {
 }
 
 fn units(manifest: &Manifest, schemes: &Schemes, dtype: Dtype) -> Vec<Unit> {
-    let mut tensors: Vec<(&String, &Vec<usize>)> = manifest.iter().collect();
+    let mut tensors: Vec<(&String, &Expected)> = manifest.iter().collect();
     tensors.sort_by_cached_key(|(name, _)| natural(name));
-    let unit = |(name, shape): (&String, &Vec<usize>)| match (schemes.get(name), shape.as_slice()) {
+    let unit = |(name, expected): (&String, &Expected)| match (schemes.get(name), expected.shape.as_slice()) {
         (Some(scheme), [outputs, inputs]) => {
             packed_unit(name.strip_suffix(".weight").unwrap_or(name), [*outputs, *inputs], scheme)
         }
-        _ => Unit { tensors: vec![OutTensor { name: name.clone(), dtype: stored_type(dtype), shape: shape.clone() }] },
+        (_, shape) => {
+            Unit { tensors: vec![OutTensor { name: name.clone(), dtype: stored_type(dtype), shape: shape.to_vec() }] }
+        }
     };
     tensors.into_iter().map(unit).collect()
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use checkpoint::{Checkpoint, Component, OmniConfig, TensorReport, expected};
+use checkpoint::{ConfigFile, TensorReport};
 use omni_core::{Dtype, Error, PlaceKind, Result};
-use qwen3_omni::ChatTemplate;
+use qwen3_omni::{ChatTemplate, Component, OmniCheckpoint, OmniConfig};
 use serde::Serialize;
 
 /// The `config.json` of the released model, from which the released names and shapes follow.
@@ -37,7 +37,7 @@ pub struct ComponentSummary {
     pub parameters: u64,
     /// Bytes on disk.
     pub bytes: u64,
-    /// Bytes a CPU holds for it, computed in the number type the config names; see [`checkpoint::MemoryNeed`].
+    /// Bytes a CPU holds for it, computed in the number type the config names; see [`checkpoint::MemoryEstimate`].
     pub cpu_held: u64,
     /// Bytes a CPU reads from the mapped files on top.
     pub cpu_mapped: u64,
@@ -64,11 +64,11 @@ pub enum Expect {
 /// # Errors
 /// If the directory cannot be opened as a checkpoint.
 pub fn inspect(directory: &Path, expect: Expect) -> Result<Inspection> {
-    let checkpoint = Checkpoint::open(directory)?;
+    let checkpoint = OmniCheckpoint::open(directory)?;
     let config = checkpoint.config();
     let report = match expect {
         Expect::Config => checkpoint.report(&Component::ALL),
-        Expect::Released => checkpoint.report_against(expected(&released_config()?), &Component::ALL),
+        Expect::Released => checkpoint.report_against(&released_config()?, &Component::ALL)?,
     };
     let mut odd = lines(&report);
     odd.extend(unreadable(&checkpoint));
@@ -76,16 +76,18 @@ pub fn inspect(directory: &Path, expect: Expect) -> Result<Inspection> {
     odd.extend(companions(directory));
     let present = Component::ALL.into_iter().map(|component| summary(&checkpoint, component));
     Ok(Inspection {
-        variant: if config.enable_audio_output { "Instruct" } else { "Thinking or Captioner" },
+        variant: if config.top.enable_audio_output { "Instruct" } else { "Thinking or Captioner" },
         shards: checkpoint.shards(),
-        config_dtype: config.dtype.clone(),
+        config_dtype: config.top.dtype.clone(),
         components: present.filter(|summary| summary.tensors > 0).collect(),
         odd,
     })
 }
 
-fn released_config() -> Result<OmniConfig> {
-    serde_json::from_str(RELEASED).map_err(|error| Error::Config(format!("the built-in released config: {error}")))
+pub(crate) fn released_config() -> Result<OmniConfig> {
+    let bad = |error: serde_json::Error| Error::Config(format!("the built-in released config: {error}"));
+    let json = serde_json::from_str(RELEASED).map_err(bad)?;
+    Ok(OmniConfig::of(&ConfigFile::of_json(Path::new("released_config.json"), json))?)
 }
 
 fn lines(report: &TensorReport) -> Vec<String> {
@@ -95,7 +97,7 @@ fn lines(report: &TensorReport) -> Vec<String> {
     report.to_string().lines().map(|line| line.trim().to_owned()).collect()
 }
 
-fn unreadable(checkpoint: &Checkpoint) -> Vec<String> {
+fn unreadable(checkpoint: &OmniCheckpoint) -> Vec<String> {
     let plain = |name: &str| packed_part(checkpoint, name).is_none();
     let odd = checkpoint.tensors().iter().filter(|(name, tensor)| tensor.float_type().is_none() && plain(name));
     odd.map(|(name, tensor)| format!("unreadable {name}: number type {:?}, expected BF16, F16 or F32", tensor.dtype))
@@ -103,14 +105,14 @@ fn unreadable(checkpoint: &Checkpoint) -> Vec<String> {
 }
 
 /// The packed layer a tensor is a part of, and which.
-fn packed_part<'a>(checkpoint: &Checkpoint, name: &'a str) -> Option<(&'a str, &'a str)> {
+fn packed_part<'a>(checkpoint: &OmniCheckpoint, name: &'a str) -> Option<(&'a str, &'a str)> {
     let parts = name.split_once(".weight_")?;
     checkpoint.tensors().contains_key(&format!("{}.weight_packed", parts.0)).then_some(parts)
 }
 
 /// A config that names another number type than most tensors have.
-fn other_types(checkpoint: &Checkpoint) -> Option<String> {
-    let named: Dtype = checkpoint.config().dtype.as_deref()?.parse().ok()?;
+fn other_types(checkpoint: &OmniCheckpoint) -> Option<String> {
+    let named: Dtype = checkpoint.config().top.dtype.as_deref()?.parse().ok()?;
     let plain = || checkpoint.tensors().iter().filter(|(name, _)| packed_part(checkpoint, name).is_none());
     let other = plain().filter(|(_, t)| t.float_type().is_some_and(|dtype| dtype != named)).count();
     let all = plain().count();
@@ -133,18 +135,18 @@ fn companions(directory: &Path) -> Vec<String> {
     absent
 }
 
-fn summary(checkpoint: &Checkpoint, component: Component) -> ComponentSummary {
-    let named = checkpoint.config().dtype.as_deref().and_then(|name| name.parse().ok()).unwrap_or_default();
+fn summary(checkpoint: &OmniCheckpoint, component: Component) -> ComponentSummary {
+    let named = checkpoint.config().top.dtype.as_deref().and_then(|name| name.parse().ok()).unwrap_or_default();
     // A CPU computes in f16 no faster than in f32.
-    let cpu = checkpoint.memory_need(&[component], PlaceKind::Host, named);
+    let cpu = checkpoint.memory_estimate(&[component], PlaceKind::Host, named);
     let mut summary = ComponentSummary {
         component: component.name(),
         tensors: 0,
         parameters: 0,
         bytes: 0,
-        cpu_held: cpu.held,
+        cpu_held: cpu.resident,
         cpu_mapped: cpu.mapped,
-        device_held: checkpoint.memory_need(&[component], PlaceKind::Device, named).held,
+        device_held: checkpoint.memory_estimate(&[component], PlaceKind::Device, named).resident,
         dtypes: BTreeMap::new(),
         packed: BTreeMap::new(),
     };

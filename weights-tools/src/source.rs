@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use checkpoint::{Checkpoint, StoredTensor, UNFINISHED};
 use half::{bf16, f16};
 use omni_core::{Dtype, Error, Result};
+use qwen3_omni::OmniCheckpoint;
 use safetensors::Dtype as Stored;
 use serde_json::{Map, Value, json};
 
@@ -15,14 +16,14 @@ const PIECE: usize = 1 << 22;
 
 /// An opened checkpoint directory with the text of its config.
 pub(crate) struct Source {
-    pub(crate) checkpoint: Checkpoint,
+    pub(crate) checkpoint: OmniCheckpoint,
     pub(crate) config: Value,
     directory: PathBuf,
 }
 
 impl Source {
     pub(crate) fn open(directory: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(directory)?;
+        let checkpoint = OmniCheckpoint::open(directory)?;
         Ok(Self { checkpoint, config: read_json(&directory.join("config.json"))?, directory: directory.to_owned() })
     }
 

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use checkpoint::Component;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use omni_core::{Dtype, Error, Result};
-use qwen3_omni::Device;
+use qwen3_omni::{Component, Device};
 use qwen3_omni_weights_tools::compare::{self, Prompts};
 use qwen3_omni_weights_tools::quantize::{self, Grouping, Plan, Recipe, Report};
 use qwen3_omni_weights_tools::{Progress, convert, init};

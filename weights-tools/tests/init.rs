@@ -1,9 +1,9 @@
 //! `init` writes checkpoints that load, whole and reproducible.
 #![allow(clippy::unwrap_used)]
 
-use checkpoint::{Checkpoint, Component, PlaceKind, RandomCheckpoint};
+use checkpoint::{ConfigFile, PlaceKind, QuantizationConfig, RandomCheckpoint};
 use omni_core::Dtype;
-use qwen3_omni::{GenerateOptions, Message, Omni};
+use qwen3_omni::{Component, GenerateOptions, Message, Omni, OmniCheckpoint, OmniConfig};
 use qwen3_omni_weights_tools::init::{Options, init, init_without_weights};
 use qwen3_omni_weights_tools::quantize::Plan;
 
@@ -27,7 +27,7 @@ fn what_init_writes_loads_and_answers() {
     init(&options(directory.path()), |progress| last = Some(progress)).unwrap();
     let last = last.unwrap();
     assert_eq!(last.bytes, last.total);
-    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let checkpoint = OmniCheckpoint::open(directory.path()).unwrap();
     assert!(checkpoint.shards() > 2);
     assert_eq!(checkpoint.config().thinker.text.num_hidden_layers, 2);
     checkpoint.check(&Component::ALL).unwrap();
@@ -89,10 +89,12 @@ fn a_directory_without_weights_has_the_same_config_and_tokenizer_and_no_shards()
             assert!(a == b, "{file}");
         }
         // What will be drawn takes as much memory as what was written.
-        let drawn = RandomCheckpoint::open(blank.path()).unwrap();
-        let drawn = drawn.memory_need(&Component::ALL, PlaceKind::Device, Dtype::F32);
-        let written = Checkpoint::open(whole.path()).unwrap();
-        assert_eq!(drawn, written.memory_need(&Component::ALL, PlaceKind::Device, Dtype::F32));
+        let file = ConfigFile::read(&blank.path().join("config.json")).unwrap();
+        let manifest = OmniConfig::of(&file).unwrap().manifest().unwrap();
+        let drawn = RandomCheckpoint::new(manifest, QuantizationConfig::of(&file).unwrap().as_ref());
+        let drawn = drawn.memory_estimate(|_| true, PlaceKind::Device, Dtype::F32);
+        let written = OmniCheckpoint::open(whole.path()).unwrap();
+        assert_eq!(drawn, written.memory_estimate(&Component::ALL, PlaceKind::Device, Dtype::F32));
         let message = init_without_weights(&options(blank.path())).unwrap_err().to_string();
         assert!(message.contains("config.json already"), "{message}");
     }

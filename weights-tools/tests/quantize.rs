@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use checkpoint::packed::{Groups, dequantize};
-use checkpoint::{Checkpoint, Component, Dtype, UNFINISHED, expected, is_linear};
+use checkpoint::{Dtype, Expected, UNFINISHED};
 use omni_core::{Error, Result};
+use qwen3_omni::{Component, OmniCheckpoint};
 use qwen3_omni_weights_tools::Progress;
 use qwen3_omni_weights_tools::convert::{self, convert};
 use qwen3_omni_weights_tools::init::{self, init};
@@ -60,7 +61,7 @@ fn assert_names(message: &str, parts: &[&str]) {
     }
 }
 
-fn floats(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
+fn floats(checkpoint: &OmniCheckpoint, name: &str) -> Vec<f32> {
     let tensor = &checkpoint.tensors()[name];
     let bytes = checkpoint.bytes(tensor);
     match tensor.float_type().unwrap() {
@@ -71,7 +72,7 @@ fn floats(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
 }
 
 /// The values of a packed layer.
-fn unpacked(checkpoint: &Checkpoint, module: &str, shape: [usize; 2]) -> Vec<f32> {
+fn unpacked(checkpoint: &OmniCheckpoint, module: &str, shape: [usize; 2]) -> Vec<f32> {
     let packed = checkpoint.packed(module, shape).unwrap().unwrap();
     let words: Vec<i32> =
         checkpoint.bytes(packed.words).as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
@@ -81,10 +82,10 @@ fn unpacked(checkpoint: &Checkpoint, module: &str, shape: [usize; 2]) -> Vec<f32
 
 #[test]
 fn every_recipe_gives_a_whole_checkpoint_with_the_errors_it_reports() {
-    let source = Checkpoint::open(testkit::tiny()).unwrap();
+    let source = OmniCheckpoint::open(testkit::tiny()).unwrap();
     for (recipe, matrices) in [(Recipe::Gb24, 281), (Recipe::Gb48, 238), (Recipe::Gb80, 97)] {
         let (directory, report) = quantized(plan(recipe));
-        let made = Checkpoint::open(directory.path()).unwrap();
+        let made = OmniCheckpoint::open(directory.path()).unwrap();
         made.check(&Component::ALL).unwrap();
         assert!(made.shards() > 1);
         assert_eq!(report.tensors.len(), matrices, "{recipe}");
@@ -100,9 +101,9 @@ fn every_recipe_gives_a_whole_checkpoint_with_the_errors_it_reports() {
             assert!((error.relative_rms / relative - 1.0).abs() < 1e-4, "{name}: {relative}");
             assert!(relative < if error.scheme.starts_with("int4") { 0.2 } else { 0.02 }, "{name}: {relative}");
         }
-        let plain = |name: &str, shape: &[usize]| !is_linear(name, shape) || name.ends_with(".mlp.gate.weight");
-        for (name, shape) in expected(source.config()).iter().filter(|(name, shape)| plain(name, shape)) {
-            assert_eq!(made.tensors()[name].float_type(), Some(Dtype::Bf16), "{name} {shape:?}");
+        let plain = |name: &str, expected: &Expected| !expected.is_linear() || name.ends_with(".mlp.gate.weight");
+        for (name, expected) in source.manifest().iter().filter(|(name, expected)| plain(name, expected)) {
+            assert_eq!(made.tensors()[name].float_type(), Some(Dtype::Bf16), "{name} {:?}", expected.shape);
         }
     }
 }
@@ -137,7 +138,7 @@ fn other_schemes_and_choices() {
     let ignore = vec![r"re:.*layers\.0\.".to_owned(), "thinker.lm_head".to_owned()];
     let plan = Plan { bits: Some(4), asymmetric: true, only, ignore, ..Plan::default() };
     let (directory, report) = quantized(plan);
-    let made = Checkpoint::open(directory.path()).unwrap();
+    let made = OmniCheckpoint::open(directory.path()).unwrap();
     made.check(&Component::ALL).unwrap();
     assert!(report.tensors.iter().all(|error| error.module.starts_with("thinker.model.layers.")));
     assert!(report.tensors.iter().all(|error| error.scheme == "int4 group 32 with zero points"));
@@ -161,7 +162,7 @@ fn a_stopped_job_is_refused_and_resumed_to_the_same_bytes() {
     for bytes in [100_000, SHARD + 100_000, 2 * SHARD + 300_000] {
         let message = quantize(&options, stop_after(bytes)).unwrap_err().to_string();
         assert_names(&message, &["stopped"]);
-        let message = Checkpoint::open(directory.path()).unwrap_err().to_string();
+        let message = OmniCheckpoint::open(directory.path()).unwrap_err().to_string();
         assert_names(&message, &["half-written", "resume", "--restart"]);
     }
     // Shards that are whole are not written again.
@@ -207,7 +208,7 @@ fn another_command_does_not_resume_but_may_restart() {
     let elsewhere = Options { source: copy.path().to_owned(), ..first.clone() };
     assert_names(&quantize(&elsewhere, |_| Ok(())).unwrap_err().to_string(), &["`source` was"]);
     quantize(&Options { restart: true, ..other }, |_| Ok(())).unwrap();
-    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let checkpoint = OmniCheckpoint::open(directory.path()).unwrap();
     checkpoint.check(&Component::ALL).unwrap();
     // What is whole is never cleared.
     let message = quantize(&Options { restart: true, ..first }, |_| Ok(())).unwrap_err().to_string();
@@ -241,7 +242,7 @@ fn sources_and_choices_that_make_no_sense_are_named() {
 fn a_weight_that_is_not_finite_is_named_with_its_place() {
     let source = testkit::copy_of_tiny(&testkit::TINY_FILES);
     let place = {
-        let checkpoint = Checkpoint::open(source.path()).unwrap();
+        let checkpoint = OmniCheckpoint::open(source.path()).unwrap();
         let tensor = &checkpoint.tensors()["thinker.lm_head.weight"];
         let mut found = None;
         for (name, bytes) in files(source.path()).into_iter().filter(|(name, _)| name.ends_with(".safetensors")) {
@@ -269,12 +270,12 @@ fn converting_carries_packed_layers_over_and_turns_them_into_floats_on_demand() 
     let asymmetric = Plan { asymmetric: true, ..plan(Recipe::Gb24) };
     for plan in [plan(Recipe::Gb24), asymmetric] {
         let (directory, report) = quantized(plan);
-        let packed = Checkpoint::open(directory.path()).unwrap();
+        let packed = OmniCheckpoint::open(directory.path()).unwrap();
         let carried = converted(directory.path(), Some(Dtype::F32), false);
-        let carried = Checkpoint::open(carried.path()).unwrap();
+        let carried = OmniCheckpoint::open(carried.path()).unwrap();
         carried.check(&Component::ALL).unwrap();
         let dense = converted(directory.path(), Some(Dtype::F32), true);
-        let dense = Checkpoint::open(dense.path()).unwrap();
+        let dense = OmniCheckpoint::open(dense.path()).unwrap();
         dense.check(&Component::ALL).unwrap();
         assert!(dense.quantization().is_none());
         for (name, tensor) in packed.tensors() {
@@ -299,9 +300,9 @@ fn converting_changes_types_and_shards_and_back() {
     let again = converted(f32.path(), Some(Dtype::Bf16), false);
     assert!(files(bf16.path()) == files(again.path()));
     let [half, whole, source] =
-        [bf16.path(), f32.path(), &testkit::tiny()].map(|directory| Checkpoint::open(directory).unwrap());
+        [bf16.path(), f32.path(), &testkit::tiny()].map(|directory| OmniCheckpoint::open(directory).unwrap());
     assert!(half.shards() < whole.shards());
-    assert_eq!(half.config().dtype.as_deref(), Some("bfloat16"));
+    assert_eq!(half.config().top.dtype.as_deref(), Some("bfloat16"));
     for name in source.tensors().keys() {
         let rounded: Vec<f32> =
             floats(&source, name).iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect();
@@ -309,7 +310,7 @@ fn converting_changes_types_and_shards_and_back() {
     }
     // Without a type everything stays as it is.
     let same = converted(&testkit::tiny(), None, false);
-    let same = Checkpoint::open(same.path()).unwrap();
+    let same = OmniCheckpoint::open(same.path()).unwrap();
     assert!(source.tensors().iter().all(|(name, t)| source.bytes(t) == same.bytes(&same.tensors()[name])));
 }
 
@@ -355,7 +356,7 @@ fn init_draws_packed_layers_of_the_right_size() {
             restart: false,
         };
         init(&made, |_| {}).unwrap();
-        let checkpoint = Checkpoint::open(directory.path()).unwrap();
+        let checkpoint = OmniCheckpoint::open(directory.path()).unwrap();
         checkpoint.check(&Component::ALL).unwrap();
         let values = unpacked(&checkpoint, "thinker.lm_head", [1024, 64]);
         let mean_square = values.iter().map(|value| f64::from(value * value)).sum::<f64>() / values.len() as f64;

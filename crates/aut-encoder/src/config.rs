@@ -1,5 +1,74 @@
-use checkpoint::AudioConfig;
+use checkpoint::{ConfigFault, ConfigSection};
 use omni_core::{Error, Result};
+use serde::Deserialize;
+
+/// `audio_config`: the AuT encoder.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AudioConfig {
+    /// Width.
+    pub d_model: usize,
+    /// Layers.
+    pub encoder_layers: usize,
+    /// Heads.
+    pub encoder_attention_heads: usize,
+    /// Width between the two linear layers of a block.
+    pub encoder_ffn_dim: usize,
+    /// Mel bands.
+    pub num_mel_bins: usize,
+    /// Channels of the convolution stem.
+    pub downsample_hidden_size: usize,
+    /// Half a chunk, in mel frames.
+    #[serde(default = "fifty")]
+    pub n_window: usize,
+    /// Attention window at inference, in mel frames.
+    pub n_window_infer: usize,
+    /// Rows of the sinusoid table.
+    pub max_source_positions: usize,
+    /// Width of the rows handed to the thinker.
+    pub output_dim: usize,
+}
+
+fn fifty() -> usize {
+    50
+}
+
+impl ConfigSection for AudioConfig {
+    const SECTION: &'static str = "thinker_config.audio_config";
+
+    fn validate(&self) -> std::result::Result<(), ConfigFault> {
+        let at = Self::SECTION;
+        let sizes = [
+            ("d_model", self.d_model),
+            ("encoder_layers", self.encoder_layers),
+            ("encoder_attention_heads", self.encoder_attention_heads),
+            ("encoder_ffn_dim", self.encoder_ffn_dim),
+            ("downsample_hidden_size", self.downsample_hidden_size),
+        ];
+        ConfigFault::unless_positive(at, &sizes)?;
+        let (width, heads) = (self.d_model, self.encoder_attention_heads);
+        ConfigFault::unless(width.is_multiple_of(heads) && width.is_multiple_of(2), at, || {
+            format!("d_model {width} cannot be split into {heads} heads and two halves")
+        })?;
+        // A chunk of `2 * n_window` frames must give the 13 rows the reference counts for it.
+        ConfigFault::unless((49..=52).contains(&self.n_window), at, || {
+            format!("n_window is {}, expected 49 to 52", self.n_window)
+        })?;
+        ConfigFault::unless(self.num_mel_bins == 128, at, || {
+            format!("num_mel_bins is {}, expected 128", self.num_mel_bins)
+        })
+    }
+}
+
+impl AudioConfig {
+    /// Rows the encoder makes of so many mel frames: 13 for each whole chunk, three halvings (rounding up) for the rest.
+    pub fn tokens(&self, mel_frames: usize) -> usize {
+        // The reference fixes 13 rows per chunk, which fits the released chunk of 100 frames.
+        const PER_CHUNK: usize = 13;
+        let chunk = 2 * self.n_window;
+        let rest = (0..3).fold(mel_frames % chunk, |n, _| n.div_ceil(2));
+        rest + mel_frames / chunk * PER_CHUNK
+    }
+}
 
 /// Log-mel frames of one second.
 pub const MEL_PER_SECOND: usize = 100;

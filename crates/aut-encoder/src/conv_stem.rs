@@ -4,10 +4,12 @@ use burn::module::{Module, Param};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, TensorData, activation};
-use checkpoint::{AudioConfig, Weights};
+use checkpoint::Weights;
 use kernels::{Conv2dStack, Precision};
 use nn::{DeviceEngine, Engine, HostEngine, HostRows, Linear, with_f32_slice};
 use omni_core::{Dtype, Result};
+
+use crate::config::AudioConfig;
 
 /// Three convolutions that halve time and mel bins, and a linear layer: chunks of log-mel frames to rows.
 #[derive(Module, Debug)]
@@ -49,10 +51,7 @@ const NAMES: [&str; 3] = ["conv2d1", "conv2d2", "conv2d3"];
 
 impl Conv {
     fn load(weights: &Weights, [output, input]: [usize; 2]) -> Result<Self> {
-        Ok(Self {
-            weight: Param::from_tensor(weights.tensor("weight", [output, input, 3, 3])?),
-            bias: Param::from_tensor(weights.tensor("bias", [output])?),
-        })
+        Ok(Self { weight: weights.param("weight", [output, input, 3, 3])?, bias: weights.param("bias", [output])? })
     }
 
     /// `[B, in, h, w]` → `[B, out, h/2, w/2]`, halves rounded up, after GELU.

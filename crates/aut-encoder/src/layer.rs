@@ -1,7 +1,9 @@
 use burn::module::Module;
-use checkpoint::{AudioConfig, Weights};
+use checkpoint::Weights;
 use nn::{Activation, EncoderLayer, Engine, LayerNorm, Linear, QkvProjection};
 use omni_core::Result;
+
+use crate::config::AudioConfig;
 
 /// Whisper's and PyTorch's default.
 pub(crate) const EPS: f64 = 1e-5;

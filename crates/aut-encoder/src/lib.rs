@@ -12,8 +12,8 @@ mod positions;
 mod probe;
 mod windows;
 
-pub use checkpoint::{AudioConfig, Checkpoint, Component, Weights};
-pub use config::MEL_PER_SECOND;
+pub use checkpoint::{Checkpoint, Weights};
+pub use config::{AudioConfig, MEL_PER_SECOND};
 pub use model::AutEncoder;
 pub use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 pub use probe::AutProbe;

@@ -1,15 +1,15 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use checkpoint::{AudioConfig, Checkpoint, Component, OmniConfig, Weights};
+use checkpoint::{Checkpoint, Weights};
 use nn::{Activation, AnyEngine, LayerNorm, Linear, on_engine};
 use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 
-use crate::AutProbe;
 use crate::config::{chunk, window_chunks};
 use crate::conv_stem::{ConvStem, StemEngine, pictures, tensor_of};
 use crate::layer::{AutLayer, EPS};
 use crate::positions::sinusoids;
 use crate::windows::{Window, windows};
+use crate::{AudioConfig, AutProbe};
 
 /// Windows that go through the layers together: enough rows for fast products, few enough for flat memory.
 const WINDOWS_PER_BATCH: usize = 4;
@@ -40,16 +40,17 @@ impl AutEncoder {
     /// # Errors
     /// The errors of [`Checkpoint::check`] for the audio encoder's tensors.
     pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place) -> Result<Self> {
-        checkpoint.check(&[Component::AudioEncoder])?;
-        Self::load(&Weights::new(checkpoint, place, Dtype::F32), checkpoint.config())
+        let config: AudioConfig = checkpoint.config().section()?;
+        let in_scope = |name: &str| name.starts_with("thinker.audio_tower.");
+        checkpoint.load(place, Dtype::F32, in_scope, |weights| Self::load(weights, &config))
     }
 
     /// Reads `thinker.audio_tower.*`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
     /// The errors of [`Weights::tensor`].
-    pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
-        Self::load_parts(&weights.at("thinker.audio_tower"), &config.thinker.audio)
+    pub fn load(weights: &Weights, config: &AudioConfig) -> Result<Self> {
+        Self::load_parts(&weights.at("thinker.audio_tower"), config)
     }
 
     /// Reads the encoder's tensors.

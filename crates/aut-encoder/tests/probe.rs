@@ -8,7 +8,8 @@ use qwen3_omni_aut_encoder::{AutEncoder, AutProbe, Checkpoint, Dtype, ModalityEn
 
 fn encoder(directory: PathBuf, dtype: Dtype) -> AutEncoder {
     let checkpoint = Checkpoint::open(directory).unwrap();
-    AutEncoder::load(&Weights::new(&checkpoint, &Place::Host(Device::flex()), dtype), checkpoint.config()).unwrap()
+    let config = checkpoint.config().section().unwrap();
+    AutEncoder::load(&Weights::new(&checkpoint, &Place::Host(Device::flex()), dtype), &config).unwrap()
 }
 
 /// More than one attention window, more chunks than are convolved together, and a short last chunk.

@@ -2,29 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use crate::directory::{CONFIG, INDEX, Tensor};
-use crate::manifest::{Component, Manifest, expected, is_linear};
+use crate::directory::{INDEX, Tensor};
 use crate::packed_layer::{WORDS, members};
-use crate::{Checkpoint, CheckpointError, Mismatch, TensorReport};
+use crate::{Checkpoint, CheckpointError, Expected, Manifest, Mismatch, TensorReport};
 
 impl Checkpoint {
-    /// The differences between disk and config, for the given parts. Tensors that belong to no part count as unexpected.
+    /// The differences between `manifest` and the tensors on disk that are `in_scope` by their names.
     ///
     /// The packed tensors of a linear layer stand for its `weight`.
-    pub fn report(&self, components: &[Component]) -> TensorReport {
-        self.report_against(expected(&self.config), components)
-    }
-
-    /// Compares the checkpoint with another list than the one of its own config; see [`Checkpoint::report`].
-    pub fn report_against(&self, mut expected: Manifest, components: &[Component]) -> TensorReport {
-        let wanted = |name: &str| Component::of(name).is_none_or(|c| components.contains(&c));
-        expected.retain(|name, _| wanted(name));
+    pub fn report(&self, manifest: &Manifest, in_scope: impl Fn(&str) -> bool) -> TensorReport {
         let mut found: BTreeMap<&str, &Tensor> = self.tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
-        found.retain(|name, _| wanted(name));
+        found.retain(|name, _| in_scope(name));
         let mut report = TensorReport::default();
-        for (name, shape) in expected {
-            let tensors = if found.contains_key(name.as_str()) { None } else { self.packed_members(&name, &shape) };
-            for (name, shape) in tensors.unwrap_or_else(|| vec![(name, shape)]) {
+        for (name, expected) in manifest {
+            let tensors = if found.contains_key(name.as_str()) { None } else { self.packed_members(name, expected) };
+            for (name, shape) in tensors.unwrap_or_else(|| vec![(name.clone(), expected.shape.clone())]) {
                 match found.remove(name.as_str()) {
                     None => report.missing.push((name, shape)),
                     Some(tensor) if tensor.shape != shape => {
@@ -38,36 +30,36 @@ impl Checkpoint {
         report
     }
 
-    /// Compares names, shapes and number types with what the config asks for, for the given parts, before any weight is read.
+    /// Compares names, shapes and number types with what `manifest` asks for, before any weight is read; `in_scope` tells by its name
+    /// whether a tensor on disk is to be compared.
     ///
     /// # Errors
     /// One [`CheckpointError::Tensors`] with every difference, [`CheckpointError::Dtype`], or [`CheckpointError::Packed`]
     /// for a packed layer that contradicts itself or `quantization_config`.
-    pub fn check(&self, components: &[Component]) -> Result<(), CheckpointError> {
-        let of_parts = |name: &str| Component::of(name).is_some_and(|c| components.contains(&c));
-        self.config.check_parts(components, &self.directory.join(CONFIG))?;
+    pub fn check(&self, manifest: &Manifest, in_scope: impl Fn(&str) -> bool) -> Result<(), CheckpointError> {
         for (path, names) in &self.absent {
-            if let Some(name) = names.iter().find(|name| of_parts(name)) {
+            if let Some(name) = names.iter().find(|name| in_scope(name)) {
                 let count = names.len();
                 let reason = format!("{INDEX} names this file for {count} tensors (`{name}`, …), but it is not there");
                 return Err(CheckpointError::NoWeights { path: path.clone(), reason });
             }
         }
-        for module in self.packed_modules().filter(|module| of_parts(module)) {
+        for module in self.packed_modules().filter(|module| in_scope(module)) {
             self.scheme_on_disk(module)?;
         }
-        let report = self.report(components);
+        let report = self.report(manifest, &in_scope);
         if !report.is_clean() {
             return Err(CheckpointError::Tensors { path: self.directory.clone(), report });
         }
-        self.check_types(of_parts)
+        self.check_types(manifest, in_scope)
     }
 
-    fn check_types(&self, of_parts: impl Fn(&str) -> bool) -> Result<(), CheckpointError> {
-        let expected = expected(&self.config);
-        for (name, tensor) in self.tensors.iter().filter(|(name, _)| of_parts(name)) {
+    fn check_types(&self, manifest: &Manifest, in_scope: impl Fn(&str) -> bool) -> Result<(), CheckpointError> {
+        for (name, tensor) in self.tensors.iter().filter(|(name, _)| in_scope(name)) {
             let packed = name.split_once(".weight_").filter(|(module, _)| self.is_packed(module));
-            match packed.map(|(module, _)| (module, expected.get(&format!("{module}.weight")).map(Vec::as_slice))) {
+            match packed
+                .map(|(module, _)| (module, manifest.get(&format!("{module}.weight")).map(|e| e.shape.as_slice())))
+            {
                 // Once per layer is enough.
                 Some((module, Some([outputs, inputs]))) if name.ends_with(WORDS) => {
                     self.check_layer(module, [*outputs, *inputs])?;
@@ -85,9 +77,9 @@ impl Checkpoint {
     }
 
     /// The tensors that stand for a linear layer's `weight`, with their shapes, if the layer is packed.
-    fn packed_members(&self, name: &str, shape: &[usize]) -> Option<Vec<(String, Vec<usize>)>> {
-        let (module, [outputs, inputs]) = (name.strip_suffix(".weight")?, *shape.first_chunk::<2>()?);
-        let packed = is_linear(name, shape) && self.is_packed(module);
+    fn packed_members(&self, name: &str, expected: &Expected) -> Option<Vec<(String, Vec<usize>)>> {
+        let (module, [outputs, inputs]) = (name.strip_suffix(".weight")?, *expected.shape.first_chunk::<2>()?);
+        let packed = expected.is_linear() && self.is_packed(module);
         let scheme = self.quantization().filter(|_| packed)?.scheme_on_disk(module)?;
         let members = members(scheme, [outputs, inputs]).into_iter().map(|m| (m.name(module), m.optional, m.shape));
         let present = members.filter(|(name, optional, _)| !optional || self.tensors.contains_key(name));

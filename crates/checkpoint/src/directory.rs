@@ -8,11 +8,11 @@ use memmap2::Mmap;
 use omni_core::Dtype;
 use safetensors::tensor::{SafeTensorError, SafeTensors};
 
-use crate::config::read_json;
+use crate::config_file::{ConfigFile, read_json};
 use crate::stored::Bytes;
-use crate::{CheckpointError, OmniConfig, QuantizationConfig};
+use crate::{CheckpointError, QuantizationConfig};
 
-pub(crate) const CONFIG: &str = "config.json";
+const CONFIG: &str = "config.json";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
@@ -23,7 +23,7 @@ pub const UNFINISHED: &str = "weights-tools.unfinished.json";
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(crate) directory: PathBuf,
-    pub(crate) config: OmniConfig,
+    config: ConfigFile,
     quantization: Option<QuantizationConfig>,
     shards: Vec<Shard>,
     pub(crate) tensors: BTreeMap<String, Tensor>,
@@ -94,11 +94,11 @@ impl Checkpoint {
             return Err(CheckpointError::NoWeights { path: directory.to_owned(), reason });
         }
         refuse_unfinished(directory)?;
-        let path = directory.join(CONFIG);
+        let config = ConfigFile::read(&directory.join(CONFIG))?;
         let mut checkpoint = Self {
             directory: directory.to_owned(),
-            config: OmniConfig::read(&path)?,
-            quantization: QuantizationConfig::read(&path)?,
+            quantization: QuantizationConfig::of(&config)?,
+            config,
             shards: vec![],
             tensors: BTreeMap::new(),
             absent: BTreeMap::new(),
@@ -119,8 +119,8 @@ impl Checkpoint {
         &self.directory
     }
 
-    /// The contents of `config.json`.
-    pub fn config(&self) -> &OmniConfig {
+    /// `config.json`, of which each model reads its own section.
+    pub fn config(&self) -> &ConfigFile {
         &self.config
     }
 

@@ -1,17 +1,17 @@
-//! Reads Qwen3-Omni checkpoint directories in Hugging Face layout.
+//! Reads checkpoint directories in Hugging Face layout, of whatever model.
 //!
-//! [`Checkpoint::open`] reads `config.json` (both key styles), maps the safetensors shards into memory and parses each
-//! header once. [`Checkpoint::check`] compares names and shapes with what the config asks for, before any weight is
-//! read; the matrix of a linear layer may lie there packed ([`Checkpoint::packed`]). [`Weights`] then hands tensors to
-//! the model crates, by name, in the number type of the computation.
+//! [`Checkpoint::open`] reads `config.json`, maps the safetensors shards into memory and parses each header once. A model reads its
+//! [`ConfigSection`]; [`record`] lists the tensors that its loading function asks for, and [`Checkpoint::check`] compares names and
+//! shapes with that list before any weight is read. The matrix of a linear layer may lie there packed ([`Checkpoint::packed`]).
+//! [`Weights`] then hands tensors to the model, by name, in the number type of the computation.
 
 mod arena;
 mod check;
-mod config;
+mod config_file;
 mod directory;
 mod error;
 mod manifest;
-mod need;
+mod memory_estimate;
 mod packed_layer;
 mod quantization;
 mod random;
@@ -20,14 +20,11 @@ mod weights;
 
 pub mod packed;
 
-pub use config::{
-    AudioConfig, CONTROL_CODES, Code2WavConfig, CodePredictorConfig, DecoderConfig, OmniConfig, TalkerConfig,
-    ThinkerConfig, VisionConfig,
-};
+pub use config_file::{ConfigFault, ConfigFile, ConfigSection};
 pub use directory::{Checkpoint, Tensor as StoredTensor, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
-pub use manifest::{Component, Manifest, expected, is_linear};
-pub use need::MemoryNeed;
+pub use manifest::{Expected, Manifest, TensorKind, record};
+pub use memory_estimate::MemoryEstimate;
 pub use omni_core::{Dtype, Place, PlaceKind};
 pub use packed::Scheme;
 pub use packed_layer::PackedTensors;

@@ -13,9 +13,6 @@ const SHAPE: &str = ".weight_shape";
 const ZEROS: &str = ".weight_zero_point";
 const ORDER: &str = ".weight_g_idx";
 
-/// What lies beside the words of a packed layer.
-pub(crate) const PACKED_PARTS: [&str; 4] = [SCALES, SHAPE, ZEROS, ORDER];
-
 /// The packed tensors of one linear layer, as they lie on disk.
 #[derive(Debug)]
 pub struct PackedTensors<'a> {

@@ -3,13 +3,10 @@
 //! Read is what `compressed-tensors` calls `pack-quantized`, with integers of 4 or 8 bits and one scale per group of
 //! inputs or per output. Anything else is refused by name.
 
-use std::path::Path;
-
 use fancy_regex::Regex;
 use serde_json::Value;
 
-use crate::config::read_json;
-use crate::{CheckpointError, Scheme};
+use crate::{CheckpointError, ConfigFile, Scheme};
 
 const KEY: &str = "quantization_config";
 const METHOD: &str = "compressed-tensors";
@@ -48,17 +45,15 @@ impl QuantizationConfig {
     ///
     /// # Errors
     /// [`CheckpointError::Quantization`] naming the kind that cannot be read, or the key that is wrong.
-    pub fn read(path: &Path) -> Result<Option<Self>, CheckpointError> {
-        let config: Value = read_json(path)?;
+    pub fn of(config: &ConfigFile) -> Result<Option<Self>, CheckpointError> {
         let found = PLACES.iter().find_map(|place| {
-            let part = place.split('.').filter(|key| !key.is_empty()).try_fold(&config, |value, key| value.get(key))?;
             let at = if place.is_empty() { KEY.to_owned() } else { format!("{place}.{KEY}") };
-            part.get(KEY).filter(|value| !value.is_null()).map(|value| (at, value))
+            config.get(&at).map(|value| (at, value))
         });
         let Some((at, value)) = found else { return Ok(None) };
         Self::parse(value).map(Some).map_err(|(key, reason)| {
             let at = if key.is_empty() { at } else { format!("{at}.{key}") };
-            CheckpointError::Quantization { path: path.to_owned(), at, reason }
+            CheckpointError::Quantization { path: config.path().to_owned(), at, reason }
         })
     }
 

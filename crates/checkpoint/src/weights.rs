@@ -2,7 +2,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::module::{Param, ParamId};
+use burn::tensor::{Device, Distribution, Shape, Tensor, TensorData};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use omni_core::{Dtype, Error, Place, Result};
@@ -10,7 +11,7 @@ use omni_core::{Dtype, Error, Place, Result};
 use crate::arena::Arena;
 use crate::random::{RandomCheckpoint, random_range};
 use crate::stored::Bytes;
-use crate::{Checkpoint, CheckpointError, PackedTensors, Scheme, StoredMatrix};
+use crate::{Checkpoint, CheckpointError, Expected, Manifest, PackedTensors, Scheme, StoredMatrix, TensorKind};
 
 /// How far loading has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,12 @@ pub struct Weights<'a> {
 #[derive(Clone)]
 enum Source<'a> {
     Disk(&'a Checkpoint),
-    Random { packing: Packing, seed: u64 },
+    Random {
+        packing: Packing,
+        seed: u64,
+    },
+    /// Nothing: what is asked for is written down.
+    Record(Rc<RefCell<Manifest>>),
 }
 
 /// Which random matrices are packed.
@@ -94,6 +100,30 @@ impl<'a> Weights<'a> {
         place.device().seed(seed);
         let packing = Packing::Modules(Rc::new(checkpoint.packed.clone()));
         Self::from_source(Source::Random { packing, seed }, place, dtype)
+    }
+
+    /// No weights: a model that is loaded from here lists its tensors and cannot compute. Parameters are never allocated.
+    pub(crate) fn recording(device: &Device) -> Self {
+        Self::from_source(Source::Record(Rc::default()), &Place::Device(device.clone()), Dtype::F32)
+    }
+
+    /// What was asked for.
+    pub(crate) fn recorded(&self) -> Manifest {
+        match &self.source {
+            Source::Record(manifest) => manifest.take(),
+            _ => Manifest::new(),
+        }
+    }
+
+    /// Whether a model that is loaded from here lists its tensors and cannot compute.
+    pub fn is_recording(&self) -> bool {
+        matches!(self.source, Source::Record(_))
+    }
+
+    fn note(&self, name: &str, shape: &[usize], kind: TensorKind) {
+        if let Source::Record(manifest) = &self.source {
+            manifest.borrow_mut().insert(name.to_owned(), Expected { shape: shape.to_vec(), kind });
+        }
     }
 
     fn from_source(source: Source<'a>, place: &Place, dtype: Dtype) -> Self {
@@ -158,6 +188,10 @@ impl<'a> Weights<'a> {
                 let uniform = move || (random() >> 40) as f32 / (1 << 24) as f32;
                 std::iter::repeat_with(uniform).take(elements).map(|x| low + (high - low) * x).collect()
             }
+            Source::Record(_) => {
+                self.note(&name, shape, TensorKind::Values);
+                vec![0.0; elements]
+            }
         };
         self.report();
         Ok(values)
@@ -176,9 +210,44 @@ impl<'a> Weights<'a> {
                 buffer.upload(shape, self.device(), self.tensor_dtype())
             }
             Source::Random { .. } => self.draw(shape, random_range(&name, &shape)),
+            Source::Record(_) => {
+                self.note(&name, &shape, TensorKind::Values);
+                Tensor::zeros(shape, self.device())
+            }
         };
         self.report();
         Ok(tensor)
+    }
+
+    /// One tensor as a parameter of a module: trainable on an autodiff device.
+    ///
+    /// # Errors
+    /// The errors of [`Weights::tensor`].
+    pub fn param<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>> {
+        if self.is_recording() {
+            self.note(&format!("{}{name}", self.prefix), &shape, TensorKind::Values);
+            return Ok(self.unallocated(shape));
+        }
+        self.tensor(name, shape).map(Param::from_tensor)
+    }
+
+    /// The matrix of a linear layer or a table, `weight` of this module, as a parameter `[out, in]`. A weight with more axes, `[out, …]`,
+    /// becomes a matrix whose inputs are all but the first.
+    ///
+    /// # Errors
+    /// The errors of [`Weights::tensor`].
+    pub fn matrix_param<const D: usize>(&self, shape: [usize; D], kind: TensorKind) -> Result<Param<Tensor<2>>> {
+        if self.is_recording() {
+            self.note(&format!("{}weight", self.prefix), &shape, kind);
+            return Ok(self.unallocated(flat(shape)));
+        }
+        Ok(Param::from_tensor(self.tensor("weight", shape)?.reshape(flat(shape))))
+    }
+
+    /// A parameter that takes no memory unless it is read.
+    fn unallocated<const D: usize>(&self, shape: [usize; D]) -> Param<Tensor<D>> {
+        let zeros = move |device: &Device, _| Tensor::zeros(shape, device);
+        Param::uninitialized(ParamId::new(), zeros, self.device().clone(), false, Shape::from(shape))
     }
 
     /// The matrix of a linear layer, `weight` of this module, in host memory as it lies on disk, packed or not.
@@ -194,6 +263,10 @@ impl<'a> Weights<'a> {
             Source::Random { packing, seed } => {
                 let seed = seed ^ hash(&self.prefix);
                 self.draw_matrix(flat, packing.of(self.module()).filter(|_| D == 2), seed)
+            }
+            Source::Record(_) => {
+                self.note(&format!("{}weight", self.prefix), &shape, TensorKind::Linear);
+                StoredMatrix::f32(flat, Bytes::copied(&vec![0; 4 * flat[0] * flat[1]]))
             }
         };
         self.report();
@@ -216,6 +289,7 @@ impl<'a> Weights<'a> {
         match &self.source {
             Source::Disk(checkpoint) => checkpoint.tensors().contains_key(&format!("{}weight_packed", self.prefix)),
             Source::Random { packing, .. } => packing.of(self.module()).is_some(),
+            Source::Record(_) => false,
         }
     }
 
@@ -327,6 +401,13 @@ impl<'a> Weights<'a> {
                 buffer.upload(shape, self.device(), self.tensor_dtype())
             }
             Source::Random { .. } => self.draw(shape, random_range("weight", &[rows, columns])),
+            Source::Record(_) => {
+                for (expert, part) in (0..experts).flat_map(|e| parts.iter().map(move |part| (e, part))) {
+                    let name = format!("{}experts.{expert}.{part}.weight", self.prefix);
+                    self.note(&name, &[rows, columns], TensorKind::Linear);
+                }
+                Tensor::zeros(shape, self.device())
+            }
         };
         self.report();
         Ok(tensor)

@@ -67,8 +67,8 @@ impl Kernel {
     ) -> Result<Self> {
         if !weights.place().is_host() {
             return Ok(Kernel::Device(DeviceKernel {
-                weight: Param::from_tensor(weights.tensor("weight", shape)?),
-                bias: Param::from_tensor(weights.tensor("bias", [output])?),
+                weight: weights.param("weight", shape)?,
+                bias: weights.param("bias", [output])?,
             }));
         }
         let bf16 = weights.compute_dtype() == Dtype::Bf16;
@@ -128,8 +128,8 @@ impl UpsampleConv {
         let shape = [width, width, factor];
         if !weights.place().is_host() {
             return Ok(UpsampleConv::Device(DeviceKernel {
-                weight: Param::from_tensor(weights.tensor("weight", shape)?),
-                bias: Param::from_tensor(weights.tensor("bias", [width])?),
+                weight: weights.param("weight", shape)?,
+                bias: weights.param("bias", [width])?,
             }));
         }
         let (weight, bias) = (weights.values("weight", &shape)?, weights.values("bias", &[width])?);
@@ -167,7 +167,7 @@ impl Depthwise {
             let by_tap = (0..taps).flat_map(|tap| values.iter().skip(tap).step_by(taps).copied());
             DepthwiseWeight::Host(Vector::of_values(by_tap.collect()))
         } else {
-            DepthwiseWeight::Device(Param::from_tensor(weights.tensor("weight", shape)?))
+            DepthwiseWeight::Device(weights.param("weight", shape)?)
         };
         Ok(Self { weight, bias: Vector::load(weights, "bias", width)?, taps })
     }

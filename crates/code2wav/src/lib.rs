@@ -6,6 +6,7 @@
 //!
 //! Each decoder block looks one step ahead, so `F` frames give `F * samples_per_frame - lookahead` samples.
 
+mod config;
 mod conv;
 mod convnext;
 mod decoder_block;
@@ -17,7 +18,8 @@ mod probe;
 mod snake;
 mod stream;
 
-pub use checkpoint::{Checkpoint, Code2WavConfig, Component, Weights};
+pub use checkpoint::{Checkpoint, Weights};
+pub use config::Code2WavConfig;
 pub use model::{Code2Wav, VocoderRun, VocoderState};
 pub use omni_core::{Dtype, Place};
 pub use probe::VocoderProbe;

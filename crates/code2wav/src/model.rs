@@ -1,8 +1,9 @@
 use burn::module::Module;
-use checkpoint::{Code2WavConfig, OmniConfig, Weights};
+use checkpoint::{Checkpoint, Weights};
 use nn::{AnyEngine, Embedding, Engine, admitted, on_engine};
-use omni_core::{Error, Result};
+use omni_core::{Dtype, Error, Place, Result};
 
+use crate::config::Code2WavConfig;
 use crate::conv::{CausalConv, ConvSpec};
 use crate::convnext::Upsample;
 use crate::decoder_block::{BlockState, DecoderBlock};
@@ -57,12 +58,22 @@ pub struct VocoderRun<'a> {
 }
 
 impl Code2Wav {
+    /// Loads the vocoder alone, computed in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for its section of the config, and those of [`Checkpoint::check`] for its tensors.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place, dtype: Dtype) -> Result<Self> {
+        let config: Code2WavConfig = checkpoint.config().section()?;
+        let in_scope = |name: &str| name.starts_with("code2wav.");
+        checkpoint.load(place, dtype, in_scope, |weights| Self::load(weights, &config))
+    }
+
     /// Reads `code2wav.*`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// The errors of [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
-    pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
-        Self::load_parts(&weights.at("code2wav"), config.code2wav()?)
+    /// The errors of [`Weights::tensor`].
+    pub fn load(weights: &Weights, config: &Code2WavConfig) -> Result<Self> {
+        Self::load_parts(&weights.at("code2wav"), config)
     }
 
     /// Reads the vocoder's tensors; `weights` stands at its root.

@@ -1,9 +1,10 @@
 use burn::module::Module;
-use checkpoint::{Code2WavConfig, Weights};
+use checkpoint::Weights;
 use nn::{Attention, AttentionSpec, Engine, GatedMlp, KvCache, RmsNorm, Run, RunLength, Vector};
 use omni_core::{Positions, Result};
 use tm_rope::{Rope, RopeConfig};
 
+use crate::config::Code2WavConfig;
 use crate::model::show_rows;
 use crate::probe::VocoderProbe;
 

@@ -32,7 +32,7 @@ pub(crate) struct HostSnake {
 impl Snake {
     pub(crate) fn load(weights: &Weights, channels: usize) -> Result<Self> {
         if !weights.place().is_host() {
-            let load = |name| weights.tensor(name, [channels]).map(Param::from_tensor);
+            let load = |name| weights.param(name, [channels]);
             return Ok(Snake::Device(DeviceSnake { alpha: load("alpha")?, beta: load("beta")? }));
         }
         let load = |name| weights.values(name, &[channels]);

@@ -1,5 +1,67 @@
-use checkpoint::{DecoderConfig, OmniConfig, TalkerConfig};
-use nn::{DecoderSpec, decoder_spec};
+use std::collections::BTreeMap;
+
+use checkpoint::{ConfigFault, ConfigSection};
+use nn::{DecoderConfig, DecoderSpec, decoder_spec};
+use serde::Deserialize;
+
+/// The last ids of the talker's vocabulary are controls, never codes. The reference has this number in its code.
+pub const CONTROL_CODES: usize = 1024;
+
+/// `talker_config` without the code predictor.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TalkerConfig {
+    /// The thinker's layer whose output the talker reads at media rows.
+    pub accept_hidden_layer: usize,
+    /// Codebooks `Q`.
+    pub num_code_groups: usize,
+    /// Width of the thinker.
+    pub thinker_hidden_size: usize,
+    /// Codec side of the text's opening position.
+    pub codec_pad_id: u32,
+    /// Codec side of the first text token.
+    pub codec_bos_id: u32,
+    /// Ends the speech.
+    pub codec_eos_token_id: u32,
+    /// First control code of the codec side.
+    pub codec_nothink_id: u32,
+    /// Second control code of the codec side.
+    pub codec_think_bos_id: u32,
+    /// Third control code of the codec side.
+    pub codec_think_eos_id: u32,
+    /// Voices, by lower-case name.
+    pub speaker_id: BTreeMap<String, u32>,
+    /// The talker's decoder.
+    #[serde(rename = "text_config")]
+    pub text: DecoderConfig,
+}
+
+impl ConfigSection for TalkerConfig {
+    const SECTION: &'static str = "talker_config";
+
+    fn validate(&self) -> Result<(), ConfigFault> {
+        let at = Self::SECTION;
+        self.text.validate("talker_config.text_config")?;
+        ConfigFault::unless(self.num_code_groups >= 2, at, || {
+            format!("num_code_groups is {}, expected at least 2", self.num_code_groups)
+        })?;
+        ConfigFault::unless(!self.speaker_id.is_empty(), at, || "speaker_id lists no speaker".into())?;
+        let controls = [
+            ("codec_pad_id", self.codec_pad_id),
+            ("codec_bos_id", self.codec_bos_id),
+            ("codec_eos_token_id", self.codec_eos_token_id),
+            ("codec_nothink_id", self.codec_nothink_id),
+            ("codec_think_bos_id", self.codec_think_bos_id),
+            ("codec_think_eos_id", self.codec_think_eos_id),
+        ];
+        let speakers = self.speaker_id.iter().map(|(name, id)| (name.as_str(), *id));
+        for (name, id) in controls.into_iter().chain(speakers) {
+            ConfigFault::unless((id as usize) < self.text.vocab_size, at, || {
+                format!("`{name}` is {id}, but the talker's vocabulary has {} ids", self.text.vocab_size)
+            })?;
+        }
+        Ok(())
+    }
+}
 
 /// Sizes of the talker's decoder. The reference class does not make the experts' weights add up to 1 unless the file
 /// says so (the released one does).
@@ -8,7 +70,8 @@ pub fn talker_spec(config: &DecoderConfig) -> DecoderSpec {
 }
 
 /// Thinker ids that tell turns and text controls apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(from = "TurnKeys")]
 pub struct Turns {
     /// Opens a turn.
     pub im_start: u32,
@@ -26,17 +89,45 @@ pub struct Turns {
     pub placeholders: [u32; 3],
 }
 
-impl From<&OmniConfig> for Turns {
-    fn from(config: &OmniConfig) -> Self {
+/// Where the config names the ids.
+#[derive(Deserialize)]
+struct TurnKeys {
+    im_start_token_id: u32,
+    user_token_id: u32,
+    assistant_token_id: u32,
+    tts_pad_token_id: u32,
+    tts_bos_token_id: u32,
+    tts_eos_token_id: u32,
+    thinker_config: Placeholders,
+}
+
+#[derive(Deserialize)]
+struct Placeholders {
+    audio_token_id: u32,
+    image_token_id: u32,
+    video_token_id: u32,
+}
+
+impl From<TurnKeys> for Turns {
+    fn from(keys: TurnKeys) -> Self {
+        let Placeholders { audio_token_id, image_token_id, video_token_id } = keys.thinker_config;
         Self {
-            im_start: config.im_start_token_id,
-            user: config.user_token_id,
-            assistant: config.assistant_token_id,
-            tts_pad: config.tts_pad_token_id,
-            tts_bos: config.tts_bos_token_id,
-            tts_eos: config.tts_eos_token_id,
-            placeholders: [config.thinker.audio_token_id, config.thinker.image_token_id, config.thinker.video_token_id],
+            im_start: keys.im_start_token_id,
+            user: keys.user_token_id,
+            assistant: keys.assistant_token_id,
+            tts_pad: keys.tts_pad_token_id,
+            tts_bos: keys.tts_bos_token_id,
+            tts_eos: keys.tts_eos_token_id,
+            placeholders: [audio_token_id, image_token_id, video_token_id],
         }
+    }
+}
+
+impl ConfigSection for Turns {
+    const SECTION: &'static str = "";
+
+    fn validate(&self) -> Result<(), ConfigFault> {
+        Ok(())
     }
 }
 

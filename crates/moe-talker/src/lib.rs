@@ -13,10 +13,10 @@ mod prompt;
 mod speak;
 mod speaker;
 
-pub use checkpoint::{Checkpoint, Component, TalkerConfig, Weights};
-pub use config::{Turns, talker_spec};
+pub use checkpoint::{Checkpoint, Weights};
+pub use config::{CONTROL_CODES, TalkerConfig, Turns, talker_spec};
 pub use model::{Talker, TalkerInput, TalkerOutput, TalkerRun, TalkerState, TalkerStates};
-pub use nn::Logits;
+pub use nn::{DecoderConfig, Logits};
 pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, Positions, SamplingOptions};
 pub use projection::ResizeMlp;
 pub use prompt::{Conversation, TalkerPrompt};

@@ -1,13 +1,13 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use checkpoint::{OmniConfig, TalkerConfig, Weights};
+use checkpoint::{Checkpoint, Weights};
 use nn::{
     AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, admitted, last_rows,
     on_engine,
 };
-use omni_core::{Positions, Result};
+use omni_core::{Dtype, Place, Positions, Result};
 
-use crate::config::{Controls, Turns, talker_spec};
+use crate::config::{Controls, TalkerConfig, Turns, talker_spec};
 use crate::projection::ResizeMlp;
 
 /// Codec embedding, decoder stack, codec head, and the two projections from the thinker.
@@ -74,12 +74,23 @@ pub struct TalkerStates {
 }
 
 impl Talker {
+    /// Loads the talker alone, computed in `dtype`.
+    ///
+    /// # Errors
+    /// [`omni_core::Error::Config`] for its section of the config, and those of [`Checkpoint::check`] for its tensors.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place, dtype: Dtype) -> Result<Self> {
+        let config: TalkerConfig = checkpoint.config().section()?;
+        let turns = checkpoint.config().section()?;
+        let in_scope = |name: &str| name.starts_with("talker.") && !name.starts_with("talker.code_predictor.");
+        checkpoint.load(place, dtype, in_scope, |weights| Self::load(weights, &config, turns))
+    }
+
     /// Reads `talker.*` but the code predictor; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// The errors of [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
-    pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
-        Self::load_parts(&weights.at("talker"), config.talker()?, Turns::from(config))
+    /// The errors of [`Weights::tensor`].
+    pub fn load(weights: &Weights, config: &TalkerConfig, turns: Turns) -> Result<Self> {
+        Self::load_parts(&weights.at("talker"), config, turns)
     }
 
     /// Reads `model.*`, `codec_head` and the projections.

@@ -1,7 +1,9 @@
 use burn::module::Module;
-use checkpoint::{TalkerConfig, Weights};
+use checkpoint::Weights;
 use nn::{Activation, Engine, Linear};
 use omni_core::Result;
+
+use crate::config::TalkerConfig;
 
 /// Thinker width to talker width: `fc2(silu(fc1(x)))`, with biases.
 #[derive(Module, Debug)]

@@ -1,9 +1,9 @@
 use burn::tensor::{DType, Tensor};
-use checkpoint::CONTROL_CODES;
 use nn::sampler::Suppressed;
 use nn::{Logits, Sampler};
 use omni_core::{FrameCodes, FrameStart, Positions, Result, SamplingOptions};
 
+use crate::config::CONTROL_CODES;
 use crate::model::TalkerState;
 use crate::{Talker, TalkerInput, TalkerOutput, TalkerPrompt, TalkerRun};
 

@@ -9,11 +9,11 @@ mod merge;
 mod model;
 mod tap;
 
-pub use checkpoint::{Checkpoint, Component, ThinkerConfig, Weights};
-pub use config::{media_ids, thinker_spec};
+pub use checkpoint::{Checkpoint, Weights};
+pub use config::{ThinkerConfig, media_ids, thinker_spec};
 pub use merge::{MediaRows, merge};
 pub use model::{Thinker, ThinkerInput, ThinkerOutput, ThinkerRun, ThinkerState, ThinkerStates};
-pub use nn::Logits;
+pub use nn::{DecoderConfig, Logits};
 pub use omni_core::{Dtype, Place, Positions, VisualRows};
 
 #[cfg(doctest)]

@@ -1,12 +1,13 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use checkpoint::{DecoderConfig, OmniConfig, Weights};
+use checkpoint::{Checkpoint, Weights};
 use nn::{
-    AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, admitted, last_rows,
-    on_engine,
+    AnyEngine, Decoder, DecoderConfig, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, admitted,
+    last_rows, on_engine,
 };
-use omni_core::{Positions, Result, VisualRows};
+use omni_core::{Dtype, Place, Positions, Result, VisualRows};
 
+use crate::config::ThinkerConfig;
 use crate::config::thinker_spec;
 use crate::tap::Tap;
 
@@ -84,13 +85,25 @@ pub struct ThinkerStates {
 }
 
 impl Thinker {
-    /// Reads `thinker.model.*` and `thinker.lm_head`; `weights` stands at the checkpoint's root.
+    /// Loads the thinker alone, computed in `dtype`.
+    ///
+    /// # Errors
+    /// [`omni_core::Error::Config`] for its section of the config, and those of [`Checkpoint::check`] for its tensors.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place, dtype: Dtype) -> Result<Self> {
+        let config: ThinkerConfig = checkpoint.config().section()?;
+        let in_scope = |name: &str| name.starts_with("thinker.model.") || name.starts_with("thinker.lm_head.");
+        let accepted = checkpoint.config().get("talker_config.accept_hidden_layer").and_then(|layer| layer.as_u64());
+        checkpoint
+            .load(place, dtype, in_scope, |weights| Self::load(weights, &config, accepted.map(|layer| layer as usize)))
+    }
+
+    /// Reads `thinker.model.*` and `thinker.lm_head`; `weights` stands at the checkpoint's root. `accept_hidden_layer` is the layer
+    /// whose states the tap returns, as the talker's config names it.
     ///
     /// # Errors
     /// The errors of [`Weights::tensor`].
-    pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
-        let accepted = config.talker().ok().map(|talker| talker.accept_hidden_layer);
-        Self::load_parts(&weights.at("thinker"), &config.thinker.text, accepted)
+    pub fn load(weights: &Weights, config: &ThinkerConfig, accept_hidden_layer: Option<usize>) -> Result<Self> {
+        Self::load_parts(&weights.at("thinker"), &config.text, accept_hidden_layer)
     }
 
     /// Reads `model.*` and `lm_head`; `accept_hidden_layer` is the layer whose states the tap returns.

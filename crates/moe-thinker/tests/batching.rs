@@ -3,7 +3,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen3_omni_moe_thinker::{
-    Checkpoint, Dtype, Place, Positions, Thinker, ThinkerInput, ThinkerRun, ThinkerState, VisualRows, Weights,
+    Checkpoint, Dtype, Place, Positions, Thinker, ThinkerConfig, ThinkerInput, ThinkerRun, ThinkerState, VisualRows,
+    Weights,
 };
 
 fn places() -> [Place; 2] {
@@ -12,9 +13,9 @@ fn places() -> [Place; 2] {
 
 fn thinker(place: &Place, dtype: Dtype, most: Option<usize>) -> Thinker {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
-    let mut config = checkpoint.config().clone();
-    config.thinker.text.max_position_embeddings = most.unwrap_or(config.thinker.text.max_position_embeddings);
-    Thinker::load(&Weights::new(&checkpoint, place, dtype), &config).unwrap()
+    let mut config: ThinkerConfig = checkpoint.config().section().unwrap();
+    config.text.max_position_embeddings = most.unwrap_or(config.text.max_position_embeddings);
+    Thinker::load(&Weights::new(&checkpoint, place, dtype), &config, Some(3)).unwrap()
 }
 
 fn input(thinker: &Thinker, state: &ThinkerState, ids: &[u32]) -> ThinkerInput {

@@ -3,19 +3,20 @@
 
 use burn::tensor::{Device, Tensor};
 use qwen3_omni_moe_thinker::{
-    Checkpoint, Dtype, Place, Positions, Thinker, ThinkerInput, ThinkerOutput, ThinkerRun, ThinkerState, Weights,
+    Checkpoint, Dtype, Place, Positions, Thinker, ThinkerConfig, ThinkerInput, ThinkerOutput, ThinkerRun, ThinkerState,
+    Weights,
 };
 
 const PROMPT: [u32; 20] = [957, 273, 198, 39, 72, 958, 198, 957, 271, 198, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
 
 fn thinkers(most: Option<usize>) -> [Thinker; 2] {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
-    let mut config = checkpoint.config().clone();
+    let mut config: ThinkerConfig = checkpoint.config().section().unwrap();
     if let Some(most) = most {
-        config.thinker.text.max_position_embeddings = most;
+        config.text.max_position_embeddings = most;
     }
     [Place::Host(Device::flex()), Place::Device(Device::flex())]
-        .map(|place| Thinker::load(&Weights::new(&checkpoint, &place, Dtype::F32), &config).unwrap())
+        .map(|place| Thinker::load(&Weights::new(&checkpoint, &place, Dtype::F32), &config, Some(3)).unwrap())
 }
 
 fn try_feed(thinker: &Thinker, state: &mut ThinkerState, ids: &[u32]) -> omni_core::Result<ThinkerOutput> {

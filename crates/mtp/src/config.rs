@@ -1,6 +1,60 @@
-use checkpoint::CodePredictorConfig;
-use nn::{AttentionSpec, DecoderSpec, FeedForwardSpec};
+use checkpoint::{ConfigFault, ConfigSection};
+use nn::{AttentionSpec, DecoderSpec, FeedForwardSpec, RopeKeys, validate_heads};
+use serde::Deserialize;
 use tm_rope::RopeConfig;
+
+/// `code_predictor_config`: a small dense decoder.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CodePredictorConfig {
+    /// Codes of one codebook.
+    pub vocab_size: usize,
+    /// Width `D`.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads `H`.
+    pub num_attention_heads: usize,
+    /// Key/value heads `K`.
+    pub num_key_value_heads: usize,
+    /// Width of a head `Dh`.
+    pub head_dim: usize,
+    /// Width of the feed-forward part.
+    pub intermediate_size: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Codebooks `Q`, the first included.
+    pub num_code_groups: usize,
+    #[serde(flatten)]
+    rope: RopeKeys,
+}
+
+impl ConfigSection for CodePredictorConfig {
+    const SECTION: &'static str = "talker_config.code_predictor_config";
+
+    fn validate(&self) -> Result<(), ConfigFault> {
+        let at = Self::SECTION;
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+        ];
+        ConfigFault::unless_positive(at, &sizes)?;
+        ConfigFault::unless(self.num_code_groups >= 2, at, || {
+            format!("num_code_groups is {}, expected at least 2", self.num_code_groups)
+        })?;
+        validate_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
+        self.rope.validate(self.head_dim, at)
+    }
+}
+
+impl CodePredictorConfig {
+    /// Base of the rotation frequencies.
+    pub fn rope_theta(&self) -> f64 {
+        self.rope.theta()
+    }
+}
 
 /// Sizes of the predictor's decoder: dense layers, plain rotation; a frame never holds more than its `Q` codes.
 pub fn predictor_spec(config: &CodePredictorConfig) -> DecoderSpec {

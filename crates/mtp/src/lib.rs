@@ -7,8 +7,8 @@ mod config;
 mod model;
 mod predict;
 
-pub use checkpoint::{Checkpoint, CodePredictorConfig, Component, Weights};
-pub use config::predictor_spec;
+pub use checkpoint::{Checkpoint, Weights};
+pub use config::{CodePredictorConfig, predictor_spec};
 pub use model::CodePredictor;
 pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, SamplingOptions};
 pub use predict::{FrameRun, PredictorProbe, PredictorState};

@@ -1,10 +1,10 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
-use checkpoint::{CodePredictorConfig, OmniConfig, Weights};
+use checkpoint::{Checkpoint, Weights};
 use nn::{AnyEngine, Decoder, Embedding, Engine, Linear, on_engine};
-use omni_core::{Error, Result};
+use omni_core::{Dtype, Error, Place, Result};
 
-use crate::config::predictor_spec;
+use crate::config::{CodePredictorConfig, predictor_spec};
 
 /// `Q − 1` embeddings and heads around a small decoder. Table and head `i` belong to codebook `i + 1`.
 #[derive(Module, Debug)]
@@ -17,12 +17,22 @@ pub struct CodePredictor {
 }
 
 impl CodePredictor {
+    /// Loads the code predictor alone, computed in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for its section of the config, and those of [`Checkpoint::check`] for its tensors.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place, dtype: Dtype) -> Result<Self> {
+        let config: CodePredictorConfig = checkpoint.config().section()?;
+        let in_scope = |name: &str| name.starts_with("talker.code_predictor.");
+        checkpoint.load(place, dtype, in_scope, |weights| Self::load(weights, &config))
+    }
+
     /// Reads `talker.code_predictor.*`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
-    /// The errors of [`Weights::tensor`], or [`omni_core::Error::NotLoaded`] for a checkpoint without audio output.
-    pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
-        Self::load_parts(&weights.at("talker.code_predictor"), &config.talker()?.code_predictor)
+    /// The errors of [`Weights::tensor`].
+    pub fn load(weights: &Weights, config: &CodePredictorConfig) -> Result<Self> {
+        Self::load_parts(&weights.at("talker.code_predictor"), config)
     }
 
     /// Reads `model.*` and `lm_head.*`.

@@ -3,7 +3,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen3_omni_mtp::{
-    Checkpoint, CodePredictor, Dtype, FrameCodes, FrameRun, FrameStart, Place, SamplingOptions, Weights,
+    Checkpoint, CodePredictor, CodePredictorConfig, Dtype, FrameCodes, FrameRun, FrameStart, Place, SamplingOptions,
+    Weights,
 };
 
 fn row(width: usize, seed: usize) -> Tensor<2> {
@@ -13,9 +14,9 @@ fn row(width: usize, seed: usize) -> Tensor<2> {
 
 fn predictor(place: &Place) -> (CodePredictor, usize) {
     let checkpoint = Checkpoint::open(testkit::nano()).unwrap();
-    let width = checkpoint.config().talker().unwrap().code_predictor.hidden_size;
+    let config: CodePredictorConfig = checkpoint.config().section().unwrap();
     let weights = Weights::new(&checkpoint, place, Dtype::F32);
-    (CodePredictor::load(&weights, checkpoint.config()).unwrap(), width)
+    (CodePredictor::load(&weights, &config).unwrap(), config.hidden_size)
 }
 
 fn sampling(seed: u64) -> SamplingOptions {

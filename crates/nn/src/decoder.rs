@@ -1,10 +1,10 @@
 use burn::module::Module;
-use checkpoint::{DecoderConfig, Weights};
+use checkpoint::Weights;
 use omni_core::{Error, Positions, Result, VisualRows};
 use tm_rope::{Rope, RopeConfig};
 
 use crate::moe::{MoeBlock, MoeSpec};
-use crate::{Attention, AttentionSpec, Engine, GatedMlp, KvCache, Probe, RmsNorm, Run, RunLength};
+use crate::{Attention, AttentionSpec, DecoderConfig, Engine, GatedMlp, KvCache, Probe, RmsNorm, Run, RunLength};
 
 /// Sizes of a decoder stack.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod config;
 mod decoder;
 mod encoder_layer;
 mod engine;
@@ -24,6 +25,7 @@ mod window;
 
 pub use activation::Activation;
 pub use attention::{Attention, AttentionSpec};
+pub use config::{DecoderConfig, RopeKeys, validate_heads};
 pub use decoder::{
     Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec,
 };

@@ -1,5 +1,5 @@
 use burn::module::Module;
-use checkpoint::Weights;
+use checkpoint::{TensorKind, Weights};
 use omni_core::Result;
 
 use crate::matrix::{HostMatrix, Matrix, Vector};
@@ -20,7 +20,7 @@ impl Linear {
     /// The errors of [`Weights::tensor`] and [`Weights::matrix`].
     pub fn load<const D: usize>(weights: &Weights, shape: [usize; D], bias: bool) -> Result<Self> {
         let bias = bias.then(|| Vector::load(weights, "bias", shape[0])).transpose()?;
-        Ok(Self { weight: Matrix::load(weights, shape)?, bias })
+        Ok(Self { weight: Matrix::load(weights, shape, TensorKind::Linear)?, bias })
     }
 
     /// A layer in host memory of a weight `[out, in]` that was laid out anew.
@@ -55,7 +55,7 @@ impl Embedding {
     /// # Errors
     /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, shape: [usize; 2]) -> Result<Self> {
-        Ok(Self { weight: Matrix::load(weights, shape)? })
+        Ok(Self { weight: Matrix::load(weights, shape, TensorKind::Table)? })
     }
 
     /// Rows of the table `V`.

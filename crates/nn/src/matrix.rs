@@ -1,6 +1,6 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use checkpoint::{StoredMatrix, Weights};
+use checkpoint::{StoredMatrix, TensorKind, Weights};
 use kernels::{Precision, Scales, Weight};
 use omni_core::{Dtype, Result};
 
@@ -96,7 +96,7 @@ impl Matrix {
     ///
     /// # Errors
     /// The errors of [`Weights::matrix`] and [`Weights::tensor`].
-    pub fn load<const D: usize>(weights: &Weights, shape: [usize; D]) -> Result<Self> {
+    pub fn load<const D: usize>(weights: &Weights, shape: [usize; D], kind: TensorKind) -> Result<Self> {
         if weights.place().is_host() {
             return Ok(Matrix::Host(HostMatrix::load(weights, shape)?));
         }
@@ -107,7 +107,7 @@ impl Matrix {
                 None => Self::dense(unpacked(&stored, weights.device(), weights.tensor_dtype())),
             });
         }
-        Ok(Self::dense(weights.tensor("weight", shape)?.reshape([shape[0] as i32, -1])))
+        Ok(Matrix::Dense(weights.matrix_param(shape, kind)?))
     }
 
     fn dense(values: Tensor<2>) -> Self {
@@ -179,7 +179,7 @@ impl Vector {
     pub fn load(weights: &Weights, name: &str, length: usize) -> Result<Self> {
         Ok(match weights.place().is_host() {
             true => Vector::Host(HostVector(weights.values(name, &[length])?.into())),
-            false => Vector::Param(Param::from_tensor(weights.tensor(name, [length])?)),
+            false => Vector::Param(weights.param(name, [length])?),
         })
     }
 

@@ -3,13 +3,14 @@ use std::sync::Arc;
 
 use aut_encoder::AutEncoder;
 use burn::tensor::Tensor;
-use checkpoint::{Component, OmniConfig, Weights};
+use checkpoint::{MemoryEstimate, Weights};
 use code2wav::Code2Wav;
 use media::image::{ImageOptions, PixelBounds};
 use moe_talker::Talker;
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
-use omni_core::{Dtype, Error, ModalityEncoder, Result, SamplingOptions, Vocoder};
+use nn::HostEngine;
+use omni_core::{Dtype, Error, ModalityEncoder, PlaceKind, Result, SamplingOptions, Vocoder};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use vision_encoder::{PixelPatches, VisionEncoder};
@@ -19,7 +20,7 @@ use crate::origin::Origin;
 use crate::places::Places;
 use crate::stages::Together;
 use crate::threads::Threads;
-use crate::{ChatTemplate, Device, Omni, Tokenizer};
+use crate::{ChatTemplate, Component, Device, Omni, OmniConfig, Tokenizer};
 
 /// Loads an [`Omni`] from a checkpoint directory.
 pub struct OmniBuilder {
@@ -278,6 +279,36 @@ impl OmniBuilder {
         self
     }
 
+    /// The parts of the checkpoint that are loaded.
+    fn components(&self, config: &OmniConfig) -> Vec<Component> {
+        let (media, speaks) = (!self.without_media, !self.text_only && config.top.enable_audio_output);
+        let own = [
+            (Component::Thinker, true),
+            (Component::AudioEncoder, media && self.plugged.audio.is_none()),
+            (Component::VisionEncoder, media && self.plugged.vision.is_none()),
+            (Component::Talker, speaks),
+            (Component::CodePredictor, speaks),
+            (Component::Code2Wav, speaks && self.plugged.vocoder.is_none()),
+        ];
+        own.into_iter().filter(|(_, own)| *own).map(|(component, _)| component).collect()
+    }
+
+    fn compute_dtype(&self, config: &OmniConfig) -> Dtype {
+        self.dtype.unwrap_or_else(|| self.device.dtype_for(config.top.dtype.as_deref()))
+    }
+
+    /// What the model takes of memory between answers: its weights, and the buffers that each part keeps for its next step. Caches and
+    /// the activations of answers in the making come on top. No weight is read.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Config`] or [`Error::Weights`] for a directory that is no checkpoint.
+    pub fn memory_estimate(&self) -> Result<MemoryEstimate> {
+        let checkpoint = Origin::open(&self.directory, self.random_weights)?;
+        let (components, dtype) = (self.components(checkpoint.config()), self.compute_dtype(checkpoint.config()));
+        let place = if self.device.is_cpu() { PlaceKind::Host } else { PlaceKind::Device };
+        Ok(memory_estimate(&checkpoint, &components, place, dtype))
+    }
+
     /// Loads the model.
     ///
     /// # Errors
@@ -291,27 +322,20 @@ impl OmniBuilder {
         }
         let threads = Threads::new(self.threads)?;
         let checkpoint = Origin::open(&self.directory, self.random_weights)?;
-        let speaks = !self.text_only && checkpoint.config().enable_audio_output;
-        let mut components = vec![Component::Thinker];
-        let plugged = self.plugged;
-        let own_audio = !self.without_media && plugged.audio.is_none();
-        let own_vision = !self.without_media && plugged.vision.is_none();
-        components.extend(own_audio.then_some(Component::AudioEncoder));
-        components.extend(own_vision.then_some(Component::VisionEncoder));
-        if speaks {
-            components.extend([Component::Talker, Component::CodePredictor]);
-            components.extend(plugged.vocoder.is_none().then_some(Component::Code2Wav));
-        }
+        let components = self.components(checkpoint.config());
         checkpoint.check(&components)?;
         let config = checkpoint.config().clone();
+        let speaks = components.contains(&Component::Talker);
         let tokenizer = Tokenizer::from_directory(&self.directory)?;
         check_ids(&config, &tokenizer)?;
         let template = ChatTemplate::from_directory(&self.directory)?;
-        let generation = GenerationConfig::read(&self.directory, config.im_end_token_id)?;
+        let generation = GenerationConfig::read(&self.directory, config.top.im_end_token_id)?;
         let preprocessor = PreprocessorConfig::read(&self.directory)?;
-        let dtype = self.dtype.unwrap_or_else(|| self.device.dtype_for(config.dtype.as_deref()));
+        let dtype = self.compute_dtype(&config);
         let place = self.device.place(dtype)?;
-        crate::fit::check(checkpoint.memory_need(&components, place.kind(), dtype), place.kind(), self.memory_limit)?;
+        let estimate = memory_estimate(&checkpoint, &components, place.kind(), dtype);
+        crate::fit::check(estimate, place.kind(), self.memory_limit)?;
+        let plugged = self.plugged;
         let mut weights = checkpoint.weights(&place, dtype);
         if let Some(mut callback) = self.progress {
             let total = checkpoint.bytes(&components, place.kind(), dtype);
@@ -319,14 +343,14 @@ impl OmniBuilder {
         }
         let _span = tracing::info_span!("load", directory = %self.directory.display(), %dtype).entered();
         let dtype = weights.tensor_dtype();
-        let thinker = Thinker::load(&weights, &config)?;
+        let thinker = Thinker::load(&weights, &config.thinker, config.accept_hidden_layer())?;
         let encoders = match self.without_media {
             true => None,
             false => Some(Encoders {
                 audio: load_ears(&weights, &config, plugged.audio, self.audio_window)?,
                 vision: match plugged.vision {
                     Some(encoder) => Eyes::Other(encoder),
-                    None => Eyes::Own(VisionEncoder::load(&weights, &config)?),
+                    None => Eyes::Own(VisionEncoder::load(&weights, &config.vision)?),
                 },
             }),
         };
@@ -352,6 +376,14 @@ impl OmniBuilder {
     }
 }
 
+fn memory_estimate(checkpoint: &Origin, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryEstimate {
+    let mut estimate = checkpoint.memory_estimate(components, place, dtype);
+    if place == PlaceKind::Host {
+        estimate.resident += (components.len() * HostEngine::KEPT_BYTES) as u64;
+    }
+    estimate
+}
+
 fn load_ears(
     weights: &Weights,
     config: &OmniConfig,
@@ -360,7 +392,7 @@ fn load_ears(
 ) -> Result<Ears> {
     let encoder = match plugged {
         Some(encoder) => return Ok(Ears::Other(encoder)),
-        None => AutEncoder::load(weights, config)?,
+        None => AutEncoder::load(weights, &config.audio)?,
     };
     Ok(Ears::Own(match window {
         Some(seconds) => encoder.with_window(seconds)?,
@@ -370,11 +402,11 @@ fn load_ears(
 
 fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn Vocoder>>) -> Result<SpeechParts> {
     Ok(SpeechParts {
-        talker: Talker::load(weights, config)?,
-        code_predictor: CodePredictor::load(weights, config)?,
+        talker: Talker::load(weights, config.talker()?, config.turns)?,
+        code_predictor: CodePredictor::load(weights, config.code_predictor()?)?,
         voice: match plugged {
             Some(vocoder) => Voice::Other(vocoder),
-            None => Voice::Own(Code2Wav::load(weights, config)?),
+            None => Voice::Own(Code2Wav::load(weights, config.code2wav()?)?),
         },
     })
 }
@@ -383,13 +415,13 @@ fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn V
 fn check_ids(config: &OmniConfig, tokenizer: &Tokenizer) -> Result<()> {
     let rows = config.thinker.text.vocab_size;
     let named = [
-        ("im_start_token_id", config.im_start_token_id),
-        ("im_end_token_id", config.im_end_token_id),
-        ("user_token_id", config.user_token_id),
-        ("assistant_token_id", config.assistant_token_id),
-        ("tts_pad_token_id", config.tts_pad_token_id),
-        ("tts_bos_token_id", config.tts_bos_token_id),
-        ("tts_eos_token_id", config.tts_eos_token_id),
+        ("im_start_token_id", config.turns.im_start),
+        ("im_end_token_id", config.top.im_end_token_id),
+        ("user_token_id", config.turns.user),
+        ("assistant_token_id", config.turns.assistant),
+        ("tts_pad_token_id", config.turns.tts_pad),
+        ("tts_bos_token_id", config.turns.tts_bos),
+        ("tts_eos_token_id", config.turns.tts_eos),
         ("audio_start_token_id", config.thinker.audio_start_token_id),
         ("audio_end_token_id", config.thinker.audio_end_token_id.unwrap_or(0)),
         ("audio_token_id", config.thinker.audio_token_id),

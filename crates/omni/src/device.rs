@@ -177,6 +177,18 @@ fn open_cuda(_: usize) -> Result<burn::tensor::Device> {
     Err(not_built("cuda", "cuda"))
 }
 
+/// Any device of this build, on which nothing is made: models that only list their tensors ask for one.
+pub(crate) fn unused() -> Result<burn::tensor::Device> {
+    #[cfg(feature = "flex")]
+    return Ok(burn::tensor::Device::flex());
+    #[cfg(all(not(feature = "flex"), feature = "cuda"))]
+    return Ok(burn::tensor::Device::cuda(0));
+    #[cfg(all(not(feature = "flex"), not(feature = "cuda"), feature = "wgpu"))]
+    return Ok(burn::tensor::Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
+    #[cfg(not(any(feature = "flex", feature = "cuda", feature = "wgpu")))]
+    Err(Error::Device("this build has no backend: build with `--features flex`, `wgpu` or `cuda`".into()))
+}
+
 #[allow(dead_code)] // A build with every backend never calls it.
 fn not_built(device: &str, feature: &str) -> Error {
     Error::Device(format!("this build has no {device} backend: build with `--features {feature}`"))

@@ -28,12 +28,15 @@
 mod batch;
 mod builder;
 mod chat;
+mod component;
+mod config;
 mod device;
 mod encode;
 mod event;
 mod fit;
 mod listen;
 mod memory;
+mod model_files;
 mod omni;
 mod options;
 mod origin;
@@ -52,12 +55,15 @@ mod written;
 pub use builder::{Loading, OmniBuilder};
 pub use chat::{Message, Part, PartKind, Role};
 pub use code2wav::Chunking;
+pub use component::Component;
+pub use config::{OmniConfig, TopConfig};
 pub use device::Device;
 pub use event::{Audio, Event, Heard, Reply, Speech, SpeechStop, TextStop, Timings, Usage};
 pub use listen::{Listener, Loudness};
 pub use media::audio::AudioInput;
 pub use media::image::ImageInput;
 pub use media::video::VideoInput;
+pub use model_files::OmniCheckpoint;
 pub use omni::Omni;
 pub use omni_core::{
     Dtype, Encoded, Error, ModalityEncoder, Place, Result, SamplingOptions, SpanLayout, Vocoder, VocoderStream,

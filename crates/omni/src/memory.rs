@@ -103,7 +103,7 @@ pub(crate) fn common(old: &[Token], new: &[Token]) -> usize {
 /// For each token of the prompt what its row is made from, text being 0.
 pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
     let ids = prompt.layout.ids;
-    let audio_rows = |frames: usize| model.config.thinker.audio.tokens(frames);
+    let audio_rows = |frames: usize| model.config.audio.tokens(frames);
     let chunk = model.encoders.as_ref().and_then(|encoders| encoders.audio.chunk_frames()).unwrap_or(usize::MAX);
     // A third party's encoder may make any row of any frame.
     let window = model.encoders.as_ref().and_then(|encoders| encoders.audio.window_frames()).unwrap_or(usize::MAX);
@@ -122,8 +122,7 @@ pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
         }
         Feature::Encoded(encoded) => encoded_contents(encoded),
     });
-    let merged =
-        |grid: [usize; 3]| grid.iter().product::<usize>() / model.config.thinker.vision.spatial_merge_size.pow(2);
+    let merged = |grid: [usize; 3]| grid.iter().product::<usize>() / model.config.vision.spatial_merge_size.pow(2);
     let mut image = prompt.image.iter().flat_map(|item| match item {
         Feature::Raw(patches) => vec![digest(patches.values(), patches.grid()); merged(patches.grid())],
         Feature::Encoded(encoded) => encoded_contents(encoded),

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use aut_encoder::AutEncoder;
 use burn::tensor::{Device, Tensor};
-use checkpoint::OmniConfig;
 use code2wav::Code2Wav;
 use moe_talker::{Talker, speaker_id};
 use moe_thinker::Thinker;
@@ -19,7 +18,7 @@ use crate::places::{Place, Places};
 use crate::processor::{Processor, Prompt};
 use crate::stages::Together;
 use crate::threads::Threads;
-use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, Reply, Session, Tokenizer, VocoderMode};
+use crate::{Audio, ChatTemplate, Event, GenerateOptions, Message, OmniConfig, Reply, Session, Tokenizer, VocoderMode};
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
 #[derive(Clone)]
@@ -343,7 +342,7 @@ pub(crate) fn whole(events: impl Iterator<Item = Result<Event>>) -> Result<Reply
     unreachable!("a stream ends with an error or with `Done`")
 }
 
-fn default_speaker(talker: &checkpoint::TalkerConfig) -> u32 {
+fn default_speaker(talker: &moe_talker::TalkerConfig) -> u32 {
     let named = talker.speaker_id.get("ethan");
     *named.or_else(|| talker.speaker_id.values().next()).expect("checked when the config was read")
 }

@@ -2,48 +2,52 @@
 
 use std::path::Path;
 
-use checkpoint::{Checkpoint, Component, MemoryNeed, OmniConfig, RandomCheckpoint, Weights};
+use checkpoint::{ConfigFile, MemoryEstimate, QuantizationConfig, RandomCheckpoint, Weights};
 use omni_core::{Dtype, Place, PlaceKind, Result};
+
+use crate::model_files::belongs;
+use crate::{Component, OmniCheckpoint, OmniConfig};
 
 /// A checkpoint, or the config of one and the seed of random weights.
 pub(crate) enum Origin {
-    Disk(Checkpoint),
-    Random(RandomCheckpoint, u64),
+    Disk(OmniCheckpoint),
+    Random { config: Box<OmniConfig>, weights: RandomCheckpoint, seed: u64 },
 }
 
 impl Origin {
     pub(crate) fn open(directory: &Path, random: Option<u64>) -> Result<Self> {
-        Ok(match random {
-            None => Origin::Disk(Checkpoint::open(directory)?),
-            Some(seed) => Origin::Random(RandomCheckpoint::open(directory)?, seed),
-        })
+        let Some(seed) = random else { return Ok(Origin::Disk(OmniCheckpoint::open(directory)?)) };
+        let file = ConfigFile::read(&directory.join("config.json"))?;
+        let config = Box::new(OmniConfig::of(&file)?);
+        let weights = RandomCheckpoint::new(config.manifest()?, QuantizationConfig::of(&file)?.as_ref());
+        Ok(Origin::Random { config, weights, seed })
     }
 
     pub(crate) fn config(&self) -> &OmniConfig {
         match self {
             Origin::Disk(checkpoint) => checkpoint.config(),
-            Origin::Random(checkpoint, _) => checkpoint.config(),
+            Origin::Random { config, .. } => config,
         }
     }
 
     pub(crate) fn check(&self, components: &[Component]) -> Result<()> {
         match self {
             Origin::Disk(checkpoint) => Ok(checkpoint.check(components)?),
-            Origin::Random(checkpoint, _) => Ok(checkpoint.check(components)?),
+            Origin::Random { config, .. } => Ok(config.check(components)?),
         }
     }
 
-    pub(crate) fn memory_need(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryNeed {
+    pub(crate) fn memory_estimate(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryEstimate {
         match self {
-            Origin::Disk(checkpoint) => checkpoint.memory_need(components, place, dtype),
-            Origin::Random(checkpoint, _) => checkpoint.memory_need(components, place, dtype),
+            Origin::Disk(checkpoint) => checkpoint.memory_estimate(components, place, dtype),
+            Origin::Random { weights, .. } => weights.memory_estimate(|name| belongs(name, components), place, dtype),
         }
     }
 
     pub(crate) fn weights(&self, place: &Place, dtype: Dtype) -> Weights<'_> {
         match self {
             Origin::Disk(checkpoint) => Weights::new(checkpoint, place, dtype),
-            Origin::Random(checkpoint, seed) => Weights::drawn(checkpoint, place, dtype, *seed),
+            Origin::Random { weights, seed, .. } => Weights::drawn(weights, place, dtype, *seed),
         }
     }
 
@@ -51,11 +55,10 @@ impl Origin {
     pub(crate) fn bytes(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> usize {
         match self {
             Origin::Disk(checkpoint) => {
-                let tensors = checkpoint.tensors().iter();
-                let wanted = tensors.filter(|(name, _)| Component::of(name).is_some_and(|c| components.contains(&c)));
+                let wanted = checkpoint.tensors().iter().filter(|(name, _)| belongs(name, components));
                 wanted.map(|(_, tensor)| tensor.len()).sum()
             }
-            Origin::Random(checkpoint, _) => checkpoint.memory_need(components, place, dtype).held as usize,
+            Origin::Random { .. } => self.memory_estimate(components, place, dtype).resident as usize,
         }
     }
 }

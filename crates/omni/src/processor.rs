@@ -238,7 +238,7 @@ impl<'a> Processor<'a> {
     }
 
     fn patch(&self) -> PatchSpec {
-        let vision = &self.model.config.thinker.vision;
+        let vision = &self.model.config.vision;
         PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size }
     }
 
@@ -249,10 +249,10 @@ impl<'a> Processor<'a> {
         video: &[Feature<Clip>],
     ) -> Result<MediaLayout> {
         let thinker = &self.model.config.thinker;
-        let merge = thinker.vision.spatial_merge_size;
+        let merge = self.model.config.vision.spatial_merge_size;
         let own = |encoded: &Encoded| MediaItem::of(&encoded.spans[0]).expect("checked when it was taken in");
         let audio = audio.iter().map(|item| match item {
-            Feature::Raw(mel) => MediaItem::Audio(thinker.audio.tokens(mel.frames())),
+            Feature::Raw(mel) => MediaItem::Audio(self.model.config.audio.tokens(mel.frames())),
             Feature::Encoded(encoded) => own(encoded),
         });
         let image = image.iter().map(|item| match item {

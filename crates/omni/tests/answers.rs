@@ -113,7 +113,7 @@ fn the_reference_way_of_decoding_is_offered() {
     let checkpoint = checkpoint::Checkpoint::open(testkit::nano()).unwrap();
     let place = Device::Cpu.place(Dtype::F32).unwrap();
     let weights = checkpoint::Weights::new(&checkpoint, &place, Dtype::F32);
-    let vocoder = Code2Wav::load(&weights, checkpoint.config()).unwrap();
+    let vocoder = Code2Wav::load(&weights, &checkpoint.config().section().unwrap()).unwrap();
     assert_eq!(speech.audio.samples, vocoder.decode_chunked(&speech.codes, chunking).unwrap());
 }
 

@@ -4,10 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use checkpoint::{Checkpoint, Component};
 use omni_core::PlaceKind;
 use peak_alloc::PeakAlloc;
-use qwen3_omni::{Dtype, Error, Omni};
+use qwen3_omni::{Component, Dtype, Error, Omni, OmniCheckpoint};
 use weights_tools::init::{Options, init};
 use weights_tools::quantize::{Plan, Recipe};
 
@@ -35,7 +34,7 @@ fn model(directory: &Path, dtype: Dtype, plan: Option<Plan>) -> PathBuf {
 
 /// Bytes of the thinker on disk, bytes of its vectors in single precision, and elements of its matrices.
 fn sizes(directory: &Path) -> (usize, usize, usize) {
-    let checkpoint = Checkpoint::open(directory).unwrap();
+    let checkpoint = OmniCheckpoint::open(directory).unwrap();
     let thinker = || checkpoint.tensors().iter().filter(|(name, _)| Component::of(name) == Some(Component::Thinker));
     let elements = |rank: usize| {
         thinker()
@@ -93,9 +92,9 @@ fn loading_holds_little_more_than_what_cannot_stay_in_the_file() {
                     "{name} as {asked}: {all} bytes, {most} expected at most"
                 );
             }
-            let checkpoint = Checkpoint::open(&model).unwrap();
-            let need = checkpoint.memory_need(&[Component::Thinker], PlaceKind::Host, asked);
-            assert_eq!(need.held, (converted + vectors) as u64, "{name} as {asked}");
+            let checkpoint = OmniCheckpoint::open(&model).unwrap();
+            let need = checkpoint.memory_estimate(&[Component::Thinker], PlaceKind::Host, asked);
+            assert_eq!(need.resident, (converted + vectors) as u64, "{name} as {asked}");
             let mapped = if converted > 0 { 0 } else { weights - vectors / 4 * stored.size() };
             assert!(
                 need.mapped as usize <= mapped && need.mapped as usize * 100 >= 99 * mapped,
@@ -110,19 +109,23 @@ fn loading_holds_little_more_than_what_cannot_stay_in_the_file() {
 fn what_does_not_fit_is_refused_with_both_numbers_before_it_is_read() {
     let _turn = TURN.lock().unwrap();
     let load = |limit: u64| Omni::builder(testkit::nano()).dtype(Dtype::F32).memory_limit(limit).load();
-    let checkpoint = Checkpoint::open(testkit::nano()).unwrap();
-    let need = checkpoint.memory_need(&Component::ALL, PlaceKind::Host, Dtype::F32);
-    assert!(need.held > 0 && need.mapped > need.held, "{need:?}");
-    let error = load(need.held - 1).err().unwrap();
+    let checkpoint = OmniCheckpoint::open(testkit::nano()).unwrap();
+    let weights = checkpoint.memory_estimate(&Component::ALL, PlaceKind::Host, Dtype::F32);
+    assert!(weights.resident > 0 && weights.mapped > weights.resident, "{weights:?}");
+    let need = Omni::builder(testkit::nano()).dtype(Dtype::F32).memory_estimate().unwrap();
+    // Each part's engine keeps buffers between steps.
+    let kept = (Component::ALL.len() * nn::HostEngine::KEPT_BYTES) as u64;
+    assert_eq!((need.resident, need.mapped), (weights.resident + kept, weights.mapped));
+    let error = load(need.resident - 1).err().unwrap();
     assert!(
-        matches!(error, Error::Memory { needed, available, .. } if (needed, available) == (need.held, need.held - 1))
+        matches!(error, Error::Memory { needed, available, .. } if (needed, available) == (need.resident, need.resident - 1))
     );
     let message = error.to_string();
-    assert!(message.contains(&need.held.to_string()) && message.contains("text_only"), "{message}");
+    assert!(message.contains(&need.resident.to_string()) && message.contains("text_only"), "{message}");
     // What is mapped need not fit: it runs, from disk.
-    load(need.held).unwrap();
+    load(need.resident).unwrap();
     // On a device of its own everything is held.
-    let device = checkpoint.memory_need(&Component::ALL, PlaceKind::Device, Dtype::Bf16);
+    let device = checkpoint.memory_estimate(&Component::ALL, PlaceKind::Device, Dtype::Bf16);
     let stored: usize = checkpoint.tensors().values().map(|tensor| tensor.len()).sum();
-    assert_eq!((device.held, device.mapped), (stored as u64, 0));
+    assert_eq!((device.resident, device.mapped), (stored as u64, 0));
 }

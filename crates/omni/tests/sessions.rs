@@ -234,7 +234,7 @@ fn what_was_heard_in_time_is_not_read_again() {
     // The loudest second first: later ones cannot change what it is measured against.
     let loud = spoken();
     let long: Vec<f32> = loud.iter().copied().chain(loud.iter().cycle().take(9 * 16_000).map(|x| x * 0.2)).collect();
-    let rows = |samples: usize| omni.config().thinker.audio.tokens(samples / 160);
+    let rows = |samples: usize| omni.config().audio.tokens(samples / 160);
     for loudness in [Loudness::Exact, Loudness::SoFar] {
         let mut session = omni.session();
         listen(&mut session, &long, 16_000, loudness);
@@ -282,7 +282,7 @@ fn a_push_that_fails_loses_and_repeats_nothing() {
     assert!(errors > 1, "{errors} errors");
     listener.finish().unwrap();
     let tokens = omni.prompt(session.messages(), &greedy()).unwrap().parts()[0].tokens;
-    assert_eq!(tokens, omni.config().thinker.audio.tokens(300));
+    assert_eq!(tokens, omni.config().audio.tokens(300));
     assert!(matches!(session.reply(&greedy()).unwrap_err(), Error::ContextLength { .. }));
 }
 

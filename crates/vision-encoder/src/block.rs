@@ -1,9 +1,10 @@
 use burn::module::Module;
-use checkpoint::{VisionConfig, Weights};
+use checkpoint::Weights;
 use nn::{Activation, EncoderLayer, Engine, LayerNorm, Linear, QkvProjection};
 use omni_core::Result;
 
 use crate::config::EPS;
+use crate::config::VisionConfig;
 
 /// One transformer block: attention inside a frame, then two linear layers, each behind a norm.
 #[derive(Module, Debug)]

@@ -1,4 +1,72 @@
 use burn::tensor::Tensor;
+use checkpoint::{ConfigFault, ConfigSection};
+use serde::Deserialize;
+
+/// `vision_config`: the vision encoder.
+#[derive(Debug, Clone, Deserialize)]
+pub struct VisionConfig {
+    /// Blocks.
+    pub depth: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Heads.
+    pub num_heads: usize,
+    /// Width between the two linear layers of a block.
+    pub intermediate_size: usize,
+    /// Cells of the learned position table; a square number.
+    pub num_position_embeddings: usize,
+    /// Blocks after which deepstack features are taken.
+    pub deepstack_visual_indexes: Vec<usize>,
+    /// Width of the rows handed to the thinker.
+    pub out_hidden_size: usize,
+    /// Colours.
+    #[serde(default = "three")]
+    pub in_channels: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Frames per patch.
+    pub temporal_patch_size: usize,
+    /// Patches per side of a merged row.
+    pub spatial_merge_size: usize,
+}
+
+fn three() -> usize {
+    3
+}
+
+impl ConfigSection for VisionConfig {
+    const SECTION: &'static str = "thinker_config.vision_config";
+
+    fn validate(&self) -> Result<(), ConfigFault> {
+        let at = Self::SECTION;
+        let sizes = [
+            ("depth", self.depth),
+            ("hidden_size", self.hidden_size),
+            ("num_heads", self.num_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("num_position_embeddings", self.num_position_embeddings),
+            ("patch_size", self.patch_size),
+            ("temporal_patch_size", self.temporal_patch_size),
+            ("spatial_merge_size", self.spatial_merge_size),
+        ];
+        ConfigFault::unless_positive(at, &sizes)?;
+        let (width, heads, cells) = (self.hidden_size, self.num_heads, self.num_position_embeddings);
+        ConfigFault::unless(width.is_multiple_of(heads) && (width / heads).is_multiple_of(4), at, || {
+            format!("hidden_size {width} cannot be split into {heads} heads whose width is a multiple of 4")
+        })?;
+        ConfigFault::unless(cells.isqrt().pow(2) == cells, at, || {
+            format!("num_position_embeddings is {cells}, expected a square number")
+        })?;
+        ConfigFault::unless(self.in_channels == 3, at, || {
+            format!("in_channels is {}, expected 3 colours", self.in_channels)
+        })?;
+        let indexes = &self.deepstack_visual_indexes;
+        let good = |(i, index): (usize, &usize)| *index < self.depth && !indexes[..i].contains(index);
+        ConfigFault::unless(indexes.iter().enumerate().all(good), at, || {
+            format!("deepstack_visual_indexes {indexes:?}: expected different blocks below {}", self.depth)
+        })
+    }
+}
 
 /// One picture or video, cut into patches.
 #[derive(Debug, Clone)]

@@ -15,8 +15,8 @@ mod pos_embed;
 mod probe;
 mod rotary2d;
 
-pub use checkpoint::{Checkpoint, Component, VisionConfig, Weights};
-pub use config::PixelPatches;
+pub use checkpoint::{Checkpoint, Weights};
+pub use config::{PixelPatches, VisionConfig};
 pub use model::VisionEncoder;
 pub use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 pub use probe::VisionProbe;

@@ -1,9 +1,10 @@
 use burn::module::Module;
-use checkpoint::{VisionConfig, Weights};
+use checkpoint::Weights;
 use nn::{Activation, Engine, LayerNorm, Linear};
 use omni_core::Result;
 
 use crate::config::EPS;
+use crate::config::VisionConfig;
 
 /// Makes one row of the patches of a merge block.
 #[derive(Module, Debug)]

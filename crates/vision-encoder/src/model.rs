@@ -1,10 +1,11 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use checkpoint::{Checkpoint, Component, OmniConfig, VisionConfig, Weights};
+use checkpoint::{Checkpoint, Weights};
 use nn::{AnyEngine, Engine, Linear, WeightedRow, on_engine};
 use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 
 use crate::block::VisionBlock;
+use crate::config::VisionConfig;
 use crate::merger::Merger;
 use crate::pos_embed::PosEmbed;
 use crate::rotary2d::rotation_tables;
@@ -56,16 +57,17 @@ impl VisionEncoder {
     /// # Errors
     /// The errors of [`Checkpoint::check`] for the vision encoder's tensors.
     pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place) -> Result<Self> {
-        checkpoint.check(&[Component::VisionEncoder])?;
-        Self::load(&Weights::new(checkpoint, place, Dtype::F32), checkpoint.config())
+        let config: VisionConfig = checkpoint.config().section()?;
+        let in_scope = |name: &str| name.starts_with("thinker.visual.");
+        checkpoint.load(place, Dtype::F32, in_scope, |weights| Self::load(weights, &config))
     }
 
     /// Reads `thinker.visual.*`; `weights` stands at the checkpoint's root.
     ///
     /// # Errors
     /// The errors of [`Weights::tensor`].
-    pub fn load(weights: &Weights, config: &OmniConfig) -> Result<Self> {
-        Self::load_parts(&weights.at("thinker.visual"), &config.thinker.vision)
+    pub fn load(weights: &Weights, config: &VisionConfig) -> Result<Self> {
+        Self::load_parts(&weights.at("thinker.visual"), config)
     }
 
     /// Reads the encoder's tensors.

@@ -1,8 +1,9 @@
 use burn::module::Module;
-use checkpoint::{VisionConfig, Weights};
+use checkpoint::Weights;
 use nn::{Embedding, WeightedRow};
 use omni_core::Result;
 
+use crate::config::VisionConfig;
 use crate::grid::patch_places;
 
 /// The learned square table of positions, resampled to each grid.

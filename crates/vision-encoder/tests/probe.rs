@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen3_omni_vision_encoder::{
-    Checkpoint, Dtype, ModalityEncoder, PixelPatches, Place, VisionEncoder, VisionProbe, Weights,
+    Checkpoint, Dtype, ModalityEncoder, PixelPatches, Place, VisionConfig, VisionEncoder, VisionProbe, Weights,
 };
 
 fn encoder(directory: PathBuf, dtype: Dtype) -> VisionEncoder {
     let checkpoint = Checkpoint::open(directory).unwrap();
-    VisionEncoder::load(&Weights::new(&checkpoint, &Place::Host(Device::flex()), dtype), checkpoint.config()).unwrap()
+    let config = checkpoint.config().section().unwrap();
+    VisionEncoder::load(&Weights::new(&checkpoint, &Place::Host(Device::flex()), dtype), &config).unwrap()
 }
 
 /// A picture, a video of three frames, and a small picture.
@@ -59,7 +60,7 @@ fn a_look_changes_nothing_and_neither_does_what_was_encoded_before() {
 fn deepstack_features_come_in_the_order_of_the_layers() {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
     let features = |indexes: &[usize]| {
-        let mut config = checkpoint.config().thinker.vision.clone();
+        let mut config: VisionConfig = checkpoint.config().section().unwrap();
         config.deepstack_visual_indexes = indexes.to_vec();
         let weights = Weights::random(&Place::Host(Device::flex()), Dtype::F32);
         let encoder = VisionEncoder::load_parts(&weights, &config).unwrap();

@@ -117,7 +117,7 @@ fn pictures(files: &[PathBuf], reference: &Side) -> Result<Vec<Vec<PixelPatches>
     if inputs.is_empty() {
         inputs.push(ImageInput::from(blots()?));
     }
-    let vision = &reference.config().thinker.vision;
+    let vision = &reference.config().vision;
     let patch =
         PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size };
     let options = ImageOptions { patch, ..ImageOptions::default() };

@@ -10,9 +10,9 @@ mod speech;
 use std::path::PathBuf;
 
 use burn::tensor::{DType, Tensor};
-use checkpoint::{Checkpoint, OmniConfig, Weights};
+use checkpoint::Weights;
 use omni_core::{Dtype, Error, Place, Result};
-use qwen3_omni::Device;
+use qwen3_omni::{Component, Device, OmniCheckpoint, OmniConfig};
 use serde::Serialize;
 
 pub use difference::Difference;
@@ -54,7 +54,7 @@ impl Comparison {
 
 /// One of the two checkpoints on the device.
 pub(crate) struct Side {
-    checkpoint: Checkpoint,
+    checkpoint: OmniCheckpoint,
     place: Place,
     dtype: Dtype,
 }
@@ -80,7 +80,7 @@ impl Side {
 /// If a directory cannot be opened, the two are not the same model, an input cannot be read, or the device fails.
 pub fn compare(options: &Options) -> Result<Comparison> {
     let open = |directory: &PathBuf, dtype| -> Result<Side> {
-        let checkpoint = Checkpoint::open(directory)?;
+        let checkpoint = OmniCheckpoint::open(directory)?;
         Ok(Side { checkpoint, place: options.device.place(dtype)?, dtype })
     };
     let sides = [open(&options.reference, Dtype::F32)?, open(&options.other, options.dtype)?];
@@ -89,7 +89,7 @@ pub fn compare(options: &Options) -> Result<Comparison> {
     let mut differences = outputs::encoders(&sides, &inputs)?;
     let (answers, thinker) = outputs::thinker(&sides, &inputs)?;
     differences.push(thinker);
-    if sides[0].config().enable_audio_output {
+    if sides[0].config().top.enable_audio_output {
         differences.extend(speech::compare(&sides, &answers)?);
     }
     let (reference, other) = (options.reference.clone(), options.other.clone());
@@ -98,12 +98,11 @@ pub fn compare(options: &Options) -> Result<Comparison> {
 
 /// Both must have the tensors of one config; how they are packed may differ.
 fn check_same_model([reference, other]: &[Side; 2], options: &Options) -> Result<()> {
-    let manifests = [reference, other].map(|side| checkpoint::expected(side.config()));
-    if manifests[0] != manifests[1] {
+    if reference.checkpoint.manifest() != other.checkpoint.manifest() {
         let [a, b] = [&options.reference, &options.other].map(|path| path.display());
         return Err(Error::Request(format!("{a} and {b} are not the same model: their configs ask for other tensors")));
     }
-    let parts: Vec<_> = checkpoint::Component::ALL.into_iter().filter(|part| part.is_in(reference.config())).collect();
+    let parts: Vec<_> = Component::ALL.into_iter().filter(|part| reference.config().has(*part)).collect();
     reference.checkpoint.check(&parts)?;
     Ok(other.checkpoint.check(&parts)?)
 }

@@ -1,8 +1,8 @@
 use aut_encoder::AutEncoder;
 use burn::tensor::Tensor;
-use checkpoint::Component;
 use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
 use omni_core::{Encoded, ModalityEncoder, Positions, Result};
+use qwen3_omni::Component;
 use vision_encoder::VisionEncoder;
 
 use super::Side;
@@ -29,11 +29,11 @@ impl Answer {
 /// Rows of both encoders.
 pub(super) fn encoders(sides: &[Side; 2], inputs: &Inputs) -> Result<Vec<Difference>> {
     let hear = |side: &Side| -> Result<Vec<Encoded>> {
-        let encoder = AutEncoder::load(&side.weights(), side.config())?;
+        let encoder = AutEncoder::load(&side.weights(), &side.config().audio)?;
         inputs.sounds.iter().map(|items| encoder.encode(items.iter().map(|item| side.tensor(item)).collect())).collect()
     };
     let see = |side: &Side| -> Result<Vec<Encoded>> {
-        let encoder = VisionEncoder::load(&side.weights(), side.config())?;
+        let encoder = VisionEncoder::load(&side.weights(), &side.config().vision)?;
         let own = |item: &vision_encoder::PixelPatches| vision_encoder::PixelPatches {
             patches: side.tensor(&item.patches),
             ..item.clone()
@@ -62,14 +62,16 @@ fn encoded(component: Component, [reference, other]: [Vec<Encoded>; 2]) -> Resul
 /// Scores after every token of each prompt and of the reference's answer; and these answers.
 pub(super) fn thinker(sides: &[Side; 2], inputs: &Inputs) -> Result<(Vec<Answer>, Difference)> {
     let (mut pairs, mut answers, mut scores) = (Pairs::scores("thinker"), Vec::new(), Vec::new());
-    let reference = Thinker::load(&sides[0].weights(), sides[0].config())?;
+    let reference =
+        Thinker::load(&sides[0].weights(), &sides[0].config().thinker, sides[0].config().accept_hidden_layer())?;
     for prompt in &inputs.prompts {
         let answer = answer(&sides[0], &reference, prompt)?;
         scores.push(logits(&reference, &answer.sequence())?);
         answers.push(answer);
     }
     drop(reference);
-    let other = Thinker::load(&sides[1].weights(), sides[1].config())?;
+    let other =
+        Thinker::load(&sides[1].weights(), &sides[1].config().thinker, sides[1].config().accept_hidden_layer())?;
     for (answer, scores) in answers.iter().zip(scores) {
         pairs.add(scores, logits(&other, &answer.sequence())?)?;
     }
@@ -84,7 +86,7 @@ fn answer(side: &Side, thinker: &Thinker, prompt: &[u32]) -> Result<Answer> {
         let input = ThinkerInput::text(thinker.embed(&fed), positions);
         let output = thinker.forward(vec![ThinkerRun::new(&mut state, &input)]).remove(0)?;
         let id = best(&output.logits.to_vec());
-        if id == side.config().im_end_token_id {
+        if id == side.config().top.im_end_token_id {
             break;
         }
         answer.push(id);

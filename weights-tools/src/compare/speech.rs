@@ -1,11 +1,11 @@
 use burn::tensor::{Tensor, TensorData};
-use checkpoint::Component;
 use code2wav::Code2Wav;
 use moe_talker::{Advance, Conversation, SpeakOptions, SpeakProbe, Talker, TalkerInput, TalkerPrompt, TalkerRun};
 use moe_thinker::media_ids;
 use mtp::{CodePredictor, FrameRun, PredictorProbe};
 use nn::{AnyEngine, Embedding, Engine as _, Probe, on_engine};
 use omni_core::{FrameStart, Positions, Result, SamplingOptions};
+use qwen3_omni::Component;
 use tm_rope::MediaLayout;
 
 use super::Side;
@@ -49,8 +49,8 @@ impl Table {
 pub(super) fn compare(sides: &[Side; 2], answers: &[Answer]) -> Result<Vec<Difference>> {
     let answers: Vec<Answer> = answers.iter().map(spoken_answer).collect();
     let table = Table::load(&sides[0])?;
-    let reference = Talker::load(&sides[0].weights(), sides[0].config())?;
-    let predictor = CodePredictor::load(&sides[0].weights(), sides[0].config())?;
+    let reference = Talker::load(&sides[0].weights(), sides[0].config().talker()?, sides[0].config().turns)?;
+    let predictor = CodePredictor::load(&sides[0].weights(), sides[0].config().code_predictor()?)?;
     let mut spoken = Vec::new();
     for answer in &answers {
         let laid_out = laid_out(&sides[0], &reference, &table, answer)?;
@@ -65,7 +65,7 @@ pub(super) fn compare(sides: &[Side; 2], answers: &[Answer]) -> Result<Vec<Diffe
     };
     let expected = scores(&sides[0], &reference)?;
     drop(reference);
-    let talker = Talker::load(&sides[1].weights(), sides[1].config())?;
+    let talker = Talker::load(&sides[1].weights(), sides[1].config().talker()?, sides[1].config().turns)?;
     let mut talkers = Pairs::scores(Component::Talker.name());
     expected.into_iter().zip(scores(&sides[1], &talker)?).try_for_each(|(a, b)| talkers.add(a, b))?;
     drop(talker);
@@ -171,7 +171,7 @@ fn residual_codes<'a>(
     reference: CodePredictor,
     starts: impl Iterator<Item = &'a FrameStart>,
 ) -> Result<Difference> {
-    let other = CodePredictor::load(&sides[1].weights(), sides[1].config())?;
+    let other = CodePredictor::load(&sides[1].weights(), sides[1].config().code_predictor()?)?;
     let frame = |side: &Side, predictor: &CodePredictor, start: &FrameStart| -> Result<(Vec<Tensor<2>>, Vec<u32>)> {
         let start = FrameStart { hidden: side.tensor(&start.hidden), first: side.tensor(&start.first) };
         let mut scores = Scores::default();
@@ -194,7 +194,7 @@ fn waveforms(sides: &[Side; 2], spoken: &[Spoken]) -> Result<Difference> {
     let frames: Vec<Vec<u32>> = spoken.iter().flat_map(|spoken| spoken.frames.clone()).collect();
     let frames = if frames.is_empty() { counted(&sides[0])? } else { frames };
     let sound = |side: &Side| -> Result<Tensor<1>> {
-        let samples = Code2Wav::load(&side.weights(), side.config())?.decode(&frames)?;
+        let samples = Code2Wav::load(&side.weights(), side.config().code2wav()?)?.decode(&frames)?;
         let count = samples.len();
         Ok(Tensor::from_data(TensorData::new(samples, [count]), side.place.device()))
     };

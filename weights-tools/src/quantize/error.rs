@@ -1,6 +1,6 @@
 //! How far quantised weights are from what they were.
 
-use checkpoint::Component;
+use qwen3_omni::Component;
 use serde::{Deserialize, Serialize};
 
 /// The error of one quantised matrix.

@@ -8,8 +8,9 @@ pub(crate) mod targets;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use checkpoint::{Checkpoint, Component, Scheme, StoredTensor, is_linear};
+use checkpoint::{Manifest, Scheme, StoredTensor};
 use omni_core::{Dtype, Error, Result};
+use qwen3_omni::{Component, OmniCheckpoint};
 use safetensors::Dtype as Stored;
 use serde_json::Value;
 
@@ -85,9 +86,8 @@ pub(crate) fn quantised_config(config: &Value, choices: &[Choice], dtype: Dtype)
 }
 
 /// Every linear layer, in order, with the scheme the plan gives it.
-fn choices(checkpoint: &Checkpoint, plan: &Plan) -> Result<Vec<Choice>> {
-    let shapes = checkpoint.tensors().iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()));
-    let choices = choose(shapes, plan)?;
+fn choices(checkpoint: &OmniCheckpoint, plan: &Plan) -> Result<Vec<Choice>> {
+    let choices = choose(checkpoint.manifest(), plan)?;
     if choices.iter().all(|(_, scheme)| scheme.is_none()) {
         let advice = "recipe, parts, patterns and widths leave no layer; `weights-tools convert` changes only the type";
         return Err(Error::Request(format!("there is nothing to quantise in this checkpoint: {advice}")));
@@ -95,12 +95,12 @@ fn choices(checkpoint: &Checkpoint, plan: &Plan) -> Result<Vec<Choice>> {
     Ok(choices)
 }
 
-/// The [`choices`] for a list of names and shapes.
-pub(crate) fn choose<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize])>, plan: &Plan) -> Result<Vec<Choice>> {
+/// The [`choices`] for the tensors of a config.
+pub(crate) fn choose(manifest: &Manifest, plan: &Plan) -> Result<Vec<Choice>> {
     let chooser = plan.chooser()?;
-    let linear = tensors.filter(|(name, shape)| is_linear(name, shape));
+    let linear = manifest.iter().filter(|(_, expected)| expected.is_linear());
     let mut choices: Vec<Choice> = linear
-        .filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?, shape)))
+        .filter_map(|(name, expected)| Some((name.strip_suffix(".weight")?, &expected.shape)))
         .map(|(module, shape)| (module.to_owned(), chooser.scheme(module, [shape[0], shape[1]])))
         .collect();
     choices.sort_by_cached_key(|(module, _)| natural(module));
@@ -127,7 +127,7 @@ pub(crate) fn shape_bytes(shape: [usize; 2]) -> Vec<u8> {
     shape.iter().flat_map(|size| (*size as i64).to_le_bytes()).collect()
 }
 
-fn units(checkpoint: &Checkpoint, schemes: &Schemes<'_>, dtype: Dtype) -> Vec<Unit> {
+fn units(checkpoint: &OmniCheckpoint, schemes: &Schemes<'_>, dtype: Dtype) -> Vec<Unit> {
     let mut tensors: Vec<(&String, &StoredTensor)> = checkpoint.tensors().iter().collect();
     tensors.sort_by_cached_key(|(name, _)| natural(name));
     let unit = |(name, tensor): (&String, &StoredTensor)| {
@@ -144,7 +144,7 @@ fn units(checkpoint: &Checkpoint, schemes: &Schemes<'_>, dtype: Dtype) -> Vec<Un
 }
 
 fn write_unit(
-    checkpoint: &Checkpoint,
+    checkpoint: &OmniCheckpoint,
     schemes: &Schemes<'_>,
     unit: &Unit,
     dtype: Dtype,

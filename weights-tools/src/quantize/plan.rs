@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use checkpoint::{Component, Scheme};
+use checkpoint::Scheme;
 use fancy_regex::Regex;
 use omni_core::{Error, Result};
+use qwen3_omni::Component;
 use serde_json::{Map, Value, json};
 
 /// A choice per module that makes the released model fit a GPU of so many gigabytes.
@@ -185,7 +186,7 @@ fn is_router(module: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use checkpoint::{OmniConfig, expected, is_linear};
+    use checkpoint::Expected;
 
     fn scheme(plan: &Plan, module: &str, inputs: usize) -> String {
         let found = plan.chooser().unwrap().scheme(module, [64, inputs]);
@@ -256,20 +257,19 @@ mod tests {
 
     #[test]
     fn the_released_model_fits_the_memory_a_recipe_is_named_after() {
-        let config: OmniConfig = serde_json::from_str(crate::inspect::RELEASED).unwrap();
-        let released = expected(&config);
+        let released = crate::inspect::released_config().unwrap().manifest().unwrap();
         let sizes = [(Recipe::Gb24, 21_414_610_418), (Recipe::Gb48, 37_547_719_842), (Recipe::Gb80, 67_283_841_170)];
         for (recipe, expected) in sizes {
             let plan = Plan { recipe: Some(recipe), ..Plan::default() };
             let chooser = plan.chooser().unwrap();
-            let found: usize = released.iter().map(|(name, shape)| bytes(&chooser, name, shape)).sum();
+            let found: usize = released.iter().map(|(name, expected)| bytes(&chooser, name, expected)).sum();
             assert_eq!(found, expected, "{recipe}");
         }
     }
 
-    fn bytes(chooser: &Chooser<'_>, name: &str, shape: &[usize]) -> usize {
-        let count: usize = shape.iter().product();
-        let module = name.strip_suffix(".weight").filter(|_| is_linear(name, shape));
+    fn bytes(chooser: &Chooser<'_>, name: &str, expected: &Expected) -> usize {
+        let (count, shape) = (expected.elements(), &expected.shape);
+        let module = name.strip_suffix(".weight").filter(|_| expected.is_linear());
         match module.and_then(|module| chooser.scheme(module, [shape[0], shape[1]])) {
             Some(scheme) => count * scheme.bits as usize / 8 + shape[0] * scheme.groups_in(shape[1]) * 2 + 16,
             None => count * 2,

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use checkpoint::{Component, Scheme};
+use checkpoint::Scheme;
+use qwen3_omni::Component;
 use serde_json::{Map, Value, json};
 
 /// A linear layer, and how it is quantised, if it is.

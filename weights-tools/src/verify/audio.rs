@@ -1,8 +1,8 @@
 use aut_encoder::{AutEncoder, AutProbe};
 use burn::tensor::{Tensor, TensorData};
-use checkpoint::Component;
 use media::audio::{AudioInput, BINS, Mel, SAMPLE_RATE, log_mel, mel_filters, window};
 use omni_core::{Error, Result};
+use qwen3_omni::Component;
 
 use super::Model;
 use super::case::{Case, NEAR, STATES};
@@ -89,7 +89,7 @@ pub(super) fn encoder(model: &Model, case: &mut Case) -> Result<()> {
 }
 
 pub(super) fn load(model: &Model) -> Result<AutEncoder> {
-    AutEncoder::load(&model.checked(Component::AudioEncoder)?, model.config())
+    AutEncoder::load(&model.checked(Component::AudioEncoder)?, &model.config().audio)
 }
 
 /// Keeps what the encoder shows; batches are joined.

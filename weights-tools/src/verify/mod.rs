@@ -21,9 +21,9 @@ mod vision;
 
 use std::path::{Path, PathBuf};
 
-use checkpoint::{Checkpoint, Component, OmniConfig, Weights};
+use checkpoint::Weights;
 use omni_core::{Dtype, Error, Place, Result};
-use qwen3_omni::Device;
+use qwen3_omni::{Component, Device, OmniCheckpoint, OmniConfig};
 use serde::Serialize;
 
 use case::Case;
@@ -167,7 +167,7 @@ const KINDS: [Kind; 21] = [
 pub(crate) struct Model {
     directory: PathBuf,
     golden: PathBuf,
-    checkpoint: Checkpoint,
+    checkpoint: OmniCheckpoint,
     place: Place,
     device: burn::tensor::Device,
     dtype: Dtype,
@@ -176,7 +176,7 @@ pub(crate) struct Model {
 
 impl Model {
     fn open(options: &Options) -> Result<Self> {
-        let checkpoint = Checkpoint::open(&options.model)?;
+        let checkpoint = OmniCheckpoint::open(&options.model)?;
         let (limits, place) = (options.limits()?, options.place()?);
         let (directory, golden) = (options.model.clone(), options.golden.clone());
         let (device, dtype) = (place.device().clone(), options.dtype);
@@ -230,7 +230,7 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     let Some(kind) = known else {
         return ended(Outcome::NotCovered("unknown kind of case".into()));
     };
-    if let Some(absent) = kind.component.filter(|component| !component.is_in(model.config())) {
+    if let Some(absent) = kind.component.filter(|component| !model.config().has(*component)) {
         return ended(Outcome::Absent(format!("the checkpoint has no {absent}")));
     }
     match Golden::read(path) {

@@ -94,12 +94,11 @@ impl Media {
 }
 
 fn media(model: &Model, case: &mut Case) -> Result<Media> {
-    let thinker = &model.config().thinker;
-    let merge = thinker.vision.spatial_merge_size;
+    let merge = model.config().vision.spatial_merge_size;
     let mut media = Media::default();
     if case.has("audio_seqlens") {
         let frames = case.ints("audio_seqlens")?;
-        media.audio = frames.iter().map(|n| MediaItem::Audio(thinker.audio.tokens(*n as usize))).collect();
+        media.audio = frames.iter().map(|n| MediaItem::Audio(model.config().audio.tokens(*n as usize))).collect();
     }
     if case.has("image_grid_thw") {
         let grids = case.ints("image_grid_thw")?;
@@ -122,7 +121,7 @@ fn media(model: &Model, case: &mut Case) -> Result<Media> {
 /// Mel frames to encoder rows.
 pub(super) fn audio_lengths(model: &Model, case: &mut Case) -> Result<()> {
     let frames = case.ints("frames")?;
-    let tokens: Vec<i64> = frames.iter().map(|n| model.config().thinker.audio.tokens(*n as usize) as i64).collect();
+    let tokens: Vec<i64> = frames.iter().map(|n| model.config().audio.tokens(*n as usize) as i64).collect();
     case.compare_ints("tokens", &tokens, &[tokens.len()]);
     Ok(())
 }

@@ -1,4 +1,4 @@
-use checkpoint::DecoderConfig;
+use moe_thinker::DecoderConfig;
 use omni_core::{Positions, Result};
 use tm_rope::{Rope, RopeConfig};
 
@@ -39,7 +39,7 @@ pub(super) fn plain(model: &Model, case: &mut Case) -> Result<()> {
     let batch = case.shape("positions")?[0];
     let positions = case.ints("positions")?.into_iter().map(|p| p as f32).collect();
     let positions = Positions::uniform(batch, positions);
-    let predictor = &model.config().talker()?.code_predictor;
+    let predictor = model.config().code_predictor()?;
     let config = RopeConfig::plain(predictor.head_dim, predictor.rope_theta());
     compare(case, "code_predictor_", &config, &positions);
     let code2wav = model.config().code2wav()?;

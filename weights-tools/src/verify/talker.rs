@@ -1,5 +1,4 @@
 use burn::tensor::{Tensor, TensorData};
-use checkpoint::Component;
 use media::video::clip;
 use moe_talker::{
     Advance, Conversation, SpeakOptions, SpeakProbe, Talker, TalkerInput, TalkerOutput, TalkerPrompt, TalkerRun,
@@ -9,7 +8,7 @@ use moe_thinker::{Thinker, ThinkerInput, merge};
 use mtp::{CodePredictor, FrameRun};
 use nn::Sampler;
 use omni_core::{Error, Positions, Result, SamplingOptions};
-use qwen3_omni::Tokenizer;
+use qwen3_omni::{Component, Tokenizer};
 use serde_json::Value;
 use tm_rope::MediaLayout;
 
@@ -23,7 +22,11 @@ use super::{Model, audio, vision};
 /// From a conversation to samples, along the stored ids and codes: greedy text, greedy codes, repetition penalty and suppression on.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let settings = settings(&model.golden, case.name())?;
-    let thinker = Thinker::load(&model.checked(Component::Thinker)?, model.config())?;
+    let thinker = Thinker::load(
+        &model.checked(Component::Thinker)?,
+        &model.config().thinker,
+        model.config().accept_hidden_layer(),
+    )?;
     compare_features(model, case, &settings)?;
     let joint = settings["use_audio_in_video"].as_bool().unwrap_or(false);
     let media = thinker::encode(model, case)?;
@@ -40,7 +43,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let said = answer(&thinker, input, delta, written)?;
     compare_thinker(model, case, &settings, &said, written);
 
-    let talker = Talker::load(&model.checked(Component::Talker)?, model.config())?;
+    let talker = Talker::load(&model.checked(Component::Talker)?, model.config().talker()?, model.config().turns)?;
     let media: Vec<i64> = talker.media_places(&prompt).into_iter().map(|place| place as i64).collect();
     let conversation = Conversation {
         prompt: &prompt,
@@ -58,7 +61,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let positions = layout.plain_positions(&laid_out.ids)?;
     compare_prompt(case, &talker, &laid_out, &positions.0)?;
     let frames = speak(model, case, (&talker, &laid_out, positions), &settings)?;
-    let vocoder = code2wav::Code2Wav::load(&model.checked(Component::Code2Wav)?, model.config())?;
+    let vocoder = code2wav::Code2Wav::load(&model.checked(Component::Code2Wav)?, model.config().code2wav()?)?;
     let samples = vocoder.decode_chunked(&frames, Default::default())?;
     case.compare_values("wav", &samples, &[1, samples.len()], STATES);
     Ok(())
@@ -118,7 +121,7 @@ fn compare_thinker(model: &Model, case: &mut Case, settings: &Value, said: &Answ
     }
     // The answer ends with the end token or at the limit: nothing is missing from what is stored.
     let limit = count(settings, "thinker_max_new_tokens", 1024);
-    let ended = written.last() == Some(&model.config().im_end_token_id) || written.len() == limit;
+    let ended = written.last() == Some(&model.config().top.im_end_token_id) || written.len() == limit;
     case.compare_text("thinker_sequence, its end", &ended.to_string(), "true");
     case.compare("thinker_embed", said.embeds.clone(), STATES);
     if let Some(tap) = &said.tap {
@@ -197,7 +200,7 @@ fn speak(
     (talker, prompt, positions): (&Talker, &TalkerPrompt, (Positions, f32)),
     settings: &Value,
 ) -> Result<Vec<Vec<u32>>> {
-    let predictor = CodePredictor::load(&model.checked(Component::CodePredictor)?, model.config())?;
+    let predictor = CodePredictor::load(&model.checked(Component::CodePredictor)?, model.config().code_predictor()?)?;
     let penalty = settings["talker_repetition_penalty"].as_f64().unwrap_or(1.05) as f32;
     let options = SpeakOptions {
         sampling: SamplingOptions { repetition_penalty: penalty, ..SamplingOptions::greedy() },

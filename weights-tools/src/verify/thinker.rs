@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, TensorData};
-use checkpoint::Component;
 use moe_thinker::{MediaRows, Thinker, ThinkerInput, ThinkerRun, ThinkerState, media_ids, merge};
 use omni_core::{ModalityEncoder, Positions, Result, VisualRows};
+use qwen3_omni::Component;
 use tm_rope::MediaLayout;
 
 use super::case::{Case, NEAR, STATES};
@@ -11,7 +11,11 @@ use super::{Model, audio, vision};
 
 /// A prompt through its encoders and every layer, then greedy decoding along the stored ids.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
-    let thinker = Thinker::load(&model.checked(Component::Thinker)?, model.config())?;
+    let thinker = Thinker::load(
+        &model.checked(Component::Thinker)?,
+        &model.config().thinker,
+        model.config().accept_hidden_layer(),
+    )?;
     let rows = Rows::read(case)?;
     let mut media = encode(model, case)?;
     let layout = layout(model, &media, has_joint_sound(model, &rows));
@@ -111,7 +115,7 @@ fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Pref
     if !case.has("greedy_ids") {
         return Ok(());
     }
-    let end = model.config().im_end_token_id;
+    let end = model.config().top.im_end_token_id;
     let batch = prefilled.len();
     let stored: Vec<u32> = case.ints("greedy_ids")?.into_iter().map(|id| id as u32).collect();
     let steps = stored.len() / batch;

@@ -1,8 +1,8 @@
 use burn::tensor::{Tensor, TensorData};
-use checkpoint::Component;
 use media::image::{ImageInput, ImageOptions, PatchSpec, Patches, PixelBounds, Pixels, patches, resize, target_size};
 use media::video::{VideoInput, VideoOptions, clip, sample_indices};
 use omni_core::{Error, Result};
+use qwen3_omni::Component;
 use serde::Deserialize;
 use vision_encoder::{PixelPatches, VisionEncoder, VisionProbe};
 
@@ -11,7 +11,7 @@ use super::audio::cumulated;
 use super::case::{Case, NEAR, STATES};
 
 fn patch_spec(model: &Model) -> PatchSpec {
-    let vision = &model.config().thinker.vision;
+    let vision = &model.config().vision;
     PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size }
 }
 
@@ -144,7 +144,7 @@ pub(super) fn items(model: &Model, case: &mut Case, [values, grids]: [&str; 2]) 
 }
 
 pub(super) fn load(model: &Model) -> Result<VisionEncoder> {
-    VisionEncoder::load(&model.checked(Component::VisionEncoder)?, model.config())
+    VisionEncoder::load(&model.checked(Component::VisionEncoder)?, &model.config().vision)
 }
 
 /// The encoder, block by block.

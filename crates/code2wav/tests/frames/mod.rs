@@ -1,13 +1,13 @@
 //! Vocoders and random frames for the tests of this folder.
 
-use qwen3_omni_code2wav::{Checkpoint, Code2Wav, Component, Dtype, Place, Weights};
+use qwen3_omni_code2wav::{Checkpoint, Code2Wav, Dtype, Place, Weights};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 pub fn load(directory: std::path::PathBuf, place: &Place, dtype: Dtype) -> Code2Wav {
     let checkpoint = Checkpoint::open(directory).unwrap();
-    checkpoint.check(&[Component::Code2Wav]).unwrap();
-    Code2Wav::load(&Weights::new(&checkpoint, place, dtype), checkpoint.config()).unwrap()
+    let config = checkpoint.config().section().unwrap();
+    Code2Wav::load(&Weights::new(&checkpoint, place, dtype), &config).unwrap()
 }
 
 /// `[frames, codebooks]`.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use checkpoint::Weights;
+use checkpoint::{TensorKind, Weights};
 use omni_core::Result;
 
 use super::DeviceRouting;
@@ -85,7 +85,7 @@ impl Experts {
             load_host(weights, sizes)?
         } else if (0..experts).any(|e| PARTS.iter().any(|name| packed(part(weights, e, name)))) {
             load_packed(weights, sizes)?
-        } else if weights.device().is_autodiff() {
+        } else if weights.device().is_autodiff() || weights.is_recording() {
             load_each(weights, sizes)?
         } else {
             ExpertWeights::Dense(StackedExperts {
@@ -214,9 +214,7 @@ fn load_host(weights: &Weights, [experts, width, inner]: [usize; 3]) -> Result<E
 }
 
 fn load_each(weights: &Weights, [experts, width, inner]: [usize; 3]) -> Result<ExpertWeights> {
-    let load = |e, name, shape| -> Result<Param<Tensor<2>>> {
-        Ok(Param::from_tensor(part(weights, e, name).tensor("weight", shape)?))
-    };
+    let load = |e, name, shape: [usize; 2]| part(weights, e, name).matrix_param(shape, TensorKind::Linear);
     let each = (0..experts).map(|e| {
         Ok(ExpertParams {
             gate_proj: load(e, "gate_proj", [inner, width])?,

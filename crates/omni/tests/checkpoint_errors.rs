@@ -3,9 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-use omni_core::{Dtype, Place};
-use qwen3_omni_checkpoint::{Checkpoint, Component, Weights};
+use qwen3_omni::{Component, OmniCheckpoint};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,7 +16,7 @@ fn shard(directory: &TempDir, index: usize) -> PathBuf {
 }
 
 fn error(directory: impl AsRef<Path>) -> String {
-    match Checkpoint::open(directory) {
+    match OmniCheckpoint::open(directory) {
         Ok(checkpoint) => checkpoint.check(&Component::ALL).unwrap_err().to_string(),
         Err(error) => error.to_string(),
     }
@@ -54,9 +52,9 @@ fn first_tensor(header: &Value) -> String {
 #[test]
 fn a_whole_checkpoint_is_clean_in_both_key_styles() {
     let directory = tiny();
-    Checkpoint::open(directory.path()).unwrap().check(&Component::ALL).unwrap();
+    OmniCheckpoint::open(directory.path()).unwrap().check(&Component::ALL).unwrap();
     std::fs::copy(testkit::tiny().join("alt/config.transformers5.json"), directory.path().join("config.json")).unwrap();
-    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let checkpoint = OmniCheckpoint::open(directory.path()).unwrap();
     checkpoint.check(&Component::ALL).unwrap();
     assert_eq!(checkpoint.config().talker().unwrap().text.experts(), 6);
     assert_eq!(checkpoint.config().thinker.text.rope_section(), Some([6, 5, 5]));
@@ -197,8 +195,8 @@ fn one_error_lists_every_missing_unexpected_and_mismatched_tensor_with_shapes() 
     std::fs::rename(shard(&directory, 1), directory.path().join("model.safetensors")).unwrap();
     let message = error(directory.path());
     assert_names(&message, &["missing    ", "unexpected ", ".extra: found [", "mismatched ", ", 1]"]);
-    let whole = Checkpoint::open(testkit::tiny()).unwrap();
-    let held = Checkpoint::open(directory.path()).unwrap().tensors().len();
+    let whole = OmniCheckpoint::open(testkit::tiny()).unwrap();
+    let held = OmniCheckpoint::open(directory.path()).unwrap().tensors().len();
     assert_names(&message, &[&format!("{} missing, 1 unexpected and 1 mismatched", whole.tensors().len() - held + 1)]);
 }
 
@@ -210,7 +208,7 @@ fn parts_that_are_not_asked_for_may_be_absent() {
         config.as_object_mut().unwrap().remove("talker_config");
         config.as_object_mut().unwrap().remove("code2wav_config");
     });
-    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let checkpoint = OmniCheckpoint::open(directory.path()).unwrap();
     checkpoint.check(&[Component::Thinker, Component::AudioEncoder, Component::VisionEncoder]).unwrap();
     let message = checkpoint.config().talker().unwrap_err().to_string();
     assert_names(&message, &["no talker", "enable_audio_output"]);
@@ -233,7 +231,7 @@ fn a_text_only_load_needs_neither_the_talkers_shards_nor_its_config() {
     edit_json(directory.path().join("config.json"), |config| {
         config["talker_config"]["num_code_groups"] = json!(1);
     });
-    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    let checkpoint = OmniCheckpoint::open(directory.path()).unwrap();
     checkpoint.check(&[Component::Thinker]).unwrap();
     let message = checkpoint.check(&[Component::Talker]).unwrap_err().to_string();
     assert_names(&message, &["config.json", "num_code_groups is 1", "at least 2"]);
@@ -241,43 +239,4 @@ fn a_text_only_load_needs_neither_the_talkers_shards_nor_its_config() {
         config["talker_config"]["num_code_groups"] = json!(4);
     });
     assert_names(&error(directory.path()), &["talker.safetensors", "talker.", "not there"]);
-}
-
-#[test]
-fn tensors_are_single_precision_on_the_cpu_whatever_is_asked_for() {
-    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
-    let place = Place::Host(Device::flex());
-    let stored = checkpoint.bytes(&checkpoint.tensors()["thinker.lm_head.weight"]);
-    let expected: Vec<f32> = stored.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    for dtype in Dtype::ALL {
-        let weights = Weights::new(&checkpoint, &place, dtype);
-        assert_eq!((weights.tensor_dtype(), weights.compute_dtype()), (Dtype::F32, dtype));
-        let tensor = weights.at("thinker").at("lm_head").tensor::<2>("weight", [1024, 64]).unwrap();
-        assert_eq!(tensor.dtype(), Dtype::F32.into());
-        assert_eq!(tensor.into_data().try_to_vec_as::<f32>().unwrap(), expected);
-    }
-    let weights = Weights::new(&checkpoint, &place, Dtype::F32);
-    let message = weights.tensor::<2>("thinker.lm_head.weight", [64, 1024]).unwrap_err().to_string();
-    assert_names(&message, &["thinker.lm_head.weight", "[64, 1024]", "[1024, 64]"]);
-    assert_names(&weights.tensor::<1>("nothing", [1]).unwrap_err().to_string(), &["nothing"]);
-}
-
-#[test]
-fn experts_are_packed_in_order_and_progress_counts_every_tensor() {
-    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
-    let mut seen = Vec::new();
-    {
-        let weights = Weights::new(&checkpoint, &Place::Host(Device::flex()), Dtype::F32)
-            .with_progress(|progress| seen.push(progress));
-        let mlp = weights.at("thinker.model.layers.0.mlp");
-        let packed = mlp.experts(8, &["gate_proj", "up_proj"], [32, 64]).unwrap();
-        assert_eq!(packed.dims(), [8, 64, 64]);
-        for (expert, part, row) in [(0, "gate_proj", 0), (5, "up_proj", 32), (7, "gate_proj", 0)] {
-            let one = mlp.tensor::<2>(&format!("experts.{expert}.{part}.weight"), [32, 64]).unwrap();
-            let slice = packed.clone().slice([expert..expert + 1, row..row + 32, 0..64]).squeeze_dim::<2>(0);
-            assert_eq!((slice - one).abs().max().into_scalar::<f32>(), 0.0);
-        }
-    }
-    assert_eq!((seen[0].tensors, seen[0].bytes), (16, 16 * 32 * 64 * 4));
-    assert_eq!(seen.last().unwrap().tensors, 19);
 }

@@ -1,12 +1,12 @@
-//! From the released config alone, names and shapes equal the released checkpoint's exactly.
+//! From the released config alone, the loaders ask for exactly the names and shapes of the released checkpoint.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use qwen3_omni_checkpoint::{Component, Manifest, OmniConfig, expected};
+use qwen3_omni::{Component, OmniConfig};
 
-fn released() -> Manifest {
+fn released() -> BTreeMap<String, Vec<usize>> {
     let packed = std::fs::File::open(testkit::fixtures().join("released/qwen3-omni-30b-a3b-instruct.json.gz")).unwrap();
     let mut text = String::new();
     flate2::read::GzDecoder::new(packed).read_to_string(&mut text).unwrap();
@@ -24,9 +24,9 @@ fn all_28010_names_and_shapes_follow_from_the_config_in_both_key_styles() {
     let released = released();
     assert_eq!(released.len(), 28_010);
     for file in ["qwen3-omni-30b-a3b-instruct.config.json", "qwen3-omni-30b-a3b-instruct.config.transformers5.json"] {
-        let found = expected(&config(file));
-        let differ = |(name, shape): &(&String, &Vec<usize>)| released.get(*name) != Some(*shape);
-        assert_eq!(found.iter().find(differ), None, "{file}");
+        let found = config(file).manifest().unwrap();
+        let differ = found.iter().find(|(name, expected)| released.get(*name) != Some(&expected.shape));
+        assert_eq!(differ, None, "{file}");
         assert_eq!(found.len(), released.len(), "{file}");
     }
 }
@@ -34,8 +34,8 @@ fn all_28010_names_and_shapes_follow_from_the_config_in_both_key_styles() {
 #[test]
 fn parameters_per_component_are_the_published_ones() {
     let mut sums: BTreeMap<Component, usize> = BTreeMap::new();
-    for (name, shape) in expected(&config("qwen3-omni-30b-a3b-instruct.config.json")) {
-        *sums.entry(Component::of(&name).unwrap()).or_default() += shape.iter().product::<usize>();
+    for (name, expected) in config("qwen3-omni-30b-a3b-instruct.config.json").manifest().unwrap() {
+        *sums.entry(Component::of(&name).unwrap()).or_default() += expected.elements();
     }
     assert_eq!(sums[&Component::Thinker], 30_532_646_912);
     assert_eq!(sums[&Component::AudioEncoder], 647_927_168);

@@ -1,0 +1,81 @@
+use checkpoint::{ConfigFault, ConfigSection};
+use nn::{RopeKeys, validate_heads};
+use serde::Deserialize;
+
+/// `code2wav_config`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Code2WavConfig {
+    /// Codes of one codebook.
+    pub codebook_size: usize,
+    /// Codebooks `Q`.
+    pub num_quantizers: usize,
+    /// Width of the transformer.
+    pub hidden_size: usize,
+    /// Layers of the transformer.
+    pub num_hidden_layers: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+    /// Key/value heads.
+    pub num_key_value_heads: usize,
+    head_dim: Option<usize>,
+    /// Width of the feed-forward part.
+    pub intermediate_size: usize,
+    /// Frames a frame sees, itself included.
+    pub sliding_window: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Factors of the upsampling stages before the decoder.
+    pub upsampling_ratios: Vec<usize>,
+    /// Factors of the decoder blocks.
+    pub upsample_rates: Vec<usize>,
+    /// Channels at the decoder's entrance; halved by each block.
+    pub decoder_dim: usize,
+    #[serde(flatten)]
+    rope: RopeKeys,
+}
+
+impl ConfigSection for Code2WavConfig {
+    const SECTION: &'static str = "code2wav_config";
+
+    fn validate(&self) -> Result<(), ConfigFault> {
+        let at = Self::SECTION;
+        let sizes = [
+            ("codebook_size", self.codebook_size),
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("decoder_dim", self.decoder_dim),
+        ];
+        ConfigFault::unless_positive(at, &sizes)?;
+        validate_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
+        self.rope.validate(self.head_dim(), at)?;
+        ConfigFault::unless(self.sliding_window > 0, at, || "sliding_window is 0".into())?;
+        // Each decoder block holds back one step of its input, so a first frame of one step would give no sound.
+        ConfigFault::unless(self.upsampling_ratios.iter().product::<usize>() >= 2, at, || {
+            "upsampling_ratios multiply to less than 2".into()
+        })?;
+        ConfigFault::unless(self.upsample_rates.iter().all(|r| *r >= 2), at, || "an upsample_rate is below 2".into())?;
+        let halvings = self.upsample_rates.len() as u32;
+        let divisor = 2usize.checked_pow(halvings);
+        ConfigFault::unless(divisor.is_some_and(|divisor| self.decoder_dim.is_multiple_of(divisor)), at, || {
+            format!("decoder_dim {} cannot be halved {halvings} times", self.decoder_dim)
+        })
+    }
+}
+
+impl Code2WavConfig {
+    /// Width of a head `Dh`.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    /// Base of the rotation frequencies.
+    pub fn rope_theta(&self) -> f64 {
+        self.rope.theta()
+    }
+
+    /// Samples one codec frame stands for.
+    pub fn samples_per_frame(&self) -> usize {
+        self.upsampling_ratios.iter().chain(&self.upsample_rates).product()
+    }
+}

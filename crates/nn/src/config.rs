@@ -1,0 +1,173 @@
+//! Sections of `config.json` that several models have: the decoder of thinker and talker, and the keys of the rotation.
+
+use checkpoint::ConfigFault;
+use serde::Deserialize;
+
+/// `text_config` of the thinker or the talker: a decoder with mixture-of-experts layers.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DecoderConfig {
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Width `D`.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads `H`.
+    pub num_attention_heads: usize,
+    /// Key/value heads `K`.
+    pub num_key_value_heads: usize,
+    /// Width of a head `Dh`.
+    pub head_dim: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Positions the model was made for.
+    pub max_position_embeddings: usize,
+    /// Width of a dense layer's feed-forward part, and of the talker's projections.
+    pub intermediate_size: usize,
+    /// Width of one expert.
+    pub moe_intermediate_size: usize,
+    /// Experts `E`; see [`DecoderConfig::experts`].
+    num_experts: Option<usize>,
+    num_local_experts: Option<usize>,
+    /// Experts per token.
+    pub num_experts_per_tok: usize,
+    /// Whether the chosen experts' weights are made to add up to 1; see [`DecoderConfig::normalise_top_k`].
+    norm_topk_prob: Option<bool>,
+    /// Every how many layers one has experts.
+    #[serde(default = "one")]
+    pub decoder_sparse_step: usize,
+    /// Layers that are dense all the same.
+    #[serde(default)]
+    pub mlp_only_layers: Vec<usize>,
+    /// Width of the expert every token passes through; 0 for none.
+    #[serde(default)]
+    pub shared_expert_intermediate_size: usize,
+    #[serde(flatten)]
+    rope: RopeKeys,
+}
+
+/// The keys of the rotation, in the style of the released files and in the one transformers 5 writes.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RopeKeys {
+    rope_theta: Option<f64>,
+    rope_scaling: Option<RopeParameters>,
+    rope_parameters: Option<RopeParameters>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct RopeParameters {
+    rope_theta: Option<f64>,
+    mrope_section: Option<[usize; 3]>,
+    rope_type: Option<String>,
+}
+
+impl RopeKeys {
+    /// Base of the rotation frequencies.
+    ///
+    /// # Panics
+    /// If there is none, which [`RopeKeys::validate`] refuses.
+    pub fn theta(&self) -> f64 {
+        self.base().expect("checked when the config was read")
+    }
+
+    /// Frequencies per axis.
+    pub fn section(&self) -> Option<[usize; 3]> {
+        self.parameters()?.mrope_section
+    }
+
+    fn base(&self) -> Option<f64> {
+        self.rope_theta.or_else(|| self.parameters()?.rope_theta)
+    }
+
+    fn parameters(&self) -> Option<&RopeParameters> {
+        self.rope_parameters.as_ref().or(self.rope_scaling.as_ref())
+    }
+
+    /// Checks the keys for heads of width `head_dim`; `at` names the section.
+    ///
+    /// # Errors
+    /// [`ConfigFault`] naming what is missing or unknown.
+    pub fn validate(&self, head_dim: usize, at: &str) -> Result<(), ConfigFault> {
+        ConfigFault::unless(self.base().is_some(), at, || {
+            "missing field `rope_theta` (or `rope_parameters.rope_theta`)".into()
+        })?;
+        ConfigFault::unless(head_dim.is_multiple_of(2) && head_dim > 0, at, || {
+            format!("head_dim is {head_dim}, expected an even number")
+        })?;
+        let kind = self.parameters().and_then(|parameters| parameters.rope_type.as_deref()).unwrap_or("default");
+        ConfigFault::unless(kind == "default", at, || format!("rope_type is `{kind}`, only `default` is known"))?;
+        let section = self.section().map_or(head_dim / 2, |section| section.iter().sum());
+        ConfigFault::unless(section == head_dim / 2, at, || {
+            format!("mrope_section adds up to {section}, expected {}", head_dim / 2)
+        })
+    }
+}
+
+/// Checks that `heads` query heads can share `kv_heads` key/value heads; `at` names the section.
+///
+/// # Errors
+/// [`ConfigFault`] with both numbers.
+pub fn validate_heads(heads: usize, kv_heads: usize, at: &str) -> Result<(), ConfigFault> {
+    ConfigFault::unless(kv_heads > 0 && heads.is_multiple_of(kv_heads), at, || {
+        format!("{heads} query heads cannot be shared by {kv_heads} key/value heads")
+    })
+}
+
+impl DecoderConfig {
+    /// Experts `E`.
+    pub fn experts(&self) -> usize {
+        self.num_experts.or(self.num_local_experts).unwrap_or(0)
+    }
+
+    /// Whether the chosen experts' weights add up to 1. `default` is the reference class's own.
+    pub fn normalise_top_k(&self, default: bool) -> bool {
+        self.norm_topk_prob.unwrap_or(default)
+    }
+
+    /// Base of the rotation frequencies.
+    pub fn rope_theta(&self) -> f64 {
+        self.rope.theta()
+    }
+
+    /// Frequencies per axis.
+    pub fn rope_section(&self) -> Option<[usize; 3]> {
+        self.rope.section()
+    }
+
+    /// Whether layer `index` has experts.
+    pub fn is_sparse(&self, index: usize) -> bool {
+        !self.mlp_only_layers.contains(&index)
+            && self.experts() > 0
+            && (index + 1).is_multiple_of(self.decoder_sparse_step.max(1))
+    }
+
+    /// Checks the sizes; `at` names the section.
+    ///
+    /// # Errors
+    /// [`ConfigFault`] naming the first wrong value.
+    pub fn validate(&self, at: &str) -> Result<(), ConfigFault> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("moe_intermediate_size", self.moe_intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        ConfigFault::unless_positive(at, &sizes)?;
+        let (experts, top_k) = (self.experts(), self.num_experts_per_tok);
+        ConfigFault::unless(self.num_experts.or(self.num_local_experts).is_some(), at, || {
+            "missing field `num_experts` (or `num_local_experts`)".into()
+        })?;
+        ConfigFault::unless(top_k > 0 && top_k <= experts, at, || {
+            format!("num_experts_per_tok is {top_k}, expected 1 to {experts} (the number of experts)")
+        })?;
+        validate_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
+        self.rope.validate(self.head_dim, at)
+    }
+}
+
+fn one() -> usize {
+    1
+}
