@@ -16,7 +16,7 @@ use qwen3_omni::checkpoint::Checkpoint;
 use qwen3_omni::media::image::{ImageInput, Pixels, patches};
 use qwen3_omni::media::{MediaError, Result as MediaResult};
 use qwen3_omni::vision_encoder::{PixelPatches, VisionEncoder};
-use qwen3_omni::{Encoded, Message, ModalityEncoder, Result};
+use qwen3_omni::{Dtype, Encoded, Message, ModalityEncoder, Result};
 use qwen3_omni_examples::{Flags, answer, exit, sample};
 
 /// Ask about a picture as a mirror shows it
@@ -58,7 +58,7 @@ impl ModalityEncoder for MirrorEncoder {
 fn run(Arguments { file, text, flags }: Arguments) -> Result<()> {
     let place = flags.place()?;
     let mirror = MirrorEncoder {
-        vision: VisionEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place)?,
+        vision: VisionEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place, Dtype::F32)?,
         device: place.device().clone(),
     };
     let seen = mirror.encode(file.unwrap_or_else(|| sample("picture_two.png")).into())?;

@@ -13,7 +13,7 @@ use clap::Parser;
 use qwen3_omni::aut_encoder::AutEncoder;
 use qwen3_omni::checkpoint::Checkpoint;
 use qwen3_omni::vision_encoder::VisionEncoder;
-use qwen3_omni::{Encoded, Message, ModalityEncoder, Result, Vocoder, VocoderStream};
+use qwen3_omni::{Dtype, Encoded, Message, ModalityEncoder, Result, Vocoder, VocoderStream};
 use qwen3_omni_examples::{Flags, answer, exit, sample};
 
 /// Ask about a recording or a picture, with an answer that is hummed
@@ -91,8 +91,8 @@ impl VocoderStream for Humming {
 fn run(Arguments { sound, picture, text, flags }: Arguments) -> Result<()> {
     let checkpoint = Checkpoint::open(flags.directory())?;
     let place = flags.place()?;
-    let audio = Told("audio encoder", AutEncoder::from_checkpoint(&checkpoint, &place)?);
-    let vision = Told("vision encoder", VisionEncoder::from_checkpoint(&checkpoint, &place)?);
+    let audio = Told("audio encoder", AutEncoder::from_checkpoint(&checkpoint, &place, Dtype::F32)?);
+    let vision = Told("vision encoder", VisionEncoder::from_checkpoint(&checkpoint, &place, Dtype::F32)?);
     let omni = flags.load_with(|builder| builder.audio_encoder(audio).vision_encoder(vision).vocoder(Hum))?;
     let sound = sound.or_else(|| picture.is_none().then(|| sample("spoken_sum_question.wav")));
     let mut question = Message::user();

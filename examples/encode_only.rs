@@ -36,7 +36,8 @@ struct Arguments {
 
 fn hear(file: &Path, window: usize, flags: &Flags) -> Result<Encoded> {
     let place = flags.device.place(Dtype::F32)?;
-    let encoder = AutEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place)?.with_window(window)?;
+    let encoder =
+        AutEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place, Dtype::F32)?.with_window(window)?;
     let named = |error: MediaError| error.in_part("the recording");
     let mel = audio::log_mel(&[file.into()]).map_err(|(_, error)| named(error))?.remove(0);
     let shape = [mel.frames(), mel.bins()];
@@ -45,7 +46,7 @@ fn hear(file: &Path, window: usize, flags: &Flags) -> Result<Encoded> {
 
 fn see(file: &Path, flags: &Flags) -> Result<Encoded> {
     let place = flags.device.place(Dtype::F32)?;
-    let encoder = VisionEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place)?;
+    let encoder = VisionEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place, Dtype::F32)?;
     let picture = image::patches(&file.into(), &Default::default()).map_err(|error| error.in_part("the picture"))?;
     let (grid, shape) = (picture.grid(), [picture.patches(), picture.values().len() / picture.patches()]);
     let patches = Tensor::from_data(TensorData::new(picture.into_values(), shape), place.device());

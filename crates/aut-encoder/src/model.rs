@@ -35,14 +35,14 @@ pub struct AutEncoder {
 }
 
 impl AutEncoder {
-    /// Loads the encoder alone, in f32.
+    /// Loads the encoder alone, computed in `dtype`.
     ///
     /// # Errors
     /// The errors of [`Checkpoint::check`] for the audio encoder's tensors.
-    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place) -> Result<Self> {
+    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place, dtype: Dtype) -> Result<Self> {
         let config: AudioConfig = checkpoint.config().section()?;
         let in_scope = |name: &str| name.starts_with("thinker.audio_tower.");
-        checkpoint.load(place, Dtype::F32, in_scope, |weights| Self::load(weights, &config))
+        checkpoint.load(place, dtype, in_scope, |weights| Self::load(weights, &config))
     }
 
     /// Reads `thinker.audio_tower.*`; `weights` stands at the checkpoint's root.

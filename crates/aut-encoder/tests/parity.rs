@@ -1,13 +1,12 @@
 //! Convolutions, windows, every layer and the rows equal the reference's, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
 //! engines, and in bf16 too.
 
-use weights_tools::verify::assert_cases;
+use testkit::parity::assert_cases;
 
 const CASES: [&str; 5] =
     ["audio_encoder_batch", "audio_encoder_exact_chunk", "audio_encoder_multi", "audio_encoder_short", "audio_lengths"];
 
 #[test]
 fn golden_cases() {
-    let errors = testkit::bf16_errors();
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), Some(&errors), &CASES);
+    assert_cases(&CASES);
 }

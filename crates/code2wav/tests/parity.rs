@@ -1,12 +1,11 @@
 //! Every part of whole and chunked decodes equal the reference's, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
 //! engines, and in bf16 too.
 
-use weights_tools::verify::assert_cases;
+use testkit::parity::assert_cases;
 
 const CASES: [&str; 3] = ["code2wav_40", "code2wav_5", "code2wav_chunked_330"];
 
 #[test]
 fn golden_cases() {
-    let errors = testkit::bf16_errors();
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), Some(&errors), &CASES);
+    assert_cases(&CASES);
 }

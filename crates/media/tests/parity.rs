@@ -1,7 +1,7 @@
 //! Log-mel frames equal the reference's within its rounding, sizes and pixels exactly, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
 //! engines, and in bf16 too.
 
-use weights_tools::verify::assert_cases;
+use testkit::parity::assert_cases;
 
 const CASES: [&str; 13] = [
     "image_pre_img_a",
@@ -21,6 +21,5 @@ const CASES: [&str; 13] = [
 
 #[test]
 fn golden_cases() {
-    let errors = testkit::bf16_errors();
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), Some(&errors), &CASES);
+    assert_cases(&CASES);
 }

@@ -1,12 +1,11 @@
 //! Prompt, every layer, every step, codes and sound of a run equal the reference's, from raw sound and pictures, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
 //! engines, and in bf16 too.
 
-use weights_tools::verify::assert_cases;
+use testkit::parity::assert_cases;
 
 const CASES: [&str; 5] = ["e2e_mixed", "talker_audio", "talker_audio_in_video", "talker_stop", "talker_text"];
 
 #[test]
 fn golden_cases() {
-    let errors = testkit::bf16_errors();
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), Some(&errors), &CASES);
+    assert_cases(&CASES);
 }

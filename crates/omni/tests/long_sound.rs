@@ -8,7 +8,7 @@ use checkpoint::Checkpoint;
 use peak_alloc::PeakAlloc;
 use qwen3_omni::aut_encoder::AutEncoder;
 use qwen3_omni::media::audio::log_mel;
-use qwen3_omni::{ModalityEncoder, Place, checkpoint};
+use qwen3_omni::{Dtype, ModalityEncoder, Place, checkpoint};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -40,7 +40,7 @@ fn encode(encoder: &AutEncoder, path: &Path) -> [usize; 3] {
 #[test]
 fn memory_grows_by_log_mel_frames_and_rows_only() {
     let checkpoint = Checkpoint::open(testkit::nano()).unwrap();
-    let encoder = AutEncoder::from_checkpoint(&checkpoint, &Place::Host(Device::flex())).unwrap();
+    let encoder = AutEncoder::from_checkpoint(&checkpoint, &Place::Host(Device::flex()), Dtype::F32).unwrap();
     assert_eq!(encoder.tokens(40 * 60 * 100), 31_200);
     let directory = tempfile::tempdir().unwrap();
     let [short, long] = [2, 8].map(|minutes| {

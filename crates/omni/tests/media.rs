@@ -160,8 +160,12 @@ fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
     let omni = nano();
     let file = sample("spoken_sum_question.wav");
     let device = Device::flex();
-    let encoder =
-        AutEncoder::from_checkpoint(&Checkpoint::open(testkit::nano()).unwrap(), &Place::Host(device.clone())).unwrap();
+    let encoder = AutEncoder::from_checkpoint(
+        &Checkpoint::open(testkit::nano()).unwrap(),
+        &Place::Host(device.clone()),
+        omni_core::Dtype::F32,
+    )
+    .unwrap();
     let mel = log_mel(&[file.clone().into()]).unwrap().remove(0);
     let shape = [mel.frames(), mel.bins()];
     let own = encoder.encode(vec![Tensor::from_data(TensorData::new(mel.into_values(), shape), &device)]).unwrap();

@@ -3,6 +3,9 @@
 //! `fixtures/` holds the small random-weight checkpoint, golden data the reference implementation made from it, the
 //! released config, and the list of all released tensor names. A missing fixture fails the test that asks for it.
 
+#[cfg(feature = "parity")]
+pub mod parity;
+
 use std::path::{Path, PathBuf};
 
 /// The folder of all fixtures.

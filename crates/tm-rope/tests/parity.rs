@@ -1,7 +1,7 @@
 //! Positions and rotation tables equal the reference's, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
 //! engines, and in bf16 too.
 
-use weights_tools::verify::assert_cases;
+use testkit::parity::assert_cases;
 
 const CASES: [&str; 16] = [
     "positions_audio",
@@ -24,6 +24,5 @@ const CASES: [&str; 16] = [
 
 #[test]
 fn golden_cases() {
-    let errors = testkit::bf16_errors();
-    assert_cases(&testkit::tiny(), &testkit::golden(), &testkit::device_name(), Some(&errors), &CASES);
+    assert_cases(&CASES);
 }

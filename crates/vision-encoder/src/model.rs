@@ -52,14 +52,14 @@ impl Frame {
 type Rows = (Tensor<2>, Vec<Tensor<2>>);
 
 impl VisionEncoder {
-    /// Loads the encoder alone, in f32.
+    /// Loads the encoder alone, computed in `dtype`.
     ///
     /// # Errors
     /// The errors of [`Checkpoint::check`] for the vision encoder's tensors.
-    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place) -> Result<Self> {
+    pub fn from_checkpoint(checkpoint: &Checkpoint, place: &Place, dtype: Dtype) -> Result<Self> {
         let config: VisionConfig = checkpoint.config().section()?;
         let in_scope = |name: &str| name.starts_with("thinker.visual.");
-        checkpoint.load(place, Dtype::F32, in_scope, |weights| Self::load(weights, &config))
+        checkpoint.load(place, dtype, in_scope, |weights| Self::load(weights, &config))
     }
 
     /// Reads `thinker.visual.*`; `weights` stands at the checkpoint's root.

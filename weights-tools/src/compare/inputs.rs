@@ -6,10 +6,11 @@ use media::image::{ImageInput, ImageOptions, PatchSpec, Pixels, patches};
 use omni_core::{Error, Result};
 use qwen3_omni::{ChatTemplate, TemplateOptions, Tokenizer};
 use serde_json::json;
+use testkit::parity::{golden_pictures, golden_prompts, golden_sounds};
 use vision_encoder::PixelPatches;
 
 use super::{Options, Side};
-use crate::verify::{self, golden_pictures, golden_prompts, golden_sounds};
+use crate::verify;
 
 /// What both checkpoints are given. What is left empty is filled in: short questions, a sound and a picture made by rule.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +61,8 @@ impl Inputs {
     pub(super) fn read(prompts: &Prompts, reference: &Side, options: &Options) -> Result<Self> {
         if let Some(golden) = &prompts.golden {
             let (model, golden) = (options.reference.clone(), golden.clone());
-            let cases = verify::Options { device: options.device.clone(), ..verify::Options::new(model, golden) };
+            let cases =
+                verify::Options { device: options.device.clone(), ..verify::Options::new(model, golden) }.open()?;
             return Ok(Self {
                 prompts: golden_prompts(&cases)?,
                 sounds: golden_sounds(&cases)?,

@@ -3,12 +3,12 @@ use burn::tensor::Tensor;
 use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
 use omni_core::{Encoded, ModalityEncoder, Positions, Result};
 use qwen3_omni::Component;
+use testkit::parity::best;
 use vision_encoder::VisionEncoder;
 
 use super::Side;
 use super::difference::{Difference, Pairs};
 use super::inputs::Inputs;
-use crate::verify::best;
 
 /// Tokens the reference adds to a prompt.
 const ANSWER: usize = 24;

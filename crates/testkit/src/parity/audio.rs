@@ -1,13 +1,17 @@
 use aut_encoder::{AutEncoder, AutProbe};
 use burn::tensor::{Tensor, TensorData};
-use media::audio::{AudioInput, BINS, Mel, SAMPLE_RATE, log_mel, mel_filters, window};
+#[cfg(feature = "parity-media")]
+use media::audio::{AudioInput, Mel, SAMPLE_RATE, log_mel, mel_filters, window};
 use omni_core::{Error, Result};
-use qwen3_omni::Component;
 
 use super::Model;
 use super::case::{Case, NEAR, STATES};
 
+/// Mel bins of a frame.
+const BINS: usize = 128;
+
 /// The front end: samples to log-mel frames, or its constants.
+#[cfg(feature = "parity-media")]
 pub(super) fn mel(_: &Model, case: &mut Case) -> Result<()> {
     if case.has("mel_filters") {
         case.compare_values("mel_filters", &mel_filters(), &[201, BINS], NEAR);
@@ -24,6 +28,7 @@ pub(super) fn mel(_: &Model, case: &mut Case) -> Result<()> {
 }
 
 /// Log-mel frames of one call, compared where a frame is valid.
+#[cfg(feature = "parity-media")]
 pub(super) fn compare_mel(case: &mut Case, waveforms: Vec<Vec<f32>>) -> Result<Vec<Mel>> {
     let inputs: Vec<_> = waveforms.into_iter().map(|samples| AudioInput::samples(samples, SAMPLE_RATE, 1)).collect();
     let items = log_mel(&inputs).map_err(|(_, error)| error.in_part(case.name()))?;
@@ -89,7 +94,7 @@ pub(super) fn encoder(model: &Model, case: &mut Case) -> Result<()> {
 }
 
 pub(super) fn load(model: &Model) -> Result<AutEncoder> {
-    AutEncoder::load(&model.checked(Component::AudioEncoder)?, &model.config().audio)
+    AutEncoder::from_checkpoint(&model.checkpoint, &model.place, model.dtype)
 }
 
 /// Keeps what the encoder shows; batches are joined.

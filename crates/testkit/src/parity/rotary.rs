@@ -1,4 +1,7 @@
-use moe_thinker::DecoderConfig;
+use code2wav::Code2WavConfig;
+use moe_talker::TalkerConfig;
+use moe_thinker::{DecoderConfig, ThinkerConfig};
+use mtp::CodePredictorConfig;
 use omni_core::{Positions, Result};
 use tm_rope::{Rope, RopeConfig};
 
@@ -17,9 +20,9 @@ fn decoder_rope(config: &DecoderConfig) -> RopeConfig {
 /// Three-axis tables of thinker and talker.
 pub(super) fn mrope(model: &Model, case: &mut Case) -> Result<()> {
     let positions = three_axes(case)?;
-    compare(case, "thinker_", &decoder_rope(&model.config().thinker.text), &positions);
-    if let Ok(talker) = model.config().talker() {
-        compare(case, "talker_", &decoder_rope(&talker.text), &positions);
+    compare(case, "thinker_", &decoder_rope(&model.section::<ThinkerConfig>()?.text), &positions);
+    if model.speaks() {
+        compare(case, "talker_", &decoder_rope(&model.section::<TalkerConfig>()?.text), &positions);
     }
     Ok(())
 }
@@ -39,10 +42,10 @@ pub(super) fn plain(model: &Model, case: &mut Case) -> Result<()> {
     let batch = case.shape("positions")?[0];
     let positions = case.ints("positions")?.into_iter().map(|p| p as f32).collect();
     let positions = Positions::uniform(batch, positions);
-    let predictor = model.config().code_predictor()?;
+    let predictor: CodePredictorConfig = model.section()?;
     let config = RopeConfig::plain(predictor.head_dim, predictor.rope_theta());
     compare(case, "code_predictor_", &config, &positions);
-    let code2wav = model.config().code2wav()?;
+    let code2wav: Code2WavConfig = model.section()?;
     compare(case, "code2wav_", &RopeConfig::plain(code2wav.head_dim(), code2wav.rope_theta()), &positions);
     Ok(())
 }

@@ -1,14 +1,16 @@
-use moe_thinker::media_ids;
+use aut_encoder::AudioConfig;
+use moe_thinker::{ThinkerConfig, media_ids};
 use omni_core::{Error, Positions, Result};
 use tm_rope::{MediaIds, MediaItem, left_padded, positions, scan_spans};
+use vision_encoder::VisionConfig;
 
 use super::Model;
 use super::case::Case;
 
 /// Ids with media sizes to three-axis positions and the position delta.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
-    let thinker = &model.config().thinker;
-    let ids = media_ids(thinker);
+    let thinker: ThinkerConfig = model.section()?;
+    let ids = media_ids(&thinker);
     let joint = case.has("use_audio_in_video") && case.ints("use_audio_in_video")?[0] != 0;
     let rows = Rows::read(case)?;
     let mut media = media(model, case)?;
@@ -94,11 +96,11 @@ impl Media {
 }
 
 fn media(model: &Model, case: &mut Case) -> Result<Media> {
-    let merge = model.config().vision.spatial_merge_size;
+    let merge = model.section::<VisionConfig>()?.spatial_merge_size;
     let mut media = Media::default();
     if case.has("audio_seqlens") {
-        let frames = case.ints("audio_seqlens")?;
-        media.audio = frames.iter().map(|n| MediaItem::Audio(model.config().audio.tokens(*n as usize))).collect();
+        let (frames, audio) = (case.ints("audio_seqlens")?, model.section::<AudioConfig>()?);
+        media.audio = frames.iter().map(|n| MediaItem::Audio(audio.tokens(*n as usize))).collect();
     }
     if case.has("image_grid_thw") {
         let grids = case.ints("image_grid_thw")?;
@@ -120,8 +122,8 @@ fn media(model: &Model, case: &mut Case) -> Result<Media> {
 
 /// Mel frames to encoder rows.
 pub(super) fn audio_lengths(model: &Model, case: &mut Case) -> Result<()> {
-    let frames = case.ints("frames")?;
-    let tokens: Vec<i64> = frames.iter().map(|n| model.config().audio.tokens(*n as usize) as i64).collect();
+    let (frames, audio) = (case.ints("frames")?, model.section::<AudioConfig>()?);
+    let tokens: Vec<i64> = frames.iter().map(|n| audio.tokens(*n as usize) as i64).collect();
     case.compare_ints("tokens", &tokens, &[tokens.len()]);
     Ok(())
 }

@@ -3,7 +3,6 @@ use moe_talker::Talker;
 use mtp::{CodePredictor, FrameRun, PredictorProbe};
 use nn::Probe;
 use omni_core::{FrameStart, Result, SamplingOptions};
-use qwen3_omni::Component;
 
 use super::Model;
 use super::case::{Case, NEAR, STATES};
@@ -54,8 +53,8 @@ impl PredictorProbe for Frame {
 
 /// One frame, greedy, along the stored codes.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
-    let predictor = CodePredictor::load(&model.checked(Component::CodePredictor)?, model.config().code_predictor()?)?;
-    let talker = Talker::load(&model.checked(Component::Talker)?, model.config().talker()?, model.config().turns)?;
+    let predictor = CodePredictor::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
+    let talker = Talker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let hidden = case.float_tensor::<3>("past_hidden", &model.device)?.squeeze_dim::<2>(0);
     let first = case.ints("first_code")?[0] as u32;
     let stored: Vec<u32> = case.ints("codes")?.into_iter().map(|code| code as u32).collect();

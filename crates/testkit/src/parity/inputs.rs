@@ -9,7 +9,7 @@ use super::golden::{Golden, cases};
 use super::{Model, Options, audio, vision};
 
 /// Ids of every stored prompt of one row, without media.
-pub(crate) fn golden_prompts(options: &Options) -> Result<Vec<Vec<u32>>> {
+pub fn golden_prompts(options: &Options) -> Result<Vec<Vec<u32>>> {
     let media = ["input_features", "pixel_values", "pixel_values_videos"];
     let prompts = of_kind(options, "thinker_", |_, case| {
         let shape = case.shape("input_ids")?;
@@ -22,12 +22,12 @@ pub(crate) fn golden_prompts(options: &Options) -> Result<Vec<Vec<u32>>> {
 }
 
 /// Log-mel frames of each stored call of the audio encoder.
-pub(crate) fn golden_sounds(options: &Options) -> Result<Vec<Vec<Tensor<2>>>> {
+pub fn golden_sounds(options: &Options) -> Result<Vec<Vec<Tensor<2>>>> {
     of_kind(options, "audio_encoder_", audio::items)
 }
 
 /// Patches of each stored call of the vision encoder.
-pub(crate) fn golden_pictures(options: &Options) -> Result<Vec<Vec<PixelPatches>>> {
+pub fn golden_pictures(options: &Options) -> Result<Vec<Vec<PixelPatches>>> {
     of_kind(options, "vision_", |model, case| vision::items(model, case, ["pixel_values", "grid_thw"]))
 }
 

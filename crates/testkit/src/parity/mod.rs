@@ -9,29 +9,32 @@ mod code2wav;
 mod golden;
 mod inputs;
 mod limits;
+#[cfg(feature = "parity-media")]
+mod pictures;
 mod positions;
 mod predictor;
 mod recorder;
 mod rotary;
 mod sampling;
+#[cfg(feature = "parity-omni")]
 mod talker;
+#[cfg(feature = "parity-omni")]
 mod text;
 mod thinker;
 mod vision;
 
 use std::path::{Path, PathBuf};
 
-use checkpoint::Weights;
+use checkpoint::{Checkpoint, ConfigSection};
 use omni_core::{Dtype, Error, Place, Result};
-use qwen3_omni::{Component, Device, OmniCheckpoint, OmniConfig};
 use serde::Serialize;
 
 use case::Case;
 pub use case::{Check, Outcome};
 use golden::Golden;
-pub(crate) use inputs::{golden_pictures, golden_prompts, golden_sounds};
+pub use inputs::{golden_pictures, golden_prompts, golden_sounds};
 use limits::Limits;
-pub(crate) use thinker::best;
+pub use thinker::best;
 
 /// What to verify, and where.
 #[derive(Debug, Clone)]
@@ -42,52 +45,26 @@ pub struct Options {
     pub golden: PathBuf,
     /// Only cases whose name starts with one of these; empty for all.
     pub only: Vec<String>,
-    /// Where the model runs.
-    pub device: Device,
-    /// What computes; if not said, the kernels of host memory on the CPU, and burn's tensors elsewhere.
-    pub engine: Option<Engine>,
+    /// Where the model runs, and on which engine.
+    pub place: Place,
     /// The number type of the computation.
     pub dtype: Dtype,
+    /// How many times the limits of f32 are allowed: a GPU adds up in other orders than a CPU.
+    pub slack: f64,
     /// The reference's own errors in that number type, which bound ours; needed for all but f32.
     pub reference_errors: Option<PathBuf>,
 }
 
-/// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// The kernels of host memory.
-    Host,
-    /// burn's tensors.
-    Device,
-}
-
 impl Options {
-    /// All cases of a directory, in f32 on the CPU.
-    pub fn new(model: impl Into<PathBuf>, golden: impl Into<PathBuf>) -> Self {
-        Self {
-            model: model.into(),
-            golden: golden.into(),
-            only: Vec::new(),
-            device: Device::Cpu,
-            engine: None,
-            dtype: Dtype::F32,
-            reference_errors: None,
-        }
-    }
-
-    fn place(&self) -> Result<Place> {
-        match (self.device.place(self.dtype)?, self.engine) {
-            (Place::Host(device), Some(Engine::Device)) => Ok(Place::Device(device)),
-            (Place::Device(_), Some(Engine::Host)) => {
-                Err(Error::Request(format!("the engine of host memory does not compute on {}", self.device)))
-            }
-            (place, _) => Ok(place),
-        }
+    /// All cases of a directory, in f32, with the limits of a CPU.
+    pub fn new(model: impl Into<PathBuf>, golden: impl Into<PathBuf>, place: Place) -> Self {
+        let (model, golden, only) = (model.into(), golden.into(), Vec::new());
+        Self { model, golden, only, place, dtype: Dtype::F32, slack: 1.0, reference_errors: None }
     }
 
     fn limits(&self) -> Result<Limits> {
         match (self.dtype, &self.reference_errors) {
-            (Dtype::F32, _) => Ok(Limits::F32 { slack: if self.device == Device::Cpu { 1.0 } else { 10.0 } }),
+            (Dtype::F32, _) => Ok(Limits::F32 { slack: self.slack }),
             (Dtype::Bf16, Some(path)) => Limits::read(path),
             (Dtype::Bf16, None) => {
                 Err(Error::Request("bf16 is bounded by the reference's own errors in bf16: name their file".into()))
@@ -125,49 +102,69 @@ type Runner = fn(&Model, &mut Case) -> Result<()>;
 /// A kind of case: the prefix of its names, the part of the model it belongs to, and its runner.
 struct Kind {
     prefix: &'static str,
-    component: Option<Component>,
+    part: Option<Part>,
     runner: Runner,
     /// Whether weights are multiplied, so that results depend on the number type.
     computes: bool,
 }
 
-const fn kind(prefix: &'static str, component: Option<Component>, runner: Runner) -> Kind {
-    Kind { prefix, component, runner, computes: false }
+/// A part of the model, as a report names it.
+#[derive(Clone, Copy)]
+enum Part {
+    /// A part that every checkpoint has.
+    Always,
+    /// A part that checkpoints without audio output lack.
+    Speaks(&'static str),
 }
 
-const fn computing(prefix: &'static str, component: Component, runner: Runner) -> Kind {
-    Kind { prefix, component: Some(component), runner, computes: true }
+const fn kind(prefix: &'static str, part: Option<Part>, runner: Runner) -> Kind {
+    Kind { prefix, part, runner, computes: false }
 }
 
-const KINDS: [Kind; 21] = [
+const fn computing(prefix: &'static str, part: Part, runner: Runner) -> Kind {
+    Kind { prefix, part: Some(part), runner, computes: true }
+}
+
+const KINDS: &[Kind] = &[
+    #[cfg(feature = "parity-omni")]
     kind("tokenizer_cases", None, text::tokenizer),
+    #[cfg(feature = "parity-omni")]
     kind("chat_template_cases", None, text::template),
-    kind("positions_", Some(Component::Thinker), positions::run),
-    kind("audio_lengths", Some(Component::AudioEncoder), positions::audio_lengths),
-    kind("rotary_mrope", Some(Component::Thinker), rotary::mrope),
+    kind("positions_", Some(Part::Always), positions::run),
+    kind("audio_lengths", Some(Part::Always), positions::audio_lengths),
+    kind("rotary_mrope", Some(Part::Always), rotary::mrope),
     kind("rotary_mrope_released", None, rotary::released),
-    kind("rotary_plain", Some(Component::CodePredictor), rotary::plain),
+    kind("rotary_plain", Some(Part::Speaks("code predictor")), rotary::plain),
     kind("sampling", None, sampling::run),
-    computing("thinker_", Component::Thinker, thinker::run),
-    computing("talker_", Component::Talker, talker::run),
-    computing("e2e_", Component::Talker, talker::run),
-    computing("code_predictor", Component::CodePredictor, predictor::run),
-    computing("code2wav_", Component::Code2Wav, code2wav::whole),
-    computing("code2wav_chunked_", Component::Code2Wav, code2wav::chunked),
+    computing("thinker_", Part::Always, thinker::run),
+    #[cfg(feature = "parity-omni")]
+    computing("talker_", Part::Speaks("talker"), talker::run),
+    #[cfg(feature = "parity-omni")]
+    computing("e2e_", Part::Speaks("talker"), talker::run),
+    computing("code_predictor", Part::Speaks("code predictor"), predictor::run),
+    computing("code2wav_", Part::Speaks("code2wav"), code2wav::whole),
+    computing("code2wav_chunked_", Part::Speaks("code2wav"), code2wav::chunked),
+    #[cfg(feature = "parity-media")]
     kind("mel_", None, audio::mel),
-    computing("audio_encoder_", Component::AudioEncoder, audio::encoder),
-    kind("image_pre_", Some(Component::VisionEncoder), vision::image),
-    kind("video_pre_", Some(Component::VisionEncoder), vision::video),
-    kind("video_sampling", None, vision::sampling),
-    kind("smart_resize", Some(Component::VisionEncoder), vision::sizes),
-    computing("vision_", Component::VisionEncoder, vision::encoder),
+    computing("audio_encoder_", Part::Always, audio::encoder),
+    #[cfg(feature = "parity-media")]
+    kind("image_pre_", Some(Part::Always), pictures::image),
+    #[cfg(feature = "parity-media")]
+    kind("video_pre_", Some(Part::Always), pictures::video),
+    #[cfg(feature = "parity-media")]
+    kind("video_sampling", None, pictures::sampling),
+    #[cfg(feature = "parity-media")]
+    kind("smart_resize", Some(Part::Always), pictures::sizes),
+    computing("vision_", Part::Always, vision::encoder),
 ];
 
 /// A checkpoint on a device; parts are loaded when a case asks for them.
-pub(crate) struct Model {
+struct Model {
+    #[cfg(feature = "parity-omni")]
     directory: PathBuf,
+    #[cfg(feature = "parity-media")]
     golden: PathBuf,
-    checkpoint: OmniCheckpoint,
+    checkpoint: Checkpoint,
     place: Place,
     device: burn::tensor::Device,
     dtype: Dtype,
@@ -176,24 +173,33 @@ pub(crate) struct Model {
 
 impl Model {
     fn open(options: &Options) -> Result<Self> {
-        let checkpoint = OmniCheckpoint::open(&options.model)?;
-        let (limits, place) = (options.limits()?, options.place()?);
-        let (directory, golden) = (options.model.clone(), options.golden.clone());
-        let (device, dtype) = (place.device().clone(), options.dtype);
-        Ok(Self { directory, golden, checkpoint, place, device, dtype, limits })
+        Ok(Self {
+            #[cfg(feature = "parity-omni")]
+            directory: options.model.clone(),
+            #[cfg(feature = "parity-media")]
+            golden: options.golden.clone(),
+            checkpoint: Checkpoint::open(&options.model)?,
+            place: options.place.clone(),
+            device: options.place.device().clone(),
+            dtype: options.dtype,
+            limits: options.limits()?,
+        })
     }
 
-    fn config(&self) -> &OmniConfig {
-        self.checkpoint.config()
+    /// The section of the config that one part reads.
+    fn section<C: ConfigSection>(&self) -> Result<C> {
+        Ok(self.checkpoint.config().section()?)
     }
 
-    fn weights(&self) -> Weights<'_> {
-        Weights::new(&self.checkpoint, &self.place, self.dtype)
+    /// Whether the checkpoint has the parts that speak.
+    fn speaks(&self) -> bool {
+        self.checkpoint.config().get("enable_audio_output").and_then(serde_json::Value::as_bool).unwrap_or(true)
     }
 
-    fn checked(&self, component: Component) -> Result<Weights<'_>> {
-        self.checkpoint.check(&[component])?;
-        Ok(self.weights())
+    /// The id that ends the text.
+    fn end_id(&self) -> Option<u32> {
+        let id = self.checkpoint.config().get("im_end_token_id")?.as_u64()?;
+        u32::try_from(id).ok()
     }
 }
 
@@ -230,7 +236,7 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     let Some(kind) = known else {
         return ended(Outcome::NotCovered("unknown kind of case".into()));
     };
-    if let Some(absent) = kind.component.filter(|component| !model.config().has(*component)) {
+    if let Some(Part::Speaks(absent)) = kind.part.filter(|_| !model.speaks()) {
         return ended(Outcome::Absent(format!("the checkpoint has no {absent}")));
     }
     match Golden::read(path) {
@@ -241,23 +247,40 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     }
 }
 
-/// Verifies exactly these cases in a test, in f32 on the named device; on the CPU with both engines, and in bf16 too if the errors of
-/// the reference are given.
+/// Verifies exactly these cases of the small checkpoint in a test, on the device of `OMNI_TEST_DEVICE`: in f32, and on the CPU with both
+/// engines and in bf16 too, against the errors of the reference there.
 ///
 /// # Panics
 /// If a case is missing, or one cannot be run, is not covered, or differs from the reference.
-pub fn assert_cases(model: &Path, golden: &Path, device: &str, reference_errors: Option<&Path>, cases: &[&str]) {
-    let device: Device = device.parse().expect("a device name");
-    let only = cases.iter().map(|name| (*name).to_owned()).collect();
-    let options = Options { only, device: device.clone(), ..Options::new(model, golden) };
-    let engines = if device == Device::Cpu { &[Some(Engine::Host), Some(Engine::Device)][..] } else { &[None] };
-    for engine in engines {
-        let options = Options { engine: *engine, ..options.clone() };
+pub fn assert_cases(cases: &[&str]) {
+    let name = crate::device_name();
+    let only: Vec<String> = cases.iter().map(|name| (*name).to_owned()).collect();
+    for place in places(&name) {
+        let slack = if name == "cpu" { 1.0 } else { 10.0 };
+        let options = Options { only: only.clone(), slack, ..Options::new(crate::tiny(), crate::golden(), place) };
         assert_passed(&options, cases);
-        if let Some(errors) = reference_errors.filter(|_| device == Device::Cpu) {
-            let reference_errors = Some(errors.to_owned());
+        if name == "cpu" {
+            let reference_errors = Some(crate::bf16_errors());
             assert_passed(&Options { dtype: Dtype::Bf16, reference_errors, ..options }, cases);
         }
+    }
+}
+
+/// Both engines on the CPU; the engine of tensors elsewhere.
+///
+/// # Panics
+/// For a device that this build or this machine does not have.
+fn places(name: &str) -> Vec<Place> {
+    #[cfg(feature = "parity-omni")]
+    let place = name.parse::<qwen3_omni::Device>().and_then(|device| device.place(Dtype::F32)).expect("a device");
+    #[cfg(not(feature = "parity-omni"))]
+    let place = match name {
+        "cpu" => Place::Host(burn::tensor::Device::flex()),
+        other => panic!("these tests are built for the CPU alone; with the whole workspace they also run on `{other}`"),
+    };
+    match place {
+        Place::Host(device) => vec![Place::Host(device.clone()), Place::Device(device)],
+        device => vec![device],
     }
 }
 
@@ -269,8 +292,8 @@ fn assert_passed(options: &Options, cases: &[&str]) {
     assert!(missing.is_empty(), "no golden files for {missing:?}");
     for report in wanted {
         let failed: Vec<&Check> = report.checks.iter().filter(|check| !check.passed).collect();
-        let (engine, dtype) = (options.engine, options.dtype);
+        let (place, dtype) = (options.place.kind(), options.dtype);
         let case = &report.case;
-        assert!(report.outcome == Outcome::Passed, "{case}, {engine:?}, {dtype}: {:?}\n{failed:#?}", report.outcome);
+        assert!(report.outcome == Outcome::Passed, "{case}, {place:?}, {dtype}: {:?}\n{failed:#?}", report.outcome);
     }
 }

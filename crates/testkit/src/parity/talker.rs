@@ -1,14 +1,14 @@
 use burn::tensor::{Tensor, TensorData};
 use media::video::clip;
 use moe_talker::{
-    Advance, Conversation, SpeakOptions, SpeakProbe, Talker, TalkerInput, TalkerOutput, TalkerPrompt, TalkerRun,
-    speaker_id,
+    Advance, Conversation, SpeakOptions, SpeakProbe, Talker, TalkerConfig, TalkerInput, TalkerOutput, TalkerPrompt,
+    TalkerRun, speaker_id,
 };
-use moe_thinker::{Thinker, ThinkerInput, merge};
+use moe_thinker::{Thinker, ThinkerConfig, ThinkerInput, merge};
 use mtp::{CodePredictor, FrameRun};
 use nn::Sampler;
 use omni_core::{Error, Positions, Result, SamplingOptions};
-use qwen3_omni::{Component, Tokenizer};
+use qwen3_omni::Tokenizer;
 use serde_json::Value;
 use tm_rope::MediaLayout;
 
@@ -17,21 +17,18 @@ use super::golden::{self, settings};
 use super::predictor::Frame;
 use super::recorder::Recorder;
 use super::thinker::{self, Answer, answer};
-use super::{Model, audio, vision};
+use super::{Model, audio, pictures};
 
 /// From a conversation to samples, along the stored ids and codes: greedy text, greedy codes, repetition penalty and suppression on.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let settings = settings(&model.golden, case.name())?;
-    let thinker = Thinker::load(
-        &model.checked(Component::Thinker)?,
-        &model.config().thinker,
-        model.config().accept_hidden_layer(),
-    )?;
+    let thinker = Thinker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
+    let (config, talker_config): (ThinkerConfig, TalkerConfig) = (model.section()?, model.section()?);
     compare_features(model, case, &settings)?;
     let joint = settings["use_audio_in_video"].as_bool().unwrap_or(false);
     let media = thinker::encode(model, case)?;
-    let layout = thinker::layout(model, &media, joint);
-    let prompt = prompt(model, case, &settings, &layout)?;
+    let layout = thinker::layout(&config, &media, joint);
+    let prompt = prompt(model, case, &settings, (&layout, config.audio_end_token_id))?;
     let (positions, delta) = layout.positions(&prompt)?;
     let (embeds, visual) = merge(thinker.embed(&prompt), &prompt, &layout.ids, media)?;
     let input = ThinkerInput { embeds, positions, visual, tap: true };
@@ -43,13 +40,13 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let said = answer(&thinker, input, delta, written)?;
     compare_thinker(model, case, &settings, &said, written);
 
-    let talker = Talker::load(&model.checked(Component::Talker)?, model.config().talker()?, model.config().turns)?;
+    let talker = Talker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let media: Vec<i64> = talker.media_places(&prompt).into_iter().map(|place| place as i64).collect();
     let conversation = Conversation {
         prompt: &prompt,
         // The reference's talker never hears the last generated token.
         answer: &written[..written.len() - 1],
-        speaker: speaker_id(&model.config().talker()?.speaker_id, settings["speaker"].as_str().unwrap_or("Ethan"))?,
+        speaker: speaker_id(&talker_config.speaker_id, settings["speaker"].as_str().unwrap_or("Ethan"))?,
         embed: &|ids| thinker.embed(ids),
         tap: said.tap.filter(|_| !media.is_empty()).map(|tap| {
             let places = TensorData::new(media.clone(), [media.len()]);
@@ -61,7 +58,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let positions = layout.plain_positions(&laid_out.ids)?;
     compare_prompt(case, &talker, &laid_out, &positions.0)?;
     let frames = speak(model, case, (&talker, &laid_out, positions), &settings)?;
-    let vocoder = code2wav::Code2Wav::load(&model.checked(Component::Code2Wav)?, model.config().code2wav()?)?;
+    let vocoder = code2wav::Code2Wav::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let samples = vocoder.decode_chunked(&frames, Default::default())?;
     case.compare_values("wav", &samples, &[1, samples.len()], STATES);
     Ok(())
@@ -87,13 +84,13 @@ fn compare_features(model: &Model, case: &mut Case, settings: &Value) -> Result<
     if case.has("frames_u8") {
         let bounds = serde_json::from_value(settings["video_pixel_bounds"].clone()).unwrap_or(None);
         let fps = f64::from(case.floats("fps")?[0]);
-        let input = vision::frames(case, fps)?;
-        let clip = clip(&input, &vision::video_options(model, bounds)).map_err(named)?;
-        vision::compare_patches(case, clip.patches(), ["pixel_values_videos", "video_grid_thw"]);
+        let input = pictures::frames(case, fps)?;
+        let clip = clip(&input, &pictures::video_options(model, bounds)?).map_err(named)?;
+        pictures::compare_patches(case, clip.patches(), ["pixel_values_videos", "video_grid_thw"]);
         case.compare_values("video_second_per_grid", &[clip.seconds_per_step()], &[1], 0.0);
     }
     if case.has("pixel_values") {
-        vision::image(model, case)?;
+        pictures::image(model, case)?;
     }
     Ok(())
 }
@@ -103,12 +100,16 @@ fn count(settings: &Value, key: &str, default: usize) -> usize {
 }
 
 /// The prompt's ids: from the text of the settings with its placeholders expanded, and equal to those stored.
-fn prompt(model: &Model, case: &mut Case, settings: &Value, layout: &MediaLayout) -> Result<Vec<u32>> {
+fn prompt(
+    model: &Model,
+    case: &mut Case,
+    settings: &Value,
+    (layout, audio_end): (&MediaLayout, Option<u32>),
+) -> Result<Vec<u32>> {
     let text = settings["prompt_text"].as_str();
     let text = text.ok_or_else(|| Error::Request(format!("the settings of `{}` have no prompt_text", case.name())))?;
     let short = Tokenizer::from_directory(&model.directory)?.encode(text)?;
-    let audio_end = model.config().thinker.audio_end_token_id.unwrap_or_default();
-    let ids = layout.expand(&short, audio_end)?;
+    let ids = layout.expand(&short, audio_end.unwrap_or_default())?;
     let values: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
     case.compare_ints("input_ids", &values, &[1, values.len()]);
     case.compare_ints("attention_mask", &vec![1; values.len()], &[1, values.len()]);
@@ -121,7 +122,7 @@ fn compare_thinker(model: &Model, case: &mut Case, settings: &Value, said: &Answ
     }
     // The answer ends with the end token or at the limit: nothing is missing from what is stored.
     let limit = count(settings, "thinker_max_new_tokens", 1024);
-    let ended = written.last() == Some(&model.config().top.im_end_token_id) || written.len() == limit;
+    let ended = written.last().copied() == model.end_id() || written.len() == limit;
     case.compare_text("thinker_sequence, its end", &ended.to_string(), "true");
     case.compare("thinker_embed", said.embeds.clone(), STATES);
     if let Some(tap) = &said.tap {
@@ -200,7 +201,7 @@ fn speak(
     (talker, prompt, positions): (&Talker, &TalkerPrompt, (Positions, f32)),
     settings: &Value,
 ) -> Result<Vec<Vec<u32>>> {
-    let predictor = CodePredictor::load(&model.checked(Component::CodePredictor)?, model.config().code_predictor()?)?;
+    let predictor = CodePredictor::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let penalty = settings["talker_repetition_penalty"].as_f64().unwrap_or(1.05) as f32;
     let options = SpeakOptions {
         sampling: SamplingOptions { repetition_penalty: penalty, ..SamplingOptions::greedy() },

@@ -1,7 +1,6 @@
 use burn::tensor::{Tensor, TensorData};
-use moe_thinker::{MediaRows, Thinker, ThinkerInput, ThinkerRun, ThinkerState, media_ids, merge};
+use moe_thinker::{MediaRows, Thinker, ThinkerConfig, ThinkerInput, ThinkerRun, ThinkerState, media_ids, merge};
 use omni_core::{ModalityEncoder, Positions, Result, VisualRows};
-use qwen3_omni::Component;
 use tm_rope::MediaLayout;
 
 use super::case::{Case, NEAR, STATES};
@@ -11,14 +10,11 @@ use super::{Model, audio, vision};
 
 /// A prompt through its encoders and every layer, then greedy decoding along the stored ids.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
-    let thinker = Thinker::load(
-        &model.checked(Component::Thinker)?,
-        &model.config().thinker,
-        model.config().accept_hidden_layer(),
-    )?;
+    let thinker = Thinker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let rows = Rows::read(case)?;
     let mut media = encode(model, case)?;
-    let layout = layout(model, &media, has_joint_sound(model, &rows));
+    let config: ThinkerConfig = model.section()?;
+    let layout = layout(&config, &media, has_joint_sound(&config, &rows));
     let each: Vec<_> = rows.valid.iter().map(|row| layout.positions(row)).collect::<Result<_>>()?;
     let (positions, deltas): (Vec<_>, Vec<_>) = each.into_iter().unzip();
     positions::compare(case, &rows, &tm_rope::left_padded(&positions).0, &deltas);
@@ -88,14 +84,13 @@ pub(super) fn encode(model: &Model, case: &mut Case) -> Result<MediaRows> {
 }
 
 /// A vision start directly before an audio start only stands in a prompt with sound in video.
-fn has_joint_sound(model: &Model, rows: &Rows) -> bool {
-    let ids = media_ids(&model.config().thinker);
+fn has_joint_sound(config: &ThinkerConfig, rows: &Rows) -> bool {
+    let ids = media_ids(config);
     let joint = [ids.vision_start, ids.audio_start];
     rows.valid.iter().any(|row| row.windows(2).any(|pair| pair == joint))
 }
 
-pub(super) fn layout(model: &Model, media: &MediaRows, audio_in_video: bool) -> MediaLayout {
-    let config = &model.config().thinker;
+pub(super) fn layout(config: &ThinkerConfig, media: &MediaRows, audio_in_video: bool) -> MediaLayout {
     let ids_per_second = config.position_id_per_seconds;
     MediaLayout { ids: media_ids(config), items: media.items(), audio_in_video, ids_per_second }
 }
@@ -115,7 +110,7 @@ fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Pref
     if !case.has("greedy_ids") {
         return Ok(());
     }
-    let end = model.config().top.im_end_token_id;
+    let end = model.end_id();
     let batch = prefilled.len();
     let stored: Vec<u32> = case.ints("greedy_ids")?.into_iter().map(|id| id as u32).collect();
     let steps = stored.len() / batch;
@@ -144,7 +139,7 @@ fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Pref
     for (row, scores) in scores.iter().enumerate() {
         let stored = &stored[row * steps..(row + 1) * steps];
         // After a row's end token the reference writes padding; only what comes before counts.
-        let counted = stored.iter().position(|id| *id == end).map_or(steps, |at| at + 1);
+        let counted = stored.iter().position(|id| Some(*id) == end).map_or(steps, |at| at + 1);
         let found: Vec<u32> = scores.iter().map(|scores| best(scores)).collect();
         let name = Case::name_of_text(row, batch);
         case.compare_choices("greedy_ids", &name, 0, &found[..counted], &stored[..counted]);
@@ -166,12 +161,13 @@ fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Pref
 }
 
 /// The id with the best score, the first of equal ones.
-pub(crate) fn best(scores: &[f32]) -> u32 {
+pub fn best(scores: &[f32]) -> u32 {
     let best = (0..scores.len()).reduce(|best, at| if scores[at] > scores[best] { at } else { best });
     best.unwrap_or(0) as u32
 }
 
 /// A prompt with its stored answer, as the thinker reads it.
+#[cfg(feature = "parity-omni")]
 pub(super) struct Answer {
     /// The ids that are chosen after each token of the answer's beginning.
     pub(super) chosen: Vec<u32>,
@@ -182,6 +178,7 @@ pub(super) struct Answer {
 }
 
 /// Reads a prompt that is laid out, then its stored answer `ids`, one after the other.
+#[cfg(feature = "parity-omni")]
 pub(super) fn answer(thinker: &Thinker, prompt: ThinkerInput, delta: f32, ids: &[u32]) -> Result<Answer> {
     let (mut input, mut state) = (ThinkerInput { tap: true, ..prompt }, thinker.start());
     let (mut embeds, mut taps, mut chosen) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,7 +1,6 @@
 use burn::tensor::Tensor;
 use code2wav::{Chunking, Code2Wav, VocoderProbe, VocoderRun};
 use omni_core::{Error, Result};
-use qwen3_omni::Component;
 
 use super::Model;
 use super::case::{Case, STATES};
@@ -23,7 +22,7 @@ impl VocoderProbe for Parts<'_> {
 
 /// The vocoder, and the frames `[F, Q]` of a case of one row.
 fn load(model: &Model, case: &mut Case) -> Result<(Code2Wav, Vec<Vec<u32>>)> {
-    let vocoder = Code2Wav::load(&model.checked(Component::Code2Wav)?, model.config().code2wav()?)?;
+    let vocoder = Code2Wav::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let [batch, codebooks, frames] = case.dims("codes")?;
     if batch != 1 {
         return Err(Error::Request(format!("`codes` has {batch} rows, expected 1")));
