@@ -11,7 +11,7 @@ use vision_encoder::PixelPatches;
 use super::{Options, Side};
 use crate::verify::{self, golden_pictures, golden_prompts, golden_sounds};
 
-/// What both checkpoints are given. What is left empty is filled in: short questions, a sound and a picture made by rule.
+/// Inputs for both checkpoints. Whatever is left empty is filled in: short questions, a synthetic sound and a synthetic picture.
 #[derive(Debug, Clone, Default)]
 pub struct Prompts {
     /// Questions, each a conversation of its own.
@@ -25,9 +25,9 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// A text file with a question on each line.
+    /// Reads a text file with one question per line.
     ///
-    /// # Errors
+    /// If the file cannot be read, or has no line.
     /// If it cannot be read, or has no line.
     pub fn from_file(path: &Path) -> Result<Vec<String>> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
@@ -43,7 +43,7 @@ impl Prompts {
     }
 }
 
-/// The same, ready for the model.
+/// The inputs, ready for the model.
 pub(super) struct Inputs {
     /// Ids of whole prompts.
     pub(super) prompts: Vec<Vec<u32>>,

@@ -92,7 +92,7 @@ pub(super) fn load(model: &Model) -> Result<AutEncoder> {
     AutEncoder::load(&model.checked(Component::AudioEncoder)?, &model.config().audio)
 }
 
-/// Keeps what the encoder shows; batches are joined.
+/// Records what the encoder shows; batches are joined.
 #[derive(Default)]
 struct AutRecorder {
     conv: Vec<Tensor<4>>,

@@ -44,7 +44,7 @@ pub struct Options {
     pub only: Vec<String>,
     /// Where the model runs.
     pub device: Device,
-    /// What computes; if not said, the kernels of host memory on the CPU, and burn's tensors elsewhere.
+    /// What computes; `None` for the kernels of host memory on the CPU, and burn tensors elsewhere.
     pub engine: Option<Engine>,
     /// The number type of the computation.
     pub dtype: Dtype,
@@ -57,7 +57,7 @@ pub struct Options {
 pub enum Engine {
     /// The kernels of host memory.
     Host,
-    /// burn's tensors.
+    /// burn tensors.
     Device,
 }
 
@@ -97,7 +97,7 @@ impl Options {
     }
 }
 
-/// What became of one case.
+/// Report on one case.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseReport {
     /// The case's name.
@@ -119,7 +119,7 @@ impl CaseReport {
     }
 }
 
-/// What runs the cases of one kind.
+/// Runs the cases of one kind.
 type Runner = fn(&Model, &mut Case) -> Result<()>;
 
 /// A kind of case: the prefix of its names, the part of the model it belongs to, and its runner.
@@ -127,7 +127,7 @@ struct Kind {
     prefix: &'static str,
     component: Option<Component>,
     runner: Runner,
-    /// Whether weights are multiplied, so that results depend on the number type.
+    /// Whether weights are multiplied, so that the results depend on the number type.
     computes: bool,
 }
 
@@ -241,8 +241,8 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     }
 }
 
-/// Verifies exactly these cases in a test, in f32 on the named device; on the CPU with both engines, and in bf16 too if the errors of
-/// the reference are given.
+/// Verifies exactly these cases in a test, in f32 on the named device; on the CPU with both engines, and in bf16 too if the
+/// reference's errors are given.
 ///
 /// # Panics
 /// If a case is missing, or one cannot be run, is not covered, or differs from the reference.

@@ -9,7 +9,7 @@ use super::positions::{self, Rows};
 use super::recorder::Recorder;
 use super::{Model, audio, vision};
 
-/// A prompt through its encoders and every layer, then greedy decoding along the stored ids.
+/// A prompt through its encoders and every layer, then greedy decoding with the stored ids forced.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let thinker = Thinker::load(
         &model.checked(Component::Thinker)?,
@@ -49,7 +49,7 @@ struct Prefilled {
     logits: Tensor<2>,
 }
 
-/// One row of a batch, with a look at every layer.
+/// Prefills one row of a batch, recording every layer.
 fn prefill(case: &mut Case, thinker: &Thinker, input: ThinkerInput, rows: &Rows) -> Result<Prefilled> {
     let (mut state, mut recorder) = (thinker.start(), Recorder::default());
     let alone = rows.valid.len() == 1;
@@ -110,7 +110,7 @@ fn compare_visual(case: &mut Case, visual: Option<&VisualRows>, tokens: usize) {
     }
 }
 
-/// Decodes all rows together along the stored greedy ids; each step's own choice is compared with the stored one.
+/// Decodes all rows together with the stored greedy ids forced; each step's own choice is compared with the stored one.
 fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Prefilled>, deltas: &[f32]) -> Result<()> {
     if !case.has("greedy_ids") {
         return Ok(());
@@ -165,7 +165,7 @@ fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Pref
     Ok(())
 }
 
-/// The id with the best score, the first of equal ones.
+/// The id with the highest logit, the first of equal ones.
 pub(crate) fn best(scores: &[f32]) -> u32 {
     let best = (0..scores.len()).reduce(|best, at| if scores[at] > scores[best] { at } else { best });
     best.unwrap_or(0) as u32

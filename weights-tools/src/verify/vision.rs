@@ -161,7 +161,7 @@ pub(super) fn encoder(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Keeps what the encoder shows; batches are joined.
+/// Records what the encoder shows; batches are joined.
 #[derive(Default)]
 struct VisionRecorder {
     patches: Vec<Tensor<2>>,
