@@ -1,4 +1,4 @@
-//! What is heard, in words: one recording alone, text out. This is what the Captioner checkpoint was made for; the others
+//! Describes in words what is heard: one recording alone, text out. This is what the Captioner checkpoint was made for; the others
 //! answer the sound instead.
 //!
 //! ```sh

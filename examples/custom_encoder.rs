@@ -1,4 +1,4 @@
-//! An encoder of your own: anything that implements `ModalityEncoder` can speak to the thinker.
+//! An encoder of your own: anything that implements `ModalityEncoder` can feed the thinker.
 //!
 //! This one sees the world in a mirror: it turns pictures round before the vision encoder reads them, so that what is on the
 //! left is answered to be on the right.

@@ -1,4 +1,4 @@
-//! Parts of your own in the whole model: a vocoder that hums, and encoders that tell what they were given.
+//! Parts of your own in the whole model: a vocoder that hums, and encoders that report what they were given.
 //!
 //! ```sh
 //! cargo run --release --example custom_parts
@@ -32,7 +32,7 @@ struct Arguments {
     flags: Flags,
 }
 
-/// An encoder that tells what another one does.
+/// Wraps an encoder and reports what it encodes.
 struct Told<E>(&'static str, E);
 
 impl<E: ModalityEncoder> ModalityEncoder for Told<E> {

@@ -29,7 +29,7 @@ struct Arguments {
     flags: Flags,
 }
 
-/// `[F][Q]` codes of a file, checked against the vocoder's sizes.
+/// Reads `[F][Q]` codes from a file, checked against the vocoder's sizes.
 fn read(file: &Path, [codebooks, codes]: [usize; 2]) -> Result<Vec<Vec<u32>>> {
     let bad = |reason: String| Error::Request(format!("{}: {reason}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|source| Error::io(file, source))?;

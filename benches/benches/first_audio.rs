@@ -1,5 +1,5 @@
-//! From the question to the first sound, and how speech keeps up with playing: stages one after the other against stages at
-//! once, for several ramps.
+//! Time to the first sound, and how speech keeps up with playing: stages one after the other against stages at once, for several
+//! ramps.
 //!
 //! ```sh
 //! cargo bench -p qwen3-omni-benches --bench first_audio                # nano

@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype as Stored, TensorView};
 
 const ELEMENTS: usize = 64;
 
-/// A directory with one shard of so many small tensors.
+/// A directory with one shard of `tensors` small tensors.
 fn shard(tensors: usize) -> tempfile::TempDir {
     let directory = testkit::copy_of_tiny(&["config.json"]);
     let data = vec![0u8; ELEMENTS * 4];

@@ -15,7 +15,7 @@ use qwen3_omni_benches::timing::wait;
 
 const CACHED: usize = 64;
 
-/// Scores as what must be finished.
+/// The logits, as the tensor to wait for.
 fn scores(scores: Logits) -> Tensor<1> {
     match scores {
         Logits::Device(scores) => scores.flatten(0, 1),

@@ -1,4 +1,4 @@
-//! Several answers at once, and what became of them.
+//! Several answers at once, and their speed.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -7,7 +7,8 @@ use omni_core::Result;
 use qwen3_omni::{GenerateOptions, Message, Omni, Reply};
 use serde_json::{Value, json};
 
-/// Each session answers `rounds` times, one answer after the other; all begin at once. With the time that all of it took.
+/// Lets each session answer `rounds` times, one answer after the other, all starting at once; returns the replies and the total
+/// time.
 ///
 /// # Errors
 /// The first error of any answer.
@@ -38,7 +39,7 @@ pub fn answers(
     })
 }
 
-/// What several answers made per second, and how long each of them waited for a token or a frame.
+/// One JSON line: what several answers made per second, and how long each of them waited for a token or a frame.
 pub fn line(what: &str, sessions: usize, replies: &[Reply], wall: Duration) -> Value {
     let sum = |of: &dyn Fn(&Reply) -> f64| replies.iter().map(of).sum::<f64>();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;

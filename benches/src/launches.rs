@@ -1,6 +1,6 @@
 //! Counts the kernels that a piece of work launches on a GPU.
 
-/// What `work` returns, and the kernels it launched; `None` in a build without GPUs.
+/// Runs `work` and counts the kernels it launches; `None` in a build without GPUs.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub fn counted<T>(work: impl FnOnce() -> T) -> (T, Option<usize>) {
     use std::sync::Arc;
@@ -24,7 +24,7 @@ pub fn counted<T>(work: impl FnOnce() -> T) -> (T, Option<usize>) {
     (result, Some(counter.0.load(Ordering::Relaxed)))
 }
 
-/// What `work` returns, and the kernels it launched; `None` in a build without GPUs.
+/// Runs `work` without counting: this build has no GPUs.
 #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
 pub fn counted<T>(work: impl FnOnce() -> T) -> (T, Option<usize>) {
     (work(), None)

@@ -109,7 +109,7 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// [`Error::Unsupported`] for an unknown name, [`Error::Device`] if the device fails.
     pub fn part(&self, part: &str) -> Result<()> {
-        // What the part before has left goes back to the device.
+        // Memory that the part before has left goes back to the device.
         self.place.device().memory_cleanup();
         match part {
             "memory" => self.memory(),
@@ -132,13 +132,14 @@ impl<'a> Bench<'a> {
         self.arguments.dtype.weights(&self.place, self.dtype)
     }
 
-    /// Parameters of the tensors whose names begin so.
+    /// Number of parameters of the tensors whose names begin with `prefix`.
     fn parameters(&self, prefix: &str) -> usize {
         let wanted = self.manifest.iter().filter(|(name, _)| name.starts_with(prefix));
         wanted.map(|(_, expected)| expected.elements()).sum()
     }
 
-    /// How fast memory is read: the limit of everything that reads each weight once. On a GPU it is copied, read and written.
+    /// Measures how fast memory is read: the limit of everything that reads each weight once. On a GPU it is copied, read and
+    /// written.
     fn memory(&self) -> Result<()> {
         let (mib, bytes) = (self.arguments.memory_mib, self.arguments.memory_mib << 20);
         if self.place.kind() == PlaceKind::Device {
@@ -154,7 +155,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// What one operation costs that computes next to nothing.
+    /// Measures the cost of one operation that computes next to nothing.
     fn launch(&self) -> Result<()> {
         const OPERATIONS: usize = 1000;
         let one = Tensor::<1>::ones([1], self.place.device());
@@ -168,7 +169,7 @@ impl<'a> Bench<'a> {
         Tensor::random([tokens, width], Distribution::Normal(0.0, 1.0), (self.place.device(), dtype.into()))
     }
 
-    /// Scores or samples as what must be finished.
+    /// Logits or samples, as the tensor to wait for.
     fn scores(&self, scores: Logits) -> Result<Tensor<1>> {
         Ok(match scores {
             Logits::Device(scores) => scores.flatten(0, 1),
@@ -176,7 +177,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// `work` queues the computation and returns what must be finished.
+    /// Measures `work`, which queues the computation and returns the tensor to wait for.
     fn measure(
         &self,
         [part, case, per]: [&str; 3],
@@ -211,7 +212,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Bytes of so many weights.
+    /// Bytes of this number of weights.
     fn bytes(&self, weights: usize) -> usize {
         (weights as f64 * self.arguments.dtype.bytes_per_weight()) as usize
     }
@@ -252,7 +253,7 @@ impl<'a> Bench<'a> {
     }
 
     fn thinker(&self) -> Result<()> {
-        // The layers alone: a head of a few rows; the real one is measured by itself.
+        // The layers alone, with a head of a few rows; the real one is measured on its own.
         let text = &self.config.thinker.text;
         let thinker = Thinker::load_parts(&self.weights(), &headless(text), None)?;
         let (head, prompt) = (text.vocab_size * text.hidden_size, self.arguments.prompt);
@@ -288,7 +289,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Steps of several answers at once. Their rows are different, so the thinker's choose different experts.
+    /// Times steps of several answers at once. Their rows are different, so the thinker's choose different experts.
     fn answers(&self) -> Result<()> {
         let (text, mtp) = (&self.config.thinker.text, &self.config.code_predictor()?);
         let thinker = Thinker::load_parts(&self.weights(), text, None)?;
@@ -391,7 +392,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The same layers with a head that costs nothing to speak of.
+/// The same layers with a head that costs next to nothing.
 fn headless(config: &DecoderConfig) -> DecoderConfig {
     let mut config = config.clone();
     config.vocab_size = 64;

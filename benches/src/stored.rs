@@ -55,7 +55,7 @@ impl Stored {
         }
     }
 
-    /// Bytes of one weight, its share of the scales included.
+    /// Bytes per weight, its share of the scales included.
     pub fn bytes_per_weight(&self) -> f64 {
         match &self.scheme {
             Some(scheme) => f64::from(scheme.bits) / 8.0 + 2.0 / scheme.group.map_or(f64::INFINITY, |n| n as f64),

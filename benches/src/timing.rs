@@ -19,7 +19,7 @@ pub fn wait(result: Tensor<1>) -> Result<f32> {
 /// Milliseconds of each run, sorted; a first run is not counted. At least 3 runs, whatever the time.
 ///
 /// # Errors
-/// The first that `work` returns.
+/// The first error that `work` returns.
 pub fn timed(mut work: impl FnMut() -> Result<()>, runs: usize, budget_s: f64) -> Result<Vec<f64>> {
     let mut once = || -> Result<f64> {
         let started = Instant::now();

@@ -11,9 +11,9 @@ use qwen3_omni::{Error, GenerateOptions, Loudness, Omni, Result};
 
 use super::{Microphone, OUT, Output, answer, at_rate, listen, report};
 
-/// Loudness above which somebody speaks: root mean square of a piece.
+/// Loudness above which a piece counts as speech: its root mean square.
 const SPEECH: f32 = 0.02;
-/// Pieces of speech on end that begin a turn, or break in on an answer.
+/// Consecutive pieces of speech that begin a turn, or interrupt an answer.
 const ONSET: usize = 3;
 /// Pieces of silence that end a turn: 0.8 s.
 const PAUSE: usize = 8;
@@ -49,9 +49,9 @@ struct Pieces {
     incoming: Receiver<Vec<f32>>,
     rate: u32,
     begun: Vec<f32>,
-    /// The last pieces: what was said before it was noticed that somebody speaks.
+    /// The last pieces: what was said before speech was noticed.
     recent: VecDeque<Vec<f32>>,
-    /// Loud pieces on end.
+    /// Consecutive loud pieces.
     loud: usize,
 }
 

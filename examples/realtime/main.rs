@@ -5,7 +5,7 @@
 //!
 //! ```sh
 //! cargo run --release --example realtime                                  # two spoken questions, one after the other
-//! cargo run --release --example realtime -- --interrupt-at 0.3            # breaks in on the first answer
+//! cargo run --release --example realtime -- --interrupt-at 0.3            # interrupts the first answer
 //! cargo run --release --example realtime -- mine.wav --chunk-ramp 1,4 --device wgpu --model path/to/model
 //! cargo run --release --example realtime --features live -- --live        # microphone and speakers
 //! ```
@@ -32,13 +32,13 @@ use qwen3_omni_examples::{Flags, exit, sample};
 struct Arguments {
     /// What is said, one recording per turn; two spoken questions if none is given
     files: Vec<PathBuf>,
-    /// Breaks in when so many seconds of the first answer have been played
+    /// Interrupt when this many seconds of the first answer have been played
     #[arg(long)]
     interrupt_at: Option<f64>,
     /// Frames of the first piece of sound, and of the longest: they double in between
     #[arg(long, value_parser = ramp, default_value = "1,8")]
     chunk_ramp: ChunkRamp,
-    /// Do not read twice what was heard before the loudest moment
+    /// Do not read again what was heard before the loudest moment
     #[arg(long)]
     loudness_so_far: bool,
     /// Use the machine's microphone and speakers
@@ -70,11 +70,11 @@ trait Output {
     fn played(&self) -> usize;
     /// Whether all was played.
     fn is_silent(&self) -> bool;
-    /// Lets go of what was not played.
+    /// Discards what was not played.
     fn clear(&self);
 }
 
-/// A recording, as slow as it was spoken.
+/// A recording, played at the pace at which it was spoken.
 struct Recording {
     samples: VecDeque<f32>,
     begun: Instant,
@@ -100,14 +100,14 @@ impl Microphone for Recording {
     }
 }
 
-/// What waits to be played, and how much was.
+/// Samples that wait to be played, and the number of those that were.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<f32>,
     played: usize,
     /// Silence that was played because the next piece was not there yet.
     gaps: usize,
-    /// Nothing more will come.
+    /// Whether nothing more will come.
     over: bool,
 }
 
@@ -118,7 +118,7 @@ struct Tape {
 }
 
 const OUT: u32 = code2wav::SAMPLE_RATE;
-/// How often the player looks for what is due.
+/// How often the player checks what is due.
 const TICK: Duration = Duration::from_millis(20);
 
 impl Tape {
@@ -209,7 +209,7 @@ fn listen(mut listener: Listener, microphone: &mut dyn Microphone, line: &Progre
     Ok(slowest)
 }
 
-/// Answers the last turn while playing it; breaks in when `interrupt` says so, given the samples played.
+/// Answers the last turn while playing it; stops when `interrupt` says so, given the samples played.
 fn answer(
     session: &mut Session,
     options: &GenerateOptions,
@@ -256,7 +256,7 @@ fn answer(
     }
     output.clear();
     line.suspend(|| println!("{}", reply.text));
-    // Who breaks in before the first word has nothing to take back.
+    // An answer that is interrupted before its first word has nothing to take back.
     if interrupted && !reply.text.is_empty() {
         let played = output.played();
         let heard = reply.heard(played);
@@ -322,7 +322,7 @@ fn recorded(omni: &Omni, options: &GenerateOptions, loudness: Loudness, argument
         let line = ProgressBar::new_spinner();
         let spoken = read(&AudioInput::from(file.as_path())).map_err(named)?;
         let slowest = listen(session.listen(options, loudness)?, &mut Recording::new(&spoken), &line)?;
-        // Who listens to the tape hears the question as well.
+        // The question goes on the tape as well.
         tape.write(&at_rate(&spoken, SAMPLE_RATE, OUT)?)?;
         let player = Tape::start(tape);
         let mut interrupt = |played: usize| stop_at.is_some_and(|at| seconds(played) >= at);

@@ -30,7 +30,7 @@ pub struct Flags {
     /// Seed of the speech's draws
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// No draws: the same speech whatever the seed
+    /// Speak greedily: the same speech whatever the seed
     #[arg(long)]
     pub greedy: bool,
     /// Write only, do not speak
@@ -83,7 +83,7 @@ impl Flags {
         self.load_with(|builder| builder)
     }
 
-    /// Where a part that is loaded by itself computes, in single precision.
+    /// Place of a part that is loaded on its own, computing in f32.
     ///
     /// # Errors
     /// The errors of [`Device::place`].

@@ -10,17 +10,17 @@ use qwen3_omni_weights_tools::compare::{Comparison, Options, Prompts, compare};
 /// Options of `compare`.
 #[derive(Args)]
 pub struct Compare {
-    /// The checkpoint directory that counts as right
+    /// Directory of the reference checkpoint
     reference: PathBuf,
-    /// The other one: the same model, quantised or in another number type
+    /// Directory of the other checkpoint: the same model, quantised or in another number type
     other: PathBuf,
-    /// A text file with a question on each line [default: three questions]
+    /// A text file with one question per line [default: three questions]
     #[arg(long, conflicts_with = "golden")]
     prompts: Option<PathBuf>,
-    /// A sound file; may be repeated [default: a tone made by rule]
+    /// A sound file; may be repeated [default: a synthetic tone]
     #[arg(long, conflicts_with = "golden")]
     sound: Vec<PathBuf>,
-    /// A picture file; may be repeated [default: a picture made by rule]
+    /// A picture file; may be repeated [default: a synthetic picture]
     #[arg(long, conflicts_with = "golden")]
     picture: Vec<PathBuf>,
     /// Take the inputs of these golden cases instead
@@ -29,10 +29,10 @@ pub struct Compare {
     /// cpu, wgpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// f32, bf16 or f16: what the other one is computed in; the reference always in f32
+    /// f32, bf16 or f16: the number type the other one is computed in; the reference is always computed in f32
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
-    /// Fail if an output's cosine similarity is less
+    /// Fail if an output's cosine similarity is below this
     #[arg(long)]
     min_cosine: Option<f64>,
     /// Print JSON
@@ -41,7 +41,7 @@ pub struct Compare {
 }
 
 impl Compare {
-    /// Compares, and says whether the outputs are near enough.
+    /// Compares, and returns whether the outputs are near enough.
     pub fn run(self) -> Result<bool> {
         let texts = self.prompts.as_deref().map(Prompts::from_file).transpose()?.unwrap_or_default();
         let prompts = Prompts { texts, sounds: self.sound, pictures: self.picture, golden: self.golden };

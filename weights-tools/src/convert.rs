@@ -18,13 +18,13 @@ pub struct Options {
     pub source: PathBuf,
     /// The directory to make; it must be new, empty, or half-written by the same options.
     pub out: PathBuf,
-    /// Number type of every float tensor that is not part of a packed layer; as it is, if none.
+    /// Number type of every float tensor that is not part of a packed layer; `None` keeps each one's own.
     pub dtype: Option<Dtype>,
     /// Turn packed layers into floats, of the type of their scales unless `dtype` says another.
     pub dequantize: bool,
     /// Bytes after which a new shard is begun.
     pub shard_bytes: u64,
-    /// Begin anew where a half-written directory lies.
+    /// Start over if the directory is half-written.
     pub restart: bool,
 }
 
@@ -67,7 +67,7 @@ fn config(config: &Value, options: &Options) -> Value {
     config
 }
 
-/// A packed layer is one unit, whichever way it is written.
+/// The units to write: a packed layer is one unit, in whichever form it is written.
 fn units(checkpoint: &OmniCheckpoint, options: &Options) -> Result<Vec<Unit>> {
     let mut names: Vec<&String> = checkpoint.tensors().keys().collect();
     names.sort_by_cached_key(|name| natural(name));

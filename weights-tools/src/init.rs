@@ -21,7 +21,7 @@ pub struct Options {
     pub out: PathBuf,
     /// The same seed, config and dtype give the same bytes.
     pub seed: u64,
-    /// Layers of thinker and talker, if not the config's.
+    /// Number of layers of thinker and talker; `None` for the config's.
     pub layers: Option<usize>,
     /// Number type on disk, of what is not quantised.
     pub dtype: Dtype,
@@ -29,11 +29,11 @@ pub struct Options {
     pub plan: Option<Plan>,
     /// Bytes after which a new shard is begun.
     pub shard_bytes: u64,
-    /// Begin anew where a half-written directory lies.
+    /// Start over if the directory is half-written.
     pub restart: bool,
 }
 
-/// The files beside the config that make the directory usable; copied if they lie there.
+/// The files beside the config that make the directory usable; copied if present.
 const COMPANIONS: [&str; 7] = [
     "tokenizer.json",
     "vocab.json",
@@ -167,13 +167,13 @@ fn write_plain(tensor: &OutTensor, options: &Options, sink: &mut Sink<'_>) -> Re
     random.uniform(random_range(&tensor.name, &tensor.shape), options.dtype, count, |bytes| sink.write(0, bytes))
 }
 
-/// Any word is a good one; scales make the values as large as those of [`write_plain`].
+/// Writes a packed tensor. Any word is valid; the scales make the values as large as those of [`write_plain`].
 fn write_packed(name: &str, shape: &[usize], scheme: &Scheme, options: &Options, sink: &mut Sink<'_>) -> Result<()> {
     let [outputs, inputs] = [shape[0], shape[1]];
     let random = Random::new(options.seed, name);
     random.bytes(4 * outputs * scheme.words_in(inputs), |bytes| sink.write(0, bytes))?;
     let steps = (1u32 << scheme.bits) as f32;
-    // Uniform integers of so many steps spread as wide as uniform values between the bounds.
+    // Uniform integers in `steps` steps spread as wide as uniform values between the bounds.
     let scale = (random_range(name, shape).1 * 2.0) / steps;
     let groups = scheme.groups_in(inputs);
     let scales = Random::new(options.seed, &format!("{name}_scale"));

@@ -59,7 +59,7 @@ pub enum Expect {
     Released,
 }
 
-/// Looks at a checkpoint directory; no weight is read.
+/// Inspects a checkpoint directory; no weight is read.
 ///
 /// # Errors
 /// If the directory cannot be opened as a checkpoint.
@@ -104,13 +104,13 @@ fn unreadable(checkpoint: &OmniCheckpoint) -> Vec<String> {
         .collect()
 }
 
-/// The packed layer a tensor is a part of, and which.
+/// The packed layer that a tensor is a part of, and which part it is.
 fn packed_part<'a>(checkpoint: &OmniCheckpoint, name: &'a str) -> Option<(&'a str, &'a str)> {
     let parts = name.split_once(".weight_")?;
     checkpoint.tensors().contains_key(&format!("{}.weight_packed", parts.0)).then_some(parts)
 }
 
-/// A config that names another number type than most tensors have.
+/// Reports a config that names another number type than most tensors have.
 fn other_types(checkpoint: &OmniCheckpoint) -> Option<String> {
     let named: Dtype = checkpoint.config().top.dtype.as_deref()?.parse().ok()?;
     let plain = || checkpoint.tensors().iter().filter(|(name, _)| packed_part(checkpoint, name).is_none());
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!((whole.variant, whole.shards, whole.odd.as_slice()), ("Instruct", 3, [].as_slice()));
         assert_eq!(whole.components.iter().map(|c| c.tensors).sum::<usize>(), 567);
         assert_eq!(whole.components.iter().map(|c| c.parameters).sum::<u64>(), 1_454_429);
-        // Stored and computed in f32: everything is somewhere once.
+        // Stored and computed in f32, every byte is either held or mapped.
         for part in &whole.components {
             assert_eq!(
                 (part.cpu_held + part.cpu_mapped, part.device_held),

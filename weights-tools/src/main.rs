@@ -22,7 +22,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say what a checkpoint is, and what is missing or odd
+    /// Report what a checkpoint is, and what is missing or odd about it
     Inspect {
         /// Checkpoint directory
         directory: PathBuf,
@@ -53,7 +53,7 @@ enum Command {
         /// f32 or bf16
         #[arg(long, default_value = "f32")]
         dtype: Dtype,
-        /// The reference's own errors in bf16 (JSON), which bound ours with --dtype bf16
+        /// The reference's own errors in bf16 (JSON), which limit ours with --dtype bf16
         #[arg(long)]
         reference_errors: Option<PathBuf>,
         /// Do not fail because of cases that this version cannot run
@@ -63,7 +63,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Run two checkpoints of one model on the same inputs and say how far their outputs lie apart, part by part
+    /// Run two checkpoints of one model on the same inputs and report how far their outputs lie apart, part by part
     Compare(comparing::Compare),
     /// Write a random-weight checkpoint in the released layout, quantised if a recipe or bits are given
     Init(writing::Init),
@@ -81,9 +81,9 @@ enum ExpectArgument {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum EngineArgument {
-    /// The kernels of host memory
+    /// Host memory, with this workspace's CPU kernels
     Host,
-    /// burn's tensors
+    /// burn tensors
     Device,
 }
 
@@ -152,7 +152,7 @@ fn run_inspect(directory: &std::path::Path, expect: ExpectArgument, json: bool) 
     Ok(found.odd.is_empty())
 }
 
-/// What each part takes when it is loaded.
+/// Prints what each part takes when it is loaded.
 fn print_needs(components: &[inspect::ComponentSummary]) {
     println!("\n{:16} {:>14} {:>14} {:>14}", "bytes loaded", "CPU, held", "CPU, mapped", "other device");
     let mut sums = [0; 3];

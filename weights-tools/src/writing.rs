@@ -41,7 +41,7 @@ struct TargetArguments {
     /// Size of a shard in megabytes
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     shard_mb: u64,
-    /// Write everything anew where a half-written directory lies
+    /// Start over if the directory is half-written
     #[arg(long)]
     restart: bool,
 }
@@ -88,7 +88,7 @@ pub struct Quantize {
     /// Write the error of every tensor to this JSON file
     #[arg(long)]
     report: Option<PathBuf>,
-    /// Then run both checkpoints on the questions of this text file, one a line, and compare their outputs
+    /// Then run both checkpoints on the questions of this text file, one per line, and compare their outputs
     #[arg(long, conflicts_with = "golden")]
     prompts: Option<PathBuf>,
     /// Then run both checkpoints on the inputs of these golden cases and compare their outputs
@@ -136,7 +136,7 @@ impl Init {
 }
 
 impl Quantize {
-    /// Writes the checkpoint and says what was lost.
+    /// Writes the checkpoint and prints the error made.
     pub fn run(self) -> Result<bool> {
         let plan = self.plan.plan();
         let prompts = self.prompts.as_deref().map(Prompts::from_file).transpose()?;

@@ -78,8 +78,8 @@ fn packed_layers_compute_what_their_values_say() {
         let found = compared(plain.path(), packed.path(), golden());
         for difference in &found.differences {
             if testkit::device_name() == "cpu" {
-                // Products of many rows are rounded to bf16 beside packed weights; where two experts are almost equally good,
-                // that decides between them.
+                // Beside packed weights, the inputs of GEMMs of many rows are rounded to bf16; where two experts are almost equally
+                // good, that decides between them.
                 assert!(difference.cosine > 0.995, "{plan:?}: {difference:?}");
             } else {
                 // The same numbers in the same products.

@@ -39,7 +39,7 @@ fn converted(source: &Path, dtype: Option<Dtype>, dequantize: bool) -> tempfile:
     directory
 }
 
-/// An error after so many bytes, as if somebody had stopped the program.
+/// Fails after this many bytes, as if somebody had stopped the program.
 fn stop_after(bytes: u64) -> impl FnMut(Progress) -> Result<()> {
     move |progress| if progress.bytes > bytes { Err(Error::Request("stopped".into())) } else { Ok(()) }
 }
@@ -210,7 +210,7 @@ fn another_command_does_not_resume_but_may_restart() {
     quantize(&Options { restart: true, ..other }, |_| Ok(())).unwrap();
     let checkpoint = OmniCheckpoint::open(directory.path()).unwrap();
     checkpoint.check(&Component::ALL).unwrap();
-    // What is whole is never cleared.
+    // A whole checkpoint is never cleared.
     let message = quantize(&Options { restart: true, ..first }, |_| Ok(())).unwrap_err().to_string();
     assert_names(&message, &["already", "empty or new directory"]);
 }

@@ -1,4 +1,4 @@
-//! `verify` finds what it must find, and refuses to be satisfied by less.
+//! `verify` finds values that are off, and fails for cases and tensors that it cannot compare.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};

@@ -4,9 +4,9 @@
 //! cargo run --release -p qwen3-omni-benches --bin released -- DIRECTORY [24gb|48gb|80gb] [TOKENS] [CHARACTERS]
 //! ```
 //!
-//! Writes a random checkpoint (24gb: 21.4 GB) into the directory unless it holds one. Random weights do not end by themselves:
-//! an answer has as many tokens as asked for and three codec frames for each, which is about what speech needs. Prints one JSON
-//! line per answer: three to a short question, or one to a text of so many random characters, about a token each.
+//! Writes a random checkpoint (24gb: 21.4 GB) into the directory unless it holds one. Random weights do not end an answer: it has
+//! TOKENS tokens and three codec frames for each, which is about what speech needs. Prints one JSON line per answer: three to a
+//! short question, or one to a text of CHARACTERS random characters, about a token each.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program owns its terminal.
 
 use std::path::PathBuf;
@@ -79,7 +79,7 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// `characters` letters, digits and spaces without order: other tokens, and with them other experts, all the time.
+/// `characters` random letters, digits and spaces, so that other tokens, and with them other experts, come all the time.
 fn noise(characters: usize) -> String {
     let mut state = 0x2545_F491_4F6C_DD1D_u64;
     let next = |_| {
@@ -93,7 +93,7 @@ fn noise(characters: usize) -> String {
     (0..characters).map(next).collect()
 }
 
-/// Megabytes of this process by the system's account; nothing on systems without one.
+/// Megabytes of this process as the system reports them; `None` on systems that do not.
 fn status(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;

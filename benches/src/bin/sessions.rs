@@ -6,8 +6,8 @@
 //! cargo run --release -p qwen3-omni-benches --bin sessions -- --model DIR  # random weights, as `released` writes them
 //! ```
 //!
-//! One JSON line for each number of answers, with text alone and with speech. `--released` writes a random checkpoint of about
-//! 6 GB into a temporary directory; `--dtype bf16` computes in half precision where the CPU has it.
+//! One JSON line for each number of answers, with text alone and with speech. `--released` writes a random checkpoint of about 6 GB
+//! into a temporary directory; `--dtype bf16` computes in bf16 where the CPU has it.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // A program owns its terminal, and stops where it fails.
 
 use std::path::PathBuf;

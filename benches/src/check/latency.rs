@@ -33,7 +33,7 @@ pub struct Arguments {
     /// Layers of thinker and talker instead of the released ones
     #[arg(long)]
     pub layers: Option<usize>,
-    /// A sound file that is asked besides text
+    /// A sound file that is asked as a question, besides text
     #[arg(long)]
     pub sound: Option<PathBuf>,
     /// Tokens of a long answer; it has three codec frames for each
@@ -184,7 +184,7 @@ fn whole_answer(replies: &[Reply]) -> Value {
     })
 }
 
-/// Memory by the account of the driver, of the allocator (of this thread's stream), and of the system.
+/// Adds the memory as the driver, the allocator (for this thread's stream) and the system report it.
 fn with_memory(mut line: Value, place: &Place) -> Value {
     line["own_memory_mb"] = json!(own_memory_mb());
     line["card_memory_mb"] = json!(if place.kind() == PlaceKind::Host { None } else { card_memory_mb() });

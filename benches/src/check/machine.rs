@@ -21,7 +21,7 @@ const FIELDS: [&str; 9] = [
     "pcie.link.width.current",
 ];
 
-/// Processor, memory, system, and graphics cards as far as they can be asked.
+/// Processor, memory, system, and graphics cards as far as they can be queried.
 pub fn machine(commit: &str) -> Value {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     json!({
@@ -32,7 +32,7 @@ pub fn machine(commit: &str) -> Value {
     })
 }
 
-/// Opens the device and tries it.
+/// Opens the device and runs a small computation on it.
 ///
 /// # Errors
 /// The errors of [`Device::open`].
@@ -46,7 +46,7 @@ pub fn device(device: &Device) -> Result<Value> {
     )
 }
 
-/// The graphics drivers that this process has loaded: they tell a card from a driver in software.
+/// The graphics drivers that this process has loaded: they tell a card from a software driver.
 fn drivers() -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let names = maps.lines().filter_map(|line| Some(line.rsplit_once('/')?.1.to_owned()));
@@ -54,13 +54,13 @@ fn drivers() -> Vec<String> {
     names.filter(is_driver).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Megabytes of graphics memory in use, of the first card, by the driver's account.
+/// Megabytes of graphics memory in use on the first card, as the driver reports them.
 pub fn card_memory_mb() -> Option<u64> {
     let text = nvidia_smi("memory.used")?;
     text.lines().next()?.trim().split(' ').next()?.parse().ok()
 }
 
-/// Megabytes of this process at its largest, by the system's account.
+/// Megabytes of this process at its largest, as the system reports them.
 pub fn own_memory_mb() -> Option<u64> {
     let kibibytes: u64 = field("/proc/self/status", "VmHWM")?.split_whitespace().next()?.parse().ok()?;
     Some(kibibytes * 1024 / 1_000_000)
@@ -81,7 +81,7 @@ fn nvidia_smi(fields: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Where the headers lie that kernels are compiled with, if they do.
+/// Directory of the headers that kernels are compiled with, if it is found.
 fn cuda_headers() -> Option<String> {
     let places = std::env::var("CUDA_PATH").into_iter().chain(["/usr/local/cuda".into(), "/opt/cuda".into()]);
     places.map(|place| format!("{place}/include")).find(|place| std::path::Path::new(place).join("cuda.h").is_file())

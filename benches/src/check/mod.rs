@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use omni_core::{Error, Result};
 
-/// Runs work that a failing device may panic in.
+/// Runs work in which a failing device may panic.
 ///
 /// # Errors
 /// What `work` returns, or [`Error::Device`] with the panic's message.

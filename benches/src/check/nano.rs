@@ -16,7 +16,7 @@ pub struct Arguments {
     /// cpu, wgpu, cuda or cuda:N
     #[arg(long)]
     pub device: Device,
-    /// f32, bf16 or f16; what the device takes by itself if not said
+    /// f32, bf16 or f16; the device's own choice if not given
     #[arg(long)]
     pub dtype: Option<Dtype>,
     /// Directory of the nano model

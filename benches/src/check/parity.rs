@@ -33,7 +33,7 @@ pub struct Arguments {
     pub reference_errors: Option<PathBuf>,
 }
 
-/// Runs every case; true if none failed.
+/// Runs every case; returns whether none failed.
 ///
 /// # Errors
 /// If the device or a directory cannot be opened.

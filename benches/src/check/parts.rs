@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{first_line, guarded};
 use crate::parts::{Arguments, Bench};
 
-/// Times all parts; true if none failed.
+/// Times all parts; returns whether none failed.
 ///
 /// # Errors
 /// If the device cannot be opened.

@@ -11,7 +11,7 @@ use omni_core::{Dtype, Result};
 
 use crate::config::AudioConfig;
 
-/// Three convolutions that halve time and mel bins, and a linear layer: chunks of log-mel frames to rows.
+/// Three convolutions that each halve time and mel bins, and a linear layer: chunks of log-mel frames to rows.
 #[derive(Module, Debug)]
 pub(crate) struct ConvStem {
     convolutions: Convolutions,
@@ -33,7 +33,7 @@ pub(crate) struct DeviceConvolutions {
     conv2d3: Conv,
 }
 
-/// Conv2d with a 3 × 3 kernel, stride 2 and one row of zeros around.
+/// Conv2d with a 3 × 3 kernel, stride 2 and zero padding of 1.
 #[derive(Module, Debug)]
 struct Conv {
     /// `[out, in, 3, 3]`.
@@ -54,7 +54,7 @@ impl Conv {
         Ok(Self { weight: weights.param("weight", [output, input, 3, 3])?, bias: weights.param("bias", [output])? })
     }
 
-    /// `[B, in, h, w]` → `[B, out, h/2, w/2]`, halves rounded up, after GELU.
+    /// Convolution and GELU: `[B, in, h, w]` → `[B, out, h/2, w/2]`, halves rounded up.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let options = ConvOptions::new([2, 2], [1, 1], [1, 1], 1);
         activation::gelu(conv2d(x, self.weight.val(), Some(self.bias.val()), options))
@@ -92,19 +92,19 @@ impl ConvStem {
         })
     }
 
-    /// Chunks `[F, M]`, shorter ones padded with zeros to `padded` frames, convolved: rows `[chunks * F/8, C * M/8]`.
+    /// Convolves chunks `[F, M]`, shorter ones padded with zeros to `padded` frames, to rows `[chunks * F/8, C * M/8]`.
     pub(crate) fn convolve<E: StemEngine>(&self, e: &E, chunks: &[Tensor<2>], padded: usize) -> E::Rows {
         e.convolve(&self.convolutions, chunks, padded)
     }
 
-    /// Convolved rows `[N, C * M/8]` to rows `[N, D]`.
+    /// Projects convolved rows `[N, C * M/8]` to rows `[N, D]`.
     pub(crate) fn project<E: StemEngine>(&self, e: &E, mut x: E::Rows) -> E::Rows {
         let [x] = e.linear(&mut x, [&self.conv_out]);
         x
     }
 }
 
-/// What a device must be able to do for the stem, beside the operations of [`Engine`].
+/// The engine's operation for the stem, beside those of [`Engine`].
 pub(crate) trait StemEngine: Engine {
     /// See [`ConvStem::convolve`]; the columns are channel-major: `channel * bands + band`.
     fn convolve(&self, convolutions: &Convolutions, chunks: &[Tensor<2>], padded: usize) -> Self::Rows;
@@ -150,13 +150,13 @@ impl StemEngine for DeviceEngine {
     }
 }
 
-/// Convolved rows as the pictures they are, to be looked at: `[chunks, C, M/8, F/8]`.
+/// Convolved rows as feature maps `[chunks, C, M/8, F/8]`, for a probe.
 pub(crate) fn pictures(rows: Tensor<2>, chunks: usize, channels: usize) -> Tensor<4> {
     let [count, width] = rows.dims();
     rows.reshape([chunks, count / chunks, channels, width / channels]).permute([0, 2, 3, 1])
 }
 
-/// A table of position rows, repeated for each chunk.
+/// Makes a tensor of rows of the given width.
 pub(crate) fn tensor_of(values: Vec<f32>, width: usize, device: &burn::tensor::Device) -> Tensor<2> {
     let rows = values.len() / width;
     Tensor::from_data(TensorData::new(values, [rows, width]), device)

@@ -8,7 +8,7 @@ use crate::config::AudioConfig;
 /// Whisper's and PyTorch's default.
 pub(crate) const EPS: f64 = 1e-5;
 
-/// One transformer layer: attention inside windows, then two linear layers, each behind a norm.
+/// One pre-norm transformer layer: attention inside windows, then two linear layers.
 #[derive(Module, Debug)]
 pub(crate) struct AutLayer {
     self_attn: SelfAttention,
@@ -39,6 +39,8 @@ impl AutLayer {
         })
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// `[N, D]` → `[N, D]`; `windows` are lengths that add up to `N`.
     pub(crate) fn forward<E: Engine>(&self, e: &E, x: E::Rows, windows: &[usize]) -> E::Rows {

@@ -1,8 +1,8 @@
 //! The AuT audio encoder of Qwen3-Omni: log-mel frames to rows the thinker reads, one per 80 ms (paper, section 2.2).
 //!
-//! Convolutions make 13 rows of each second, a transformer with attention inside windows of up to eight seconds reads them,
-//! two linear layers bring them to the thinker's width. Windows are independent of each other, so sound of any length is
-//! encoded in batches of windows, in memory that does not grow with it.
+//! Convolutions make 13 rows of each second, a transformer with attention inside windows of up to eight seconds processes them, and
+//! two linear layers project them to the thinker's width. Windows are independent of each other, so sound of any length is encoded
+//! in batches of windows, in memory that does not grow with it.
 
 mod config;
 mod conv_stem;

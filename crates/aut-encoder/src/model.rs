@@ -11,9 +11,9 @@ use crate::positions::sinusoids;
 use crate::windows::{Window, windows};
 use crate::{AudioConfig, AutProbe};
 
-/// Windows that go through the layers together: enough rows for fast products, few enough for flat memory.
+/// Windows per batch through the layers: enough rows for fast GEMMs, few enough for flat memory.
 const WINDOWS_PER_BATCH: usize = 4;
-/// Chunks that are convolved together.
+/// Chunks per batch through the convolutions.
 const CHUNKS_PER_BATCH: usize = 8;
 
 /// Convolutions, transformer layers with attention inside windows, and the projection to the thinker's width.
@@ -24,7 +24,7 @@ pub struct AutEncoder {
     ln_post: LayerNorm,
     proj1: Linear,
     proj2: Linear,
-    /// `[rows of a chunk, D]`, the same for every chunk.
+    /// `[rows of a chunk, D]`: the position table, the same for every chunk.
     #[module(skip)]
     positions: Vec<f32>,
     #[module(skip)]
@@ -74,7 +74,7 @@ impl AutEncoder {
         })
     }
 
-    /// Sets the attention window to 1 to 8 seconds; the checkpoint's own (8 in the released one) if never set.
+    /// Sets the attention window to 1 to 8 seconds; by default it is the checkpoint's own (8 in the released one).
     ///
     /// # Errors
     /// [`Error::Request`] for any other length.
@@ -83,12 +83,12 @@ impl AutEncoder {
         Ok(self)
     }
 
-    /// Rows the encoder makes of so many log-mel frames.
+    /// Number of rows the encoder makes of `mel_frames` log-mel frames.
     pub fn tokens(&self, mel_frames: usize) -> usize {
         self.config.tokens(mel_frames)
     }
 
-    /// Encodes with a look at every step; see [`ModalityEncoder::encode`].
+    /// Encodes as [`ModalityEncoder::encode`] does, showing every step to `probe`.
     ///
     /// # Errors
     /// The errors of [`ModalityEncoder::encode`].
@@ -99,7 +99,7 @@ impl AutEncoder {
         Ok(Encoded { embeds: self.encode_windows(items, &windows, probe), spans, deepstack: Vec::new() })
     }
 
-    /// What [`ModalityEncoder::encode`] gives, without its first `known` rows: windows that lie among them are not computed.
+    /// The rows of [`ModalityEncoder::encode`] without the first `known`: windows that lie among these are not computed.
     ///
     /// # Shapes
     /// → `[rows - known, output D]`.
@@ -108,7 +108,7 @@ impl AutEncoder {
     /// The errors of [`ModalityEncoder::encode`].
     ///
     /// # Panics
-    /// If there are no rows but the known ones.
+    /// If there are no rows beyond the first `known`.
     pub fn encode_after(&self, items: &[Tensor<2>], known: usize) -> Result<Tensor<2>> {
         let frames = self.check(items)?;
         let windows = windows(&frames, chunk(&self.config), self.window);
@@ -124,7 +124,7 @@ impl AutEncoder {
         Ok(rest.narrow(0, begun, left - begun))
     }
 
-    /// Rows of some windows of a call.
+    /// Encodes some windows of a call.
     fn encode_windows(&self, items: &[Tensor<2>], windows: &[Window], probe: &mut dyn AutProbe) -> Tensor<2> {
         // The reference pads all chunks of a call to the longest one.
         let size = chunk(&self.config);
@@ -140,7 +140,7 @@ impl AutEncoder {
         window.chunks.iter().map(|range| self.tokens(range.len())).sum()
     }
 
-    /// Log-mel frames of one chunk, which is convolved by itself and padded to the longest of the call.
+    /// Log-mel frames of one chunk, which is convolved on its own and padded to the longest of the call.
     pub fn chunk_frames(&self) -> usize {
         chunk(&self.config)
     }
@@ -168,7 +168,7 @@ impl AutEncoder {
         Ok(items.iter().map(|item| item.dims()[0]).collect())
     }
 
-    /// Some windows from log-mel frames to finished rows `[N, output D]`.
+    /// Encodes a batch of windows, from log-mel frames to finished rows `[N, output D]`.
     fn batch<E: StemEngine>(
         &self,
         e: &E,
@@ -198,7 +198,7 @@ impl AutEncoder {
         e.tensor(&y, 0..rows)
     }
 
-    /// Convolved chunks with their positions, padding dropped.
+    /// Convolves a batch of windows and adds positions, with padding dropped.
     fn rows<E: StemEngine>(
         &self,
         e: &E,
@@ -239,7 +239,7 @@ impl ModalityEncoder for AutEncoder {
     /// Log-mel frames `[T, M]` of each item, in the encoder's number type.
     type Features = Vec<Tensor<2>>;
 
-    /// All items of one prompt belong into one call: chunks shorter than a second are padded to the longest chunk of the call.
+    /// All items of one prompt belong in one call: chunks shorter than a second are padded to the longest chunk of the call.
     fn encode(&self, items: Vec<Tensor<2>>) -> Result<Encoded> {
         self.encode_with(&items, &mut ())
     }

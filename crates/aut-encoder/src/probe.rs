@@ -1,8 +1,8 @@
 use burn::tensor::Tensor;
 
-/// Sees what the encoder computes on the way, batch after batch. For tests and tools; `()` looks at nothing.
+/// Observes the encoder's intermediate results, batch after batch, for tests and tools; `()` observes nothing.
 pub trait AutProbe: Send {
-    /// Whether the other functions do anything; what nobody looks at need not become a tensor.
+    /// Whether the other functions do anything; if not, no tensors are made for them.
     fn is_active(&self) -> bool {
         true
     }

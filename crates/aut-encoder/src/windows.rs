@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-/// One attention window: chunks of one item that see each other.
+/// One attention window: chunks of one item that attend to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
     pub(crate) item: usize,

@@ -21,14 +21,14 @@ impl ConvSpec {
     }
 }
 
-/// Conv1d that sees only the past: its left edge is the history, zeros at first.
+/// Causal Conv1d: its left padding is the history, zeros at first.
 #[derive(Module, Debug)]
 pub(crate) struct CausalConv {
     pub(crate) kernel: Kernel,
     pub(crate) dilation: usize,
 }
 
-/// ConvTranspose1d that multiplies time by its stride.
+/// ConvTranspose1d that upsamples time by its stride.
 ///
 /// With a kernel of twice the stride, neighbouring outputs overlap; the reference cuts one stride from both ends, so an
 /// output needs the input before it and the last input waits in the history.
@@ -52,7 +52,7 @@ pub(crate) struct DeviceKernel {
     pub(crate) bias: Param<Tensor<1>>,
 }
 
-/// A convolution that was laid out for the kernels of host memory.
+/// A convolution laid out for the kernels of host memory.
 #[derive(Debug, Clone)]
 pub(crate) struct HostKernel(Arc<Conv1d>);
 
@@ -77,6 +77,8 @@ impl Kernel {
         Ok(Kernel::Host(HostKernel(Arc::new(conv))))
     }
 
+    /// The convolution in host memory.
+    ///
     /// # Panics
     /// If the model was loaded for a device.
     pub(crate) fn host(&self) -> &Conv1d {
@@ -86,6 +88,8 @@ impl Kernel {
         }
     }
 
+    /// The kernel on the device.
+    ///
     /// # Panics
     /// If the model was loaded for host memory.
     pub(crate) fn device(&self) -> &DeviceKernel {
@@ -144,7 +148,7 @@ impl UpsampleConv {
     }
 }
 
-/// Convolution of each channel by itself.
+/// Depthwise convolution: each channel on its own.
 #[derive(Module, Debug)]
 pub(crate) struct Depthwise {
     /// `[C, 1, kernel]` on a device; `[kernel, C]` in host memory.

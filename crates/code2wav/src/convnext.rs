@@ -26,12 +26,13 @@ impl Upsample {
         })
     }
 
-    /// Rows for each one.
+    /// Output rows per input row.
     pub(crate) fn factor(&self) -> usize {
         self.factor
     }
 
-    /// Several streams behind each other, each with its history and its rows afterwards: `[N, D]` → `[N * factor, D]`.
+    /// Upsamples the rows of consecutive streams, each given by its history and its number of output rows:
+    /// `[N, D]` → `[N * factor, D]`.
     pub(crate) fn forward<E: VocoderEngine>(
         &self,
         e: &E,

@@ -37,7 +37,7 @@ impl DecoderBlock {
         })
     }
 
-    /// `[C, sum T]` → `[C / 2, sum T * rate]`, without the first `rate` of each stream.
+    /// Applies the block: `[C, sum T]` → `[C / 2, sum T * rate]`, without the first `rate` of each stream.
     pub(crate) fn forward<E: VocoderEngine>(&self, e: &E, x: E::Signal, states: &mut [&mut BlockState]) -> E::Signal {
         let mut histories: Vec<_> = states.iter_mut().map(|state| &mut state.transposed).collect();
         let mut x = e.transposed_conv(&x, &self.transposed, &self.act, &mut histories);

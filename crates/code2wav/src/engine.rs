@@ -10,14 +10,14 @@ use crate::conv::{CausalConv, Depthwise, DepthwiseWeight, TransposedConv, Upsamp
 use crate::history::History;
 use crate::snake::Snake;
 
-/// What a device must be able to do for the vocoder. Streams lie behind each other in rows, and beside each other in signals.
+/// The engine's operations for the vocoder. Rows hold streams one below another; a signal holds them side by side along time.
 pub(crate) trait VocoderEngine: Engine {
     /// Channels over time, of several streams.
     type Signal: Send;
 
     /// `[N, D]` → `[N * factor, D]`.
     fn upsample(&self, x: &mut Self::Rows, conv: &UpsampleConv) -> Self::Rows;
-    /// The causal convolution of each channel by itself; each stream has its history and its rows.
+    /// Causal depthwise convolution; each stream is given by its history and its number of rows.
     fn depthwise(&self, x: &Self::Rows, conv: &Depthwise, streams: &mut [(&mut History, usize)]) -> Self::Rows;
     /// Rows `[sum T, C]` as channels over time.
     fn signal(&self, x: Self::Rows, times: &[usize]) -> Self::Signal;
@@ -39,9 +39,9 @@ pub(crate) trait VocoderEngine: Engine {
         act: &Snake,
         histories: &mut [&mut History],
     ) -> Self::Signal;
-    /// The activated signal, to be looked at.
+    /// The activated signal, for a probe.
     fn activated(&self, x: &Self::Signal, act: &Snake) -> Self::Signal;
-    /// The first stream `[C, T]`, to be looked at.
+    /// The first stream `[C, T]`, for a probe.
     fn signal_tensor(&self, x: &Self::Signal) -> Tensor<2>;
     /// The only channel of each stream, between −1 and 1.
     fn samples(&self, x: Self::Signal) -> Vec<Vec<f32>>;
@@ -53,7 +53,7 @@ pub(crate) struct HostSignal {
     times: Vec<usize>,
 }
 
-/// One convolution of all streams, into `y`, added to what is there if there is something; returns what each stream got.
+/// Convolves all streams into `y`, or adds to `y` if `add` is set; returns the length of each stream's output.
 fn run(
     conv: &Conv1d,
     x: &HostSignal,
@@ -136,7 +136,7 @@ impl VocoderEngine for HostEngine {
     }
 
     fn add_conv(&self, mut residual: HostSignal, x: &HostSignal, conv: &CausalConv, act: &Snake) -> HostSignal {
-        // It sees one step at a time: whose it is does not matter.
+        // A kernel of one step needs no history, so streams need not be told apart.
         let mut none = vec![History::None; x.times.len()];
         let mut none: Vec<_> = none.iter_mut().collect();
         run(conv.kernel.host(), x, Some(act.host()), &mut none, true, &mut residual.rows);
@@ -191,7 +191,7 @@ fn activated(x: &Tensor<3>, act: Option<&Snake>) -> Tensor<3> {
     act.map_or_else(|| x.clone(), |act| act.on_device(x.clone()))
 }
 
-/// A causal convolution of one stream `[1, C, T]`, whose history is activated already.
+/// Causal convolution of one stream `[1, C, T]`, whose history is activated already.
 fn causal(
     x: Tensor<3>,
     weight: Tensor<3>,
@@ -311,7 +311,7 @@ impl VocoderEngine for DeviceEngine {
 
     fn samples(&self, x: Vec<Tensor<3>>) -> Vec<Vec<f32>> {
         let times: Vec<usize> = x.iter().map(|x| x.dims()[2]).collect();
-        // One reading for all streams: each waits for the device.
+        // One read for all streams, because each read waits for the device.
         let all = nn::to_f32_vec(&Tensor::cat(x, 2).cast(DType::F32));
         of_streams(&all, &times)
     }

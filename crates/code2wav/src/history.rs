@@ -9,7 +9,7 @@ pub(crate) enum History {
     None,
     /// On a device: `[1, C, past]`, activated.
     Tensor(Tensor<3>),
-    /// In host memory: `[C, past]`, not yet activated; of a depthwise convolution rows `[past, C]`.
+    /// In host memory: `[C, past]`, not yet activated; for a depthwise convolution rows `[past, C]`.
     Host(Vec<f32>),
 }
 

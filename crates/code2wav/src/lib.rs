@@ -1,8 +1,8 @@
 //! Code2Wav of Qwen3-Omni: the causal ConvNet vocoder that turns codec frames into 24 kHz sound (paper, section 2.4).
 //!
-//! One path computes everything: a step takes any number of frames and carries the state on, so a stream's samples are
-//! the whole decode's samples however the frames are split. [`Code2Wav::decode`] is one step from a fresh state;
-//! [`Code2Wav::decode_chunked`] is the reference's approximation with a left context.
+//! One path computes everything: a step takes any number of frames and carries the state on, so a stream gives the samples of the
+//! whole decode however its frames are split. [`Code2Wav::decode`] is one step from a fresh state; [`Code2Wav::decode_chunked`] is
+//! the reference's approximation with a left context.
 //!
 //! Each decoder block looks one step ahead, so `F` frames give `F * samples_per_frame - lookahead` samples.
 

@@ -53,7 +53,7 @@ impl VocoderState {
 pub struct VocoderRun<'a> {
     /// The stream's state.
     pub state: &'a mut VocoderState,
-    /// `[F, Q]`: the codes of one frame after the other.
+    /// `[F, Q]`: the codes of each frame.
     pub frames: &'a [Vec<u32>],
 }
 
@@ -115,7 +115,7 @@ impl Code2Wav {
         self.codebook_size
     }
 
-    /// Samples one frame stands for (1920 in the released model).
+    /// Samples per frame (1920 in the released model).
     pub fn samples_per_frame(&self) -> usize {
         self.samples_per_frame
     }
@@ -136,24 +136,23 @@ impl Code2Wav {
         }
     }
 
-    /// New frames of some streams to samples between −1 and 1; each weight is read once for all of them.
+    /// Decodes new frames of several streams to samples between −1 and 1; each weight is read once for all streams.
     ///
-    /// Convolutions give each stream the very numbers it gets alone. In host memory, linear layers multiply nine rows and more in
-    /// another way than fewer, so that samples may differ by the rounding of bf16 there, as they do when one stream comes in other
-    /// pieces.
+    /// Convolutions give each stream exactly the numbers it gets alone. In host memory, linear layers use another GEMM from nine
+    /// rows on, so samples may differ by the rounding of bf16 there, as they do when one stream comes in other pieces.
     ///
     /// # Shapes
     /// `F` frames of a stream, at least 1, give it `F * samples_per_frame` samples; the first step of a stream `lookahead` less.
     ///
     /// # Errors
-    /// For each stream by itself: [`Error::Request`] for no frames, another number of codebooks, or a code outside its codebook; its
-    /// state is as it was.
+    /// Separately for each stream: [`Error::Request`] for no frames, another number of codebooks, or a code outside its codebook;
+    /// its state is unchanged.
     pub fn forward(&self, runs: Vec<VocoderRun>) -> Vec<Result<Vec<f32>>> {
         let check = |run: &VocoderRun| self.check(run.frames);
         admitted(runs, check, |runs| on_engine!(self.engine, |e| self.run(e, runs, None)))
     }
 
-    /// One step of one stream, with a look at every part.
+    /// Decodes one step of one stream, showing every part to `probe`.
     ///
     /// # Errors
     /// The errors of [`Code2Wav::forward`].
@@ -209,7 +208,7 @@ impl Code2Wav {
         e.samples(x)
     }
 
-    /// Embedding, transformer and upsampling: rows `[sum T, D]` of all streams behind each other, and the `T`.
+    /// Embedding, transformer and upsampling: rows `[sum T, D]` of all streams, one below another, and the `T` of each.
     fn upsampled<E: VocoderEngine>(
         &self,
         e: &E,
@@ -236,7 +235,7 @@ impl Code2Wav {
     }
 }
 
-/// Shows rows `[N, D]` of a part, turned to `[D, N]` if the reference has them so.
+/// Shows rows `[N, D]` of a part, transposed to `[D, N]` if the reference has them so.
 pub(crate) fn show_rows<E: Engine>(
     e: &E,
     probe: &mut Option<&mut dyn VocoderProbe>,
@@ -258,7 +257,7 @@ fn show<E: VocoderEngine>(e: &E, probe: &mut Option<&mut dyn VocoderProbe>, inde
     }
 }
 
-/// Each block loses one step of its own input rate.
+/// Lookahead in samples: each block loses one step of its own input rate.
 fn lookahead(rates: &[usize]) -> usize {
     (0..rates.len()).map(|i| rates[i..].iter().product::<usize>()).sum()
 }

@@ -18,7 +18,7 @@ pub(crate) struct PreTransformer {
     window: usize,
 }
 
-/// Keys and values of the frames a later frame still sees, and how many frames have gone by.
+/// Keys and values of the frames a later frame still sees, and the number of frames so far.
 #[derive(Debug, Clone)]
 pub(crate) struct PreTransformerState {
     caches: Vec<KvCache>,
@@ -40,7 +40,8 @@ impl PreTransformer {
         PreTransformerState { caches: vec![KvCache::default(); self.layers.len()], frames: 0 }
     }
 
-    /// New frames of several streams behind each other, each with its state and its frames: `[N, D]` → `[N, D]`.
+    /// Runs the transformer on new frames of consecutive streams, each given by its state and its number of frames:
+    /// `[N, D]` → `[N, D]`.
     pub(crate) fn forward<E: Engine>(
         &self,
         e: &E,

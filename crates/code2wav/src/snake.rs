@@ -42,6 +42,8 @@ impl Snake {
         Ok(Snake::Host(HostSnake { frequency, amplitude }))
     }
 
+    /// The activation in host memory.
+    ///
     /// # Panics
     /// If the model was loaded for a device.
     pub(crate) fn host(&self) -> kernels::Snake<'_> {
@@ -53,7 +55,7 @@ impl Snake {
         }
     }
 
-    /// `[1, C, T]` → `[1, C, T]`.
+    /// Applies the activation on a device: `[1, C, T]` → `[1, C, T]`.
     ///
     /// # Panics
     /// If the model was loaded for host memory.

@@ -19,7 +19,7 @@ impl Default for Chunking {
 }
 
 impl Code2Wav {
-    /// All frames `[F, Q]` at once, exact: `F * samples_per_frame - lookahead` samples.
+    /// Decodes all frames `[F, Q]` at once, exactly: `F * samples_per_frame - lookahead` samples.
     ///
     /// # Errors
     /// The errors of [`Code2Wav::forward`].
@@ -27,7 +27,7 @@ impl Code2Wav {
         self.forward(vec![VocoderRun { state: &mut self.start(), frames }]).remove(0)
     }
 
-    /// As the reference's `generate` does it: chunks decoded apart, each with a left context that is dropped.
+    /// Decodes as the reference's `generate` does: in separate chunks, each with a left context that is dropped.
     ///
     /// Every chunk lacks the lookahead at its end, so sound jumps a little at each boundary. Offered for parity only;
     /// a stream is exact and needs less memory.

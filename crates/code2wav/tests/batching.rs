@@ -1,4 +1,4 @@
-//! Steps of several streams in one call are those of each stream alone.
+//! Steps of several streams in one call equal those of each stream alone.
 #![allow(clippy::unwrap_used)]
 
 mod frames;
@@ -80,7 +80,7 @@ fn pieces(streams: usize, seed: u64) -> Vec<Vec<usize>> {
     (0..streams).map(&mut of_one).collect()
 }
 
-/// How far half precision takes the samples of a whole decode from those in single precision.
+/// How far bf16 takes the samples of a whole decode from those in f32.
 fn rounding(directory: &std::path::Path) -> f32 {
     let [half, single] = [Dtype::Bf16, Dtype::F32].map(|dtype| {
         let vocoder = vocoder(directory.to_owned(), dtype);
@@ -92,8 +92,8 @@ fn rounding(directory: &std::path::Path) -> f32 {
 #[test]
 fn every_stream_gets_what_it_gets_alone() {
     for directory in [testkit::tiny(), testkit::nano()] {
-        // From nine rows on, linear layers add up in another order, and in half precision round their inputs too: a stream that
-        // alone has fewer gets other rounding, as it does with other pieces. Nothing else may differ.
+        // From nine rows on, linear layers sum in another order, and in bf16 round their inputs too: a stream that alone has fewer
+        // rows is rounded differently, as it is with other pieces. Nothing else may differ.
         let rounding = rounding(&directory);
         for (dtype, limit) in [(Dtype::F32, SINGLE), (Dtype::Bf16, 2.0 * rounding)] {
             let vocoder = vocoder(directory.clone(), dtype);

@@ -1,5 +1,6 @@
-//! Every part of whole and chunked decodes equal the reference's, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
-//! engines, and in bf16 too.
+//! Parity with the reference: every part of whole and chunked decodes.
+//!
+//! In f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both engines, and in bf16 too.
 
 use testkit::parity::assert_cases;
 

@@ -1,11 +1,11 @@
 use burn::tensor::Tensor;
 
-/// What the residual codes of one frame are made from: the talker's side of the code predictor (paper, section 2.4).
+/// What the code predictor starts a frame from: the talker's hidden state and the first code's embedding (paper, section 2.4).
 #[derive(Debug, Clone)]
 pub struct FrameStart {
-    /// `[1, D]`: the talker's state that produced the first code.
+    /// `[1, D]`: the hidden state the talker chose the first code from.
     pub hidden: Tensor<2>,
-    /// `[1, D]`: the first code's embedding.
+    /// `[1, D]`: embedding of the first code.
     pub first: Tensor<2>,
 }
 

@@ -21,7 +21,7 @@ impl Dtype {
     /// All types, in the order they are listed to users.
     pub const ALL: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::F16];
 
-    /// The name on the command line and in `config.json` short form.
+    /// Short name, as the command line takes it.
     pub fn name(self) -> &'static str {
         match self {
             Dtype::F32 => "f32",

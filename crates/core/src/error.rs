@@ -36,31 +36,32 @@ pub enum Error {
     /// Something this build or this checkpoint kind does not offer.
     #[error("unsupported: {0}")]
     Unsupported(String),
-    /// There is less memory than the weights need; nothing was read.
+    /// Less memory is available than the weights need; no weight was read.
     #[error(
         "memory: the weights need {needed} bytes ({:.1} GB), but {available} ({:.1} GB) are available{advice}",
         *needed as f64 / 1e9, *available as f64 / 1e9
     )]
     Memory {
-        /// Bytes that would have to be held.
+        /// Bytes that would have to be held in memory.
         needed: u64,
-        /// Bytes that the system, or the limit that was set, leaves.
+        /// Bytes available according to the system, or to the limit that was set.
         available: u64,
-        /// What needs less, beginning with a separator.
+        /// How to get by with less memory; begins with a separator.
         advice: &'static str,
     },
     /// A part of the model that the request needs was not loaded.
     #[error("not loaded: {0}")]
     NotLoaded(String),
-    /// The limit of answers at once is reached. Nothing was begun; the request can be put again when one has ended.
+    /// As many answers are running as the limit allows. Nothing was started; the request can be repeated when one of them has
+    /// ended.
     #[error("busy: {running} answers are being made, and no more than {limit} may be at once")]
     Busy {
-        /// Answers in the making.
+        /// Answers that are running.
         running: usize,
-        /// Most answers at once.
+        /// Most answers that may run at the same time.
         limit: usize,
     },
-    /// The file system refused.
+    /// A file system operation failed.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or directory.
@@ -77,7 +78,7 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An [`Error::Io`] for `path`.
+    /// Makes an [`Error::Io`] for `path`.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Error::Io { path: path.into(), source }
     }

@@ -1,14 +1,14 @@
-//! Contracts of the Qwen3-Omni crates.
+//! Contracts between the Qwen3-Omni crates.
 //!
-//! What the parts of the model promise each other, and nothing that computes: where they compute ([`Place`]), what passes between them
+//! What the parts of the model promise each other: where a model computes ([`Place`]), what passes between the parts
 //! ([`Positions`], [`VisualRows`], [`FrameStart`], [`FrameCodes`]), what third parties may implement ([`ModalityEncoder`],
-//! [`Vocoder`]), [`SamplingOptions`] and one [`Error`].
+//! [`Vocoder`]), [`SamplingOptions`] and one [`Error`]. Nothing here computes.
 //! A third party can write an encoder or a vocoder against this crate alone.
 //!
 //! # Shapes
-//! One alphabet is used in all crates: `B` batch, `T` query tokens, `S` key tokens, `D` width, `H` heads,
-//! `K` key/value heads, `Dh` head width, `E` experts, `V` vocabulary, `Q` codebooks, `F` codec frames,
-//! `N` samples.
+//! One alphabet is used in all crates: `B` batch, `T` query tokens, `S` key tokens, `N` ragged rows of several runs, `D` width, `H`
+//! heads, `K` key/value heads, `Dh` head width, `E` experts, `V` vocabulary, `Q` codebooks, `F` codec frames, `M` mel bins, `P`
+//! patches.
 
 mod codec;
 mod dtype;

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 
 use crate::Result;
 
-/// How the rows of one encoded item lie in time and space; from it TM-RoPE makes positions (paper, section 2.1).
+/// Layout of one encoded item's rows in time and space, from which TM-RoPE makes positions (paper, section 2.1).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum SpanLayout {
@@ -49,14 +49,14 @@ impl SpanLayout {
     }
 }
 
-/// What an encoder returns: rows for the thinker, with their layout.
+/// Rows an encoder returns for the thinker, with their layout.
 #[derive(Debug, Clone)]
 pub struct Encoded {
-    /// `[T, D]`, all items after one another; `D` is the thinker's width.
+    /// `[T, D]`: the rows of all items, one item after another; `D` is the thinker's width.
     pub embeds: Tensor<2>,
     /// One span per item; their tokens add up to `T`.
     pub spans: Vec<SpanLayout>,
-    /// Features `[T, D]` the thinker adds after its first layers (vision only; else empty).
+    /// Deepstack features `[T, D]` that the thinker adds after its first layers; empty except for vision.
     pub deepstack: Vec<Tensor<2>>,
 }
 

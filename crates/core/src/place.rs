@@ -3,10 +3,10 @@ use burn::tensor::Device;
 /// Where a model computes; decided once, when it is loaded.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// Computes in the memory of this process, by the CPU kernels of this family, with weights where the file maps them. Tensors that cross
-    /// crate borders are made on the given device, which must be a CPU device of burn.
+    /// In host memory, with this workspace's CPU kernels; weights are read where the file is mapped. Tensors that cross crate
+    /// borders are made on the given device, which must be a CPU device of burn.
     Host(Device),
-    /// By burn tensors on this device: any GPU, and the CPU too. An autodiff device makes the weights trainable.
+    /// On this device, with burn tensors: any GPU, and the CPU too. An autodiff device makes the weights trainable.
     Device(Device),
 }
 
@@ -20,7 +20,7 @@ pub enum PlaceKind {
 }
 
 impl Place {
-    /// Which of both it is.
+    /// The kind of place, without its device.
     pub fn kind(&self) -> PlaceKind {
         match self {
             Place::Host(_) => PlaceKind::Host,
@@ -35,7 +35,7 @@ impl Place {
         }
     }
 
-    /// Whether the model computes in the memory of this process, by the kernels of this family.
+    /// Whether the model computes in host memory, with this workspace's CPU kernels.
     pub fn is_host(&self) -> bool {
         self.kind() == PlaceKind::Host
     }

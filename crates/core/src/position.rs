@@ -8,7 +8,7 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// From one list per axis, each `[B * T]` row-major.
+    /// Makes positions from one list per axis, each `[B * T]` row-major.
     ///
     /// # Panics
     /// If the lists differ in length or do not divide into `batch` rows.
@@ -18,12 +18,12 @@ impl Positions {
         Self { batch, axes }
     }
 
-    /// The same position on all axes, as text has: `[B * T]` row-major.
+    /// Makes positions that are equal on all axes, as those of text are: `[B * T]` row-major.
     pub fn uniform(batch: usize, positions: Vec<f32>) -> Self {
         Self::new(batch, [positions.clone(), positions.clone(), positions])
     }
 
-    /// `tokens` consecutive positions from `start`, for one row.
+    /// Makes `tokens` consecutive positions from `start`, for one row.
     pub fn sequence(start: f32, tokens: usize) -> Self {
         Self::uniform(1, (0..tokens).map(|i| start + i as f32).collect())
     }
@@ -43,16 +43,16 @@ impl Positions {
         &self.axes[axis]
     }
 
-    /// The positions of some tokens of one row.
+    /// Positions of a range of tokens, out of a single row.
     ///
     /// # Panics
-    /// If there are not so many, or several rows.
+    /// If the range goes beyond the tokens, or there are several rows.
     pub fn slice(&self, tokens: std::ops::Range<usize>) -> Self {
         assert_eq!(self.batch, 1, "positions of several rows");
         Self::new(1, self.axes.each_ref().map(|axis| axis[tokens.clone()].to_vec()))
     }
 
-    /// The largest position on any axis, if there is any token.
+    /// The largest position on any axis; `None` without tokens.
     pub fn max(&self) -> Option<f32> {
         self.axes.iter().flatten().copied().reduce(f32::max)
     }

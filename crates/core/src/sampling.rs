@@ -1,27 +1,27 @@
 use crate::{Error, Result};
 
-/// How a stage picks its next id from scores.
+/// How a stage picks its next id from logits.
 ///
 /// The order is the reference's: repetition penalty, suppression, then, when sampling, temperature, top-k, top-p.
 /// The repetition penalty stays on in greedy mode.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingOptions {
-    /// Take the best score instead of drawing.
+    /// Whether the id of the highest logit is taken instead of a sampled one.
     pub greedy: bool,
-    /// Scores are divided by this before a draw; 1 leaves them.
+    /// Logits are divided by this before sampling; 1 leaves them unchanged.
     pub temperature: f32,
-    /// Draw among this many best ids; 0 switches the limit off.
+    /// Sample among this many best ids; 0 switches the limit off.
     pub top_k: usize,
-    /// Draw among the smallest set of best ids whose probability reaches this; 1 switches the limit off.
+    /// Sample among the smallest set of best ids whose total probability reaches this; 1 switches the limit off.
     pub top_p: f32,
-    /// Scores of ids already produced are divided by this if positive, multiplied if negative; 1 leaves them.
+    /// Logits of ids already produced are divided by this if positive, multiplied if negative; 1 leaves them unchanged.
     pub repetition_penalty: f32,
-    /// Seed of the draws: the same seed, options and input give the same ids on the same device.
+    /// Seed of the sampling: the same seed, options and input give the same ids on the same device.
     pub seed: u64,
 }
 
 impl SamplingOptions {
-    /// The best score always wins.
+    /// Greedy choice: always the id of the highest logit.
     pub fn greedy() -> Self {
         Self { greedy: true, temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 }
     }
@@ -36,7 +36,7 @@ impl SamplingOptions {
         Self { greedy: false, temperature: 1.0, top_k: 50, top_p: 0.8, repetition_penalty: 1.0, seed: 0 }
     }
 
-    /// Refuses values no draw can be made with. `stage` names the owner in the message.
+    /// Checks that the values are usable for sampling; `stage` names their owner in the message.
     ///
     /// # Errors
     /// [`Error::Request`] naming the option, its value and the range it must lie in.
@@ -44,7 +44,7 @@ impl SamplingOptions {
         let refuse = |name: &str, value: f32, expected: &str| {
             Err(Error::Request(format!("{stage} sampling: {name} is {value}, expected {expected}")))
         };
-        // Beyond these bounds f32 scores overflow or lose their differences.
+        // Beyond these bounds f32 logits overflow, or their differences vanish.
         if !(1e-3..=100.0).contains(&self.temperature) {
             return refuse("temperature", self.temperature, "0.001 to 100 (use greedy for no randomness)");
         }

@@ -42,12 +42,12 @@ pub enum MediaError {
 pub type Result<T, E = MediaError> = std::result::Result<T, E>;
 
 impl MediaError {
-    /// As an error of the whole model; `part` says which message and part it is, counted from 1.
+    /// Converts to the workspace's error; `part` names the message and the part, counted from 1.
     pub fn in_part(self, part: impl Into<String>) -> omni_core::Error {
         omni_core::Error::Media { part: part.into(), reason: self.to_string() }
     }
 
-    /// The same error about a thing of another name.
+    /// The same error with `name` as its origin.
     pub(crate) fn named(mut self, name: String) -> Self {
         if let Self::Damaged { origin, .. } | Self::Unsupported { origin, .. } | Self::Unusable { origin, .. } =
             &mut self

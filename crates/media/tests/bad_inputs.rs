@@ -14,7 +14,7 @@ fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(testkit::media().join(name)).unwrap()
 }
 
-/// The front part of a file, `share` of 100.
+/// The first `share` percent of a file.
 fn cut(name: &str, share: usize) -> Source {
     let bytes = bytes(name);
     bytes[..bytes.len() * share / 100].into()
@@ -87,7 +87,7 @@ fn files_of_another_kind_than_their_name_are_told_by_their_contents() {
     assert_says(&heard(&text), &["speech.wav", "expected WAV, FLAC, MP3"]);
     assert_says(&seen(&text), &["speech.wav", "expected PNG, JPEG"]);
     assert_says(&watched(&text), &["speech.wav"]);
-    // A wrong name alone is no harm.
+    // A wrong file name alone does no harm.
     assert!(read(&named("really_mp3.wav", &bytes("tone.mp3")).into()).is_ok());
     assert!(ImageInput::from(named("really_png.jpg", &bytes("picture.png"))).pixels().is_ok());
     assert!(clip(&named("really_mp4.webm", &bytes("silent.mp4")).into(), &VideoOptions::default()).is_ok());
@@ -168,7 +168,7 @@ fn absurd_options_and_over_long_media_are_refused_early() {
     assert_says(&error.to_string(), &["more than 2 s of sound"]);
 }
 
-/// A PNG header that promises much and holds nothing.
+/// A PNG header that declares a size, without any pixels.
 fn huge_png(width: u32, height: u32) -> Vec<u8> {
     let mut chunk = b"IHDR".to_vec();
     chunk.extend(width.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Every format that is promised is read, to the right pitch, pixels, frames and lengths.
+//! Every supported format is read, with the right pitch, pixels, frames and lengths.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Cursor;
@@ -147,7 +147,7 @@ fn videos_are_sampled_with_their_effective_rate() {
             assert!((f64::from(clip.seconds_per_step()) - 2.0 / clip.frames_per_second()).abs() < 1e-6);
         }
     }
-    // More frames are asked for than the variable rate has at some times: those on show are taken again.
+    // At some times more frames are asked for than the variable rate has: the frame shown then is taken again.
     let dense = VideoOptions { min_frames: 6, frames_per_second: 10.0, ..options };
     assert_eq!(clip(&file("clip_vfr.mp4").into(), &dense).unwrap().patches().grid()[0], 3);
     let more = VideoOptions { frames_per_second: 10.0, max_frames: 13, ..options };

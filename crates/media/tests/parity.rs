@@ -1,5 +1,6 @@
-//! Log-mel frames equal the reference's within its rounding, sizes and pixels exactly, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
-//! engines, and in bf16 too.
+//! Parity with the reference: log-mel frames within its rounding, sizes and pixels exactly.
+//!
+//! In f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both engines, and in bf16 too.
 
 use testkit::parity::assert_cases;
 

@@ -1,10 +1,10 @@
 //! The talker of Qwen3-Omni: the mixture-of-experts model that turns the thinker's text into speech codes (paper,
 //! section 2.4; the middle box of figure 2).
 //!
-//! [`Talker::prompt`] lays the conversation's user part and the opening of the answer side by side with the codec's
-//! control ids; [`Talker::begin`] chooses the first code. A frame then takes three steps: [`Talker::frame_starts`] is what the code
-//! predictor makes the residual codes from, [`Speaking::take_frame`] takes them, and [`Talker::advance`] feeds the frame back with
-//! one row of text.
+//! [`Talker::prompt`] lays out the conversation's user part and the opening of the answer, whose text is added to the codec's
+//! control ids; [`Talker::begin`] chooses the first code. A frame then takes three steps: [`Talker::frame_starts`] returns what the
+//! code predictor starts from, [`Speaking::take_frame`] takes the residual codes it makes, and [`Talker::advance`] feeds the frame
+//! back with one row of text.
 
 mod config;
 mod model;

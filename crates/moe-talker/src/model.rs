@@ -32,7 +32,7 @@ pub type TalkerState = DecoderState;
 /// One piece of input.
 #[derive(Debug, Clone)]
 pub struct TalkerInput {
-    /// `[T, D]`: the talker's own width.
+    /// `[T, D]`: rows in the talker's own width.
     pub embeds: Tensor<2>,
     /// Positions of the `T` rows.
     pub positions: Positions,
@@ -42,14 +42,14 @@ pub struct TalkerInput {
 pub struct TalkerRun<'a> {
     /// The run's state.
     pub state: &'a mut TalkerState,
-    /// What it takes.
+    /// The piece of input.
     pub input: &'a TalkerInput,
-    /// Looks at every layer.
+    /// Observes every layer.
     pub probe: Option<&'a mut dyn Probe>,
 }
 
 impl<'a> TalkerRun<'a> {
-    /// A piece that nobody looks at.
+    /// Makes a run without a probe.
     pub fn new(state: &'a mut TalkerState, input: &'a TalkerInput) -> Self {
         Self { state, input, probe: None }
     }
@@ -58,18 +58,18 @@ impl<'a> TalkerRun<'a> {
 /// What the talker returns for one piece.
 #[derive(Debug, Clone)]
 pub struct TalkerOutput {
-    /// `[V]`: scores of the next first code, control ids included.
+    /// `[V]`: logits of the next first code, control ids included.
     pub logits: Logits,
-    /// `[1, D]`: final-normed state of the last row; the code predictor starts from it.
+    /// `[1, D]`: the last row's state after the final norm; the code predictor starts from it.
     pub hidden: Tensor<2>,
 }
 
-/// What the talker computes of every row of a piece.
+/// The talker's outputs for every row of a piece.
 #[derive(Debug, Clone)]
 pub struct TalkerStates {
     /// `[T, D]`, after the final norm.
     pub hidden: Tensor<2>,
-    /// `[T, V]`: scores of the first code after each row.
+    /// `[T, V]`: logits of the first code after each row.
     pub logits: Tensor<2>,
 }
 
@@ -117,7 +117,7 @@ impl Talker {
         self.controls.eos
     }
 
-    /// First codes and control ids together.
+    /// Number of first codes and control ids.
     pub(crate) fn vocabulary(&self) -> usize {
         self.codec_embedding.rows()
     }
@@ -132,10 +132,11 @@ impl Talker {
         self.model.start()
     }
 
-    /// Takes one piece of each run: each weight is read once for all of them, and each run gets what it gets alone.
+    /// Runs the model on one piece of each run: each weight is read once for all runs, and each run gets the results it gets alone.
     ///
     /// # Errors
-    /// For each run by itself: [`omni_core::Error::ContextLength`] if its state would hold more positions than the model was made for.
+    /// Separately for each run: [`omni_core::Error::ContextLength`] if its state would hold more positions than the model was made
+    /// for.
     pub fn forward(&self, runs: Vec<TalkerRun>) -> Vec<Result<TalkerOutput>> {
         let check = |run: &TalkerRun| self.model.check_room(run.state, run.input.positions.tokens());
         admitted(runs, check, |runs| on_engine!(self.engine, |e| self.outputs(e, runs)))
@@ -160,7 +161,7 @@ impl Talker {
         self.model.forward(e, x, &mut runs.collect::<Vec<_>>())
     }
 
-    /// What the talker computes of every row of one piece.
+    /// Computes the outputs for every row of one piece.
     ///
     /// # Errors
     /// The errors of [`Talker::forward`].
@@ -175,7 +176,7 @@ impl Talker {
         }))
     }
 
-    /// Rows of the codec embedding.
+    /// Looks up rows of the codec embedding.
     ///
     /// # Shapes
     /// `[T]` first codes or control ids → `[T, D]`.
@@ -189,7 +190,7 @@ impl Talker {
         })
     }
 
-    /// Rows of text in the talker's width.
+    /// Projects rows of text to the talker's width.
     ///
     /// # Shapes
     /// `[T, thinker D]` → `[T, D]`.
@@ -197,7 +198,7 @@ impl Talker {
         self.projected(&self.text_projection, embeds)
     }
 
-    /// The thinker's states at rows of media, in the talker's width.
+    /// Projects the thinker's states at rows of media to the talker's width.
     ///
     /// # Shapes
     /// `[M, thinker D]` → `[M, D]`.

@@ -21,6 +21,8 @@ impl ResizeMlp {
         })
     }
 
+    /// Projects rows to the talker's width.
+    ///
     /// # Shapes
     /// `[N, thinker D]` → `[N, talker D]`.
     pub fn forward<E: Engine>(&self, e: &E, mut x: E::Rows) -> E::Rows {

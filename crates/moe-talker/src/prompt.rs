@@ -5,11 +5,11 @@ use omni_core::{Error, Positions, Result};
 
 use crate::{Talker, TalkerInput};
 
-/// What the thinker read and wrote, as far as the talker wants to know.
+/// The thinker's prompt and answer, as the talker needs them.
 pub struct Conversation<'a> {
     /// Ids of the whole prompt, placeholders expanded, up to the opening of the answer.
     pub prompt: &'a [u32],
-    /// Ids of the answer that are to be spoken, as far as they are known, without the end token; one at least.
+    /// Ids of the answer that are to be spoken, as far as they are generated, without the end token; at least one.
     pub answer: &'a [u32],
     /// Codec id of the voice.
     pub speaker: u32,
@@ -26,7 +26,7 @@ pub struct TalkerPrompt {
     pub embeds: Tensor<2>,
     /// `T` ids that only decide positions: the user part's own, then nine times the text pad.
     pub ids: Vec<u32>,
-    /// Where the user part's tokens stand in the conversation's prompt.
+    /// Indices of the user part's tokens in the conversation's prompt.
     pub user: Vec<usize>,
     /// `[n, D]`: rows of text still to come, one per frame; the last closes the text.
     pub trailing: Tensor<2>,
@@ -37,7 +37,7 @@ pub struct TalkerPrompt {
 }
 
 impl TalkerPrompt {
-    /// Some rows, with their positions among those of the prompt.
+    /// A range of rows, with their positions out of those of the prompt.
     ///
     /// # Shapes
     /// `[range, D]`.
@@ -56,12 +56,12 @@ const OPENING: usize = 9;
 const HEADER: usize = 3;
 
 impl Talker {
-    /// Where a prompt has rows of media, in order.
+    /// Indices of a prompt's rows of media, in order.
     pub fn media_places(&self, prompt: &[u32]) -> Vec<usize> {
         (0..prompt.len()).filter(|at| self.turns.placeholders.contains(&prompt[*at])).collect()
     }
 
-    /// The row of one more word of text, for a talker that speaks while the text is being written.
+    /// The row of one more token of text, for a talker that speaks while the text is being written.
     ///
     /// # Shapes
     /// `embeds` `[1, thinker D]` is its row of the thinker's embedding table → `[1, D]`.
@@ -114,7 +114,7 @@ impl Talker {
             let count = values.len();
             Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &tap.device())
         };
-        // Turns of others may have media as well: the rows of the user's are those whose places are the user's.
+        // Other turns may have media as well: the user's rows are those whose indices belong to the user part.
         let places = self.media_places(conversation.prompt);
         if places.len() != tap.dims()[0] {
             let (places, rows) = (places.len(), tap.dims()[0]);

@@ -12,9 +12,9 @@ use crate::{Talker, TalkerInput, TalkerOutput, TalkerPrompt, TalkerRun};
 pub struct SpeakOptions {
     /// Sampling of the first codes.
     pub sampling: SamplingOptions,
-    /// Most first codes; a frame exists for each code that was fed back, so there is one frame less.
+    /// Most first codes; a frame exists for each code that was fed back, so there is one frame fewer.
     pub max_codes: usize,
-    /// The code that ends the speech, if not the config's.
+    /// The code that ends the speech; `None` for the config's.
     pub end_code: Option<u32>,
 }
 
@@ -34,7 +34,7 @@ pub struct Speaking {
     max_codes: usize,
     end_code: u32,
     delta: f32,
-    /// `[1, D]`: the state that the first code was read from.
+    /// `[1, D]`: the state that the first code was chosen from.
     hidden: Tensor<2>,
     code: u32,
     codes: usize,
@@ -54,12 +54,12 @@ impl Speaking {
         self.stop
     }
 
-    /// Positions held so far: the prompt's and one per frame that was fed back.
+    /// The talker's state, which holds the prompt's positions and one per frame that was fed back.
     pub fn state(&self) -> &TalkerState {
         &self.state
     }
 
-    /// Lets go of everything but the caches.
+    /// Returns the caches and drops everything else.
     pub fn into_state(self) -> TalkerState {
         self.state
     }
@@ -70,7 +70,7 @@ impl Speaking {
         std::iter::once(self.code).chain(frame.residual).collect()
     }
 
-    /// What the talker takes next; `None` if no frame was made.
+    /// The talker's next input; `None` if no frame was made.
     fn next_input(&mut self, text: &Tensor<2>, probe: &mut dyn SpeakProbe) -> Option<TalkerInput> {
         let embeds = self.made.take()? + text.clone().cast(DType::F32);
         let position = self.state.tokens() as f32 + self.delta;
@@ -96,9 +96,9 @@ impl Speaking {
     }
 }
 
-/// Looks at each step of a run, for parity tests. The empty probe `()` costs nothing.
+/// Observes each step of a run, for parity tests. The empty probe `()` costs nothing.
 pub trait SpeakProbe {
-    /// Scores of a first code, the state they come from, and the sampler that will choose.
+    /// Logits of a first code, the state they come from, and the sampler that will choose.
     fn choose(&mut self, _output: &TalkerOutput, _sampler: &Sampler) {}
     /// The first code that was chosen; returns the one to go on with.
     fn chosen(&mut self, code: u32) -> u32 {
@@ -110,7 +110,7 @@ pub trait SpeakProbe {
 
 impl SpeakProbe for () {}
 
-/// The first code of a frame.
+/// Chooses the first code of a frame.
 fn choose(sampler: &mut Sampler, logits: Logits, probe: &mut dyn SpeakProbe) -> u32 {
     let code = probe.chosen(sampler.choose(logits));
     sampler.accept(code);
@@ -121,14 +121,14 @@ fn choose(sampler: &mut Sampler, logits: Logits, probe: &mut dyn SpeakProbe) -> 
 pub struct Advance<'a> {
     /// The run.
     pub speaking: &'a mut Speaking,
-    /// `[1, D]`: the row of the next word, of the text's end, or the prompt's pad after it.
+    /// `[1, D]`: the row of the next token of text, of the text's end, or the prompt's pad after it.
     pub text: &'a Tensor<2>,
-    /// Looks at the step.
+    /// Observes the step.
     pub probe: Option<&'a mut dyn SpeakProbe>,
 }
 
 impl Talker {
-    /// Takes the prompt and chooses the first code.
+    /// Reads the prompt and chooses the first code.
     ///
     /// `positions` belong to the prompt; a later step at cache length `n` sits at `n + delta`.
     ///
@@ -147,7 +147,7 @@ impl Talker {
         Ok(self.begin_after((state, output), positions.1, options, probe))
     }
 
-    /// Begins with a state that has taken the prompt ([`TalkerPrompt::input`]), and what came of it.
+    /// Begins from a state that has read the prompt ([`TalkerPrompt::input`]), and the output for its last row.
     pub fn begin_after(
         &self,
         (state, output): (TalkerState, TalkerOutput),
@@ -177,7 +177,7 @@ impl Talker {
         speaking
     }
 
-    /// What the residual codes of each run's next frame are made from; it needs no text yet.
+    /// What the code predictor starts each run's next frame from; no text is needed yet.
     pub fn frame_starts(&self, runs: &[&mut Speaking]) -> Vec<FrameStart> {
         let codes: Vec<u32> = runs.iter().map(|run| run.code).collect();
         if codes.is_empty() {
@@ -188,8 +188,8 @@ impl Talker {
         each.map(|(at, run)| FrameStart { hidden: run.hidden.clone(), first: rows.clone().narrow(0, at, 1) }).collect()
     }
 
-    /// Feeds the frame that each run has made back, with its next row of text, and chooses the first code of the next one. Does nothing
-    /// for a run that has made no frame; a run that cannot take its row fails alone.
+    /// Feeds back the frame that each run has made, with its next row of text, and chooses the first code of the next frame. Does
+    /// nothing for a run that has made no frame; a run that cannot take its row fails alone.
     ///
     /// # Errors
     /// The errors of [`Talker::forward`].

@@ -1,5 +1,6 @@
-//! Prompt, every layer, every step, codes and sound of a run equal the reference's, from raw sound and pictures, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
-//! engines, and in bf16 too.
+//! Parity with the reference, from raw sound and pictures: prompt, every layer, every step, codes and sound of a run.
+//!
+//! In f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both engines, and in bf16 too.
 
 use testkit::parity::assert_cases;
 

@@ -1,8 +1,8 @@
 //! The thinker of Qwen3-Omni: the mixture-of-experts language model that reads every modality and writes text (paper,
 //! section 2.2; the large box of figure 2).
 //!
-//! Prompts and generated tokens go through the same [`Thinker::forward`]. Rows of media come in as embedded rows with their
-//! deepstack features ([`VisualRows`]), and the states of the accepted layer leave by the *tap* for the talker.
+//! Prompts and generated tokens go through the same [`Thinker::forward`]. Media enter as embedded rows with their deepstack
+//! features ([`VisualRows`]); the states of the accepted layer leave through the *tap*, for the talker.
 
 mod config;
 mod merge;

@@ -2,7 +2,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use omni_core::{Encoded, Error, Result, VisualRows};
 use tm_rope::{MediaIds, MediaItem};
 
-/// What the encoders made of a prompt's media: each kind joined, in order of appearance.
+/// Encoder outputs of a prompt's media: each kind joined, in order of appearance.
 #[derive(Debug, Clone, Default)]
 pub struct MediaRows {
     /// Sound, that of videos included.
@@ -14,7 +14,7 @@ pub struct MediaRows {
 }
 
 impl MediaRows {
-    /// The items, from the encoders' spans.
+    /// The media items, from the encoders' spans.
     pub fn items(&self) -> Vec<MediaItem> {
         let spans = |kind: &Option<Encoded>| kind.iter().flat_map(|e| e.spans.clone()).collect::<Vec<_>>();
         let audio = spans(&self.audio).into_iter().map(|span| MediaItem::Audio(span.tokens()));
@@ -22,7 +22,8 @@ impl MediaRows {
         audio.chain(visual.iter().filter_map(MediaItem::of)).collect()
     }
 
-    /// Takes the first rows of each kind: as many as a piece of the prompt has places for. Where there are fewer, all of them.
+    /// Removes and returns the first rows of each kind: one per placeholder in `ids`, a piece of the prompt, or all where there are
+    /// fewer.
     pub fn take(&mut self, ids: &[u32], media: &MediaIds) -> Self {
         let take = |rows: &mut Option<Encoded>, placeholder: u32| {
             let wanted = ids.iter().filter(|id| **id == placeholder).count();
@@ -40,7 +41,7 @@ impl MediaRows {
     }
 }
 
-/// The first rows, and the others if there are any. Spans are not split: they belong to whole items.
+/// Splits into the first rows and the others, if there are any. Spans are not split: they belong to whole items.
 fn split(all: Encoded, first: usize) -> (Encoded, Option<Encoded>) {
     let rows = all.embeds.dims()[0];
     if first >= rows {
@@ -54,7 +55,7 @@ fn split(all: Encoded, first: usize) -> (Encoded, Option<Encoded>) {
     (part(0, first), Some(part(first, rows - first)))
 }
 
-/// Puts the encoders' rows where the placeholders are.
+/// Replaces placeholders by the encoders' rows.
 ///
 /// Deepstack features of pictures and videos are joined in the order of their tokens.
 ///
@@ -177,7 +178,7 @@ mod tests {
         assert_eq!(values, [0.0, 3.0, 1.0, 2.0, 3.5, 0.0, 1.5]);
         assert_eq!(features, [30.0, 20.0, 35.0]);
         assert!(rows.audio.is_none() && rows.image.is_none() && rows.video.is_none());
-        // Too few rows are left to be refused where they are put in.
+        // Too few rows are taken as they are; `merge` refuses them.
         let mut few = MediaRows { audio: Some(encoded(&[1.0], false)), ..Default::default() };
         assert_eq!(few.take(&[1, 1], &IDS).audio.unwrap().embeds.dims(), [1, 1]);
     }

@@ -50,14 +50,14 @@ impl ThinkerInput {
 pub struct ThinkerRun<'a> {
     /// The run's state.
     pub state: &'a mut ThinkerState,
-    /// What it takes.
+    /// The piece of input.
     pub input: &'a ThinkerInput,
-    /// Looks at every layer.
+    /// Observes every layer.
     pub probe: Option<&'a mut dyn Probe>,
 }
 
 impl<'a> ThinkerRun<'a> {
-    /// A piece that nobody looks at.
+    /// Makes a run without a probe.
     pub fn new(state: &'a mut ThinkerState, input: &'a ThinkerInput) -> Self {
         Self { state, input, probe: None }
     }
@@ -66,19 +66,19 @@ impl<'a> ThinkerRun<'a> {
 /// What the thinker returns for one piece.
 #[derive(Debug, Clone)]
 pub struct ThinkerOutput {
-    /// `[V]`: scores of the token after the last one.
+    /// `[V]`: logits of the token after the last one.
     pub logits: Logits,
     /// `[T, D]`: states of the accepted layer, the *tap* the talker reads at media rows; `None` if it was not asked for, or
     /// the model has no layer of that number (a checkpoint without a talker).
     pub tap: Option<Tensor<2>>,
 }
 
-/// What the thinker computes of every row of a piece.
+/// The thinker's outputs for every row of a piece.
 #[derive(Debug, Clone)]
 pub struct ThinkerStates {
     /// `[T, D]`, after the final norm.
     pub hidden: Tensor<2>,
-    /// `[T, V]`: scores of the token after each one.
+    /// `[T, V]`: logits of the token after each one.
     pub logits: Tensor<2>,
     /// States of the accepted layer; see [`ThinkerOutput::tap`].
     pub tap: Option<Tensor<2>>,
@@ -137,7 +137,7 @@ impl Thinker {
         self.model.start()
     }
 
-    /// Rows of the embedding table.
+    /// Looks up rows of the embedding table.
     ///
     /// # Shapes
     /// `[T]` ids → `[T, D]`.
@@ -151,11 +151,12 @@ impl Thinker {
         })
     }
 
-    /// Takes one piece of each run: each weight is read once for all of them, and each run gets what it gets alone. Prefill and
-    /// decode are the same call. Memory grows with the rows of all runs.
+    /// Runs the model on one piece of each run: each weight is read once for all runs, and each run gets the results it gets alone.
+    /// Prefill and decode are the same call. Memory grows with the rows of all runs.
     ///
     /// # Errors
-    /// For each run by itself: [`omni_core::Error::ContextLength`] if its state would hold more tokens than the model was made for.
+    /// Separately for each run: [`omni_core::Error::ContextLength`] if its state would hold more tokens than the model was made
+    /// for.
     pub fn forward(&self, runs: Vec<ThinkerRun>) -> Vec<Result<ThinkerOutput>> {
         let check = |run: &ThinkerRun| self.model.check_room(run.state, run.input.positions.tokens());
         admitted(runs, check, |runs| on_engine!(self.engine, |e| self.outputs(e, runs)))
@@ -206,7 +207,7 @@ impl Thinker {
         (hidden, taken)
     }
 
-    /// What the thinker computes of every row of one piece.
+    /// Computes the outputs for every row of one piece.
     ///
     /// # Errors
     /// The errors of [`Thinker::forward`].

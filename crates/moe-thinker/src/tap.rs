@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use nn::Probe;
 use nn::moe::Routing;
 
-/// Takes the states of the accepted layer on their way, and shows everything to another probe.
+/// Captures the states of the accepted layer, and passes everything on to another probe.
 ///
 /// Numbering as in the reference: 0 is the stack's input, `k` the raw output of layer `k - 1` (before any deepstack
 /// addition), and the number of layers the output after the final norm.
@@ -13,17 +13,17 @@ pub(crate) struct Tap<'a> {
 }
 
 impl<'a> Tap<'a> {
-    /// `accepted` is the layer whose states are taken, if any; `input` the stack's input.
+    /// Makes a tap: `accepted` is the layer whose states are captured, if any; `input` is the stack's input.
     pub(crate) fn new(accepted: Option<usize>, input: &Tensor<2>, inner: Option<&'a mut dyn Probe>) -> Self {
         Self { accepted, inner, taken: (accepted == Some(0)).then(|| input.clone()) }
     }
 
-    /// Whether the output of the whole stack is what is taken.
+    /// Whether the output of the whole stack is what is captured.
     pub(crate) fn wants_output(&self, depth: usize) -> bool {
         self.accepted == Some(depth)
     }
 
-    /// The states, once the whole stack has run.
+    /// The captured states, once the whole stack has run.
     pub(crate) fn into_taken(self) -> Option<Tensor<2>> {
         self.taken
     }

@@ -1,4 +1,4 @@
-//! Several runs in one call get what each gets alone, on both engines.
+//! Several runs in one call get the results that each gets alone, on both engines.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -23,7 +23,7 @@ fn input(thinker: &Thinker, state: &ThinkerState, ids: &[u32]) -> ThinkerInput {
     ThinkerInput { tap: true, ..ThinkerInput::text(thinker.embed(ids), positions) }
 }
 
-/// Scores and tap of one run alone.
+/// Logits and tap of one run alone.
 fn alone(thinker: &Thinker, state: &mut ThinkerState, input: &ThinkerInput) -> (Vec<f32>, Vec<f32>) {
     let output = thinker.forward(vec![ThinkerRun::new(state, input)]).remove(0).unwrap();
     (output.logits.to_vec(), nn::to_f32_vec(&output.tap.unwrap()))
@@ -62,7 +62,7 @@ fn tokens_of_several_runs_are_those_of_each_alone_to_the_bit_in_host_memory() {
                 for ((state, input), output) in apart.iter_mut().zip(&inputs).zip(outputs) {
                     let (expected, _) = alone(&thinker, state, input);
                     let error = worst(&output.unwrap().logits.to_vec(), &expected);
-                    // On a device products of several rows may be summed in another order.
+                    // On a device, GEMMs of several rows may sum in another order.
                     let allowed = if place.is_host() { 0.0 } else { 1e-5 };
                     assert!(error <= allowed, "{place:?}, {count} runs, step {step}: {error}");
                 }
@@ -111,7 +111,7 @@ fn prompts_that_are_read_together_give_what_each_gives_alone() {
             let tap = worst(&tap, &nn::to_f32_vec(&output.tap.unwrap()));
             // Sums of more rows may be taken in another order.
             assert!(scores < 2e-5 && tap < 2e-5, "{place:?} {dtype}: {scores}, {tap}");
-            // The caches hold the same: the next token says so.
+            // Equal results for the next token show that the caches are equal.
             let next = [state, after].map(|state| {
                 let token = input(&thinker, state, &[30]);
                 alone(&thinker, state, &token).0

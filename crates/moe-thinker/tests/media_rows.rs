@@ -1,4 +1,4 @@
-//! The seam for media: given the encoders' rows and deepstack features, every layer equals the reference's.
+//! Rows of media: given the encoders' rows and deepstack features, every layer equals the reference's.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -18,7 +18,7 @@ impl Golden {
         (values, view.shape().to_vec())
     }
 
-    /// Rows, whatever axes stand before.
+    /// A stored tensor as rows, its leading axes flattened.
     fn tensor(&self, name: &str, device: &Device) -> Tensor<2> {
         let (values, shape) = self.floats(name);
         let width = shape[shape.len() - 1];

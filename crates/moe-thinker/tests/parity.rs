@@ -1,5 +1,6 @@
-//! Merged media, every layer, routing, logits and greedy decoding equal the reference's, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
-//! engines, and in bf16 too.
+//! Parity with the reference: merged media, every layer, routing, logits and greedy decoding.
+//!
+//! In f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both engines, and in bf16 too.
 
 use testkit::parity::assert_cases;
 

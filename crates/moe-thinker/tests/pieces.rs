@@ -1,4 +1,4 @@
-//! Prefill and decode are one call: however a prompt is cut, scores and states are those of the whole, on both engines.
+//! Prefill and decode are one call: however a prompt is cut, logits and states are those of the whole, on both engines.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor};

@@ -5,7 +5,7 @@ use omni_core::{Error, FrameCodes, FrameStart, Positions, Result, SamplingOption
 
 use crate::CodePredictor;
 
-/// Caches and the random source of one run; the caches' memory is used again for every frame.
+/// Caches and random source of one run; the caches' memory is reused for every frame.
 #[derive(Debug, Clone)]
 pub struct PredictorState {
     decoder: DecoderState,
@@ -18,34 +18,34 @@ pub struct FrameRun<'a> {
     pub state: &'a mut PredictorState,
     /// What the frame starts from.
     pub start: &'a FrameStart,
-    /// Looks at every step.
+    /// Observes every step.
     pub probe: Option<&'a mut dyn PredictorProbe>,
 }
 
 impl<'a> FrameRun<'a> {
-    /// A frame that nobody looks at.
+    /// Makes a frame without a probe.
     pub fn new(state: &'a mut PredictorState, start: &'a FrameStart) -> Self {
         Self { state, start, probe: None }
     }
 }
 
-/// Looks at what one frame computes, for parity tests.
+/// Observes the intermediate results of one frame, for parity tests.
 pub trait PredictorProbe: Send {
     /// The two rows a frame starts from `[2, D]`.
     fn prefill(&mut self, _rows: &Tensor<2>) {}
     /// The two rows after the final norm `[2, D]`.
     fn normed(&mut self, _hidden: &Tensor<2>) {}
-    /// Scores of the next residual code `[1, V]`.
+    /// Logits of the next residual code `[1, V]`.
     fn logits(&mut self, _logits: &Tensor<2>) {}
     /// The residual code that was chosen; returns the one to go on with.
     fn chosen(&mut self, code: u32) -> u32 {
         code
     }
-    /// A look at the layers of the prefill.
+    /// The probe for the layers of the prefill.
     fn layers(&mut self) -> &mut dyn Probe;
 }
 
-/// The codes that were chosen, as the probes want to go on with them.
+/// The chosen codes, replaced by those that the probes return.
 fn shown<E: Engine>(e: &E, frames: &mut [FrameRun], ids: E::Ids) -> E::Ids {
     if frames.iter().all(|frame| frame.probe.is_none()) {
         return ids;
@@ -65,8 +65,8 @@ impl CodePredictor {
         PredictorState { decoder: self.model.start(), sampler: Sampler::new(sampling, Suppressed::default()) }
     }
 
-    /// One frame of each of several runs: their rows go through the weights together, each with its own caches and random source, and
-    /// each gets the codes it gets alone.
+    /// Predicts one frame of each run in one batch: each run has its own caches and random source, and gets the codes it gets
+    /// alone.
     ///
     /// # Errors
     /// [`Error::Request`] if a frame starts from rows of another width.
@@ -81,7 +81,7 @@ impl CodePredictor {
         }
         let mut codes = Vec::with_capacity(frames.len());
         while !frames.is_empty() {
-            // Of more rows than that, each would no longer be computed by itself.
+            // With more rows than these, the results of a row would depend on the others.
             let rest = frames.split_off(frames.len().min(SKINNY_MAX_ROWS));
             codes.extend(on_engine!(self.engine, |e| self.frames(e, frames)));
             frames = rest;
@@ -122,8 +122,8 @@ impl CodePredictor {
         each.collect()
     }
 
-    /// Takes the two rows that each frame starts from: at once where that leaves each row computed by itself, else one after the other.
-    /// Returns the states `[R, D]` that the first residual codes are read from.
+    /// Prefills the two rows that each frame starts from: in one step if no row's results then depend on the others, otherwise one
+    /// row after the other. Returns the states `[R, D]` that the first residual codes are chosen from.
     fn begin<E: Engine>(&self, e: &E, frames: &mut [FrameRun]) -> E::Rows {
         for frame in frames.iter_mut() {
             if let Some(probe) = &mut frame.probe {
@@ -146,9 +146,9 @@ impl CodePredictor {
         self.step(e, frames, x, 1)
     }
 
-    /// Feeds as many rows to each run as said; returns their last states `[R, D]`.
+    /// Feeds `rows` rows to each run; returns their last states `[R, D]`.
     fn step<E: Engine>(&self, e: &E, frames: &mut [FrameRun], x: E::Rows, rows: usize) -> E::Rows {
-        // All runs are at the same place in their frames.
+        // All runs are at the same position in their frames.
         let start = frames.first().map_or(0, |frame| frame.state.decoder.tokens());
         let positions = Positions::sequence(start as f32, rows);
         let runs = frames.iter_mut().map(|FrameRun { state, probe, .. }| DecoderRun {

@@ -1,4 +1,4 @@
-//! Frames of several runs in one call are those of each run alone, however many there are, on both engines.
+//! Frames of several runs in one call equal those of each run alone, however many there are, on both engines.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, TensorData};

@@ -1,9 +1,9 @@
 use burn::tensor::{Tensor, activation};
 
-/// What follows the sums of a linear layer.
+/// Activation function after a linear layer: the epilogue of its GEMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activation {
-    /// Nothing.
+    /// No activation.
     #[default]
     None,
     /// Exact GELU: `x * (1 + erf(x / √2)) / 2`.
@@ -21,7 +21,7 @@ pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// [`Activation::GeluTanh`] of a tensor.
 pub(crate) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    // The framework's own raises to a power by logarithm; (1 + tanh(y)) / 2 is sigmoid(2 y).
+    // burn's own GELU computes the power through a logarithm. (1 + tanh(y)) / 2 equals sigmoid(2 y).
     let inner = (x.clone().square() * (CUBIC * TWICE) + TWICE) * x.clone();
     activation::sigmoid(inner) * x
 }

@@ -15,9 +15,9 @@ pub struct AttentionSpec {
     pub kv_heads: usize,
     /// Width of a head `Dh`.
     pub head_dim: usize,
-    /// RMSNorm of each query and key head, with this eps.
+    /// Eps of the RMSNorm of each query and key head; `None` for no norm.
     pub head_norm: Option<f64>,
-    /// Keys a query sees, its own included; all before it if not said.
+    /// Number of keys a query sees, its own included; `None` for all before it.
     pub window: Option<usize>,
 }
 
@@ -60,8 +60,8 @@ impl Attention {
         })
     }
 
-    /// `residual + scale · attention(h)`: each run attends by itself, from its new rows to its cache and themselves; the weights are
-    /// read once for all of them.
+    /// `residual + scale · attention(h)`: the new rows of each run attend to the run's cache and, causally, to each other. The
+    /// weights are read once for all runs.
     ///
     /// # Shapes
     /// `residual` and `h` `[N, D]` → `[N, D]`; the runs' rows add up to `N`.
@@ -83,7 +83,7 @@ impl Attention {
         [self.heads, self.kv_heads, self.head_dim]
     }
 
-    /// Keys a query sees, its own included; all before it if not said.
+    /// Number of keys a query sees, its own included; `None` for all before it.
     pub fn window(&self) -> Option<usize> {
         self.window
     }

@@ -17,7 +17,7 @@ pub struct DecoderSpec {
     pub norm_eps: f64,
     /// Rotation of queries and keys.
     pub rope: RopeConfig,
-    /// Most positions the model was made for.
+    /// Number of positions the model was made for.
     pub max_positions: usize,
 }
 
@@ -130,20 +130,20 @@ pub struct DecoderRun<'a> {
     pub state: &'a mut DecoderState,
     /// Positions of the new tokens.
     pub positions: &'a Positions,
-    /// What is added to the outputs of the first layers.
+    /// Visual rows, whose deepstack features are added to the outputs of the first layers.
     pub visual: Option<&'a VisualRows>,
-    /// Looks at this run's rows.
+    /// Observes this run's rows.
     pub probe: Option<&'a mut dyn Probe>,
 }
 
 impl<'a> DecoderRun<'a> {
-    /// Tokens of text that nobody looks at.
+    /// New tokens of text, without a probe.
     pub fn new(state: &'a mut DecoderState, positions: &'a Positions) -> Self {
         Self { state, positions, visual: None, probe: None }
     }
 }
 
-/// Caches of one run through a [`Decoder`].
+/// KV caches of one run through a [`Decoder`].
 #[derive(Debug, Clone)]
 pub struct DecoderState {
     caches: Vec<KvCache>,
@@ -161,17 +161,17 @@ impl DecoderState {
         self.caches.iter().map(KvCache::bytes).sum()
     }
 
-    /// Forgets all but the first `tokens` tokens: the run goes on as if the rest had never been fed.
+    /// Drops all but the first `tokens` tokens: the run goes on as if the rest had never been fed.
     ///
     /// # Panics
-    /// If fewer tokens were taken.
+    /// If the run holds fewer tokens.
     pub fn truncate(&mut self, tokens: usize) {
         assert!(tokens <= self.tokens, "a run of {} tokens cut to {tokens}", self.tokens);
         self.caches.iter_mut().for_each(|cache| cache.truncate(tokens));
         self.tokens = tokens;
     }
 
-    /// Forgets everything but keeps the caches' memory.
+    /// Empties the caches but keeps their memory.
     pub fn clear(&mut self) {
         self.caches.iter_mut().for_each(KvCache::clear);
         self.tokens = 0;
@@ -209,7 +209,7 @@ impl Decoder {
         DecoderState { caches: vec![KvCache::default(); self.layers.len()], tokens: 0 }
     }
 
-    /// Whether a state has room for further tokens.
+    /// Checks that a state has room for `tokens` more tokens.
     ///
     /// # Errors
     /// [`Error::ContextLength`] if it would hold more tokens than the model was made for.
@@ -221,8 +221,8 @@ impl Decoder {
         }
     }
 
-    /// Takes new tokens of some runs, which share each pass over the weights; prefill and decode are the same call. Memory grows with
-    /// the tokens of all runs.
+    /// Runs the stack on the new tokens of several runs, reading each weight once for all of them; prefill and decode are the same
+    /// call. Memory grows with the number of new tokens of all runs.
     ///
     /// # Shapes
     /// `[N, D]` → `[N, D]`, after the final norm; the runs' tokens add up to `N`.
@@ -243,7 +243,7 @@ impl Decoder {
         e.rms_norm(&x, &self.norm)
     }
 
-    /// What all layers of a step share.
+    /// Makes what all layers of a step share: rotation and masks.
     fn step<E: Engine>(&self, e: &E, runs: &[DecoderRun]) -> E::Step {
         let [mut cos, mut sin] = [Vec::new(), Vec::new()];
         for run in runs {
@@ -256,7 +256,7 @@ impl Decoder {
     }
 }
 
-/// Shows each run's probe what it wants to see of a layer.
+/// Shows each run's probe the outputs of a layer that it asks for.
 fn show<E: Engine>(e: &E, index: usize, x: &E::Rows, routing: Option<&E::Routing>, runs: &mut [DecoderRun]) {
     let mut start = 0;
     for run in runs {

@@ -3,30 +3,32 @@ use crate::{Activation, Engine, LayerNorm, Linear, Qkv};
 /// The projections of an encoder's attention.
 #[derive(Debug, Clone, Copy)]
 pub enum QkvProjection<'a> {
-    /// One layer each.
+    /// One linear layer each.
     Split([&'a Linear; 3]),
-    /// One layer whose outputs lie beside each other.
+    /// One linear layer, whose output rows hold queries, keys and values side by side.
     Joined(&'a Linear),
 }
 
-/// One transformer layer of an encoder: attention inside windows, then two linear layers, each behind a norm.
+/// One pre-norm transformer layer of an encoder: attention inside windows, then two linear layers.
 #[derive(Debug, Clone, Copy)]
 pub struct EncoderLayer<'a> {
-    /// Before attention, before the two linear layers.
+    /// The norm before attention, and the norm before the two linear layers.
     pub norms: [&'a LayerNorm; 2],
     /// Queries, keys and values.
     pub qkv: QkvProjection<'a>,
-    /// Behind attention.
+    /// Output projection of attention.
     pub out: &'a Linear,
-    /// The two linear layers.
+    /// The two linear layers after attention.
     pub mlp: [&'a Linear; 2],
-    /// Between them.
+    /// Activation between the two linear layers.
     pub activation: Activation,
     /// Heads `H`.
     pub heads: usize,
 }
 
 impl EncoderLayer<'_> {
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// `[N, D]` → `[N, D]`; the windows add up to `N`, the rotation has `[N, Dh / 2]` angles.
     pub fn forward<E: Engine>(&self, e: &E, x: E::Rows, windows: &[usize], rotation: Option<&E::Rotation>) -> E::Rows {

@@ -17,7 +17,7 @@ enum Store {
 }
 
 impl KvCache {
-    /// Keys held that a later query can still see.
+    /// Number of keys held that a later query can still see.
     pub fn len(&self) -> usize {
         match &self.store {
             Store::Empty => 0,
@@ -31,7 +31,7 @@ impl KvCache {
         self.len() == 0
     }
 
-    /// Bytes held, those that are allocated ahead included.
+    /// Bytes held, memory allocated ahead included.
     pub fn bytes(&self) -> usize {
         match &self.store {
             Store::Empty => 0,
@@ -40,7 +40,7 @@ impl KvCache {
         }
     }
 
-    /// Forgets all but the first `length` keys of a cache without a window.
+    /// Drops all but the first `length` keys of a cache without a window.
     ///
     /// # Panics
     /// If the cache holds fewer keys, or keeps only a window.
@@ -52,7 +52,7 @@ impl KvCache {
         }
     }
 
-    /// Forgets the keys but keeps the memory of the first page.
+    /// Drops the keys but keeps the memory of the first page.
     pub fn clear(&mut self) {
         match &mut self.store {
             Store::Empty => {}
@@ -61,7 +61,7 @@ impl KvCache {
         }
     }
 
-    /// The pages, for the engine of host memory.
+    /// The paged keys and values, for the host engine.
     ///
     /// # Panics
     /// If another engine made the cache.
@@ -75,7 +75,7 @@ impl KvCache {
         }
     }
 
-    /// The tensors, for the engine of a device.
+    /// The keys and values as tensors, for the device engine.
     ///
     /// # Panics
     /// If another engine made the cache.
@@ -104,12 +104,12 @@ pub(crate) struct TensorKv {
 const FIRST_CAPACITY: usize = 64;
 
 impl TensorKv {
-    /// Bytes held, those that are allocated ahead included.
+    /// Bytes held, memory allocated ahead included.
     fn bytes(&self) -> usize {
         self.store.iter().flatten().map(|store| store.shape().num_elements() * store.dtype().size()).sum()
     }
 
-    /// Forgets the keys but keeps the memory.
+    /// Drops the keys but keeps the memory.
     fn clear(&mut self) {
         self.length = 0;
         if self.window.is_some() {
@@ -117,7 +117,7 @@ impl TensorKv {
         }
     }
 
-    /// Forgets all but the first `length` keys of a growing cache.
+    /// Drops all but the first `length` keys of a growing cache.
     ///
     /// # Panics
     /// If the cache holds fewer keys, or keeps only a window.
@@ -126,7 +126,7 @@ impl TensorKv {
         self.length = length;
     }
 
-    /// Adds keys and values of new tokens; returns all that the new tokens may see.
+    /// Appends keys and values of new tokens; returns all that the new tokens may see.
     ///
     /// # Shapes
     /// in `[B, K, T, Dh]`, out `[B, K, S, Dh]`.

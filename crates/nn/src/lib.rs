@@ -42,8 +42,8 @@ pub use runs::{admitted, last_rows};
 pub use sampler::{Logits, Sampler};
 pub use tensors::{to_f32_vec, with_f32_slice};
 
-/// Most single-token runs whose results equal those of each run alone on the host's engine: up to this many rows the kernels compute
-/// each row by itself, from one reading of the weights.
+/// Most single-token runs that the host engine batches with results equal to those of each run alone: up to this many rows the
+/// kernels compute each row on its own, reading the weights once for all.
 pub const SKINNY_MAX_ROWS: usize = kernels::MANY - 1;
 
 #[cfg(doctest)]

@@ -23,10 +23,10 @@ impl Linear {
         Ok(Self { weight: Matrix::load(weights, shape, TensorKind::Linear)?, bias })
     }
 
-    /// A layer in host memory of a weight `[out, in]` that was laid out anew.
+    /// Makes a layer in host memory from a rearranged weight `[out, in]`.
     ///
     /// # Panics
-    /// If there are not that many values.
+    /// If the number of values does not match `shape`.
     pub fn of_values(weights: &Weights, values: &[f32], shape: [usize; 2], bias: Option<Vec<f32>>) -> Self {
         let weight = Matrix::Host(HostMatrix::of_values(weights, values, shape));
         Self { weight, bias: bias.map(Vector::of_values) }
@@ -58,7 +58,7 @@ impl Embedding {
         Ok(Self { weight: Matrix::load(weights, shape, TensorKind::Table)? })
     }
 
-    /// Rows of the table `V`.
+    /// Number of rows of the table, `V`.
     pub fn rows(&self) -> usize {
         self.weight.shape()[0]
     }

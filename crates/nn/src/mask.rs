@@ -7,14 +7,14 @@ pub(crate) struct MaskSpec {
     pub(crate) queries: usize,
     /// Keys `S`, the new tokens included.
     pub(crate) keys: usize,
-    /// Keys a query sees, itself included; `None` for all before it.
+    /// Number of keys a query sees, itself included; `None` for all before it.
     pub(crate) window: Option<usize>,
 }
 
 /// The causal mask of one step, made once and used by every layer.
 ///
-/// Long prefills are cut into blocks of queries, so that scores never exceed `H × block × S`; the biases of very long ones
-/// are made when they are needed, one block at a time.
+/// Long prefills are cut into blocks of queries, so that scores never exceed `H × block × S`; the biases of very long ones are made
+/// when needed, one block at a time.
 #[derive(Debug, Clone)]
 pub(crate) struct Mask {
     blocks: Vec<MaskBlock>,
@@ -30,7 +30,7 @@ pub(crate) struct MaskBlock {
     pub(crate) bias: Option<Tensor<5>>,
 }
 
-/// Elements of a mask whose blocks are all kept for all layers, at most.
+/// Most elements of a mask whose blocks are all kept for all layers.
 const KEPT_ELEMENTS: usize = 1 << 24;
 
 const QUERIES_PER_BLOCK: usize = 512;

@@ -4,7 +4,7 @@ use checkpoint::{StoredMatrix, TensorKind, Weights};
 use kernels::{Precision, Scales, Weight};
 use omni_core::{Dtype, Result};
 
-/// Makes a type that holds no parameters a module.
+/// Implements burn's `Module` for a type without parameters.
 #[macro_export]
 macro_rules! without_parameters {
     ($type:ty) => {
@@ -41,13 +41,13 @@ macro_rules! without_parameters {
     };
 }
 
-/// The `[out, in]` matrix of a linear layer, in the form its engine multiplies it in.
+/// The `[out, in]` matrix of a linear layer, in the form its engine multiplies.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // One per matrix, which is larger by far.
 pub enum Matrix {
-    /// Numbers on the device; trainable on an autodiff device.
+    /// Floats on the device; trainable on an autodiff device.
     Dense(Param<Tensor<2>>),
-    /// Integers on the device, turned into numbers when they are used.
+    /// Packed integers on the device, dequantised when used.
     Packed(PackedTensor),
     /// In host memory, as it lies in the file.
     Host(HostMatrix),
@@ -77,7 +77,7 @@ impl HostMatrix {
         Self { precision: if bf16 { Precision::Half } else { Precision::Full }, stored }
     }
 
-    /// A matrix of values `[out, in]` that were laid out anew.
+    /// Makes a matrix from rearranged values `[out, in]`.
     pub(crate) fn of_values(weights: &Weights, values: &[f32], shape: [usize; 2]) -> Self {
         Self::of(weights, weights.matrix_of(values, shape))
     }
@@ -123,6 +123,8 @@ impl Matrix {
         }
     }
 
+    /// The matrix in host memory.
+    ///
     /// # Panics
     /// If the model was loaded for a device.
     pub(crate) fn host(&self) -> &HostMatrix {
@@ -147,7 +149,7 @@ impl Matrix {
     /// The given rows `[n, in]` on the device.
     ///
     /// # Panics
-    /// Where [`Matrix::tensor`] does.
+    /// If the model was loaded for host memory.
     pub(crate) fn select_rows(&self, index: Tensor<1, Int>) -> Tensor<2> {
         match self {
             Matrix::Packed(packed) => packed.select(packed.shape[0], index).squeeze_dim(1),
@@ -156,7 +158,7 @@ impl Matrix {
     }
 }
 
-/// The vector of a norm, a bias or a scale, in the form its engine reads it in.
+/// The vector of a norm, a bias or a scale, in the form its engine reads.
 #[derive(Module, Debug)]
 pub enum Vector {
     /// On the device; trainable on an autodiff device.
@@ -219,7 +221,7 @@ impl Vector {
     }
 }
 
-/// The matrices of several layers below one another, as numbers on the device, packed or not.
+/// Stacks the matrices of several layers along their rows, as floats on the device, packed or not.
 ///
 /// # Errors
 /// The errors of [`Weights::matrix`].
@@ -228,7 +230,7 @@ pub(crate) fn stacked_numbers<'a>(parts: impl Iterator<Item = Weights<'a>>, shap
     Ok(Tensor::cat(each.collect::<Result<Vec<_>>>()?, 0))
 }
 
-/// All values as numbers on a device.
+/// All values as floats on a device.
 fn unpacked(stored: &StoredMatrix, device: &Device, dtype: Dtype) -> Tensor<2> {
     let [output, input] = stored.shape();
     let mut values = vec![0.0; output * input];
@@ -253,7 +255,7 @@ pub struct PackedTensor {
 crate::without_parameters!(PackedTensor);
 
 impl PackedTensor {
-    /// `None` for a row that does not fill its words, or groups that do not fill the row.
+    /// Moves a packed matrix to the device; `None` if a row does not fill its words, or the groups do not fill the row.
     pub(crate) fn new(stored: &StoredMatrix, device: &Device, dtype: Dtype) -> Option<Self> {
         let [output, input] = stored.shape();
         let Weight::Packed(packed) = stored.weight() else { return None };
@@ -274,14 +276,14 @@ impl PackedTensor {
         Some(Self {
             shape: [output, input],
             bits,
-            // Whatever integers the device takes otherwise: wider ones would be no smaller than numbers.
+            // I32, whatever integers the device uses otherwise: wider ones would be no smaller than floats.
             words: Tensor::from_data(TensorData::new(words, [output, words_per_row]), (device, DType::I32)),
             scales: floats(scales),
             zeros: zeros.map(floats),
         })
     }
 
-    /// Several layers below one another; `None` unless all are packed alike.
+    /// Stacks the packed matrices of several layers along their rows; `None` unless all are packed alike.
     ///
     /// # Errors
     /// The errors of [`Weights::matrix`].
@@ -297,7 +299,7 @@ impl PackedTensor {
         Ok(Some(Self::joined(all)))
     }
 
-    /// Several that are alike below one another.
+    /// Stacks matrices that are packed alike along their rows.
     pub(crate) fn joined(parts: Vec<Self>) -> Self {
         let first = &parts[0];
         let (shape, bits) = ([parts.iter().map(|part| part.shape[0]).sum(), first.shape[1]], first.bits);
@@ -307,14 +309,14 @@ impl PackedTensor {
         Self { shape, bits, words, scales, zeros: zeros.map(|zeros| Tensor::cat(zeros, 0)) }
     }
 
-    /// Whether two can be stacked.
+    /// Whether two matrices can be stacked.
     fn like(&self, other: &Self) -> bool {
         self.bits == other.bits
             && self.scales.dims()[1] == other.scales.dims()[1]
             && self.zeros.is_some() == other.zeros.is_some()
     }
 
-    /// Some rows `[rows, in]`, as numbers.
+    /// A range of rows `[rows, in]`, still packed.
     pub(crate) fn rows(&self, rows: std::ops::Range<usize>) -> Self {
         let count = rows.len();
         Self {
@@ -326,7 +328,7 @@ impl PackedTensor {
         }
     }
 
-    /// Selects some of `count` equal parts, as numbers `[n, rows of a part, in]`.
+    /// Selects and dequantises some of `count` equal parts: `[n, rows of a part, in]`.
     pub(crate) fn select(&self, count: usize, index: Tensor<1, Int>) -> Tensor<3> {
         let (rows, [_, input], [chosen]) = (self.shape[0] / count, self.shape, index.dims());
         let [words, groups] = [self.words.dims()[1], self.scales.dims()[1]];
@@ -347,7 +349,7 @@ impl PackedTensor {
         selected.numbers().reshape([chosen, rows, input])
     }
 
-    /// The values `[out, in]`: the reference body of the packed product.
+    /// The dequantised values `[out, in]`: the reference body of the packed GEMM.
     pub(crate) fn numbers(&self) -> Tensor<2> {
         let [output, input] = self.shape;
         let (per_word, mask) = (32 / self.bits, (1i64 << self.bits) - 1);

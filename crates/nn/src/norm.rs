@@ -4,7 +4,7 @@ use omni_core::Result;
 
 use crate::matrix::Vector;
 
-/// Division by the root of the mean square, times a weight; computed in f32.
+/// RMSNorm: division by the root of the mean square, times a weight; computed in f32.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
     /// `[D]`.

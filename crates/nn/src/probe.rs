@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 
 use crate::moe::Routing;
 
-/// Looks at what a decoder computes on the way of one run, for parity tests, for the tap and for losses.
+/// Observes the intermediate results of one run through a decoder, for parity tests, for the tap and for losses.
 ///
 /// The empty probe `()` costs nothing.
 pub trait Probe: Send {
@@ -11,7 +11,7 @@ pub trait Probe: Send {
         let _ = (index, hidden);
     }
 
-    /// Whether [`Probe::layer`] does anything for this layer; what nobody looks at need not become a tensor.
+    /// Whether [`Probe::layer`] uses this layer; if not, no tensor is made for it.
     fn wants_layer(&self, index: usize) -> bool {
         let _ = index;
         true
@@ -22,7 +22,7 @@ pub trait Probe: Send {
         let _ = (index, routing);
     }
 
-    /// Whether [`Probe::routing`] does anything.
+    /// Whether [`Probe::routing`] does anything; if not, no routing is read for it.
     fn wants_routing(&self) -> bool {
         true
     }

@@ -2,9 +2,9 @@
 
 use omni_core::Result;
 
-/// Computes the runs that `check` lets pass together; each of the others fails by itself, its state untouched.
+/// Computes the runs that `check` accepts in one batch; each rejected run gets its own error, and its state stays untouched.
 ///
-/// `compute` gives one output for each run it gets, in order, and is not called without any.
+/// `compute` returns one output per run, in order; it is not called without any run.
 pub fn admitted<Run, Output>(
     runs: Vec<Run>,
     check: impl Fn(&Run) -> Result<()>,
@@ -23,7 +23,7 @@ pub fn admitted<Run, Output>(
     each.map(|checked| checked.map(|()| outputs.next().expect("one output for each run that passed"))).collect()
 }
 
-/// The last row of each run, of runs that lie behind each other.
+/// Index of each run's last row, from the numbers of rows of consecutive runs.
 pub fn last_rows(lengths: &[usize]) -> Vec<usize> {
     let ends = lengths.iter().scan(0, |end, length| {
         *end += length;

@@ -1,4 +1,4 @@
-//! From scores to ids, where the scores are.
+//! Sampling: from logits to ids, on the side where the logits lie.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -11,10 +11,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::to_f32_vec;
 
-/// The score of an id that must not be chosen; finite, because some shader languages lack infinity.
+/// Logit of an id that must not be chosen; finite, because some shader languages lack infinity.
 pub const NEVER: f32 = -1e30;
 
-/// Scores of the next id of one run, where its model computes.
+/// Logits of the next id of one run, where its model computes.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant)] // One per step.
 pub enum Logits {
@@ -25,7 +25,7 @@ pub enum Logits {
 }
 
 impl Logits {
-    /// The scores `[V]`, in host memory.
+    /// The logits `[V]`, in host memory.
     pub fn to_vec(&self) -> Vec<f32> {
         match self {
             Logits::Host(scores) => scores.clone(),
@@ -37,9 +37,9 @@ impl Logits {
 /// Ids that must never be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Suppressed {
-    /// These.
+    /// The ids of this range.
     pub ids: Range<u32>,
-    /// But this one may be.
+    /// An id of the range that may be chosen nevertheless.
     pub except: Option<u32>,
 }
 
@@ -57,18 +57,18 @@ pub struct Sampler {
     suppressed: Suppressed,
     /// Ids produced so far, where the repetition penalty needs them.
     seen: BTreeSet<u32>,
-    /// `[1, V]`: the suppressed ids, for scores on a device.
+    /// `[1, V]`: the suppressed ids, for logits on a device.
     mask: Option<Tensor<2, Bool>>,
 }
 
 impl Sampler {
-    /// A sampler for one run.
+    /// Makes a sampler for one run.
     pub fn new(options: &SamplingOptions, suppressed: Suppressed) -> Self {
         let random = ChaCha8Rng::seed_from_u64(options.seed);
         Self { options: options.clone(), random, suppressed, seen: BTreeSet::new(), mask: None }
     }
 
-    /// Chooses the next id, and takes it for produced.
+    /// Chooses the next id and records it as produced.
     pub fn sample(&mut self, logits: Logits) -> u32 {
         let id = self.choose(logits);
         self.accept(id);
@@ -83,19 +83,19 @@ impl Sampler {
         }
     }
 
-    /// Takes an id for produced: the repetition penalty acts on it from now on.
+    /// Records an id as produced: the repetition penalty acts on it from now on.
     pub fn accept(&mut self, id: u32) {
         if self.remembers() {
             self.seen.insert(id);
         }
     }
 
-    /// Whether what was produced matters for what comes next.
+    /// Whether the ids already produced influence the next choice.
     pub(crate) fn remembers(&self) -> bool {
         self.options.repetition_penalty != 1.0
     }
 
-    /// Scores after repetition penalty and suppression: what greedy choice looks at.
+    /// Logits after repetition penalty and suppression, from which the greedy choice is made.
     pub fn scores(&self, logits: &Logits) -> Vec<f32> {
         let mut scores = logits.to_vec();
         self.process(&mut scores);
@@ -117,7 +117,7 @@ impl Sampler {
         }
     }
 
-    /// Chooses from one row `[V]` in host memory, which is changed.
+    /// Chooses from one row of logits `[V]` in host memory, which is changed.
     pub(crate) fn choose_row(&mut self, scores: &mut [f32]) -> u32 {
         self.process(scores);
         if self.options.greedy {
@@ -144,7 +144,7 @@ impl Sampler {
         below.count().min(scores.len() - 1) as u32
     }
 
-    /// Chooses from one row `[1, V]` on a device, where the id stays.
+    /// Chooses from one row of logits `[1, V]` on a device, where the id stays.
     ///
     /// # Shapes
     /// `[1, V]` → `[1, 1]`.
@@ -181,7 +181,7 @@ impl Sampler {
     }
 }
 
-/// Divides positive and multiplies negative scores of ids already seen.
+/// Divides positive and multiplies negative logits of ids already seen.
 ///
 /// # Shapes
 /// `[B, V]`, seen `[B, V]` → `[B, V]`.
@@ -200,7 +200,7 @@ pub fn suppress(scores: Tensor<2>, suppressed: Tensor<2, Bool>) -> Tensor<2> {
     scores.mask_fill(suppressed.expand(shape), NEVER)
 }
 
-/// Divides by the temperature; impossible ids stay impossible.
+/// Divides logits by the temperature; impossible ids stay impossible.
 ///
 /// # Shapes
 /// `[B, V]` → `[B, V]`.
@@ -209,7 +209,7 @@ pub fn soften(scores: Tensor<2>, temperature: f32) -> Tensor<2> {
     (scores / temperature).mask_fill(impossible, NEVER)
 }
 
-/// Keeps the `k` best scores of each row (all for 0); equal scores at the edge are all kept.
+/// Keeps the `k` highest logits of each row (all for 0); equal logits at the boundary are all kept.
 pub fn top_k(scores: Tensor<2>, k: usize) -> Tensor<2> {
     let vocabulary = scores.dims()[1];
     if k == 0 || k >= vocabulary {
@@ -219,7 +219,7 @@ pub fn top_k(scores: Tensor<2>, k: usize) -> Tensor<2> {
     keep_from(scores, smallest)
 }
 
-/// Keeps the smallest set of best scores whose probability reaches `p`.
+/// Keeps the smallest set of highest logits whose probability reaches `p`.
 pub fn top_p(scores: Tensor<2>, p: f32) -> Tensor<2> {
     if p >= 1.0 {
         return scores;
@@ -231,13 +231,13 @@ pub fn top_p(scores: Tensor<2>, p: f32) -> Tensor<2> {
     keep_from(scores, smallest)
 }
 
-/// [`top_k`], then [`top_p`], of one row; what is dropped becomes minus infinity.
+/// Applies [`top_k`], then [`top_p`], to one row; dropped logits become minus infinity.
 fn keep_best(scores: &mut [f32], k: usize, p: f32) {
     let mut sorted = scores.to_vec();
     if k > 0 && k < sorted.len() {
         sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
         let smallest = sorted[k - 1];
-        // Equal scores at the edge are all kept.
+        // Equal logits at the boundary are all kept.
         sorted = scores.iter().copied().filter(|score| *score >= smallest).collect();
     }
     if p < 1.0 {

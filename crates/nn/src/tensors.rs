@@ -5,7 +5,7 @@ pub fn to_f32_vec<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
     x.to_data().convert::<f32>().try_to_vec_as::<f32>().expect("converted to f32")
 }
 
-/// The values in f32, without a copy where they lie in host memory in order.
+/// Lends the values in f32 to `f`, without a copy if they lie in host memory in order.
 pub fn with_f32_slice<const D: usize, T>(x: &Tensor<D>, f: impl FnOnce(&[f32]) -> T) -> T {
     #[cfg(feature = "flex")]
     if let Ok(memory) = x.clone().try_into_primitive::<burn::backend::Flex>() {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
-/// Most scores of one block: a quarter of a gigabyte in f32.
+/// Most attention scores of one block: a quarter of a gigabyte in f32.
 const SCORES: usize = 1 << 26;
 
 /// Full attention inside windows of rows, none across them: the encoders' attention on a device.
@@ -17,7 +17,7 @@ pub(crate) fn window_attention(qkv: [Tensor<3>; 3], windows: &[usize]) -> Tensor
     assert_eq!(windows.iter().sum::<usize>(), rows, "windows cover the rows");
     let [q, k, v] = qkv;
     let (mut pieces, mut start) = (Vec::new(), 0);
-    // Neighbours of one length are a batch.
+    // Neighbouring windows of the same length form a batch.
     for run in windows.chunk_by(|a, b| a == b) {
         let (count, length) = (run.len(), run[0]);
         if length > 0 {
@@ -38,7 +38,7 @@ fn in_batch([q, k, v]: [Tensor<4>; 3]) -> Tensor<4> {
     let block = (SCORES / (windows * heads * length)).clamp(1, length);
     let blocks = (0..length).step_by(block).map(|start| {
         let q = q.clone().narrow(2, start, block.min(length - start));
-        // The framework's attention, which keeps no scores on the CPU; softmax in f32, scaled by the width of a head.
+        // burn's attention, which keeps no scores on the CPU; softmax in f32, scaled by the head width.
         attention(q, k.clone(), v.clone(), None, None, AttentionModuleOptions::default())
     });
     Tensor::cat(blocks.collect(), 2)

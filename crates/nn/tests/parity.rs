@@ -1,5 +1,6 @@
-//! Score processing equal the reference's, in f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both
-//! engines, and in bf16 too.
+//! Parity with the reference: sampling from logits.
+//!
+//! In f32 on the device of `OMNI_TEST_DEVICE`; on the CPU with both engines, and in bf16 too.
 
 use testkit::parity::assert_cases;
 

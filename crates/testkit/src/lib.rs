@@ -13,7 +13,7 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// The small random-weight checkpoint: right shapes, no sense.
+/// The small random-weight checkpoint: right in structure, meaningless in output.
 pub fn tiny() -> PathBuf {
     fixtures().join("tiny")
 }
@@ -23,7 +23,7 @@ pub fn golden() -> PathBuf {
     fixtures().join("golden")
 }
 
-/// How far the reference itself is from the golden data when it computes in bf16.
+/// The reference's own errors in bf16, measured against the golden data.
 pub fn bf16_errors() -> PathBuf {
     fixtures().join("bf16/tiny.json")
 }
@@ -70,8 +70,8 @@ pub fn device_name() -> String {
     std::env::var("OMNI_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
 }
 
-/// `count` numbers without order, of mean 0 and variance 1, the same for a seed: a device's own source is shared by the tests that
-/// run at the same time.
+/// `count` random numbers of mean 0 and variance 1, the same for the same seed. A device's own random source would be shared by all
+/// tests that run at the same time.
 pub fn noise(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut uniform = || {
@@ -80,15 +80,15 @@ pub fn noise(count: usize, seed: u64) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 24) as f32
     };
-    // The sum of twelve has variance 1.
+    // The sum of twelve uniform numbers has variance 1.
     (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
 }
 
-/// How far numbers lie from a reference: the cosine of the angle between both, each taken as one vector, and the largest difference
-/// as a share of the reference's largest number. What is no number is infinitely far.
+/// Distance of numbers from a reference: the cosine similarity of both, each taken as one vector, and the largest difference as a
+/// share of the reference's largest magnitude. A value that is not a number counts as infinitely far.
 ///
 /// # Panics
-/// If there are not as many.
+/// If the lengths differ.
 pub fn distance(reference: &[f32], other: &[f32]) -> (f64, f64) {
     assert_eq!(reference.len(), other.len(), "as many numbers as the reference");
     let pairs = || reference.iter().zip(other).map(|(a, b)| (f64::from(*a), f64::from(*b)));

@@ -2,7 +2,7 @@ use omni_core::{Error, Positions, Result, SpanLayout};
 
 use crate::{MediaIds, MediaItem, interleave, positions, scan_spans};
 
-/// What decides the positions of a prompt besides its ids.
+/// Everything besides its ids that decides the positions of a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MediaLayout {
     /// The token ids that mark media.
@@ -16,8 +16,8 @@ pub struct MediaLayout {
 }
 
 impl MediaLayout {
-    /// Replaces each placeholder of a rendered prompt by as many as its item has rows. With sound in video, a video's
-    /// placeholder becomes interleaved ones of both, opened and closed as sound.
+    /// Expands the placeholders of a rendered prompt: each is repeated once per row of its item. With sound in video, a video's
+    /// placeholder becomes the interleaved placeholders of both, opened and closed as sound.
     ///
     /// # Errors
     /// [`Error::Request`] if placeholders and items do not match.
@@ -71,8 +71,8 @@ impl MediaLayout {
         Ok(positions(&self.spans(ids)?, self.ids_per_second))
     }
 
-    /// Positions where sound in video counts one position per row on all axes: the reference does not
-    /// tell its talker of it.
+    /// Positions and position delta as the reference's talker has them: sound in video takes one position per row on all axes,
+    /// because the reference does not tell its talker of it.
     ///
     /// # Errors
     /// The errors of [`scan_spans`].

@@ -28,7 +28,7 @@ pub fn positions(spans: &[SpanLayout], ids_per_second: f32) -> (Positions, f32) 
     (Positions::new(1, axes), delta)
 }
 
-/// Joins rows of different length to one batch, padded at the left with position 0.
+/// Joins rows of different lengths into one batch, padded at the left with position 0.
 ///
 /// Returns the positions and the padding of each row.
 pub fn left_padded(rows: &[Positions]) -> (Positions, Vec<usize>) {
@@ -41,9 +41,9 @@ pub fn left_padded(rows: &[Positions]) -> (Positions, Vec<usize>) {
     (Positions::new(rows.len().max(1), axes), padding)
 }
 
-/// The order of sound and video rows by time: `true` for a row of sound.
+/// Order of sound and video rows by time: `true` for a row of sound.
 ///
-/// A video row goes first if its time is not later than the next sound row's; what is left over follows.
+/// A video row goes first if its time is not later than the next sound row's; what is left of either follows.
 pub fn interleave(audio_tokens: usize, grid: [usize; 3], seconds_per_step: f32, ids_per_second: f32) -> Vec<bool> {
     let video = self::grid(0.0, grid, seconds_per_step * ids_per_second);
     merge(&sequence(0.0, audio_tokens), &video)
@@ -65,7 +65,7 @@ fn grid(start: f32, [t, h, w]: [usize; 3], ids_per_step: f32) -> Vec<[f32; 3]> {
     rows
 }
 
-/// Appends a span; the next free position is one after its largest. `None` for an empty span.
+/// Appends a span and returns the next free position, one after the span's largest; `None` for an empty span.
 fn extend(rows: &mut Vec<[f32; 3]>, span: Vec<[f32; 3]>) -> Option<f32> {
     let next = span.iter().flatten().copied().reduce(f32::max).map(|largest| largest + 1.0);
     rows.extend(span);
@@ -83,7 +83,8 @@ fn merge(audio: &[[f32; 3]], video: &[[f32; 3]]) -> Vec<bool> {
     order
 }
 
-/// Only the left-over piece decides the next position, as in the reference.
+/// Appends sound and video rows in order of time and returns the next free position. As in the reference, only the rows at the end
+/// that are all of one kind decide it.
 fn audio_in_video(rows: &mut Vec<[f32; 3]>, audio: Vec<[f32; 3]>, video: Vec<[f32; 3]>) -> Option<f32> {
     let order = merge(&audio, &video);
     let (mut audio, mut video) = (audio.into_iter(), video.into_iter());
@@ -101,22 +102,22 @@ fn audio_in_video(rows: &mut Vec<[f32; 3]>, audio: Vec<[f32; 3]>, video: Vec<[f3
 /// The token ids that mark media in a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MediaIds {
-    /// Stands for one row of sound.
+    /// Placeholder of one row of sound.
     pub audio: u32,
-    /// Stands for one row of a picture.
+    /// Placeholder of one row of a picture.
     pub image: u32,
-    /// Stands for one row of a video.
+    /// Placeholder of one row of a video.
     pub video: u32,
-    /// Opens sound.
+    /// Token that opens sound.
     pub audio_start: u32,
-    /// Opens a picture or video.
+    /// Token that opens a picture or video.
     pub vision_start: u32,
 }
 
 /// One item of media, in the order of its placeholders.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MediaItem {
-    /// Sound of so many rows.
+    /// Sound, with its number of rows.
     Audio(usize),
     /// A picture of `[h, w]` rows and columns, in merged units.
     Image([usize; 2]),
@@ -195,7 +196,7 @@ impl MediaItem {
         }
     }
 
-    /// The item an encoder's span is, if it is one.
+    /// The media item that an encoder's span describes; `None` for sound in video.
     pub fn of(span: &SpanLayout) -> Option<Self> {
         match *span {
             SpanLayout::Audio { tokens } | SpanLayout::Sequence { tokens } => Some(Self::Audio(tokens)),

@@ -6,7 +6,7 @@ use omni_core::Result;
 use crate::config::EPS;
 use crate::config::VisionConfig;
 
-/// One transformer block: attention inside a frame, then two linear layers, each behind a norm.
+/// One pre-norm transformer block: attention inside a frame, then two linear layers.
 #[derive(Module, Debug)]
 pub(crate) struct VisionBlock {
     norm1: LayerNorm,
@@ -47,6 +47,8 @@ impl VisionBlock {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `[P, D]` → `[P, D]`; `frames` are lengths that add up to `P`.
     pub(crate) fn forward<E: Engine>(&self, e: &E, x: E::Rows, rotation: &E::Rotation, frames: &[usize]) -> E::Rows {

@@ -6,12 +6,12 @@ use omni_core::Result;
 use crate::config::EPS;
 use crate::config::VisionConfig;
 
-/// Makes one row of the patches of a merge block.
+/// Merges the patches of each merge block into one row.
 #[derive(Module, Debug)]
 pub(crate) struct Merger {
     ln_q: LayerNorm,
     mlp: MergerMlp,
-    /// Deepstack features are normalised after the patches are joined, the last rows before.
+    /// Whether the norm follows the joining of patches, as for deepstack features, or precedes it, as for the last rows.
     joined_first: bool,
 }
 
@@ -37,6 +37,8 @@ impl Merger {
         })
     }
 
+    /// Merges patches to rows in the thinker's width.
+    ///
     /// # Shapes
     /// `[P, D]` → `[T, output D]`, `T = P / merge²`.
     pub(crate) fn forward<E: Engine>(&self, e: &E, x: E::Rows) -> E::Rows {

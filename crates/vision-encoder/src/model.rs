@@ -11,7 +11,7 @@ use crate::pos_embed::PosEmbed;
 use crate::rotary2d::rotation_tables;
 use crate::{PixelPatches, VisionProbe};
 
-/// Patches that go through the blocks together, unless one frame has more: flat memory for long videos.
+/// Patches per batch through the blocks, unless one frame has more: flat memory for long videos.
 const PATCHES_PER_BATCH: usize = 4096;
 
 /// Patch embedding with positions, blocks with attention inside frames, and mergers to the thinker's width.
@@ -41,7 +41,7 @@ impl Frame {
         self.size[0] * self.size[1]
     }
 
-    /// Its patches.
+    /// The patches of this frame.
     fn of(&self, items: &[PixelPatches]) -> Tensor<2> {
         let count = self.patches();
         items[self.item].patches.clone().narrow(0, self.step * count, count)
@@ -88,7 +88,7 @@ impl VisionEncoder {
         })
     }
 
-    /// Encodes with a look at every block; see [`ModalityEncoder::encode`].
+    /// Encodes as [`ModalityEncoder::encode`] does, showing every block to `probe`.
     ///
     /// # Errors
     /// The errors of [`ModalityEncoder::encode`].
@@ -131,7 +131,7 @@ impl VisionEncoder {
         Ok(())
     }
 
-    /// Some frames from patches to finished rows.
+    /// Encodes a batch of frames, from patches to finished rows.
     fn batch<E: Engine>(&self, e: &E, items: &[PixelPatches], batch: &[Frame], probe: &mut dyn VisionProbe) -> Rows {
         let lengths: Vec<usize> = batch.iter().map(Frame::patches).collect();
         let patches: Vec<Tensor<2>> = batch.iter().map(|frame| frame.of(items)).collect();
@@ -150,7 +150,7 @@ impl VisionEncoder {
             if probe.is_active() {
                 probe.block(index, &e.tensor(&x, 0..count));
             }
-            // Features go in the order of the layers; which merger makes one follows the order of the config.
+            // Features are in the order of the layers; a layer's place in the config decides which merger makes its feature.
             if let Some(at) = self.config.deepstack_visual_indexes.iter().position(|tapped| *tapped == index) {
                 let copy = e.select(&x, &(0..count).collect::<Vec<_>>());
                 features.push(finished(e, self.merger_list[at].forward(e, copy)));
@@ -182,7 +182,7 @@ impl VisionEncoder {
         probe.rotary(&cos, &sin);
     }
 
-    /// The rows of the position table that each patch of a batch lies between.
+    /// The rows of the position table around each patch of a batch, with their weights.
     fn corners(&self, batch: &[Frame]) -> Vec<[WeightedRow; 4]> {
         let runs = batch.chunk_by(|a, b| a.size == b.size);
         runs.flat_map(|run| self.pos_embed.corners(run[0].size, self.config.spatial_merge_size).repeat(run.len()))
@@ -205,19 +205,20 @@ impl VisionEncoder {
     }
 }
 
-/// All rows, for another crate.
+/// All rows as a tensor, for another crate.
 fn finished<E: Engine>(e: &E, x: E::Rows) -> Tensor<2> {
     let rows = e.shape(&x)[0];
     e.tensor(&x, 0..rows)
 }
 
-/// A convolution whose kernel is its stride is a linear layer over each patch: `[D, colours, frames, side, side]` flattened.
+/// Loads the patch embedding. A convolution whose kernel is its stride is a linear layer over each patch:
+/// `[D, colours, frames, side, side]` flattened.
 fn patch_embed(weights: &Weights, config: &VisionConfig) -> Result<Linear> {
     let (width, side) = (config.hidden_size, config.patch_size);
     Linear::load(weights, [width, config.in_channels, config.temporal_patch_size, side, side], true)
 }
 
-/// Frames of all items, a bounded number of patches at a time.
+/// Splits the frames of all items into batches of a bounded number of patches.
 fn batches(items: &[PixelPatches]) -> Vec<Vec<Frame>> {
     let frames = items.iter().enumerate().flat_map(|(item, PixelPatches { grid: [t, h, w], .. })| {
         (0..*t).map(move |step| Frame { item, step, size: [*h, *w] })

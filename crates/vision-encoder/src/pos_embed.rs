@@ -20,7 +20,7 @@ impl PosEmbed {
         Ok(Self { table: Embedding::load(weights, table)?, side: config.num_position_embeddings.isqrt() })
     }
 
-    /// The table rows each place of a grid lies between, with their weights: bilinear, with aligned corners, in merge-block order.
+    /// The four table rows around each grid cell, with their weights: bilinear, with aligned corners, in merge-block order.
     pub(crate) fn corners(&self, [height, width]: [usize; 2], merge: usize) -> Vec<[WeightedRow; 4]> {
         let rows: Vec<_> = (0..height).map(|i| self.between(i, height)).collect();
         let columns: Vec<_> = (0..width).map(|i| self.between(i, width)).collect();
@@ -33,10 +33,10 @@ impl PosEmbed {
         patch_places(height, width, merge).into_iter().map(of_place).collect()
     }
 
-    /// The two table rows a place lies between, with their weights.
+    /// The two table indices around grid index `index` of `count`, with their weights.
     fn between(&self, index: usize, count: usize) -> [(usize, f32); 2] {
         let last = self.side - 1;
-        // As the reference spaces them: in f32.
+        // The spacing is computed in f32, as in the reference.
         let step = last as f32 / count.saturating_sub(1).max(1) as f32;
         let at = if index + 1 == count && count > 1 { last as f32 } else { index as f32 * step };
         let low = (at as usize).min(last);

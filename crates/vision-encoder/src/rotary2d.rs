@@ -8,7 +8,7 @@ const THETA: f32 = 10_000.0;
 pub(crate) fn rotation_tables([height, width]: [usize; 2], merge: usize, head_dim: usize) -> [Vec<f32>; 2] {
     let quarter = head_dim / 4;
     let frequencies: Vec<f32> = (0..quarter).map(|i| 1.0 / THETA.powf(i as f32 / quarter as f32)).collect();
-    // A row and a column of the same number turn alike.
+    // A row and a column of the same index have the same angles.
     let of_numbers = |turn: fn(f32) -> f32| {
         let angle = |at: usize, frequency: &f32| turn(at as f32 * frequency);
         let table = (0..height.max(width)).map(|at| frequencies.iter().map(|f| angle(at, f)).collect::<Vec<_>>());

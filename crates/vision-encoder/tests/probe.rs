@@ -1,4 +1,4 @@
-//! A look at the blocks changes nothing, and neither does what was encoded before.
+//! Neither a probe nor an earlier call changes the results.
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;

@@ -7,9 +7,9 @@ use serde::Serialize;
 pub struct Difference {
     /// The part of the model.
     pub component: &'static str,
-    /// What of it.
+    /// The output of that part.
     pub output: String,
-    /// Numbers that were compared.
+    /// Number of values that were compared.
     pub values: usize,
     /// Cosine of the angle between both outputs, each taken as one vector: 1 if they point the same way.
     pub cosine: f64,
@@ -17,12 +17,12 @@ pub struct Difference {
     pub max_abs: f64,
     /// Largest absolute value of the reference.
     pub largest: f64,
-    /// For scores: the share of rows whose best entry is the same.
+    /// For logits: the share of rows whose highest entry is the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub same_best: Option<f64>,
 }
 
-/// Both outputs of a part, as they come in.
+/// Outputs of a part from both checkpoints, as they come in.
 pub(super) struct Pairs {
     component: &'static str,
     output: String,
@@ -42,12 +42,12 @@ impl Pairs {
         Self { component, output, scores: false, values, products, max_abs, largest, rows, agreeing }
     }
 
-    /// The last axis holds scores: whether the best entries agree is counted too.
+    /// For logits along the last axis: whether the highest entries agree is counted too.
     pub(super) fn scores(component: &'static str) -> Self {
         Self { scores: true, ..Self::new(component, "scores") }
     }
 
-    /// Adds an output of the reference and the other's.
+    /// Adds one output, of the reference and of the other checkpoint.
     pub(super) fn add<const D: usize>(&mut self, reference: Tensor<D>, other: Tensor<D>) -> Result<()> {
         let (shape, found) = (reference.dims(), other.dims());
         if shape != found {
@@ -65,7 +65,7 @@ impl Pairs {
             self.products[0] += a * b;
             self.products[1] += a * a;
             self.products[2] += b * b;
-            // What is no number must not pass for a small difference.
+            // A value that is not a number must not pass for a small difference.
             let difference = if (a - b).is_finite() { (a - b).abs() } else { f64::INFINITY };
             self.max_abs = self.max_abs.max(difference);
             self.largest = self.largest.max(a.abs());

@@ -12,7 +12,7 @@ use vision_encoder::PixelPatches;
 use super::{Options, Side};
 use crate::verify;
 
-/// What both checkpoints are given. What is left empty is filled in: short questions, a sound and a picture made by rule.
+/// Inputs for both checkpoints. Whatever is left empty is filled in: short questions, a synthetic sound and a synthetic picture.
 #[derive(Debug, Clone, Default)]
 pub struct Prompts {
     /// Questions, each a conversation of its own.
@@ -26,9 +26,9 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// A text file with a question on each line.
+    /// Reads a text file with one question per line.
     ///
-    /// # Errors
+    /// If the file cannot be read, or has no line.
     /// If it cannot be read, or has no line.
     pub fn from_file(path: &Path) -> Result<Vec<String>> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
@@ -44,7 +44,7 @@ impl Prompts {
     }
 }
 
-/// The same, ready for the model.
+/// The inputs, ready for the model.
 pub(super) struct Inputs {
     /// Ids of whole prompts.
     pub(super) prompts: Vec<Vec<u32>>,

@@ -1,6 +1,6 @@
-//! Runs two checkpoints of one model over the same inputs and says how far their outputs lie apart, part by part.
+//! Runs two checkpoints of one model on the same inputs and reports how far their outputs lie apart, part by part.
 //!
-//! Every part is fed what the reference made of the inputs: an error of one part does not enter the next.
+//! Every part is fed the reference's own intermediate results, so that the error of one part does not enter the next.
 
 mod difference;
 mod inputs;
@@ -26,7 +26,7 @@ pub struct Options {
     pub reference: PathBuf,
     /// The other one: the same model, quantised or in another number type.
     pub other: PathBuf,
-    /// What both are given.
+    /// Inputs for both.
     pub prompts: Prompts,
     /// Where both run.
     pub device: Device,
@@ -34,7 +34,7 @@ pub struct Options {
     pub dtype: Dtype,
 }
 
-/// What was found.
+/// Result of a comparison.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
     /// Directory of the reference.
@@ -96,7 +96,7 @@ pub fn compare(options: &Options) -> Result<Comparison> {
     Ok(Comparison { reference, other, differences })
 }
 
-/// Both must have the tensors of one config; how they are packed may differ.
+/// Checks that both have the tensors of one config; how they are packed may differ.
 fn check_same_model([reference, other]: &[Side; 2], options: &Options) -> Result<()> {
     if reference.checkpoint.manifest() != other.checkpoint.manifest() {
         let [a, b] = [&options.reference, &options.other].map(|path| path.display());

@@ -16,7 +16,7 @@ const ANSWER: usize = 24;
 /// A prompt and what the reference answers.
 pub(super) struct Answer {
     pub(super) prompt: Vec<u32>,
-    /// Without the end token.
+    /// Ids of the answer, without the end token.
     pub(super) answer: Vec<u32>,
 }
 
@@ -26,7 +26,7 @@ impl Answer {
     }
 }
 
-/// Rows of both encoders.
+/// Compares the rows of both encoders.
 pub(super) fn encoders(sides: &[Side; 2], inputs: &Inputs) -> Result<Vec<Difference>> {
     let hear = |side: &Side| -> Result<Vec<Encoded>> {
         let encoder = AutEncoder::load(&side.weights(), &side.config().audio)?;
@@ -45,7 +45,7 @@ pub(super) fn encoders(sides: &[Side; 2], inputs: &Inputs) -> Result<Vec<Differe
     Ok(differences)
 }
 
-/// Rows, and each deepstack feature.
+/// Compares rows, and each deepstack feature.
 fn encoded(component: Component, [reference, other]: [Vec<Encoded>; 2]) -> Result<Vec<Difference>> {
     let features = reference.first().map_or(0, |encoded| encoded.deepstack.len());
     let mut rows = Pairs::new(component.name(), "rows");
@@ -59,7 +59,7 @@ fn encoded(component: Component, [reference, other]: [Vec<Encoded>; 2]) -> Resul
     std::iter::once(rows).chain(deepstack).map(Pairs::finish).collect()
 }
 
-/// Scores after every token of each prompt and of the reference's answer; and these answers.
+/// Compares the logits after every token of each prompt and of the reference's answer; returns these answers as well.
 pub(super) fn thinker(sides: &[Side; 2], inputs: &Inputs) -> Result<(Vec<Answer>, Difference)> {
     let (mut pairs, mut answers, mut scores) = (Pairs::scores("thinker"), Vec::new(), Vec::new());
     let reference =
@@ -78,7 +78,7 @@ pub(super) fn thinker(sides: &[Side; 2], inputs: &Inputs) -> Result<(Vec<Answer>
     Ok((answers, pairs.finish()?))
 }
 
-/// The greedy answer.
+/// The greedy answer to a prompt.
 fn answer(side: &Side, thinker: &Thinker, prompt: &[u32]) -> Result<Answer> {
     let (mut state, mut answer, mut fed) = (thinker.start(), Vec::new(), prompt.to_vec());
     while answer.len() < ANSWER {
@@ -95,7 +95,7 @@ fn answer(side: &Side, thinker: &Thinker, prompt: &[u32]) -> Result<Answer> {
     Ok(Answer { prompt: prompt.to_vec(), answer })
 }
 
-/// `[T, V]`.
+/// Logits `[T, V]` after each id.
 fn logits(thinker: &Thinker, ids: &[u32]) -> Result<Tensor<2>> {
     let input = ThinkerInput::text(thinker.embed(ids), Positions::sequence(0.0, ids.len()));
     Ok(thinker.states(ThinkerRun::new(&mut thinker.start(), &input))?.logits)

@@ -12,10 +12,10 @@ use super::Side;
 use super::difference::{Difference, Pairs};
 use super::outputs::Answer;
 
-/// Frames the reference speaks of each answer.
+/// Frames of speech the reference makes of each answer.
 const FRAMES: usize = 24;
 
-/// What the reference does of one answer.
+/// The reference's speech for one answer.
 struct Spoken {
     /// `[1, D]` each: what the talker was fed after its prompt.
     steps: Vec<Tensor<2>>,
@@ -45,7 +45,7 @@ impl Table {
     }
 }
 
-/// Talker, code predictor and vocoder, each fed what the reference's own parts made.
+/// Compares talker, code predictor and vocoder, each fed the reference's own intermediate results.
 pub(super) fn compare(sides: &[Side; 2], answers: &[Answer]) -> Result<Vec<Difference>> {
     let answers: Vec<Answer> = answers.iter().map(spoken_answer).collect();
     let table = Table::load(&sides[0])?;
@@ -55,7 +55,7 @@ pub(super) fn compare(sides: &[Side; 2], answers: &[Answer]) -> Result<Vec<Diffe
     for answer in &answers {
         let laid_out = laid_out(&sides[0], &reference, &table, answer)?;
         let said = speak(&reference, &predictor, laid_out.clone(), None)?;
-        // One that ends before its first frame is made to go on: another code ends it.
+        // A run that ends before its first frame is repeated with another end code, so that it goes on.
         let said = if said.frames.is_empty() { speak(&reference, &predictor, laid_out, Some(0))? } else { said };
         spoken.push(said);
     }
@@ -74,7 +74,7 @@ pub(super) fn compare(sides: &[Side; 2], answers: &[Answer]) -> Result<Vec<Diffe
     Ok(vec![talkers.finish()?, predictors, waveforms(sides, &spoken)?])
 }
 
-/// A model without training may have nothing to say; then it says the beginning of its prompt.
+/// The text that is spoken: an untrained model may answer nothing, and then speaks the beginning of its prompt.
 fn spoken_answer(answer: &Answer) -> Answer {
     let Answer { prompt, answer } = answer;
     let spoken = if answer.is_empty() { prompt[..prompt.len().min(6)].to_vec() } else { answer.clone() };
@@ -99,7 +99,7 @@ fn laid_out(
     Ok((prompt, positions))
 }
 
-/// Keeps what the talker is fed.
+/// Records what the talker is fed.
 #[derive(Default)]
 struct Fed(Vec<Tensor<2>>);
 
@@ -135,7 +135,7 @@ fn speak(
     Ok(Spoken { steps: fed.0, starts, frames })
 }
 
-/// Scores of the first code after every row of the talker's prompt and of the reference's frames `[T, V]`.
+/// Logits of the first code after every row of the talker's prompt and of the reference's frames `[T, V]`.
 fn scores(side: &Side, talker: &Talker, (table, answer): (&Table, &Answer), steps: &[Tensor<2>]) -> Result<Tensor<2>> {
     let (prompt, (positions, delta)) = laid_out(side, talker, table, answer)?;
     let fed = prompt.embeds.dims()[0];
@@ -147,7 +147,7 @@ fn scores(side: &Side, talker: &Talker, (table, answer): (&Table, &Answer), step
     Ok(talker.states(TalkerRun::new(&mut talker.start(), &input))?.logits)
 }
 
-/// Scores of each residual code of a frame.
+/// Records the logits of each residual code of a frame.
 #[derive(Default)]
 struct Scores {
     logits: Vec<Tensor<2>>,
@@ -165,7 +165,7 @@ impl PredictorProbe for Scores {
     }
 }
 
-/// Scores of each frame's residual codes, as long as the codes before them are the same.
+/// Logits of each frame's residual codes, as long as the codes before them are the same.
 fn residual_codes<'a>(
     sides: &[Side; 2],
     reference: CodePredictor,
@@ -203,7 +203,7 @@ fn waveforms(sides: &[Side; 2], spoken: &[Spoken]) -> Result<Difference> {
     pairs.finish()
 }
 
-/// Frames for a talker that ends before its first one.
+/// Arbitrary frames, for a talker that ends before its first one.
 fn counted(side: &Side) -> Result<Vec<Vec<u32>>> {
     let config = side.config().code2wav()?;
     let (books, size) = (config.num_quantizers, config.codebook_size);

@@ -39,7 +39,7 @@ pub struct ComponentError {
     pub worst: (String, f64),
 }
 
-/// What was lost by quantising a checkpoint.
+/// The error made by quantising a checkpoint.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// By part, in the order of the pipeline.
@@ -48,7 +48,7 @@ pub struct Report {
     pub tensors: Vec<TensorError>,
 }
 
-/// Sums over a matrix that is worked through piece by piece.
+/// Sums over a matrix that is processed piece by piece.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sums {
     weight_squares: f64,
@@ -87,7 +87,7 @@ impl Sums {
     }
 }
 
-/// A matrix of zeros is reproduced exactly.
+/// Relative error; 0 for a matrix of zeros, which is reproduced exactly.
 fn relative(errors: f64, weights: f64) -> f64 {
     if errors == 0.0 { 0.0 } else { (errors / weights).sqrt() }
 }

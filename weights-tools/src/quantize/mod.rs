@@ -33,11 +33,11 @@ pub struct Options {
     pub dtype: Dtype,
     /// Bytes after which a new shard is begun.
     pub shard_bytes: u64,
-    /// Begin anew where a half-written directory lies.
+    /// Start over if the directory is half-written.
     pub restart: bool,
 }
 
-/// Writes the quantised checkpoint, a piece of one tensor in memory at a time, and says what was lost.
+/// Writes the quantised checkpoint, a piece of one tensor in memory at a time, and returns the error made.
 ///
 /// An error of `progress` stops it. Whatever stopped it, the same options resume it where the last whole shard ends.
 ///

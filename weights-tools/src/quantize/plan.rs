@@ -9,7 +9,7 @@ use omni_core::{Error, Result};
 use qwen3_omni::Component;
 use serde_json::{Map, Value, json};
 
-/// A choice per module that makes the released model fit a GPU of so many gigabytes.
+/// A choice per module that makes the released model fit a GPU of 24, 48 or 80 gigabytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recipe {
     /// Layers of the thinker and of the code predictor, which is read once per code, and experts of the talker with 4 bits in
@@ -89,16 +89,16 @@ impl FromStr for Grouping {
     }
 }
 
-/// A recipe with changes, or without a recipe the same for every linear layer but those of code2wav.
+/// A recipe with changes; without a recipe, one scheme for every linear layer except those of code2wav.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// The recipe changed by what follows.
+    /// The recipe, which the other fields change.
     pub recipe: Option<Recipe>,
     /// Bits, instead of the recipe's: 4 or 8.
     pub bits: Option<u32>,
     /// Groups, instead of the recipe's; without a recipe 32 for 4 bits, 128 for 8.
     pub group: Option<Grouping>,
-    /// With zero points.
+    /// Whether quantised layers have zero points.
     pub asymmetric: bool,
     /// Only these parts; empty for all the recipe names.
     pub only: Vec<Component>,
@@ -178,7 +178,7 @@ impl Chooser<'_> {
     }
 }
 
-/// Their few values decide which experts run, so they are never rounded.
+/// Whether a module is a router. Its few values decide which experts run, so they are never rounded.
 fn is_router(module: &str) -> bool {
     module.ends_with(".mlp.gate") || module.ends_with(".mlp.shared_expert_gate")
 }

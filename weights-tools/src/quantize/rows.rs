@@ -39,7 +39,7 @@ pub(super) fn quantize(
     Ok(sums)
 }
 
-/// Some rows and their error, or the place of a value that is not finite.
+/// Quantises some rows; returns them with their error, or the index of a value that is not finite.
 fn piece(weight: &[f32], inputs: usize, scheme: &Scheme) -> Result<(PackedMatrix, Sums), usize> {
     if let Some(at) = weight.iter().position(|value| !value.is_finite()) {
         return Err(at);

@@ -78,7 +78,8 @@ fn untouched(choices: &[Choice]) -> (Vec<String>, Vec<&Choice>) {
     (patterns, rest)
 }
 
-/// Layers that differ only in numbers, under the pattern that matches them, in the order of their first.
+/// Groups layers whose names differ only in numbers, each group under the pattern that matches it, in the order of their first
+/// layers.
 fn kinds<'a>(choices: &[&'a Choice]) -> Vec<(String, Vec<&'a Choice>)> {
     let mut places = BTreeMap::new();
     let mut kinds: Vec<(String, Vec<&Choice>)> = Vec::new();
@@ -93,7 +94,7 @@ fn kinds<'a>(choices: &[&'a Choice]) -> Vec<(String, Vec<&'a Choice>)> {
     kinds
 }
 
-/// A pattern of the module's name; with any number in the place of each of its own, if wished.
+/// A pattern for the module's name; with `any_number`, each number in it matches any number.
 fn pattern(module: &str, any_number: bool) -> String {
     let prefixes = [
         ("thinker.audio_tower.", r"(thinker\.)?audio_tower\."),

@@ -97,7 +97,7 @@ pub fn natural(name: &str) -> Vec<(String, u64)> {
     parts.map(|part| part.parse().map_or((part.to_owned(), 0), |number| (String::new(), number))).collect()
 }
 
-/// Fills shards in order; a unit that alone is larger gets a shard of its own.
+/// Fills shards in order; a unit that is larger than a shard gets one of its own.
 pub(super) fn split(units: &[Unit], shard_bytes: u64) -> Vec<&[Unit]> {
     let (mut shards, mut begun, mut filled) = (Vec::new(), 0, 0);
     for (index, unit) in units.iter().enumerate() {

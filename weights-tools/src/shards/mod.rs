@@ -44,7 +44,7 @@ pub struct Job<'a> {
     pub config: Value,
     /// Files to be copied beside it.
     pub companions: Vec<PathBuf>,
-    /// Begin anew where another job was left half-finished.
+    /// Start over if another job has left the directory half-written.
     pub restart: bool,
 }
 
@@ -77,7 +77,7 @@ impl Sink<'_> {
     }
 }
 
-/// Writes the directory, or what is left of it. Returns what `produce` said of each unit.
+/// Writes the directory, or what is left of it. Returns what `produce` returned for each unit.
 ///
 /// # Errors
 /// [`Error::Request`] for a directory that holds a checkpoint or one that another job has begun; [`Error::Io`] naming the
@@ -158,7 +158,7 @@ pub fn write_directory(out: &Path, companions: &[PathBuf], config: &Value) -> Re
     write_beside(out, companions, config)
 }
 
-/// Companions and config.
+/// Writes companions and config.
 fn write_beside(out: &Path, companions: &[PathBuf], config: &Value) -> Result<()> {
     for file in companions {
         let target = out.join(file.file_name().unwrap_or_default());
@@ -170,7 +170,7 @@ fn write_beside(out: &Path, companions: &[PathBuf], config: &Value) -> Result<()
     write_json(&out.join("config.json"), config)
 }
 
-/// Companions, config, and at last the index: only then is the directory a checkpoint.
+/// Writes companions, config, and at last the index: only then is the directory a checkpoint.
 fn finish(job: &Job<'_>, shards: &[&[Unit]]) -> Result<()> {
     write_beside(job.out, &job.companions, &job.config)?;
     let mut weight_map = Map::new();

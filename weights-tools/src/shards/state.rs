@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::quantize::TensorError;
 
-/// What was asked for, and the shards that are whole, each with the errors of its quantised tensors.
+/// The job that was asked for, and the shards that are whole, each with the errors of its quantised tensors.
 #[derive(Serialize, Deserialize)]
 pub(super) struct State {
     job: Map<String, Value>,
@@ -56,7 +56,7 @@ impl State {
     }
 }
 
-/// Writes a file so that it is either the old or the new one, never a part.
+/// Replaces a file atomically: it holds either the old text or the new one, never a part.
 pub(super) fn replace(path: &Path, text: &[u8]) -> Result<()> {
     let partial = partial(path);
     std::fs::write(&partial, text).map_err(|source| Error::io(&partial, source))?;
@@ -80,6 +80,8 @@ fn difference(was: &Map<String, Value>, is: &Map<String, Value>) -> Option<Strin
     (!all.is_empty()).then(|| all.join(", "))
 }
 
+/// Refuses a directory that is occupied.
+///
 /// # Errors
 /// [`Error::Request`] for a directory that holds a checkpoint, or the config of one.
 pub(super) fn refuse_occupied(directory: &Path) -> Result<()> {
@@ -102,7 +104,7 @@ fn clear(directory: &Path) -> Result<()> {
             || name.ends_with(".partial")
     };
     let names = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(ours));
-    // The notes go last: without them, what is left could not be told from a checkpoint.
+    // The notes go last: without them, the rest would look like a checkpoint.
     for path in names.map(|entry| entry.path()).chain([directory.join(UNFINISHED)]) {
         std::fs::remove_file(&path).map_err(|source| Error::io(&path, source))?;
     }

@@ -9,10 +9,10 @@ use symphonia::core::io::{MediaSource, MediaSourceStream};
 
 use crate::{MediaError, Result, Source};
 
-/// Takes interleaved samples, the rate and the number of channels.
+/// Callback that takes interleaved samples, the rate and the number of channels.
 pub(super) type Interleaved<'a> = dyn FnMut(&[f32], u32, usize) -> Result<()> + 'a;
 
-/// What is said of contents without sound.
+/// Message for contents without sound.
 pub(super) const NO_SOUND: &str = "there is no sound track";
 
 const KNOWN: &str = "expected WAV, FLAC, MP3, OGG/Vorbis or M4A/AAC";
@@ -48,16 +48,16 @@ pub(super) fn decode(source: &Source, sink: &mut Interleaved) -> Result<()> {
     count.check(promised, format_name, &origin)
 }
 
-/// Bytes that are looked at from either end of a file.
+/// Bytes inspected at either end of a file.
 const ENDS: u64 = 1 << 16;
 
-/// Whether an MP3 says how long it is; if not, symphonia guesses, and a guess is no promise.
+/// Whether an MP3 states its length; otherwise symphonia estimates it, and an estimate proves nothing.
 fn states_length(source: &Source) -> bool {
     let head = end(source, false);
     [b"Xing", b"Info", b"VBRI"].iter().any(|tag| head.windows(4).any(|window| window == tag.as_slice()))
 }
 
-/// Whether the last page of an OGG says that it is the last.
+/// Whether the last page of an OGG file is marked as the last.
 fn is_closed(source: &Source) -> bool {
     const LAST: u8 = 4;
     let tail = end(source, true);
@@ -65,7 +65,7 @@ fn is_closed(source: &Source) -> bool {
     page.is_some_and(|start| tail.get(start + 5).is_some_and(|flags| flags & LAST != 0))
 }
 
-/// The first or last bytes; none if they cannot be read.
+/// The first or last bytes; empty if they cannot be read.
 fn end(source: &Source, last: bool) -> Vec<u8> {
     let size = |length: u64| if last { length.saturating_sub(ENDS) } else { 0 };
     match source {
@@ -121,7 +121,7 @@ struct Count {
     skipped: u32,
 }
 
-/// Packets at the start that may be undecodable.
+/// Most packets at the start that may be undecodable.
 const MOST_SKIPPED: u32 = 2;
 
 impl Count {

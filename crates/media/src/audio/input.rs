@@ -23,7 +23,7 @@ pub enum AudioInput {
         /// Channels.
         channels: usize,
     },
-    /// Log-mel frames that were made before, by a [`super::MelStream`].
+    /// Log-mel frames made earlier by a [`super::MelStream`].
     Frames(Arc<Mel>),
 }
 
@@ -33,7 +33,7 @@ impl AudioInput {
         Self::Samples { samples: samples.into(), sample_rate, channels }
     }
 
-    /// The file's name for messages, or what else it is.
+    /// Name for messages: the file's, or what the input is instead.
     pub fn origin(&self) -> String {
         match self {
             Self::Encoded(source) => source.origin(),
@@ -44,7 +44,7 @@ impl AudioInput {
         }
     }
 
-    /// Hands out the sound as 16 kHz, one channel, piece by piece; the whole is never held.
+    /// Passes the sound to `sink` piece by piece, at 16 kHz and one channel; the whole is never held.
     ///
     /// # Errors
     /// [`MediaError`] if it cannot be read or decoded, is empty, or a sample is no number; errors of `sink` are passed on.
@@ -53,7 +53,7 @@ impl AudioInput {
             Self::Encoded(source) => encoded(source, sink),
             #[cfg(feature = "video")]
             Self::SoundTrack(source) => match encoded(source, sink) {
-                // Nothing was handed out yet: the contents are of a kind that is not decoded here.
+                // `sink` has got nothing yet: the contents are of a kind that is not decoded here.
                 Err(MediaError::Unsupported { reason, .. }) => {
                     let mut mono = Mono::new(source.origin());
                     let there = crate::video::ffmpeg_sound(source, &reason, &mut |piece| {
@@ -89,7 +89,7 @@ fn encoded(source: &Source, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Resul
 /// Frames that are converted at a time.
 const PIECE: usize = 1 << 14;
 
-/// The whole sound as 16 kHz, one channel.
+/// Reads the whole sound at 16 kHz, one channel.
 ///
 /// # Errors
 /// The errors of [`AudioInput::feed`].
@@ -102,10 +102,10 @@ pub fn read(input: &AudioInput) -> Result<Vec<f32>> {
     Ok(samples)
 }
 
-/// Rates that files really have; others are damage or a mistake.
+/// Accepted sample rates; any other is damage or a mistake.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
-/// Interleaved channels of any rate to one channel at 16 kHz, piece by piece.
+/// Converts interleaved channels of any rate to one channel at 16 kHz, piece by piece.
 pub struct Mono {
     origin: String,
     resampler: Option<Resampler>,
@@ -114,12 +114,12 @@ pub struct Mono {
 }
 
 impl Mono {
-    /// `origin` names the sound in errors.
+    /// Makes a converter; `origin` names the sound in errors.
     pub fn new(origin: String) -> Self {
         Self { origin, resampler: None, format: (0, 0), frames: 0 }
     }
 
-    /// Takes a piece of interleaved samples and hands out what is ready.
+    /// Takes a piece of interleaved samples and passes on what is ready.
     ///
     /// # Errors
     /// [`MediaError`] if a sample is no number, or rate or channels are absurd or change; errors of `sink` are passed on.
@@ -155,7 +155,7 @@ impl Mono {
         }
     }
 
-    /// Hands out the rest.
+    /// Passes on the rest.
     ///
     /// # Errors
     /// [`MediaError`] if there was no sample at all; errors of `sink` are passed on.

@@ -12,7 +12,7 @@ pub const BINS: usize = 128;
 const FFT: usize = 400;
 const PAD: usize = FFT / 2;
 const SPECTRUM: usize = FFT / 2 + 1;
-/// Reflection at the edges needs one sample more than it reflects.
+/// Fewest samples: reflection at the edges needs one more than it reflects.
 const FEWEST: usize = PAD + 1;
 
 /// Log-mel frames of one item: what the audio encoder takes.
@@ -22,7 +22,7 @@ pub struct Mel {
 }
 
 impl Mel {
-    /// From `[T, 128]` values, frame after frame.
+    /// Makes frames from values `[T, 128]`, frame after frame.
     ///
     /// # Errors
     /// [`MediaError::Unusable`] if there is no frame or the last one is not whole.
@@ -55,7 +55,7 @@ impl Mel {
     }
 }
 
-/// Log-mel frames of a sound that comes in pieces: 16 kHz, one channel. Only frames are kept, not samples.
+/// Log-mel frames of sound that arrives in pieces: 16 kHz, one channel. Only frames are kept, not samples.
 ///
 /// Centred frames of 400 samples, reflection at the edges, periodic Hann window, power, Slaney mel filters up to 8 kHz, then
 /// `(max(log10(mel), largest - 8) + 4) / 4`. Computed in f64, so that what differs from the reference is the reference's own
@@ -79,7 +79,7 @@ struct Scratch {
     fft: Vec<Complex<f64>>,
 }
 
-/// The bins one filter weighs.
+/// The non-zero bins of one mel filter.
 struct Filter {
     first: usize,
     weights: Vec<f64>,
@@ -106,7 +106,7 @@ impl MelStream {
         self.samples
     }
 
-    /// Takes samples.
+    /// Appends samples.
     ///
     /// # Errors
     /// [`MediaError::Unusable`] if a sample is no number.
@@ -128,12 +128,12 @@ impl MelStream {
         Ok(())
     }
 
-    /// Frames that further samples do not change, but for the loudness they are measured against.
+    /// Number of frames that further samples change only through the loudest value they are normalised by.
     pub fn frames(&self) -> usize {
         self.frames
     }
 
-    /// Some of these frames, measured against the loudest so far: those that the whole sound will have unless it gets louder.
+    /// A range of these frames, normalised by the loudest value so far: the final frames, unless the sound gets louder.
     ///
     /// # Panics
     /// If the range is empty, or beyond [`MelStream::frames`].
@@ -144,7 +144,7 @@ impl MelStream {
         Mel { values: values.map(|value| normalised(*value, loudest)).collect() }
     }
 
-    /// The frames of this item alone: `samples / 160`, rounded down.
+    /// Finishes an item on its own: `samples / 160` frames, rounded down.
     ///
     /// # Errors
     /// [`MediaError::Unusable`] for 200 samples or fewer.
@@ -153,8 +153,8 @@ impl MelStream {
         self.finish_padded(samples)
     }
 
-    /// The frames of this item in a call whose longest item has `longest` samples: the shorter ones are padded with silence
-    /// before anything else, and have `samples / 160` frames, rounded up.
+    /// Finishes an item of a call whose longest item has `longest` samples: shorter ones are padded with silence before anything
+    /// else, and have `samples / 160` frames, rounded up.
     ///
     /// # Errors
     /// [`MediaError::Unusable`] for 200 samples or fewer.
@@ -178,7 +178,7 @@ impl MelStream {
         Ok(Mel { values: self.values })
     }
 
-    /// Makes the frames whose samples are there, at most `most` in all.
+    /// Makes the frames whose samples have arrived, up to `most` in all.
     fn make_frames(&mut self, most: usize) {
         let mut start = 0;
         while self.waiting.len() - start >= FFT && self.frames < most {
@@ -205,7 +205,7 @@ impl MelStream {
     }
 }
 
-/// Eight decades below the loudest is the floor.
+/// Normalises a log10 value; the floor lies eight decades below the loudest.
 fn normalised(value: f32, loudest: f32) -> f32 {
     (value.max(loudest - 8.0) + 4.0) / 4.0
 }
@@ -219,14 +219,14 @@ pub fn window() -> Vec<f32> {
     exact_window().into_iter().map(|weight| weight as f32).collect()
 }
 
-/// Slaney's mel scale: linear up to 1 kHz, logarithmic above.
+/// Hertz of a mel on Slaney's scale: linear up to 1 kHz, logarithmic above.
 fn hertz(mel: f64) -> f64 {
     const LINEAR: f64 = 200.0 / 3.0;
     const CORNER: f64 = 1000.0 / LINEAR;
     if mel < CORNER { mel * LINEAR } else { 1000.0 * ((6.4f64.ln() / 27.0) * (mel - CORNER)).exp() }
 }
 
-/// Inverse of [`hertz`] at 8 kHz, the upper edge.
+/// The mel of 8 kHz, the upper edge: the inverse of [`hertz`].
 fn highest_mel() -> f64 {
     15.0 + 8.0f64.ln() / (6.4f64.ln() / 27.0)
 }

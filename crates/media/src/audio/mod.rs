@@ -27,8 +27,8 @@ pub const SAMPLE_RATE: u32 = 16_000;
 
 /// Log-mel frames of several items that go to the encoder in one call.
 ///
-/// As the reference does it for one prompt: all items are padded with silence to the longest one first, which gives the
-/// shorter ones one more frame if they end inside a hop.
+/// As in the reference for one prompt, all items are first padded with silence to the longest one, which gives the shorter ones one
+/// more frame if they end inside a hop.
 ///
 /// # Errors
 /// The index of the item that cannot be used, with a [`MediaError`] naming its file.

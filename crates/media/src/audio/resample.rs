@@ -16,11 +16,11 @@ pub struct Resampler {
     delay: usize,
 }
 
-/// Input samples the filter works on at a time, about: long enough to be steep, short enough to stream.
+/// Approximate number of input samples per filter step: long enough for a steep filter, short enough to stream.
 const BLOCK: usize = 4096;
 
-/// A block of whole samples on both sides. An even number: half of it is the filter's delay, which must be whole samples to be
-/// taken off.
+/// Number of input samples per step that is whole at both rates. It is even: half of it is the filter's delay, which must be whole
+/// samples to be removed.
 fn block(from: usize, to: usize) -> usize {
     let (mut a, mut b) = (from, to);
     while b > 0 {
@@ -31,7 +31,7 @@ fn block(from: usize, to: usize) -> usize {
 }
 
 impl Resampler {
-    /// From and to samples per second.
+    /// Makes a resampler between two rates, in samples per second.
     ///
     /// # Panics
     /// If a rate is 0.
@@ -47,7 +47,7 @@ impl Resampler {
         Self { fft, rates: [from, to].map(u64::from), waiting: Vec::new(), output, taken: 0, given: 0, delay }
     }
 
-    /// Takes samples and hands out what is ready.
+    /// Takes samples and passes on what is ready.
     ///
     /// # Errors
     /// The errors of `sink`.
@@ -63,7 +63,7 @@ impl Resampler {
         Ok(())
     }
 
-    /// Hands out the rest.
+    /// Passes on the rest.
     ///
     /// # Errors
     /// The errors of `sink`.
@@ -81,7 +81,7 @@ impl Resampler {
         self.fft.as_ref().map_or(0, |fft| fft.input_frames_next())
     }
 
-    /// One step of the filter; at most `most` samples are handed out.
+    /// One step of the filter; at most `most` samples are passed on.
     fn step(&mut self, most: usize, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         let Some(fft) = &mut self.fft else { return Ok(()) };
         let frames = self.waiting.len();

@@ -7,7 +7,7 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use super::Pixels;
 use crate::{MediaError, Result, Source};
 
-/// A larger picture is refused by its header alone; it would need a gigabyte to decode.
+/// Most pixels of a picture. A larger one is refused by its header alone; it would need a gigabyte to decode.
 const MOST_PIXELS: u64 = 178_956_970;
 
 const KNOWN: &str = "expected PNG, JPEG, WebP, BMP or GIF";
@@ -55,7 +55,7 @@ fn explain(origin: &str, error: &ImageError) -> MediaError {
     }
 }
 
-/// RGB, transparency laid over white.
+/// Converts to RGB, with transparency laid over white.
 fn flatten(picture: DynamicImage) -> Result<Pixels> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     if !picture.color().has_alpha() {

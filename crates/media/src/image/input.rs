@@ -16,7 +16,7 @@ pub enum ImageInput {
 }
 
 impl ImageInput {
-    /// The file's name for messages, or what else it is.
+    /// Name for messages: the file's, or what the input is instead.
     pub fn origin(&self) -> String {
         match self {
             Self::Encoded(source) => source.origin(),

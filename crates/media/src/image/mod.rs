@@ -50,7 +50,7 @@ impl PatchSpec {
         self.side * self.merge
     }
 
-    /// Merged rows of so many frames of this size.
+    /// Merged rows of `frames` frames of the size of `frame`.
     pub(crate) fn tokens(&self, frames: usize, frame: &Pixels) -> usize {
         frames.div_ceil(self.frames.max(1)) * (frame.width() / self.factor()) * (frame.height() / self.factor())
     }
@@ -68,7 +68,7 @@ impl Default for ImageOptions {
     }
 }
 
-/// One picture, ready for the vision encoder.
+/// Decodes, resizes and cuts one picture into patches for the vision encoder.
 ///
 /// # Errors
 /// [`crate::MediaError`] if the picture cannot be read or decoded, is larger than can be taken in, or far from square.
@@ -78,7 +78,7 @@ pub fn patches(input: &ImageInput, options: &ImageOptions) -> Result<Patches> {
     Patches::cut(&[fitted], options.patch)
 }
 
-/// The picture in the size the encoder reads it.
+/// Resizes a picture to the size the encoder reads.
 pub(crate) fn fit(pixels: &Pixels, bounds: PixelBounds, patch: PatchSpec) -> Result<Pixels> {
     let [height, width] = target_size([pixels.height(), pixels.width()], patch.factor(), bounds)?;
     Ok(resize(pixels, width, height))

@@ -11,7 +11,7 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// From `height * width * 3` values.
+    /// Makes a picture from `height * width * 3` values.
     ///
     /// # Errors
     /// [`MediaError::Unusable`] if a side is 0 or the length does not fit.

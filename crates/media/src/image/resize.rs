@@ -16,7 +16,7 @@ pub fn resize(pixels: &Pixels, width: usize, height: usize) -> Pixels {
     Pixels::new(width, height, done).expect("both passes give whole rows")
 }
 
-/// What each output of one axis is made of.
+/// Inputs and weights of each output along one axis.
 struct Axis {
     taps: Vec<Taps>,
     /// Bits of the integer weights.
@@ -40,7 +40,7 @@ fn kernel(x: f64) -> f64 {
 }
 
 impl Axis {
-    /// `None` if the size does not change: that pass is skipped.
+    /// Prepares one pass; `None` if the size does not change, so that the pass is skipped.
     fn new(input: usize, output: usize) -> Option<Self> {
         if input == output {
             return None;

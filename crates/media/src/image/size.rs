@@ -9,10 +9,10 @@ pub struct PixelBounds {
     pub max: usize,
 }
 
-/// No picture is enlarged beyond this.
+/// Most pixels that a picture may be enlarged to.
 const MOST_PIXELS: usize = 1 << 26;
 
-/// The long side may be so many times the short one.
+/// Largest ratio of the long side to the short one.
 const MOST_RATIO: usize = 200;
 
 /// The size `[height, width]` a picture is resized to: multiples of `factor`, the shape kept as far as that allows, the

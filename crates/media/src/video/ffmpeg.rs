@@ -15,26 +15,26 @@ use super::track::Timing;
 use crate::image::Pixels;
 use crate::{MediaError, Result, Source};
 
-/// The same limit as the reader of MP4 has.
+/// Most pixels of a frame, the same limit as the MP4 reader's.
 const MOST_PIXELS: &str = "33500000";
 
-/// So that an expression for the frames stays far below what a command line holds.
+/// Most runs of frames per call, so that the expression that selects them stays far below the limit of a command line.
 const MOST_RUNS: usize = 512;
 
 const SOUND_RATE: &str = "16000";
 const SOUND_PIECE: usize = 1 << 16;
 
-/// How to have every frame once, with its own time, from new to old versions.
+/// Options that pass on every frame once, with its own time, from new to old versions of ffmpeg.
 const PASS_THROUGH: [[&str; 4]; 3] = [
     ["-fps_mode", "passthrough", "-enc_time_base", "demux"],
     ["-fps_mode", "passthrough", "-enc_time_base", "-1"],
     ["-vsync", "0", "-enc_time_base", "-1"],
 ];
 
-/// What old versions say when they do not know one of these options.
+/// Messages of old versions that do not know one of these options.
 const UNKNOWN_OPTION: [&str; 3] = ["fps_mode", "enc_time_base", "Invalid time base"];
 
-/// Signs of a file that is cut off, after which ffmpeg nevertheless ends in peace.
+/// Messages about a truncated file, after which ffmpeg nevertheless exits with success.
 const CUT_OFF: [&str; 4] = ["prematurely", "partial file", "Truncat", "truncated"];
 
 /// A video whose frames `ffmpeg` decodes.
@@ -48,7 +48,7 @@ pub(crate) struct FfmpegVideo {
 }
 
 impl FfmpegVideo {
-    /// Decodes once, to see when the frames are shown; `why` says why nothing else reads this source.
+    /// Decodes the source once, to learn when its frames are shown; `why` is the reason why nothing else reads it.
     ///
     /// # Errors
     /// [`MediaError::Unsupported`] without `ffmpeg`, [`MediaError::Damaged`] if it cannot read the source to the end,
@@ -77,10 +77,10 @@ impl FfmpegVideo {
         &self.timing
     }
 
-    /// Hands the wanted frames (indices in order of time, rising) to `sink`, full size and the right way up.
+    /// Passes the wanted frames (ascending indices in order of time) to `sink`, in full size and upright.
     ///
     /// # Errors
-    /// [`MediaError::Damaged`] if a frame does not come; what `sink` returns.
+    /// [`MediaError::Damaged`] if a frame is missing; what `sink` returns.
     pub(crate) fn decode(&self, wanted: &[usize], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
         if let Some(beyond) = wanted.iter().find(|index| **index >= self.timing.frames()) {
             let reason = format!("frame {} of {} was asked for", beyond + 1, self.timing.frames());
@@ -137,7 +137,7 @@ pub(crate) fn ffmpeg_sound(source: &Source, why: &str, sink: &mut dyn FnMut(&[f3
     }
 }
 
-/// Every frame's time, and with what messages ffmpeg ended.
+/// Lists every frame's time, with the messages ffmpeg ended with.
 fn list(input: &Input, why: &str, pass_through: &[&str]) -> Result<(Listing, std::result::Result<(), String>)> {
     let mut arguments = video_arguments(input, pass_through);
     arguments.extend(["-f", "framecrc", "-"].map(OsString::from));
@@ -149,7 +149,7 @@ fn list(input: &Input, why: &str, pass_through: &[&str]) -> Result<(Listing, std
     Ok((listing, run.finish()))
 }
 
-/// The first video track that is no cover picture, whole and with each frame's own time.
+/// Arguments that select the first video track that is not a cover picture, whole and with each frame's own time.
 fn video_arguments(input: &Input, pass_through: &[&str]) -> Vec<OsString> {
     let mut arguments = run::arguments(&["-max_pixels", MOST_PIXELS], &input.argument());
     arguments.extend(["-map", "0:V:0"].iter().chain(pass_through).map(OsString::from));

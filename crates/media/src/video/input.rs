@@ -20,17 +20,17 @@ pub enum VideoInput {
 }
 
 impl VideoInput {
-    /// Decoded frames that are already chosen, so many per second.
+    /// Decoded frames that are already chosen, `frames_per_second` for each second of the video.
     pub fn frames(frames: Vec<Pixels>, frames_per_second: f64) -> Self {
         Self::images(frames, frames_per_second)
     }
 
-    /// Pictures (files, bytes or pixels) as frames that are already chosen, so many per second.
+    /// Pictures (files, bytes or pixels) as frames that are already chosen, `frames_per_second` for each second of the video.
     pub fn images(images: impl IntoIterator<Item = impl Into<ImageInput>>, frames_per_second: f64) -> Self {
         Self::Images { images: images.into_iter().map(Into::into).collect(), frames_per_second }
     }
 
-    /// The file's name for messages, or what else it is.
+    /// Name for messages: the file's, or what the input is instead.
     pub fn origin(&self) -> String {
         match self {
             Self::Encoded(source) => source.origin(),

@@ -46,7 +46,7 @@ pub struct VideoOptions {
     pub max_frames: usize,
     /// Pixels of each resized frame.
     pub bounds: PixelBounds,
-    /// Tokens a video may make at most; a longer one is refused before its frames are kept.
+    /// Most tokens of a video; a longer one is refused before its frames are kept.
     pub max_tokens: usize,
     /// Sizes of the vision encoder.
     pub patch: PatchSpec,
@@ -95,7 +95,7 @@ impl Clip {
     }
 }
 
-/// Frames of a video, sampled and cut into patches.
+/// Samples the frames of a video and cuts them into patches.
 ///
 /// # Errors
 /// [`MediaError`] if the video cannot be read or decoded, has no frames, or more chosen frames than the options allow.
@@ -123,7 +123,7 @@ pub fn clip(input: &VideoInput, options: &VideoOptions) -> Result<Clip> {
     Ok(Clip { patches, frames_per_second, per_step: options.patch.frames })
 }
 
-/// Rates beyond these are mistakes, and would make positions that are no numbers.
+/// Accepted frame rates; others are mistakes, and would make positions that are not numbers.
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
 
 fn check(options: &VideoOptions) -> Result<()> {
@@ -174,7 +174,7 @@ impl Reader {
     }
 }
 
-/// The contents of a file that starts as MP4 and MOV do: with a box whose name is letters.
+/// Reads the contents of a file that starts as MP4 and MOV do: with a box whose name is letters.
 fn read_mp4(path: &Path) -> std::io::Result<Option<Arc<[u8]>>> {
     let mut file = File::open(path)?;
     if !file.metadata()?.is_file() {
@@ -196,7 +196,7 @@ fn sampled(source: &Source, options: &VideoOptions) -> Result<(Vec<Pixels>, f64)
         (Reader::Mp4(_), Err(error)) => error,
         (_, done) => return done,
     };
-    // Some streams are beyond the decoder here; an installed ffmpeg may know better.
+    // The decoder here does not take every stream; an installed ffmpeg may.
     if matches!(failed, MediaError::Unusable { .. }) {
         return Err(failed);
     }

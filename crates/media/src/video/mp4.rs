@@ -1,4 +1,4 @@
-//! MP4 and MOV files with H.264, read without any program beside this one.
+//! MP4 and MOV files with H.264, read without an external program.
 
 mod bits;
 mod boxes;
@@ -22,7 +22,7 @@ use super::track::Timing;
 use crate::image::Pixels;
 use crate::{MediaError, Result};
 
-/// H.264 keeps at most this many pictures, so none can be shown later than that after it was decoded.
+/// Most pictures that H.264 keeps, and so the longest delay between decoding a picture and showing it.
 const LONGEST_DELAY: usize = 16;
 
 /// A video whose frames can be decoded here.
@@ -41,7 +41,7 @@ pub(crate) struct Mp4Video {
 }
 
 impl Mp4Video {
-    /// Reads where the frames lie; the inner error is the reason why another reader should try.
+    /// Finds the frames; the inner error is the reason why another reader should try.
     ///
     /// # Errors
     /// [`MediaError::Damaged`] if the file is broken or cut off, [`MediaError::Unusable`] if there is nothing to show
@@ -66,7 +66,7 @@ impl Mp4Video {
         Ok(video)
     }
 
-    /// Whether the decoder takes the first picture; what it cannot do, it mostly says here.
+    /// Tests whether the decoder takes the first picture, which reveals most of what it cannot do.
     fn probe(&self) -> Result<(), Fault> {
         let mut frames = Frames::new(self.length_bytes, &self.headers)?;
         let first = self.samples.first().map_or(&[][..], |(sample, _)| sample.of(&self.bytes));
@@ -82,7 +82,7 @@ impl Mp4Video {
         &self.timing
     }
 
-    /// Hands the wanted frames (indices in order of time, rising) to `sink`, full size and the right way up.
+    /// Passes the wanted frames (ascending indices in order of time) to `sink`, in full size and upright.
     ///
     /// # Errors
     /// [`MediaError::Damaged`] if a frame on the way cannot be decoded; what `sink` returns.
@@ -124,7 +124,7 @@ impl Mp4Video {
         self.samples[..end].iter().enumerate().map(&mut need).collect()
     }
 
-    /// For each sample that is wanted, where its frame stands among the wanted ones.
+    /// For each wanted sample, the index of its frame among the wanted ones.
     fn places(&self, wanted: &[usize]) -> Result<BTreeMap<usize, usize>> {
         let count = self.order.len();
         let sample = |(place, index): (usize, &usize)| match self.order.get(*index) {
@@ -134,7 +134,7 @@ impl Mp4Video {
         wanted.iter().enumerate().map(sample).collect()
     }
 
-    /// Where decoding must go on if nothing is wanted of what builds on the key frame at `index`.
+    /// The sample at which decoding continues: the next key frame, if nothing before it is wanted, else `index`.
     fn unneeded(&self, index: usize, places: &BTreeMap<usize, usize>) -> usize {
         let rest = self.samples.iter().enumerate().skip(index + 1);
         let next = rest.clone().find(|(_, (_, role))| *role == Role::Key).map_or(self.samples.len(), |(next, _)| next);
@@ -167,13 +167,13 @@ fn timing(samples: &[Sample], order: &[u32], shown: Shown, ticks_per_second: u32
     let frames = || order.iter().map(|index| &samples[*index as usize]);
     let starts: Vec<i64> = frames().map(|sample| sample.shown).collect();
     let (first, last) = starts.first().copied().zip(starts.last().copied()).unwrap_or_default();
-    // Lengths are told from decoding to decoding, so that only their sum may say when the last frame ends.
+    // Lengths count from one decoding time to the next, so only their sum can tell when the last frame ends.
     let sum = frames().fold(first, |end, sample| end.saturating_add(sample.length.into()));
     let ends = [sum, shown.until].into_iter().filter(|end| *end > last && *end < i64::MAX);
     Timing::new(starts, ends.min().map_or(0, |end| end.saturating_sub(last)), ticks_per_second.into())
 }
 
-/// Looks into every sample without decoding it: its units must be whole, and its headers such as can be decoded.
+/// Inspects every sample without decoding it: its units must be whole, and its headers of a kind that can be decoded.
 fn inspect(
     file: &[u8],
     samples: Vec<Sample>,

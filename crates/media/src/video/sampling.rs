@@ -1,13 +1,13 @@
 use super::VideoOptions;
 use super::track::Timing;
 
-/// The frames that are taken of a video with a constant rate.
+/// Indices of the frames taken from a video with a constant rate.
 pub fn sample_indices(frames: usize, source_rate: f64, options: &VideoOptions) -> Vec<usize> {
     let timestamps = (0..frames as i64).collect();
     choose(&Timing { timestamps, duration: frames as i64, ticks_per_second: source_rate }, options)
 }
 
-/// The frames that are on show at evenly spaced times, an even number of them: so many per second, within the bounds.
+/// Chooses the frames shown at evenly spaced times, an even number of them, by the options' rate and within their bounds.
 ///
 /// With a constant rate this is frame `i * frames / n`, as the reference takes it; with a variable one the times stay even.
 pub(super) fn choose(timing: &Timing, options: &VideoOptions) -> Vec<usize> {

@@ -1,4 +1,4 @@
-/// How long a lone frame is taken to be shown, in seconds, where the file does not say.
+/// Assumed length of a lone frame, in seconds, where the file does not state it.
 const LONE_FRAME_SECONDS: f64 = 0.04;
 
 /// When each frame of a video is shown, in order of time.
@@ -13,9 +13,9 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// From the frames' starts and the length of the last, which is 0 where it is not known.
+    /// Makes the timing from the frames' starts and the length of the last one, which is 0 where it is not known.
     ///
-    /// Starts are moved so that the first is 0; one that lies before its predecessor is drawn up to it.
+    /// Starts are shifted so that the first is 0; one that lies before its predecessor's is raised to it.
     pub(crate) fn new(mut starts: Vec<i64>, last_length: i64, ticks_per_second: f64) -> Self {
         let first = starts.first().copied().unwrap_or(0);
         let mut latest = 0;
@@ -38,7 +38,7 @@ impl Timing {
     }
 }
 
-/// The mean distance of two frames; at least one tick.
+/// Mean distance between two frames; at least one tick.
 fn usual_length(starts: &[i64], ticks_per_second: f64) -> i64 {
     let steps = starts.len().saturating_sub(1) as i64;
     let lone = (ticks_per_second * LONE_FRAME_SECONDS) as i64;

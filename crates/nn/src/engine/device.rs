@@ -1,4 +1,4 @@
-//! The engine of burn tensors: any device of burn, and on an autodiff device every operation is differentiable.
+//! The engine of burn tensors: runs on any device of burn; on an autodiff device every operation is differentiable.
 
 use std::ops::Range;
 
@@ -31,13 +31,13 @@ pub struct DeviceRotation {
 #[derive(Debug)]
 pub struct DeviceStep {
     rotation: DeviceRotation,
-    /// One per run.
+    /// Causal mask of each run.
     masks: Vec<Mask>,
     window: Option<usize>,
 }
 
 impl DeviceEngine {
-    /// With tensors of `dtype` on `device`.
+    /// Makes an engine whose tensors have `dtype` and lie on `device`.
     pub fn new(device: &Device, dtype: Dtype) -> Self {
         Self { device: device.clone(), dtype }
     }
@@ -52,7 +52,7 @@ impl DeviceEngine {
         self.dtype
     }
 
-    /// One-dimensional integers.
+    /// Makes a one-dimensional tensor of integers.
     pub fn integers(&self, values: impl IntoIterator<Item = i64>) -> Tensor<1, Int> {
         let values: Vec<i64> = values.into_iter().collect();
         let count = values.len();
@@ -117,7 +117,7 @@ impl DeviceRotation {
     }
 }
 
-/// Several tensors one after the other; the only one is itself, without a copy.
+/// Concatenates tensors along `axis`; a single one is returned as it is, without a copy.
 pub(crate) fn joined<const D: usize>(mut parts: Vec<Tensor<D>>, axis: usize) -> Tensor<D> {
     match parts.len() {
         1 => parts.remove(0),
@@ -125,7 +125,7 @@ pub(crate) fn joined<const D: usize>(mut parts: Vec<Tensor<D>>, axis: usize) -> 
     }
 }
 
-/// The pieces of several runs that lie behind each other; the only one is the tensor itself.
+/// Splits consecutive runs along the first axis; with a single run, returns the tensor as it is.
 fn pieces<const D: usize>(x: Tensor<D>, lengths: &[usize]) -> Vec<Tensor<D>> {
     match lengths {
         [_] => vec![x],
@@ -379,7 +379,7 @@ impl Engine for DeviceEngine {
             each.map(|(row, sampler)| sampler.choose_tensor(row).squeeze_dim(1)).collect();
         let ids = if ids.len() == 1 { ids.remove(0) } else { Tensor::cat(ids, 0) };
         if samplers.iter().any(|sampler| sampler.remembers()) {
-            // One reading for all of them: each waits for the device.
+            // One read for all parts, because each read waits for the device.
             let read = crate::moe::host_ids(&ids);
             samplers.iter_mut().zip(read).for_each(|(sampler, id)| sampler.accept(id));
         }

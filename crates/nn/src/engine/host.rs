@@ -1,4 +1,4 @@
-//! The engine of host memory: pooled buffers, the kernels of this family, weights where the file maps them.
+//! The engine of host memory: pooled buffers, this workspace's CPU kernels, and weights read where the file is mapped.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::sampler::Logits;
 use crate::tensors::with_f32_slice;
 use crate::{Activation, Attention, Embedding, LayerNorm, Linear, RmsNorm, Sampler, Vector};
 
-/// Computes in the memory of this process.
+/// Computes in host memory with this workspace's CPU kernels.
 #[derive(Debug, Clone)]
 pub struct HostEngine {
     pool: Arc<Pool>,
     device: Device,
-    /// Keys, values and products of many rows are rounded to bf16.
+    /// Whether keys, values and the inputs of GEMMs of many rows are rounded to bf16.
     bf16: bool,
 }
 
@@ -33,15 +33,16 @@ impl HostRows {
         self.0.plain()
     }
 
-    /// The values, to be changed.
+    /// The values, mutable.
     pub fn values_mut(&mut self) -> &mut [f32] {
         self.0.plain_mut()
     }
 
-    /// Rows of an output that gets its size while it is computed: `f` is given the memory and returns the width of a row.
+    /// Fills the rows with an output whose size is known only once it is computed: `f` writes the values and returns the width of a
+    /// row.
     ///
     /// # Panics
-    /// If the values are no whole rows.
+    /// If the values do not fill whole rows.
     pub fn fill_with(&mut self, f: impl FnOnce(&mut Vec<f32>) -> usize) {
         self.0.fill_with(f);
     }
@@ -55,7 +56,7 @@ impl HostRows {
 /// Cosines and sines `[N, Dh / 2]`.
 pub type HostRotation = [Vec<f32>; 2];
 
-/// The experts of each row, and the scores they were chosen by.
+/// The experts chosen for each row, with the router's logits.
 pub struct HostRouting {
     logits: HostRows,
     choices: Vec<Choice>,
@@ -63,7 +64,7 @@ pub struct HostRouting {
 }
 
 impl HostEngine {
-    /// With tensors for other crates on `device`, a CPU device of burn.
+    /// Makes an engine; tensors for other crates are made on `device`, a CPU device of burn.
     pub fn new(device: &Device, bf16: bool) -> Self {
         Self { pool: Arc::default(), device: device.clone(), bf16 }
     }
@@ -78,7 +79,7 @@ impl HostEngine {
         self.bf16
     }
 
-    /// Rows `[rows, width]` with values of any kind, to be written.
+    /// Takes rows `[rows, width]` from the pool; their values are unspecified until written.
     pub fn take(&self, rows: usize, width: usize) -> HostRows {
         HostRows(self.pool.take(rows, width))
     }
@@ -88,7 +89,7 @@ impl HostEngine {
         self.pool.bytes()
     }
 
-    /// Bytes of free buffers that an engine keeps between calls, at most.
+    /// Most bytes of free buffers that an engine keeps between calls.
     pub const KEPT_BYTES: usize = KEPT_BYTES;
 
     fn precision(&self) -> Precision {
@@ -100,7 +101,7 @@ impl HostEngine {
         Tensor::from_data(TensorData::new(values, [rows, width]), &self.device)
     }
 
-    /// Softmax over all experts, then the best of each row, best first.
+    /// Takes the softmax over all experts, then the `top_k` best experts of each row, best first.
     fn choose(&self, logits: &HostRows, router: &Router, runs: &[usize]) -> Vec<Choice> {
         let [_, experts] = logits.shape();
         let mut run_of_row = runs.iter().enumerate().flat_map(|(run, rows)| std::iter::repeat_n(run, *rows));
@@ -113,7 +114,7 @@ impl HostEngine {
             let first = choices.len();
             taken.fill(false);
             for _ in 0..router.top_k.min(experts) {
-                // Of equal ones the first, as elsewhere; where nothing is a number, some expert.
+                // Ties go to the first expert, as elsewhere; where no logit is a number, any expert is taken.
                 let open = logits.iter().enumerate().filter(|(expert, _)| !taken[*expert]);
                 let best = open.reduce(|best, other| if other.1 > best.1 { other } else { best });
                 let (expert, logit) = best.expect("there are more experts than are chosen");
@@ -133,18 +134,18 @@ fn bias_of(layer: &Linear) -> Option<&[f32]> {
     layer.bias.as_ref().map(Vector::host)
 }
 
-/// What follows the sums of a linear layer in the kernel.
+/// The epilogue of the kernel's GEMM that applies an activation.
 fn epilogue(act: Activation) -> Then {
     match act {
         Activation::None => Then::Keep,
         Activation::Gelu => Then::Gelu,
         Activation::GeluTanh => Then::GeluTanh,
-        // Applied afterwards.
+        // The kernel has no such epilogue; SiLU is applied afterwards.
         Activation::Silu => Then::Keep,
     }
 }
 
-/// A layer of many rows, with what follows.
+/// Linear layer of many rows, with its epilogue.
 fn affine(x: &HostRows, layer: &Linear, then: Then, y: &mut [f32]) {
     let matrix = layer.weight.host();
     let shape = LinearShape { rows: x.0.rows(), input: layer.input(), output: layer.output() };
@@ -192,7 +193,7 @@ impl Engine for HostEngine {
     fn reshape(&self, mut x: HostRows, width: usize) -> HostRows {
         let values = x.values().len();
         assert!(values.is_multiple_of(width), "{values} values are no rows of {width}");
-        // The same number of values: nothing moves.
+        // The number of values stays the same, so none moves.
         x.0.fill(values / width, width);
         x
     }
@@ -476,7 +477,7 @@ impl Engine for HostEngine {
     }
 
     fn call<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        // From a thread of the pool, sharing work out costs no change of threads.
+        // Started from a pool thread, parallel work needs no switch of threads.
         let result = match rayon::current_thread_index() {
             Some(_) => f(),
             None => rayon::scope(|_| f()),

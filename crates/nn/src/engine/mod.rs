@@ -1,8 +1,8 @@
-//! What a device must be able to do: the operations that all layers are written over.
+//! The operations that all layers are written over, and the two engines that have them.
 //!
-//! A layer reads like the paper's formula, `fn forward<E: Engine>(&self, e: &E, x: E::Rows, …) -> E::Rows`, over ragged rows `[N, D]`:
-//! the new tokens of several runs, one after the other. [`HostEngine`] computes in the memory of this process with the kernels of this
-//! family; [`DeviceEngine`] computes with burn tensors on any device, and on an autodiff device every operation is differentiable.
+//! A layer reads like the paper's formula, `fn forward<E: Engine>(&self, e: &E, x: E::Rows, …) -> E::Rows`, over ragged rows
+//! `[N, D]`: the new tokens of several runs, one run after another. [`HostEngine`] computes in host memory with this workspace's CPU
+//! kernels; [`DeviceEngine`] computes with burn tensors on any device, and on an autodiff device every operation is differentiable.
 //! Which one a model uses is decided when it is loaded ([`Place`]).
 
 mod device;
@@ -22,24 +22,24 @@ use crate::moe::{Experts, Router, Routing};
 use crate::sampler::Logits;
 use crate::{Activation, Attention, Embedding, KvCache, LayerNorm, Linear, RmsNorm, Sampler, Vector};
 
-/// New rows of one run in causal attention: its keys and values so far, and how many rows of the step are its own.
+/// One run in a step of causal attention: its KV cache of one layer, and its number of new rows.
 pub struct Run<'a> {
     /// Keys and values of one layer.
     pub cache: &'a mut KvCache,
-    /// New rows; a run's rows lie behind those of the run before it.
+    /// Number of new rows; they follow those of the run before.
     pub rows: usize,
 }
 
 /// Sizes of one run's step, before it begins.
 #[derive(Debug, Clone, Copy)]
 pub struct RunLength {
-    /// New rows.
+    /// Number of new rows.
     pub queries: usize,
-    /// Keys held before the step.
+    /// Number of keys held before the step.
     pub past: usize,
 }
 
-/// Queries, keys and values of windowed attention: apart, or beside each other in rows `[N, 3 * D]`.
+/// Queries, keys and values of windowed attention: separate, or side by side in rows `[N, 3 * D]`.
 pub enum Qkv<R> {
     /// `[N, D]` each.
     Split([R; 3]),
@@ -50,55 +50,55 @@ pub enum Qkv<R> {
 /// One table row of a weighted sum: its index and its weight.
 pub type WeightedRow = (usize, f32);
 
-/// The operations of a device on rows `[N, D]`.
+/// The operations that models are written over, on ragged rows `[N, D]`.
 ///
-/// `&mut` inputs are not changed in value: an engine may keep a packed copy of them beside the rows.
+/// A `&mut` input keeps its values: the engine may store a packed copy beside them.
 pub trait Engine: Send + Sync {
     /// Rows `[N, D]`.
     type Rows: Send;
-    /// One id per row, where the next embedding reads it.
+    /// One id per row, kept where the next embedding reads it.
     type Ids: Send;
     /// Cosines and sines of one position per row.
     type Rotation: Send + Sync;
     /// What all layers of one step share: rotation and masks.
     type Step: Send + Sync;
-    /// The experts of each row.
+    /// The experts chosen for each row.
     type Routing: Send;
 
-    /// Rows from a tensor of another crate, several below one another.
+    /// Makes rows from tensors of another crate, concatenated.
     ///
     /// # Panics
-    /// If there is none, or their widths differ.
+    /// If there is no tensor, or the widths differ.
     fn rows(&self, parts: &[&Tensor<2>]) -> Self::Rows;
-    /// Some rows as a tensor for another crate.
+    /// The given range of rows as a tensor, for another crate.
     fn tensor(&self, x: &Self::Rows, rows: Range<usize>) -> Tensor<2>;
-    /// All values in host memory.
+    /// All values, in host memory.
     fn values(&self, x: Self::Rows) -> Vec<f32>;
     /// `[N, D]`.
     fn shape(&self, x: &Self::Rows) -> [usize; 2];
     /// The same values as rows of another width.
     fn reshape(&self, x: Self::Rows, width: usize) -> Self::Rows;
-    /// Some rows, in the order asked for.
+    /// The given rows, in the given order.
     fn select(&self, x: &Self::Rows, rows: &[usize]) -> Self::Rows;
-    /// A copy in f32, whatever the number type of the computation: sums of many rows begin with it.
+    /// A copy in f32, whatever the number type of the computation, where sums of many rows start.
     fn widened(&self, x: &Self::Rows) -> Self::Rows;
     /// `x + y`, in the number type of `x`.
     fn add(&self, x: Self::Rows, y: &Self::Rows) -> Self::Rows;
     /// `x[at[i]] += rows[i]`.
     fn add_rows(&self, x: Self::Rows, at: &[usize], rows: &Tensor<2>) -> Self::Rows;
 
-    /// Ids of another crate.
+    /// Takes ids from another crate.
     fn ids(&self, ids: &[u32]) -> Self::Ids;
-    /// Ids for another crate: those of all parts, in order.
+    /// Reads ids back for another crate: those of all parts, in order.
     fn read_ids(&self, parts: &[Self::Ids]) -> Vec<u32>;
-    /// One row of the table per id.
+    /// Looks up one row of the table per id.
     fn embed(&self, table: &Embedding, ids: &Self::Ids) -> Self::Rows;
-    /// The mean of the table's rows of `per_row` ids each.
+    /// For each group of `per_row` ids, the mean of their table rows.
     fn embed_mean(&self, table: &Embedding, ids: &[u32], per_row: usize) -> Self::Rows;
     /// `x[i] += Σ weight · table[index]` over the four entries of row `i`.
     fn add_weighted(&self, x: Self::Rows, table: &Embedding, rows: &[[WeightedRow; 4]]) -> Self::Rows;
 
-    /// Several linear layers of the same rows: each `x Wᵀ + b`.
+    /// Several linear layers on the same rows: each `x Wᵀ + b`.
     fn linear<const N: usize>(&self, x: &mut Self::Rows, layers: [&Linear; N]) -> [Self::Rows; N];
     /// `act(x Wᵀ + b)`.
     fn linear_act(&self, x: &mut Self::Rows, layer: &Linear, act: Activation) -> Self::Rows;
@@ -121,8 +121,8 @@ pub trait Engine: Send + Sync {
     fn rotation(&self, tables: [Vec<f32>; 2], rows: usize) -> Self::Rotation;
     /// What the layers of a step share, from cosines and sines `[N, Dh / 2]` of all rows; `window` as in [`Attention`].
     fn step(&self, tables: [Vec<f32>; 2], runs: &[RunLength], window: Option<usize>) -> Self::Step;
-    /// Causal attention: head norms and rotation of queries and keys, new keys and values kept in each run's cache, and
-    /// `softmax(q kᵀ / √Dh) v` over what each row may see.
+    /// Causal attention: normalises and rotates the heads of queries and keys, appends the new keys and values to each run's cache,
+    /// and computes `softmax(q kᵀ / √Dh) v` over the keys that each row may see.
     ///
     /// # Shapes
     /// `q` `[N, H * Dh]`, `k` and `v` `[N, K * Dh]` → `[N, H * Dh]`; the runs' rows add up to `N`.
@@ -133,7 +133,8 @@ pub trait Engine: Send + Sync {
         step: &Self::Step,
         runs: &mut [Run],
     ) -> Self::Rows;
-    /// Full attention inside windows of rows and none across them, queries and keys rotated first where a rotation is given.
+    /// Full attention inside each window of rows and none across windows; if a rotation is given, queries and keys are rotated
+    /// first.
     ///
     /// # Shapes
     /// → `[N, D]`; the windows add up to `N`.
@@ -145,9 +146,9 @@ pub trait Engine: Send + Sync {
         rotation: Option<&Self::Rotation>,
     ) -> Self::Rows;
 
-    /// The experts of each row: softmax over all in f32, then the best `top_k`. `runs` are the rows of each run.
+    /// Chooses the experts of each row: softmax over all in f32, then the best `top_k`. `runs` are the numbers of rows of each run.
     fn route(&self, x: &mut Self::Rows, router: &Router, runs: &[usize]) -> Self::Routing;
-    /// What was routed, of some rows, to be looked at.
+    /// The routing of a range of rows, for a probe.
     fn routing(&self, routing: &Self::Routing, rows: Range<usize>) -> Routing;
     /// `residual + Σ weight · expert(x)`.
     fn experts(
@@ -160,21 +161,21 @@ pub trait Engine: Send + Sync {
     /// `residual + sigmoid(gate) · y`, with one gate `[N, 1]` per row.
     fn add_gated(&self, residual: Self::Rows, y: Self::Rows, gate: &Self::Rows) -> Self::Rows;
 
-    /// One row of scores each, for another crate's sampler.
+    /// Splits logits into one row each, for another crate's sampler.
     fn logits(&self, x: Self::Rows) -> Vec<Logits>;
-    /// The next id of each row, by its own sampler.
+    /// Samples the next id of each row with its own sampler.
     fn sample(&self, logits: Self::Rows, samplers: &mut [&mut Sampler]) -> Self::Ids;
 
-    /// Runs one call of a model: work is shared out from inside the pool, and memory that a large call took is given back.
+    /// Runs one call of a model inside the thread pool, and afterwards frees what a large call took beyond what the engine keeps.
     fn call<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T;
 }
 
 /// The engine a model was loaded for.
 #[derive(Debug, Clone)]
 pub enum AnyEngine {
-    /// Computes in the memory of this process.
+    /// Computes in host memory.
     Host(HostEngine),
-    /// On a device.
+    /// Computes on a device.
     Device(DeviceEngine),
 }
 
@@ -195,7 +196,7 @@ impl AnyEngine {
         }
     }
 
-    /// Whether runs that are computed together share each reading of the weights without changing each other's results.
+    /// Whether a batch of runs reads each weight once without changing the results of any run.
     pub fn batches(&self) -> bool {
         matches!(self, AnyEngine::Host(_))
     }

@@ -1,11 +1,11 @@
-//! Buffers that are used again from step to step: fresh memory costs as much time as filling it.
+//! Buffers that are reused from step to step: fresh memory costs as much time as filling it.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernels::{ExpertsMemory, Inputs};
 
-/// Bytes that stay in a pool between calls; what a larger call took is given back.
+/// Most bytes that stay in a pool between calls; what a larger call took is freed.
 pub(crate) const KEPT_BYTES: usize = 64 << 20;
 
 /// Free buffers of one engine.
@@ -16,7 +16,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Rows `[rows, width]` with values of any kind.
+    /// Takes a buffer of rows `[rows, width]`; its values are unspecified.
     pub(crate) fn take(self: &Arc<Self>, rows: usize, width: usize) -> Buffer {
         let mut inner = self.fitting(rows * width);
         inner.fill(rows, width);
@@ -32,7 +32,7 @@ impl Pool {
         best.map(|at| free.swap_remove(at)).unwrap_or_default()
     }
 
-    /// Working memory of one mixture of experts.
+    /// Lends the working memory of one mixture of experts to `f`.
     pub(crate) fn with_experts<T>(&self, f: impl FnOnce(&mut ExpertsMemory) -> T) -> T {
         let mut memory = lock(&self.experts).pop().unwrap_or_default();
         let result = f(&mut memory);
@@ -46,7 +46,7 @@ impl Pool {
             + lock(&self.experts).iter().map(ExpertsMemory::bytes).sum::<usize>()
     }
 
-    /// Gives the largest buffers back until no more than `bytes` are kept.
+    /// Frees the largest buffers until no more than `bytes` are kept.
     pub(crate) fn trim(&self, bytes: usize) {
         let mut held = self.bytes();
         if held <= bytes {

@@ -16,13 +16,13 @@ pub struct MoeSpec {
     pub normalise: bool,
     /// Width of one expert.
     pub inner: usize,
-    /// Width of the expert every token passes through; 0 for none.
+    /// Width of the shared expert, which every token passes through; 0 for none.
     pub shared: usize,
 }
 
 /// `Σ weight · expert(x)`, plus `sigmoid(shared_expert_gate(x)) · shared_expert(x)` where there is a shared expert.
 ///
-/// `router` and `experts` are not names on disk: there they are `gate` and `experts` of this module.
+/// On disk, `router` and `experts` are `gate` and `experts` of this module.
 #[derive(Module, Debug)]
 pub struct MoeBlock {
     router: Router,
@@ -50,7 +50,7 @@ impl MoeBlock {
         })
     }
 
-    /// `residual + block(h)`, and what was routed. `runs` are the rows of each run.
+    /// `residual + block(h)`, and the routing. `runs` are the numbers of rows of each run.
     ///
     /// # Shapes
     /// `residual` and `h` `[N, D]` → `[N, D]`.

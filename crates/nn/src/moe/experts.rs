@@ -12,11 +12,11 @@ use crate::matrix::{HostMatrix, PackedTensor, stacked_numbers};
 /// How the chosen experts are computed on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpertPath {
-    /// Tokens are grouped by expert on the host (one small read of the choice), each expert is computed once where it
-    /// lies. Reads only the chosen experts; the choice costs a device-to-host copy.
+    /// Groups tokens by expert on the host and computes each chosen expert once, where its weights lie. Reads only the chosen
+    /// experts, at the cost of one small device-to-host copy of the choice.
     Grouped,
-    /// Each token's experts are gathered into one batched product; nothing leaves the device, but the gathered experts
-    /// are copied. Right for a few tokens on a GPU.
+    /// Gathers each token's experts into one batched GEMM. Nothing leaves the device, but the gathered experts are copied; right
+    /// for a few tokens on a GPU.
     Gathered,
 }
 
@@ -28,17 +28,17 @@ pub struct Experts {
     inner: usize,
 }
 
-/// The matrices, in the form their engine multiplies them in.
+/// The experts' matrices, in the form their engine multiplies.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // One per layer.
 enum ExpertWeights {
-    /// One parameter per expert and matrix, to be trained: a gradient of one expert is no tensor of all.
+    /// One parameter per expert and matrix, for training: the gradient of one expert must not be a tensor of all experts.
     Each(Vec<ExpertParams>),
-    /// All below one another on a device.
+    /// All experts stacked, on a device.
     Dense(StackedExperts),
-    /// The same, as integers.
+    /// All experts stacked, as packed integers on a device.
     Packed(PackedExperts),
-    /// Gate, up and down of each expert, where they lie.
+    /// Gate, up and down of each expert, in host memory.
     Host(HostExperts),
 }
 
@@ -70,7 +70,7 @@ crate::without_parameters!(StackedExperts);
 crate::without_parameters!(PackedExperts);
 crate::without_parameters!(HostExperts);
 
-/// Pairs of token and expert up to which gathering copies less than waiting for the host costs.
+/// Most pairs of token and expert for which copying the gathered experts costs less than waiting for the host.
 const GATHERED_PAIRS: usize = 64;
 
 impl Experts {
@@ -122,7 +122,7 @@ impl Experts {
         self.forward_by(if gathered { ExpertPath::Gathered } else { ExpertPath::Grouped }, x, routing)
     }
 
-    /// Computes the experts on a device by a given path.
+    /// Computes the experts on a device by the given path.
     fn forward_by(&self, path: ExpertPath, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
         let ([tokens, top_k], width) = (routing.index.dims(), x.dims()[1]);
         let outputs = match path {
@@ -233,7 +233,7 @@ fn load_packed(weights: &Weights, [experts, width, inner]: [usize; 3]) -> Result
     let gate_up = PackedTensor::stacked(parts(&PARTS[..2]), into)?;
     Ok(match (gate_up, PackedTensor::stacked(parts(&PARTS[2..]), back)?) {
         (Some(gate_up), Some(down)) => ExpertWeights::Packed(PackedExperts { gate_up, down }),
-        // Experts that are packed each in its own way have nothing in common but their values.
+        // Experts that are not all packed alike can only be stacked as floats.
         _ => ExpertWeights::Dense(StackedExperts {
             gate_up: stacked_numbers(parts(&PARTS[..2]), into)?.reshape([experts, 2 * inner, width]),
             down: stacked_numbers(parts(&PARTS[2..]), back)?.reshape([experts, width, inner]),
@@ -249,7 +249,7 @@ enum Part {
     Down,
 }
 
-/// Ids of a tensor, on the host.
+/// Reads the ids of a tensor into host memory.
 pub(crate) fn host_ids<const D: usize>(ids: &Tensor<D, Int>) -> Vec<u32> {
     let ids = ids.to_data().try_to_vec_as::<i64>().expect("ids are integers");
     ids.into_iter().map(|id| id as u32).collect()
@@ -309,7 +309,7 @@ mod tests {
                         let other = other.forward_by(path, x.clone(), &routing);
                         let most = other.clone().abs().max().into_scalar::<f32>();
                         let difference = (other - y.clone()).abs().max().into_scalar::<f32>();
-                        // Many rows are rounded to bf16 beside packed weights.
+                        // Beside packed weights, the inputs of GEMMs of many rows are rounded to bf16.
                         let tolerance = if scheme.is_some() && tokens >= 8 { 2e-2 } else { 1e-4 };
                         assert!(difference < tolerance * most, "{scheme:?}, {tokens} tokens, {path:?}: {difference}");
                     }

@@ -13,18 +13,18 @@ pub struct Router {
     pub(crate) normalise: bool,
 }
 
-/// Which experts some tokens go to, and how much each counts: what a probe sees.
+/// Experts chosen for some tokens and their weights, as a probe sees them.
 #[derive(Debug, Clone)]
 pub struct Routing {
-    /// `[N, E]`: the router's scores.
+    /// `[N, E]`: the router's logits.
     pub logits: Tensor<2>,
-    /// `[N, k]`, in the number type of the computation.
+    /// `[N, k]`: weights of the chosen experts, in the number type of the computation.
     pub weights: Tensor<2>,
     /// `[N * k]`: the experts of each row, best first.
     pub index: Vec<u32>,
 }
 
-/// The same on a device.
+/// Routing on a device.
 #[derive(Debug, Clone)]
 pub struct DeviceRouting {
     pub(crate) logits: Tensor<2>,

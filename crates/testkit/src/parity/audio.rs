@@ -97,7 +97,7 @@ pub(super) fn load(model: &Model) -> Result<AutEncoder> {
     AutEncoder::from_checkpoint(&model.checkpoint, &model.place, model.dtype)
 }
 
-/// Keeps what the encoder shows; batches are joined.
+/// Records what the encoder shows; batches are joined.
 #[derive(Default)]
 struct AutRecorder {
     conv: Vec<Tensor<4>>,

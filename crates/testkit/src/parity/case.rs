@@ -14,7 +14,7 @@ use super::limits::Limits;
 pub struct Check {
     /// The golden tensor, or the part of it.
     pub tensor: String,
-    /// Largest absolute difference; `None` if the shapes differ or a value is no number.
+    /// Largest absolute difference; `None` if the shapes differ or a value is not a number.
     pub max_abs_error: Option<f64>,
     /// Largest difference allowed; 0 for exact.
     pub tolerance: f64,
@@ -25,7 +25,7 @@ pub struct Check {
     pub note: Option<String>,
 }
 
-/// What became of a case.
+/// Outcome of a case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "verdict", content = "reason")]
 pub enum Outcome {
@@ -48,7 +48,7 @@ const INPUTS: &str = "input_features";
 /// Large values are allowed the relative error of f32 sums instead, each by its own size.
 const RELATIVE: f64 = 4e-6;
 
-/// A case in work: hands out inputs, takes results, and keeps account of what was touched.
+/// A case while it runs: hands out inputs, takes results, and records which tensors were used.
 pub(crate) struct Case {
     name: String,
     tensors: BTreeMap<String, GoldenTensor>,
@@ -68,7 +68,7 @@ impl Case {
         Self { name: name.to_owned(), tensors, json, touched, checks, limits }
     }
 
-    /// Runs the case; tensors that nobody touched count as failures.
+    /// Runs the case; tensors that were not used count as failures.
     pub(crate) fn run(mut self, runner: impl FnOnce(&mut Case) -> Result<()>) -> CaseReport {
         // A device that fails panics inside the framework; one bad case must not hide the others.
         let result = catch_unwind(AssertUnwindSafe(|| runner(&mut self)));
@@ -188,7 +188,7 @@ impl Case {
         let (mut error, mut squares, mut count, mut passed) = (0f64, 0f64, 0, true);
         for (_, (value, expected)) in pairs {
             let difference = (f64::from(*value) - f64::from(*expected)).abs();
-            // A value that is no number must not pass for a small one.
+            // A value that is not a number must not pass for a small one.
             error = if difference.is_finite() { error.max(difference) } else { f64::INFINITY };
             let relative =
                 if tolerance == 0.0 { 0.0 } else { self.limits.slack() * RELATIVE * f64::from(expected.abs()) };
@@ -213,8 +213,8 @@ impl Case {
         });
     }
 
-    /// Compares greedy choices `[steps]` with the stored ones: each where it is decided, in bf16 where the reference's margin is
-    /// larger than its own error. `choice` names them in the reference's errors, `first` counts the choices before.
+    /// Compares greedy choices `[steps]` with the stored ones; in bf16 only those where the reference's margin is larger than its
+    /// own error. `choice` names them in the reference's errors, `first` is the number of choices before.
     pub(crate) fn compare_choices(&mut self, name: &str, choice: &str, first: usize, found: &[u32], stored: &[u32]) {
         let decided = |step: &usize| self.limits.decides(&self.name, choice, first + step);
         let differs = |step: &usize| found.get(*step) != stored.get(*step);
@@ -234,8 +234,8 @@ impl Case {
         });
     }
 
-    /// Compares the experts `[rows, top_k]` of some layers: exactly, in bf16 by the rows that may go elsewhere. `parts` name them in the
-    /// reference's errors.
+    /// Compares the experts `[rows, top_k]` of some layers: in f32 exactly, in bf16 within the number of rows that may go to
+    /// others. `parts` name them in the reference's errors.
     pub(crate) fn compare_routing(&mut self, layers: &[(String, Vec<u32>)], top_k: usize, parts: &[&str]) {
         if !self.limits.is_bf16() {
             for (name, index) in layers {
@@ -311,7 +311,7 @@ impl Case {
     }
 }
 
-/// Says how shapes differ; axes of length 1 do not count.
+/// Describes how shapes differ; axes of length 1 do not count.
 fn shape_note(found: &[usize], expected: &[usize]) -> Option<String> {
     let squeezed = |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
     let same = squeezed(found) == squeezed(expected);

@@ -1,4 +1,4 @@
-//! Inputs of golden cases, for whoever compares two checkpoints rather than one with the reference's outputs.
+//! Inputs of golden cases, for comparing two checkpoints with each other instead of one with the reference's outputs.
 
 use burn::tensor::Tensor;
 use omni_core::Result;

@@ -6,8 +6,8 @@ use std::path::Path;
 use omni_core::{Error, Result};
 use serde::Deserialize;
 
-/// What a result may differ from the reference's: in f32 by the rounding of sums, in bf16 by twice what the reference itself differs
-/// when it computes in bf16.
+/// How far a result may be from the reference's: in f32 by the rounding of sums, in bf16 by twice the error the reference itself
+/// makes when it computes in bf16.
 #[derive(Debug, Clone)]
 pub(crate) enum Limits {
     /// The case's own limits, times a factor for the device.
@@ -42,14 +42,14 @@ pub(crate) struct TensorError {
     pub(crate) rms: f64,
 }
 
-/// One greedy choice: the distance from the best to the second score in f32, and the scores' largest error in bf16.
+/// One greedy choice: the margin from the best to the second logit in f32, and the logits' largest error in bf16.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct ChoiceError {
     pub(crate) margin: f64,
     pub(crate) error: f64,
 }
 
-/// How much more than the reference's own error is allowed.
+/// Multiple of the reference's own error that is allowed.
 const FACTOR: f64 = 2.0;
 
 impl Limits {

@@ -74,7 +74,7 @@ impl Options {
     }
 }
 
-/// What became of one case.
+/// Report on one case.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseReport {
     /// The case's name.
@@ -96,7 +96,7 @@ impl CaseReport {
     }
 }
 
-/// What runs the cases of one kind.
+/// Runs the cases of one kind.
 type Runner = fn(&Model, &mut Case) -> Result<()>;
 
 /// A kind of case: the prefix of its names, the part of the model it belongs to, and its runner.
@@ -104,7 +104,7 @@ struct Kind {
     prefix: &'static str,
     part: Option<Part>,
     runner: Runner,
-    /// Whether weights are multiplied, so that results depend on the number type.
+    /// Whether weights are multiplied, so that the results depend on the number type.
     computes: bool,
 }
 

@@ -8,21 +8,21 @@ use super::Model;
 use super::case::{Case, NEAR, STATES};
 use super::recorder::Recorder;
 
-/// Keeps what one frame shows on the way, and goes on with the stored codes.
+/// Records what one frame shows, with the stored codes forced.
 #[derive(Default)]
 pub(super) struct Frame {
     pub(super) prefill: Option<Tensor<2>>,
     normed: Option<Tensor<2>>,
     pub(super) logits: Vec<Tensor<2>>,
     layers: Recorder,
-    /// Residual codes to go on with; what is chosen beyond them.
+    /// Residual codes that are forced; later ones are as chosen.
     stored: Vec<u32>,
     /// The codes that were chosen.
     pub(super) chosen: Vec<u32>,
 }
 
 impl Frame {
-    /// Goes along these residual codes.
+    /// Makes a recorder that forces these residual codes.
     pub(super) fn along(stored: Vec<u32>) -> Self {
         Self { stored, ..Self::default() }
     }
@@ -51,7 +51,7 @@ impl PredictorProbe for Frame {
     }
 }
 
-/// One frame, greedy, along the stored codes.
+/// One frame, greedy, with the stored codes forced.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let predictor = CodePredictor::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let talker = Talker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;

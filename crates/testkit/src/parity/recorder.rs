@@ -4,7 +4,7 @@ use nn::moe::Routing;
 
 use super::case::{Case, STATES};
 
-/// Keeps what a decoder shows on the way.
+/// Records what a decoder shows.
 #[derive(Default)]
 pub(crate) struct Recorder {
     layers: Vec<Tensor<2>>,

@@ -19,7 +19,8 @@ use super::recorder::Recorder;
 use super::thinker::{self, Answer, answer};
 use super::{Model, audio, pictures};
 
-/// From a conversation to samples, along the stored ids and codes: greedy text, greedy codes, repetition penalty and suppression on.
+/// From a conversation to samples, with the stored ids and codes forced: greedy text, greedy codes, repetition penalty and
+/// suppression on.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let settings = settings(&model.golden, case.name())?;
     let thinker = Thinker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
@@ -44,7 +45,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let media: Vec<i64> = talker.media_places(&prompt).into_iter().map(|place| place as i64).collect();
     let conversation = Conversation {
         prompt: &prompt,
-        // The reference's talker never hears the last generated token.
+        // The reference's talker never gets the last generated token.
         answer: &written[..written.len() - 1],
         speaker: speaker_id(&talker_config.speaker_id, settings["speaker"].as_str().unwrap_or("Ethan"))?,
         embed: &|ids| thinker.embed(ids),
@@ -149,7 +150,7 @@ fn compare_prompt(case: &mut Case, talker: &Talker, prompt: &TalkerPrompt, posit
     Ok(())
 }
 
-/// Keeps what each step of the talker shows, and goes along the stored first codes.
+/// Records what each step of the talker shows, with the stored first codes forced.
 #[derive(Default)]
 struct Steps {
     logits: Vec<Vec<f32>>,
@@ -243,7 +244,7 @@ fn stored_frames(case: &mut Case) -> Result<Vec<Vec<u32>>> {
 }
 
 fn compare_frames(case: &mut Case, made: &[Vec<u32>], stored: &[Vec<u32>], shown: Vec<Frame>) {
-    // Along the stored codes; what was chosen is compared choice by choice.
+    // The stored codes are forced; the codes that were chosen are compared one by one.
     let same = format!("{:?}", made == stored);
     case.compare_text("codes, as they were fed back", &same, "true");
     let chosen: Vec<u32> = shown.iter().flat_map(|frame| frame.chosen.clone()).collect();

@@ -8,7 +8,7 @@ use super::positions::{self, Rows};
 use super::recorder::Recorder;
 use super::{Model, audio, vision};
 
-/// A prompt through its encoders and every layer, then greedy decoding along the stored ids.
+/// A prompt through its encoders and every layer, then greedy decoding with the stored ids forced.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let thinker = Thinker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let rows = Rows::read(case)?;
@@ -45,7 +45,7 @@ struct Prefilled {
     logits: Tensor<2>,
 }
 
-/// One row of a batch, with a look at every layer.
+/// Prefills one row of a batch, recording every layer.
 fn prefill(case: &mut Case, thinker: &Thinker, input: ThinkerInput, rows: &Rows) -> Result<Prefilled> {
     let (mut state, mut recorder) = (thinker.start(), Recorder::default());
     let alone = rows.valid.len() == 1;
@@ -105,7 +105,7 @@ fn compare_visual(case: &mut Case, visual: Option<&VisualRows>, tokens: usize) {
     }
 }
 
-/// Decodes all rows together along the stored greedy ids; each step's own choice is compared with the stored one.
+/// Decodes all rows together with the stored greedy ids forced; each step's own choice is compared with the stored one.
 fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Prefilled>, deltas: &[f32]) -> Result<()> {
     if !case.has("greedy_ids") {
         return Ok(());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{MediaError, Result, Source};
 
-/// A file for ffmpeg; one made for it is removed with this.
+/// A file for ffmpeg; a temporary one is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Input {
     /// What the source is called in messages.
@@ -50,13 +50,13 @@ impl Input {
 impl Drop for Input {
     fn drop(&mut self) {
         if self.temporary {
-            // Nobody is left to tell if it stays.
+            // There is nobody to report a failed removal to.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// A new file of a name that no other process or thread has.
+/// Creates a file under a name that no other process or thread has.
 fn temporary(folder: &Path) -> Result<(File, PathBuf)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let mut options = OpenOptions::new();
@@ -68,7 +68,7 @@ fn temporary(folder: &Path) -> Result<(File, PathBuf)> {
         let path = folder.join(format!("qwen3-omni-{}-{number}.media", std::process::id()));
         match options.open(&path) {
             Ok(file) => return Ok((file, path)),
-            // Left over by an earlier process of the same number.
+            // Left over by an earlier process of the same id.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
             Err(source) => return Err(MediaError::Io { path, source }),
         }

@@ -3,15 +3,15 @@
 use crate::video::track::Timing;
 use crate::{MediaError, Result};
 
-/// More than a day and a half at 30 frames per second.
+/// Most frames: more than a day and a half at 30 frames per second.
 const MOST_FRAMES: usize = 1 << 22;
 
-/// What the lines have said so far.
+/// What the lines so far have told.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     seconds_per_tick: Option<(f64, f64)>,
     size: Option<(usize, usize)>,
-    /// How many bytes a decoded frame has.
+    /// Number of bytes of a decoded frame.
     bytes: Option<u64>,
     starts: Vec<i64>,
     last_length: i64,
@@ -49,7 +49,7 @@ impl Listing {
         let mut fields = line.split(',').map(str::trim).skip(2);
         let (start, length) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         let bytes = fields.next()?.parse().ok()?;
-        // A frame of another size would be told by nothing else, and be taken for a piece of a frame.
+        // Nothing else would reveal a frame of another size; it would be read as a piece of a frame.
         if *self.bytes.get_or_insert(bytes) != bytes {
             self.bytes = Some(u64::MAX);
         }

@@ -1,11 +1,11 @@
-//! One run of the program.
+//! One run of the program `ffmpeg`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
-/// As much of its messages is kept; the first ones tell most.
+/// Bytes of its messages that are kept; the first ones tell most.
 const MESSAGES: u64 = 2048;
 
 /// A running `ffmpeg`; dropping this ends it.
@@ -33,7 +33,7 @@ impl Run {
         &mut self.output
     }
 
-    /// Waits for the end; the error holds the messages.
+    /// Waits for the program to end; an error holds its messages.
     pub(super) fn finish(mut self) -> Result<(), String> {
         let more = self.output.read(&mut [0]).map_err(|error| error.to_string())?;
         if more > 0 {
@@ -59,7 +59,7 @@ impl Drop for Run {
     }
 }
 
-/// Reads to the end, so that the program never waits, but keeps only the beginning.
+/// Reads to the end, so that the program never blocks, but keeps only the beginning.
 fn gather(mut errors: ChildStderr) -> Vec<u8> {
     let mut kept = Vec::new();
     // What cannot be read is missing from a message, which is no reason to fail.
@@ -77,7 +77,7 @@ fn one_line(messages: &str) -> String {
     lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// What every run begins with: no questions, no network, and an end at the first error.
+/// Arguments of every run: no questions, no network, and an end at the first error.
 pub(super) fn arguments(for_input: &[&str], input: &OsStr) -> Vec<OsString> {
     let quiet = ["-nostdin", "-hide_banner", "-v", "error", "-xerror", "-protocol_whitelist", "file"];
     let mut arguments: Vec<OsString> = quiet.iter().chain(for_input).map(OsString::from).collect();

@@ -1,6 +1,6 @@
-//! Which frames ffmpeg shall hand over.
+//! Selection of the frames that ffmpeg passes on.
 
-/// Frames that follow each other: the first and the last.
+/// A run of consecutive frames: the first and the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Run(usize, usize);
 
@@ -10,7 +10,7 @@ impl Run {
     }
 }
 
-/// Rising indices as runs.
+/// Groups ascending indices into runs.
 pub(super) fn runs(wanted: &[usize]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for &index in wanted {
@@ -22,7 +22,7 @@ pub(super) fn runs(wanted: &[usize]) -> Vec<Run> {
     runs
 }
 
-/// An expression in the frame's number `n`, true for the runs; it halves them, so that each frame is looked up fast.
+/// An expression in the frame number `n` that is true for the runs; a binary search, so that each frame is looked up fast.
 pub(super) fn expression(runs: &[Run]) -> String {
     match runs {
         [] => "0".into(),

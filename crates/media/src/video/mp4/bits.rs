@@ -3,7 +3,7 @@
 /// Reads bits, the highest of each byte first.
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
-    /// How many bits were read.
+    /// Number of bits read so far.
     pub(super) at: usize,
 }
 
@@ -23,7 +23,7 @@ impl<'a> Bits<'a> {
         (0..bits).try_fold(0u32, |value, _| Some(value << 1 | u32::from(self.flag()?)))
     }
 
-    /// A number whose count of leading zeros gives its length.
+    /// Reads an Exp-Golomb number, whose count of leading zeros gives its length.
     pub(super) fn unsigned(&mut self) -> Option<u32> {
         let mut zeros = 0;
         while !self.flag()? {
@@ -41,7 +41,7 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// Without the bytes that keep the contents from looking like a start code.
+/// Removes the emulation prevention bytes, which keep the contents from looking like a start code.
 pub(super) fn unescape(unit: &[u8]) -> Vec<u8> {
     let mut zeros = 0;
     let mut plain = Vec::with_capacity(unit.len());
@@ -55,7 +55,7 @@ pub(super) fn unescape(unit: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// The reverse of [`unescape`].
+/// Inserts emulation prevention bytes: the reverse of [`unescape`].
 pub(super) fn escape(plain: &[u8]) -> Vec<u8> {
     let mut zeros = 0;
     let mut unit = Vec::with_capacity(plain.len());

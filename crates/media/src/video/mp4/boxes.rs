@@ -33,7 +33,7 @@ impl fmt::Display for Name {
 #[derive(Clone, Copy)]
 pub(super) struct Atom<'a> {
     pub(super) name: Name,
-    /// Where its header begins, counted from the beginning of what was walked over.
+    /// Offset of its header from the start of the bytes that are walked over.
     pub(super) start: usize,
     pub(super) body: &'a [u8],
 }
@@ -45,7 +45,7 @@ pub(super) struct Overrun {
     pub(super) reason: String,
 }
 
-/// The boxes that lie one after the other in `bytes`.
+/// Iterates over the boxes that lie one after another in `bytes`.
 pub(super) struct Atoms<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -104,7 +104,7 @@ pub(super) fn require<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Result<&'a [u8],
         .try_fold(body, |body, name| find(body, name)?.ok_or_else(|| format!("the box {} is missing", Name(**name))))
 }
 
-/// Numbers one after the other in a box.
+/// Reads the numbers of a box, one after another.
 pub(super) struct Fields<'a> {
     name: &'static str,
     rest: &'a [u8],
@@ -115,7 +115,7 @@ impl<'a> Fields<'a> {
         Self { name, rest: body }
     }
 
-    /// Behind a version byte and 24 flags.
+    /// Fields behind a version byte and 24 bits of flags, which are returned too.
     pub(super) fn versioned(name: &'static str, body: &'a [u8]) -> Result<(Self, u8, u32), String> {
         let mut fields = Self::new(name, body);
         let word = fields.u32()?;
@@ -153,7 +153,7 @@ impl<'a> Fields<'a> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
-    /// 64 bits in version 1, else 32.
+    /// Reads 64 bits in version 1, otherwise 32.
     pub(super) fn wide(&mut self, version: u8) -> Result<u64, String> {
         if version == 1 { self.u64() } else { Ok(u64::from(self.u32()?)) }
     }
@@ -162,7 +162,7 @@ impl<'a> Fields<'a> {
         self.rest
     }
 
-    /// A count and as many entries of `N` bytes.
+    /// Reads a count, and that number of entries of `N` bytes.
     pub(super) fn table<const N: usize>(&mut self) -> Result<&'a [[u8; N]], String> {
         let count = self.u32()? as usize;
         let entries = self.rest.as_chunks::<N>().0;

@@ -1,4 +1,4 @@
-//! From brightness and two colour differences to RGB, the right way up.
+//! From decoded YCbCr to RGB, upright.
 
 use crate::Result;
 use crate::image::Pixels;
@@ -6,16 +6,16 @@ use crate::image::Pixels;
 /// What the values of a picture mean.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Colour {
-    /// The number of the standard, as H.264 and MP4 count them.
+    /// Number of the standard's matrix, as H.264 and MP4 count them.
     pub(super) matrix: u16,
-    /// Whether brightness takes all values or those from 16 to 235.
+    /// Whether luma takes all values, or those from 16 to 235.
     pub(super) full: bool,
 }
 
 impl Colour {
     pub(super) const UNSPECIFIED: u32 = 2;
 
-    /// From a `colr` box, where it is of the kind for video.
+    /// Reads a `colr` box, if it is of the kind for video.
     pub(super) fn from_box(body: &[u8]) -> Option<Self> {
         let (kind, rest) = body.split_first_chunk::<4>()?;
         let matrix = u16::from_be_bytes(*rest.get(4..)?.first_chunk()?);
@@ -23,12 +23,12 @@ impl Colour {
         matches!(kind, b"nclx" | b"nclc").then_some(Self { matrix, full })
     }
 
-    /// The weights of red and blue in the brightness.
+    /// Weights of red and blue in luma.
     fn weights(self) -> Option<(f64, f64)> {
         match self.matrix {
             1 => Some((0.2126, 0.0722)),
             4 => Some((0.30, 0.11)),
-            // Without a word on it FFmpeg takes BT.601 whatever the size, and the model learnt from its pictures.
+            // If nothing is stated, FFmpeg takes BT.601 whatever the size, and the model learnt from FFmpeg's pictures.
             2 | 5 | 6 => Some((0.299, 0.114)),
             7 => Some((0.212, 0.087)),
             9 | 10 => Some((0.2627, 0.0593)),
@@ -40,7 +40,7 @@ impl Colour {
 const SHIFT: i32 = 16;
 const HALF: i32 = 1 << (SHIFT - 1);
 
-/// Factors for whole-number arithmetic, times `1 << SHIFT`.
+/// Factors for integer arithmetic, times `1 << SHIFT`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Converter {
     black: i32,
@@ -50,18 +50,18 @@ pub(super) struct Converter {
     blue: i32,
 }
 
-/// A picture as decoded: brightness, and colour differences at half the size.
+/// A picture as decoded: luma, and the two chroma planes at half the size.
 pub(super) struct Planes<'a> {
     pub(super) width: usize,
     pub(super) height: usize,
-    /// The values and how many there are from row to row.
+    /// The values and their stride from row to row.
     pub(super) luma: (&'a [u8], usize),
     pub(super) blue: (&'a [u8], usize),
     pub(super) red: (&'a [u8], usize),
 }
 
 impl Converter {
-    /// `None` if the standard is not known.
+    /// Prepares the factors; `None` if the standard is not known.
     pub(super) fn new(colour: Colour) -> Option<Self> {
         let (red, blue) = colour.weights()?;
         let green = 1.0 - red - blue;
@@ -77,7 +77,7 @@ impl Converter {
         })
     }
 
-    /// `None` if the planes are smaller than they must be.
+    /// Converts the planes to RGB; `None` if they are smaller than the picture.
     pub(super) fn rgb(&self, planes: &Planes<'_>) -> Option<Vec<u8>> {
         let mut rgb = vec![0; planes.width * planes.height * 3];
         for (row, out) in rgb.chunks_exact_mut(planes.width * 3).enumerate() {
@@ -106,17 +106,17 @@ fn line((values, stride): (&[u8], usize), row: usize, width: usize) -> Option<&[
     values.get(row * stride..row * stride + width)
 }
 
-/// A quarter turn, a mirroring, or both: where the axes of the picture go.
+/// Orientation of a picture: a quarter turn, a mirroring, or both.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Turn {
     /// Whether rows become columns.
     swap: bool,
-    /// Whether what was left or right, and top or bottom, changes places afterwards.
+    /// Whether left and right, and top and bottom, are exchanged afterwards.
     flip: (bool, bool),
 }
 
 impl Turn {
-    /// From the matrix `[a, b, c, d]` that takes (x, y) to (ax + cy, bx + dy); `None` for any other angle.
+    /// Reads the matrix `[a, b, c, d]` that takes (x, y) to (ax + cy, bx + dy); `None` for any other angle.
     pub(super) fn from_matrix([a, b, c, d]: [i32; 4]) -> Option<Self> {
         match (a, b, c, d) {
             (a, 0, 0, d) => Some(Self { swap: false, flip: (a < 0, d < 0) }),

@@ -1,4 +1,4 @@
-//! H.264 to pictures, in order of decoding.
+//! Decoding of H.264 to pictures, in order of decoding.
 
 use openh264::OpenH264API;
 use openh264::decoder::{DecodeOptions, DecodedYUV, Decoder, DecoderConfig, Flush};
@@ -32,7 +32,7 @@ impl Look {
 pub(super) struct Frames {
     decoder: Decoder,
     length_bytes: usize,
-    /// What goes to the decoder with the next picture.
+    /// Bytes that go to the decoder with the next picture.
     stream: Vec<u8>,
 }
 
@@ -48,7 +48,7 @@ impl Frames {
         Ok(Self { decoder, length_bytes, stream })
     }
 
-    /// Passes over a sample whose picture is not needed.
+    /// Skips a sample whose picture is not needed, but keeps its headers.
     pub(super) fn skip(&mut self, sample: &[u8]) -> Result<(), Fault> {
         self.gather(sample, true)
     }
@@ -78,7 +78,7 @@ impl Frames {
 pub(super) struct Decoded<'a>(DecodedYUV<'a>);
 
 impl Decoded<'_> {
-    /// `None` if it has not the size that was announced.
+    /// Converts the picture to pixels; `None` if it does not have the announced size.
     pub(super) fn pixels(&self, look: &Look) -> Option<Result<Pixels>> {
         let (width, height) = self.0.dimensions();
         let (luma, blue, red) = self.0.strides();

@@ -3,7 +3,7 @@
 use super::boxes::{Atom, Atoms, Fault, Fields, find, require};
 use super::samples::{Sample, Samples};
 
-/// What holds for the samples of a fragment that do not say it themselves.
+/// Defaults for samples of a fragment that state no values of their own.
 #[derive(Clone, Copy)]
 struct Defaults {
     length: u32,
@@ -23,7 +23,7 @@ pub(super) fn read(file: &[u8], moov: &[u8], track: u32, samples: &mut Samples) 
     };
     let defaults = extends(mvex, track)?;
     let mut decoded = samples.list.last().map_or(0, |last| last.shown.saturating_add(i64::from(last.length)));
-    // The last box was already seen to be whole or not of interest.
+    // Overlong boxes are dropped: those of known kinds have been refused when the movie was opened.
     for moof in Atoms::new(file).flatten().filter(|atom| atom.name.0 == *b"moof") {
         decoded = fragment(&moof, track, defaults, decoded, samples)?;
     }
@@ -44,7 +44,7 @@ fn extends(mvex: &[u8], track: u32) -> Result<Defaults, String> {
     Ok(Defaults { length: 0, size: 0 })
 }
 
-/// Returns the time at which decoding goes on.
+/// Reads one fragment and returns the decoding time of the next one.
 fn fragment(
     moof: &Atom<'_>,
     track: u32,
@@ -87,7 +87,7 @@ impl Head {
         Ok(Self { track, base, from_moof: flags & 0x2_0000 != 0, defaults: Defaults { length, size } })
     }
 
-    /// From where the runs' offsets are counted.
+    /// Offset in the file that the runs' offsets are counted from.
     fn base(&self, moof: &Atom<'_>, first: bool) -> Result<u64, Fault> {
         match self.base {
             Some(base) => Ok(base),
@@ -125,7 +125,7 @@ fn run(body: &[u8], base: u64, defaults: Defaults, place: &mut Place, samples: &
     for _ in 0..count {
         let (length, size) = (field(0x100, defaults.length)?, field(0x200, defaults.size)?);
         let (_flags, delay) = (field(0x400, 0)?, field(0x800, 0)?);
-        // The older version calls the delay unsigned, but one of half the range is always a small negative one.
+        // Version 0 declares the delay unsigned, but a value above half the range is always a small negative one.
         let shown = place.decoded.saturating_add(i64::from(delay as i32));
         samples.push(Sample { offset: place.offset, size, length, shown })?;
         place.offset = place.offset.saturating_add(u64::from(size));

@@ -14,7 +14,7 @@ pub(super) struct Movie {
     pub(super) config: Config,
 }
 
-/// From when to when the track is shown, in its ticks.
+/// When the track is shown, in its ticks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Shown {
     pub(super) from: i64,
@@ -27,7 +27,7 @@ impl Shown {
 
 /// What the decoder must know before the first frame.
 pub(super) struct Config {
-    /// How many bytes give the length of each unit in a sample.
+    /// Number of bytes that give the length of each unit in a sample.
     pub(super) length_bytes: usize,
     /// Sequence and picture headers.
     pub(super) headers: Vec<Vec<u8>>,
@@ -50,7 +50,7 @@ impl Movie {
     }
 }
 
-/// The contents of the `moov` box, once the file has shown itself to be of this kind and whole.
+/// Checks that the file is MP4 or MOV and whole, and returns the contents of its `moov` box.
 fn top(file: &[u8]) -> Result<&[u8], Fault> {
     const KNOWN: [&[u8; 4]; 11] =
         [b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"uuid"];
@@ -110,19 +110,19 @@ fn timescale(name: &'static str, body: &[u8]) -> Result<u32, String> {
     if ticks == 0 { Err(format!("the box `{name}` announces 0 ticks per second")) } else { Ok(ticks) }
 }
 
-/// What the edit list leaves of the track, where it is one stretch at normal speed; else all of it.
+/// The part of the track that the edit list shows, if it is one stretch at normal speed; otherwise the whole track.
 fn edit(moov: &[u8], trak: &[u8], ticks_per_second: u32) -> Result<Shown, String> {
     let Some(elst) = find(trak, b"edts")?.map(|edts| find(edts, b"elst")).transpose()?.flatten() else {
         return Ok(Shown::ALL);
     };
     let (mut fields, version, _) = Fields::versioned("elst", elst)?;
     let mut kept = Vec::new();
-    // Of more stretches than these, none can be simple.
+    // A list with more entries than these is not one stretch.
     for _ in 0..fields.u32()?.min(4) {
         let (length, from) = (fields.wide(version)?, fields.wide(version)?);
         let from = if version == 1 { from as i64 } else { i64::from(from as i32) };
         let speed = fields.u32()?;
-        // A stretch from before the beginning only delays the track.
+        // An empty edit, with a negative start, only delays the track.
         if from >= 0 {
             kept.push((length, from, speed));
         }
@@ -132,7 +132,7 @@ fn edit(moov: &[u8], trak: &[u8], ticks_per_second: u32) -> Result<Shown, String
     };
     let movie = timescale("mvhd", require(moov, &[b"mvhd"])?)?;
     let length = u128::from(length) * u128::from(ticks_per_second) / u128::from(movie);
-    // Of a fragmented file the length is not known beforehand, and given as 0.
+    // The length of a fragmented file is not known beforehand, and given as 0.
     let until = if length == 0 { i64::MAX } else { from.saturating_add(i64::try_from(length).unwrap_or(i64::MAX)) };
     Ok(Shown { from, until })
 }

@@ -2,7 +2,7 @@
 
 use super::boxes::{Fault, Fields, entry_u32, find, require};
 
-/// More than a day and a half at 30 frames per second; a bound for what is kept in memory.
+/// Most samples: more than a day and a half at 30 frames per second; a bound for what is kept in memory.
 const MOST_SAMPLES: usize = 1 << 22;
 
 /// One coded frame, in order of decoding.
@@ -17,7 +17,7 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    /// Its bytes in the file, which were checked to be there.
+    /// Its bytes in the file; they were checked to be there.
     pub(super) fn of<'a>(&self, file: &'a [u8]) -> &'a [u8] {
         let start = self.offset as usize;
         file.get(start..start + self.size as usize).unwrap_or_default()
@@ -51,7 +51,7 @@ impl Samples {
     }
 }
 
-/// Values that each hold for a number of samples.
+/// Run-length coded values: each holds for a number of samples.
 struct Runs<'a> {
     entries: std::slice::Iter<'a, [u8; 8]>,
     left: u32,
@@ -141,7 +141,7 @@ struct PerChunk<'a> {
 }
 
 impl PerChunk<'_> {
-    /// For the chunk of this index; indices must not fall from call to call.
+    /// Samples in the chunk of this index; indices must not fall from call to call.
     fn count(&mut self, chunk: usize) -> u32 {
         while self.runs.get(self.at + 1).is_some_and(|run| entry_u32(run, 0) as usize <= chunk + 1) {
             self.at += 1;

@@ -1,4 +1,4 @@
-//! The sequence header of H.264: the size of the pictures, their colours, and whether they can be decoded here.
+//! The sequence header (SPS) of H.264: the size of the pictures, their colours, and whether they can be decoded here.
 
 use super::bits::{Bits, escape, insert, unescape};
 use super::boxes::Fault;
@@ -23,11 +23,11 @@ pub(super) struct Sequence {
     pub(super) colour: Option<Colour>,
 }
 
-/// Reads a sequence header and gives it as the decoder gets it.
+/// Reads a sequence header, and returns it with the bytes that the decoder is given instead.
 ///
-/// OpenH264 puts frames into order of time by a guess that may lose some; it leaves them in order of decoding where the
-/// profile has no B-frames. As the file says when each frame is shown, the header is made to say the latter. Nothing
-/// else that is decoded depends on the profile.
+/// OpenH264 guesses the order of display, and may lose frames by it; where the profile has no B-frames, it leaves frames in order
+/// of decoding. As the file says when each frame is shown, the header is rewritten to such a profile. Nothing else that is decoded
+/// depends on the profile.
 pub(super) fn read(unit: &[u8]) -> Result<(Sequence, Vec<u8>), Fault> {
     let plain = unescape(unit);
     let mut bits = Bits::new(plain.get(1..).unwrap_or_default());
@@ -63,7 +63,7 @@ fn relabelled(mut plain: Vec<u8>, profile: u32, after_id: usize) -> Vec<u8> {
     escape(&plain)
 }
 
-/// The fields of the high profiles; the reason why such pictures are not decoded here, if there is one.
+/// Reads the fields of the high profiles; returns the reason why such pictures are not decoded here, if there is one.
 fn plain_pictures(bits: &mut Bits<'_>) -> Option<Option<&'static str>> {
     let chroma = bits.unsigned()?;
     let depths = (bits.unsigned()?, bits.unsigned()?);
@@ -93,7 +93,7 @@ fn skip_scaling(bits: &mut Bits<'_>, size: usize) -> Option<()> {
     Some(())
 }
 
-/// The fields on the order of frames; the reason why these are not decoded here, if there is one.
+/// Reads the fields on the order of frames; returns the reason why these are not decoded here, if there is one.
 fn progressive_order(bits: &mut Bits<'_>) -> Option<Option<&'static str>> {
     bits.unsigned()?;
     match bits.unsigned()? {
@@ -144,7 +144,7 @@ fn side(blocks: u32, crop_before: u32, crop_after: u32) -> Result<u32, Fault> {
     Ok((coded - cropped) as u32)
 }
 
-/// From the part on display; where it is cut short or says nothing, none.
+/// Reads the colours from the display information (VUI); none if it is cut short or does not state them.
 fn colour(bits: &mut Bits<'_>) -> Option<Option<Colour>> {
     const FREE_RATIO: u32 = 255;
     if bits.flag()? && bits.number(8)? == FREE_RATIO {

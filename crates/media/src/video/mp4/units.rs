@@ -1,4 +1,4 @@
-//! The units that a sample of H.264 is made of, and how the decoder gets them.
+//! The units (NAL units) of a sample of H.264, and how the decoder gets them.
 
 use super::boxes::Fault;
 use super::sequence;
@@ -9,7 +9,7 @@ const KEY_SLICE: u8 = 5;
 const SEQUENCE: u8 = 7;
 const PICTURE: u8 = 8;
 
-/// What decoding a sample is good for.
+/// Role of a sample in decoding.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Role {
     /// Everything from here on can be decoded without what came before.
@@ -20,7 +20,7 @@ pub(super) enum Role {
     Alone,
 }
 
-/// The units of a sample, each behind its length.
+/// Iterates over the units of a sample, each preceded by its length.
 pub(super) struct Units<'a> {
     rest: &'a [u8],
     length_bytes: usize,
@@ -55,12 +55,12 @@ fn kind(unit: &[u8]) -> Option<u8> {
     unit.first().map(|head| head & 0x1f)
 }
 
-/// Whether the unit is a header on its own, and of the whole sequence.
+/// Whether the unit is a sequence header.
 pub(super) fn is_sequence(unit: &[u8]) -> bool {
     kind(unit) == Some(SEQUENCE)
 }
 
-/// What a sample is good for; it must hold a picture that can be decoded here.
+/// Role of a sample, which must hold a picture that can be decoded here.
 pub(super) fn role(sample: &[u8], length_bytes: usize) -> Result<Role, Fault> {
     let mut role = None;
     for unit in Units::new(sample, length_bytes) {
@@ -78,7 +78,7 @@ pub(super) fn role(sample: &[u8], length_bytes: usize) -> Result<Role, Fault> {
     role.ok_or_else(|| Fault::Foreign("it holds no picture".into()))
 }
 
-/// Appends a unit as the decoder gets it; without its pictures where only headers are asked for.
+/// Appends a unit in the form the decoder takes; with `only_headers`, pictures are left out.
 ///
 /// Other kinds of units, such as further views and layers or remarks, are left out.
 pub(super) fn append(unit: &[u8], only_headers: bool, stream: &mut Vec<u8>) -> Result<(), Fault> {
