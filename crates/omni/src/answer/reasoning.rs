@@ -1,13 +1,13 @@
 //! What the thinker writes: thinking text, then the answer.
 
-use crate::tokenizer::PendingText;
-use crate::{Event, Tokenizer};
+use crate::output::Event;
+use crate::prompt::{PendingText, Tokenizer};
 
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
 /// Sorts the text of an answer in the making.
-pub(crate) struct Written {
+pub(crate) struct ReasoningSplitter {
     pending: PendingText,
     open: Option<u32>,
     close: Option<u32>,
@@ -24,7 +24,7 @@ pub(crate) struct Written {
     skip_line_ends: bool,
 }
 
-impl Written {
+impl ReasoningSplitter {
     pub(crate) fn new(tokenizer: &Tokenizer, prompt: &[u32], starts_thinking: Option<bool>) -> Self {
         let (open, close) = (tokenizer.id(OPEN), tokenizer.id(CLOSE));
         let last = prompt.iter().rev().find(|id| [open, close].contains(&Some(**id)));
@@ -122,9 +122,9 @@ mod tests {
     fn read(text: &str, starts: Option<bool>) -> (String, String, (Option<String>, String)) {
         let tokenizer = tokenizer();
         let ids = tokenizer.encode(text).unwrap();
-        let mut written = Written::new(&tokenizer, &[], starts);
-        let mut events: Vec<Event> = ids.iter().filter_map(|id| written.push(&tokenizer, *id)).collect();
-        events.extend(written.finish());
+        let mut splitter = ReasoningSplitter::new(&tokenizer, &[], starts);
+        let mut events: Vec<Event> = ids.iter().filter_map(|id| splitter.push(&tokenizer, *id)).collect();
+        events.extend(splitter.finish());
         let (mut thought, mut said) = (String::new(), String::new());
         for event in events {
             match event {
@@ -133,7 +133,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        (thought, said, written.texts(&tokenizer, &ids))
+        (thought, said, splitter.texts(&tokenizer, &ids))
     }
 
     #[test]

@@ -7,15 +7,15 @@ const ADVICE: &str = ". Less need: a quantised checkpoint, on the CPU one stored
                       `without_media`; `memory_limit` sets another limit";
 
 /// Refuses what cannot be held, and warns of what will be read from disk over and over. `limit` stands for what the system says.
-pub(crate) fn check(need: MemoryNeed, place: PlaceKind, limit: Option<u64>) -> Result<()> {
+pub(crate) fn check(estimate: MemoryNeed, place: PlaceKind, limit: Option<u64>) -> Result<()> {
     // How much memory another device has, its framework does not tell.
     let available = limit.or_else(|| if place == PlaceKind::Host { system::available() } else { None });
     let Some(available) = available else { return Ok(()) };
-    if need.held > available {
-        return Err(Error::Memory { needed: need.held, available, advice: ADVICE });
+    if estimate.held > available {
+        return Err(Error::Memory { needed: estimate.held, available, advice: ADVICE });
     }
-    if need.total() > available {
-        let needed = need.total();
+    if estimate.total() > available {
+        let needed = estimate.total();
         tracing::warn!(
             needed,
             available,
@@ -83,10 +83,10 @@ mod tests {
 
     #[test]
     fn only_what_must_be_held_is_refused() {
-        let need = MemoryNeed { held: 100, mapped: 1000 };
+        let estimate = MemoryNeed { held: 100, mapped: 1000 };
         for place in [PlaceKind::Host, PlaceKind::Device] {
-            assert!(check(need, place, Some(100)).is_ok());
-            let error = check(need, place, Some(99)).unwrap_err();
+            assert!(check(estimate, place, Some(100)).is_ok());
+            let error = check(estimate, place, Some(99)).unwrap_err();
             assert!(matches!(error, Error::Memory { needed: 100, available: 99, .. }), "{error}");
             let message = error.to_string();
             assert!(message.contains("need 100 bytes") && message.contains("99 ("), "{message}");

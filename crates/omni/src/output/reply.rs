@@ -1,50 +1,11 @@
+//! A complete answer, with its counts and times.
+
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use omni_core::Result;
 
-use crate::wav::WavFile;
-
-/// What a stream hands out: thinking if the model does, then text and sound in turns as they are made, then one `Done`.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Event {
-    /// A piece of thinking text, before the answer; cut only at character boundaries.
-    Thinking(String),
-    /// A piece of the answer's text, cut only at character boundaries.
-    Text(String),
-    /// A piece of sound, directly after the one before.
-    Audio(Audio),
-    /// The answer is complete.
-    Done(Box<Reply>),
-}
-
-/// Sound: one channel, between −1 and 1.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Audio {
-    /// Samples.
-    pub samples: Vec<f32>,
-    /// Samples per second (24,000).
-    pub sample_rate: u32,
-}
-
-impl Audio {
-    /// Length in time.
-    pub fn duration(&self) -> Duration {
-        Duration::from_secs_f64(self.samples.len() as f64 / f64::from(self.sample_rate))
-    }
-
-    /// Writes a 16-bit WAV file; an existing file is replaced only when the new one is complete.
-    ///
-    /// # Errors
-    /// [`omni_core::Error::Io`] naming the path; nothing half-written is left.
-    pub fn save_wav(&self, path: impl AsRef<Path>) -> Result<()> {
-        let mut file = WavFile::create(path.as_ref(), self.sample_rate)?;
-        file.write(&self.samples)?;
-        file.finish()
-    }
-}
+use super::event::{Audio, Event};
 
 /// Why the text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,6 +201,24 @@ impl fmt::Display for Timings {
         }
         write!(f, "; {:.0} ms in all", ms(self.total))
     }
+}
+
+/// All of an answer, its sound included.
+pub(crate) fn collect_reply(events: impl Iterator<Item = Result<Event>>) -> Result<Reply> {
+    let mut samples = Vec::new();
+    for event in events {
+        match event? {
+            Event::Audio(Audio { samples: piece, .. }) => samples.extend(piece),
+            Event::Done(mut reply) => {
+                if let Some(speech) = &mut reply.speech {
+                    speech.audio.samples = samples;
+                }
+                return Ok(*reply);
+            }
+            Event::Thinking(_) | Event::Text(_) => {}
+        }
+    }
+    unreachable!("a stream ends with an error or with `Done`")
 }
 
 #[cfg(test)]

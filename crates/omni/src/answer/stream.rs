@@ -9,12 +9,15 @@ use async_channel::{Receiver, bounded};
 use moe_talker::SpeakOptions;
 use omni_core::{Error, Result, SamplingOptions};
 
-use crate::memory::{Memory, contents};
-use crate::omni::Inner;
-use crate::places::Place;
-use crate::processor::Prompt;
-use crate::stages::{Common, Report, Signals, TalkStage, Talked, ThinkStage, Thought, VocodeStage, Voiced};
-use crate::{Audio, Event, GenerateOptions, Reply, Speech, SpeechStop, Stages, TextStop, Timings, Usage};
+use super::stage::{Report, Signals, StageContext};
+use super::talker::{TalkerReport, TalkerStage};
+use super::thinker::{ThinkerReport, ThinkerStage};
+use super::vocoder::{VocoderReport, VocoderStage};
+use crate::model::Model;
+use crate::output::{Audio, Event, Reply, Speech, SpeechStop, TextStop, Timings, Usage};
+use crate::prefill::{PrefixCache, content_digests};
+use crate::prompt::{GenerateOptions, Prompt, Stages};
+use crate::schedule::Permit;
 
 /// How the answer is to be spoken.
 pub(crate) struct SpeechPlan {
@@ -56,9 +59,9 @@ impl Canceller {
 }
 
 /// Stops the other stages when a stage panics.
-struct Unwound(Arc<Signals>);
+struct FailOnPanic(Arc<Signals>);
 
-impl Drop for Unwound {
+impl Drop for FailOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.fail();
@@ -75,29 +78,29 @@ struct Outcome {
     lookahead: usize,
     sample_rate: u32,
     started: Option<Instant>,
-    thought: Option<Thought>,
-    talked: Option<Talked>,
-    voiced: Option<Voiced>,
+    thinker: Option<ThinkerReport>,
+    talker: Option<TalkerReport>,
+    vocoder: Option<VocoderReport>,
 }
 
 impl ReplyStream {
     pub(crate) fn new(
-        model: Arc<Inner>,
+        model: Arc<Model>,
         prompt: Prompt,
         options: GenerateOptions,
-        (plan, memory): (Option<SpeechPlan>, Option<Memory>),
-        place: Place,
+        (plan, prefix_cache): (Option<SpeechPlan>, Option<PrefixCache>),
+        permit: Permit,
     ) -> Result<Self> {
-        let memory = memory.map(|memory| (memory, contents(&model, &prompt)));
+        let prefix_cache = prefix_cache.map(|prefix_cache| (prefix_cache, content_digests(&model, &prompt)));
         let (sender, reports) = bounded(EVENTS);
         let signals = Arc::new(Signals::new(options.stages == Stages::Sequential));
         let started = Instant::now();
-        let common = Common { reports: sender, signals: signals.clone(), started, _place: Arc::new(place) };
+        let context = StageContext { reports: sender, signals: signals.clone(), started, _permit: Arc::new(permit) };
         let outcome = Outcome {
             prompt_tokens: prompt.tokens(),
             preprocessing: prompt.preprocessing,
-            samples_per_frame: model.speech.as_ref().map_or(0, |parts| parts.voice.samples_per_frame()),
-            lookahead: model.speech.as_ref().map_or(0, |parts| parts.voice.lookahead()),
+            samples_per_frame: model.speech.as_ref().map_or(0, |parts| parts.vocoder.samples_per_frame()),
+            lookahead: model.speech.as_ref().map_or(0, |parts| parts.vocoder.lookahead()),
             sample_rate: model.sample_rate(),
             started: Some(started),
             ..Outcome::default()
@@ -111,8 +114,8 @@ impl ReplyStream {
                 let most = options.max_new_tokens.min(model.thinker.context_length());
                 let (words, talker_words) = bounded(most.saturating_add(2));
                 let (frames, vocoder_frames) = bounded(FRAMES);
-                let talk = TalkStage {
-                    common: common.clone(),
+                let talker = TalkerStage {
+                    context: context.clone(),
                     model: model.clone(),
                     options: options.clone(),
                     speaker,
@@ -122,38 +125,38 @@ impl ReplyStream {
                     layout: prompt.layout.clone(),
                     words: talker_words,
                     frames,
-                    memory: memory.clone(),
+                    prefix_cache: prefix_cache.clone(),
                 };
-                let vocode = VocodeStage {
-                    common: common.clone(),
+                let vocoder = VocoderStage {
+                    context: context.clone(),
                     model: model.clone(),
                     options: options.clone(),
                     frames: vocoder_frames,
                 };
-                stream.spawn("vocoder", &common, move || vocode.run())?;
-                stream.spawn("talker", &common, move || talk.run())?;
+                stream.spawn("vocoder", &context, move || vocoder.run())?;
+                stream.spawn("talker", &context, move || talker.run())?;
                 Some(words)
             }
         };
-        let think = ThinkStage { common: common.clone(), model, options, prompt, words, memory };
-        stream.spawn("thinker", &common, move || think.run())?;
+        let thinker = ThinkerStage { context: context.clone(), model, options, prompt, words, prefix_cache };
+        stream.spawn("thinker", &context, move || thinker.run())?;
         Ok(stream)
     }
 
     fn spawn(
         &mut self,
         stage: &'static str,
-        common: &Common,
+        context: &StageContext,
         run: impl FnOnce() -> Result<()> + Send + 'static,
     ) -> Result<()> {
-        let (common, parent) = (common.clone(), tracing::Span::current());
+        let (context, parent) = (context.clone(), tracing::Span::current());
         let thread = move || {
             let _parent = parent.entered();
             let _span = tracing::info_span!("stage", name = stage).entered();
-            let _guard = Unwound(common.signals.clone());
+            let _guard = FailOnPanic(context.signals.clone());
             if let Err(error) = run() {
-                common.signals.fail();
-                common.report(Report::Failed(error));
+                context.signals.fail();
+                context.report(Report::Failed(error));
             }
         };
         let spawned = Builder::new().name(format!("qwen3-omni {stage}")).spawn(thread);
@@ -162,7 +165,7 @@ impl ReplyStream {
         Ok(())
     }
 
-    /// What ends this answer from another place.
+    /// What ends this answer from another thread.
     pub fn canceller(&self) -> Canceller {
         Canceller { signals: self.signals.clone() }
     }
@@ -173,15 +176,15 @@ impl ReplyStream {
     }
 
     /// What a report, or the end of all reports, means to the reader. `None`: nothing yet.
-    fn read(&mut self, report: Option<Report>) -> Option<Option<Result<Event>>> {
+    fn receive(&mut self, report: Option<Report>) -> Option<Option<Result<Event>>> {
         let Some(outcome) = &mut self.outcome else {
             return Some(None);
         };
         match report {
             Some(Report::Event(event)) => return Some(Some(Ok(event))),
-            Some(Report::Thought(thought)) => outcome.thought = Some(*thought),
-            Some(Report::Talked(talked)) => outcome.talked = Some(talked),
-            Some(Report::Voiced(voiced)) => outcome.voiced = Some(voiced),
+            Some(Report::Thinker(thinker)) => outcome.thinker = Some(*thinker),
+            Some(Report::Talker(talker)) => outcome.talker = Some(talker),
+            Some(Report::Vocoder(vocoder)) => outcome.vocoder = Some(vocoder),
             Some(Report::Failed(error)) => {
                 // One error is enough. The other stages end by themselves.
                 self.stop();
@@ -224,7 +227,7 @@ impl Iterator for ReplyStream {
         loop {
             self.outcome.as_ref()?;
             let report = self.reports.recv_blocking().ok();
-            if let Some(item) = self.read(report) {
+            if let Some(item) = self.receive(report) {
                 return item;
             }
         }
@@ -243,7 +246,7 @@ impl futures_core::Stream for ReplyStream {
                 return std::task::Poll::Ready(None);
             }
             let report = std::task::ready!(this.reports.as_mut().poll_next(context));
-            if let Some(item) = this.read(report) {
+            if let Some(item) = this.receive(report) {
                 return std::task::Poll::Ready(item);
             }
         }
@@ -261,47 +264,47 @@ impl Drop for ReplyStream {
 impl Outcome {
     fn reply(self) -> Reply {
         let Self { prompt_tokens, preprocessing, samples_per_frame, lookahead, sample_rate, started, .. } = self;
-        let thought = self.thought.unwrap_or_default();
-        let (talked, voiced) = (self.talked.unwrap_or_default(), self.voiced.unwrap_or_default());
+        let thinker = self.thinker.unwrap_or_default();
+        let (talker, vocoder) = (self.talker.unwrap_or_default(), self.vocoder.unwrap_or_default());
         let timings = Timings {
             preprocessing,
-            encoders: thought.encoders,
-            first_text: thought.first_token,
-            first_code: talked.first_code,
-            first_audio: voiced.first_audio,
-            thinker: thought.thinker,
-            prefill: thought.prefill,
-            talker: talked.talker,
-            code_predictor: talked.code_predictor,
-            vocoder: voiced.vocoder,
+            encoders: thinker.encoders,
+            first_text: thinker.first_token,
+            first_code: talker.first_code,
+            first_audio: vocoder.first_audio,
+            thinker: thinker.thinker,
+            prefill: thinker.prefill,
+            talker: talker.talker,
+            code_predictor: talker.code_predictor,
+            vocoder: vocoder.vocoder,
             total: started.map_or(Duration::ZERO, |started| started.elapsed()),
         };
         let usage = Usage {
             prompt_tokens,
-            text_tokens: thought.answer.len(),
-            frames: voiced.codes.len(),
-            audio: Duration::from_secs_f64(voiced.samples as f64 / f64::from(sample_rate)),
-            known_tokens: thought.known,
-            cache_bytes: thought.cache_bytes + talked.cache_bytes,
+            text_tokens: thinker.answer.len(),
+            frames: vocoder.codes.len(),
+            audio: Duration::from_secs_f64(vocoder.samples as f64 / f64::from(sample_rate)),
+            known_tokens: thinker.cached_tokens,
+            cache_bytes: thinker.cache_bytes + talker.cache_bytes,
         };
         // An answer whose first code is the end code says nothing.
-        let speech = (!voiced.codes.is_empty()).then(|| Speech {
+        let speech = (!vocoder.codes.is_empty()).then(|| Speech {
             audio: Audio { samples: Vec::new(), sample_rate },
-            codes: voiced.codes,
-            stop: match talked.stop {
-                _ if voiced.silent => SpeechStop::Silence,
+            codes: vocoder.codes,
+            stop: match talker.stop {
+                _ if vocoder.silent => SpeechStop::Silence,
                 stop => stop.unwrap_or(SpeechStop::Cancelled),
             },
-            text_ends: thought.spoken,
+            text_ends: thinker.spoken,
             samples_per_frame,
             lookahead,
         });
         tracing::info!(%usage, %timings, "answered");
         Reply {
-            text: thought.text,
-            thinking: thought.thinking,
-            token_ids: thought.answer,
-            text_stop: thought.stop.unwrap_or(TextStop::Cancelled),
+            text: thinker.text,
+            thinking: thinker.thinking,
+            token_ids: thinker.answer,
+            text_stop: thinker.stop.unwrap_or(TextStop::Cancelled),
             speech,
             usage,
             timings,

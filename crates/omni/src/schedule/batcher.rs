@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use omni_core::{Error, Result};
 
 /// Shortest time to wait for those who have just been served, where there are any.
-const PATIENCE: Duration = Duration::from_micros(200);
+const MIN_WAIT: Duration = Duration::from_micros(200);
 
 /// Where steps of one kind meet. A job owns what it needs and comes back as its output.
-pub(crate) struct Batch<Job, Output> {
+pub(crate) struct Batcher<Job, Output> {
     queue: Mutex<Queue<Job, Output>>,
     changed: Condvar,
     limit: Limit<Job>,
@@ -31,56 +31,56 @@ pub(crate) struct Limit<Job> {
     pub(crate) joining: RangeInclusive<usize>,
     pub(crate) weigh: fn(&Job) -> usize,
     /// Longest time to wait for those who have just been served.
-    pub(crate) patience: Duration,
+    pub(crate) max_wait: Duration,
 }
 
 impl<Job> Limit<Job> {
     /// Jobs that all weigh the same.
     pub(crate) fn jobs(jobs: usize) -> Self {
-        Self { jobs, weight: jobs, joining: 0..=jobs, weigh: |_| 1, patience: Duration::MAX }
+        Self { jobs, weight: jobs, joining: 0..=jobs, weigh: |_| 1, max_wait: Duration::MAX }
     }
 }
 
 struct Queue<Job, Output> {
     waiting: VecDeque<(usize, Job)>,
-    /// By seat; `None` if the batch came to nothing.
+    /// By slot; `None` if the batch came to nothing.
     done: HashMap<usize, Option<Output>>,
     /// Whether somebody leads.
-    led: bool,
+    has_leader: bool,
     /// Seats of the last batch that have neither come back nor left.
-    due: Vec<usize>,
+    expected: Vec<usize>,
     /// How long the last batch took.
     took: Duration,
-    seats: usize,
+    slots: usize,
     /// Jobs of the largest batch so far.
     largest: usize,
 }
 
 /// The place of one answer, which has one job at a time.
-pub(crate) struct Seat<'a, Job, Output> {
-    batch: &'a Batch<Job, Output>,
+pub(crate) struct Slot<'a, Job, Output> {
+    batcher: &'a Batcher<Job, Output>,
     id: usize,
 }
 
-impl<Job, Output> Batch<Job, Output> {
+impl<Job, Output> Batcher<Job, Output> {
     pub(crate) fn new(limit: Limit<Job>) -> Self {
         let queue = Queue {
             waiting: VecDeque::new(),
             done: HashMap::new(),
-            led: false,
-            due: Vec::new(),
+            has_leader: false,
+            expected: Vec::new(),
             took: Duration::ZERO,
-            seats: 0,
+            slots: 0,
             largest: 0,
         };
         Self { queue: Mutex::new(queue), changed: Condvar::new(), limit }
     }
 
     /// A place for one who will come again and again.
-    pub(crate) fn seat(&self) -> Seat<'_, Job, Output> {
+    pub(crate) fn slot(&self) -> Slot<'_, Job, Output> {
         let mut queue = self.lock();
-        queue.seats += 1;
-        Seat { batch: self, id: queue.seats }
+        queue.slots += 1;
+        Slot { batcher: self, id: queue.slots }
     }
 
     /// Jobs of the largest batch so far.
@@ -107,11 +107,11 @@ impl<Job, Output> Batch<Job, Output> {
     /// Waits, as the leader, for those of the last batch who are about to come back: without it, answers would take turns in
     /// batches that never join. One who is late costs a quarter of a step, once.
     fn gather<'a>(&self, mut queue: MutexGuard<'a, Queue<Job, Output>>) -> MutexGuard<'a, Queue<Job, Output>> {
-        let until = Instant::now() + (queue.took / 4).max(PATIENCE).min(self.limit.patience);
+        let until = Instant::now() + (queue.took / 4).max(MIN_WAIT).min(self.limit.max_wait);
         let room = |queue: &Queue<Job, Output>| {
             queue.waiting.len() < self.limit.jobs && self.fitting(queue) == queue.waiting.len()
         };
-        while !queue.due.is_empty() && room(&queue) {
+        while !queue.expected.is_empty() && room(&queue) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -122,7 +122,7 @@ impl<Job, Output> Batch<Job, Output> {
     }
 }
 
-impl<Job, Output> Seat<'_, Job, Output> {
+impl<Job, Output> Slot<'_, Job, Output> {
     /// The output of a job. If it falls to this thread to lead, it computes those that wait with it by `compute`, which gives one
     /// output for each job, in their order.
     ///
@@ -132,72 +132,72 @@ impl<Job, Output> Seat<'_, Job, Output> {
     /// # Panics
     /// If `compute` does.
     pub(crate) fn run(&mut self, job: Job, compute: impl FnOnce(Vec<Job>) -> Vec<Output>) -> Result<Output> {
-        let batch = self.batch;
-        if batch.limit.jobs == 1 || !batch.limit.joining.contains(&(batch.limit.weigh)(&job)) {
+        let batcher = self.batcher;
+        if batcher.limit.jobs == 1 || !batcher.limit.joining.contains(&(batcher.limit.weigh)(&job)) {
             return Ok(compute(vec![job]).pop().expect("one output for each job"));
         }
-        let mut queue = batch.lock();
-        queue.due.retain(|seat| *seat != self.id);
+        let mut queue = batcher.lock();
+        queue.expected.retain(|slot| *slot != self.id);
         queue.waiting.push_back((self.id, job));
-        batch.changed.notify_all();
+        batcher.changed.notify_all();
         loop {
             if let Some(output) = queue.done.remove(&self.id) {
                 let reason = "a step that was computed together with another answer's did not end";
                 return output.ok_or_else(|| Error::Device(reason.into()));
             }
-            let first = queue.waiting.front().is_some_and(|(seat, _)| *seat == self.id);
-            if first && !queue.led {
+            let first = queue.waiting.front().is_some_and(|(slot, _)| *slot == self.id);
+            if first && !queue.has_leader {
                 break;
             }
-            queue = batch.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = batcher.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        queue.led = true;
-        queue = batch.gather(queue);
-        let count = batch.fitting(&queue);
+        queue.has_leader = true;
+        queue = batcher.gather(queue);
+        let count = batcher.fitting(&queue);
         queue.largest = queue.largest.max(count);
-        let (seats, jobs) = queue.waiting.drain(..count).unzip();
+        let (slots, jobs) = queue.waiting.drain(..count).unzip();
         drop(queue);
-        let lead = Lead { batch, seats, started: Instant::now(), outputs: Vec::new() };
+        let lead = Leader { batcher, slots, started: Instant::now(), outputs: Vec::new() };
         Ok(lead.finish(compute(jobs)))
     }
 }
 
-impl<Job, Output> Drop for Seat<'_, Job, Output> {
+impl<Job, Output> Drop for Slot<'_, Job, Output> {
     /// Nobody waits for one who has left.
     fn drop(&mut self) {
-        self.batch.lock().due.retain(|seat| *seat != self.id);
-        self.batch.changed.notify_all();
+        self.batcher.lock().expected.retain(|slot| *slot != self.id);
+        self.batcher.changed.notify_all();
     }
 }
 
 /// A batch that is being computed. When it is dropped, with outputs or, in a panic, without, the others go on.
-struct Lead<'a, Job, Output> {
-    batch: &'a Batch<Job, Output>,
-    seats: Vec<usize>,
+struct Leader<'a, Job, Output> {
+    batcher: &'a Batcher<Job, Output>,
+    slots: Vec<usize>,
     started: Instant,
     outputs: Vec<Output>,
 }
 
-impl<Job, Output> Lead<'_, Job, Output> {
+impl<Job, Output> Leader<'_, Job, Output> {
     /// Hands the outputs out; returns the leader's own, which is the first.
     fn finish(mut self, outputs: Vec<Output>) -> Output {
-        assert_eq!(outputs.len(), self.seats.len(), "one output for each job");
+        assert_eq!(outputs.len(), self.slots.len(), "one output for each job");
         self.outputs = outputs;
         self.outputs.remove(0)
     }
 }
 
-impl<Job, Output> Drop for Lead<'_, Job, Output> {
+impl<Job, Output> Drop for Leader<'_, Job, Output> {
     fn drop(&mut self) {
         let mut outputs = std::mem::take(&mut self.outputs).into_iter();
-        let mut queue = self.batch.lock();
-        let others = self.seats.iter().skip(1);
-        others.for_each(|seat| drop(queue.done.insert(*seat, outputs.next())));
+        let mut queue = self.batcher.lock();
+        let others = self.slots.iter().skip(1);
+        others.for_each(|slot| drop(queue.done.insert(*slot, outputs.next())));
         queue.took = self.started.elapsed();
-        queue.due = std::mem::take(&mut self.seats);
-        queue.led = false;
+        queue.expected = std::mem::take(&mut self.slots);
+        queue.has_leader = false;
         drop(queue);
-        self.batch.changed.notify_all();
+        self.batcher.changed.notify_all();
     }
 }
 
@@ -213,10 +213,10 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     /// Waits until so many jobs wait.
-    fn until_waiting<J, O>(batch: &Batch<J, O>, count: usize) {
+    fn until_waiting<J, O>(batcher: &Batcher<J, O>, count: usize) {
         let until = Instant::now() + LONG;
-        while batch.lock().waiting.len() < count {
-            assert!(Instant::now() < until, "{} jobs wait, expected {count}", batch.lock().waiting.len());
+        while batcher.lock().waiting.len() < count {
+            assert!(Instant::now() < until, "{} jobs wait, expected {count}", batcher.lock().waiting.len());
             sleep(Duration::from_micros(50));
         }
     }
@@ -230,14 +230,14 @@ mod tests {
 
     #[test]
     fn one_alone_is_served_at_once() {
-        let batch = Batch::new(Limit::jobs(8));
-        let mut seat = batch.seat();
+        let batcher = Batcher::new(Limit::jobs(8));
+        let mut slot = batcher.slot();
         let started = Instant::now();
         for job in 0..1000 {
-            assert_eq!(seat.run(job, |jobs: Vec<i32>| jobs.iter().map(|job| job + 1).collect()).unwrap(), job + 1);
+            assert_eq!(slot.run(job, |jobs: Vec<i32>| jobs.iter().map(|job| job + 1).collect()).unwrap(), job + 1);
         }
         // Nobody is waited for.
-        assert!(started.elapsed() < 1000 * PATIENCE, "{:?}", started.elapsed());
+        assert!(started.elapsed() < 1000 * MIN_WAIT, "{:?}", started.elapsed());
     }
 
     #[test]
@@ -247,15 +247,15 @@ mod tests {
 
     /// The batches in which jobs of these weights are computed that wait behind one another.
     fn batches_of(limit: Limit<usize>, weights: &[usize]) -> Vec<Vec<usize>> {
-        let (batch, go, batches) = (&Batch::new(limit), &AtomicBool::new(false), &Mutex::new(Vec::new()));
+        let (batcher, go, batches) = (&Batcher::new(limit), &AtomicBool::new(false), &Mutex::new(Vec::new()));
         scope(|scope| {
             let leads = move |jobs: Vec<usize>| {
                 hold(go);
                 jobs
             };
-            scope.spawn(move || batch.seat().run(0, leads).unwrap());
+            scope.spawn(move || batcher.slot().run(0, leads).unwrap());
             let until = Instant::now() + LONG;
-            while !batch.lock().led {
+            while !batcher.lock().has_leader {
                 assert!(Instant::now() < until);
                 sleep(Duration::from_micros(50));
             }
@@ -265,9 +265,9 @@ mod tests {
                         batches.lock().unwrap().push(jobs.clone());
                         jobs
                     };
-                    assert_eq!(batch.seat().run(*weight, compute).unwrap(), *weight);
+                    assert_eq!(batcher.slot().run(*weight, compute).unwrap(), *weight);
                 });
-                until_waiting(batch, at + 1);
+                until_waiting(batcher, at + 1);
             }
             go.store(true, Ordering::SeqCst);
         });
@@ -283,38 +283,38 @@ mod tests {
 
     #[test]
     fn a_light_job_and_a_heavy_one_wait_for_nobody() {
-        let batch = Batch::new(Limit { weight: 10, joining: 3..=6, weigh: |job| *job, ..Limit::jobs(8) });
-        let (batch, go) = (&batch, &AtomicBool::new(false));
+        let batcher = Batcher::new(Limit { weight: 10, joining: 3..=6, weigh: |job| *job, ..Limit::jobs(8) });
+        let (batcher, go) = (&batcher, &AtomicBool::new(false));
         scope(|scope| {
             let leads = move |jobs: Vec<usize>| {
                 hold(go);
                 jobs
             };
-            scope.spawn(move || batch.seat().run(5, leads).unwrap());
+            scope.spawn(move || batcher.slot().run(5, leads).unwrap());
             let until = Instant::now() + LONG;
-            while !batch.lock().led {
+            while !batcher.lock().has_leader {
                 assert!(Instant::now() < until);
                 sleep(Duration::from_micros(50));
             }
-            assert_eq!([2, 7].map(|job| batch.seat().run(job, |jobs| jobs).unwrap()), [2, 7]);
+            assert_eq!([2, 7].map(|job| batcher.slot().run(job, |jobs| jobs).unwrap()), [2, 7]);
             go.store(true, Ordering::SeqCst);
         });
     }
 
     #[test]
     fn those_who_come_back_join_one_batch() {
-        let (batch, sizes) = (&Batch::new(Limit::jobs(8)), &Mutex::new(Vec::new()));
+        let (batcher, sizes) = (&Batcher::new(Limit::jobs(8)), &Mutex::new(Vec::new()));
         scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(move || {
-                    let mut seat = batch.seat();
+                    let mut slot = batcher.slot();
                     for _ in 0..20 {
                         let compute = |jobs: Vec<()>| {
                             sizes.lock().unwrap().push(jobs.len());
                             sleep(Duration::from_millis(20));
                             jobs
                         };
-                        seat.run((), compute).unwrap();
+                        slot.run((), compute).unwrap();
                     }
                 });
             }
@@ -327,25 +327,25 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_its_leader_and_the_others_hear_of_it() {
-        let (batch, go) = (&Batch::<usize, usize>::new(Limit::jobs(8)), &AtomicBool::new(false));
+        let (batcher, go) = (&Batcher::<usize, usize>::new(Limit::jobs(8)), &AtomicBool::new(false));
         scope(|scope| {
             let first = scope.spawn(move || {
                 let lead = |jobs| {
                     hold(go);
                     jobs
                 };
-                batch.seat().run(0, lead).unwrap()
+                batcher.slot().run(0, lead).unwrap()
             });
-            while !batch.lock().led {
+            while !batcher.lock().has_leader {
                 sleep(Duration::from_micros(50));
             }
             let second = scope.spawn(move || {
                 let lead = |_| panic!("the device is gone");
-                catch_unwind(AssertUnwindSafe(|| batch.seat().run(1, lead))).is_err()
+                catch_unwind(AssertUnwindSafe(|| batcher.slot().run(1, lead))).is_err()
             });
-            until_waiting(batch, 1);
-            let third = scope.spawn(move || batch.seat().run(2, |_| unreachable!("the second leads")));
-            until_waiting(batch, 2);
+            until_waiting(batcher, 1);
+            let third = scope.spawn(move || batcher.slot().run(2, |_| unreachable!("the second leads")));
+            until_waiting(batcher, 2);
             go.store(true, Ordering::SeqCst);
             assert_eq!(first.join().unwrap(), 0);
             assert!(second.join().unwrap());
@@ -353,24 +353,24 @@ mod tests {
             assert!(matches!(error, Error::Device(_)) && error.to_string().contains("another answer"), "{error}");
         });
         // The queue goes on.
-        assert_eq!(batch.seat().run(5, |jobs| jobs).unwrap(), 5);
-        assert!(batch.lock().done.is_empty());
+        assert_eq!(batcher.slot().run(5, |jobs| jobs).unwrap(), 5);
+        assert!(batcher.lock().done.is_empty());
     }
 
     #[test]
     fn a_missing_output_is_a_panic_and_nobody_hangs() {
-        let batch = Batch::<usize, usize>::new(Limit::jobs(8));
-        assert!(catch_unwind(AssertUnwindSafe(|| batch.seat().run(1, |_| Vec::new()))).is_err());
-        assert_eq!(batch.seat().run(2, |jobs| jobs).unwrap(), 2);
+        let batcher = Batcher::<usize, usize>::new(Limit::jobs(8));
+        assert!(catch_unwind(AssertUnwindSafe(|| batcher.slot().run(1, |_| Vec::new()))).is_err());
+        assert_eq!(batcher.slot().run(2, |jobs| jobs).unwrap(), 2);
     }
 
     #[test]
     fn many_threads_get_their_own_outputs_and_all_get_their_turn() {
-        let (batch, inside) = (&Batch::new(Limit::jobs(5)), &AtomicUsize::new(0));
+        let (batcher, inside) = (&Batcher::new(Limit::jobs(5)), &AtomicUsize::new(0));
         scope(|scope| {
             for thread in 0..16usize {
                 scope.spawn(move || {
-                    let mut seat = batch.seat();
+                    let mut slot = batcher.slot();
                     for step in 0..200 {
                         let compute = |jobs: Vec<(usize, usize)>| {
                             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two lead at once");
@@ -379,16 +379,16 @@ mod tests {
                             inside.fetch_sub(1, Ordering::SeqCst);
                             outputs
                         };
-                        assert_eq!(seat.run((thread, step), compute).unwrap(), thread * 1000 + step);
+                        assert_eq!(slot.run((thread, step), compute).unwrap(), thread * 1000 + step);
                         // Some leave and come back.
                         if step % 50 == thread {
-                            seat = batch.seat();
+                            slot = batcher.slot();
                         }
                     }
                 });
             }
         });
-        let queue = batch.lock();
-        assert!(queue.waiting.is_empty() && queue.done.is_empty() && queue.due.is_empty() && !queue.led);
+        let queue = batcher.lock();
+        assert!(queue.waiting.is_empty() && queue.done.is_empty() && queue.expected.is_empty() && !queue.has_leader);
     }
 }

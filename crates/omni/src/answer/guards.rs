@@ -43,24 +43,24 @@ pub(crate) struct Silence {
     /// Silent frames on end, up to the last whole one.
     silent: usize,
     /// Squares and number of samples of a frame that is not whole yet.
-    begun: (f64, usize),
+    partial: (f64, usize),
 }
 
 impl Silence {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, silent: 0, begun: (0.0, 0) }
+        Self { most, silent: 0, partial: (0.0, 0) }
     }
 
     /// Takes a piece of sound; if silence has lasted too long in it, the number of its samples up to there.
     pub(crate) fn ends(&mut self, samples: &[f32], per_frame: usize) -> Option<usize> {
         for (index, sample) in samples.iter().enumerate() {
-            let (squares, count) = &mut self.begun;
+            let (squares, count) = &mut self.partial;
             *squares += f64::from(*sample) * f64::from(*sample);
             *count += 1;
             if *count == per_frame {
                 let loudness = (*squares / per_frame as f64).sqrt() as f32;
                 self.silent = if loudness < SILENT { self.silent + 1 } else { 0 };
-                self.begun = (0.0, 0);
+                self.partial = (0.0, 0);
                 if self.silent >= self.most {
                     return Some(index + 1);
                 }

@@ -1,25 +1,25 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aut_encoder::AutEncoder;
 use burn::tensor::Tensor;
 use checkpoint::{Component, OmniConfig, Weights};
 use code2wav::Code2Wav;
-use media::image::{ImageOptions, PixelBounds};
 use moe_talker::Talker;
 use moe_thinker::Thinker;
 use mtp::CodePredictor;
-use omni_core::{Dtype, Error, ModalityEncoder, Result, SamplingOptions, Vocoder};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use omni_core::{Dtype, Error, ModalityEncoder, Result, Vocoder};
 use vision_encoder::{PixelPatches, VisionEncoder};
 
-use crate::omni::{Ears, Encoders, Eyes, Inner, SpeechParts, Voice};
-use crate::origin::Origin;
-use crate::places::Places;
-use crate::stages::Together;
-use crate::threads::Threads;
-use crate::{ChatTemplate, Device, Omni, Tokenizer};
+use super::device::Device;
+use super::memory_check;
+use super::origin::Origin;
+use crate::Omni;
+use crate::model::{
+    AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, GenerationConfig, Model, PreprocessorConfig, SpeechParts,
+};
+use crate::prompt::{ChatTemplate, Tokenizer};
+use crate::schedule::{Admission, Batches, CpuPool};
 
 /// Loads an [`Omni`] from a checkpoint directory.
 pub struct OmniBuilder {
@@ -54,117 +54,11 @@ pub struct Loading {
     pub total: usize,
 }
 
-/// The talker's settings in `generation_config.json`; the released values where the file is silent.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
-pub(crate) struct GenerationConfig {
-    talker_max_new_tokens: usize,
-    talker_repetition_penalty: f32,
-    talker_temperature: f32,
-    talker_top_k: usize,
-    talker_top_p: f32,
-    eos_token_id: EndIds,
-}
-
-/// The ids that end a text: none named, one, or several.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(untagged)]
-enum EndIds {
-    #[default]
-    Unnamed,
-    One(u32),
-    Several(Vec<u32>),
-}
-
-impl Default for GenerationConfig {
-    fn default() -> Self {
-        let SamplingOptions { repetition_penalty, temperature, top_k, top_p, .. } = SamplingOptions::talker();
-        Self {
-            talker_max_new_tokens: 4096,
-            talker_repetition_penalty: repetition_penalty,
-            talker_temperature: temperature,
-            talker_top_k: top_k,
-            talker_top_p: top_p,
-            eos_token_id: EndIds::Unnamed,
-        }
+impl Omni {
+    /// Starts loading a checkpoint directory in Hugging Face layout.
+    pub fn builder(directory: impl Into<PathBuf>) -> OmniBuilder {
+        OmniBuilder::new(directory.into())
     }
-}
-
-impl GenerationConfig {
-    fn read(directory: &Path, im_end: u32) -> Result<Self> {
-        let path = directory.join("generation_config.json");
-        let mut config: Self = read_optional(&path)?;
-        if let EndIds::Unnamed = config.eos_token_id {
-            config.eos_token_id = EndIds::One(im_end);
-        }
-        config.talker(0).validate("talker").map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
-        Ok(config)
-    }
-
-    pub(crate) fn talker(&self, seed: u64) -> SamplingOptions {
-        SamplingOptions {
-            greedy: false,
-            temperature: self.talker_temperature,
-            top_k: self.talker_top_k,
-            top_p: self.talker_top_p,
-            repetition_penalty: self.talker_repetition_penalty,
-            seed,
-        }
-    }
-
-    /// Whether this id ends the text.
-    pub(crate) fn ends_text(&self, id: u32) -> bool {
-        match &self.eos_token_id {
-            EndIds::Unnamed => false,
-            EndIds::One(end) => *end == id,
-            EndIds::Several(ends) => ends.contains(&id),
-        }
-    }
-
-    pub(crate) fn max_codes(&self) -> usize {
-        self.talker_max_new_tokens
-    }
-}
-
-/// The picture sizes of `preprocessor_config.json`; the released values where the file is silent.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(default)]
-pub(crate) struct PreprocessorConfig {
-    min_pixels: usize,
-    max_pixels: usize,
-}
-
-impl Default for PreprocessorConfig {
-    fn default() -> Self {
-        let PixelBounds { min, max } = ImageOptions::default().bounds;
-        Self { min_pixels: min, max_pixels: max }
-    }
-}
-
-impl PreprocessorConfig {
-    fn read(directory: &Path) -> Result<Self> {
-        let path = directory.join("preprocessor_config.json");
-        let config: Self = read_optional(&path)?;
-        let Self { min_pixels, max_pixels } = config;
-        if min_pixels > max_pixels || max_pixels == 0 {
-            let reason = format!("{min_pixels} min_pixels and {max_pixels} max_pixels contradict each other");
-            return Err(Error::Config(format!("{}: {reason}", path.display())));
-        }
-        Ok(config)
-    }
-
-    pub(crate) fn bounds(self) -> PixelBounds {
-        PixelBounds { min: self.min_pixels, max: self.max_pixels }
-    }
-}
-
-/// A JSON file that need not be there.
-fn read_optional<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
-    if !path.is_file() {
-        return Ok(T::default());
-    }
-    let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-    serde_json::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
 }
 
 impl OmniBuilder {
@@ -289,7 +183,7 @@ impl OmniBuilder {
         if self.max_answers == 0 {
             return Err(Error::Request("max_answers is 0, expected at least 1".into()));
         }
-        let threads = Threads::new(self.threads)?;
+        let pool = CpuPool::new(self.threads)?;
         let checkpoint = Origin::open(&self.directory, self.random_weights)?;
         let speaks = !self.text_only && checkpoint.config().enable_audio_output;
         let mut components = vec![Component::Thinker];
@@ -311,7 +205,11 @@ impl OmniBuilder {
         let preprocessor = PreprocessorConfig::read(&self.directory)?;
         let dtype = self.dtype.unwrap_or_else(|| self.device.dtype_for(config.dtype.as_deref()));
         let place = self.device.place(dtype)?;
-        crate::fit::check(checkpoint.memory_need(&components, place.kind(), dtype), place.kind(), self.memory_limit)?;
+        memory_check::check(
+            checkpoint.memory_estimate(&components, place.kind(), dtype),
+            place.kind(),
+            self.memory_limit,
+        )?;
         let mut weights = checkpoint.weights(&place, dtype);
         if let Some(mut callback) = self.progress {
             let total = checkpoint.bytes(&components, place.kind(), dtype);
@@ -323,17 +221,17 @@ impl OmniBuilder {
         let encoders = match self.without_media {
             true => None,
             false => Some(Encoders {
-                audio: load_ears(&weights, &config, plugged.audio, self.audio_window)?,
+                audio: load_audio_encoder(&weights, &config, plugged.audio, self.audio_window)?,
                 vision: match plugged.vision {
-                    Some(encoder) => Eyes::Other(encoder),
-                    None => Eyes::Own(VisionEncoder::load(&weights, &config)?),
+                    Some(encoder) => AnyVisionEncoder::Custom(encoder),
+                    None => AnyVisionEncoder::Builtin(VisionEncoder::load(&weights, &config)?),
                 },
             }),
         };
         let speech = speaks.then(|| load_speech(&weights, &config, plugged.vocoder)).transpose()?;
-        let (together, places) = (Together::new(thinker.engine().batches()), Places::new(self.max_answers));
+        let (batches, admission) = (Batches::new(thinker.engine().batches()), Admission::new(self.max_answers));
         let device = place.device().clone();
-        let inner = Inner {
+        let model = Model {
             config,
             tokenizer,
             template,
@@ -344,25 +242,25 @@ impl OmniBuilder {
             thinker,
             encoders,
             speech,
-            together,
-            places,
-            threads,
+            batches,
+            admission,
+            pool,
         };
-        Ok(Omni::new(Arc::new(inner)))
+        Ok(Omni::new(Arc::new(model)))
     }
 }
 
-fn load_ears(
+fn load_audio_encoder(
     weights: &Weights,
     config: &OmniConfig,
     plugged: Option<Box<dyn ModalityEncoder<Features = Vec<Tensor<2>>>>>,
     window: Option<usize>,
-) -> Result<Ears> {
+) -> Result<AnyAudioEncoder> {
     let encoder = match plugged {
-        Some(encoder) => return Ok(Ears::Other(encoder)),
+        Some(encoder) => return Ok(AnyAudioEncoder::Custom(encoder)),
         None => AutEncoder::load(weights, config)?,
     };
-    Ok(Ears::Own(match window {
+    Ok(AnyAudioEncoder::Builtin(match window {
         Some(seconds) => encoder.with_window(seconds)?,
         None => encoder,
     }))
@@ -372,9 +270,9 @@ fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn V
     Ok(SpeechParts {
         talker: Talker::load(weights, config)?,
         code_predictor: CodePredictor::load(weights, config)?,
-        voice: match plugged {
-            Some(vocoder) => Voice::Other(vocoder),
-            None => Voice::Own(Code2Wav::load(weights, config)?),
+        vocoder: match plugged {
+            Some(vocoder) => AnyVocoder::Custom(vocoder),
+            None => AnyVocoder::Builtin(Code2Wav::load(weights, config)?),
         },
     })
 }

@@ -7,18 +7,18 @@ use moe_talker::{Conversation, SpeakOptions, Speaking, TalkerPrompt, TalkerState
 use omni_core::{Error, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
-use super::guard::{Loops, overrun};
-use super::together::{self, Speech, Spoken, frames};
-use super::{Common, Frame, Report, Word, stop_from_outside};
-use crate::memory::{Memory, TalkerMemory, Token, chained};
-use crate::omni::{Inner, SpeechParts};
-use crate::prefill::{PIECE, Prefill};
-use crate::{GenerateOptions, SpeechStop, TalkerPositions};
+use super::guards::{Loops, overrun};
+use super::stage::{Report, StageContext, Word, stop_from_outside};
+use crate::model::{Model, SpeechParts};
+use crate::output::SpeechStop;
+use crate::prefill::{CHUNK_TOKENS, ChunkedPrefill, PrefixCache, TalkerPrefix, TokenKey, chained_digests};
+use crate::prompt::{GenerateOptions, TalkerPositions};
+use crate::schedule::{Frame, FrameDone, FrameJob, forward_frame_batch, forward_talker_batch};
 
 /// The talker and the code predictor: words to frames.
-pub(crate) struct TalkStage {
-    pub(crate) common: Common,
-    pub(crate) model: Arc<Inner>,
+pub(crate) struct TalkerStage {
+    pub(crate) context: StageContext,
+    pub(crate) model: Arc<Model>,
     pub(crate) options: Arc<GenerateOptions>,
     pub(crate) speaker: u32,
     pub(crate) speak: SpeakOptions,
@@ -29,13 +29,13 @@ pub(crate) struct TalkStage {
     pub(crate) layout: MediaLayout,
     pub(crate) words: Receiver<Word>,
     pub(crate) frames: Sender<Frame>,
-    /// What the session keeps, and the prompt's contents by which it is known.
-    pub(crate) memory: Option<(Memory, Vec<u64>)>,
+    /// The session's prefix cache, and the digests of the prompt's contents.
+    pub(crate) prefix_cache: Option<(PrefixCache, Vec<u64>)>,
 }
 
 /// What the talker made.
 #[derive(Debug, Default)]
-pub(crate) struct Talked {
+pub(crate) struct TalkerReport {
     /// `None` if there was nothing to say.
     pub(crate) stop: Option<SpeechStop>,
     /// From the first word to the first code.
@@ -46,11 +46,11 @@ pub(crate) struct Talked {
     pub(crate) cache_bytes: usize,
 }
 
-type Begun = (TalkerPrompt, Speaking, Vec<Token>);
+type SpeechStart = (TalkerPrompt, Speaking, Vec<TokenKey>);
 
 /// The rows of text of a run, as they come.
 struct Rows<'a> {
-    model: &'a Inner,
+    model: &'a Model,
     words: &'a Receiver<Word>,
     pad: Tensor<2>,
     /// Taken when the text has ended.
@@ -77,41 +77,41 @@ impl Rows<'_> {
     }
 }
 
-impl TalkStage {
+impl TalkerStage {
     pub(crate) fn run(self) -> Result<()> {
-        let mut talked = Talked::default();
-        if self.common.signals.sequential() {
+        let mut report = TalkerReport::default();
+        if self.context.signals.sequential() {
             // The text is written to its end first: what is sent waits in the channel.
-            while !self.words.is_closed() && !self.common.signals.stopped() {
+            while !self.words.is_closed() && !self.context.signals.stopped() {
                 std::thread::sleep(Duration::from_micros(200));
             }
         }
         if let (Ok(Word::Tap(tap)), Ok(Word::Id(first))) = (self.words.recv_blocking(), self.words.recv_blocking()) {
-            self.speak(tap.map(|tap| *tap), first, &mut talked)?;
+            self.speak(tap.map(|tap| *tap), first, &mut report)?;
         }
-        self.common.report(Report::Talked(talked));
+        self.context.report(Report::Talker(report));
         Ok(())
     }
 
-    fn speak(&self, tap: Option<Tensor<2>>, first: u32, talked: &mut Talked) -> Result<()> {
+    fn speak(&self, tap: Option<Tensor<2>>, first: u32, report: &mut TalkerReport) -> Result<()> {
         let parts = self.model.speech.as_ref().expect("speech was planned");
-        let begun = Instant::now();
-        let turn = self.common.signals.turn();
+        let began = Instant::now();
+        let exclusive = self.context.signals.exclusive();
         let span = tracing::info_span!("talker_prompt").entered();
-        let Some((prompt, mut speaking, tokens)) = self.begin(parts, tap, first, talked)? else {
+        let Some((prompt, mut speaking, tokens)) = self.begin(parts, tap, first, report)? else {
             return Ok(());
         };
-        drop((span, turn));
-        talked.first_code = begun.elapsed();
-        talked.talker = talked.first_code;
+        drop((span, exclusive));
+        report.first_code = began.elapsed();
+        report.talker = report.first_code;
         let TalkerPrompt { eos, pad, .. } = prompt;
         let mut rows = Rows { model: &self.model, words: &self.words, pad, eos: Some(eos), taken: 1 };
         let mut loops = Loops::default();
         let (mut made, mut text) = (0, None);
         let mut predictor = parts.code_predictor.start(&self.residual_sampling);
-        let mut seat = self.model.together.talker.seat();
-        talked.stop = loop {
-            if let Some(stop) = stop_from_outside(&self.common.signals) {
+        let mut slot = self.model.batches.frames.slot();
+        report.stop = loop {
+            if let Some(stop) = stop_from_outside(&self.context.signals) {
                 break Some(stop);
             }
             let guards = &self.options.guards;
@@ -119,14 +119,16 @@ impl TalkStage {
                 break Some(SpeechStop::Overrun);
             }
             let started = Instant::now();
-            let turn = self.common.signals.turn();
-            let job = Speech { speaking, predictor, text };
-            let spoken = seat.run(job, |speeches| self.model.compute(|| frames(parts, speeches)))?;
-            drop(turn);
+            let exclusive = self.context.signals.exclusive();
+            let job = FrameJob { speaking, predictor, text };
+            let spoken = slot.run(job, |jobs| {
+                self.model.compute(|| forward_frame_batch(&parts.talker, &parts.code_predictor, jobs))
+            })?;
+            drop(exclusive);
             let (frame, predicting);
-            Spoken { speaking, predictor, frame, predicting } = spoken;
-            talked.code_predictor += predicting;
-            talked.talker += started.elapsed().saturating_sub(predicting);
+            FrameDone { speaking, predictor, frame, predicting } = spoken;
+            report.code_predictor += predicting;
+            report.talker += started.elapsed().saturating_sub(predicting);
             let frame = frame?;
             if guards.looping_frames.is_some_and(|most| loops.push(speaking.first_code(), most)) {
                 break Some(SpeechStop::Loop);
@@ -137,24 +139,25 @@ impl TalkStage {
             made += 1;
             if self.frames.send_blocking(frame).is_err() {
                 // The vocoder has gone; if it failed, it says so itself.
-                break stop_from_outside(&self.common.signals).or(Some(SpeechStop::Cancelled));
+                break stop_from_outside(&self.context.signals).or(Some(SpeechStop::Cancelled));
             }
             text = Some(rows.next(&parts.talker));
         };
-        drop(seat);
-        talked.cache_bytes = speaking.state().bytes();
+        drop(slot);
+        report.cache_bytes = speaking.state().bytes();
         self.keep(speaking.into_state(), tokens);
         Ok(())
     }
 
-    /// The prompt, a run that has taken it, and what the user part will be known by; `None` if there is nothing to say, or it was stopped.
+    /// The prompt, a run that has taken it, and the keys of the user part's tokens; `None` if
+    /// there is nothing to say, or it was stopped.
     fn begin(
         &self,
         parts: &SpeechParts,
         tap: Option<Tensor<2>>,
         first: u32,
-        talked: &mut Talked,
-    ) -> Result<Option<Begun>> {
+        report: &mut TalkerReport,
+    ) -> Result<Option<SpeechStart>> {
         let Some(prompt) = self.model.compute(|| self.prompt(parts, tap, first))? else { return Ok(None) };
         let (positions, delta) = match self.options.talker_positions {
             TalkerPositions::Exact => self.layout.positions(&prompt.ids)?,
@@ -165,22 +168,23 @@ impl TalkStage {
         if rows > limit {
             return Err(Error::ContextLength { tokens: rows, limit });
         }
-        let (state, tokens) = self.recall(parts, &prompt, &positions)?;
-        let batch = &self.model.together.talker_prompts;
-        let stopped = || stop_from_outside(&self.common.signals).is_some();
-        let reading = Prefill { batch, piece: PIECE, stopped: &stopped };
-        let compute = |steps| self.model.compute(|| together::rows(&parts.talker, steps));
+        let (state, tokens) = self.start_from_cache(parts, &prompt, &positions)?;
+        let batcher = &self.model.batches.talker_prefill;
+        let stopped = || stop_from_outside(&self.context.signals).is_some();
+        let chunked = ChunkedPrefill { batcher, chunk: CHUNK_TOKENS, stopped: &stopped };
+        let compute = |steps| self.model.compute(|| forward_talker_batch(&parts.talker, steps));
         let mut last = None;
-        let piece = |range| Ok(prompt.input(range, &positions));
-        let known = state.tokens();
-        let (state, ended) = reading.read(state, known..rows, piece, compute, |_, output| last = Some(output))?;
+        let chunk = |range| Ok(prompt.input(range, &positions));
+        let cached_tokens = state.tokens();
+        let (state, ended) =
+            chunked.run(state, cached_tokens..rows, chunk, compute, |_, output| last = Some(output))?;
         match (ended, last) {
             (Ok(true), Some(output)) => {
                 let speaking = parts.talker.begin_after((state, output), delta, &self.speak, &mut ());
                 Ok(Some((prompt, speaking, tokens)))
             }
             (ended, _) => {
-                talked.stop = stop_from_outside(&self.common.signals);
+                report.stop = stop_from_outside(&self.context.signals);
                 self.keep(state, tokens);
                 ended.map(|_| None)
             }
@@ -188,11 +192,11 @@ impl TalkStage {
     }
 
     /// Leaves the user part to the session's next turn, as far as it was read.
-    fn keep(&self, mut state: TalkerState, mut tokens: Vec<Token>) {
-        if let Some((memory, _)) = &self.memory {
+    fn keep(&self, mut state: TalkerState, mut tokens: Vec<TokenKey>) {
+        if let Some((prefix_cache, _)) = &self.prefix_cache {
             tokens.truncate(state.tokens());
             state.truncate(tokens.len());
-            memory.keep_talker(TalkerMemory { state, tokens });
+            prefix_cache.put_talker(TalkerPrefix { state, tokens });
         }
     }
 
@@ -203,26 +207,26 @@ impl TalkStage {
         parts.talker.prompt(&conversation)
     }
 
-    /// A state that has taken what is known of the user part, and what the whole user part will be known by.
-    fn recall(
+    /// A state that holds the cached tokens of the user part, and the keys of all its tokens.
+    fn start_from_cache(
         &self,
         parts: &SpeechParts,
         prompt: &TalkerPrompt,
         positions: &Positions,
-    ) -> Result<(TalkerState, Vec<Token>)> {
-        let Some((memory, contents)) = &self.memory else {
+    ) -> Result<(TalkerState, Vec<TokenKey>)> {
+        let Some((prefix_cache, digests)) = &self.prefix_cache else {
             return Ok((parts.talker.start(), Vec::new()));
         };
         // The states of media rows depend on all that the thinker read before them.
         let (thinker_positions, _) = self.layout.positions(&self.ids)?;
-        let contents = chained(&Token::all(self.ids.iter().copied(), contents, &thinker_positions));
-        let contents: Vec<u64> = prompt.user.iter().map(|at| contents[*at]).collect();
-        let tokens = Token::all(prompt.ids[..prompt.user.len()].iter().copied(), &contents, positions);
-        let Some(TalkerMemory { mut state, tokens: old }) = memory.take_talker() else {
+        let digests = chained_digests(&TokenKey::all(self.ids.iter().copied(), digests, &thinker_positions));
+        let digests: Vec<u64> = prompt.user.iter().map(|at| digests[*at]).collect();
+        let tokens = TokenKey::all(prompt.ids[..prompt.user.len()].iter().copied(), &digests, positions);
+        let Some(TalkerPrefix { mut state, tokens: old }) = prefix_cache.take_talker() else {
             return Ok((parts.talker.start(), tokens));
         };
-        let known = old.iter().zip(&tokens).take_while(|(old, new)| old == new).count();
-        state.truncate(known);
+        let cached_tokens = old.iter().zip(&tokens).take_while(|(old, new)| old == new).count();
+        state.truncate(cached_tokens);
         Ok((state, tokens))
     }
 }

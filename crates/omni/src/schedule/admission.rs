@@ -5,32 +5,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use omni_core::{Error, Result};
 
-/// Places for answers.
-pub(crate) struct Places {
+/// Admission for answers.
+pub(crate) struct Admission {
     taken: Arc<AtomicUsize>,
     limit: usize,
 }
 
 /// The place of one answer, given back when it is dropped.
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct Permit(Arc<AtomicUsize>);
 
-impl Places {
+impl Admission {
     pub(crate) fn new(limit: usize) -> Self {
         Self { taken: Arc::default(), limit }
     }
 
     /// # Errors
     /// [`Error::Busy`] if all are taken.
-    pub(crate) fn take(&self) -> Result<Place> {
+    pub(crate) fn admit(&self) -> Result<Permit> {
         let next = |taken| (taken < self.limit).then_some(taken + 1);
         match self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
-            Ok(_) => Ok(Place(self.taken.clone())),
+            Ok(_) => Ok(Permit(self.taken.clone())),
             Err(running) => Err(Error::Busy { running, limit: self.limit }),
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -42,13 +42,13 @@ mod tests {
 
     #[test]
     fn no_more_than_the_limit_and_a_place_is_given_back() {
-        let places = Places::new(2);
-        let (first, _second) = (places.take().unwrap(), places.take().unwrap());
-        let error = places.take().err().unwrap();
+        let admission = Admission::new(2);
+        let (first, _second) = (admission.admit().unwrap(), admission.admit().unwrap());
+        let error = admission.admit().err().unwrap();
         assert!(matches!(error, Error::Busy { running: 2, limit: 2 }), "{error}");
         let message = error.to_string();
         assert!(message.contains("2 answers are being made") && message.contains("no more than 2"), "{message}");
         drop(first);
-        assert!(places.take().is_ok());
+        assert!(admission.admit().is_ok());
     }
 }

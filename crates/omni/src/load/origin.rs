@@ -33,7 +33,7 @@ impl Origin {
         }
     }
 
-    pub(crate) fn memory_need(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryNeed {
+    pub(crate) fn memory_estimate(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryNeed {
         match self {
             Origin::Disk(checkpoint) => checkpoint.memory_need(components, place, dtype),
             Origin::Random(checkpoint, _) => checkpoint.memory_need(components, place, dtype),

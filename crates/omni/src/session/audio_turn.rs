@@ -6,7 +6,8 @@ use media::MediaError;
 use media::audio::{AudioInput, BINS, Mel, MelStream, Mono, SAMPLE_RATE};
 use omni_core::{Error, Result};
 
-use crate::{GenerateOptions, Message, Session};
+use super::Session;
+use crate::prompt::{GenerateOptions, Message};
 
 /// How loud the loudest moment is taken to be before the sound has ended. The reference measures all frames against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,11 +83,11 @@ impl<'s> Listener<'s> {
             }
             mel.push(piece)
         });
-        taken.map_err(named)?;
+        taken.map_err(in_turn)?;
         let complete = self.mel.frames() / self.window;
         if complete > self.windows {
             let made = self.frames(complete * self.window);
-            self.session.read_ahead(Message::user().audio(AudioInput::Frames(Arc::new(made))), &self.options)?;
+            self.session.prefill_audio(Message::user().audio(AudioInput::Frames(Arc::new(made))), &self.options)?;
             self.windows = complete;
         }
         Ok(())
@@ -118,13 +119,13 @@ impl<'s> Listener<'s> {
             }
             mel.push(piece)
         });
-        rest.map_err(named)?;
-        let mel = mel.finish().map_err(named)?;
+        rest.map_err(in_turn)?;
+        let mel = mel.finish().map_err(in_turn)?;
         let input = match loudness {
             Loudness::Exact => AudioInput::samples(samples, SAMPLE_RATE, 1),
             Loudness::SoFar => {
                 fixed.extend_from_slice(&mel.values()[fixed.len()..]);
-                AudioInput::Frames(Arc::new(Mel::new(fixed).map_err(named)?))
+                AudioInput::Frames(Arc::new(Mel::new(fixed).map_err(in_turn)?))
             }
         };
         session.push(add(Message::user().audio(input)));
@@ -149,6 +150,6 @@ impl<'s> Listener<'s> {
 
 const ORIGIN: &str = "the sound that is listened to";
 
-fn named(error: MediaError) -> Error {
+fn in_turn(error: MediaError) -> Error {
     error.in_part(ORIGIN)
 }

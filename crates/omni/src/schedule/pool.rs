@@ -2,9 +2,9 @@ use omni_core::{Error, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// The CPU threads a model computes with: its own, or those of the process.
-pub(crate) struct Threads(Option<ThreadPool>);
+pub(crate) struct CpuPool(Option<ThreadPool>);
 
-impl Threads {
+impl CpuPool {
     /// `count` threads of its own; those of the process if not said.
     pub(crate) fn new(count: Option<usize>) -> Result<Self> {
         let Some(count) = count else { return Ok(Self(None)) };
@@ -35,10 +35,10 @@ mod tests {
     #[test]
     fn work_is_done_by_so_many_threads_and_none_is_an_error() {
         for count in [1, 3] {
-            let threads = Threads::new(Some(count)).unwrap();
-            assert_eq!(threads.run(rayon::current_num_threads), count);
+            let pool = CpuPool::new(Some(count)).unwrap();
+            assert_eq!(pool.run(rayon::current_num_threads), count);
         }
-        let message = Threads::new(Some(0)).err().unwrap().to_string();
+        let message = CpuPool::new(Some(0)).err().unwrap().to_string();
         assert!(message.contains("0 threads") && message.contains("at least 1"), "{message}");
     }
 }

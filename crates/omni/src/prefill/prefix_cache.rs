@@ -8,39 +8,39 @@ use moe_talker::TalkerState;
 use moe_thinker::ThinkerState;
 use omni_core::{Encoded, Positions};
 
-use crate::omni::Inner;
-use crate::processor::{Feature, Prompt};
+use crate::model::Model;
+use crate::prompt::{Feature, Prompt};
 
 /// What the stages of one session's answers take and put back.
 #[derive(Clone, Default)]
-pub(crate) struct Memory {
-    slots: Arc<Mutex<Slots>>,
+pub(crate) struct PrefixCache {
+    prefixes: Arc<Mutex<Prefixes>>,
 }
 
 #[derive(Default)]
-struct Slots {
-    thinker: Option<ThinkerMemory>,
-    talker: Option<TalkerMemory>,
+struct Prefixes {
+    thinker: Option<ThinkerPrefix>,
+    talker: Option<TalkerPrefix>,
 }
 
 /// The thinker's keys and values, and what they were made of.
-pub(crate) struct ThinkerMemory {
+pub(crate) struct ThinkerPrefix {
     pub(crate) state: ThinkerState,
     /// One per token that the state holds.
-    pub(crate) tokens: Vec<Token>,
+    pub(crate) tokens: Vec<TokenKey>,
     /// `[M, D]`: states of the accepted layer at the media rows among the tokens.
     pub(crate) tap: Option<Tensor<2>>,
 }
 
 /// The talker's keys and values of the user part.
-pub(crate) struct TalkerMemory {
+pub(crate) struct TalkerPrefix {
     pub(crate) state: TalkerState,
-    pub(crate) tokens: Vec<Token>,
+    pub(crate) tokens: Vec<TokenKey>,
 }
 
 /// What decides the keys and values of a token, together with the tokens before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Token {
+pub(crate) struct TokenKey {
     id: u32,
     /// What a media row was made from; 0 for text.
     content: u64,
@@ -48,41 +48,41 @@ pub(crate) struct Token {
     position: [u32; 3],
 }
 
-impl Memory {
-    pub(crate) fn take_thinker(&self) -> Option<ThinkerMemory> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).thinker.take()
+impl PrefixCache {
+    pub(crate) fn take_thinker(&self) -> Option<ThinkerPrefix> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).thinker.take()
     }
 
-    pub(crate) fn keep_thinker(&self, memory: ThinkerMemory) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).thinker = Some(memory);
+    pub(crate) fn put_thinker(&self, prefix: ThinkerPrefix) {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).thinker = Some(prefix);
     }
 
-    pub(crate) fn take_talker(&self) -> Option<TalkerMemory> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).talker.take()
+    pub(crate) fn take_talker(&self) -> Option<TalkerPrefix> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).talker.take()
     }
 
-    pub(crate) fn keep_talker(&self, memory: TalkerMemory) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).talker = Some(memory);
+    pub(crate) fn put_talker(&self, prefix: TalkerPrefix) {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).talker = Some(prefix);
     }
 
-    pub(crate) fn forget(&self) {
-        *self.slots.lock().unwrap_or_else(PoisonError::into_inner) = Slots::default();
+    pub(crate) fn clear(&self) {
+        *self.prefixes.lock().unwrap_or_else(PoisonError::into_inner) = Prefixes::default();
     }
 
     /// Bytes of keys and values.
     pub(crate) fn bytes(&self) -> usize {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let thinker = slots.thinker.as_ref().map_or(0, |memory| memory.state.bytes());
-        thinker + slots.talker.as_ref().map_or(0, |memory| memory.state.bytes())
+        let prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        let thinker = prefixes.thinker.as_ref().map_or(0, |prefix| prefix.state.bytes());
+        thinker + prefixes.talker.as_ref().map_or(0, |prefix| prefix.state.bytes())
     }
 }
 
-impl Token {
-    /// Tokens with their contents and positions.
-    pub(crate) fn all(ids: impl IntoIterator<Item = u32>, contents: &[u64], positions: &Positions) -> Vec<Self> {
+impl TokenKey {
+    /// Tokens with the digests of their contents and their positions.
+    pub(crate) fn all(ids: impl IntoIterator<Item = u32>, digests: &[u64], positions: &Positions) -> Vec<Self> {
         let token = |(at, id): (usize, u32)| Self {
             id,
-            content: contents[at],
+            content: digests[at],
             position: [0, 1, 2].map(|axis| positions.axis(axis)[at].to_bits()),
         };
         ids.into_iter().enumerate().map(token).collect()
@@ -95,13 +95,13 @@ impl Token {
 }
 
 /// How many tokens of a new run are those of an old one; one at least is left to be fed.
-pub(crate) fn common(old: &[Token], new: &[Token]) -> usize {
+pub(crate) fn common_prefix(old: &[TokenKey], new: &[TokenKey]) -> usize {
     let same = old.iter().zip(new).take_while(|(old, new)| old == new).count();
     same.min(new.len().saturating_sub(1))
 }
 
 /// For each token of the prompt what its row is made from, text being 0.
-pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
+pub(crate) fn content_digests(model: &Model, prompt: &Prompt) -> Vec<u64> {
     let ids = prompt.layout.ids;
     let audio_rows = |frames: usize| model.config.thinker.audio.tokens(frames);
     let chunk = model.encoders.as_ref().and_then(|encoders| encoders.audio.chunk_frames()).unwrap_or(usize::MAX);
@@ -120,20 +120,20 @@ pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
                 .flat_map(|frames| vec![digest(frames, [longest, 0, 0]); audio_rows(frames.len() / mel.bins())])
                 .collect()
         }
-        Feature::Encoded(encoded) => encoded_contents(encoded),
+        Feature::Encoded(encoded) => encoded_digests(encoded),
     });
     let merged =
         |grid: [usize; 3]| grid.iter().product::<usize>() / model.config.thinker.vision.spatial_merge_size.pow(2);
     let mut image = prompt.image.iter().flat_map(|item| match item {
         Feature::Raw(patches) => vec![digest(patches.values(), patches.grid()); merged(patches.grid())],
-        Feature::Encoded(encoded) => encoded_contents(encoded),
+        Feature::Encoded(encoded) => encoded_digests(encoded),
     });
     let mut video = prompt.video.iter().flat_map(|item| match item {
         Feature::Raw(clip) => {
             let grid = clip.patches().grid();
             vec![digest(clip.patches().values(), grid); merged(grid)]
         }
-        Feature::Encoded(encoded) => encoded_contents(encoded),
+        Feature::Encoded(encoded) => encoded_digests(encoded),
     });
     let content = |id: &u32| match *id {
         id if id == ids.audio => audio.next().unwrap_or(0),
@@ -145,7 +145,7 @@ pub(crate) fn contents(model: &Inner, prompt: &Prompt) -> Vec<u64> {
 }
 
 /// Rows of somebody else's encoder are known by their numbers.
-fn encoded_contents(encoded: &Encoded) -> Vec<u64> {
+fn encoded_digests(encoded: &Encoded) -> Vec<u64> {
     let read = |tensor: &Tensor<2>| tensor.to_data().try_to_vec_as::<f32>().unwrap_or_default();
     let all: Vec<f32> = std::iter::once(&encoded.embeds).chain(&encoded.deepstack).flat_map(read).collect();
     vec![digest(&all, [0; 3]); encoded.embeds.dims()[0]]
@@ -161,9 +161,9 @@ fn digest(values: &[f32], also: [usize; 3]) -> u64 {
 }
 
 /// Contents of rows that depend on all tokens before them, as the states of a layer do.
-pub(crate) fn chained(tokens: &[Token]) -> Vec<u64> {
+pub(crate) fn chained_digests(tokens: &[TokenKey]) -> Vec<u64> {
     let mut hasher = DefaultHasher::new();
-    let chain = |token: &Token| {
+    let chain = |token: &TokenKey| {
         (token.id, token.content, token.position).hash(&mut hasher);
         if token.content == 0 { 0 } else { hasher.finish().max(1) }
     };
@@ -174,26 +174,26 @@ pub(crate) fn chained(tokens: &[Token]) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    fn tokens(ids: &[u32]) -> Vec<Token> {
-        ids.iter().enumerate().map(|(at, id)| Token::text(*id, at as f32)).collect()
+    fn tokens(ids: &[u32]) -> Vec<TokenKey> {
+        ids.iter().enumerate().map(|(at, id)| TokenKey::text(*id, at as f32)).collect()
     }
 
     #[test]
     fn what_is_common_ends_at_the_first_difference_and_leaves_one_token() {
-        assert_eq!(common(&tokens(&[1, 2, 3]), &tokens(&[1, 2, 4, 5])), 2);
-        assert_eq!(common(&tokens(&[1, 2, 3]), &tokens(&[1, 2])), 1);
-        assert_eq!(common(&[], &tokens(&[1])), 0);
-        assert_eq!(common(&tokens(&[1]), &[]), 0);
+        assert_eq!(common_prefix(&tokens(&[1, 2, 3]), &tokens(&[1, 2, 4, 5])), 2);
+        assert_eq!(common_prefix(&tokens(&[1, 2, 3]), &tokens(&[1, 2])), 1);
+        assert_eq!(common_prefix(&[], &tokens(&[1])), 0);
+        assert_eq!(common_prefix(&tokens(&[1]), &[]), 0);
         // The same id at another place, or with another content, is another token.
-        assert_eq!(common(&[Token::text(1, 0.0)], &[Token::text(1, 1.0), Token::text(1, 2.0)]), 0);
-        let media = |content| Token { content, ..Token::text(7, 0.0) };
-        assert_eq!(common(&[media(1)], &[media(2), media(3)]), 0);
+        assert_eq!(common_prefix(&[TokenKey::text(1, 0.0)], &[TokenKey::text(1, 1.0), TokenKey::text(1, 2.0)]), 0);
+        let media = |content| TokenKey { content, ..TokenKey::text(7, 0.0) };
+        assert_eq!(common_prefix(&[media(1)], &[media(2), media(3)]), 0);
     }
 
     #[test]
     fn states_of_media_are_known_by_all_that_stands_before() {
-        let media = Token { content: 5, ..Token::text(7, 1.0) };
-        let of = |first: u32| chained(&[Token::text(first, 0.0), media]);
+        let media = TokenKey { content: 5, ..TokenKey::text(7, 1.0) };
+        let of = |first: u32| chained_digests(&[TokenKey::text(first, 0.0), media]);
         assert_eq!(of(1), of(1));
         assert_eq!(of(1)[0], 0);
         assert_ne!(of(1)[1], of(2)[1]);

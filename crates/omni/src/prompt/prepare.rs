@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+use checkpoint::OmniConfig;
 use media::audio::{AudioInput, Mel, log_mel_up_to};
-use media::image::{ImageOptions, PatchSpec, Patches, patches};
+use media::image::{ImageOptions, PatchSpec, Patches, PixelBounds, patches};
 use media::video::{Clip, VideoInput, VideoOptions, clip};
-use omni_core::{Encoded, Error, Result, SpanLayout};
+use omni_core::{Dtype, Encoded, Error, Result, SpanLayout};
 use tm_rope::{MediaItem, MediaLayout};
 
-use crate::chat::conversation;
-use crate::omni::Inner;
-use crate::template::TemplateOptions;
-use crate::{GenerateOptions, Message, Part, PartKind};
+use super::message::{Message, Part, PartKind, conversation};
+use super::options::GenerateOptions;
+use super::template::{ChatTemplate, TemplateOptions};
+use super::tokenizer::Tokenizer;
 
 /// A conversation that was read and counted, ready to be answered.
 #[derive(Debug)]
@@ -72,35 +73,48 @@ impl Prompt {
 /// Log-mel frames of one token, rounded up.
 const MEL_PER_TOKEN: usize = 8;
 
+/// What the preparation of a prompt has to know of a model.
+pub(crate) struct PromptModel<'a> {
+    pub(crate) config: &'a OmniConfig,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) template: &'a ChatTemplate,
+    /// Bounds of pictures' sizes where the options name none.
+    pub(crate) image_bounds: PixelBounds,
+    pub(crate) device: &'a Device,
+    pub(crate) dtype: Dtype,
+    pub(crate) context_length: usize,
+    pub(crate) has_encoders: bool,
+}
+
 /// Prepares conversations for one model.
-pub(crate) struct Processor<'a> {
-    model: &'a Inner,
+pub(crate) struct Preparer<'a> {
+    model: PromptModel<'a>,
     options: &'a GenerateOptions,
 }
 
 /// A part that is not text, and where it stands.
-struct Place<'a> {
+struct MediaPart<'a> {
     message: usize,
-    part: usize,
-    item: &'a Part,
+    index: usize,
+    part: &'a Part,
 }
 
-impl Place<'_> {
+impl MediaPart<'_> {
     fn name(&self) -> String {
-        format!("message {}, part {}", self.message, self.part)
+        format!("message {}, part {}", self.message, self.index)
     }
 }
 
-impl<'a> Processor<'a> {
-    pub(crate) fn new(model: &'a Inner, options: &'a GenerateOptions) -> Self {
+impl<'a> Preparer<'a> {
+    pub(crate) fn new(model: PromptModel<'a>, options: &'a GenerateOptions) -> Self {
         Self { model, options }
     }
 
     pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Prompt> {
         let conversation = conversation(messages)?;
-        let places = places(messages);
-        let needs_encoders = places.iter().any(|place| !matches!(place.item, Part::Encoded(_)));
-        if needs_encoders && self.model.encoders.is_none() {
+        let media_parts = media_parts(messages);
+        let needs_encoders = media_parts.iter().any(|media| !matches!(media.part, Part::Encoded(_)));
+        if needs_encoders && !self.model.has_encoders {
             return Err(Error::NotLoaded(
                 "the conversation holds media, but the model was loaded without encoders".into(),
             ));
@@ -110,13 +124,13 @@ impl<'a> Processor<'a> {
             add_generation_prompt: true,
             enable_thinking: self.options.enable_thinking,
         };
-        let short = self.model.tokenizer.encode(&self.model.template.render(&conversation, &template)?)?;
-        self.check_placeholders(&short, &places)?;
-        let audio = self.audio(&places)?;
-        let image = self.image(&places)?;
-        let video = self.video(&places)?;
+        let unexpanded = self.model.tokenizer.encode(&self.model.template.render(&conversation, &template)?)?;
+        self.check_placeholders(&unexpanded, &media_parts)?;
+        let audio = self.audio(&media_parts)?;
+        let image = self.image(&media_parts)?;
+        let video = self.video(&media_parts)?;
         let layout = self.layout(&audio, &image, &video)?;
-        let ids = layout.expand(&short, self.audio_end()?)?;
+        let ids = layout.expand(&unexpanded, self.audio_end()?)?;
         let parts = self.count(messages, &layout)?;
         let prompt = Prompt { ids, layout, audio, image, video, preprocessing: Duration::ZERO, parts };
         tracing::debug!(tokens = prompt.tokens(), parts = prompt.parts.len(), "prompt");
@@ -124,11 +138,11 @@ impl<'a> Processor<'a> {
     }
 
     /// A special token in a text part would be taken for media.
-    fn check_placeholders(&self, short: &[u32], places: &[Place]) -> Result<()> {
+    fn check_placeholders(&self, unexpanded: &[u32], media_parts: &[MediaPart]) -> Result<()> {
         let ids = moe_thinker::media_ids(&self.model.config.thinker);
         for (id, kind) in [(ids.audio, PartKind::Audio), (ids.image, PartKind::Image), (ids.video, PartKind::Video)] {
-            let found = short.iter().filter(|found| **found == id).count();
-            let given = places.iter().filter(|place| place.item.kind() == kind).count();
+            let found = unexpanded.iter().filter(|found| **found == id).count();
+            let given = media_parts.iter().filter(|media| media.part.kind() == kind).count();
             if found != given {
                 let name = kind.name();
                 return Err(Error::Request(format!(
@@ -141,72 +155,76 @@ impl<'a> Processor<'a> {
     }
 
     /// All sound of the conversation in one call, as the reference does it; that of videos stands where the video does.
-    fn audio(&self, places: &[Place]) -> Result<Vec<Feature<Mel>>> {
+    fn audio(&self, media_parts: &[MediaPart]) -> Result<Vec<Feature<Mel>>> {
         let mut inputs = Vec::new();
-        let mut slots = Vec::new();
-        for place in places {
-            match place.item {
+        let mut items = Vec::new();
+        for media in media_parts {
+            match media.part {
                 Part::Audio(audio) => {
                     inputs.push(audio.clone());
-                    slots.push((place, None));
+                    items.push((media, None));
                 }
                 Part::Video { video, sound } if self.options.audio_in_video => {
-                    inputs.push(sound_of(place, video, sound.as_ref())?);
-                    slots.push((place, None));
+                    inputs.push(sound_of(media, video, sound.as_ref())?);
+                    items.push((media, None));
                 }
-                Part::Encoded(encoded) if place.item.kind() == PartKind::Audio => {
-                    slots.push((place, Some(self.own(place, encoded)?)));
+                Part::Encoded(encoded) if media.part.kind() == PartKind::Audio => {
+                    items.push((media, Some(self.check_encoded(media, encoded)?)));
                 }
                 _ => {}
             }
         }
-        let mut mels = named_mels(&inputs, &slots, self.most_tokens().saturating_mul(MEL_PER_TOKEN))?.into_iter();
-        let next = |slot: Option<Feature<Mel>>| match slot {
+        let mut mels = named_mels(&inputs, &items, self.most_tokens().saturating_mul(MEL_PER_TOKEN))?.into_iter();
+        let next = |item: Option<Feature<Mel>>| match item {
             Some(encoded) => encoded,
             None => Feature::Raw(mels.next().expect("one result per input")),
         };
-        Ok(slots.into_iter().map(|(_, slot)| slot).map(next).collect())
+        Ok(items.into_iter().map(|(_, item)| item).map(next).collect())
     }
 
-    fn image(&self, places: &[Place]) -> Result<Vec<Feature<Patches>>> {
-        let bounds = self.options.image_bounds.unwrap_or(self.model.preprocessor.bounds());
+    fn image(&self, media_parts: &[MediaPart]) -> Result<Vec<Feature<Patches>>> {
+        let bounds = self.options.image_bounds.unwrap_or(self.model.image_bounds);
         let options = ImageOptions { bounds, patch: self.patch() };
         let mut items = Vec::new();
-        for place in places {
-            match place.item {
+        for media in media_parts {
+            match media.part {
                 Part::Image(image) => {
-                    let patches = patches(image, &options).map_err(|error| error.in_part(place.name()))?;
+                    let patches = patches(image, &options).map_err(|error| error.in_part(media.name()))?;
                     items.push(Feature::Raw(patches));
                 }
-                Part::Encoded(encoded) if place.item.kind() == PartKind::Image => items.push(self.own(place, encoded)?),
+                Part::Encoded(encoded) if media.part.kind() == PartKind::Image => {
+                    items.push(self.check_encoded(media, encoded)?)
+                }
                 _ => {}
             }
         }
         Ok(items)
     }
 
-    fn video(&self, places: &[Place]) -> Result<Vec<Feature<Clip>>> {
+    fn video(&self, media_parts: &[MediaPart]) -> Result<Vec<Feature<Clip>>> {
         let max_tokens = self.options.video.max_tokens.min(self.most_tokens());
         let options = VideoOptions { patch: self.patch(), max_tokens, ..self.options.video };
         let mut items = Vec::new();
-        for place in places {
-            match place.item {
+        for media in media_parts {
+            match media.part {
                 Part::Video { video, .. } => {
-                    items.push(Feature::Raw(clip(video, &options).map_err(|error| error.in_part(place.name()))?));
+                    items.push(Feature::Raw(clip(video, &options).map_err(|error| error.in_part(media.name()))?));
                 }
-                Part::Encoded(_) if place.item.kind() == PartKind::Video && self.options.audio_in_video => {
+                Part::Encoded(_) if media.part.kind() == PartKind::Video && self.options.audio_in_video => {
                     let reason = "an encoded video has no sound of its own, but sound in video was asked for".into();
-                    return Err(Error::Media { part: place.name(), reason });
+                    return Err(Error::Media { part: media.name(), reason });
                 }
-                Part::Encoded(encoded) if place.item.kind() == PartKind::Video => items.push(self.own(place, encoded)?),
+                Part::Encoded(encoded) if media.part.kind() == PartKind::Video => {
+                    items.push(self.check_encoded(media, encoded)?)
+                }
                 _ => {}
             }
         }
         Ok(items)
     }
 
-    /// Checks the rows of somebody else's encoder.
-    fn own<T>(&self, place: &Place, encoded: &Encoded) -> Result<Feature<T>> {
+    /// Checks the rows of a custom encoder.
+    fn check_encoded<T>(&self, media: &MediaPart, encoded: &Encoded) -> Result<Feature<T>> {
         let width = self.model.config.thinker.text.hidden_size;
         let [rows, found] = encoded.embeds.dims();
         let fits = |feature: &Tensor<2>| feature.dims() == [rows, width];
@@ -222,9 +240,9 @@ impl<'a> Processor<'a> {
                  finite time per step, and deepstack features of the same shape",
                 spans.len()
             );
-            return Err(Error::Media { part: place.name(), reason });
+            return Err(Error::Media { part: media.name(), reason });
         }
-        let here = |rows: &Tensor<2>| rows.clone().to_device(&self.model.device).cast(DType::from(self.model.dtype));
+        let here = |rows: &Tensor<2>| rows.clone().to_device(self.model.device).cast(DType::from(self.model.dtype));
         Ok(Feature::Encoded(Box::new(Encoded {
             embeds: here(&encoded.embeds),
             spans: encoded.spans.clone(),
@@ -234,7 +252,7 @@ impl<'a> Processor<'a> {
 
     /// Twice what the context holds: beyond that an item is refused before all of it is taken in, short of it with its count.
     fn most_tokens(&self) -> usize {
-        self.model.thinker.context_length().saturating_mul(2)
+        self.model.context_length.saturating_mul(2)
     }
 
     fn patch(&self) -> PatchSpec {
@@ -250,21 +268,21 @@ impl<'a> Processor<'a> {
     ) -> Result<MediaLayout> {
         let thinker = &self.model.config.thinker;
         let merge = thinker.vision.spatial_merge_size;
-        let own = |encoded: &Encoded| MediaItem::of(&encoded.spans[0]).expect("checked when it was taken in");
+        let given = |encoded: &Encoded| MediaItem::of(&encoded.spans[0]).expect("checked when it was taken in");
         let audio = audio.iter().map(|item| match item {
             Feature::Raw(mel) => MediaItem::Audio(thinker.audio.tokens(mel.frames())),
-            Feature::Encoded(encoded) => own(encoded),
+            Feature::Encoded(encoded) => given(encoded),
         });
         let image = image.iter().map(|item| match item {
             Feature::Raw(patches) => MediaItem::Image([patches.grid()[1] / merge, patches.grid()[2] / merge]),
-            Feature::Encoded(encoded) => own(encoded),
+            Feature::Encoded(encoded) => given(encoded),
         });
         let video = video.iter().map(|item| match item {
             Feature::Raw(clip) => {
                 let [t, h, w] = clip.patches().grid();
                 MediaItem::Video([t, h / merge, w / merge], clip.seconds_per_step())
             }
-            Feature::Encoded(encoded) => own(encoded),
+            Feature::Encoded(encoded) => given(encoded),
         });
         Ok(MediaLayout {
             ids: moe_thinker::media_ids(thinker),
@@ -310,33 +328,37 @@ impl<'a> Processor<'a> {
 }
 
 /// Every part that is not text, in order.
-fn places(messages: &[Message]) -> Vec<Place<'_>> {
+fn media_parts(messages: &[Message]) -> Vec<MediaPart<'_>> {
     let of_message = |(message, parts): (usize, &'_ [Part])| -> Vec<(usize, usize)> {
         let media = parts.iter().enumerate().filter(|(_, item)| item.kind() != PartKind::Text);
         media.map(|(part, _)| (message, part)).collect()
     };
     let all = messages.iter().map(Message::parts).enumerate().flat_map(of_message);
-    all.map(|(message, part)| Place { message: message + 1, part: part + 1, item: &messages[message].parts()[part] })
-        .collect()
+    all.map(|(message, part)| MediaPart {
+        message: message + 1,
+        index: part + 1,
+        part: &messages[message].parts()[part],
+    })
+    .collect()
 }
 
 /// Sound that is given, or else the file's own.
-fn sound_of(place: &Place, video: &VideoInput, sound: Option<&AudioInput>) -> Result<AudioInput> {
+fn sound_of(media: &MediaPart, video: &VideoInput, sound: Option<&AudioInput>) -> Result<AudioInput> {
     match (sound, video) {
         (Some(sound), _) => Ok(sound.clone()),
         (None, VideoInput::Encoded(source)) => Ok(AudioInput::SoundTrack(source.clone())),
         (None, other) => {
             let reason = format!("{} have no sound of their own, but sound in video was asked for", other.origin());
-            Err(Error::Media { part: place.name(), reason })
+            Err(Error::Media { part: media.name(), reason })
         }
     }
 }
 
-/// Log-mel frames of all inputs; an error names the place of the input it is about.
-fn named_mels(inputs: &[AudioInput], slots: &[(&Place, Option<Feature<Mel>>)], most: usize) -> Result<Vec<Mel>> {
+/// Log-mel frames of all inputs; an error names the media of the input it is about.
+fn named_mels(inputs: &[AudioInput], items: &[(&MediaPart, Option<Feature<Mel>>)], most: usize) -> Result<Vec<Mel>> {
     if inputs.is_empty() {
         return Ok(Vec::new());
     }
-    let raw: Vec<&Place> = slots.iter().filter(|(_, encoded)| encoded.is_none()).map(|(place, _)| *place).collect();
+    let raw: Vec<&MediaPart> = items.iter().filter(|(_, encoded)| encoded.is_none()).map(|(media, _)| *media).collect();
     log_mel_up_to(inputs, most).map_err(|(index, error)| error.in_part(raw[index].name()))
 }

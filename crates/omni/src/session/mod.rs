@@ -1,17 +1,19 @@
 //! Conversations of several turns.
 
+mod audio_turn;
+
 use std::sync::Arc;
 
+use media::audio::AudioInput;
 use omni_core::{Error, Result};
 
-use crate::listen::{Listener, Loudness};
-use crate::memory::{Memory, ThinkerMemory, contents};
-use crate::omni::whole;
-use crate::prefill::{Read, Wanted, read};
-use crate::processor::{Feature, Prompt};
-use crate::{
-    AudioInput, Canceller, Event, GenerateOptions, Heard, Message, Omni, Part, PartKind, Reply, ReplyStream, Role,
-};
+pub use audio_turn::{Listener, Loudness};
+
+use crate::Omni;
+use crate::answer::{Canceller, ReplyStream};
+use crate::output::{Event, Heard, Reply, collect_reply};
+use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, content_digests, prefill};
+use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, Role};
 
 /// A conversation of several turns: its messages, and what the model has read of them.
 ///
@@ -48,19 +50,26 @@ use crate::{
 pub struct Session {
     omni: Omni,
     messages: Vec<Message>,
-    memory: Memory,
+    prefix_cache: PrefixCache,
 }
 
 /// An answer within a session: an iterator of events. When `Done` has been handed out, the answer is part of the conversation;
 /// if it is dropped before, the conversation stays as it was.
 pub struct Answer<'s> {
     session: &'s mut Session,
-    stream: Awaited,
+    stream: JoinOnDrop,
+}
+
+impl Omni {
+    /// A conversation of several turns, which remembers what the model has read.
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
 }
 
 impl Session {
     pub(crate) fn new(omni: Omni) -> Self {
-        Self { omni, messages: Vec::new(), memory: Memory::default() }
+        Self { omni, messages: Vec::new(), prefix_cache: PrefixCache::default() }
     }
 
     /// The conversation so far. Sound that was answered is kept as the log-mel frames that the model read.
@@ -83,16 +92,16 @@ impl Session {
     /// # Errors
     /// The errors of [`Omni::stream`]; the conversation stays as it is.
     pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer<'_>> {
-        let place = self.omni.place()?;
+        let permit = self.omni.admit()?;
         let prompt = self.omni.prompt(&self.messages, options)?;
-        self.keep_sound(&prompt, options.audio_in_video);
-        let stream = self.omni.stream_with(prompt, options, Some(self.memory.clone()), place)?;
-        Ok(Answer { session: self, stream: Awaited(stream) })
+        self.keep_mel(&prompt, options.audio_in_video);
+        let stream = self.omni.stream_with(prompt, options, Some(self.prefix_cache.clone()), permit)?;
+        Ok(Answer { session: self, stream: JoinOnDrop(stream) })
     }
 
     /// Puts the log-mel frames that the model reads in the place of sound. How a recording ends depends on the longest one it is
     /// prepared with, as in the reference; later turns must not change earlier ones.
-    fn keep_sound(&mut self, prompt: &Prompt, audio_in_video: bool) {
+    fn keep_mel(&mut self, prompt: &Prompt, audio_in_video: bool) {
         let mut features = prompt.audio.iter();
         for part in self.messages.iter_mut().flat_map(Message::parts_mut) {
             let input = match part {
@@ -119,7 +128,7 @@ impl Session {
     /// # Errors
     /// The errors of [`Session::answer`] and its events.
     pub fn reply(&mut self, options: &GenerateOptions) -> Result<Reply> {
-        whole(self.answer(options)?)
+        collect_reply(self.answer(options)?)
     }
 
     /// Listens to a user turn while it is being spoken, so that the time from its end to the answer does not grow with its
@@ -134,11 +143,11 @@ impl Session {
 
     /// Log-mel frames of the audio encoder's window.
     pub(crate) fn window_frames(&self) -> Option<usize> {
-        self.omni.inner().encoders.as_ref()?.audio.window_frames()
+        self.omni.model().encoders.as_ref()?.audio.window_frames()
     }
 
     /// Reads the conversation and the sound of a turn that has not ended.
-    pub(crate) fn read_ahead(&self, message: Message, options: &GenerateOptions) -> Result<()> {
+    pub(crate) fn prefill_audio(&self, message: Message, options: &GenerateOptions) -> Result<()> {
         let messages = [self.messages.as_slice(), &[message]].concat();
         let mut prompt = self.omni.prompt(&messages, options)?;
         let audio = prompt.layout.ids.audio;
@@ -146,13 +155,13 @@ impl Session {
         if end == 0 {
             return Ok(());
         }
-        let model = self.omni.inner();
-        let contents = contents(model, &prompt);
-        let wanted = Wanted { end, with_tap: self.omni.speaks(), stopped: &|| false };
-        if let Some(Read { state, tokens, tap, .. }) =
-            read(model, &mut prompt, &wanted, Some((&self.memory, &contents)))?
+        let model = self.omni.model();
+        let digests = content_digests(model, &prompt);
+        let request = PrefillRequest { end, with_tap: self.omni.speaks(), stopped: &|| false };
+        if let Some(Prefilled { state, tokens, tap, .. }) =
+            prefill(model, &mut prompt, &request, Some((&self.prefix_cache, &digests)))?
         {
-            self.memory.keep_thinker(ThinkerMemory { state, tokens, tap });
+            self.prefix_cache.put_thinker(ThinkerPrefix { state, tokens, tap });
         }
         Ok(())
     }
@@ -175,17 +184,17 @@ impl Session {
 
     /// Bytes of keys and values that are kept between turns.
     pub fn cache_bytes(&self) -> usize {
-        self.memory.bytes()
+        self.prefix_cache.bytes()
     }
 
     /// Lets go of what was kept between turns; the conversation stays, and its next turn reads all of it.
     pub fn forget(&mut self) {
-        self.memory.forget();
+        self.prefix_cache.clear();
     }
 }
 
 impl Answer<'_> {
-    /// What ends this answer from another place.
+    /// What ends this answer from another thread.
     pub fn canceller(&self) -> Canceller {
         self.stream.0.canceller()
     }
@@ -198,9 +207,9 @@ impl Answer<'_> {
 
 /// A stream that waits for its stages when it is dropped, each of which ends after the token, frame or piece it is working on:
 /// what they have read goes back to the session.
-struct Awaited(ReplyStream);
+struct JoinOnDrop(ReplyStream);
 
-impl Drop for Awaited {
+impl Drop for JoinOnDrop {
     fn drop(&mut self) {
         // Why a stage failed no longer matters to anybody.
         let _ = self.0.end();

@@ -8,19 +8,19 @@ use omni_core::{Dtype, Encoded, Error, Result};
 use tm_rope::MediaItem;
 use vision_encoder::PixelPatches;
 
-use crate::omni::{Ears, Inner};
-use crate::processor::{Feature, Prompt};
+use crate::model::{AnyAudioEncoder, Model};
+use crate::prompt::{Feature, Prompt};
 
-/// Rows of each kind that are known already: they stand before the others.
+/// Rows of each kind that are cached already: they stand before the others.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Known {
+pub(crate) struct CachedRows {
     pub(crate) audio: usize,
     pub(crate) image: usize,
     pub(crate) video: usize,
 }
 
-/// Encodes the media of a prompt but for the rows that are known, and lets go of them.
-pub(crate) fn encode(model: &Inner, prompt: &mut Prompt, known: Known) -> Result<MediaRows> {
+/// Encodes the media of a prompt but for the rows that are cached, and lets go of them.
+pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> Result<MediaRows> {
     let (device, dtype) = (&model.device, model.dtype);
     let encoders = || {
         let missing =
@@ -41,27 +41,27 @@ pub(crate) fn encode(model: &Inner, prompt: &mut Prompt, known: Known) -> Result
         let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
         encoders()?.audio.encode(items.into_iter().map(mel_rows).collect())
     };
-    // Of our own encoder, windows that are known are not computed again.
+    // Of our own encoder, windows that are cached are not computed again.
     let windowed = match model.encoders.as_ref().map(|encoders| &encoders.audio) {
-        Some(Ears::Own(encoder)) => Some(encoder),
+        Some(AnyAudioEncoder::Builtin(encoder)) => Some(encoder),
         _ => None,
     };
     let items = std::mem::take(&mut prompt.audio);
     let audio = match items.iter().all(|item| matches!(item, Feature::Raw(_))) {
-        // All items stay in the call, since it decides how short ones are padded; known windows are not computed.
-        true if windowed.is_some() && known.audio > 0 && known.audio < audio_rows.iter().sum() => {
+        // All items stay in the call, since it decides how short ones are padded; cached windows are not computed.
+        true if windowed.is_some() && cached.audio > 0 && cached.audio < audio_rows.iter().sum() => {
             let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
             let raw = items.into_iter().filter_map(|item| match item {
                 Feature::Raw(mel) => Some(mel_rows(mel)),
                 Feature::Encoded(_) => None,
             });
             let embeds =
-                windowed.map(|encoder| encoder.encode_after(&raw.collect::<Vec<_>>(), known.audio)).transpose()?;
+                windowed.map(|encoder| encoder.encode_after(&raw.collect::<Vec<_>>(), cached.audio)).transpose()?;
             embeds.map(|embeds| Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() })
         }
         // Among rows of other encoders: all are encoded, for the same reason.
-        false if known.audio < audio_rows.iter().sum() => after(items, &[], known.audio, hear)?,
-        _ => after(items, &audio_rows, known.audio, hear)?,
+        false if cached.audio < audio_rows.iter().sum() => encode_uncached(items, &[], cached.audio, hear)?,
+        _ => encode_uncached(items, &audio_rows, cached.audio, hear)?,
     };
     let pixels = |patches: Patches, seconds_per_step: f32| {
         let (grid, shape) = (patches.grid(), [patches.patches(), patches.values().len() / patches.patches()]);
@@ -71,32 +71,33 @@ pub(crate) fn encode(model: &Inner, prompt: &mut Prompt, known: Known) -> Result
         let _span = tracing::info_span!("vision_encoder", items = items.len()).entered();
         encoders()?.vision.encode(items)
     };
-    let audio = checked(model, "sound", &audio_rows, known.audio, audio)?;
-    let image = after(std::mem::take(&mut prompt.image), &image_rows, known.image, |items: Vec<Patches>| {
-        see(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
-    })?;
-    let video = after(std::mem::take(&mut prompt.video), &video_rows, known.video, |items| {
+    let audio = checked(model, "sound", &audio_rows, cached.audio, audio)?;
+    let image =
+        encode_uncached(std::mem::take(&mut prompt.image), &image_rows, cached.image, |items: Vec<Patches>| {
+            see(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
+        })?;
+    let video = encode_uncached(std::mem::take(&mut prompt.video), &video_rows, cached.video, |items| {
         let item = |clip: media::video::Clip| {
             let seconds = clip.seconds_per_step();
             pixels(clip.into_patches(), seconds)
         };
         see(items.into_iter().map(item).collect())
     })?;
-    let image = checked(model, "picture", &image_rows, known.image, image)?;
-    let video = checked(model, "video", &video_rows, known.video, video)?;
+    let image = checked(model, "picture", &image_rows, cached.image, image)?;
+    let video = checked(model, "video", &video_rows, cached.video, video)?;
     Ok(MediaRows { audio, image, video })
 }
 
 /// The rows that an encoder made are those that the prompt has places for, whoever wrote it.
 fn checked(
-    model: &Inner,
+    model: &Model,
     kind: &str,
     rows: &[usize],
-    known: usize,
+    cached: usize,
     encoded: Option<Encoded>,
 ) -> Result<Option<Encoded>> {
     let Some(encoded) = encoded else { return Ok(None) };
-    let shape = [rows.iter().sum::<usize>().saturating_sub(known), model.config.thinker.text.hidden_size];
+    let shape = [rows.iter().sum::<usize>().saturating_sub(cached), model.config.thinker.text.hidden_size];
     let found = std::iter::once(&encoded.embeds).chain(&encoded.deepstack).find(|rows| rows.dims() != shape);
     match found {
         Some(rows) => {
@@ -107,26 +108,26 @@ fn checked(
     }
 }
 
-/// The rows after the known ones: items that lie among those are not encoded.
-fn after<T>(
+/// The rows after the cached ones: items that lie among those are not encoded.
+fn encode_uncached<T>(
     items: Vec<Feature<T>>,
     rows: &[usize],
-    known: usize,
+    cached: usize,
     encode: impl FnOnce(Vec<T>) -> Result<Encoded>,
 ) -> Result<Option<Encoded>> {
-    let (mut items, mut begun) = (items, known);
+    let (mut items, mut skip) = (items, cached);
     let mut whole = 0;
-    while whole < rows.len() && rows[whole] <= begun {
-        begun -= rows[whole];
+    while whole < rows.len() && rows[whole] <= skip {
+        skip -= rows[whole];
         whole += 1;
     }
     items.drain(..whole.min(items.len()));
-    let Some(encoded) = joined(items, encode)? else {
+    let Some(encoded) = encode_in_order(items, encode)? else {
         return Ok(None);
     };
     let cut = |tensor: Tensor<2>| {
         let rows = tensor.dims()[0];
-        tensor.narrow(0, begun, rows - begun)
+        tensor.narrow(0, skip, rows - skip)
     };
     Ok(Some(Encoded {
         embeds: cut(encoded.embeds),
@@ -140,25 +141,28 @@ fn upload(values: Vec<f32>, shape: [usize; 2], device: &Device, dtype: Dtype) ->
 }
 
 /// Encodes the raw items in one call and puts those of other encoders between them, in order.
-fn joined<T>(items: Vec<Feature<T>>, encode: impl FnOnce(Vec<T>) -> Result<Encoded>) -> Result<Option<Encoded>> {
+fn encode_in_order<T>(
+    items: Vec<Feature<T>>,
+    encode: impl FnOnce(Vec<T>) -> Result<Encoded>,
+) -> Result<Option<Encoded>> {
     if items.is_empty() {
         return Ok(None);
     }
-    let mut own = Vec::new();
+    let mut custom = Vec::new();
     let (mut raw, mut is_raw) = (Vec::new(), Vec::new());
     for item in items {
         is_raw.push(matches!(item, Feature::Raw(_)));
         match item {
             Feature::Raw(item) => raw.push(item),
-            Feature::Encoded(encoded) => own.push(*encoded),
+            Feature::Encoded(encoded) => custom.push(*encoded),
         }
     }
-    if own.is_empty() {
+    if custom.is_empty() {
         return encode(raw).map(Some);
     }
     let mut raw = if raw.is_empty() { Vec::new() } else { split(&encode(raw)?) }.into_iter();
-    let mut own = own.into_iter();
-    let next = |is_raw: bool| if is_raw { raw.next() } else { own.next() }.expect("every item was counted");
+    let mut custom = custom.into_iter();
+    let next = |is_raw: bool| if is_raw { raw.next() } else { custom.next() }.expect("every item was counted");
     concatenate(is_raw.into_iter().map(next).collect()).map(Some)
 }
 

@@ -1,11 +1,5 @@
 //! The stages of an answer, each of which runs in a thread of its own: what they share.
 
-mod guard;
-mod talk;
-mod think;
-mod together;
-mod vocode;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -14,13 +8,11 @@ use async_channel::Sender;
 use burn::tensor::Tensor;
 use omni_core::Error;
 
-pub(crate) use talk::{TalkStage, Talked};
-pub(crate) use think::{ThinkStage, Thought};
-pub(crate) use together::{Together, tokens};
-pub(crate) use vocode::{VocodeStage, Voiced};
-
-use crate::places::Place;
-use crate::{Event, SpeechStop};
+use super::talker::TalkerReport;
+use super::thinker::ThinkerReport;
+use super::vocoder::VocoderReport;
+use crate::output::{Event, SpeechStop};
+use crate::schedule::Permit;
 
 /// What crosses from the thinker to the talker.
 pub(crate) enum Word {
@@ -30,15 +22,12 @@ pub(crate) enum Word {
     Id(u32),
 }
 
-/// What crosses from the talker to the vocoder: the codes of a frame `[Q]`.
-pub(crate) type Frame = Vec<u32>;
-
 /// What stages tell the one who reads the answer.
 pub(crate) enum Report {
     Event(Event),
-    Thought(Box<Thought>),
-    Talked(Talked),
-    Voiced(Voiced),
+    Thinker(Box<ThinkerReport>),
+    Talker(TalkerReport),
+    Vocoder(VocoderReport),
     Failed(Error),
 }
 
@@ -48,13 +37,13 @@ pub(crate) struct Signals {
     failed: AtomicBool,
     silent: AtomicBool,
     /// Held by the one stage that works, if they may not work at once.
-    turn: Option<Mutex<()>>,
+    exclusive: Option<Mutex<()>>,
 }
 
 impl Signals {
     pub(crate) fn new(sequential: bool) -> Self {
         let no = || AtomicBool::new(false);
-        Self { cancelled: no(), failed: no(), silent: no(), turn: sequential.then(Mutex::default) }
+        Self { cancelled: no(), failed: no(), silent: no(), exclusive: sequential.then(Mutex::default) }
     }
 
     pub(crate) fn cancel(&self) {
@@ -75,7 +64,7 @@ impl Signals {
     }
 
     /// The vocoder has heard nothing for too long.
-    fn fall_silent(&self) {
+    pub(super) fn fall_silent(&self) {
         self.silent.store(true, Ordering::Relaxed);
     }
 
@@ -84,28 +73,28 @@ impl Signals {
     }
 
     pub(crate) fn sequential(&self) -> bool {
-        self.turn.is_some()
+        self.exclusive.is_some()
     }
 
     /// Waits until no other stage works, if they may not work at once.
-    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
-        self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn exclusive(&self) -> Option<MutexGuard<'_, ()>> {
+        self.exclusive.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// What every stage has.
 #[derive(Clone)]
-pub(crate) struct Common {
+pub(crate) struct StageContext {
     pub(crate) reports: Sender<Report>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) started: Instant,
     /// Given back when the last stage has ended.
-    pub(crate) _place: Arc<Place>,
+    pub(crate) _permit: Arc<Permit>,
 }
 
-impl Common {
+impl StageContext {
     /// Hands an event out, waiting while the reader is behind. A reader that has gone wants no more of anything.
-    fn event(&self, event: Event) {
+    pub(super) fn event(&self, event: Event) {
         self.report(Report::Event(event));
     }
 
@@ -117,7 +106,7 @@ impl Common {
 }
 
 /// Why a stage of speech was stopped from outside, if it was.
-fn stop_from_outside(signals: &Signals) -> Option<SpeechStop> {
+pub(super) fn stop_from_outside(signals: &Signals) -> Option<SpeechStop> {
     match (signals.stopped(), signals.silent()) {
         (true, _) => Some(SpeechStop::Cancelled),
         (_, true) => Some(SpeechStop::Silence),

@@ -1,0 +1,58 @@
+//! A loaded model, which all answers share.
+
+mod parts;
+mod settings;
+
+use burn::tensor::Device;
+use checkpoint::OmniConfig;
+use moe_thinker::Thinker;
+use omni_core::Dtype;
+
+pub(crate) use parts::{AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, SpeechParts};
+pub(crate) use settings::{GenerationConfig, PreprocessorConfig};
+
+use crate::prompt::{ChatTemplate, PromptModel, Tokenizer};
+use crate::schedule::{Admission, Batches, CpuPool};
+
+pub(crate) struct Model {
+    pub(crate) config: OmniConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: ChatTemplate,
+    pub(crate) generation: GenerationConfig,
+    pub(crate) preprocessor: PreprocessorConfig,
+    pub(crate) device: Device,
+    /// Number type of the tensors that cross crate borders.
+    pub(crate) dtype: Dtype,
+    pub(crate) thinker: Thinker,
+    pub(crate) encoders: Option<Encoders>,
+    pub(crate) speech: Option<SpeechParts>,
+    pub(crate) batches: Batches,
+    pub(crate) admission: Admission,
+    pub(crate) pool: CpuPool,
+}
+
+impl Model {
+    /// Computes with the threads of this model. What is computed must wait for no other stage: that would keep a thread from it.
+    pub(crate) fn compute<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.pool.run(f)
+    }
+
+    /// Samples per second of speech.
+    pub(crate) fn sample_rate(&self) -> u32 {
+        self.speech.as_ref().map_or(code2wav::SAMPLE_RATE, |parts| parts.vocoder.sample_rate())
+    }
+
+    /// What a prompt is prepared for.
+    pub(crate) fn for_prompts(&self) -> PromptModel<'_> {
+        PromptModel {
+            config: &self.config,
+            tokenizer: &self.tokenizer,
+            template: &self.template,
+            image_bounds: self.preprocessor.bounds(),
+            device: &self.device,
+            dtype: self.dtype,
+            context_length: self.thinker.context_length(),
+            has_encoders: self.encoders.is_some(),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What an answer gives: events while it is made, then the reply.
+
+mod event;
+mod reply;
+mod wav;
+
+pub use event::{Audio, Event};
+pub use reply::{Heard, Reply, Speech, SpeechStop, TextStop, Timings, Usage};
+pub use wav::WavFile;
+
+pub(crate) use reply::collect_reply;

@@ -1,0 +1,16 @@
+//! From messages to what the model reads.
+
+mod message;
+mod options;
+mod prepare;
+mod template;
+mod tokenizer;
+
+pub use message::{Message, Part, PartKind, Role};
+pub use options::{ChunkRamp, GenerateOptions, Guards, LastWord, Stages, TalkerPositions, VocoderMode};
+pub use prepare::{PartTokens, Prompt};
+pub use template::{ChatTemplate, TemplateOptions};
+pub use tokenizer::{TextStream, Tokenizer};
+
+pub(crate) use prepare::{Feature, Preparer, PromptModel};
+pub(crate) use tokenizer::PendingText;
