@@ -45,12 +45,12 @@ pub use omni::Omni;
 pub use omni_core::{
     Dtype, Encoded, Error, ModalityEncoder, Place, Result, SamplingOptions, SpanLayout, Vocoder, VocoderStream,
 };
-pub use output::{Audio, Event, Heard, Reply, Speech, SpeechStop, TextStop, Timings, Usage, WavFile};
+pub use output::{Audio, Event, FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage, WavFile};
 pub use prompt::{
     ChatTemplate, ChunkRamp, GenerateOptions, Guards, LastWord, Message, Part, PartKind, PartTokens, Prompt, Role,
     Stages, TalkerPositions, TemplateOptions, TextStream, Tokenizer, VocoderMode,
 };
-pub use session::{Answer, Listener, Loudness, Session};
+pub use session::{Answer, AudioTurn, MelNorm, Session};
 
 pub use aut_encoder;
 pub use checkpoint;

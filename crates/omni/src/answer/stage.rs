@@ -11,7 +11,7 @@ use omni_core::Error;
 use super::talker::TalkerReport;
 use super::thinker::ThinkerReport;
 use super::vocoder::VocoderReport;
-use crate::output::{Event, SpeechStop};
+use crate::output::{Event, SpeechFinish};
 use crate::schedule::Permit;
 
 /// What crosses from the thinker to the talker.
@@ -106,10 +106,10 @@ impl StageContext {
 }
 
 /// Why a stage of speech was stopped from outside, if it was.
-pub(super) fn stop_from_outside(signals: &Signals) -> Option<SpeechStop> {
+pub(super) fn stop_from_outside(signals: &Signals) -> Option<SpeechFinish> {
     match (signals.stopped(), signals.silent()) {
-        (true, _) => Some(SpeechStop::Cancelled),
-        (_, true) => Some(SpeechStop::Silence),
+        (true, _) => Some(SpeechFinish::Cancelled),
+        (_, true) => Some(SpeechFinish::Silence),
         _ => None,
     }
 }

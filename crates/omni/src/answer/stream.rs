@@ -14,7 +14,7 @@ use super::talker::{TalkerReport, TalkerStage};
 use super::thinker::{ThinkerReport, ThinkerStage};
 use super::vocoder::{VocoderReport, VocoderStage};
 use crate::model::Model;
-use crate::output::{Audio, Event, Reply, Speech, SpeechStop, TextStop, Timings, Usage};
+use crate::output::{Audio, Event, FinishReason, Reply, Speech, SpeechFinish, Timings, Usage};
 use crate::prefill::{PrefixCache, content_digests};
 use crate::prompt::{GenerateOptions, Prompt, Stages};
 use crate::schedule::Permit;
@@ -284,16 +284,16 @@ impl Outcome {
             text_tokens: thinker.answer.len(),
             frames: vocoder.codes.len(),
             audio: Duration::from_secs_f64(vocoder.samples as f64 / f64::from(sample_rate)),
-            known_tokens: thinker.cached_tokens,
+            cached_tokens: thinker.cached_tokens,
             cache_bytes: thinker.cache_bytes + talker.cache_bytes,
         };
         // An answer whose first code is the end code says nothing.
         let speech = (!vocoder.codes.is_empty()).then(|| Speech {
             audio: Audio { samples: Vec::new(), sample_rate },
             codes: vocoder.codes,
-            stop: match talker.stop {
-                _ if vocoder.silent => SpeechStop::Silence,
-                stop => stop.unwrap_or(SpeechStop::Cancelled),
+            finish_reason: match talker.finish_reason {
+                _ if vocoder.silent => SpeechFinish::Silence,
+                reason => reason.unwrap_or(SpeechFinish::Cancelled),
             },
             text_ends: thinker.spoken,
             samples_per_frame,
@@ -304,7 +304,7 @@ impl Outcome {
             text: thinker.text,
             thinking: thinker.thinking,
             token_ids: thinker.answer,
-            text_stop: thinker.stop.unwrap_or(TextStop::Cancelled),
+            finish_reason: thinker.finish_reason.unwrap_or(FinishReason::Cancelled),
             speech,
             usage,
             timings,

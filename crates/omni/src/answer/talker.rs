@@ -10,7 +10,7 @@ use tm_rope::MediaLayout;
 use super::guards::{Loops, overrun};
 use super::stage::{Report, StageContext, Word, stop_from_outside};
 use crate::model::{Model, SpeechParts};
-use crate::output::SpeechStop;
+use crate::output::SpeechFinish;
 use crate::prefill::{CHUNK_TOKENS, ChunkedPrefill, PrefixCache, TalkerPrefix, TokenKey, chained_digests};
 use crate::prompt::{GenerateOptions, TalkerPositions};
 use crate::schedule::{Frame, FrameDone, FrameJob, forward_frame_batch, forward_talker_batch};
@@ -37,7 +37,7 @@ pub(crate) struct TalkerStage {
 #[derive(Debug, Default)]
 pub(crate) struct TalkerReport {
     /// `None` if there was nothing to say.
-    pub(crate) stop: Option<SpeechStop>,
+    pub(crate) finish_reason: Option<SpeechFinish>,
     /// From the first word to the first code.
     pub(crate) first_code: Duration,
     /// Without the code predictor.
@@ -110,13 +110,13 @@ impl TalkerStage {
         let (mut made, mut text) = (0, None);
         let mut predictor = parts.code_predictor.start(&self.residual_sampling);
         let mut slot = self.model.batches.frames.slot();
-        report.stop = loop {
+        report.finish_reason = loop {
             if let Some(stop) = stop_from_outside(&self.context.signals) {
                 break Some(stop);
             }
             let guards = &self.options.guards;
             if guards.frames_per_token.zip(rows.words()).is_some_and(|(most, words)| overrun(made, words, most)) {
-                break Some(SpeechStop::Overrun);
+                break Some(SpeechFinish::Overrun);
             }
             let started = Instant::now();
             let exclusive = self.context.signals.exclusive();
@@ -131,15 +131,15 @@ impl TalkerStage {
             report.talker += started.elapsed().saturating_sub(predicting);
             let frame = frame?;
             if guards.looping_frames.is_some_and(|most| loops.push(speaking.first_code(), most)) {
-                break Some(SpeechStop::Loop);
+                break Some(SpeechFinish::Loop);
             }
             let Some(frame) = frame else {
-                break speaking.stop().map(SpeechStop::from);
+                break speaking.finish_reason().map(SpeechFinish::from);
             };
             made += 1;
             if self.frames.send_blocking(frame).is_err() {
                 // The vocoder has gone; if it failed, it says so itself.
-                break stop_from_outside(&self.context.signals).or(Some(SpeechStop::Cancelled));
+                break stop_from_outside(&self.context.signals).or(Some(SpeechFinish::Cancelled));
             }
             text = Some(rows.next(&parts.talker));
         };
@@ -184,7 +184,7 @@ impl TalkerStage {
                 Ok(Some((prompt, speaking, tokens)))
             }
             (ended, _) => {
-                report.stop = stop_from_outside(&self.context.signals);
+                report.finish_reason = stop_from_outside(&self.context.signals);
                 self.keep(state, tokens);
                 ended.map(|_| None)
             }

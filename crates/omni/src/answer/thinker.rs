@@ -11,7 +11,7 @@ use omni_core::{Positions, Result};
 use super::reasoning::ReasoningSplitter;
 use super::stage::{Report, StageContext, Word};
 use crate::model::Model;
-use crate::output::TextStop;
+use crate::output::FinishReason;
 use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, TokenKey, prefill};
 use crate::prompt::{GenerateOptions, LastWord, Prompt};
 use crate::schedule::{Slot, ThinkerDone, ThinkerJob, forward_thinker_batch};
@@ -34,7 +34,7 @@ pub(crate) struct ThinkerReport {
     pub(crate) answer: Vec<u32>,
     pub(crate) text: String,
     pub(crate) thinking: Option<String>,
-    pub(crate) stop: Option<TextStop>,
+    pub(crate) finish_reason: Option<FinishReason>,
     /// For each id that was passed on: where its text ends in [`ThinkerReport::text`], in bytes.
     pub(crate) spoken: Vec<usize>,
     pub(crate) encoders: Duration,
@@ -67,10 +67,10 @@ impl ThinkerStage {
         let mut splitter =
             ReasoningSplitter::new(&self.model.tokenizer, self.prompt.ids(), self.options.starts_thinking);
         if self.context.signals.stopped() {
-            report.stop = Some(TextStop::Cancelled);
+            report.finish_reason = Some(FinishReason::Cancelled);
         } else {
             let Some(mut decoding) = self.read_prompt(&mut report)? else {
-                report.stop = Some(TextStop::Cancelled);
+                report.finish_reason = Some(FinishReason::Cancelled);
                 return self.finish(splitter, report);
             };
             let mut pending = None;
@@ -170,7 +170,7 @@ impl ThinkerStage {
             report.first_token = self.context.started.elapsed();
         }
         if self.model.generation.ends_text(id) {
-            report.stop = Some(TextStop::End);
+            report.finish_reason = Some(FinishReason::End);
             return false;
         }
         report.answer.push(id);
@@ -186,18 +186,18 @@ impl ThinkerStage {
             }
         }
         let full = self.prompt.tokens() + report.answer.len() >= self.model.thinker.context_length();
-        report.stop = match report.answer.len() >= self.options.max_new_tokens {
-            _ if self.context.signals.stopped() => Some(TextStop::Cancelled),
-            _ if full => Some(TextStop::Context),
-            true => Some(TextStop::Limit),
+        report.finish_reason = match report.answer.len() >= self.options.max_new_tokens {
+            _ if self.context.signals.stopped() => Some(FinishReason::Cancelled),
+            _ if full => Some(FinishReason::Context),
+            true => Some(FinishReason::Limit),
             false => None,
         };
-        report.stop.is_none()
+        report.finish_reason.is_none()
     }
 
     /// Passes the pending id on, unless the text was cut behind it and the reference is followed.
     fn release(&self, pending: &mut Option<u32>, report: &ThinkerReport) {
-        let cut = report.stop.is_some_and(|stop| stop != TextStop::End);
+        let cut = report.finish_reason.is_some_and(|reason| reason != FinishReason::End);
         let (Some(id), Some(words)) = (pending.take(), &self.words) else {
             return;
         };

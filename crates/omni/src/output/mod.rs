@@ -5,7 +5,7 @@ mod reply;
 mod wav;
 
 pub use event::{Audio, Event};
-pub use reply::{Heard, Reply, Speech, SpeechStop, TextStop, Timings, Usage};
+pub use reply::{FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage};
 pub use wav::WavFile;
 
 pub(crate) use reply::collect_reply;

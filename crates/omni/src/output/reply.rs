@@ -9,7 +9,7 @@ use super::event::{Audio, Event};
 
 /// Why the text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TextStop {
+pub enum FinishReason {
     /// The model closed its turn.
     End,
     /// The limit on tokens was reached.
@@ -22,7 +22,7 @@ pub enum TextStop {
 
 /// Why the speech ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpeechStop {
+pub enum SpeechFinish {
     /// The talker chose its end code.
     End,
     /// The limit on codes was reached, or the talker's context is full.
@@ -37,11 +37,11 @@ pub enum SpeechStop {
     Silence,
 }
 
-impl From<moe_talker::SpeechStop> for SpeechStop {
-    fn from(stop: moe_talker::SpeechStop) -> Self {
-        match stop {
-            moe_talker::SpeechStop::End => Self::End,
-            moe_talker::SpeechStop::Limit => Self::Limit,
+impl From<moe_talker::SpeechFinish> for SpeechFinish {
+    fn from(finish: moe_talker::SpeechFinish) -> Self {
+        match finish {
+            moe_talker::SpeechFinish::End => Self::End,
+            moe_talker::SpeechFinish::Limit => Self::Limit,
         }
     }
 }
@@ -56,7 +56,7 @@ pub struct Reply {
     /// Ids of all that was written, thinking included, without the end token.
     pub token_ids: Vec<u32>,
     /// Why the text ended.
-    pub text_stop: TextStop,
+    pub finish_reason: FinishReason,
     /// What was spoken; `None` if there was nothing to say or no speech was asked for.
     pub speech: Option<Speech>,
     /// Counts.
@@ -73,7 +73,7 @@ pub struct Speech {
     /// Codes of each frame, first codebook first.
     pub codes: Vec<Vec<u32>>,
     /// Why the speech ended.
-    pub stop: SpeechStop,
+    pub finish_reason: SpeechFinish,
     /// For each spoken token: where its text ends in [`Reply::text`], in bytes.
     pub text_ends: Vec<usize>,
     /// Samples of one frame.
@@ -82,9 +82,9 @@ pub struct Speech {
     pub lookahead: usize,
 }
 
-/// What a listener can have heard of an answer.
+/// The part of an answer that can have been heard when some of its samples were played.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct Played {
     /// The beginning of [`Reply::text`].
     pub text: String,
     /// Spoken tokens of it.
@@ -94,13 +94,13 @@ pub struct Heard {
 }
 
 impl Reply {
-    /// What was heard of the answer if so many of its samples were played.
+    /// Computes which part of the answer can have been heard when its first `samples` samples were played.
     ///
-    /// The talker takes one token of text per frame, so what it had not read when it made a frame cannot have been heard. It
-    /// reads ahead of what it says: the text may be longer than what was heard, never shorter.
-    pub fn heard(&self, samples: usize) -> Heard {
+    /// The talker takes one token of text per frame, so a token that it had not taken when it made a frame cannot have been
+    /// heard in it. The talker reads ahead of its voice: the text may be longer than what was heard, never shorter.
+    pub fn played(&self, samples: usize) -> Played {
         let Some(speech) = self.speech.as_ref().filter(|_| samples > 0) else {
-            return Heard { text: String::new(), tokens: 0, frames: 0 };
+            return Played { text: String::new(), tokens: 0, frames: 0 };
         };
         let begun = samples.saturating_add(speech.lookahead).div_ceil(speech.samples_per_frame.max(1));
         let frames = begun.min(speech.codes.len());
@@ -110,7 +110,7 @@ impl Reply {
             tokens => speech.text_ends[tokens - 1],
         };
         let text = self.text.get(..end).unwrap_or(&self.text).to_owned();
-        Heard { text, tokens, frames }
+        Played { text, tokens, frames }
     }
 
     /// Tokens of text per second after the first.
@@ -131,8 +131,8 @@ impl Reply {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Tokens of the prompt that a session knew from earlier turns.
-    pub known_tokens: usize,
+    /// Tokens of the prompt that the session's prefix cache held.
+    pub cached_tokens: usize,
     /// Tokens of the answer, without the end token.
     pub text_tokens: usize,
     /// Codec frames (80 ms each in the released model).
@@ -230,7 +230,7 @@ mod tests {
             text: String::new(),
             thinking: None,
             token_ids: Vec::new(),
-            text_stop: TextStop::End,
+            finish_reason: FinishReason::End,
             speech: None,
             usage,
             timings,

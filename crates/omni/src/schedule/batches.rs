@@ -165,8 +165,9 @@ fn predict(
     jobs: &mut [FrameJob],
     errors: &mut [Option<omni_core::Error>],
 ) -> Vec<Option<Frame>> {
-    let speaks =
-        |speech: &FrameJob, error: &Option<omni_core::Error>| error.is_none() && speech.speaking.stop().is_none();
+    let speaks = |speech: &FrameJob, error: &Option<omni_core::Error>| {
+        error.is_none() && speech.speaking.finish_reason().is_none()
+    };
     let (mut runs, mut states, mut indices) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (speech, error)) in jobs.iter_mut().zip(&*errors).enumerate() {
         if speaks(speech, error) {

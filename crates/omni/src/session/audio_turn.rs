@@ -11,7 +11,7 @@ use crate::prompt::{GenerateOptions, Message};
 
 /// How loud the loudest moment is taken to be before the sound has ended. The reference measures all frames against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Loudness {
+pub enum MelNorm {
     /// Windows are read with the loudness so far. If the sound gets louder later, it is read again from the first window on that
     /// the difference shows in: the answer is that of the whole recording.
     #[default]
@@ -21,35 +21,35 @@ pub enum Loudness {
     SoFar,
 }
 
-/// A user turn that is being spoken: see [`Session::listen`].
+/// A user turn that is being spoken: see [`Session::audio_turn`].
 ///
 /// Sound that ends cannot be appended to:
 ///
 /// ```compile_fail
 /// # fn main() -> qwen3_omni::Result<()> {
 /// # let mut session = qwen3_omni::Omni::builder("model").load()?.session();
-/// let mut listener = session.listen(&Default::default(), Default::default())?;
-/// listener.finish()?;
-/// listener.push(&[0.0; 160], 16_000)?;
+/// let mut turn = session.audio_turn(&Default::default(), Default::default())?;
+/// turn.finish()?;
+/// turn.push(&[0.0; 160], 16_000)?;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Listener<'s> {
+pub struct AudioTurn<'s> {
     session: &'s mut Session,
     options: GenerateOptions,
-    loudness: Loudness,
+    norm: MelNorm,
     mono: Mono,
     mel: MelStream,
-    /// All samples at 16 kHz, for [`Loudness::Exact`].
+    /// All samples at 16 kHz, for [`MelNorm::Exact`].
     samples: Vec<f32>,
-    /// Frames that were read and stay so, for [`Loudness::SoFar`].
+    /// Frames that were read and stay so, for [`MelNorm::SoFar`].
     fixed: Vec<f32>,
     window: usize,
     windows: usize,
 }
 
-impl<'s> Listener<'s> {
-    pub(crate) fn new(session: &'s mut Session, options: &GenerateOptions, loudness: Loudness) -> Result<Self> {
+impl<'s> AudioTurn<'s> {
+    pub(crate) fn new(session: &'s mut Session, options: &GenerateOptions, norm: MelNorm) -> Result<Self> {
         let missing = || {
             let reason = "listening needs the checkpoint's own audio encoder, which works in windows; it was left out or replaced";
             Error::NotLoaded(reason.into())
@@ -58,7 +58,7 @@ impl<'s> Listener<'s> {
         Ok(Self {
             session,
             options: options.clone(),
-            loudness,
+            norm,
             mono: Mono::new(ORIGIN.into()),
             mel: MelStream::new(),
             samples: Vec::new(),
@@ -76,7 +76,7 @@ impl<'s> Listener<'s> {
     /// is full. What was taken before is kept.
     pub fn push(&mut self, samples: &[f32], sample_rate: u32) -> Result<()> {
         let Self { mono, mel, samples: kept, .. } = self;
-        let keeps = self.loudness == Loudness::Exact;
+        let keeps = self.norm == MelNorm::Exact;
         let taken = mono.push(samples, sample_rate, 1, &mut |piece| {
             if keeps {
                 kept.extend_from_slice(piece);
@@ -109,10 +109,10 @@ impl<'s> Listener<'s> {
     /// Ends the turn, with further parts after the sound.
     ///
     /// # Errors
-    /// The errors of [`Listener::finish`].
+    /// The errors of [`AudioTurn::finish`].
     pub fn finish_with(self, add: impl FnOnce(Message) -> Message) -> Result<()> {
-        let Self { session, loudness, mono, mut mel, mut samples, mut fixed, .. } = self;
-        let keeps = loudness == Loudness::Exact;
+        let Self { session, norm, mono, mut mel, mut samples, mut fixed, .. } = self;
+        let keeps = norm == MelNorm::Exact;
         let rest = mono.finish(&mut |piece| {
             if keeps {
                 samples.extend_from_slice(piece);
@@ -121,9 +121,9 @@ impl<'s> Listener<'s> {
         });
         rest.map_err(in_turn)?;
         let mel = mel.finish().map_err(in_turn)?;
-        let input = match loudness {
-            Loudness::Exact => AudioInput::samples(samples, SAMPLE_RATE, 1),
-            Loudness::SoFar => {
+        let input = match norm {
+            MelNorm::Exact => AudioInput::samples(samples, SAMPLE_RATE, 1),
+            MelNorm::SoFar => {
                 fixed.extend_from_slice(&mel.values()[fixed.len()..]);
                 AudioInput::Frames(Arc::new(Mel::new(fixed).map_err(in_turn)?))
             }
@@ -134,9 +134,9 @@ impl<'s> Listener<'s> {
 
     /// The frames of all complete windows.
     fn frames(&mut self, end: usize) -> Mel {
-        match self.loudness {
-            Loudness::Exact => self.mel.so_far(0..end),
-            Loudness::SoFar => {
+        match self.norm {
+            MelNorm::Exact => self.mel.so_far(0..end),
+            MelNorm::SoFar => {
                 // Those of a push that failed are there already.
                 let start = self.fixed.len() / BINS;
                 if start < end {

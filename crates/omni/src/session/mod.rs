@@ -7,11 +7,11 @@ use std::sync::Arc;
 use media::audio::AudioInput;
 use omni_core::{Error, Result};
 
-pub use audio_turn::{Listener, Loudness};
+pub use audio_turn::{AudioTurn, MelNorm};
 
 use crate::Omni;
 use crate::answer::{Canceller, ReplyStream};
-use crate::output::{Event, Heard, Reply, collect_reply};
+use crate::output::{Event, Played, Reply, collect_reply};
 use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, content_digests, prefill};
 use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, Role};
 
@@ -131,14 +131,14 @@ impl Session {
         collect_reply(self.answer(options)?)
     }
 
-    /// Listens to a user turn while it is being spoken, so that the time from its end to the answer does not grow with its
-    /// length. The options must be those of the answer.
+    /// Starts a user turn that is still being spoken. Its sound is prefilled as it comes, so the time from its end to the answer
+    /// does not grow with its length. The options must be those of the answer.
     ///
     /// # Errors
     /// [`Error::NotLoaded`] without the encoders; [`Error::Request`] for options that cannot be served.
-    pub fn listen(&mut self, options: &GenerateOptions, loudness: Loudness) -> Result<Listener<'_>> {
+    pub fn audio_turn(&mut self, options: &GenerateOptions, norm: MelNorm) -> Result<AudioTurn<'_>> {
         options.validate()?;
-        Listener::new(self, options, loudness)
+        AudioTurn::new(self, options, norm)
     }
 
     /// Log-mel frames of the audio encoder's window.
@@ -166,18 +166,18 @@ impl Session {
         Ok(())
     }
 
-    /// Leaves of the last answer only what was heard ([`Reply::heard`]): the model will know that it was interrupted there. An
-    /// answer of which nothing was heard is taken back.
+    /// Shortens the last answer to what was played of it ([`Reply::played`]), as when the user interrupts. An answer of which
+    /// nothing was played is removed.
     ///
     /// # Errors
     /// [`Error::Request`] if the conversation does not end with an answer.
-    pub fn cut(&mut self, heard: &Heard) -> Result<()> {
+    pub fn truncate_answer(&mut self, played: &Played) -> Result<()> {
         if self.messages.last().map(Message::role) != Some(Role::Assistant) {
-            return Err(Error::Request("the conversation does not end with an answer that could be cut".into()));
+            return Err(Error::Request("the conversation does not end with an answer that could be truncated".into()));
         }
         self.messages.pop();
-        if !heard.text.is_empty() {
-            self.messages.push(Message::assistant(heard.text.clone()));
+        if !played.text.is_empty() {
+            self.messages.push(Message::assistant(played.text.clone()));
         }
         Ok(())
     }
