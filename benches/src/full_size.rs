@@ -1,4 +1,4 @@
-//! Checkpoints of the released widths with random weights.
+//! Checkpoints of full width with random weights.
 
 use std::path::{Path, PathBuf};
 
@@ -8,9 +8,9 @@ use tempfile::TempDir;
 use weights_tools::init::{Options, init, init_without_weights};
 use weights_tools::quantize::Plan;
 
-/// Writes a random checkpoint of the released widths, with nano's tokenizer and its special ids, so that it can be talked to.
+/// Writes a random checkpoint of full width, with nano's tokenizer and its special ids, so that it can be talked to.
 ///
-/// `layers` of thinker and talker instead of the released ones; `plan` says what is quantised. A finished directory is left as it
+/// `layers`, if given, is the number of layers of thinker and talker; `plan` says what is quantised. A finished directory is left as it
 /// is.
 ///
 /// # Errors

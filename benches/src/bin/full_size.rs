@@ -1,12 +1,12 @@
-//! The model at its released size, quantised, answering aloud on this machine: start-up, memory, speed.
+//! The model at its full size, quantised, answering aloud on this machine: start-up, memory, speed.
 //!
 //! ```sh
-//! cargo run --release -p qwen3-omni-benches --bin released -- DIRECTORY [24gb|48gb|80gb] [TOKENS] [CHARACTERS]
+//! cargo run --release -p qwen3-omni-benches --bin full_size -- DIRECTORY [24gb|48gb|80gb] [TOKENS] [CHARACTERS]
 //! ```
 //!
 //! Writes a random checkpoint (24gb: 21.4 GB) into the directory unless it holds one. Random weights do not end by themselves:
 //! an answer has as many tokens as asked for and three codec frames for each, which is about what speech needs. Prints one JSON
-//! line per answer: three to a short question, or one to a text of so many random characters, about a token each.
+//! line per answer: three to a short question, or one to a text of CHARACTERS random characters, about a token each.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program owns its terminal.
 
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use omni_core::{Dtype, Error, Result};
 use qwen3_omni::{GenerateOptions, Guards, Message, Omni};
-use qwen3_omni_benches::released;
+use qwen3_omni_benches::full_size;
 use serde_json::json;
 use weights_tools::quantize::{Plan, Recipe};
 
@@ -42,7 +42,7 @@ fn run() -> Result<()> {
     let number = |at: usize| arguments.get(at).map(|text| text.parse::<usize>().map_err(|_| bad(text))).transpose();
     let tokens = number(2)?.unwrap_or(32);
     let characters = number(3)?;
-    released::write(&directory, None, Plan { recipe: Some(recipe), ..Plan::default() })?;
+    full_size::write(&directory, None, Plan { recipe: Some(recipe), ..Plan::default() })?;
     let started = Instant::now();
     let omni = Omni::builder(&directory).dtype(Dtype::Bf16).load()?;
     let loaded = started.elapsed();
