@@ -43,23 +43,23 @@ impl Omni {
         &self.model.tokenizer
     }
 
-    /// Samples per second of speech: those of the vocoder.
+    /// Samples per second of speech, as the vocoder makes it.
     pub fn sample_rate(&self) -> u32 {
         self.model.sample_rate()
     }
 
-    /// Whether the parts that speak are loaded.
+    /// Whether talker, code predictor and vocoder are loaded.
     pub fn speaks(&self) -> bool {
         self.model.speech.is_some()
     }
 
-    /// Names of the voices; empty if the model does not speak.
+    /// Names of the speakers; empty if the model does not speak.
     pub fn speakers(&self) -> Vec<&str> {
         let talker = self.model.config.talker().ok().filter(|_| self.speaks());
         talker.map_or_else(Vec::new, |talker| talker.speaker_id.keys().map(String::as_str).collect())
     }
 
-    /// Whether nothing else holds the model: no clone, and no answer in the making.
+    /// Whether this is the only owner of the model: there is no clone, and no answer is being generated.
     pub fn is_unique(&self) -> bool {
         Arc::strong_count(&self.model) == 1
     }
@@ -74,11 +74,11 @@ impl Omni {
         self.model.encoders.is_some()
     }
 
-    /// Reads a conversation with all its media, and counts its tokens; nothing is computed by the model yet.
+    /// Prepares a conversation with all its media and counts its tokens, without running the model.
     ///
     /// # Errors
     /// [`Error::Request`] if there is nothing to answer, [`Error::Media`] naming the message and the part that cannot be read
-    /// or used, [`Error::NotLoaded`] for media without encoders.
+    /// or used, [`Error::NotLoaded`] for media if no encoders are loaded.
     pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<Prompt> {
         options.validate()?;
         let started = Instant::now();
@@ -87,7 +87,7 @@ impl Omni {
         Ok(prompt)
     }
 
-    /// The whole answer.
+    /// Generates the whole answer.
     ///
     /// # Errors
     /// The errors of [`Omni::stream`] and its events.
@@ -95,11 +95,12 @@ impl Omni {
         collect_reply(self.stream(messages, options)?)
     }
 
-    /// The answer piece by piece: text as it is written, sound from the first word on. Work begins at once, in threads of its
-    /// own, and waits for a reader that is behind; dropping the stream stops it.
+    /// Generates the answer piece by piece: text as it is decoded, sound from the first word on. Work starts at once, in threads of
+    /// its own, and waits for a slow reader. Dropping the stream stops it.
     ///
     /// # Errors
-    /// Before the model runs: [`Error::Busy`] if as many answers are in the making as [`OmniBuilder::max_answers`] allows,
+    /// Before the model runs: [`Error::Busy`] if as many answers are being generated as
+    /// [`OmniBuilder::max_answers`](crate::OmniBuilder::max_answers) allows,
     /// [`Error::Request`] for a conversation or options that cannot be served, [`Error::Media`],
     /// [`Error::ContextLength`], or [`Error::NotLoaded`] if speech is asked for and not there.
     pub fn stream(&self, messages: &[Message], options: &GenerateOptions) -> Result<ReplyStream> {
@@ -109,7 +110,7 @@ impl Omni {
         self.stream_with(self.prompt(messages, options)?, options, None, permit)
     }
 
-    /// Streams the answer to a conversation that was read and counted by [`Omni::prompt`] with the same options.
+    /// Streams the answer to a prompt that [`Omni::prompt`] made with the same options.
     ///
     /// # Errors
     /// The errors of [`Omni::stream`].
@@ -127,21 +128,21 @@ impl Omni {
         options.validate()?;
         let plan = self.speech_plan(options)?;
         let (tokens, limit) = (prompt.tokens(), self.context_length());
-        // One token at least must be left for the answer.
+        // At least one token must be left for the answer.
         if tokens >= limit {
             return Err(Error::ContextLength { tokens, limit });
         }
         ReplyStream::new(self.model.clone(), prompt, options.clone(), (plan, prefix_cache), permit)
     }
 
-    /// Admits an answer.
+    /// Takes a permit for an answer.
     pub(crate) fn admit(&self) -> Result<Permit> {
         self.model.admission.admit()
     }
 
+    /// Plans the speech of an answer; `None` for text alone.
     fn speech_plan(&self, options: &GenerateOptions) -> Result<Option<SpeechPlan>> {
-        let wanted = options.speech.unwrap_or(self.speaks());
-        if !wanted {
+        if !options.speech.unwrap_or(self.speaks()) {
             return Ok(None);
         }
         let talker = self.model.config.talker()?;
@@ -159,7 +160,7 @@ impl Omni {
             None => default_speaker(talker),
         };
         let generation = &self.model.generation;
-        // Stages must not draw the same numbers: each has its own seed.
+        // Each stage has its own seed, so that they do not draw the same numbers.
         let [talker_seed, predictor_seed] =
             [1, 2].map(|stage| options.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stage);
         let usual = SamplingOptions { greedy: options.greedy_speech, ..generation.talker(talker_seed) };

@@ -257,7 +257,7 @@ impl ModalityEncoder for Deaf {
 }
 
 #[test]
-fn an_audio_encoder_of_a_third_party_takes_the_place_of_the_checkpoints_but_cannot_be_listened_with() {
+fn an_audio_encoder_of_a_third_party_takes_the_place_of_the_checkpoints_but_takes_no_audio_turns() {
     let omni = Omni::builder(testkit::nano()).audio_encoder(Deaf).load().unwrap();
     let question = [Message::user().audio(testkit::nano().join("../nano-samples/spoken_sum_question.wav"))];
     assert!(ask(&omni, &question, &short()).usage.text_tokens > 0);

@@ -1,29 +1,29 @@
-//! What tells that a talker has lost its way.
+//! Guards that detect a talker that has lost its way.
 
 use std::collections::VecDeque;
 
-/// Frames a speech may have beyond its share per token: an opening and a closing pause.
+/// Frames that speech may have beyond its share per token, for an opening and a closing pause.
 const PAUSES: usize = 50;
-/// Frames of the longest loop that is looked for.
+/// Frames of the longest loop that is detected.
 const LONGEST_LOOP: usize = 16;
-/// Root mean square below which a frame is silent: −60 dB.
+/// Root mean square below which a frame is silent, −60 dB.
 const SILENT: f32 = 1e-3;
 
-/// Whether so many frames are too many for a text of so many words.
+/// Whether `frames` frames are too many for a text of `words` words.
 pub(crate) fn overrun(frames: usize, words: usize, frames_per_word: usize) -> bool {
     frames >= words.saturating_mul(frames_per_word).saturating_add(PAUSES)
 }
 
-/// Watches for first codes that repeat themselves.
+/// Detects first codes that repeat themselves.
 #[derive(Default)]
 pub(crate) struct Loops {
     recent: VecDeque<u32>,
-    /// For each period from 1 on: frames through which codes have been those of one period before.
+    /// For each period from 1 on, the number of frames whose code was that of one period before.
     repeated: [usize; LONGEST_LOOP],
 }
 
 impl Loops {
-    /// Takes the next code; true if a loop has gone on for `most` frames.
+    /// Takes the next code; true if a loop has lasted for `most` frames.
     pub(crate) fn push(&mut self, code: u32, most: usize) -> bool {
         for (index, repeated) in self.repeated.iter_mut().enumerate() {
             let before = self.recent.get(self.recent.len().wrapping_sub(index + 1));
@@ -37,12 +37,12 @@ impl Loops {
     }
 }
 
-/// Watches for frames without sound.
+/// Detects long silence.
 pub(crate) struct Silence {
     most: usize,
-    /// Silent frames on end, up to the last whole one.
+    /// Consecutive silent frames, up to the last complete one.
     silent: usize,
-    /// Squares and number of samples of a frame that is not whole yet.
+    /// Sum of squares and number of samples of the incomplete frame.
     partial: (f64, usize),
 }
 
@@ -51,7 +51,7 @@ impl Silence {
         Self { most, silent: 0, partial: (0.0, 0) }
     }
 
-    /// Takes a piece of sound; if silence has lasted too long in it, the number of its samples up to there.
+    /// Takes a piece of sound. If silence has lasted too long in it, returns the number of its samples up to that point.
     pub(crate) fn ends(&mut self, samples: &[f32], per_frame: usize) -> Option<usize> {
         for (index, sample) in samples.iter().enumerate() {
             let (squares, count) = &mut self.partial;
@@ -74,7 +74,7 @@ impl Silence {
 mod tests {
     use super::*;
 
-    /// Codes taken before the guard speaks up.
+    /// Number of codes until the guard reports a loop.
     fn frames_until_loop(codes: impl Iterator<Item = u32>, most: usize) -> Option<usize> {
         let mut loops = Loops::default();
         codes.enumerate().find(|(_, code)| loops.push(*code, most)).map(|(index, _)| index + 1)

@@ -1,4 +1,4 @@
-//! An answer in the making: thinker, talker and vocoder, each a stage in a thread of its own, and the stream of their events.
+//! Generation of an answer: thinker, talker and vocoder, each a stage in a thread of its own, and the stream of their events.
 
 mod guards;
 mod reasoning;

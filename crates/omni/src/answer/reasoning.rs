@@ -1,4 +1,4 @@
-//! What the thinker writes: thinking text, then the answer.
+//! Splitting of generated text into thinking text and the answer.
 
 use crate::output::Event;
 use crate::prompt::{PendingText, Tokenizer};
@@ -6,21 +6,21 @@ use crate::prompt::{PendingText, Tokenizer};
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
-/// Sorts the text of an answer in the making.
+/// Splits text, while it is generated, at the tokens that open and close thinking.
 pub(crate) struct ReasoningSplitter {
     pending: PendingText,
     open: Option<u32>,
     close: Option<u32>,
     thinking: bool,
-    /// Ids so far.
+    /// Number of ids so far.
     count: usize,
-    /// Where the answer starts: after the last closing token.
+    /// Index of the first id of the answer, after the last closing token.
     answer_start: usize,
     /// Whether the last id belongs to the answer.
     speaks: bool,
-    /// Bytes of the answer's text that were handed out.
+    /// Bytes of the answer's text so far.
     answer_bytes: usize,
-    /// Line ends between thinking and the answer belong to neither.
+    /// Whether line ends are skipped: those between thinking and the answer belong to neither.
     skip_line_ends: bool,
 }
 
@@ -28,7 +28,7 @@ impl ReasoningSplitter {
     pub(crate) fn new(tokenizer: &Tokenizer, prompt: &[u32], starts_thinking: Option<bool>) -> Self {
         let (open, close) = (tokenizer.id(OPEN), tokenizer.id(CLOSE));
         let last = prompt.iter().rev().find(|id| [open, close].contains(&Some(**id)));
-        // Only what opens the answer counts, not an earlier turn.
+        // Only an opening token at the end of the prompt counts, not one of an earlier turn.
         let tail = &prompt[prompt.len().saturating_sub(3)..];
         let opened = open.is_some_and(|open| last == Some(&open) && tail.contains(&open));
         let thinking = starts_thinking.unwrap_or(opened) && close.is_some();
@@ -46,7 +46,7 @@ impl ReasoningSplitter {
         }
     }
 
-    /// The event of one more id, if it completes any text.
+    /// Takes an id and returns an event if it completes any text.
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Option<Event> {
         self.count += 1;
         self.speaks = false;
@@ -66,7 +66,7 @@ impl ReasoningSplitter {
         self.event(piece)
     }
 
-    /// What was held back.
+    /// Returns the text that was held back.
     pub(crate) fn finish(&mut self) -> Option<Event> {
         let piece = self.pending.finish();
         self.event(piece)
@@ -91,7 +91,7 @@ impl ReasoningSplitter {
         self.answer_bytes
     }
 
-    /// Thinking and answer as the reference reads them: split at the last closing token.
+    /// Returns thinking text and answer as the reference does, split at the last closing token.
     pub(crate) fn texts(&self, tokenizer: &Tokenizer, ids: &[u32]) -> (Option<String>, String) {
         let decode = |ids: &[u32]| tokenizer.decode(ids, true);
         let without_open = |ids: &[u32]| match ids.split_first() {
@@ -99,7 +99,7 @@ impl ReasoningSplitter {
             _ => decode(ids),
         };
         match (self.answer_start, self.thinking) {
-            // The limit came before the end of thinking.
+            // The token limit stopped the text before the end of thinking.
             (0, true) => (Some(without_open(ids).trim_matches('\n').to_owned()), String::new()),
             (0, false) => (None, decode(ids)),
             (start, _) => {

@@ -1,4 +1,4 @@
-//! The stages of an answer, each of which runs in a thread of its own: what they share.
+//! Types that the stages of an answer share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,15 +14,15 @@ use super::vocoder::VocoderReport;
 use crate::output::{Event, SpeechFinish};
 use crate::schedule::Permit;
 
-/// What crosses from the thinker to the talker.
+/// A message from the thinker to the talker.
 pub(crate) enum Word {
-    /// Once, before any word: states of the accepted layer over the prompt, if it has media.
+    /// States of the accepted layer at the prompt's media rows, if it has any. Sent once, before any id.
     Tap(Option<Box<Tensor<2>>>),
-    /// An id that is to be spoken.
+    /// The id of a token to be spoken.
     Id(u32),
 }
 
-/// What stages tell the one who reads the answer.
+/// A message from a stage to the stream.
 pub(crate) enum Report {
     Event(Event),
     Thinker(Box<ThinkerReport>),
@@ -31,12 +31,12 @@ pub(crate) enum Report {
     Failed(Error),
 }
 
-/// What makes stages stop before their end.
+/// Signals that stop stages early, and the lock of sequential ones.
 pub(crate) struct Signals {
     cancelled: AtomicBool,
     failed: AtomicBool,
     silent: AtomicBool,
-    /// Held by the one stage that works, if they may not work at once.
+    /// Held by the stage that computes, if stages run one at a time.
     exclusive: Option<Mutex<()>>,
 }
 
@@ -54,7 +54,7 @@ impl Signals {
         self.failed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether nothing more is to be made.
+    /// Whether all stages are to stop.
     pub(crate) fn stopped(&self) -> bool {
         self.cancelled() || self.failed.load(Ordering::Relaxed)
     }
@@ -63,7 +63,7 @@ impl Signals {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// The vocoder has heard nothing for too long.
+    /// Tells the talker that the sound has been silent for too long.
     pub(super) fn fall_silent(&self) {
         self.silent.store(true, Ordering::Relaxed);
     }
@@ -76,24 +76,24 @@ impl Signals {
         self.exclusive.is_some()
     }
 
-    /// Waits until no other stage works, if they may not work at once.
+    /// Waits until no other stage computes, if stages run one at a time.
     pub(super) fn exclusive(&self) -> Option<MutexGuard<'_, ()>> {
         self.exclusive.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// What every stage has.
+/// The context that every stage has.
 #[derive(Clone)]
 pub(crate) struct StageContext {
     pub(crate) reports: Sender<Report>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) started: Instant,
-    /// Given back when the last stage has ended.
+    /// Returned when the last stage has ended.
     pub(crate) _permit: Arc<Permit>,
 }
 
 impl StageContext {
-    /// Hands an event out, waiting while the reader is behind. A reader that has gone wants no more of anything.
+    /// Sends an event, waiting while the reader is behind. If the reader has gone, all stages are cancelled.
     pub(super) fn event(&self, event: Event) {
         self.report(Report::Event(event));
     }
@@ -105,8 +105,8 @@ impl StageContext {
     }
 }
 
-/// Why a stage of speech was stopped from outside, if it was.
-pub(super) fn stop_from_outside(signals: &Signals) -> Option<SpeechFinish> {
+/// The reason why the talker is to stop, if it is.
+pub(super) fn requested_stop(signals: &Signals) -> Option<SpeechFinish> {
     match (signals.stopped(), signals.silent()) {
         (true, _) => Some(SpeechFinish::Cancelled),
         (_, true) => Some(SpeechFinish::Silence),

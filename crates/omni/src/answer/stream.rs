@@ -1,4 +1,4 @@
-//! From a prompt to events: the thinker writes while the talker, the code predictor and the vocoder speak.
+//! The stream of an answer: starts the stages and turns their reports into events.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::prefill::{PrefixCache, content_digests};
 use crate::prompt::{GenerateOptions, Prompt, Stages};
 use crate::schedule::Permit;
 
-/// How the answer is to be spoken.
+/// The settings of the speech of an answer.
 pub(crate) struct SpeechPlan {
     pub(crate) speaker: u32,
     pub(crate) speak: SpeakOptions,
@@ -27,12 +27,12 @@ pub(crate) struct SpeechPlan {
     pub(crate) residual_sampling: SamplingOptions,
 }
 
-/// Events that wait for a reader; with more, the stages wait.
+/// Most events that wait for the reader; then the stages wait.
 const EVENTS: usize = 16;
-/// Frames that wait for the vocoder.
+/// Most frames that wait for the vocoder; then the talker waits.
 const FRAMES: usize = 64;
 
-/// An answer in the making: an iterator of events. After an error or `Done` it is exhausted.
+/// An answer that is being generated: an iterator of events. After an error or `Done` it is exhausted.
 ///
 /// The stages run in threads of their own, at most a few pieces ahead of the reader. Dropping the stream stops them, each
 /// after the token, frame or piece it is working on.
@@ -44,7 +44,7 @@ pub struct ReplyStream {
     outcome: Option<Outcome>,
 }
 
-/// Ends an answer from anywhere: another thread, a signal handler, the one who plays the sound.
+/// Cancels an answer from anywhere: another thread, a signal handler, the player of the sound.
 #[derive(Clone)]
 pub struct Canceller {
     signals: Arc<Signals>,
@@ -69,7 +69,7 @@ impl Drop for FailOnPanic {
     }
 }
 
-/// What the reply is made of, as it comes in.
+/// The data of the reply, collected from the reports of the stages.
 #[derive(Default)]
 struct Outcome {
     prompt_tokens: usize,
@@ -110,7 +110,7 @@ impl ReplyStream {
         let words = match plan {
             None => None,
             Some(SpeechPlan { speaker, speak, residual_sampling }) => {
-                // All words fit, so that the text is never held up by the speech: they are only ids.
+                // There is room for all words, which are only ids, so that text never waits for speech.
                 let most = options.max_new_tokens.min(model.thinker.context_length());
                 let (words, talker_words) = bounded(most.saturating_add(2));
                 let (frames, vocoder_frames) = bounded(FRAMES);
@@ -165,7 +165,7 @@ impl ReplyStream {
         Ok(())
     }
 
-    /// What ends this answer from another thread.
+    /// Returns a handle that cancels the answer from another thread.
     pub fn canceller(&self) -> Canceller {
         Canceller { signals: self.signals.clone() }
     }
@@ -175,7 +175,7 @@ impl ReplyStream {
         self.signals.cancel();
     }
 
-    /// What a report, or the end of all reports, means to the reader. `None`: nothing yet.
+    /// Takes a report, or the end of all reports; returns the next item of the iterator, or `None` if there is none yet.
     fn receive(&mut self, report: Option<Report>) -> Option<Option<Result<Event>>> {
         let Some(outcome) = &mut self.outcome else {
             return Some(None);
@@ -186,7 +186,7 @@ impl ReplyStream {
             Some(Report::Talker(talker)) => outcome.talker = Some(talker),
             Some(Report::Vocoder(vocoder)) => outcome.vocoder = Some(vocoder),
             Some(Report::Failed(error)) => {
-                // One error is enough. The other stages end by themselves.
+                // The first error is the result. The other stages end by themselves.
                 self.stop();
                 return Some(Some(Err(error)));
             }
@@ -199,7 +199,7 @@ impl ReplyStream {
         None
     }
 
-    /// Stops what still runs; nothing is handed out afterwards.
+    /// Stops the stages and discards what they have sent.
     fn stop(&mut self) {
         self.outcome = None;
         self.signals.fail();
@@ -207,7 +207,7 @@ impl ReplyStream {
         while self.reports.try_recv().is_ok() {}
     }
 
-    /// As `stop`, and waits for the stages.
+    /// Stops the stages and waits until they have ended.
     pub(crate) fn end(&mut self) -> Result<()> {
         self.stop();
         let mut result = Ok(());
@@ -234,7 +234,7 @@ impl Iterator for ReplyStream {
     }
 }
 
-/// With the feature `async`: the same events for an asynchronous reader, in any runtime.
+/// The same events for an asynchronous reader, in any runtime (feature `async`).
 #[cfg(feature = "async")]
 impl futures_core::Stream for ReplyStream {
     type Item = Result<Event>;
@@ -254,7 +254,7 @@ impl futures_core::Stream for ReplyStream {
 }
 
 impl Drop for ReplyStream {
-    /// Does not wait: the stages end by themselves.
+    /// Stops the stages without waiting for them.
     fn drop(&mut self) {
         self.signals.cancel();
         self.reports.close();
@@ -312,7 +312,7 @@ impl Outcome {
     }
 }
 
-/// A stage that stopped without a word of its own.
+/// The error of a stage that panicked.
 fn panicked(stage: &str, payload: &(dyn std::any::Any + Send)) -> Error {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();

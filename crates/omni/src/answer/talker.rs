@@ -8,14 +8,14 @@ use omni_core::{Error, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::guards::{Loops, overrun};
-use super::stage::{Report, StageContext, Word, stop_from_outside};
+use super::stage::{Report, StageContext, Word, requested_stop};
 use crate::model::{Model, SpeechParts};
 use crate::output::SpeechFinish;
 use crate::prefill::{CHUNK_TOKENS, ChunkedPrefill, PrefixCache, TalkerPrefix, TokenKey, chained_digests};
 use crate::prompt::{GenerateOptions, TalkerPositions};
 use crate::schedule::{Frame, FrameDone, FrameJob, forward_frame_batch, forward_talker_batch};
 
-/// The talker and the code predictor: words to frames.
+/// The stage of talker and code predictor: makes codec frames from words.
 pub(crate) struct TalkerStage {
     pub(crate) context: StageContext,
     pub(crate) model: Arc<Model>,
@@ -33,34 +33,35 @@ pub(crate) struct TalkerStage {
     pub(crate) prefix_cache: Option<(PrefixCache, Vec<u64>)>,
 }
 
-/// What the talker made.
+/// The report of the talker when it ends.
 #[derive(Debug, Default)]
 pub(crate) struct TalkerReport {
     /// `None` if there was nothing to say.
     pub(crate) finish_reason: Option<SpeechFinish>,
-    /// From the first word to the first code.
+    /// Time from the first word to the first code.
     pub(crate) first_code: Duration,
-    /// Without the code predictor.
+    /// Time without the code predictor.
     pub(crate) talker: Duration,
     pub(crate) code_predictor: Duration,
     pub(crate) cache_bytes: usize,
 }
 
+/// The prompt, a run that has taken it, and the keys of the user part's tokens.
 type SpeechStart = (TalkerPrompt, Speaking, Vec<TokenKey>);
 
-/// The rows of text of a run, as they come.
+/// The text rows of a run, one per frame, as words arrive.
 struct Rows<'a> {
     model: &'a Model,
     words: &'a Receiver<Word>,
     pad: Tensor<2>,
-    /// Taken when the text has ended.
+    /// The row that closes the text; taken when the text has ended.
     eos: Option<Tensor<2>>,
-    /// Words taken, the first included.
+    /// Words received, the first included.
     taken: usize,
 }
 
 impl Rows<'_> {
-    /// The row of the next word `[1, D]`, waiting for it if need be; then the row that closes the text; then the pad.
+    /// Waits for the next word and returns its row `[1, D]`; after the text, the row that closes it, then the pad.
     fn next(&mut self, talker: &moe_talker::Talker) -> Tensor<2> {
         if self.eos.is_some()
             && let Ok(Word::Id(id)) = self.words.recv_blocking()
@@ -71,7 +72,7 @@ impl Rows<'_> {
         self.eos.take().unwrap_or_else(|| self.pad.clone())
     }
 
-    /// Words of the whole text, once it has ended.
+    /// Number of words of the text, once it has ended.
     fn words(&self) -> Option<usize> {
         self.eos.is_none().then_some(self.taken)
     }
@@ -81,7 +82,7 @@ impl TalkerStage {
     pub(crate) fn run(self) -> Result<()> {
         let mut report = TalkerReport::default();
         if self.context.signals.sequential() {
-            // The text is written to its end first: what is sent waits in the channel.
+            // The text is completed first; its ids wait in the channel.
             while !self.words.is_closed() && !self.context.signals.stopped() {
                 std::thread::sleep(Duration::from_micros(200));
             }
@@ -111,7 +112,7 @@ impl TalkerStage {
         let mut predictor = parts.code_predictor.start(&self.residual_sampling);
         let mut slot = self.model.batches.frames.slot();
         report.finish_reason = loop {
-            if let Some(stop) = stop_from_outside(&self.context.signals) {
+            if let Some(stop) = requested_stop(&self.context.signals) {
                 break Some(stop);
             }
             let guards = &self.options.guards;
@@ -138,19 +139,18 @@ impl TalkerStage {
             };
             made += 1;
             if self.frames.send_blocking(frame).is_err() {
-                // The vocoder has gone; if it failed, it says so itself.
-                break stop_from_outside(&self.context.signals).or(Some(SpeechFinish::Cancelled));
+                // The vocoder has ended; if it failed, it reports that itself.
+                break requested_stop(&self.context.signals).or(Some(SpeechFinish::Cancelled));
             }
             text = Some(rows.next(&parts.talker));
         };
         drop(slot);
         report.cache_bytes = speaking.state().bytes();
-        self.keep(speaking.into_state(), tokens);
+        self.cache(speaking.into_state(), tokens);
         Ok(())
     }
 
-    /// The prompt, a run that has taken it, and the keys of the user part's tokens; `None` if
-    /// there is nothing to say, or it was stopped.
+    /// Prefills the talker's prompt; `None` if there is nothing to say, or the stage was stopped.
     fn begin(
         &self,
         parts: &SpeechParts,
@@ -170,7 +170,7 @@ impl TalkerStage {
         }
         let (state, tokens) = self.start_from_cache(parts, &prompt, &positions)?;
         let batcher = &self.model.batches.talker_prefill;
-        let stopped = || stop_from_outside(&self.context.signals).is_some();
+        let stopped = || requested_stop(&self.context.signals).is_some();
         let chunked = ChunkedPrefill { batcher, chunk: CHUNK_TOKENS, stopped: &stopped };
         let compute = |steps| self.model.compute(|| forward_talker_batch(&parts.talker, steps));
         let mut last = None;
@@ -184,15 +184,15 @@ impl TalkerStage {
                 Ok(Some((prompt, speaking, tokens)))
             }
             (ended, _) => {
-                report.finish_reason = stop_from_outside(&self.context.signals);
-                self.keep(state, tokens);
+                report.finish_reason = requested_stop(&self.context.signals);
+                self.cache(state, tokens);
                 ended.map(|_| None)
             }
         }
     }
 
-    /// Leaves the user part to the session's next turn, as far as it was read.
-    fn keep(&self, mut state: TalkerState, mut tokens: Vec<TokenKey>) {
+    /// Puts the user part, as far as it was prefilled, into the session's prefix cache.
+    fn cache(&self, mut state: TalkerState, mut tokens: Vec<TokenKey>) {
         if let Some((prefix_cache, _)) = &self.prefix_cache {
             tokens.truncate(state.tokens());
             state.truncate(tokens.len());
@@ -207,7 +207,7 @@ impl TalkerStage {
         parts.talker.prompt(&conversation)
     }
 
-    /// A state that holds the cached tokens of the user part, and the keys of all its tokens.
+    /// Starts from the cached prefix of the user part; returns the state and the keys of all tokens of the user part.
     fn start_from_cache(
         &self,
         parts: &SpeechParts,
@@ -217,7 +217,7 @@ impl TalkerStage {
         let Some((prefix_cache, digests)) = &self.prefix_cache else {
             return Ok((parts.talker.start(), Vec::new()));
         };
-        // The states of media rows depend on all that the thinker read before them.
+        // States at media rows depend on all tokens that the thinker read before them.
         let (thinker_positions, _) = self.layout.positions(&self.ids)?;
         let digests = chained_digests(&TokenKey::all(self.ids.iter().copied(), digests, &thinker_positions));
         let digests: Vec<u64> = prompt.user.iter().map(|at| digests[*at]).collect();

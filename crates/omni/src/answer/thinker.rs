@@ -16,48 +16,48 @@ use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, Toke
 use crate::prompt::{GenerateOptions, LastWord, Prompt};
 use crate::schedule::{Slot, ThinkerDone, ThinkerJob, forward_thinker_batch};
 
-/// The thinker: reads the prompt, writes the text, and passes on what is to be spoken.
+/// The stage of the thinker: prefills the prompt, decodes the text, and sends the talker what is to be spoken.
 pub(crate) struct ThinkerStage {
     pub(crate) context: StageContext,
     pub(crate) model: Arc<Model>,
     pub(crate) options: Arc<GenerateOptions>,
     pub(crate) prompt: Prompt,
-    /// To the talker, if there is one.
+    /// Sends to the talker, if there is one.
     pub(crate) words: Option<Sender<Word>>,
     /// The session's prefix cache, and the digests of the prompt's contents.
     pub(crate) prefix_cache: Option<(PrefixCache, Vec<u64>)>,
 }
 
-/// What the thinker made.
+/// The report of the thinker when it ends.
 #[derive(Debug, Default)]
 pub(crate) struct ThinkerReport {
     pub(crate) answer: Vec<u32>,
     pub(crate) text: String,
     pub(crate) thinking: Option<String>,
     pub(crate) finish_reason: Option<FinishReason>,
-    /// For each id that was passed on: where its text ends in [`ThinkerReport::text`], in bytes.
+    /// Byte offset in [`ThinkerReport::text`] at which the text of each spoken id ends.
     pub(crate) spoken: Vec<usize>,
     pub(crate) encoders: Duration,
-    /// All the thinker did, encoders excluded.
+    /// Time of prefill and decode, without the encoders.
     pub(crate) thinker: Duration,
-    /// The part of it for the prompt and the first token.
+    /// Time of prefill, up to the first token.
     pub(crate) prefill: Duration,
-    /// From the request to the first token.
+    /// Time from the request to the first token.
     pub(crate) first_token: Duration,
     pub(crate) cache_bytes: usize,
-    /// Tokens of the prompt that were cached by earlier turns.
+    /// Tokens of the prompt that the prefix cache held.
     pub(crate) cached_tokens: usize,
 }
 
-/// The thinker between two tokens.
+/// The state of decoding between two tokens.
 struct Decoding {
     state: ThinkerState,
     sampler: Sampler,
     delta: f32,
     next: u32,
-    /// What the session will know the state by.
+    /// Keys of the prompt's tokens, for the prefix cache.
     tokens: Vec<TokenKey>,
-    /// `[M, D]`: states of the accepted layer at the prompt's media.
+    /// `[M, D]`: states of the accepted layer at the prompt's media rows.
     tap: Option<Tensor<2>>,
 }
 
@@ -69,7 +69,7 @@ impl ThinkerStage {
         if self.context.signals.stopped() {
             report.finish_reason = Some(FinishReason::Cancelled);
         } else {
-            let Some(mut decoding) = self.read_prompt(&mut report)? else {
+            let Some(mut decoding) = self.prefill_prompt(&mut report)? else {
                 report.finish_reason = Some(FinishReason::Cancelled);
                 return self.finish(splitter, report);
             };
@@ -80,17 +80,17 @@ impl ThinkerStage {
                 decoding = self.next_token(decoding, &mut slot, &mut report)?;
             }
             drop(slot);
-            self.release(&mut pending, &report);
+            self.send_pending(&mut pending, &report);
             let rest = splitter.finish();
             rest.into_iter().for_each(|event| self.context.event(event));
             report.cache_bytes = decoding.state.bytes();
-            self.keep(decoding, &report.answer);
+            self.cache(decoding, &report.answer);
         }
         self.finish(splitter, report)
     }
 
     fn finish(mut self, splitter: ReasoningSplitter, mut report: ThinkerReport) -> Result<()> {
-        // The talker takes this for the end of the text.
+        // A closed channel tells the talker that the text has ended.
         drop(self.words.take());
         let (thinking, text) = splitter.texts(&self.model.tokenizer, &report.answer);
         (report.thinking, report.text) = (thinking, text);
@@ -98,8 +98,8 @@ impl ThinkerStage {
         Ok(())
     }
 
-    /// `None` if the answer was cancelled meanwhile.
-    fn read_prompt(&mut self, report: &mut ThinkerReport) -> Result<Option<Decoding>> {
+    /// Prefills the prompt and samples the first token; `None` if the answer was cancelled meanwhile.
+    fn prefill_prompt(&mut self, report: &mut ThinkerReport) -> Result<Option<Decoding>> {
         let _exclusive = self.context.signals.exclusive();
         let span = tracing::info_span!("thinker_prompt", tokens = self.prompt.tokens()).entered();
         let started = Instant::now();
@@ -116,7 +116,7 @@ impl ThinkerStage {
         let mut sampler = Sampler::new(&self.options.thinker, Suppressed::default());
         let next = self.model.compute(|| sampler.sample(logits));
         if let Some(words) = &self.words {
-            // A talker that has gone reports why itself.
+            // If the talker has ended early, it reports why itself.
             let _ = words.send_blocking(Word::Tap(tap.clone().map(Box::new)));
         }
         drop(span);
@@ -125,8 +125,8 @@ impl ThinkerStage {
         Ok(Some(Decoding { state, sampler, delta, next, tokens, tap }))
     }
 
-    /// Gives the state back to the session.
-    fn keep(&self, decoding: Decoding, answer: &[u32]) {
+    /// Puts the state into the session's prefix cache.
+    fn cache(&self, decoding: Decoding, answer: &[u32]) {
         let Some((prefix_cache, _)) = &self.prefix_cache else { return };
         let Decoding { state, delta, mut tokens, tap, .. } = decoding;
         let prompt = tokens.len();
@@ -136,7 +136,7 @@ impl ThinkerStage {
         prefix_cache.put_thinker(ThinkerPrefix { state, tokens, tap });
     }
 
-    /// Feeds the last token, chooses the next.
+    /// Decodes a step: feeds the last token and samples the next.
     fn next_token(
         &self,
         mut decoding: Decoding,
@@ -157,7 +157,7 @@ impl ThinkerStage {
         Ok(decoding)
     }
 
-    /// False if no more tokens are to be written.
+    /// Takes the sampled token: sends its text and, if it is spoken, its id. Returns whether decoding goes on.
     fn take_token(
         &self,
         decoding: &Decoding,
@@ -177,12 +177,12 @@ impl ThinkerStage {
         let event = splitter.push(&self.model.tokenizer, id);
         event.into_iter().for_each(|event| self.context.event(event));
         if splitter.speaks() {
-            self.release(pending, report);
+            self.send_pending(pending, report);
             *pending = Some(id);
             report.spoken.push(splitter.answer_bytes());
-            // The reference's talker never hears a last token that is not the end: it must wait for the next one.
+            // The reference's talker never gets the last token of a truncated text, so an id waits until the next one is there.
             if self.options.last_word == LastWord::Spoken {
-                self.release(pending, report);
+                self.send_pending(pending, report);
             }
         }
         let full = self.prompt.tokens() + report.answer.len() >= self.model.thinker.context_length();
@@ -195,13 +195,13 @@ impl ThinkerStage {
         report.finish_reason.is_none()
     }
 
-    /// Passes the pending id on, unless the text was cut behind it and the reference is followed.
-    fn release(&self, pending: &mut Option<u32>, report: &ThinkerReport) {
-        let cut = report.finish_reason.is_some_and(|reason| reason != FinishReason::End);
+    /// Sends the pending id to the talker, unless the text was truncated after it and the reference is followed.
+    fn send_pending(&self, pending: &mut Option<u32>, report: &ThinkerReport) {
+        let truncated = report.finish_reason.is_some_and(|reason| reason != FinishReason::End);
         let (Some(id), Some(words)) = (pending.take(), &self.words) else {
             return;
         };
-        if !(cut && self.options.last_word == LastWord::AsReference) {
+        if !(truncated && self.options.last_word == LastWord::AsReference) {
             let _ = words.send_blocking(Word::Id(id));
         }
     }

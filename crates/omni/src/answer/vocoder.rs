@@ -12,7 +12,7 @@ use crate::output::{Audio, Event};
 use crate::prompt::{GenerateOptions, VocoderMode};
 use crate::schedule::{Frame, Slot, VocoderDone, VocoderJob, forward_vocoder_batch};
 
-/// The vocoder: frames to sound.
+/// The stage of the vocoder: makes sound from codec frames.
 pub(crate) struct VocoderStage {
     pub(crate) context: StageContext,
     pub(crate) model: Arc<Model>,
@@ -20,25 +20,25 @@ pub(crate) struct VocoderStage {
     pub(crate) frames: Receiver<Frame>,
 }
 
-/// What the vocoder made.
+/// The report of the vocoder when it ends.
 #[derive(Debug, Default)]
 pub(crate) struct VocoderReport {
-    /// Codes of the frames that became sound.
+    /// Codes of the frames that were decoded.
     pub(crate) codes: Vec<Vec<u32>>,
     pub(crate) samples: usize,
-    /// From the request to the first piece.
+    /// Time from the request to the first piece of sound.
     pub(crate) first_audio: Option<Duration>,
     pub(crate) vocoder: Duration,
-    /// Whether it fell silent for too long.
+    /// Whether the guard against silence stopped the speech.
     pub(crate) silent: bool,
 }
 
-/// The stream of one answer.
+/// The vocoder stream of one answer.
 #[allow(clippy::large_enum_variant)] // One per answer.
 enum Stream<'a> {
-    /// A stream of the checkpoint's vocoder, between its steps; `None` while a step has it.
+    /// The state of the checkpoint's vocoder; `None` while a step has it.
     Builtin(Option<VocoderState>, Slot<'a, VocoderJob, VocoderDone>),
-    /// A stream of a third party's vocoder.
+    /// A stream of a custom vocoder.
     Custom(Box<dyn VocoderStream>),
 }
 
@@ -54,7 +54,7 @@ impl VocoderStage {
         let mut silence = self.options.guards.silent_frames.map(Silence::new);
         let mut sizes = self.options.chunks.sizes();
         loop {
-            // Chunks as the reference makes them need all frames.
+            // The chunks of the reference need all frames.
             let exact = self.options.vocoder == VocoderMode::Exact;
             let size = if exact { sizes.next().expect("endless") } else { usize::MAX };
             let mut waiting = Vec::new();
@@ -75,7 +75,7 @@ impl VocoderStage {
                 let mut samples = self.vocode(&parts.vocoder, &mut stream, waiting, &mut report)?;
                 let quiet = silence.as_mut().and_then(|silence| silence.ends(&samples, per_frame));
                 if let Some(end) = quiet {
-                    // Where it is cut does not depend on the size of the pieces.
+                    // The sound is truncated at the same sample whatever the size of the pieces.
                     samples.truncate(end);
                     codes.truncate(((report.samples + end) / per_frame).saturating_sub(report.codes.len()));
                     report.silent = true;
@@ -100,12 +100,13 @@ impl VocoderStage {
                 self.context.event(Event::Audio(Audio { samples, sample_rate }));
             }
         }
-        // The talker takes this for the end.
+        // A closed channel tells the talker to stop.
         self.frames.close();
         self.context.report(Report::Vocoder(report));
         Ok(())
     }
 
+    /// Decodes frames to samples.
     fn vocode(
         &self,
         vocoder: &AnyVocoder,

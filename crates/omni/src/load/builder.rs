@@ -37,7 +37,7 @@ pub struct OmniBuilder {
     plugged: Plugged,
 }
 
-/// Parts of third parties that take the place of the checkpoint's own.
+/// Parts supplied by the application, in place of the checkpoint's.
 #[derive(Default)]
 struct Plugged {
     audio: Option<Box<dyn ModalityEncoder<Features = Vec<Tensor<2>>>>>,
@@ -45,7 +45,7 @@ struct Plugged {
     vocoder: Option<Box<dyn Vocoder>>,
 }
 
-/// How far loading has come.
+/// Progress of loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loading {
     /// Bytes of weights read, or drawn, so far.
@@ -55,7 +55,7 @@ pub struct Loading {
 }
 
 impl Omni {
-    /// Starts loading a checkpoint directory in Hugging Face layout.
+    /// Configures the loading of a checkpoint directory in Hugging Face layout.
     pub fn builder(directory: impl Into<PathBuf>) -> OmniBuilder {
         OmniBuilder::new(directory.into())
     }
@@ -79,85 +79,84 @@ impl OmniBuilder {
         }
     }
 
-    /// Where the model runs; the CPU if not said.
+    /// Sets the device; the CPU by default.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
         self
     }
 
-    /// The number type of the computation; if not said, f32 on wgpu, bf16 on CUDA, and on the CPU bf16 if the checkpoint's config
-    /// names it, otherwise f32.
+    /// Sets the number type of the computation. The default is f32 on wgpu, bf16 on CUDA, and on the CPU bf16 if the
+    /// checkpoint's config names it, otherwise f32.
     ///
-    /// On the CPU matrices stay as they are stored and states are f32 in any case. bf16 means there that products of many rows
-    /// round both sides to bf16 where the processor is faster at that, that caches are bf16, and that matrices stored in f32
+    /// On the CPU matrices stay as they are stored and activations are f32 in any case. There bf16 means that GEMM of many rows
+    /// rounds both sides to bf16 where the processor is faster at that, that KV caches are bf16, and that matrices stored in f32
     /// become bf16.
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
         self
     }
 
-    /// Leaves talker, code predictor and vocoder out: less memory, no speech.
+    /// Loads no talker, code predictor and vocoder: less memory, no speech.
     pub fn text_only(mut self) -> Self {
         self.text_only = true;
         self
     }
 
-    /// Leaves the audio and vision encoders out: less memory, but only text can be asked.
+    /// Loads no audio and vision encoders: less memory, but prompts hold only text.
     pub fn without_media(mut self) -> Self {
         self.without_media = true;
         self
     }
 
-    /// Sets the attention window of the audio encoder to 1 to 8 seconds; the checkpoint's own, 8, if not said.
+    /// Sets the attention window of the audio encoder, 1 to 8 seconds; the checkpoint's, 8, by default.
     pub fn audio_window(mut self, seconds: usize) -> Self {
         self.audio_window = Some(seconds);
         self
     }
 
-    /// Sets how many answers may be in the making at once; 8, if not said. One more is refused with [`Error::Busy`]. Answers that
-    /// are made at once share each reading of the weights on the CPU.
+    /// Sets how many answers may be generated at once; 8 by default. One more is refused with [`Error::Busy`]. On the CPU,
+    /// concurrent answers are batched: they share each reading of the weights.
     pub fn max_answers(mut self, answers: usize) -> Self {
         self.max_answers = answers;
         self
     }
 
-    /// Bounds the CPU threads this model computes with: it gets so many of its own. If not said, it shares those of the process
-    /// (`rayon`'s global pool), one per processor. Stages wait in further threads, which compute nothing.
+    /// Gives the model a pool of `threads` CPU threads of its own. By default it uses the pool of the process (`rayon`'s global
+    /// one), with a thread per processor. Stages wait in further threads, which compute nothing.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
     }
 
-    /// Bytes the weights may take, instead of what the system says is available.
+    /// Sets the bytes that the weights may take, instead of what the system reports as available.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
         self
     }
 
-    /// Puts a third party's audio encoder in the place of the checkpoint's, which is not loaded then. It gets the log-mel frames
-    /// `[T, M]` of all sound of a conversation in one call, and must make as many rows of each as the checkpoint's own would, in the
-    /// thinker's width.
+    /// Replaces the checkpoint's audio encoder, which is then not loaded. The encoder gets the log-mel frames `[T, M]` of all sound
+    /// of a conversation in one call. From each it must make as many rows as the checkpoint's encoder would, in the thinker's
+    /// width.
     pub fn audio_encoder(mut self, encoder: impl ModalityEncoder<Features = Vec<Tensor<2>>> + 'static) -> Self {
         self.plugged.audio = Some(Box::new(encoder));
         self
     }
 
-    /// Puts a third party's vision encoder in the place of the checkpoint's, which is not loaded then. It must make one row of each
-    /// merge block of patches, in the thinker's width; deepstack features may be left out.
+    /// Replaces the checkpoint's vision encoder, which is then not loaded. The encoder must make one row per merge block of
+    /// patches, in the thinker's width; deepstack features may be missing.
     pub fn vision_encoder(mut self, encoder: impl ModalityEncoder<Features = Vec<PixelPatches>> + 'static) -> Self {
         self.plugged.vision = Some(Box::new(encoder));
         self
     }
 
-    /// Puts a third party's vocoder in the place of the checkpoint's, which is not loaded then.
+    /// Replaces the checkpoint's vocoder, which is then not loaded.
     pub fn vocoder(mut self, vocoder: impl Vocoder + 'static) -> Self {
         self.plugged.vocoder = Some(Box::new(vocoder));
         self
     }
 
-    /// Takes only config and tokenizer from the directory and draws the weights on the device, without sense but of the right
-    /// sizes: to measure speed and memory of a checkpoint that is not there. Shards that lie in the directory are not read.
-    /// Linear layers that the config's `quantization_config` names are packed.
+    /// Draws random weights of the right shapes on the device, to measure speed and memory without a checkpoint. Only config and
+    /// tokenizer are read from the directory, no shards. Linear layers that the config's `quantization_config` names are packed.
     ///
     /// The same seed gives the same model on the same device, as long as nothing else draws random numbers there while it is
     /// loaded.
@@ -166,7 +165,7 @@ impl OmniBuilder {
         self
     }
 
-    /// Reports progress while weights are read.
+    /// Sets a callback for progress while weights are read.
     pub fn progress(mut self, callback: impl FnMut(Loading) + 'static) -> Self {
         self.progress = Some(Box::new(callback));
         self
@@ -177,7 +176,7 @@ impl OmniBuilder {
     /// # Errors
     /// Before any weight is read: [`Error::Io`], [`Error::Config`] or [`Error::Weights`] naming every missing, unexpected
     /// and mismatched tensor; [`Error::Device`] if the device is absent or lacks the number type; [`Error::Memory`] if there is
-    /// too little for the weights; [`Error::Request`] for 0 threads or 0 answers at once. With [`OmniBuilder::random_weights`] no
+    /// too little for the weights; [`Error::Request`] for 0 threads or 0 answers. With [`OmniBuilder::random_weights`] no
     /// tensor can be missing.
     pub fn load(self) -> Result<Omni> {
         if self.max_answers == 0 {
@@ -277,7 +276,7 @@ fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn V
     })
 }
 
-/// Every id that can reach the embedding table must have a row in it.
+/// Checks that every id that can reach the embedding table has a row in it.
 fn check_ids(config: &OmniConfig, tokenizer: &Tokenizer) -> Result<()> {
     let rows = config.thinker.text.vocab_size;
     let named = [

@@ -5,17 +5,17 @@ use std::str::FromStr;
 use burn::tensor::{DType, Tensor};
 use omni_core::{Dtype, Error, Place, Result};
 
-/// Where a model runs. Opening happens when the model is loaded, and an absent device is an error then.
+/// Where a model runs. The device is opened when the model is loaded; a missing one is an error then.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Device {
-    /// The CPU, by the kernels of this family, in pure Rust.
+    /// The CPU, with the kernels of these crates, in pure Rust.
     Cpu,
     /// The default GPU through Vulkan, Metal or DirectX 12.
     Wgpu,
     /// An NVIDIA GPU, by index.
     Cuda(usize),
-    /// A burn device that is already open, computed on by burn's tensors, the CPU too.
+    /// A burn device that is already open; the model computes with burn tensors, on the CPU too.
     Open(burn::tensor::Device),
 }
 
@@ -35,8 +35,8 @@ impl Device {
         Device::Cuda(index)
     }
 
-    /// The number type models are computed in if nothing else is asked for. On the CPU a checkpoint that names bfloat16 is
-    /// computed as such instead; see [`crate::OmniBuilder::dtype`].
+    /// The default number type of the computation. On the CPU a checkpoint that names bfloat16 is computed in bf16 instead; see
+    /// [`crate::OmniBuilder::dtype`].
     pub fn default_dtype(&self) -> Dtype {
         match self {
             Device::Cuda(_) => Dtype::Bf16,
@@ -44,7 +44,7 @@ impl Device {
         }
     }
 
-    /// The number type for a checkpoint whose config names one: on the CPU its own, as far as the CPU is good at it.
+    /// The default number type for a checkpoint whose config names one.
     pub(crate) fn dtype_for(&self, named: Option<&str>) -> Dtype {
         match named.and_then(|name| name.parse().ok()) {
             Some(Dtype::Bf16) if self.is_cpu() => Dtype::Bf16,
@@ -52,7 +52,7 @@ impl Device {
         }
     }
 
-    /// Whether models compute in the memory of this process, by the kernels of this family.
+    /// Whether models compute in host memory, with the kernels of these crates.
     pub(crate) fn is_cpu(&self) -> bool {
         matches!(self, Device::Cpu)
     }
@@ -60,13 +60,13 @@ impl Device {
     /// Opens the device for models that compute in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Device`] as [`Device::open_for`].
+    /// The errors of [`Device::open_for`].
     pub fn place(&self, dtype: Dtype) -> Result<Place> {
         let device = self.open_for(dtype)?;
         Ok(if self.is_cpu() { Place::Host(device) } else { Place::Device(device) })
     }
 
-    /// Opens the device and tries it with a small sum.
+    /// Opens the device and tests it with a small sum.
     ///
     /// # Errors
     /// [`Error::Device`] if this build has no such backend, or the machine no such device.
@@ -77,7 +77,7 @@ impl Device {
             Device::Cuda(index) => open_cuda(*index),
             Device::Open(device) => Ok(device.clone()),
         }?;
-        // burn reports a failing device by panicking; one small sum tells now, as an error.
+        // burn reports a failing device with a panic; a small sum turns that into an error now.
         let sum = catch_unwind(AssertUnwindSafe(|| Tensor::<1>::ones([2], &device).sum().into_scalar::<f32>()));
         match sum {
             Ok(2.0) => Ok(device),
@@ -86,10 +86,10 @@ impl Device {
         }
     }
 
-    /// Opens the device and makes sure that it computes in `dtype`.
+    /// Opens the device and checks that it computes in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Device`] as [`Device::open`], or if the device lacks the number type.
+    /// The errors of [`Device::open`]; [`Error::Device`] if the device lacks the number type.
     pub fn open_for(&self, dtype: Dtype) -> Result<burn::tensor::Device> {
         let device = self.open()?;
         if device.supports_dtype(DType::from(dtype)) {
@@ -142,7 +142,7 @@ fn open_cpu() -> Result<burn::tensor::Device> {
 fn open_wgpu() -> Result<burn::tensor::Device> {
     use std::sync::OnceLock;
 
-    // A runtime can be initialised once per process.
+    // A process can initialise the runtime once.
     static OPENED: OnceLock<std::result::Result<burn::tensor::Device, String>> = OnceLock::new();
     let opened = OPENED.get_or_init(|| {
         let init = || burn::tensor::Device::wgpu_options().init();
@@ -177,7 +177,7 @@ fn open_cuda(_: usize) -> Result<burn::tensor::Device> {
     Err(not_built("cuda", "cuda"))
 }
 
-#[allow(dead_code)] // A build with every backend never calls it.
+#[allow(dead_code)] // Unused in a build with every backend.
 fn not_built(device: &str, feature: &str) -> Error {
     Error::Device(format!("this build has no {device} backend: build with `--features {feature}`"))
 }

@@ -1,4 +1,4 @@
-//! Whether the weights fit into memory, asked before they are read.
+//! Check, before weights are read, that they fit into memory.
 
 use checkpoint::MemoryNeed;
 use omni_core::{Error, PlaceKind, Result};
@@ -6,9 +6,10 @@ use omni_core::{Error, PlaceKind, Result};
 const ADVICE: &str = ". Less need: a quantised checkpoint, on the CPU one stored in bf16, and a model loaded `text_only` or \
                       `without_media`; `memory_limit` sets another limit";
 
-/// Refuses what cannot be held, and warns of what will be read from disk over and over. `limit` stands for what the system says.
+/// Refuses weights whose resident part exceeds the available memory, and warns if resident and mapped parts together do. `limit`
+/// replaces what the system reports.
 pub(crate) fn check(estimate: MemoryNeed, place: PlaceKind, limit: Option<u64>) -> Result<()> {
-    // How much memory another device has, its framework does not tell.
+    // burn does not report the memory of other devices.
     let available = limit.or_else(|| if place == PlaceKind::Host { system::available() } else { None });
     let Some(available) = available else { return Ok(()) };
     if estimate.held > available {
@@ -29,7 +30,7 @@ pub(crate) fn check(estimate: MemoryNeed, place: PlaceKind, limit: Option<u64>) 
 mod system {
     use std::path::{Path, PathBuf};
 
-    /// Bytes a process can still take: of the machine, or of the control group it runs in, whichever is less.
+    /// Bytes that a process can still take: those of the machine or of its control group, whichever is less.
     pub(super) fn available() -> Option<u64> {
         let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_machine(&text));
         let groups = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_of(&text));
@@ -43,18 +44,18 @@ mod system {
         value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     }
 
-    /// The control group (version 2) in `/proc/self/cgroup`.
+    /// The control group (version 2) named in `/proc/self/cgroup`.
     pub(super) fn group_of(text: &str) -> Option<PathBuf> {
         let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
         Some(PathBuf::from(path))
     }
 
-    /// The least that a group or one of those around it leaves.
+    /// The least that the group or one of its parents has left.
     pub(super) fn of_groups(root: &Path, group: &Path) -> Option<u64> {
         group.ancestors().filter_map(|group| of_group(&root.join(group))).min()
     }
 
-    /// The limit of a group less what it uses; pages of files count as free, since they are given back when memory runs short.
+    /// The limit of a group less what it uses. Pages of files count as free: the system reclaims them when memory runs short.
     fn of_group(group: &Path) -> Option<u64> {
         let read = |file: &str| std::fs::read_to_string(group.join(file)).ok();
         let limit: u64 = read("memory.max")?.trim().parse().ok()?;
@@ -71,7 +72,7 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    /// Not known here.
+    /// Unknown on this system.
     pub(super) fn available() -> Option<u64> {
         None
     }
@@ -114,7 +115,7 @@ mod tests {
         group("a", "1000\n", "530\n");
         group("a/b", "max\n", "200\n");
         let left = |group: &str| system::of_groups(root.path(), std::path::Path::new(group));
-        // Without a limit of its own, that of the group around it holds.
+        // A group without a limit has that of its parent.
         assert_eq!(left("a/b"), Some(500));
         assert_eq!(left("c"), None);
         group("a/b", "300\n", "200\n");

@@ -1,11 +1,11 @@
-//! Where weights come from: a checkpoint on disk, or nowhere.
+//! Source of the weights: a checkpoint on disk, or random numbers.
 
 use std::path::Path;
 
 use checkpoint::{Checkpoint, Component, MemoryNeed, OmniConfig, RandomCheckpoint, Weights};
 use omni_core::{Dtype, Place, PlaceKind, Result};
 
-/// A checkpoint, or the config of one and the seed of random weights.
+/// A checkpoint, or the config of one with the seed of random weights.
 pub(crate) enum Origin {
     Disk(Checkpoint),
     Random(RandomCheckpoint, u64),
@@ -47,7 +47,7 @@ impl Origin {
         }
     }
 
-    /// Bytes to read, or to draw.
+    /// Bytes of weights to read, or to draw.
     pub(crate) fn bytes(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> usize {
         match self {
             Origin::Disk(checkpoint) => {

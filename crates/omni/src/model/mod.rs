@@ -21,7 +21,7 @@ pub(crate) struct Model {
     pub(crate) generation: GenerationConfig,
     pub(crate) preprocessor: PreprocessorConfig,
     pub(crate) device: Device,
-    /// Number type of the tensors that cross crate borders.
+    /// Number type of the tensors that pass between the crates.
     pub(crate) dtype: Dtype,
     pub(crate) thinker: Thinker,
     pub(crate) encoders: Option<Encoders>,
@@ -32,7 +32,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Computes with the threads of this model. What is computed must wait for no other stage: that would keep a thread from it.
+    /// Runs a computation on the threads of this model. It must not wait for another stage, which may need the same threads.
     pub(crate) fn compute<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.pool.run(f)
     }
@@ -42,7 +42,7 @@ impl Model {
         self.speech.as_ref().map_or(code2wav::SAMPLE_RATE, |parts| parts.vocoder.sample_rate())
     }
 
-    /// What a prompt is prepared for.
+    /// Collects what the preparation of a prompt has to know of this model.
     pub(crate) fn for_prompts(&self) -> PromptModel<'_> {
         PromptModel {
             config: &self.config,

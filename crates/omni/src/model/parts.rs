@@ -1,4 +1,4 @@
-//! The parts that can be replaced by those of third parties, and the parts that speak.
+//! Encoders and vocoder, built in or supplied by the application, and the parts that make speech.
 
 use aut_encoder::AutEncoder;
 use burn::tensor::Tensor;
@@ -13,26 +13,26 @@ pub(crate) struct Encoders {
     pub(crate) vision: AnyVisionEncoder,
 }
 
-/// What hears.
+/// The audio encoder.
 #[allow(clippy::large_enum_variant)] // One per model.
 pub(crate) enum AnyAudioEncoder {
-    /// The checkpoint's own encoder.
+    /// The checkpoint's encoder.
     Builtin(AutEncoder),
-    /// A third party's.
+    /// One supplied by the application.
     Custom(Box<dyn ModalityEncoder<Features = Vec<Tensor<2>>>>),
 }
 
-/// What sees.
+/// The vision encoder.
 #[allow(clippy::large_enum_variant)] // One per model.
 pub(crate) enum AnyVisionEncoder {
-    /// The checkpoint's own encoder.
+    /// The checkpoint's encoder.
     Builtin(VisionEncoder),
-    /// A third party's.
+    /// One supplied by the application.
     Custom(Box<dyn ModalityEncoder<Features = Vec<PixelPatches>>>),
 }
 
 impl AnyAudioEncoder {
-    /// Log-mel frames of one attention window, whose rows depend on no others; not known of a third party's encoder.
+    /// Log-mel frames of one attention window, whose rows depend on no other frames. `None` for a custom encoder.
     pub(crate) fn window_frames(&self) -> Option<usize> {
         match self {
             AnyAudioEncoder::Builtin(encoder) => Some(encoder.window_frames()),
@@ -40,7 +40,7 @@ impl AnyAudioEncoder {
         }
     }
 
-    /// Log-mel frames of one chunk; shorter ones are padded to the longest of the call. Of a third party's encoder all of the sound.
+    /// Log-mel frames of one chunk; shorter chunks are padded to the longest of the call. `None` for a custom encoder.
     pub(crate) fn chunk_frames(&self) -> Option<usize> {
         match self {
             AnyAudioEncoder::Builtin(encoder) => Some(encoder.chunk_frames()),
@@ -71,12 +71,12 @@ pub(crate) struct SpeechParts {
     pub(crate) vocoder: AnyVocoder,
 }
 
-/// What makes sound of frames.
+/// The vocoder.
 #[allow(clippy::large_enum_variant)] // One per model.
 pub(crate) enum AnyVocoder {
-    /// The checkpoint's own vocoder.
+    /// The checkpoint's vocoder.
     Builtin(Code2Wav),
-    /// A third party's.
+    /// One supplied by the application.
     Custom(Box<dyn Vocoder>),
 }
 
@@ -95,7 +95,7 @@ impl AnyVocoder {
         }
     }
 
-    /// Samples of a frame that come only with the next one.
+    /// Samples of a frame that the vocoder makes only with the next frame.
     pub(crate) fn lookahead(&self) -> usize {
         match self {
             AnyVocoder::Builtin(vocoder) => vocoder.lookahead(),

@@ -7,7 +7,7 @@ use omni_core::{Error, Result, SamplingOptions};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// The talker's settings in `generation_config.json`; the released values where the file is silent.
+/// Generation settings of `generation_config.json`; the released values where the file has none.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub(crate) struct GenerationConfig {
@@ -19,7 +19,7 @@ pub(crate) struct GenerationConfig {
     eos_token_id: EndIds,
 }
 
-/// The ids that end a text: none named, one, or several.
+/// Ids that end a text: none, one, or several.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(untagged)]
 enum EndIds {
@@ -65,7 +65,7 @@ impl GenerationConfig {
         }
     }
 
-    /// Whether this id ends the text.
+    /// Whether `id` ends the text.
     pub(crate) fn ends_text(&self, id: u32) -> bool {
         match &self.eos_token_id {
             EndIds::Unnamed => false,
@@ -79,7 +79,7 @@ impl GenerationConfig {
     }
 }
 
-/// The picture sizes of `preprocessor_config.json`; the released values where the file is silent.
+/// Bounds of image sizes in `preprocessor_config.json`; the released values where the file has none.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default)]
 pub(crate) struct PreprocessorConfig {
@@ -111,7 +111,7 @@ impl PreprocessorConfig {
     }
 }
 
-/// A JSON file that need not be there.
+/// Reads a JSON file; a missing one gives the default.
 fn read_optional<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
     if !path.is_file() {
         return Ok(T::default());

@@ -6,15 +6,15 @@ use omni_core::Result;
 use super::reply::Reply;
 use super::wav::WavFile;
 
-/// What a stream hands out: thinking if the model does, then text and sound in turns as they are made, then one `Done`.
+/// An event of a stream: thinking text if the model thinks, then text and sound as they are made, then one `Done`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// A piece of thinking text, before the answer; cut only at character boundaries.
+    /// A piece of thinking text, before the answer; split only at character boundaries.
     Thinking(String),
-    /// A piece of the answer's text, cut only at character boundaries.
+    /// A piece of the answer's text, split only at character boundaries.
     Text(String),
-    /// A piece of sound, directly after the one before.
+    /// A piece of sound that follows the previous one without a gap.
     Audio(Audio),
     /// The answer is complete.
     Done(Box<Reply>),
@@ -30,7 +30,7 @@ pub struct Audio {
 }
 
 impl Audio {
-    /// Length in time.
+    /// Duration of the samples.
     pub fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.samples.len() as f64 / f64::from(self.sample_rate))
     }

@@ -1,4 +1,4 @@
-//! What an answer gives: events while it is made, then the reply.
+//! Output of an answer: events while it is generated, then the reply, and WAV files.
 
 mod event;
 mod reply;

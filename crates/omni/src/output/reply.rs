@@ -10,13 +10,13 @@ use super::event::{Audio, Event};
 /// Why the text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model closed its turn.
+    /// The model generated its end token.
     End,
     /// The limit on tokens was reached.
     Limit,
     /// The model's context is full.
     Context,
-    /// The answer was cancelled, or its reader has gone.
+    /// The answer was cancelled, or its stream was dropped.
     Cancelled,
 }
 
@@ -27,13 +27,13 @@ pub enum SpeechFinish {
     End,
     /// The limit on codes was reached, or the talker's context is full.
     Limit,
-    /// The answer was cancelled, or its reader has gone.
+    /// The answer was cancelled, or its stream was dropped.
     Cancelled,
-    /// A guard: it went on far beyond its text ([`crate::Guards::frames_per_token`]).
+    /// A guard stopped speech that went on far beyond its text ([`crate::Guards::frames_per_token`]).
     Overrun,
-    /// A guard: it repeated itself ([`crate::Guards::looping_frames`]).
+    /// A guard stopped speech that repeated itself ([`crate::Guards::looping_frames`]).
     Loop,
-    /// A guard: it fell silent ([`crate::Guards::silent_frames`]).
+    /// A guard stopped speech that had fallen silent ([`crate::Guards::silent_frames`]).
     Silence,
 }
 
@@ -49,36 +49,36 @@ impl From<moe_talker::SpeechFinish> for SpeechFinish {
 /// A complete answer.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// The text, special tokens left out; what stands after the last `</think>` if the model was thinking.
+    /// The text without special tokens; if the model was thinking, what follows the last `</think>`.
     pub text: String,
-    /// What the model thought before it answered.
+    /// The thinking text before the answer.
     pub thinking: Option<String>,
-    /// Ids of all that was written, thinking included, without the end token.
+    /// Ids of all generated tokens, thinking included, without the end token.
     pub token_ids: Vec<u32>,
     /// Why the text ended.
     pub finish_reason: FinishReason,
-    /// What was spoken; `None` if there was nothing to say or no speech was asked for.
+    /// The speech; `None` if there was nothing to say or no speech was requested.
     pub speech: Option<Speech>,
     /// Counts.
     pub usage: Usage,
-    /// Where the time went.
+    /// Times by stage.
     pub timings: Timings,
 }
 
-/// The spoken side of an answer.
+/// The speech of an answer.
 #[derive(Debug, Clone)]
 pub struct Speech {
-    /// The whole sound. Only `generate` fills it; a stream has handed it out in pieces and leaves it empty.
+    /// The whole sound. Only [`crate::Omni::generate`] and [`crate::Session::reply`] fill it; a stream has handed it out in pieces.
     pub audio: Audio,
     /// Codes of each frame, first codebook first.
     pub codes: Vec<Vec<u32>>,
     /// Why the speech ended.
     pub finish_reason: SpeechFinish,
-    /// For each spoken token: where its text ends in [`Reply::text`], in bytes.
+    /// Byte offset in [`Reply::text`] at which the text of each spoken token ends.
     pub text_ends: Vec<usize>,
     /// Samples of one frame.
     pub samples_per_frame: usize,
-    /// Samples of a frame that come only with the next one.
+    /// Samples of a frame that the vocoder makes only with the next frame.
     pub lookahead: usize,
 }
 
@@ -87,9 +87,9 @@ pub struct Speech {
 pub struct Played {
     /// The beginning of [`Reply::text`].
     pub text: String,
-    /// Spoken tokens of it.
+    /// Spoken tokens in [`Played::text`].
     pub tokens: usize,
-    /// Frames that had to be there, the one that was cut included.
+    /// Frames that were played, the last one perhaps in part.
     pub frames: usize,
 }
 
@@ -113,13 +113,14 @@ impl Reply {
         Played { text, tokens, frames }
     }
 
-    /// Tokens of text per second after the first.
+    /// Text tokens per second, the first one and its prefill excluded.
     pub fn tokens_per_second(&self) -> f64 {
         let later = self.usage.text_tokens.saturating_sub(1) as f64;
         later / self.timings.thinker.saturating_sub(self.timings.prefill).as_secs_f64().max(f64::MIN_POSITIVE)
     }
 
-    /// Time from the first token to the end, per time of sound: below 1, playing never waits. `None` without sound.
+    /// Time from the first token to the end, divided by the duration of the sound: below 1, playback never waits. `None` without
+    /// sound.
     pub fn real_time_factor(&self) -> Option<f64> {
         let spent = self.timings.total.saturating_sub(self.timings.first_text).as_secs_f64();
         (!self.usage.audio.is_zero()).then(|| spent / self.usage.audio.as_secs_f64())
@@ -137,9 +138,9 @@ pub struct Usage {
     pub text_tokens: usize,
     /// Codec frames (80 ms each in the released model).
     pub frames: usize,
-    /// Length of the sound.
+    /// Duration of the sound.
     pub audio: Duration,
-    /// Bytes of keys and values that thinker and talker held at the end.
+    /// Bytes of the KV caches of thinker and talker at the end.
     pub cache_bytes: usize,
 }
 
@@ -153,21 +154,21 @@ impl fmt::Display for Usage {
     }
 }
 
-/// Where the time went, by stage. Stages work at once, so their times overlap. On a GPU, work is queued and a stage's time is
-/// counted where its result is waited for.
+/// Times of an answer, by stage. Stages run concurrently, so their times overlap. On a GPU work is queued, and its time counts for
+/// the stage that waits for the result.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Timings {
-    /// Reading and decoding files, mel frames, patches, tokens; before the request's clock starts.
+    /// Preparation of the prompt: files, mel frames, patches, tokens. The other times do not include it.
     pub preprocessing: Duration,
     /// The audio and vision encoders.
     pub encoders: Duration,
-    /// The thinker: prompt and text.
+    /// Prefill and decode of the thinker.
     pub thinker: Duration,
-    /// The part of it for the prompt and the first token.
+    /// Prefill of the thinker, up to the first token; a part of [`Timings::thinker`].
     pub prefill: Duration,
     /// From the request to the first token of text.
     pub first_text: Duration,
-    /// The talker's prompt and first code.
+    /// Prefill of the talker, up to the first code.
     pub first_code: Duration,
     /// From the request to the first piece of sound.
     pub first_audio: Option<Duration>,
@@ -203,7 +204,7 @@ impl fmt::Display for Timings {
     }
 }
 
-/// All of an answer, its sound included.
+/// Collects the events of a whole answer, its sound included.
 pub(crate) fn collect_reply(events: impl Iterator<Item = Result<Event>>) -> Result<Reply> {
     let mut samples = Vec::new();
     for event in events {
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_what_they_say() {
+    fn rates_exclude_prefill_and_count_all_sound() {
         let timings = Timings {
             prefill: Duration::from_secs(1),
             thinker: Duration::from_secs(5),

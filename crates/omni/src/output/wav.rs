@@ -8,7 +8,7 @@ use omni_core::{Error, Result};
 
 /// A 16-bit mono WAV file that appears under its name only when it is complete.
 ///
-/// Samples go to a file beside it; dropping without [`WavFile::finish`] removes that file.
+/// Samples go to a temporary file in the same directory; dropping without [`WavFile::finish`] removes it.
 pub struct WavFile {
     path: PathBuf,
     partial: PathBuf,
@@ -16,12 +16,12 @@ pub struct WavFile {
 }
 
 impl WavFile {
-    /// Starts a file.
+    /// Creates the temporary file.
     ///
     /// # Errors
     /// [`Error::Io`] naming the path if it cannot be written.
     pub fn create(path: &Path, sample_rate: u32) -> Result<Self> {
-        // A link is followed, so that what it points to is replaced; a device or directory is never replaced.
+        // Following a link replaces its target, not the link; a device or directory is never replaced.
         let real = std::fs::canonicalize(path);
         let path = real.as_deref().unwrap_or(path);
         if path.exists() && !path.is_file() {
@@ -39,7 +39,7 @@ impl WavFile {
         Ok(wav)
     }
 
-    /// Adds samples; values outside −1 to 1 are clamped.
+    /// Appends samples; values outside −1 to 1 are clamped.
     ///
     /// # Errors
     /// [`Error::Io`] naming the path.
@@ -51,7 +51,7 @@ impl WavFile {
         result.map_err(|error| self.failed(error))
     }
 
-    /// Completes the file and puts it in its place.
+    /// Completes the file and renames it to its final name.
     ///
     /// # Errors
     /// [`Error::Io`] naming the path; nothing half-written is left.
@@ -70,7 +70,7 @@ impl WavFile {
     }
 }
 
-/// The system's "not found" means the folder here; say so.
+/// Explains the system's "not found": it is the folder that is missing.
 fn cannot_write(path: &Path, source: std::io::Error) -> Error {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
     match folder {
@@ -85,7 +85,7 @@ fn cannot_write(path: &Path, source: std::io::Error) -> Error {
 impl Drop for WavFile {
     fn drop(&mut self) {
         self.writer = None;
-        // After `finish` there is nothing left under this name.
+        // After `finish` there is no file of this name.
         let _ = std::fs::remove_file(&self.partial);
     }
 }

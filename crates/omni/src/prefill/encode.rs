@@ -1,4 +1,4 @@
-//! From prepared media to rows for the thinker: the encoders' turn.
+//! Encoding of prepared media to rows for the thinker.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use media::audio::Mel;
@@ -11,7 +11,7 @@ use vision_encoder::PixelPatches;
 use crate::model::{AnyAudioEncoder, Model};
 use crate::prompt::{Feature, Prompt};
 
-/// Rows of each kind that are cached already: they stand before the others.
+/// Number of cached rows of each kind, which come before the others.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CachedRows {
     pub(crate) audio: usize,
@@ -19,7 +19,7 @@ pub(crate) struct CachedRows {
     pub(crate) video: usize,
 }
 
-/// Encodes the media of a prompt but for the rows that are cached, and lets go of them.
+/// Encodes the media of a prompt, except for cached rows, and removes them from the prompt.
 pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> Result<MediaRows> {
     let (device, dtype) = (&model.device, model.dtype);
     let encoders = || {
@@ -37,11 +37,11 @@ pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> 
         let shape = [mel.frames(), mel.bins()];
         upload(mel.into_values(), shape, device, dtype)
     };
-    let hear = |items: Vec<Mel>| {
+    let encode_audio = |items: Vec<Mel>| {
         let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
         encoders()?.audio.encode(items.into_iter().map(mel_rows).collect())
     };
-    // Of our own encoder, windows that are cached are not computed again.
+    // The built-in encoder need not compute cached windows again.
     let windowed = match model.encoders.as_ref().map(|encoders| &encoders.audio) {
         Some(AnyAudioEncoder::Builtin(encoder)) => Some(encoder),
         _ => None,
@@ -59,36 +59,36 @@ pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> 
                 windowed.map(|encoder| encoder.encode_after(&raw.collect::<Vec<_>>(), cached.audio)).transpose()?;
             embeds.map(|embeds| Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() })
         }
-        // Among rows of other encoders: all are encoded, for the same reason.
-        false if cached.audio < audio_rows.iter().sum() => encode_uncached(items, &[], cached.audio, hear)?,
-        _ => encode_uncached(items, &audio_rows, cached.audio, hear)?,
+        // Between rows of custom encoders all are encoded, for the same reason.
+        false if cached.audio < audio_rows.iter().sum() => encode_uncached(items, &[], cached.audio, encode_audio)?,
+        _ => encode_uncached(items, &audio_rows, cached.audio, encode_audio)?,
     };
     let pixels = |patches: Patches, seconds_per_step: f32| {
         let (grid, shape) = (patches.grid(), [patches.patches(), patches.values().len() / patches.patches()]);
         PixelPatches { patches: upload(patches.into_values(), shape, device, dtype), grid, seconds_per_step }
     };
-    let see = |items: Vec<PixelPatches>| {
+    let encode_vision = |items: Vec<PixelPatches>| {
         let _span = tracing::info_span!("vision_encoder", items = items.len()).entered();
         encoders()?.vision.encode(items)
     };
     let audio = checked(model, "sound", &audio_rows, cached.audio, audio)?;
     let image =
         encode_uncached(std::mem::take(&mut prompt.image), &image_rows, cached.image, |items: Vec<Patches>| {
-            see(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
+            encode_vision(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
         })?;
     let video = encode_uncached(std::mem::take(&mut prompt.video), &video_rows, cached.video, |items| {
         let item = |clip: media::video::Clip| {
             let seconds = clip.seconds_per_step();
             pixels(clip.into_patches(), seconds)
         };
-        see(items.into_iter().map(item).collect())
+        encode_vision(items.into_iter().map(item).collect())
     })?;
     let image = checked(model, "picture", &image_rows, cached.image, image)?;
     let video = checked(model, "video", &video_rows, cached.video, video)?;
     Ok(MediaRows { audio, image, video })
 }
 
-/// The rows that an encoder made are those that the prompt has places for, whoever wrote it.
+/// Checks that an encoder made the rows that the prompt has tokens for.
 fn checked(
     model: &Model,
     kind: &str,
@@ -108,7 +108,7 @@ fn checked(
     }
 }
 
-/// The rows after the cached ones: items that lie among those are not encoded.
+/// Encodes items to the rows after the cached ones; items whose rows are all cached are left out.
 fn encode_uncached<T>(
     items: Vec<Feature<T>>,
     rows: &[usize],
@@ -140,7 +140,7 @@ fn upload(values: Vec<f32>, shape: [usize; 2], device: &Device, dtype: Dtype) ->
     Tensor::from_data(TensorData::new(values, shape), (device, dtype.into()))
 }
 
-/// Encodes the raw items in one call and puts those of other encoders between them, in order.
+/// Encodes the raw items in one call and puts the rows of custom encoders between them, in order.
 fn encode_in_order<T>(
     items: Vec<Feature<T>>,
     encode: impl FnOnce(Vec<T>) -> Result<Encoded>,
@@ -166,7 +166,7 @@ fn encode_in_order<T>(
     concatenate(is_raw.into_iter().map(next).collect()).map(Some)
 }
 
-/// One `Encoded` per span.
+/// Splits rows into one `Encoded` per span.
 fn split(encoded: &Encoded) -> Vec<Encoded> {
     let mut start = 0;
     let mut piece = |span: &omni_core::SpanLayout| {

@@ -1,4 +1,4 @@
-//! Chunked prefill of thinker and talker, and the prefix cache that spares cached tokens.
+//! Chunked prefill of thinker and talker, and the prefix cache, whose tokens are not computed again.
 
 mod encode;
 mod prefix_cache;
@@ -21,29 +21,29 @@ use crate::schedule::{Batcher, forward_thinker_batch};
 /// A prefilled prompt.
 pub(crate) struct Prefilled {
     pub(crate) state: ThinkerState,
-    /// Scores of the token after the last one.
+    /// Logits of the token after the prompt.
     pub(crate) logits: Logits,
     pub(crate) delta: f32,
-    /// What the session will know the state by; empty without a session.
+    /// Keys of the tokens that the state holds; empty without a prefix cache.
     pub(crate) tokens: Vec<TokenKey>,
-    /// `[M, D]`: states of the accepted layer at the rows of media.
+    /// `[M, D]`: states of the accepted layer at media rows.
     pub(crate) tap: Option<Tensor<2>>,
-    /// Tokens that were cached.
+    /// Tokens of the prompt that the prefix cache held.
     pub(crate) cached_tokens: usize,
     pub(crate) encoders: Duration,
 }
 
 /// A request to prefill the beginning of a prompt.
 pub(crate) struct PrefillRequest<'a> {
-    /// The first so many tokens, all media among them.
+    /// Number of tokens to prefill, from the first on; all media must be among them.
     pub(crate) end: usize,
-    /// Whether a talker will read the states at media.
+    /// Whether a talker will need the states at media rows.
     pub(crate) with_tap: bool,
-    /// Asked before each chunk: true if the prefill is to stop.
+    /// Called before each chunk; true stops the prefill.
     pub(crate) stopped: &'a dyn Fn() -> bool,
 }
 
-/// Tokens that thinker and talker take at once: what they compute with does not grow with the prompt.
+/// Tokens per chunk. It bounds the activations of a step, whatever the length of the prompt.
 pub(crate) const CHUNK_TOKENS: usize = 512;
 
 /// Prefill in chunks, each batched with those of other answers.
@@ -51,17 +51,20 @@ pub(crate) struct ChunkedPrefill<'a, State, Input, Output> {
     pub(crate) batcher: &'a Batcher<(State, Input), (State, Result<Output>)>,
     /// Tokens of a chunk.
     pub(crate) chunk: usize,
-    /// Asked before each chunk: true if the prefill is to stop.
+    /// Called before each chunk; true stops the prefill.
     pub(crate) stopped: &'a dyn Fn() -> bool,
 }
 
 impl<State, Input, Output> ChunkedPrefill<'_, State, Input, Output> {
-    /// Reads a range of rows onto a state: `input` makes a chunk of them, `compute` one step of several answers, `took` gets what a
-    /// chunk gave.
+    /// Prefills a range of rows. `input` makes the input of a chunk, `compute` computes a batch of steps, `took` gets the output of
+    /// each chunk.
     ///
     /// # Returns
-    /// The state in any case but an error of the batcher itself: with what was prefilled until the end, the first error (then the
-    /// state is as before that chunk), or the stop, which is `false`.
+    /// The state after the last chunk that was computed, with `true` if that was all of the range, `false` if the prefill was
+    /// stopped, or the first error.
+    ///
+    /// # Errors
+    /// An error of the batcher, which loses the state.
     pub(crate) fn run(
         &self,
         mut state: State,
@@ -91,7 +94,8 @@ impl<State, Input, Output> ChunkedPrefill<'_, State, Input, Output> {
     }
 }
 
-/// Reads the beginning of a prompt; `None` if it was stopped. What was prefilled until then goes back to the cache.
+/// Encodes the media of a prompt and prefills its beginning; `None` if it was stopped. What was computed until then is stored in the
+/// cache.
 pub(crate) fn prefill(
     model: &Model,
     prompt: &mut Prompt,
@@ -127,9 +131,9 @@ fn prefill_in_chunks(
     let chunked = ChunkedPrefill { batcher: &model.batches.thinker_prefill, chunk, stopped: request.stopped };
     let chunk = |range: Range<usize>| {
         let new = &prompt.ids()[range.clone()];
-        // Rows that no token stands for are refused with the last chunk.
+        // Left-over rows, for which the prompt has no token, are refused with the last chunk.
         let rows = if range.end == request.end { std::mem::take(&mut media) } else { media.take(new, &ids) };
-        // Only the rows of media are taken from the tap.
+        // Only media rows of the tap are used.
         let tap = with_tap && !media_rows(prompt, range.clone()).is_empty();
         model.compute(|| input(model, new, rows, positions.slice(range), tap))
     };
@@ -148,24 +152,24 @@ fn prefill_in_chunks(
     Ok(Some(Prefilled { state, logits, delta, tokens, tap, cached_tokens: cached, encoders }))
 }
 
-/// A chunk of the prompt as the thinker takes it.
+/// Makes the thinker's input of a chunk of the prompt.
 fn input(model: &Model, ids: &[u32], rows: MediaRows, positions: Positions, tap: bool) -> Result<ThinkerInput> {
     let media = moe_thinker::media_ids(&model.config.thinker);
     let (embeds, visual) = merge(model.thinker.embed(ids), ids, &media, rows)?;
     Ok(ThinkerInput { embeds, positions, visual, tap })
 }
 
-/// The cached tokens of a prompt, and what is prefilled after them.
+/// A prefill between chunks: the cached tokens and those computed after them.
 struct PartialPrefill {
     state: ThinkerState,
     tokens: Vec<TokenKey>,
     with_tap: bool,
-    /// `[n, D]` each: states of the accepted layer at rows of media.
+    /// `[n, D]` each: states of the accepted layer at media rows.
     taps: Vec<Tensor<2>>,
 }
 
 impl PartialPrefill {
-    /// With what the cache knows, and how many tokens of the prompt that are.
+    /// Starts from the cached prefix, whose number of tokens it returns.
     fn new(
         model: &Model,
         prompt: &Prompt,
@@ -186,6 +190,7 @@ impl PartialPrefill {
         (partial, cached)
     }
 
+    /// Stores what was computed in the cache.
     fn store(mut self, cache: Option<(&PrefixCache, &[u64])>) {
         let Some((cache, _)) = cache else { return };
         self.tokens.truncate(self.state.tokens());
@@ -193,12 +198,12 @@ impl PartialPrefill {
     }
 }
 
-/// `[M, D]` of all chunks.
+/// Joins the taps of all chunks to `[M, D]`.
 fn concatenate(taps: Vec<Tensor<2>>) -> Option<Tensor<2>> {
     (!taps.is_empty()).then(|| Tensor::cat(taps, 0))
 }
 
-/// The rows of media among the states `[T, D]` of a chunk of the prompt.
+/// Selects the media rows among the states `[T, D]` of a chunk of the prompt.
 fn select_media_rows(prompt: &Prompt, range: Range<usize>, states: Tensor<2>) -> Option<Tensor<2>> {
     let rows = media_rows(prompt, range.clone());
     let rows: Vec<i64> = rows.into_iter().map(|row| (row - range.start) as i64).collect();
@@ -207,7 +212,7 @@ fn select_media_rows(prompt: &Prompt, range: Range<usize>, states: Tensor<2>) ->
     (count > 0).then(|| states.select(0, Tensor::from_data(TensorData::new(rows, [count]), &device)))
 }
 
-/// Where the prompt has rows of media.
+/// Lists the indices of the media rows of a prompt.
 fn media_rows(prompt: &Prompt, range: Range<usize>) -> Vec<usize> {
     let ids = prompt.layout.ids;
     let media = [ids.audio, ids.image, ids.video];
@@ -223,11 +228,11 @@ mod tests {
 
     const NEVER: &dyn Fn() -> bool = &|| false;
 
-    /// A model and a prompt with sound and a picture between words, its media not yet encoded.
     fn model() -> Omni {
         Omni::builder(testkit::tiny()).load().unwrap()
     }
 
+    /// A prompt with sound and a picture between words, its media not yet encoded.
     fn prompt(omni: &Omni) -> Prompt {
         let sound = (0..20_000).map(|i| (i as f32 * 0.05).sin() * 0.3).collect::<Vec<_>>();
         let message = Message::user()
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_in_pieces_gives_what_it_gives_in_one() {
+    fn a_prompt_in_chunks_gives_what_it_gives_in_one() {
         let omni = model();
         let prefill = |chunk: usize| {
             let mut prompt = prompt(&omni);
@@ -260,11 +265,11 @@ mod tests {
         };
         let one = prefill(usize::MAX);
         let tokens = one.state.tokens();
-        // Cuts before, in and behind the sound and the picture.
+        // Boundaries before, in and after the sound and the picture.
         for chunk in [1, 7, 16, tokens - 1, tokens] {
             let chunks = prefill(chunk);
             assert_eq!((chunks.state.tokens(), chunks.delta), (tokens, one.delta));
-            // Sums of rows are taken in another order.
+            // The order of sums differs.
             let logits = score_difference(&chunks.logits, &one.logits);
             let tap = difference(chunks.tap.as_ref().unwrap(), one.tap.as_ref().unwrap());
             assert!(logits < 1e-4 && tap < 1e-4, "chunks of {chunk}: {logits}, {tap}");
@@ -272,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_between_pieces_keeps_what_was_read() {
+    fn a_stop_between_chunks_keeps_what_was_prefilled() {
         let omni = model();
         let model = omni.model();
         let cache = PrefixCache::default();

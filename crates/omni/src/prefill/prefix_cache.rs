@@ -1,4 +1,4 @@
-//! What a session keeps from turn to turn, and how much of it a new turn can use.
+//! The prefix cache of a session: keys and values of earlier turns, and how many of them a new turn can use.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use omni_core::{Encoded, Positions};
 use crate::model::Model;
 use crate::prompt::{Feature, Prompt};
 
-/// What the stages of one session's answers take and put back.
+/// The prefix cache of one session. A stage takes its entry and puts it back when it ends.
 #[derive(Clone, Default)]
 pub(crate) struct PrefixCache {
     prefixes: Arc<Mutex<Prefixes>>,
@@ -23,26 +23,26 @@ struct Prefixes {
     talker: Option<TalkerPrefix>,
 }
 
-/// The thinker's keys and values, and what they were made of.
+/// The thinker's keys and values, with the keys of their tokens.
 pub(crate) struct ThinkerPrefix {
     pub(crate) state: ThinkerState,
-    /// One per token that the state holds.
+    /// Keys of the tokens that the state holds.
     pub(crate) tokens: Vec<TokenKey>,
     /// `[M, D]`: states of the accepted layer at the media rows among the tokens.
     pub(crate) tap: Option<Tensor<2>>,
 }
 
-/// The talker's keys and values of the user part.
+/// The talker's keys and values of the user part, with the keys of their tokens.
 pub(crate) struct TalkerPrefix {
     pub(crate) state: TalkerState,
     pub(crate) tokens: Vec<TokenKey>,
 }
 
-/// What decides the keys and values of a token, together with the tokens before it.
+/// The identity of a cached token. Its keys and values depend on this and on the tokens before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TokenKey {
     id: u32,
-    /// What a media row was made from; 0 for text.
+    /// Digest of what a media row was made from; 0 for text.
     content: u64,
     /// Bits of the position on each axis.
     position: [u32; 3],
@@ -69,7 +69,7 @@ impl PrefixCache {
         *self.prefixes.lock().unwrap_or_else(PoisonError::into_inner) = Prefixes::default();
     }
 
-    /// Bytes of keys and values.
+    /// Bytes of all keys and values.
     pub(crate) fn bytes(&self) -> usize {
         let prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
         let thinker = prefixes.thinker.as_ref().map_or(0, |prefix| prefix.state.bytes());
@@ -78,7 +78,7 @@ impl PrefixCache {
 }
 
 impl TokenKey {
-    /// Tokens with the digests of their contents and their positions.
+    /// Makes the keys of tokens from their ids, the digests of their contents, and their positions.
     pub(crate) fn all(ids: impl IntoIterator<Item = u32>, digests: &[u64], positions: &Positions) -> Vec<Self> {
         let token = |(at, id): (usize, u32)| Self {
             id,
@@ -88,26 +88,26 @@ impl TokenKey {
         ids.into_iter().enumerate().map(token).collect()
     }
 
-    /// A token of text on one position of all axes.
+    /// Makes the key of a text token, whose position is the same on all axes.
     pub(crate) fn text(id: u32, position: f32) -> Self {
         Self { id, content: 0, position: [position.to_bits(); 3] }
     }
 }
 
-/// How many tokens of a new run are those of an old one; one at least is left to be fed.
+/// Counts the tokens of the common prefix, but leaves at least one token of `new` to be computed.
 pub(crate) fn common_prefix(old: &[TokenKey], new: &[TokenKey]) -> usize {
     let same = old.iter().zip(new).take_while(|(old, new)| old == new).count();
     same.min(new.len().saturating_sub(1))
 }
 
-/// For each token of the prompt what its row is made from, text being 0.
+/// Computes for each token of the prompt the digest of what its row is made from; 0 for text.
 pub(crate) fn content_digests(model: &Model, prompt: &Prompt) -> Vec<u64> {
     let ids = prompt.layout.ids;
     let audio_rows = |frames: usize| model.config.thinker.audio.tokens(frames);
     let chunk = model.encoders.as_ref().and_then(|encoders| encoders.audio.chunk_frames()).unwrap_or(usize::MAX);
-    // A third party's encoder may make any row of any frame.
+    // With a custom encoder any row may depend on any frame.
     let window = model.encoders.as_ref().and_then(|encoders| encoders.audio.window_frames()).unwrap_or(usize::MAX);
-    // Chunks are padded to the longest of the call, which shows in items that are all shorter.
+    // Chunks are padded to the longest of the call, which changes the rows of shorter ones.
     let raw_frames = prompt.audio.iter().filter_map(|item| match item {
         Feature::Raw(mel) => Some(mel.frames()),
         Feature::Encoded(_) => None,
@@ -144,7 +144,7 @@ pub(crate) fn content_digests(model: &Model, prompt: &Prompt) -> Vec<u64> {
     prompt.ids().iter().map(content).collect()
 }
 
-/// Rows of somebody else's encoder are known by their numbers.
+/// Digests the values of rows of a custom encoder.
 fn encoded_digests(encoded: &Encoded) -> Vec<u64> {
     let read = |tensor: &Tensor<2>| tensor.to_data().try_to_vec_as::<f32>().unwrap_or_default();
     let all: Vec<f32> = std::iter::once(&encoded.embeds).chain(&encoded.deepstack).flat_map(read).collect();
@@ -156,11 +156,11 @@ fn digest(values: &[f32], also: [usize; 3]) -> u64 {
     also.hash(&mut hasher);
     values.len().hash(&mut hasher);
     values.iter().for_each(|value| hasher.write_u32(value.to_bits()));
-    // 0 stands for text.
+    // 0 means text.
     hasher.finish().max(1)
 }
 
-/// Contents of rows that depend on all tokens before them, as the states of a layer do.
+/// Computes digests for rows that depend on all tokens before them, as the states of a layer do.
 pub(crate) fn chained_digests(tokens: &[TokenKey]) -> Vec<u64> {
     let mut hasher = DefaultHasher::new();
     let chain = |token: &TokenKey| {
@@ -179,19 +179,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_common_ends_at_the_first_difference_and_leaves_one_token() {
+    fn the_common_prefix_ends_at_the_first_difference_and_leaves_one_token() {
         assert_eq!(common_prefix(&tokens(&[1, 2, 3]), &tokens(&[1, 2, 4, 5])), 2);
         assert_eq!(common_prefix(&tokens(&[1, 2, 3]), &tokens(&[1, 2])), 1);
         assert_eq!(common_prefix(&[], &tokens(&[1])), 0);
         assert_eq!(common_prefix(&tokens(&[1]), &[]), 0);
-        // The same id at another place, or with another content, is another token.
+        // The same id at another position, or with another content, is another token.
         assert_eq!(common_prefix(&[TokenKey::text(1, 0.0)], &[TokenKey::text(1, 1.0), TokenKey::text(1, 2.0)]), 0);
         let media = |content| TokenKey { content, ..TokenKey::text(7, 0.0) };
         assert_eq!(common_prefix(&[media(1)], &[media(2), media(3)]), 0);
     }
 
     #[test]
-    fn states_of_media_are_known_by_all_that_stands_before() {
+    fn digests_of_states_depend_on_all_tokens_before() {
         let media = TokenKey { content: 5, ..TokenKey::text(7, 1.0) };
         let of = |first: u32| chained_digests(&[TokenKey::text(first, 0.0), media]);
         assert_eq!(of(1), of(1));

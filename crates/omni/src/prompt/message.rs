@@ -4,7 +4,7 @@ use media::video::VideoInput;
 use omni_core::{Encoded, Error, Result, SpanLayout};
 use serde_json::{Value, json};
 
-/// Who speaks in a turn.
+/// The role of a message's author.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Instructions for the model.
@@ -18,7 +18,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The name the chat template knows.
+    /// The name that the chat template uses.
     pub fn name(self) -> &'static str {
         match self {
             Role::System => "system",
@@ -43,15 +43,15 @@ pub enum Part {
     Video {
         /// The frames.
         video: VideoInput,
-        /// Its sound, for [`crate::GenerateOptions::audio_in_video`]; `None` for the file's own sound track.
+        /// The sound for [`crate::GenerateOptions::audio_in_video`]; `None` for the sound track of the file.
         sound: Option<AudioInput>,
     },
-    /// What an encoder of your own made: one item, shown to the model as sound, a picture or a video by its span.
+    /// Rows of a custom encoder: one item, which its span marks as sound, a picture or a video.
     Encoded(Box<Encoded>),
 }
 
 impl Part {
-    /// What kind of part it is.
+    /// The kind of the part.
     pub fn kind(&self) -> PartKind {
         match self {
             Part::Text(_) => PartKind::Text,
@@ -78,7 +78,7 @@ impl Part {
     }
 }
 
-/// Kinds of parts.
+/// Kind of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PartKind {
     /// Text.
@@ -92,7 +92,7 @@ pub enum PartKind {
 }
 
 impl PartKind {
-    /// The name the chat template knows.
+    /// The name that the chat template uses.
     pub fn name(self) -> &'static str {
         match self {
             PartKind::Text => "text",
@@ -112,27 +112,27 @@ pub struct Message {
 }
 
 impl Message {
-    /// Instructions for the model.
+    /// Makes a message with instructions for the model.
     pub fn system(text: impl Into<String>) -> Self {
         Self::new(Role::System).text(text)
     }
 
-    /// An empty user turn, to be filled with parts.
+    /// Makes an empty user message, to be filled with parts.
     pub fn user() -> Self {
         Self::new(Role::User)
     }
 
-    /// What the model said in an earlier turn.
+    /// Makes a message that the model wrote in an earlier turn.
     pub fn assistant(text: impl Into<String>) -> Self {
         Self::new(Role::Assistant).text(text)
     }
 
-    /// The result of a function the model called.
+    /// Makes a message with the result of a function the model called.
     pub fn tool(result: impl Into<String>) -> Self {
         Self::new(Role::Tool).text(result)
     }
 
-    /// An empty turn of any role.
+    /// Makes an empty message of any role.
     pub fn new(role: Role) -> Self {
         Self { role, parts: Vec::new(), tool_calls: Vec::new() }
     }
@@ -163,17 +163,17 @@ impl Message {
         self.part(Part::Video { video: video.into(), sound: None })
     }
 
-    /// Adds a video whose sound is kept elsewhere; it is only heard with [`crate::GenerateOptions::audio_in_video`].
+    /// Adds a video with separate sound, which is used only with [`crate::GenerateOptions::audio_in_video`].
     pub fn video_with_sound(self, video: impl Into<VideoInput>, sound: impl Into<AudioInput>) -> Self {
         self.part(Part::Video { video: video.into(), sound: Some(sound.into()) })
     }
 
-    /// Adds rows an encoder of your own made: one item.
+    /// Adds rows of a custom encoder: one item.
     pub fn encoded(self, encoded: Encoded) -> Self {
         self.part(Part::Encoded(Box::new(encoded)))
     }
 
-    /// Adds a function call the model made in this turn.
+    /// Adds a function call that the model made in this message.
     pub fn tool_call(mut self, name: impl Into<String>, arguments: Value) -> Self {
         self.tool_calls.push(json!({"name": name.into(), "arguments": arguments}));
         self
@@ -183,7 +183,7 @@ impl Message {
         &mut self.parts
     }
 
-    /// Who speaks.
+    /// The role of the author.
     pub fn role(&self) -> Role {
         self.role
     }
@@ -197,7 +197,8 @@ impl Message {
         self.tool_calls.is_empty() && self.parts.iter().all(Part::is_empty)
     }
 
-    /// Text alone is a string, as text models' templates expect it; anything else a list of typed parts.
+    /// The form that chat templates take. Text alone is a string, as templates of text models expect; otherwise the content is a
+    /// list of typed parts.
     fn to_json(&self) -> Value {
         let text: Option<String> = self
             .parts
@@ -213,7 +214,7 @@ impl Message {
     }
 }
 
-/// Checks a conversation and puts it into the form chat templates take.
+/// Checks a conversation and converts it to the form that chat templates take.
 ///
 /// # Errors
 /// [`Error::Request`] if there is nothing to answer.

@@ -1,4 +1,4 @@
-//! From messages to what the model reads.
+//! Preparation of prompts: messages, chat template, tokenizer, media, and the options of an answer.
 
 mod message;
 mod options;

@@ -4,41 +4,41 @@ use media::video::VideoOptions;
 use omni_core::{Result, SamplingOptions};
 use serde_json::Value;
 
-/// What is said of an answer that the token limit cut off.
+/// Whether the last token of an answer that the token limit truncated is spoken.
 ///
-/// The reference's talker never hears the last generated token. If that token is the end token nothing is lost; if the
-/// limit stopped the text, a word is.
+/// The reference's talker never gets the last generated token. If that is the end token, nothing is lost; if the limit stopped the
+/// text, a word is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LastWord {
-    /// Everything that was written is spoken.
+    /// All generated text is spoken.
     #[default]
     Spoken,
-    /// The last token is left out, as the reference does.
+    /// The last token is left out, as in the reference.
     AsReference,
 }
 
-/// Where the talker puts sound in video.
+/// Positions of sound in video, for the talker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TalkerPositions {
-    /// By time, as the thinker does.
+    /// Interleaved by time, as for the thinker.
     #[default]
     Exact,
-    /// One after the other: the reference does not tell its talker of it.
+    /// One after the other: the reference does not pass the interleaving to its talker.
     AsReference,
 }
 
-/// How frames become samples.
+/// Decoding of codec frames to samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VocoderMode {
-    /// A stream whose samples are those of one whole decode.
+    /// Exact streaming: the samples are those of one whole decode.
     #[default]
     Exact,
-    /// Chunks with a left context, as the reference; sound comes only at the end.
+    /// Chunks with a left context, as in the reference; sound comes only at the end.
     Chunked(Chunking),
 }
 
-/// How many frames each piece of sound has: the first is short, so that it comes soon; each next one doubles, since a long one
-/// costs less per frame.
+/// Frames per piece of sound. The first piece is short, so that it comes soon; then the size doubles, since a long piece costs less
+/// per frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkRamp {
     /// Frames of the first piece (a frame is 80 ms).
@@ -55,36 +55,36 @@ impl Default for ChunkRamp {
 }
 
 impl ChunkRamp {
-    /// Pieces of one size.
+    /// Makes all pieces the same size.
     pub fn fixed(frames: usize) -> Self {
         Self { first: frames, most: frames }
     }
 
-    /// Frames of the pieces, one after the other.
+    /// The frames of each piece, in order.
     pub(crate) fn sizes(self) -> impl Iterator<Item = usize> {
         std::iter::successors(Some(self.first), move |size| Some(size.saturating_mul(2)))
             .map(move |size| size.min(self.most))
     }
 }
 
-/// How the stages of an answer share the time.
+/// Concurrency of the stages of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stages {
-    /// Thinker, talker and vocoder run at once, each in a thread of its own: speech starts with the first word.
+    /// Thinker, talker and vocoder run concurrently, each in a thread of its own: speech starts with the first word.
     #[default]
     Concurrent,
-    /// One at a time, and speech starts when the text is complete: for measurements.
+    /// One stage runs at a time, and speech starts when the text is complete; for measurements.
     Sequential,
 }
 
-/// When a talker that has lost its way is stopped. Each guard is off if `None`.
+/// Guards that stop a talker that has lost its way. `None` turns a guard off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guards {
-    /// Frames per token of spoken text, and 50 more: what runs further past its text is stopped.
+    /// Most frames per token of spoken text; 50 more are allowed in all.
     pub frames_per_token: Option<usize>,
-    /// Frames through which the first codes repeat themselves, in a loop of at most 16 frames.
+    /// Frames during which the first codes repeat themselves in a loop of at most 16 frames.
     pub looping_frames: Option<usize>,
-    /// Frames of silence on end.
+    /// Consecutive silent frames.
     pub silent_frames: Option<usize>,
 }
 
@@ -96,56 +96,56 @@ impl Default for Guards {
 }
 
 impl Guards {
-    /// No guard at all; `max_codes` still holds.
+    /// Turns all guards off; `max_codes` still applies.
     pub fn off() -> Self {
         Self { frames_per_token: None, looping_frames: None, silent_frames: None }
     }
 }
 
-/// How an answer is made. `Default` is what the released model ships with.
+/// Options of an answer. `Default` has the settings of the released model.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
-    /// Most tokens of text.
+    /// Most text tokens.
     pub max_new_tokens: usize,
-    /// Sampling of the text; greedy by default, as the reference.
+    /// Sampling of the text; greedy by default, as in the reference.
     pub thinker: SamplingOptions,
-    /// Speak the answer. `None`: if the talker is loaded.
+    /// Whether the answer is spoken; `None` for whether the talker is loaded.
     pub speech: Option<bool>,
-    /// Voice, in any case; `None` for the first of `ethan` and the checkpoint's own list.
+    /// Name of the speaker, in upper or lower case; `None` for `ethan`, or else the first of the checkpoint.
     pub speaker: Option<String>,
     /// Sampling of the first codes; `None` for the checkpoint's `generation_config.json`.
     pub talker: Option<SamplingOptions>,
     /// Sampling of the residual codes; `None` for the reference's settings, greedy if the talker is greedy.
     pub code_predictor: Option<SamplingOptions>,
-    /// Let the best first code win if `talker` is `None`; the checkpoint's repetition penalty stays on.
+    /// Samples first codes greedily if `talker` is `None`; the checkpoint's repetition penalty still applies.
     pub greedy_speech: bool,
-    /// Seed of the stages whose sampling is `None`; each stage derives its own.
+    /// Seed of the stages whose sampling is `None`; each stage derives its own from it.
     pub seed: u64,
     /// Most first codes; `None` for the checkpoint's `generation_config.json`.
     pub max_codes: Option<usize>,
-    /// What is said of an answer that the token limit cut off.
+    /// Whether the last token of a truncated answer is spoken.
     pub last_word: LastWord,
-    /// How frames become samples.
+    /// Decoding of codec frames to samples.
     pub vocoder: VocoderMode,
     /// Codec frames per piece of sound in a stream.
     pub chunks: ChunkRamp,
-    /// How the stages share the time.
+    /// Concurrency of the stages.
     pub stages: Stages,
-    /// When a talker that has lost its way is stopped.
+    /// Guards that stop a talker that has lost its way.
     pub guards: Guards,
-    /// Functions the model may call, as JSON schemas.
+    /// Functions that the model may call, as JSON schemas.
     pub tools: Vec<Value>,
-    /// Handed to the chat template if set.
+    /// Passed to the chat template if set.
     pub enable_thinking: Option<bool>,
-    /// Whether the answer starts with thinking text. `None`: if it starts with `<think>`, or the prompt ends with it.
+    /// Whether the answer starts with thinking text; `None` for whether it starts with `<think>` or the prompt ends with it.
     pub starts_thinking: Option<bool>,
-    /// Hear the sound of videos, interleaved with their frames.
+    /// Uses the sound of videos, interleaved with their frames.
     pub audio_in_video: bool,
-    /// Where the talker puts sound in video.
+    /// Positions of sound in video, for the talker.
     pub talker_positions: TalkerPositions,
-    /// Bounds of pictures' sizes; `None` for the checkpoint's `preprocessor_config.json`.
+    /// Bounds of image sizes; `None` for the checkpoint's `preprocessor_config.json`.
     pub image_bounds: Option<PixelBounds>,
-    /// How videos are sampled, and bounds of their frames' sizes. The patch sizes are the checkpoint's, whatever is said here.
+    /// Sampling of videos and bounds of their frame sizes. Patch sizes are always the checkpoint's.
     pub video: VideoOptions,
 }
 
@@ -178,7 +178,7 @@ impl Default for GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// Greedy text and greedy speech: the same answer every time. The talker's repetition penalty stays on.
+    /// Makes text and speech greedy, so that the answer is the same every time. The talker's repetition penalty still applies.
     pub fn greedy(mut self) -> Self {
         self.thinker.greedy = true;
         self.greedy_speech = true;
@@ -188,7 +188,7 @@ impl GenerateOptions {
         self
     }
 
-    /// Text only.
+    /// Turns speech off.
     pub fn text_only(mut self) -> Self {
         self.speech = Some(false);
         self

@@ -1,4 +1,4 @@
-//! From a conversation to what the model reads: ids with expanded placeholders, log-mel frames and patches.
+//! Preparation of a conversation: ids with expanded placeholders, log-mel frames and patches.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::options::GenerateOptions;
 use super::template::{ChatTemplate, TemplateOptions};
 use super::tokenizer::Tokenizer;
 
-/// A conversation that was read and counted, ready to be answered.
+/// A prepared conversation, ready to be answered.
 #[derive(Debug)]
 pub struct Prompt {
     pub(crate) ids: Vec<u32>,
@@ -23,48 +23,48 @@ pub struct Prompt {
     pub(crate) audio: Vec<Feature<Mel>>,
     pub(crate) image: Vec<Feature<Patches>>,
     pub(crate) video: Vec<Feature<Clip>>,
-    /// Time it took to read.
+    /// Time that the preparation took.
     pub(crate) preprocessing: Duration,
     parts: Vec<PartTokens>,
 }
 
-/// An item's input for our encoder, or the rows of another one.
+/// A media item: the input of the model's encoder, or the rows of a custom one.
 #[derive(Debug)]
 pub(crate) enum Feature<T> {
     Raw(T),
     Encoded(Box<Encoded>),
 }
 
-/// Tokens of one part of a conversation.
+/// Token count of one part of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartTokens {
-    /// The message, counted from 1.
+    /// Number of the message, from 1.
     pub message: usize,
-    /// The part of the message, counted from 1.
+    /// Number of the part in its message, from 1.
     pub part: usize,
-    /// What it is.
+    /// Kind of the part.
     pub kind: PartKind,
-    /// Its tokens; those that open and close it are not counted. A video's sound is counted in.
+    /// Tokens of the part, without those that open and close it. A video's sound is included.
     pub tokens: usize,
 }
 
 impl Prompt {
-    /// Tokens in all, those of the chat template included.
+    /// Number of tokens, those of the chat template included.
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
 
-    /// The ids, as the thinker reads them: placeholders are expanded.
+    /// Token ids with expanded placeholders, as the thinker reads them.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// Tokens of each part.
+    /// Token counts of the parts.
     pub fn parts(&self) -> &[PartTokens] {
         &self.parts
     }
 
-    /// Whether anything but text is in it.
+    /// Whether the prompt has any media.
     pub fn has_media(&self) -> bool {
         !self.layout.items.is_empty()
     }
@@ -73,12 +73,12 @@ impl Prompt {
 /// Log-mel frames of one token, rounded up.
 const MEL_PER_TOKEN: usize = 8;
 
-/// What the preparation of a prompt has to know of a model.
+/// The properties of a model that the preparation of a prompt needs.
 pub(crate) struct PromptModel<'a> {
     pub(crate) config: &'a OmniConfig,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) template: &'a ChatTemplate,
-    /// Bounds of pictures' sizes where the options name none.
+    /// Bounds of image sizes if the options have none.
     pub(crate) image_bounds: PixelBounds,
     pub(crate) device: &'a Device,
     pub(crate) dtype: Dtype,
@@ -92,7 +92,7 @@ pub(crate) struct Preparer<'a> {
     options: &'a GenerateOptions,
 }
 
-/// A part that is not text, and where it stands.
+/// A part that is not text, with its position in the conversation.
 struct MediaPart<'a> {
     message: usize,
     index: usize,
@@ -137,7 +137,7 @@ impl<'a> Preparer<'a> {
         Ok(prompt)
     }
 
-    /// A special token in a text part would be taken for media.
+    /// Checks that the placeholders are those of the media parts: a special token in a text part would be taken for media.
     fn check_placeholders(&self, unexpanded: &[u32], media_parts: &[MediaPart]) -> Result<()> {
         let ids = moe_thinker::media_ids(&self.model.config.thinker);
         for (id, kind) in [(ids.audio, PartKind::Audio), (ids.image, PartKind::Image), (ids.video, PartKind::Video)] {
@@ -154,7 +154,7 @@ impl<'a> Preparer<'a> {
         Ok(())
     }
 
-    /// All sound of the conversation in one call, as the reference does it; that of videos stands where the video does.
+    /// Prepares all sound of the conversation in one call, as the reference does. Sound of a video has the position of the video.
     fn audio(&self, media_parts: &[MediaPart]) -> Result<Vec<Feature<Mel>>> {
         let mut inputs = Vec::new();
         let mut items = Vec::new();
@@ -250,7 +250,8 @@ impl<'a> Preparer<'a> {
         })))
     }
 
-    /// Twice what the context holds: beyond that an item is refused before all of it is taken in, short of it with its count.
+    /// Tokens above which an item is refused before all of it is read: twice the context. A smaller item that does not fit is refused
+    /// with its count.
     fn most_tokens(&self) -> usize {
         self.model.context_length.saturating_mul(2)
     }
@@ -292,7 +293,7 @@ impl<'a> Preparer<'a> {
         })
     }
 
-    /// Only sound in video needs it.
+    /// The id that closes sound; only sound in video needs it.
     fn audio_end(&self) -> Result<u32> {
         let id = self.model.config.thinker.audio_end_token_id.or_else(|| self.model.tokenizer.id("<|audio_end|>"));
         match id {
@@ -327,7 +328,7 @@ impl<'a> Preparer<'a> {
     }
 }
 
-/// Every part that is not text, in order.
+/// Lists the parts that are not text, in order.
 fn media_parts(messages: &[Message]) -> Vec<MediaPart<'_>> {
     let of_message = |(message, parts): (usize, &'_ [Part])| -> Vec<(usize, usize)> {
         let media = parts.iter().enumerate().filter(|(_, item)| item.kind() != PartKind::Text);
@@ -342,7 +343,7 @@ fn media_parts(messages: &[Message]) -> Vec<MediaPart<'_>> {
     .collect()
 }
 
-/// Sound that is given, or else the file's own.
+/// The sound of a video: the one given, or else the sound track of the file.
 fn sound_of(media: &MediaPart, video: &VideoInput, sound: Option<&AudioInput>) -> Result<AudioInput> {
     match (sound, video) {
         (Some(sound), _) => Ok(sound.clone()),
@@ -354,7 +355,7 @@ fn sound_of(media: &MediaPart, video: &VideoInput, sound: Option<&AudioInput>) -
     }
 }
 
-/// Log-mel frames of all inputs; an error names the media of the input it is about.
+/// Computes the log-mel frames of all inputs; an error names the message and part of its input.
 fn named_mels(inputs: &[AudioInput], items: &[(&MediaPart, Option<Feature<Mel>>)], most: usize) -> Result<Vec<Mel>> {
     if inputs.is_empty() {
         return Ok(Vec::new());

@@ -6,27 +6,27 @@ use minijinja::{Environment, ErrorKind, context};
 use omni_core::{Error, Result};
 use serde_json::ser::{Formatter, Serializer};
 
-/// The checkpoint's chat template: a conversation to the prompt's text, before placeholders are expanded.
+/// The checkpoint's chat template, which renders a conversation as the prompt's text, before placeholders are expanded.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
 }
 
-/// What a template is told besides the messages.
+/// Variables of the template besides the messages.
 #[derive(Debug, Clone, Default)]
 pub struct TemplateOptions {
-    /// Functions the model may call, as JSON schemas; empty for none.
+    /// Functions that the model may call, as JSON schemas.
     pub tools: Vec<serde_json::Value>,
-    /// Open the assistant's turn at the end.
+    /// Opens the assistant's turn at the end.
     pub add_generation_prompt: bool,
-    /// Given to the template only if set; `Some(false)` closes the thinking part at once.
+    /// Passed to the template only if set; `Some(false)` closes the thinking part at once.
     pub enable_thinking: Option<bool>,
 }
 
 const NAME: &str = "chat_template";
 
 impl ChatTemplate {
-    /// From `chat_template.json`, `chat_template.jinja`, or the key `chat_template` of `tokenizer_config.json`.
+    /// Loads the template from `chat_template.jinja`, `chat_template.json`, or the key `chat_template` of `tokenizer_config.json`.
     ///
     /// # Errors
     /// [`Error::Config`] or [`Error::Io`] naming the file.
@@ -51,13 +51,13 @@ impl ChatTemplate {
         Err(Error::Config(format!("{}: there is no chat template: {expected}", directory.display())))
     }
 
-    /// From the template's text.
+    /// Parses the template's text.
     ///
     /// # Errors
-    /// [`Error::Config`] if the text is no Jinja template.
+    /// [`Error::Config`] if the text is not a Jinja template.
     pub fn new(source: String) -> Result<Self> {
         let mut environment = Environment::new();
-        // As the reference renders: block tags swallow their line, Python's string methods exist.
+        // The settings of the reference: block tags remove their line, Python's string methods exist.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.expect("the default delimiters are valid"));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -89,7 +89,7 @@ impl ChatTemplate {
     }
 }
 
-/// JSON as Python writes it: `", "` and `": "` between items, no escaping of letters or HTML.
+/// Writes JSON in Python's style: `", "` and `": "` between items, no escaping of letters or HTML.
 fn python_json(value: Value) -> Result<Value, minijinja::Error> {
     let mut out = Vec::new();
     serde::Serialize::serialize(&value, &mut Serializer::with_formatter(&mut out, PythonStyle))

@@ -11,11 +11,11 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-/// Splits text into pieces that are encoded apart (Qwen2 form: one digit per piece).
+/// Pattern that splits text into pieces, which BPE encodes separately (Qwen2: one digit per piece).
 const PIECES: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Text to ids and back: byte-level BPE with the checkpoint's added tokens.
+/// The checkpoint's tokenizer: byte-level BPE with added tokens.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -38,7 +38,7 @@ struct Added {
 }
 
 impl Tokenizer {
-    /// From `tokenizer.json`, or else from `vocab.json`, `merges.txt` and `tokenizer_config.json`.
+    /// Loads the tokenizer from `tokenizer.json`, or else from `vocab.json`, `merges.txt` and `tokenizer_config.json`.
     ///
     /// # Errors
     /// [`Error::Config`] or [`Error::Io`] naming the file.
@@ -54,12 +54,12 @@ impl Tokenizer {
         Ok(Self { inner, special, size, bytes: byte_alphabet() })
     }
 
-    /// One more than the largest id.
+    /// The largest id plus one.
     pub fn size(&self) -> u32 {
         self.size
     }
 
-    /// Ids of a text; added tokens in it are recognised, nothing is put around it.
+    /// Encodes a text. Added tokens in it are recognised; none are put around it.
     ///
     /// # Errors
     /// [`Error::Request`] if the text cannot be encoded.
@@ -69,7 +69,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Text of ids; bytes that are no UTF-8 become U+FFFD. With `skip_special`, tokens flagged special are left out.
+    /// Decodes ids. Invalid UTF-8 becomes U+FFFD. With `skip_special`, tokens flagged special are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         let mut stream = self.stream(skip_special);
         let mut text: String = ids.iter().map(|id| stream.push(*id)).collect();
@@ -82,12 +82,12 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// A decoder that is fed id by id and returns text at character boundaries.
+    /// Starts a decoder that takes id by id and returns text at character boundaries.
     pub fn stream(&self, skip_special: bool) -> TextStream<'_> {
         TextStream { tokenizer: self, pending: PendingText::new(skip_special) }
     }
 
-    /// Bytes of one token; ids without a token (unused embedding rows) have none.
+    /// The bytes of one token; an id without a token (an unused embedding row) has none.
     fn token_bytes(&self, id: u32) -> Vec<u8> {
         let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
         let mapped: Option<Vec<u8>> = token.chars().map(|c| self.bytes.get(&c).copied()).collect();
@@ -95,7 +95,7 @@ impl Tokenizer {
     }
 }
 
-/// Decodes a growing list of ids without ever cutting a character.
+/// A streaming decoder that never splits a character.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
@@ -103,18 +103,18 @@ pub struct TextStream<'a> {
 }
 
 impl TextStream<'_> {
-    /// The text that is complete after this id; may be empty.
+    /// Takes an id and returns the text that is complete, which may be empty.
     pub fn push(&mut self, id: u32) -> String {
         self.pending.push(self.tokenizer, id)
     }
 
-    /// What was held back: an unfinished character becomes U+FFFD.
+    /// Returns the text that was held back; an incomplete character becomes U+FFFD.
     pub fn finish(&mut self) -> String {
         self.pending.finish()
     }
 }
 
-/// Bytes of a character that is not complete yet.
+/// The state of a streaming decoder: bytes of an incomplete character.
 #[derive(Debug, Clone)]
 pub(crate) struct PendingText {
     bytes: Vec<u8>,
@@ -140,7 +140,7 @@ impl PendingText {
     }
 }
 
-/// Length of an incomplete but so far valid character at the end.
+/// Length of an incomplete but valid character at the end.
 fn unfinished_tail(bytes: &[u8]) -> usize {
     let mut rest = bytes;
     loop {
@@ -154,7 +154,7 @@ fn unfinished_tail(bytes: &[u8]) -> usize {
     }
 }
 
-/// The printable stand-in of each byte in byte-level BPE, inverted.
+/// The byte that each printable stand-in of byte-level BPE means.
 fn byte_alphabet() -> HashMap<char, u8> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let hidden = (0..=255u8).filter(|byte| !printable(byte));
@@ -187,7 +187,7 @@ fn assemble(directory: &Path) -> Result<tokenizers::Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Adds the tokens of `tokenizer_config.json`, and makes sure that each gets the id the file gives it.
+/// Adds the tokens of `tokenizer_config.json` and checks that each gets the id that the file names.
 fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, settings: &Path) -> Result<()> {
     let text = std::fs::read_to_string(settings).map_err(|source| Error::io(settings, source))?;
     let parsed: TokenizerConfig = serde_json::from_str(&text).map_err(|error| config(settings, &error))?;

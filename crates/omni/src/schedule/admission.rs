@@ -1,17 +1,17 @@
-//! How many answers may be in the making at once.
+//! Admission: a limit on the answers that are generated at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use omni_core::{Error, Result};
 
-/// Admission for answers.
+/// Hands out permits, one per answer, up to a limit.
 pub(crate) struct Admission {
     taken: Arc<AtomicUsize>,
     limit: usize,
 }
 
-/// The place of one answer, given back when it is dropped.
+/// The permit of one answer, returned when it is dropped.
 pub(crate) struct Permit(Arc<AtomicUsize>);
 
 impl Admission {
@@ -19,8 +19,10 @@ impl Admission {
         Self { taken: Arc::default(), limit }
     }
 
+    /// Takes a permit.
+    ///
     /// # Errors
-    /// [`Error::Busy`] if all are taken.
+    /// [`Error::Busy`] if all permits are taken.
     pub(crate) fn admit(&self) -> Result<Permit> {
         let next = |taken| (taken < self.limit).then_some(taken + 1);
         match self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
@@ -41,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_than_the_limit_and_a_place_is_given_back() {
+    fn no_more_than_the_limit_and_a_permit_is_returned() {
         let admission = Admission::new(2);
         let (first, _second) = (admission.admit().unwrap(), admission.admit().unwrap());
         let error = admission.admit().err().unwrap();

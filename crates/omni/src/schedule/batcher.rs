@@ -1,7 +1,9 @@
-//! Steps of several answers that are ready together are computed together, so that they share one reading of the weights.
+//! Continuous batching: steps of several answers that wait at the same time are computed as one batch, with one reading of the
+//! weights.
 //!
-//! There is no thread for it: of the answers that wait, the one that came first computes the step of all, hands out the results,
-//! and leaves the lead to the next. While it computes, others come and wait; they are the next batch. Nobody overtakes.
+//! The batcher has no thread. The slot that has waited longest becomes the leader: it computes the batch, hands out the outputs, and
+//! the next in line leads the next batch. Jobs that arrive while a batch is computed wait for the next one. The queue is first in,
+//! first out.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
@@ -10,32 +12,32 @@ use std::time::{Duration, Instant};
 
 use omni_core::{Error, Result};
 
-/// Shortest time to wait for those who have just been served, where there are any.
+/// Least time that a leader waits for the slots of the last batch to return.
 const MIN_WAIT: Duration = Duration::from_micros(200);
 
-/// Where steps of one kind meet. A job owns what it needs and comes back as its output.
+/// Batches jobs of one kind. A job owns what it needs and becomes its output.
 pub(crate) struct Batcher<Job, Output> {
     queue: Mutex<Queue<Job, Output>>,
     changed: Condvar,
     limit: Limit<Job>,
 }
 
-/// How much is computed at once.
+/// Limits of a batch.
 pub(crate) struct Limit<Job> {
-    /// Most jobs of one batch. Of one: everybody computes for himself, at once.
+    /// Most jobs of one batch. With 1 every job is computed alone and at once.
     pub(crate) jobs: usize,
-    /// Most that the jobs of one batch weigh together.
+    /// Most total weight of the jobs of one batch.
     pub(crate) weight: usize,
-    /// What a job weighs that joins others. Those that weigh less or more are computed alone, at once: heavy ones would only keep
-    /// the others waiting.
+    /// Weights of jobs that are batched. Lighter and heavier jobs are computed alone and at once: a heavy one would only make the
+    /// others wait.
     pub(crate) joining: RangeInclusive<usize>,
     pub(crate) weigh: fn(&Job) -> usize,
-    /// Longest time to wait for those who have just been served.
+    /// Most time that a leader waits for the slots of the last batch to return.
     pub(crate) max_wait: Duration,
 }
 
 impl<Job> Limit<Job> {
-    /// Jobs that all weigh the same.
+    /// Limits for jobs that all weigh the same.
     pub(crate) fn jobs(jobs: usize) -> Self {
         Self { jobs, weight: jobs, joining: 0..=jobs, weigh: |_| 1, max_wait: Duration::MAX }
     }
@@ -43,20 +45,20 @@ impl<Job> Limit<Job> {
 
 struct Queue<Job, Output> {
     waiting: VecDeque<(usize, Job)>,
-    /// By slot; `None` if the batch came to nothing.
+    /// Outputs by slot; `None` if the batch panicked.
     done: HashMap<usize, Option<Output>>,
-    /// Whether somebody leads.
+    /// Whether a batch is being gathered or computed.
     has_leader: bool,
-    /// Seats of the last batch that have neither come back nor left.
+    /// Slots of the last batch that have neither returned nor been dropped.
     expected: Vec<usize>,
-    /// How long the last batch took.
+    /// Time that the last batch took.
     took: Duration,
     slots: usize,
     /// Jobs of the largest batch so far.
     largest: usize,
 }
 
-/// The place of one answer, which has one job at a time.
+/// The slot of one answer, which has one job at a time.
 pub(crate) struct Slot<'a, Job, Output> {
     batcher: &'a Batcher<Job, Output>,
     id: usize,
@@ -76,7 +78,7 @@ impl<Job, Output> Batcher<Job, Output> {
         Self { queue: Mutex::new(queue), changed: Condvar::new(), limit }
     }
 
-    /// A place for one who will come again and again.
+    /// Opens a slot for an answer that will submit job after job.
     pub(crate) fn slot(&self) -> Slot<'_, Job, Output> {
         let mut queue = self.lock();
         queue.slots += 1;
@@ -93,7 +95,7 @@ impl<Job, Output> Batcher<Job, Output> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many of those that wait are computed at once.
+    /// Counts the waiting jobs, from the first on, that fit into one batch.
     fn fitting(&self, queue: &Queue<Job, Output>) -> usize {
         let mut total = 0;
         let weights = queue.waiting.iter().map(|(_, job)| (self.limit.weigh)(job));
@@ -104,8 +106,8 @@ impl<Job, Output> Batcher<Job, Output> {
         fitting.count().max(1)
     }
 
-    /// Waits, as the leader, for those of the last batch who are about to come back: without it, answers would take turns in
-    /// batches that never join. One who is late costs a quarter of a step, once.
+    /// Waits, as the leader, for the slots of the last batch to return. Without it, two groups of answers would alternate in
+    /// batches that never join. A slot that is late costs a quarter of a step, once.
     fn gather<'a>(&self, mut queue: MutexGuard<'a, Queue<Job, Output>>) -> MutexGuard<'a, Queue<Job, Output>> {
         let until = Instant::now() + (queue.took / 4).max(MIN_WAIT).min(self.limit.max_wait);
         let room = |queue: &Queue<Job, Output>| {
@@ -123,11 +125,11 @@ impl<Job, Output> Batcher<Job, Output> {
 }
 
 impl<Job, Output> Slot<'_, Job, Output> {
-    /// The output of a job. If it falls to this thread to lead, it computes those that wait with it by `compute`, which gives one
-    /// output for each job, in their order.
+    /// Submits a job and waits for its output. As the leader, the calling thread computes the batch with `compute`, which gives
+    /// one output per job, in order.
     ///
     /// # Errors
-    /// [`Error::Device`] if another one's lead ended in a panic.
+    /// [`Error::Device`] if the leader of the batch panicked.
     ///
     /// # Panics
     /// If `compute` does.
@@ -142,7 +144,7 @@ impl<Job, Output> Slot<'_, Job, Output> {
         batcher.changed.notify_all();
         loop {
             if let Some(output) = queue.done.remove(&self.id) {
-                let reason = "a step that was computed together with another answer's did not end";
+                let reason = "the leader of this step's batch, another answer, failed";
                 return output.ok_or_else(|| Error::Device(reason.into()));
             }
             let first = queue.waiting.front().is_some_and(|(slot, _)| *slot == self.id);
@@ -163,14 +165,14 @@ impl<Job, Output> Slot<'_, Job, Output> {
 }
 
 impl<Job, Output> Drop for Slot<'_, Job, Output> {
-    /// Nobody waits for one who has left.
+    /// Makes leaders wait for this slot no longer.
     fn drop(&mut self) {
         self.batcher.lock().expected.retain(|slot| *slot != self.id);
         self.batcher.changed.notify_all();
     }
 }
 
-/// A batch that is being computed. When it is dropped, with outputs or, in a panic, without, the others go on.
+/// The leader of a batch that is being computed. Dropping it releases the other slots, with outputs or, in a panic, without.
 struct Leader<'a, Job, Output> {
     batcher: &'a Batcher<Job, Output>,
     slots: Vec<usize>,
@@ -179,7 +181,7 @@ struct Leader<'a, Job, Output> {
 }
 
 impl<Job, Output> Leader<'_, Job, Output> {
-    /// Hands the outputs out; returns the leader's own, which is the first.
+    /// Hands out the outputs and returns the leader's own, the first.
     fn finish(mut self, outputs: Vec<Output>) -> Output {
         assert_eq!(outputs.len(), self.slots.len(), "one output for each job");
         self.outputs = outputs;
@@ -212,7 +214,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Waits until so many jobs wait.
+    /// Waits until `count` jobs wait.
     fn until_waiting<J, O>(batcher: &Batcher<J, O>, count: usize) {
         let until = Instant::now() + LONG;
         while batcher.lock().waiting.len() < count {
@@ -221,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Keeps the lead until it is let go.
+    /// Holds a batch until `go` is set.
     fn hold(go: &AtomicBool) {
         while !go.load(Ordering::SeqCst) {
             sleep(Duration::from_micros(50));
@@ -236,7 +238,7 @@ mod tests {
         for job in 0..1000 {
             assert_eq!(slot.run(job, |jobs: Vec<i32>| jobs.iter().map(|job| job + 1).collect()).unwrap(), job + 1);
         }
-        // Nobody is waited for.
+        // The leader waits for no other slot.
         assert!(started.elapsed() < 1000 * MIN_WAIT, "{:?}", started.elapsed());
     }
 
@@ -245,7 +247,7 @@ mod tests {
         assert_eq!(batches_of(Limit::jobs(3), &[1, 2, 3, 4, 5, 6, 7]), [vec![1, 2, 3], vec![4, 5, 6], vec![7]]);
     }
 
-    /// The batches in which jobs of these weights are computed that wait behind one another.
+    /// The batches in which jobs of these weights are computed when they wait in this order.
     fn batches_of(limit: Limit<usize>, weights: &[usize]) -> Vec<Vec<usize>> {
         let (batcher, go, batches) = (&Batcher::new(limit), &AtomicBool::new(false), &Mutex::new(Vec::new()));
         scope(|scope| {
@@ -321,7 +323,7 @@ mod tests {
         });
         let sizes = sizes.lock().unwrap();
         assert_eq!(sizes.iter().sum::<usize>(), 80);
-        // Twenty if all of them always meet.
+        // Twenty if all of them join every batch.
         assert!(sizes.len() < 40, "{sizes:?}");
     }
 
@@ -352,7 +354,7 @@ mod tests {
             let error = third.join().unwrap().unwrap_err();
             assert!(matches!(error, Error::Device(_)) && error.to_string().contains("another answer"), "{error}");
         });
-        // The queue goes on.
+        // The batcher still works.
         assert_eq!(batcher.slot().run(5, |jobs| jobs).unwrap(), 5);
         assert!(batcher.lock().done.is_empty());
     }
@@ -380,7 +382,7 @@ mod tests {
                             outputs
                         };
                         assert_eq!(slot.run((thread, step), compute).unwrap(), thread * 1000 + step);
-                        // Some leave and come back.
+                        // Some slots are dropped and opened again.
                         if step % 50 == thread {
                             slot = batcher.slot();
                         }

@@ -1,5 +1,5 @@
-//! What answers compute together: prompts and tokens of the thinker, prompts and frames of the talker with the code predictor,
-//! pieces of the vocoder.
+//! The steps that are batched over answers: prefill and decode of the thinker, prefill of the talker, codec frames of talker and code
+//! predictor, and the vocoder's pieces.
 
 use std::time::{Duration, Instant};
 
@@ -16,65 +16,65 @@ use super::batcher::{Batcher, Limit};
 /// The codes of a codec frame `[Q]`.
 pub(crate) type Frame = Vec<u32>;
 
-/// Where answers meet.
+/// The batchers of a model, one per kind of step.
 pub(crate) struct Batches {
-    /// Pieces of prompts, read by the thinker.
+    /// Chunks of the thinker's prompts.
     pub(crate) thinker_prefill: Batcher<ThinkerJob, ThinkerDone>,
-    /// The last token of each answer, read by the thinker.
+    /// Decode steps of the thinker, a token each.
     pub(crate) thinker_decode: Batcher<ThinkerJob, ThinkerDone>,
-    /// Pieces of the talker's prompts.
+    /// Chunks of the talker's prompts.
     pub(crate) talker_prefill: Batcher<TalkerJob, TalkerDone>,
-    /// Frames of talker and code predictor.
+    /// Steps of talker and code predictor, a codec frame each.
     pub(crate) frames: Batcher<FrameJob, FrameDone>,
-    /// Pieces of sound.
+    /// Pieces of the vocoder's sound.
     pub(crate) vocoder: Batcher<VocoderJob, VocoderDone>,
 }
 
-/// Tokens to be read, by the state that reads them.
+/// A step of the thinker: the state and its new tokens.
 pub(crate) type ThinkerJob = (ThinkerState, ThinkerInput);
-/// That state, and what it makes of them.
+/// The state after a step of the thinker, and the output.
 pub(crate) type ThinkerDone = (ThinkerState, Result<ThinkerOutput>);
 
-/// A prompt's rows for the talker, by the state that reads them.
+/// A step of the talker: the state and new rows of its prompt.
 pub(crate) type TalkerJob = (TalkerState, TalkerInput);
-/// That state, and what it makes of them.
+/// The state after a step of the talker, and the output.
 pub(crate) type TalkerDone = (TalkerState, Result<TalkerOutput>);
 
-/// Frames that are to become sound, by the stream they belong to.
+/// A step of the vocoder: the state and its new frames.
 pub(crate) type VocoderJob = (VocoderState, Vec<Frame>);
-/// That stream, and its sound.
+/// The state after a step of the vocoder, and the samples.
 pub(crate) type VocoderDone = (VocoderState, Result<Vec<f32>>);
 
-/// A run of the talker that is to make a frame.
+/// A step of talker and code predictor: one codec frame.
 pub(crate) struct FrameJob {
     pub(crate) speaking: Speaking,
     pub(crate) predictor: PredictorState,
-    /// `[1, D]`: the row of text that goes with the frame made before; `None` before the first one.
+    /// `[1, D]`: the text row that is fed back with the last frame; `None` before the first frame.
     pub(crate) text: Option<Tensor<2>>,
 }
 
-/// That run, and the frame; none when the speech has ended.
+/// The result of a [`FrameJob`]; no frame when the speech has ended.
 pub(crate) struct FrameDone {
     pub(crate) speaking: Speaking,
     pub(crate) predictor: PredictorState,
     pub(crate) frame: Result<Option<Frame>>,
-    /// Time the code predictor took for all frames of the step.
+    /// Time that the code predictor took for all frames of the batch.
     pub(crate) predicting: Duration,
 }
 
-/// Rows of prompts that are read together, and of one that joins others. Longer ones read all weights by themselves, and would keep
-/// short ones waiting.
+/// Most rows of one prefill batch, and of a chunk that joins one. A longer chunk reads all weights anyway, and would make short ones
+/// wait.
 const PREFILL_ROWS: usize = 128;
 const PREFILL_LONGEST: usize = 64;
-/// Frames that become sound together.
+/// Most frames of one vocoder batch.
 const VOCODER_FRAMES: usize = 16;
-/// How long the vocoder waits for other answers' frames: a piece of sound comes only every few frames.
+/// Most time to wait for other answers' pieces: each has one only every few frames.
 const VOCODER_MAX_WAIT: Duration = Duration::from_millis(2);
 
 impl Batches {
-    /// Where the engine batches, answers share each reading of the weights; otherwise each computes for itself.
-    pub(crate) fn new(batches: bool) -> Self {
-        let most = if batches { SKINNY_MAX_ROWS } else { 1 };
+    /// Makes the batchers. With `share`, answers are batched; otherwise each step is computed alone.
+    pub(crate) fn new(share: bool) -> Self {
+        let most = if share { SKINNY_MAX_ROWS } else { 1 };
         Self {
             thinker_prefill: Batcher::new(prefill_limit(most, |(_, input)| input.positions.tokens())),
             thinker_decode: Batcher::new(Limit::jobs(most)),
@@ -91,26 +91,26 @@ impl Batches {
     }
 }
 
-/// Few rows are computed another way, for them the faster one, and do not join.
+/// Limits for chunks of prompts. Up to [`SKINNY_MAX_ROWS`] rows are computed alone: skinny GEMM is faster for them.
 fn prefill_limit<Job>(most: usize, rows: fn(&Job) -> usize) -> Limit<Job> {
     Limit { weight: PREFILL_ROWS, joining: SKINNY_MAX_ROWS + 1..=PREFILL_LONGEST, weigh: rows, ..Limit::jobs(most) }
 }
 
-/// The tokens of each.
+/// Computes a batch of thinker steps.
 pub(crate) fn forward_thinker_batch(thinker: &Thinker, steps: Vec<ThinkerJob>) -> Vec<ThinkerDone> {
     with_states(steps, |steps| {
         thinker.forward(steps.iter_mut().map(|(state, input)| ThinkerRun::new(state, input)).collect())
     })
 }
 
-/// The rows of each.
+/// Computes a batch of talker steps.
 pub(crate) fn forward_talker_batch(talker: &Talker, steps: Vec<TalkerJob>) -> Vec<TalkerDone> {
     with_states(steps, |steps| {
         talker.forward(steps.iter_mut().map(|(state, input)| TalkerRun::new(state, input)).collect())
     })
 }
 
-/// The sound of each.
+/// Computes a batch of vocoder steps.
 pub(crate) fn forward_vocoder_batch(vocoder: &Code2Wav, steps: Vec<VocoderJob>) -> Vec<VocoderDone> {
     with_states(steps, |steps| {
         let runs = steps.iter_mut().map(|(state, frames)| VocoderRun { state, frames });
@@ -118,7 +118,7 @@ pub(crate) fn forward_vocoder_batch(vocoder: &Code2Wav, steps: Vec<VocoderJob>) 
     })
 }
 
-/// Lends the states out for a step of all of them; they come back, whatever becomes of it.
+/// Borrows the states for a batched step and returns each with its output, error or not.
 fn with_states<State, Input, Output>(
     mut steps: Vec<(State, Input)>,
     step: impl FnOnce(&mut [(State, Input)]) -> Vec<Result<Output>>,
@@ -127,7 +127,7 @@ fn with_states<State, Input, Output>(
     steps.into_iter().zip(outputs).map(|((state, _), output)| (state, output)).collect()
 }
 
-/// One frame of each: the frame before is fed back with its row of text, and the next one is made.
+/// Computes a batch of codec frames: feeds back each last frame with its text row, then makes the next.
 pub(crate) fn forward_frame_batch(
     talker: &Talker,
     code_predictor: &CodePredictor,
@@ -147,7 +147,7 @@ pub(crate) fn forward_frame_batch(
     each.collect()
 }
 
-/// Feeds the frames that were made back; what went wrong for each.
+/// Feeds back the last frames; returns the error of each job.
 fn feed_back(talker: &Talker, jobs: &mut [FrameJob]) -> Vec<Option<omni_core::Error>> {
     let texts: Vec<Option<Tensor<2>>> = jobs.iter_mut().map(|speech| speech.text.take()).collect();
     let runs = jobs.iter_mut().zip(&texts).filter_map(|(speech, text)| {
@@ -158,7 +158,7 @@ fn feed_back(talker: &Talker, jobs: &mut [FrameJob]) -> Vec<Option<omni_core::Er
     texts.iter().map(error).collect()
 }
 
-/// The next frame of each run without an error; none where the speech has ended.
+/// Makes the next frame of each job without an error; `None` where the speech has ended.
 fn predict(
     talker: &Talker,
     code_predictor: &CodePredictor,
@@ -186,7 +186,7 @@ fn predict(
                 made[*index] = Some(run.take_frame(start, frame));
             });
         }
-        // The rows come from the talker: a wrong one is a wrong checkpoint, and concerns all of them.
+        // The rows come from the talker: a wrong shape is a wrong checkpoint, and concerns all jobs.
         Err(error) => {
             let reason = error.to_string();
             indices.iter().for_each(|index| errors[*index] = Some(omni_core::Error::Device(reason.clone())));
@@ -204,7 +204,7 @@ mod tests {
         let omni = Omni::builder(testkit::nano()).load().unwrap();
         let questions =
             ["repeat red cat nine", "repeat blue dog two", "what is nine minus two", "repeat one two three"];
-        // Whether they meet is a matter of time; that they never do in so many answers is a matter of code.
+        // Whether one pair of answers meets is chance; that none ever does is a bug.
         for _ in 0..20 {
             std::thread::scope(|scope| {
                 for question in questions {

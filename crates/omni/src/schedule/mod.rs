@@ -1,4 +1,4 @@
-//! Sharing of the machine between answers: admission, continuous batching, CPU threads.
+//! Sharing of one model between answers: admission, continuous batching, CPU threads.
 
 mod admission;
 mod batcher;

@@ -1,11 +1,11 @@
 use omni_core::{Error, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// The CPU threads a model computes with: its own, or those of the process.
+/// The CPU threads that a model computes with: a pool of its own, or that of the process.
 pub(crate) struct CpuPool(Option<ThreadPool>);
 
 impl CpuPool {
-    /// `count` threads of its own; those of the process if not said.
+    /// Makes a pool of `count` threads; `None` for the pool of the process.
     pub(crate) fn new(count: Option<usize>) -> Result<Self> {
         let Some(count) = count else { return Ok(Self(None)) };
         if count == 0 {
@@ -16,7 +16,7 @@ impl CpuPool {
         pool.map(|pool| Self(Some(pool))).map_err(|error| Error::Device(format!("{count} threads: {error}")))
     }
 
-    /// Runs `f` among these threads, in the span of the caller.
+    /// Runs `f` on these threads, in the tracing span of the caller.
     pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         match &self.0 {
             Some(pool) => {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_done_by_so_many_threads_and_none_is_an_error() {
+    fn work_runs_on_the_requested_threads_and_zero_is_an_error() {
         for count in [1, 3] {
             let pool = CpuPool::new(Some(count)).unwrap();
             assert_eq!(pool.run(rayon::current_num_threads), count);

@@ -1,4 +1,4 @@
-//! Sound that is taken in while it is being spoken.
+//! User turns whose sound is prefilled while it is being spoken.
 
 use std::sync::Arc;
 
@@ -9,21 +9,22 @@ use omni_core::{Error, Result};
 use super::Session;
 use crate::prompt::{GenerateOptions, Message};
 
-/// How loud the loudest moment is taken to be before the sound has ended. The reference measures all frames against it.
+/// Normalisation of log-mel frames before the sound has ended. The reference normalises all frames by the loudest one of the whole
+/// recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MelNorm {
-    /// Windows are read with the loudness so far. If the sound gets louder later, it is read again from the first window on that
-    /// the difference shows in: the answer is that of the whole recording.
+    /// Windows are normalised by the loudest frame so far. If a louder one changes earlier windows, they are prefilled again from
+    /// the first that differs: the answer is that of the whole recording.
     #[default]
     Exact,
-    /// What was read stays read: nothing is ever read twice, but quiet frames before the loudest moment come out a little
-    /// different.
+    /// Windows are normalised by the loudest frame so far and never prefilled again. Quiet frames before the loudest one differ
+    /// a little from the recording's.
     SoFar,
 }
 
-/// A user turn that is being spoken: see [`Session::audio_turn`].
+/// A user turn that is being spoken; see [`Session::audio_turn`].
 ///
-/// Sound that ends cannot be appended to:
+/// A finished turn takes no more sound:
 ///
 /// ```compile_fail
 /// # fn main() -> qwen3_omni::Result<()> {
@@ -42,7 +43,7 @@ pub struct AudioTurn<'s> {
     mel: MelStream,
     /// All samples at 16 kHz, for [`MelNorm::Exact`].
     samples: Vec<f32>,
-    /// Frames that were read and stay so, for [`MelNorm::SoFar`].
+    /// Frames that were normalised for good, for [`MelNorm::SoFar`].
     fixed: Vec<f32>,
     window: usize,
     windows: usize,
@@ -51,7 +52,7 @@ pub struct AudioTurn<'s> {
 impl<'s> AudioTurn<'s> {
     pub(crate) fn new(session: &'s mut Session, options: &GenerateOptions, norm: MelNorm) -> Result<Self> {
         let missing = || {
-            let reason = "listening needs the checkpoint's own audio encoder, which works in windows; it was left out or replaced";
+            let reason = "an audio turn needs the checkpoint's own audio encoder, which works in windows; it was left out or replaced";
             Error::NotLoaded(reason.into())
         };
         let window = session.window_frames().ok_or_else(missing)?;
@@ -68,12 +69,12 @@ impl<'s> AudioTurn<'s> {
         })
     }
 
-    /// Takes samples of one channel as they come, in pieces of any size. When a window of the audio encoder is complete (8
-    /// seconds, or as set when the model was loaded), it is encoded and read by the thinker before this returns.
+    /// Takes samples of one channel in pieces of any size. When a window of the audio encoder is complete (8 seconds, or as set when
+    /// the model was loaded), it is encoded and prefilled before this returns.
     ///
     /// # Errors
-    /// [`Error::Media`] if a sample is no number, or the rate is absurd or changes; [`Error::ContextLength`] when the conversation
-    /// is full. What was taken before is kept.
+    /// [`Error::Media`] if a sample is not a number, or the rate is absurd or changes; [`Error::ContextLength`] when the context
+    /// is full. Samples taken before are kept.
     pub fn push(&mut self, samples: &[f32], sample_rate: u32) -> Result<()> {
         let Self { mono, mel, samples: kept, .. } = self;
         let keeps = self.norm == MelNorm::Exact;
@@ -93,12 +94,12 @@ impl<'s> AudioTurn<'s> {
         Ok(())
     }
 
-    /// Length of the sound so far.
+    /// Duration of the sound so far.
     pub fn duration(&self) -> std::time::Duration {
         std::time::Duration::from_secs_f64(self.mel.samples() as f64 / f64::from(SAMPLE_RATE))
     }
 
-    /// The sound has ended: it becomes a user turn of the session, ready to be answered.
+    /// Ends the sound and adds it to the session as a user message, ready to be answered.
     ///
     /// # Errors
     /// [`Error::Media`] if there is no sound, or less than 201 samples at 16 kHz; the session stays as it was.
@@ -106,7 +107,7 @@ impl<'s> AudioTurn<'s> {
         self.finish_with(|message| message)
     }
 
-    /// Ends the turn, with further parts after the sound.
+    /// Ends the sound and adds further parts after it.
     ///
     /// # Errors
     /// The errors of [`AudioTurn::finish`].
@@ -132,12 +133,12 @@ impl<'s> AudioTurn<'s> {
         Ok(())
     }
 
-    /// The frames of all complete windows.
+    /// Returns the frames of all complete windows.
     fn frames(&mut self, end: usize) -> Mel {
         match self.norm {
             MelNorm::Exact => self.mel.so_far(0..end),
             MelNorm::SoFar => {
-                // Those of a push that failed are there already.
+                // After a push that failed they may be there already.
                 let start = self.fixed.len() / BINS;
                 if start < end {
                     self.fixed.extend_from_slice(self.mel.so_far(start..end).values());
@@ -148,7 +149,7 @@ impl<'s> AudioTurn<'s> {
     }
 }
 
-const ORIGIN: &str = "the sound that is listened to";
+const ORIGIN: &str = "the audio turn";
 
 fn in_turn(error: MediaError) -> Error {
     error.in_part(ORIGIN)

@@ -15,11 +15,11 @@ use crate::output::{Event, Played, Reply, collect_reply};
 use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, content_digests, prefill};
 use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, Role};
 
-/// A conversation of several turns: its messages, and what the model has read of them.
+/// A conversation of several turns, with a prefix cache.
 ///
-/// A turn computes only what is new: the beginning that the conversation shares with what was read before, however far it goes,
-/// is not read again, media included. The answer is that of the whole conversation put to [`Omni::stream`]. Many sessions can
-/// share one model; each answers one question at a time, which borrowing ensures.
+/// A turn computes only what is new: the prefix that the conversation shares with what was computed before is not prefilled again,
+/// media included. The answer is that of [`Omni::stream`] for the whole conversation. Many sessions can share one model; each
+/// answers one question at a time, which borrowing ensures.
 ///
 /// ```no_run
 /// # fn main() -> qwen3_omni::Result<()> {
@@ -35,7 +35,7 @@ use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, R
 /// # }
 /// ```
 ///
-/// While an answer is being made, the session cannot be asked again, from this thread or another:
+/// While an answer is being generated, the session cannot be asked again, from this thread or another:
 ///
 /// ```compile_fail
 /// # fn main() -> qwen3_omni::Result<()> {
@@ -53,15 +53,15 @@ pub struct Session {
     prefix_cache: PrefixCache,
 }
 
-/// An answer within a session: an iterator of events. When `Done` has been handed out, the answer is part of the conversation;
-/// if it is dropped before, the conversation stays as it was.
+/// An answer within a session: an iterator of events. With `Done` the answer becomes part of the conversation; if it is dropped
+/// before, the conversation stays as it was.
 pub struct Answer<'s> {
     session: &'s mut Session,
     stream: JoinOnDrop,
 }
 
 impl Omni {
-    /// A conversation of several turns, which remembers what the model has read.
+    /// Starts a conversation of several turns, with a prefix cache.
     pub fn session(&self) -> Session {
         Session::new(self.clone())
     }
@@ -72,7 +72,7 @@ impl Session {
         Self { omni, messages: Vec::new(), prefix_cache: PrefixCache::default() }
     }
 
-    /// The conversation so far. Sound that was answered is kept as the log-mel frames that the model read.
+    /// The conversation so far. Sound of answered turns is kept as the log-mel frames that the model read.
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
@@ -82,12 +82,12 @@ impl Session {
         self.messages.push(message);
     }
 
-    /// Takes back all but the first `length` messages, to say something else; what was read of the rest stays known.
+    /// Removes all but the first `length` messages, to edit the conversation; the prefix cache keeps the rest.
     pub fn truncate(&mut self, length: usize) {
         self.messages.truncate(length);
     }
 
-    /// Answers the conversation, piece by piece.
+    /// Answers the conversation piece by piece.
     ///
     /// # Errors
     /// The errors of [`Omni::stream`]; the conversation stays as it is.
@@ -99,8 +99,8 @@ impl Session {
         Ok(Answer { session: self, stream: JoinOnDrop(stream) })
     }
 
-    /// Puts the log-mel frames that the model reads in the place of sound. How a recording ends depends on the longest one it is
-    /// prepared with, as in the reference; later turns must not change earlier ones.
+    /// Replaces sound by the log-mel frames that the model reads. As in the reference, the last frame of a recording depends on the
+    /// longest one it is prepared with; later turns must not change earlier ones.
     fn keep_mel(&mut self, prompt: &Prompt, audio_in_video: bool) {
         let mut features = prompt.audio.iter();
         for part in self.messages.iter_mut().flat_map(Message::parts_mut) {
@@ -123,7 +123,7 @@ impl Session {
         }
     }
 
-    /// Answers the conversation; the whole answer.
+    /// Answers the conversation and returns the whole answer.
     ///
     /// # Errors
     /// The errors of [`Session::answer`] and its events.
@@ -141,12 +141,12 @@ impl Session {
         AudioTurn::new(self, options, norm)
     }
 
-    /// Log-mel frames of the audio encoder's window.
+    /// Log-mel frames of the audio encoder's attention window.
     pub(crate) fn window_frames(&self) -> Option<usize> {
         self.omni.model().encoders.as_ref()?.audio.window_frames()
     }
 
-    /// Reads the conversation and the sound of a turn that has not ended.
+    /// Prefills the conversation and the sound of a turn that has not ended.
     pub(crate) fn prefill_audio(&self, message: Message, options: &GenerateOptions) -> Result<()> {
         let messages = [self.messages.as_slice(), &[message]].concat();
         let mut prompt = self.omni.prompt(&messages, options)?;
@@ -182,19 +182,19 @@ impl Session {
         Ok(())
     }
 
-    /// Bytes of keys and values that are kept between turns.
+    /// Bytes of keys and values in the prefix cache.
     pub fn cache_bytes(&self) -> usize {
         self.prefix_cache.bytes()
     }
 
-    /// Lets go of what was kept between turns; the conversation stays, and its next turn reads all of it.
+    /// Clears the prefix cache. The conversation stays, and its next turn computes all of it.
     pub fn forget(&mut self) {
         self.prefix_cache.clear();
     }
 }
 
 impl Answer<'_> {
-    /// What ends this answer from another thread.
+    /// Returns a handle that cancels the answer from another thread.
     pub fn canceller(&self) -> Canceller {
         self.stream.0.canceller()
     }
@@ -205,13 +205,13 @@ impl Answer<'_> {
     }
 }
 
-/// A stream that waits for its stages when it is dropped, each of which ends after the token, frame or piece it is working on:
-/// what they have read goes back to the session.
+/// A stream that, when dropped, waits until its stages have put their states into the prefix cache. Each stage ends after the token,
+/// frame or piece it is working on.
 struct JoinOnDrop(ReplyStream);
 
 impl Drop for JoinOnDrop {
     fn drop(&mut self) {
-        // Why a stage failed no longer matters to anybody.
+        // Nothing is left to receive an error.
         let _ = self.0.end();
     }
 }
