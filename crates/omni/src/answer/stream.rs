@@ -3,18 +3,19 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_channel::{Receiver, bounded};
 use moe_talker::SpeakOptions;
 use omni_core::{Error, Result, SamplingOptions};
 
+use super::outcome::Outcome;
 use super::stage::{Report, Signals, StageContext};
-use super::talker::{TalkerReport, TalkerStage};
-use super::thinker::{ThinkerReport, ThinkerStage};
-use super::vocoder::{VocoderReport, VocoderStage};
+use super::talker::TalkerStage;
+use super::thinker::ThinkerStage;
+use super::vocoder::VocoderStage;
 use crate::model::Model;
-use crate::output::{Audio, Event, FinishReason, Reply, Speech, SpeechFinish, Timings, Usage};
+use crate::output::Event;
 use crate::prefill::{PrefixCache, content_digests};
 use crate::prompt::{GenerateOptions, Prompt, Stages};
 use crate::schedule::Permit;
@@ -69,20 +70,6 @@ impl Drop for FailOnPanic {
     }
 }
 
-/// The data of the reply, collected from the reports of the stages.
-#[derive(Default)]
-struct Outcome {
-    prompt_tokens: usize,
-    preprocessing: Duration,
-    samples_per_frame: usize,
-    lookahead: usize,
-    sample_rate: u32,
-    started: Option<Instant>,
-    thinker: Option<ThinkerReport>,
-    talker: Option<TalkerReport>,
-    vocoder: Option<VocoderReport>,
-}
-
 impl ReplyStream {
     pub(crate) fn new(
         model: Arc<Model>,
@@ -96,15 +83,7 @@ impl ReplyStream {
         let signals = Arc::new(Signals::new(options.stages == Stages::Sequential));
         let started = Instant::now();
         let context = StageContext { reports: sender, signals: signals.clone(), started, _permit: Arc::new(permit) };
-        let outcome = Outcome {
-            prompt_tokens: prompt.tokens(),
-            preprocessing: prompt.preprocessing,
-            samples_per_frame: model.speech.as_ref().map_or(0, |parts| parts.vocoder.samples_per_frame()),
-            lookahead: model.speech.as_ref().map_or(0, |parts| parts.vocoder.lookahead()),
-            sample_rate: model.sample_rate(),
-            started: Some(started),
-            ..Outcome::default()
-        };
+        let outcome = Outcome::new(&model, &prompt, started);
         let options = Arc::new(options);
         let mut stream = Self { reports: Box::pin(reports), stages: Vec::new(), signals, outcome: Some(outcome) };
         let words = match plan {
@@ -193,7 +172,7 @@ impl ReplyStream {
             None => {
                 let outcome = self.outcome.take().expect("it is there");
                 let end = self.end();
-                return Some(Some(end.map(|()| Event::Done(Box::new(outcome.reply())))));
+                return Some(Some(end.map(|()| Event::Done(Box::new(outcome.into_reply())))));
             }
         }
         None
@@ -258,57 +237,6 @@ impl Drop for ReplyStream {
     fn drop(&mut self) {
         self.signals.cancel();
         self.reports.close();
-    }
-}
-
-impl Outcome {
-    fn reply(self) -> Reply {
-        let Self { prompt_tokens, preprocessing, samples_per_frame, lookahead, sample_rate, started, .. } = self;
-        let thinker = self.thinker.unwrap_or_default();
-        let (talker, vocoder) = (self.talker.unwrap_or_default(), self.vocoder.unwrap_or_default());
-        let timings = Timings {
-            preprocessing,
-            encoders: thinker.encoders,
-            first_text: thinker.first_token,
-            first_code: talker.first_code,
-            first_audio: vocoder.first_audio,
-            thinker: thinker.thinker,
-            prefill: thinker.prefill,
-            talker: talker.talker,
-            code_predictor: talker.code_predictor,
-            vocoder: vocoder.vocoder,
-            total: started.map_or(Duration::ZERO, |started| started.elapsed()),
-        };
-        let usage = Usage {
-            prompt_tokens,
-            text_tokens: thinker.answer.len(),
-            frames: vocoder.codes.len(),
-            audio: Duration::from_secs_f64(vocoder.samples as f64 / f64::from(sample_rate)),
-            cached_tokens: thinker.cached_tokens,
-            cache_bytes: thinker.cache_bytes + talker.cache_bytes,
-        };
-        // An answer whose first code is the end code says nothing.
-        let speech = (!vocoder.codes.is_empty()).then(|| Speech {
-            audio: Audio { samples: Vec::new(), sample_rate },
-            codes: vocoder.codes,
-            finish_reason: match talker.finish_reason {
-                _ if vocoder.silent => SpeechFinish::Silence,
-                reason => reason.unwrap_or(SpeechFinish::Cancelled),
-            },
-            text_ends: thinker.spoken,
-            samples_per_frame,
-            lookahead,
-        });
-        tracing::info!(%usage, %timings, "answered");
-        Reply {
-            text: thinker.text,
-            thinking: thinker.thinking,
-            token_ids: thinker.answer,
-            finish_reason: thinker.finish_reason.unwrap_or(FinishReason::Cancelled),
-            speech,
-            usage,
-            timings,
-        }
     }
 }
 

@@ -12,63 +12,9 @@ use tm_rope::{MediaItem, MediaLayout};
 
 use super::message::{Message, Part, PartKind, conversation};
 use super::options::GenerateOptions;
+use super::prepared::{Feature, PartTokens, Prompt};
 use super::template::{ChatTemplate, TemplateOptions};
 use super::tokenizer::Tokenizer;
-
-/// A prepared conversation, ready to be answered.
-#[derive(Debug)]
-pub struct Prompt {
-    pub(crate) ids: Vec<u32>,
-    pub(crate) layout: MediaLayout,
-    pub(crate) audio: Vec<Feature<Mel>>,
-    pub(crate) image: Vec<Feature<Patches>>,
-    pub(crate) video: Vec<Feature<Clip>>,
-    /// Time that the preparation took.
-    pub(crate) preprocessing: Duration,
-    parts: Vec<PartTokens>,
-}
-
-/// A media item: the input of the model's encoder, or the rows of a custom one.
-#[derive(Debug)]
-pub(crate) enum Feature<T> {
-    Raw(T),
-    Encoded(Box<Encoded>),
-}
-
-/// Token count of one part of a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PartTokens {
-    /// Number of the message, from 1.
-    pub message: usize,
-    /// Number of the part in its message, from 1.
-    pub part: usize,
-    /// Kind of the part.
-    pub kind: PartKind,
-    /// Tokens of the part, without those that open and close it. A video's sound is included.
-    pub tokens: usize,
-}
-
-impl Prompt {
-    /// Number of tokens, those of the chat template included.
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Token ids with expanded placeholders, as the thinker reads them.
-    pub fn ids(&self) -> &[u32] {
-        &self.ids
-    }
-
-    /// Token counts of the parts.
-    pub fn parts(&self) -> &[PartTokens] {
-        &self.parts
-    }
-
-    /// Whether the prompt has any media.
-    pub fn has_media(&self) -> bool {
-        !self.layout.items.is_empty()
-    }
-}
 
 /// Log-mel frames of one token, rounded up.
 const MEL_PER_TOKEN: usize = 8;
