@@ -2,17 +2,17 @@
 //! ramps.
 //!
 //! ```sh
-//! cargo bench -p qwen3-omni-benches --bench first_audio                # nano
-//! cargo bench -p qwen3-omni-benches --bench first_audio -- --released  # released widths, 2 layers of thinker and talker
+//! cargo bench -p qwen3-omni-benches --bench first_audio                 # nano
+//! cargo bench -p qwen3-omni-benches --bench first_audio -- --full-size  # full widths, 2 layers of thinker and talker
 //! ```
 //!
-//! `--released` writes a random checkpoint of about 6 GB into a temporary directory and needs about 12 GB of memory in f32.
+//! `--full-size` writes a random checkpoint of about 6 GB into a temporary directory and needs about 12 GB of memory in f32.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::time::Duration;
 
 use qwen3_omni::{ChunkRamp, GenerateOptions, Guards, Message, Omni, Reply, Stages};
-use qwen3_omni_benches::released;
+use qwen3_omni_benches::full_size;
 use weights_tools::quantize::Plan;
 
 /// Layers of thinker and talker.
@@ -23,9 +23,9 @@ const CODES: usize = 25;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let released = arguments.iter().any(|argument| argument == "--released");
+    let at_full_size = arguments.iter().any(|argument| argument == "--full-size");
     let directory = tempfile::tempdir().unwrap();
-    let (model, options, runs) = match released {
+    let (model, options, runs) = match at_full_size {
         true => {
             let limits = GenerateOptions {
                 max_new_tokens: TOKENS,
@@ -34,7 +34,7 @@ fn main() {
                 ..GenerateOptions::default()
             };
             let out = directory.path().join("model");
-            released::write(&out, Some(LAYERS), Plan::default()).unwrap();
+            full_size::write(&out, Some(LAYERS), Plan::default()).unwrap();
             (out, limits, 3)
         }
         false => (testkit::nano(), GenerateOptions::default(), 20),

@@ -2,8 +2,8 @@
 
 pub mod asking;
 pub mod check;
+pub mod full_size;
 pub mod launches;
 pub mod parts;
-pub mod released;
 pub mod stored;
 pub mod timing;

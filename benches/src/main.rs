@@ -1,4 +1,4 @@
-//! Times the parts of the model at the released sizes, with random weights made in memory.
+//! Times the parts of the model at full size, with random weights made in memory.
 //!
 //! Prints one JSON line per measurement: `part`, `case`, `per` (what one unit is), `median_ms`, `min_ms`, `runs`,
 //! `dtype`, `device`, `params_m`, on GPUs `launches`. The cases are those of the reference's benchmark script, so that lines can
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use qwen3_omni_benches::parts::{Arguments, Bench};
 
-/// Time the parts of the model at the released sizes
+/// Time the parts of the model at full size
 #[derive(Debug, Parser)]
 struct Command {
     #[command(flatten)]

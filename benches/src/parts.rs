@@ -39,7 +39,7 @@ pub struct Arguments {
     /// Stop a measurement after this long (3 runs at least)
     #[arg(long, default_value_t = 20.0)]
     pub budget_s: f64,
-    /// A config.json of other sizes than the released ones
+    /// A config.json of other sizes than the full ones
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// Layers of the thinker that are built (the released model has 48)

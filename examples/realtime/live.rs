@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
 use cpal::{Stream, StreamConfig};
 use indicatif::ProgressBar;
-use qwen3_omni::{Error, GenerateOptions, Loudness, Omni, Result};
+use qwen3_omni::{Error, GenerateOptions, MelNorm, Omni, Result};
 
 use super::{Microphone, OUT, Output, answer, at_rate, listen, report};
 
@@ -18,7 +18,7 @@ const ONSET: usize = 3;
 /// Pieces of silence that end a turn: 0.8 s.
 const PAUSE: usize = 8;
 
-pub(super) fn run(omni: &Omni, options: &GenerateOptions, loudness: Loudness) -> Result<()> {
+pub(super) fn run(omni: &Omni, options: &GenerateOptions, norm: MelNorm) -> Result<()> {
     let mut microphone = Pieces::open()?;
     let speakers = Speakers::open()?;
     let mut session = omni.session();
@@ -27,7 +27,7 @@ pub(super) fn run(omni: &Omni, options: &GenerateOptions, loudness: Loudness) ->
         let line = ProgressBar::new_spinner();
         line.set_message("waiting for you");
         microphone.wait_for_speech(&line);
-        let slowest = listen(session.listen(options, loudness)?, &mut Turn::new(&mut microphone), &line)?;
+        let slowest = listen(session.audio_turn(options, norm)?, &mut Turn::new(&mut microphone), &line)?;
         speakers.begin();
         let reply = answer(&mut session, options, &speakers, &line, &mut |_| microphone.hears_speech())?;
         line.finish_and_clear();

@@ -23,7 +23,7 @@ use indicatif::ProgressBar;
 use qwen3_omni::media::MediaError;
 use qwen3_omni::media::audio::{AudioInput, Resampler, SAMPLE_RATE, read};
 use qwen3_omni::{
-    ChunkRamp, Error, Event, GenerateOptions, Listener, Loudness, Omni, Reply, Result, Session, WavFile, code2wav,
+    AudioTurn, ChunkRamp, Error, Event, GenerateOptions, MelNorm, Omni, Reply, Result, Session, WavFile, code2wav,
 };
 use qwen3_omni_examples::{Flags, exit, sample};
 
@@ -38,9 +38,9 @@ struct Arguments {
     /// Frames of the first piece of sound, and of the longest: they double in between
     #[arg(long, value_parser = ramp, default_value = "1,8")]
     chunk_ramp: ChunkRamp,
-    /// Do not read again what was heard before the loudest moment
+    /// Normalise mel frames by the loudest so far, and prefill nothing twice
     #[arg(long)]
-    loudness_so_far: bool,
+    mel_norm_so_far: bool,
     /// Use the machine's microphone and speakers
     #[cfg(feature = "live")]
     #[arg(long)]
@@ -196,16 +196,16 @@ fn seconds(samples: usize) -> f64 {
 }
 
 /// Feeds a turn to the model while it is being spoken.
-fn listen(mut listener: Listener, microphone: &mut dyn Microphone, line: &ProgressBar) -> Result<Duration> {
+fn listen(mut turn: AudioTurn, microphone: &mut dyn Microphone, line: &ProgressBar) -> Result<Duration> {
     let mut slowest = Duration::ZERO;
     while let Some((piece, rate)) = microphone.next() {
         let started = Instant::now();
-        listener.push(&piece, rate)?;
+        turn.push(&piece, rate)?;
         slowest = slowest.max(started.elapsed());
-        line.set_message(format!("listening {:.1} s", listener.duration().as_secs_f64()));
+        line.set_message(format!("listening {:.1} s", turn.duration().as_secs_f64()));
         line.tick();
     }
-    listener.finish()?;
+    turn.finish()?;
     Ok(slowest)
 }
 
@@ -259,8 +259,8 @@ fn answer(
     // An answer that is interrupted before its first word has nothing to take back.
     if interrupted && !reply.text.is_empty() {
         let played = output.played();
-        let heard = reply.heard(played);
-        session.cut(&heard)?;
+        let heard = reply.played(played);
+        session.truncate_answer(&heard)?;
         line.suspend(|| eprintln!("interrupted after {:.2} s; heard at most: {}", seconds(played), heard.text));
     }
     Ok(reply)
@@ -277,9 +277,9 @@ fn report(reply: &Reply, slowest: Duration, gaps: usize) {
     eprintln!("  encoders                      {:>9.1} ms", ms(timings.encoders));
     let usage = &reply.usage;
     eprintln!(
-        "  thinker, prompt               {:>9.1} ms  ({} of {} tokens known)",
+        "  thinker, prompt               {:>9.1} ms  ({} of {} tokens cached)",
         ms(timings.prefill),
-        usage.known_tokens,
+        usage.cached_tokens,
         usage.prompt_tokens
     );
     eprintln!("  first token                   {:>9.1} ms", ms(timings.first_text));
@@ -301,15 +301,15 @@ fn run(arguments: Arguments) -> Result<()> {
     let omni = arguments.flags.load()?;
     let mut options = arguments.flags.options();
     options.chunks = arguments.chunk_ramp;
-    let loudness = if arguments.loudness_so_far { Loudness::SoFar } else { Loudness::Exact };
+    let norm = if arguments.mel_norm_so_far { MelNorm::SoFar } else { MelNorm::Exact };
     #[cfg(feature = "live")]
     if arguments.live {
-        return live::run(&omni, &options, loudness);
+        return live::run(&omni, &options, norm);
     }
-    recorded(&omni, &options, loudness, arguments)
+    recorded(&omni, &options, norm, arguments)
 }
 
-fn recorded(omni: &Omni, options: &GenerateOptions, loudness: Loudness, arguments: Arguments) -> Result<()> {
+fn recorded(omni: &Omni, options: &GenerateOptions, norm: MelNorm, arguments: Arguments) -> Result<()> {
     let files = match arguments.files.is_empty() {
         true => vec![sample("spoken_hello_question.wav"), sample("spoken_sum_question.wav")],
         false => arguments.files,
@@ -321,7 +321,7 @@ fn recorded(omni: &Omni, options: &GenerateOptions, loudness: Loudness, argument
     for file in files {
         let line = ProgressBar::new_spinner();
         let spoken = read(&AudioInput::from(file.as_path())).map_err(named)?;
-        let slowest = listen(session.listen(options, loudness)?, &mut Recording::new(&spoken), &line)?;
+        let slowest = listen(session.audio_turn(options, norm)?, &mut Recording::new(&spoken), &line)?;
         // The question goes on the tape as well.
         tape.write(&at_rate(&spoken, SAMPLE_RATE, OUT)?)?;
         let player = Tape::start(tape);

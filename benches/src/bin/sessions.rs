@@ -2,11 +2,11 @@
 //!
 //! ```sh
 //! cargo run --release -p qwen3-omni-benches --bin sessions                 # nano
-//! cargo run --release -p qwen3-omni-benches --bin sessions -- --released   # released widths, 2 layers of thinker and talker
-//! cargo run --release -p qwen3-omni-benches --bin sessions -- --model DIR  # random weights, as `released` writes them
+//! cargo run --release -p qwen3-omni-benches --bin sessions -- --full-size  # full widths, 2 layers of thinker and talker
+//! cargo run --release -p qwen3-omni-benches --bin sessions -- --model DIR  # random weights, as `full_size` writes them
 //! ```
 //!
-//! One JSON line for each number of answers, with text alone and with speech. `--released` writes a random checkpoint of about 6 GB
+//! One JSON line for each number of answers, with text alone and with speech. `--full-size` writes a random checkpoint of about 6 GB
 //! into a temporary directory; `--dtype bf16` computes in bf16 where the CPU has it.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // A program owns its terminal, and stops where it fails.
 
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use omni_core::Dtype;
 use qwen3_omni::{GenerateOptions, Guards, Message, Omni};
 use qwen3_omni_benches::asking::{answers, line};
-use qwen3_omni_benches::released;
+use qwen3_omni_benches::full_size;
 use weights_tools::quantize::Plan;
 
 /// Layers of thinker and talker.
@@ -28,7 +28,7 @@ const SESSIONS: [usize; 4] = [1, 2, 4, 8];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let released = arguments.iter().any(|argument| argument == "--released");
+    let at_full_size = arguments.iter().any(|argument| argument == "--full-size");
     let half = arguments.windows(2).any(|pair| pair[0] == "--dtype" && pair[1] == "bf16");
     let directory = tempfile::tempdir().unwrap();
     let limits = GenerateOptions {
@@ -38,11 +38,11 @@ fn main() {
         ..GenerateOptions::default()
     };
     let named = arguments.windows(2).find(|pair| pair[0] == "--model").map(|pair| PathBuf::from(&pair[1]));
-    let (model, options, rounds) = match (named, released) {
+    let (model, options, rounds) = match (named, at_full_size) {
         (Some(model), _) => (model, limits, 1),
         (None, true) => {
             let out = directory.path().join("model");
-            released::write(&out, Some(LAYERS), Plan::default()).unwrap();
+            full_size::write(&out, Some(LAYERS), Plan::default()).unwrap();
             (out, limits, 2)
         }
         (None, false) => (testkit::nano(), GenerateOptions::default(), 20),

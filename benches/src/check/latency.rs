@@ -11,7 +11,7 @@ use weights_tools::quantize::{Plan, Recipe};
 
 use super::machine::{card_memory_mb, own_memory_mb};
 use crate::asking::{answers, line};
-use crate::released;
+use crate::full_size;
 use crate::stored::Stored;
 use crate::timing::{median, rounded};
 
@@ -27,10 +27,10 @@ pub struct Arguments {
     /// Directory of the nano model, for its tokenizer
     #[arg(long)]
     pub nano: PathBuf,
-    /// Nano's own size instead of the released one
+    /// Nano's own size instead of the full one
     #[arg(long)]
     pub small: bool,
-    /// Layers of thinker and talker instead of the released ones
+    /// Layers of thinker and talker instead of all of them
     #[arg(long)]
     pub layers: Option<usize>,
     /// A sound file that is asked as a question, besides text
@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments, emit: &dyn Fn(Value)) -> Result<bool> {
         line["what"] = json!(what);
         line["device"] = json!(arguments.device.to_string());
         line["dtype"] = json!(arguments.dtype.name);
-        line["size"] = json!(if arguments.small { "nano" } else { "released" });
+        line["size"] = json!(if arguments.small { "nano" } else { "full" });
         line["layers"] = json!(arguments.layers);
         emit(line);
     };
@@ -110,7 +110,7 @@ fn model(arguments: &Arguments, temporary: &Path) -> Result<PathBuf> {
         _ => None,
     };
     let (out, plan) = (temporary.join("model"), Plan { recipe, ..Plan::default() });
-    let write = if arguments.small { released::write_nano_without_weights } else { released::write_without_weights };
+    let write = if arguments.small { full_size::write_nano_without_weights } else { full_size::write_without_weights };
     write(&out, &arguments.nano, arguments.layers, plan)?;
     Ok(out)
 }

@@ -20,7 +20,7 @@ pub use nn::{DecoderConfig, Logits};
 pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, Positions, SamplingOptions};
 pub use projection::ResizeMlp;
 pub use prompt::{Conversation, TalkerPrompt};
-pub use speak::{Advance, SpeakOptions, SpeakProbe, Speaking, SpeechStop};
+pub use speak::{Advance, SpeakOptions, SpeakProbe, Speaking, SpeechFinish};
 pub use speaker::speaker_id;
 
 #[cfg(doctest)]

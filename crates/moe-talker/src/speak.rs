@@ -20,7 +20,7 @@ pub struct SpeakOptions {
 
 /// Why the speech ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpeechStop {
+pub enum SpeechFinish {
     /// The talker chose its end code.
     End,
     /// The limit on codes was reached, or the talker's context is full.
@@ -40,7 +40,7 @@ pub struct Speaking {
     codes: usize,
     /// `[1, D]`: the summed embeddings of a frame that was made and not yet fed back, in f32.
     made: Option<Tensor<2>>,
-    stop: Option<SpeechStop>,
+    finish_reason: Option<SpeechFinish>,
 }
 
 impl Speaking {
@@ -50,8 +50,8 @@ impl Speaking {
     }
 
     /// Why the speech ended, once it has.
-    pub fn stop(&self) -> Option<SpeechStop> {
-        self.stop
+    pub fn finish_reason(&self) -> Option<SpeechFinish> {
+        self.finish_reason
     }
 
     /// The talker's state, which holds the prompt's positions and one per frame that was fed back.
@@ -89,9 +89,9 @@ impl Speaking {
 
     fn notice_end(&mut self) {
         if self.code == self.end_code {
-            self.stop = Some(SpeechStop::End);
+            self.finish_reason = Some(SpeechFinish::End);
         } else if self.codes >= self.max_codes {
-            self.stop = Some(SpeechStop::Limit);
+            self.finish_reason = Some(SpeechFinish::Limit);
         }
     }
 }
@@ -171,7 +171,7 @@ impl Talker {
             code,
             codes: 1,
             made: None,
-            stop: None,
+            finish_reason: None,
         };
         speaking.notice_end();
         speaking

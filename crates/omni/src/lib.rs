@@ -25,56 +25,34 @@
 //! The parts are crates of their own and load alone: [`aut_encoder`], [`vision_encoder`], [`thinker`], [`talker`],
 //! [`code_predictor`], [`code2wav`]; [`media`] reads files without any model.
 
-mod batch;
-mod builder;
-mod chat;
-mod component;
+mod answer;
 mod config;
-mod device;
-mod encode;
-mod event;
-mod fit;
-mod listen;
-mod memory;
-mod model_files;
+mod load;
+mod model;
 mod omni;
-mod options;
-mod origin;
-mod pipeline;
-mod places;
+mod output;
 mod prefill;
-mod processor;
+mod prompt;
+mod schedule;
 mod session;
-mod stages;
-mod template;
-mod threads;
-mod tokenizer;
-mod wav;
-mod written;
 
-pub use builder::{Loading, OmniBuilder};
-pub use chat::{Message, Part, PartKind, Role};
+pub use answer::{Canceller, ReplyStream};
 pub use code2wav::Chunking;
-pub use component::Component;
-pub use config::{OmniConfig, TopConfig};
-pub use device::Device;
-pub use event::{Audio, Event, Heard, Reply, Speech, SpeechStop, TextStop, Timings, Usage};
-pub use listen::{Listener, Loudness};
+pub use config::{Component, OmniConfig, TopConfig};
+pub use load::{Device, Loading, OmniBuilder, OmniCheckpoint};
 pub use media::audio::AudioInput;
 pub use media::image::ImageInput;
 pub use media::video::VideoInput;
-pub use model_files::OmniCheckpoint;
 pub use omni::Omni;
 pub use omni_core::{
     Dtype, Encoded, Error, ModalityEncoder, Place, Result, SamplingOptions, SpanLayout, Vocoder, VocoderStream,
 };
-pub use options::{ChunkRamp, GenerateOptions, Guards, LastWord, Stages, TalkerPositions, VocoderMode};
-pub use pipeline::{Canceller, ReplyStream};
-pub use processor::{PartTokens, Prompt};
-pub use session::{Answer, Session};
-pub use template::{ChatTemplate, TemplateOptions};
-pub use tokenizer::{TextStream, Tokenizer};
-pub use wav::WavFile;
+pub use output::{Audio, Event, FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage, WavFile};
+pub use prompt::{
+    ChatTemplate, ChunkRamp, GenerateOptions, Guards, LastWord, Message, Part, PartKind, PartTokens, Prompt, Role,
+    Stages, TalkerPositions, TemplateOptions, TextStream, Tokenizer, VocoderMode,
+};
+pub use session::{Answer, AudioTurn, MelNorm, Session};
 
 pub use aut_encoder;
 pub use checkpoint;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use qwen3_omni::code2wav::Code2Wav;
 use qwen3_omni::{
-    ChunkRamp, Chunking, Device, Dtype, Error, Event, GenerateOptions, LastWord, Message, Omni, Reply, SamplingOptions,
-    SpeechStop, Stages, TextStop, VocoderMode, checkpoint,
+    ChunkRamp, Chunking, Device, Dtype, Error, Event, FinishReason, GenerateOptions, LastWord, Message, Omni, Reply,
+    SamplingOptions, SpeechFinish, Stages, VocoderMode, checkpoint,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -156,10 +156,10 @@ fn limits_end_text_and_speech() {
     let mut options = greedy();
     (options.max_new_tokens, options.max_codes) = (2, Some(6));
     let reply = omni.generate(&question(SUM), &options).unwrap();
-    assert_eq!((reply.text.as_str(), reply.text_stop), ("seven plus", TextStop::Limit));
+    assert_eq!((reply.text.as_str(), reply.finish_reason), ("seven plus", FinishReason::Limit));
     let speech = reply.speech.unwrap();
     // A frame exists for each code that was fed back.
-    assert_eq!((speech.codes.len(), speech.stop), (5, SpeechStop::Limit));
+    assert_eq!((speech.codes.len(), speech.finish_reason), (5, SpeechFinish::Limit));
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn the_last_word_of_a_cut_answer_is_spoken_unless_the_reference_is_followed() {
     let cut = |last_word| {
         let options = GenerateOptions { max_new_tokens: 2, last_word, ..greedy() };
         let reply = omni.generate(&question("repeat red cat nine"), &options).unwrap();
-        assert_eq!((reply.text.as_str(), reply.text_stop), ("red cat", TextStop::Limit));
+        assert_eq!((reply.text.as_str(), reply.finish_reason), ("red cat", FinishReason::Limit));
         reply.speech.unwrap().codes
     };
     assert_eq!(cut(LastWord::Spoken), whole("repeat red cat"));
@@ -185,7 +185,7 @@ fn an_empty_answer_has_no_speech_and_is_no_error() {
     // With the first word as the end token, the model ends at once.
     let directory = edited(|config| config["im_end_token_id"] = json!(id));
     let reply = load(&directory).unwrap().generate(&question("hello"), &greedy()).unwrap();
-    assert_eq!((reply.text.as_str(), reply.token_ids.len(), reply.text_stop), ("", 0, TextStop::End));
+    assert_eq!((reply.text.as_str(), reply.token_ids.len(), reply.finish_reason), ("", 0, FinishReason::End));
     assert!(reply.speech.is_none());
     // Nothing is left to say either if the reference drops the only word.
     one.last_word = LastWord::AsReference;
@@ -234,7 +234,7 @@ fn a_prompt_beyond_the_context_is_refused_with_both_numbers_and_an_answer_stops_
     let error = omni.stream(&question("a very long question about everything there is"), &greedy()).err().unwrap();
     assert!(matches!(error, Error::ContextLength { tokens, limit: 16 } if tokens > 16), "{error}");
     let reply = omni.generate(&question("hi"), &greedy().text_only()).unwrap();
-    assert_eq!((reply.text_stop, reply.token_ids.len()), (TextStop::Context, 16 - tokens));
+    assert_eq!((reply.finish_reason, reply.token_ids.len()), (FinishReason::Context, 16 - tokens));
 }
 
 #[test]

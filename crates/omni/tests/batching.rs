@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use qwen3_omni::{
     ChunkRamp, Dtype, Error, Event, GenerateOptions, Guards, Message, Omni, Reply, ReplyStream, SamplingOptions,
-    SpeechStop, Stages,
+    SpeechFinish, Stages,
 };
 
 fn nano() -> Omni {
@@ -148,7 +148,7 @@ fn an_answer_that_ends_early_leaves_the_others_alone() {
                 stream.cancel();
                 let last = stream.last().unwrap().unwrap();
                 let Event::Done(reply) = last else { panic!("{last:?}") };
-                assert!(reply.speech.is_none_or(|speech| speech.stop == SpeechStop::Cancelled));
+                assert!(reply.speech.is_none_or(|speech| speech.finish_reason == SpeechFinish::Cancelled));
             });
         }
     });

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use qwen3_omni::{ChunkRamp, Dtype, Error, GenerateOptions, Message, Omni, Reply, SpeechStop, Stages, TextStop};
+use qwen3_omni::{ChunkRamp, Dtype, Error, FinishReason, GenerateOptions, Message, Omni, Reply, SpeechFinish, Stages};
 use serde_json::Value;
 
 fn nano() -> Omni {
@@ -47,9 +47,9 @@ fn typed_spoken_and_pictured_questions_give_the_stored_texts_codes_and_lengths()
         let name = stored["name"].as_str().unwrap();
         let reply = omni.generate(&[question], &GenerateOptions::default().greedy()).unwrap();
         assert_eq!(reply.text, stored["text"].as_str().unwrap(), "{name}");
-        assert_eq!(reply.text_stop, TextStop::End);
+        assert_eq!(reply.finish_reason, FinishReason::End);
         let speech = reply.speech.unwrap();
-        assert_eq!(speech.stop, SpeechStop::End);
+        assert_eq!(speech.finish_reason, SpeechFinish::End);
         let codebooks: Vec<Vec<u32>> = serde_json::from_value(stored["codes"].clone()).unwrap();
         let frames: Vec<Vec<u32>> =
             (0..codebooks[0].len()).map(|f| codebooks.iter().map(|book| book[f]).collect()).collect();
@@ -110,7 +110,7 @@ fn a_session_answers_as_a_fresh_run_of_the_conversation() {
         session.push(question);
         let fresh = omni.generate(session.messages(), &GenerateOptions::default().greedy()).unwrap();
         let reply = session.reply(&GenerateOptions::default().greedy()).unwrap();
-        assert_eq!((&reply.text, reply.usage.known_tokens > 0), (&fresh.text, turn > 0));
+        assert_eq!((&reply.text, reply.usage.cached_tokens > 0), (&fresh.text, turn > 0));
         assert_eq!(reply.speech.unwrap().codes, fresh.speech.unwrap().codes);
     }
 }

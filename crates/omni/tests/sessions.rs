@@ -1,10 +1,10 @@
-//! Sessions: what a turn knows from earlier ones changes its cost, never its answer.
+//! Sessions: what the prefix cache holds changes the cost of a turn, never its answer.
 #![allow(clippy::unwrap_used)]
 
 use qwen3_omni::media::audio::read;
 use qwen3_omni::{
-    AudioInput, Error, Event, GenerateOptions, Heard, Loudness, Message, Omni, Reply, Role, Session, SpeechStop,
-    TextStop,
+    AudioInput, Error, Event, FinishReason, GenerateOptions, MelNorm, Message, Omni, Played, Reply, Role, Session,
+    SpeechFinish,
 };
 
 fn nano() -> Omni {
@@ -39,7 +39,7 @@ fn every_turn_is_that_of_a_fresh_run_and_computes_only_what_is_new() {
     let omni = nano();
     let mut session = omni.session();
     let first = turn(&omni, &mut session, Message::user().text("what is seven plus five"));
-    assert_eq!(first.usage.known_tokens, 0);
+    assert_eq!(first.usage.cached_tokens, 0);
     let mut read = first.usage.prompt_tokens;
     let turns = [
         Message::user().text("repeat red cat nine"),
@@ -49,16 +49,16 @@ fn every_turn_is_that_of_a_fresh_run_and_computes_only_what_is_new() {
     ];
     for message in turns {
         let reply = turn(&omni, &mut session, message);
-        // All of the last prompt is known, and at least the beginning of its answer's turn.
-        let known = reply.usage.known_tokens;
-        assert!(known >= read && known < reply.usage.prompt_tokens, "{known} of {}", reply.usage.prompt_tokens);
+        // All of the last prompt is cached, and at least the beginning of its answer's turn.
+        let cached = reply.usage.cached_tokens;
+        assert!(cached >= read && cached < reply.usage.prompt_tokens, "{cached} of {}", reply.usage.prompt_tokens);
         read = reply.usage.prompt_tokens;
     }
     assert_eq!(session.messages().len(), 10);
     assert!(session.cache_bytes() > 0);
     session.forget();
     assert_eq!(session.cache_bytes(), 0);
-    assert_eq!(turn(&omni, &mut session, Message::user().text("repeat cat")).usage.known_tokens, 0);
+    assert_eq!(turn(&omni, &mut session, Message::user().text("repeat cat")).usage.cached_tokens, 0);
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn a_longer_sound_does_not_change_an_earlier_one() {
     let first = &spoken()[..20_037];
     let read = turn(&omni, &mut session, Message::user().audio(AudioInput::samples(first, 16_000, 1))).usage;
     let longer = [spoken(), spoken()].concat();
-    let known = turn(&omni, &mut session, Message::user().audio(AudioInput::samples(longer, 16_000, 1))).usage;
-    assert!(known.known_tokens >= read.prompt_tokens, "{} of {}", known.known_tokens, read.prompt_tokens);
+    let cached = turn(&omni, &mut session, Message::user().audio(AudioInput::samples(longer, 16_000, 1))).usage;
+    assert!(cached.cached_tokens >= read.prompt_tokens, "{} of {}", cached.cached_tokens, read.prompt_tokens);
 }
 
 #[test]
@@ -82,13 +82,13 @@ fn an_edited_turn_keeps_what_stands_before_it() {
     session.truncate(2);
     let other = turn(&omni, &mut session, Message::user().image(sample("picture_two.png"))).usage;
     // Only the picture's rows and what follows are read again.
-    assert!(other.known_tokens > 10 && other.known_tokens < before.prompt_tokens, "{other:?}");
+    assert!(other.cached_tokens > 10 && other.cached_tokens < before.prompt_tokens, "{other:?}");
     session.truncate(2);
     turn(&omni, &mut session, Message::user().text("what is one plus one"));
 }
 
 #[test]
-fn an_interrupted_answer_is_cut_where_it_was_heard() {
+fn an_interrupted_answer_is_truncated_to_what_was_played() {
     let omni = nano();
     let mut session = omni.session();
     session.push(Message::user().text("repeat red cat nine dog"));
@@ -105,17 +105,17 @@ fn an_interrupted_answer_is_cut_where_it_was_heard() {
         }
     }
     let reply = reply.unwrap();
-    assert!(matches!(reply.speech.as_ref().unwrap().stop, SpeechStop::Cancelled | SpeechStop::End));
-    let heard = reply.heard(played.min(2 * reply.speech.as_ref().unwrap().samples_per_frame));
-    session.cut(&heard).unwrap();
+    assert!(matches!(reply.speech.as_ref().unwrap().finish_reason, SpeechFinish::Cancelled | SpeechFinish::End));
+    let heard = reply.played(played.min(2 * reply.speech.as_ref().unwrap().samples_per_frame));
+    session.truncate_answer(&heard).unwrap();
     assert_eq!((session.messages().len(), heard.tokens), (2, heard.frames));
     assert!((1..=3).contains(&heard.frames), "{} frames", heard.frames);
     assert!(reply.text.starts_with(&heard.text) && !heard.text.is_empty());
     turn(&omni, &mut session, Message::user().text("what is one plus one"));
-    // Nothing was heard: the answer is taken back.
-    session.cut(&Heard { text: String::new(), tokens: 0, frames: 0 }).unwrap();
+    // Nothing was played: the answer is taken back.
+    session.truncate_answer(&Played { text: String::new(), tokens: 0, frames: 0 }).unwrap();
     assert_eq!(session.messages().last().map(Message::role), Some(Role::User));
-    let error = session.cut(&heard).unwrap_err();
+    let error = session.truncate_answer(&heard).unwrap_err();
     assert!(matches!(error, Error::Request(_)) && error.to_string().contains("end with an answer"), "{error}");
 }
 
@@ -127,7 +127,7 @@ fn a_dropped_answer_leaves_the_session_usable() {
     drop(session.answer(&greedy()).unwrap());
     assert_eq!(session.messages().len(), 1);
     let reply = session.reply(&greedy()).unwrap();
-    assert_eq!((reply.text.as_str(), reply.text_stop), ("red cat nine", TextStop::End));
+    assert_eq!((reply.text.as_str(), reply.finish_reason), ("red cat nine", FinishReason::End));
     // A turn that cannot be read changes nothing either.
     session.push(Message::user().image("/no/such/picture.png"));
     assert!(session.reply(&greedy()).is_err());
@@ -161,7 +161,7 @@ fn a_session_stays_usable_when_a_stage_fails_or_the_context_is_full() {
     let mut session = omni.session();
     session.push(Message::user().text("hi"));
     let reply = session.reply(&short()).unwrap();
-    assert_eq!((reply.text_stop, reply.usage.prompt_tokens + reply.token_ids.len()), (TextStop::Context, 24));
+    assert_eq!((reply.finish_reason, reply.usage.prompt_tokens + reply.token_ids.len()), (FinishReason::Context, 24));
     session.push(Message::user().text("hi"));
     let error = session.reply(&short()).unwrap_err();
     assert!(matches!(error, Error::ContextLength { tokens, limit: 24 } if tokens > 24), "{error}");
@@ -201,13 +201,13 @@ fn attentive() -> Omni {
 }
 
 /// Listens to samples as a microphone would give them.
-fn listen(session: &mut Session, samples: &[f32], rate: u32, loudness: Loudness) {
-    let mut listener = session.listen(&greedy(), loudness).unwrap();
+fn listen(session: &mut Session, samples: &[f32], rate: u32, norm: MelNorm) {
+    let mut audio_turn = session.audio_turn(&greedy(), norm).unwrap();
     for piece in samples.chunks(rate as usize / 10) {
-        listener.push(piece, rate).unwrap();
+        audio_turn.push(piece, rate).unwrap();
     }
-    assert!(listener.duration().as_secs_f64() > 0.0);
-    listener.finish().unwrap();
+    assert!(audio_turn.duration().as_secs_f64() > 0.0);
+    audio_turn.finish().unwrap();
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_question_that_was_listened_to_is_answered_as_its_recording() {
     let fast: Vec<f32> = question.iter().flat_map(|sample| [*sample; 3]).collect();
     for (samples, rate) in [(&question, 16_000), (&fast, 48_000)] {
         let mut session = omni.session();
-        listen(&mut session, samples, rate, Loudness::Exact);
+        listen(&mut session, samples, rate, MelNorm::Exact);
         let recording = AudioInput::samples(samples.clone(), rate, 1);
         let fresh = omni.generate(&[Message::user().audio(recording)], &greedy()).unwrap();
         let reply = session.reply(&greedy()).unwrap();
@@ -229,19 +229,19 @@ fn a_question_that_was_listened_to_is_answered_as_its_recording() {
 }
 
 #[test]
-fn what_was_heard_in_time_is_not_read_again() {
+fn windows_of_an_audio_turn_are_prefilled_once() {
     let omni = attentive();
     // The loudest second first: later ones cannot change what it is measured against.
     let loud = spoken();
     let long: Vec<f32> = loud.iter().copied().chain(loud.iter().cycle().take(9 * 16_000).map(|x| x * 0.2)).collect();
     let rows = |samples: usize| omni.config().audio.tokens(samples / 160);
-    for loudness in [Loudness::Exact, Loudness::SoFar] {
+    for norm in [MelNorm::Exact, MelNorm::SoFar] {
         let mut session = omni.session();
-        listen(&mut session, &long, 16_000, loudness);
+        listen(&mut session, &long, 16_000, norm);
         let usage = session.reply(&greedy()).unwrap().usage;
         // At most the last window and the end of the turn are left.
-        let left = usage.prompt_tokens - usage.known_tokens;
-        assert!(left < rows(16_000) + 12, "{loudness:?}: {left} of {} tokens left", usage.prompt_tokens);
+        let left = usage.prompt_tokens - usage.cached_tokens;
+        assert!(left < rows(16_000) + 12, "{norm:?}: {left} of {} tokens left", usage.prompt_tokens);
     }
 }
 
@@ -249,16 +249,16 @@ fn what_was_heard_in_time_is_not_read_again() {
 fn listening_in_a_later_turn_leaves_the_earlier_ones_alone() {
     let omni = attentive();
     let mut session = omni.session();
-    listen(&mut session, &spoken()[..20_037], 16_000, Loudness::Exact);
+    listen(&mut session, &spoken()[..20_037], 16_000, MelNorm::Exact);
     let first = session.reply(&greedy()).unwrap().usage;
     let long = [spoken(), spoken(), spoken()].concat();
-    for loudness in [Loudness::SoFar, Loudness::Exact] {
-        listen(&mut session, &long, 16_000, loudness);
+    for norm in [MelNorm::SoFar, MelNorm::Exact] {
+        listen(&mut session, &long, 16_000, norm);
         let fresh = omni.generate(session.messages(), &greedy()).unwrap();
         let reply = session.reply(&greedy()).unwrap();
-        assert_eq!(reply.token_ids, fresh.token_ids, "{loudness:?}");
-        let left = reply.usage.prompt_tokens - reply.usage.known_tokens;
-        assert!(left < 13 + 12 && reply.usage.known_tokens > first.prompt_tokens, "{loudness:?}: {left} left");
+        assert_eq!(reply.token_ids, fresh.token_ids, "{norm:?}");
+        let left = reply.usage.prompt_tokens - reply.usage.cached_tokens;
+        assert!(left < 13 + 12 && reply.usage.cached_tokens > first.prompt_tokens, "{norm:?}: {left} left");
     }
 }
 
@@ -276,32 +276,32 @@ fn a_push_that_fails_loses_and_repeats_nothing() {
     std::fs::write(&path, config.to_string()).unwrap();
     let omni = Omni::builder(directory.path()).audio_window(1).load().unwrap();
     let mut session = omni.session();
-    let mut listener = session.listen(&greedy(), Loudness::SoFar).unwrap();
+    let mut audio_turn = session.audio_turn(&greedy(), MelNorm::SoFar).unwrap();
     let samples: Vec<f32> = spoken().into_iter().cycle().take(3 * 16_000).collect();
-    let errors = samples.chunks(1_600).filter(|piece| listener.push(piece, 16_000).is_err()).count();
+    let errors = samples.chunks(1_600).filter(|piece| audio_turn.push(piece, 16_000).is_err()).count();
     assert!(errors > 1, "{errors} errors");
-    listener.finish().unwrap();
+    audio_turn.finish().unwrap();
     let tokens = omni.prompt(session.messages(), &greedy()).unwrap().parts()[0].tokens;
     assert_eq!(tokens, omni.config().audio.tokens(300));
     assert!(matches!(session.reply(&greedy()).unwrap_err(), Error::ContextLength { .. }));
 }
 
 #[test]
-fn a_sound_that_gets_louder_is_read_again_or_stays_as_it_was_heard() {
+fn a_sound_that_gets_louder_is_read_again_or_stays_as_it_was_played() {
     let omni = attentive();
     // The loudest moment comes after the last complete window.
     let quiet = spoken().into_iter().cycle().take(84_800).map(|x| x * 1e-3);
     let long: Vec<f32> = quiet.chain((0..8_000).map(|i| (i as f32 * 0.3).sin())).collect();
     let mut session = omni.session();
-    listen(&mut session, &long, 16_000, Loudness::Exact);
+    listen(&mut session, &long, 16_000, MelNorm::Exact);
     let fresh = omni.generate(session.messages(), &greedy()).unwrap();
     let reply = session.reply(&greedy()).unwrap();
     assert_eq!((&reply.text, &reply.token_ids), (&fresh.text, &fresh.token_ids));
     assert_eq!(reply.speech.map(|speech| speech.codes), fresh.speech.map(|speech| speech.codes));
     let mut session = omni.session();
-    listen(&mut session, &long, 16_000, Loudness::SoFar);
+    listen(&mut session, &long, 16_000, MelNorm::SoFar);
     let so_far = session.reply(&greedy()).unwrap();
-    assert!(so_far.usage.known_tokens > reply.usage.known_tokens, "{} known", so_far.usage.known_tokens);
+    assert!(so_far.usage.cached_tokens > reply.usage.cached_tokens, "{} cached", so_far.usage.cached_tokens);
     assert_eq!(so_far.usage.prompt_tokens, fresh.usage.prompt_tokens);
 }
 
@@ -309,13 +309,13 @@ fn a_sound_that_gets_louder_is_read_again_or_stays_as_it_was_heard() {
 fn silence_is_answered_and_what_is_no_sound_is_refused() {
     let omni = attentive();
     let mut session = omni.session();
-    listen(&mut session, &vec![0.0; 2 * 16_000], 16_000, Loudness::Exact);
+    listen(&mut session, &vec![0.0; 2 * 16_000], 16_000, MelNorm::Exact);
     assert!(session.reply(&greedy()).is_ok());
     let count = session.messages().len();
     let mut refused = |pieces: &[(&[f32], u32)]| {
-        let mut listener = session.listen(&greedy(), Loudness::Exact).unwrap();
-        let pushed: Result<(), Error> = pieces.iter().try_for_each(|(samples, rate)| listener.push(samples, *rate));
-        let error = pushed.and_then(|()| listener.finish()).unwrap_err();
+        let mut audio_turn = session.audio_turn(&greedy(), MelNorm::Exact).unwrap();
+        let pushed: Result<(), Error> = pieces.iter().try_for_each(|(samples, rate)| audio_turn.push(samples, *rate));
+        let error = pushed.and_then(|()| audio_turn.finish()).unwrap_err();
         assert!(matches!(error, Error::Media { .. }), "{error}");
         error.to_string()
     };
@@ -327,6 +327,6 @@ fn silence_is_answered_and_what_is_no_sound_is_refused() {
     assert_eq!(session.messages().len(), count);
     let deaf = Omni::builder(testkit::nano()).without_media().load().unwrap();
     let mut session = deaf.session();
-    let error = session.listen(&greedy(), Loudness::Exact).err().unwrap();
+    let error = session.audio_turn(&greedy(), MelNorm::Exact).err().unwrap();
     assert!(matches!(error, Error::NotLoaded(_)), "{error}");
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use qwen3_omni::{
-    ChunkRamp, Error, Event, GenerateOptions, Guards, Message, Omni, Reply, ReplyStream, SpeechStop, Stages, TextStop,
+    ChunkRamp, Error, Event, FinishReason, GenerateOptions, Guards, Message, Omni, Reply, ReplyStream, SpeechFinish,
+    Stages,
 };
 use serde_json::{Value, json};
 
@@ -83,9 +84,9 @@ fn cancelling_keeps_what_was_made_and_says_so() {
         }
     }
     let reply = reply.unwrap();
-    assert_eq!((&reply.text, reply.text_stop), (&text, TextStop::Cancelled));
+    assert_eq!((&reply.text, reply.finish_reason), (&text, FinishReason::Cancelled));
     let speech = reply.speech.unwrap();
-    assert_eq!(speech.stop, SpeechStop::Cancelled);
+    assert_eq!(speech.finish_reason, SpeechFinish::Cancelled);
     // A few pieces may have been on their way, not two thousand frames.
     assert!((1..300).contains(&speech.codes.len()), "{} frames", speech.codes.len());
     assert!(samples <= speech.codes.len() * speech.samples_per_frame);
@@ -102,7 +103,7 @@ fn cancelling_before_anything_was_made_gives_an_empty_reply() {
     let (text, _, reply) = collect(stream);
     // The thinker may have begun: what it wrote is a beginning of the answer.
     assert!("twelve seven plus five is twelve".contains(&text) || reply.text.starts_with(&text));
-    assert!(matches!(reply.text_stop, TextStop::Cancelled | TextStop::End));
+    assert!(matches!(reply.finish_reason, FinishReason::Cancelled | FinishReason::End));
     assert_eq!(omni.generate(&question("repeat cat"), &greedy()).unwrap().text, "cat");
 }
 
@@ -144,12 +145,12 @@ fn a_talker_beyond_its_text_is_stopped_with_the_reason() {
     let stopped = |guards| {
         let options = GenerateOptions { guards, max_new_tokens: 3, ..greedy() };
         let speech = omni.generate(&question("hello"), &options).unwrap().speech.unwrap();
-        (speech.stop, speech.codes.len())
+        (speech.finish_reason, speech.codes.len())
     };
     let alone = stopped(Guards::off());
     assert!(alone.1 > 53, "{alone:?}");
     let overrun = Guards { frames_per_token: Some(1), ..Guards::off() };
-    assert_eq!(stopped(overrun), (SpeechStop::Overrun, 53));
+    assert_eq!(stopped(overrun), (SpeechFinish::Overrun, 53));
     // Random weights are not silent.
     assert_eq!(stopped(Guards { silent_frames: Some(3), ..Guards::off() }), alone);
     let silence = Guards { silent_frames: Some(usize::MAX), looping_frames: Some(usize::MAX), ..Guards::off() };
@@ -178,12 +179,12 @@ fn a_silent_voice_and_a_loop_are_stopped_at_the_same_frame_for_every_ramp() {
     let said = |omni: &Omni, guards, chunks| {
         let options = GenerateOptions { guards, chunks, max_new_tokens: 3, ..greedy() };
         let speech = omni.generate(&question("hello"), &options).unwrap().speech.unwrap();
-        (speech.stop, speech.codes, speech.audio.samples.len(), speech.samples_per_frame)
+        (speech.finish_reason, speech.codes, speech.audio.samples.len(), speech.samples_per_frame)
     };
     let silent = Guards { silent_frames: Some(20), ..Guards::off() };
     for chunks in [ChunkRamp::default(), ChunkRamp::fixed(1), ChunkRamp::fixed(7), ChunkRamp::fixed(1000)] {
         let (stop, codes, samples, per_frame) = said(&omni, silent, chunks);
-        assert_eq!((stop, codes.len(), samples), (SpeechStop::Silence, 20, 20 * per_frame), "{chunks:?}");
+        assert_eq!((stop, codes.len(), samples), (SpeechFinish::Silence, 20, 20 * per_frame), "{chunks:?}");
     }
     let talkative = tiny();
     let whole = said(&talkative, Guards::off(), ChunkRamp::default()).1;
@@ -194,7 +195,7 @@ fn a_silent_voice_and_a_loop_are_stopped_at_the_same_frame_for_every_ramp() {
     for chunks in [ChunkRamp::default(), ChunkRamp::fixed(3)] {
         let looping = Guards { looping_frames: Some(1), ..Guards::off() };
         let (stop, codes, ..) = said(&talkative, looping, chunks);
-        assert_eq!((stop, codes.as_slice()), (SpeechStop::Loop, &whole[..expected]), "{chunks:?}");
+        assert_eq!((stop, codes.as_slice()), (SpeechFinish::Loop, &whole[..expected]), "{chunks:?}");
     }
 }
 
@@ -203,7 +204,7 @@ fn guards_do_not_touch_speech_that_goes_well() {
     let omni = nano();
     let with = |guards| omni.generate(&question(SUM), &GenerateOptions { guards, ..greedy() }).unwrap().speech.unwrap();
     let (on, off) = (with(Guards::default()), with(Guards::off()));
-    assert_eq!((on.codes, on.stop), (off.codes, SpeechStop::End));
+    assert_eq!((on.codes, on.finish_reason), (off.codes, SpeechFinish::End));
 }
 
 #[test]
@@ -213,14 +214,14 @@ fn what_was_heard_grows_with_what_was_played() {
     let speech = reply.speech.as_ref().unwrap();
     let per_frame = speech.samples_per_frame;
     assert_eq!(speech.text_ends.len(), reply.usage.text_tokens);
-    assert_eq!(reply.heard(0).text, "");
-    assert_eq!((reply.heard(1).frames, reply.heard(1).tokens), (1, 1));
+    assert_eq!(reply.played(0).text, "");
+    assert_eq!((reply.played(1).frames, reply.played(1).tokens), (1, 1));
     // The last samples of a frame come with the next one.
-    assert_eq!(reply.heard(per_frame - speech.lookahead).frames, 1);
-    assert_eq!(reply.heard(per_frame - speech.lookahead + 1).frames, 2);
-    let texts: Vec<String> = (0..=speech.codes.len()).map(|frame| reply.heard(frame * per_frame).text).collect();
+    assert_eq!(reply.played(per_frame - speech.lookahead).frames, 1);
+    assert_eq!(reply.played(per_frame - speech.lookahead + 1).frames, 2);
+    let texts: Vec<String> = (0..=speech.codes.len()).map(|frame| reply.played(frame * per_frame).text).collect();
     assert!(texts.windows(2).all(|pair| reply.text.starts_with(&pair[1]) && pair[1].starts_with(&pair[0])));
-    let all = reply.heard(usize::MAX);
+    let all = reply.played(usize::MAX);
     assert_eq!((all.text, all.frames), (reply.text.clone(), speech.codes.len()));
     assert!(reply.real_time_factor().unwrap() > 0.0 && reply.tokens_per_second() > 0.0);
     assert!(reply.usage.cache_bytes > 0);

@@ -168,7 +168,7 @@ fn chunks_of_any_length_are_told_apart_by_what_they_are_padded_to() {
     // A longer one, shorter than a chunk of 1.04 seconds: all chunks of the call are padded to it now.
     session.push(sound(1.03));
     let reply = session.reply(&short()).unwrap();
-    assert!(reply.usage.known_tokens < first.usage.prompt_tokens / 2, "{:?} {:?}", first.usage, reply.usage);
+    assert!(reply.usage.cached_tokens < first.usage.prompt_tokens / 2, "{:?} {:?}", first.usage, reply.usage);
     let fresh = ask(&omni, &session.messages()[..3], &short());
     assert_eq!(reply.token_ids, fresh.token_ids);
 }
@@ -236,7 +236,7 @@ fn a_session_keeps_what_it_has_read_when_an_encoder_fails() {
     session.truncate(2);
     session.push(Message::user().text("repeat dog"));
     let reply = session.reply(&greedy()).unwrap();
-    assert!(reply.usage.known_tokens >= first.usage.prompt_tokens, "{:?}", reply.usage);
+    assert!(reply.usage.cached_tokens >= first.usage.prompt_tokens, "{:?}", reply.usage);
     assert_eq!(reply.text, ask(&omni, &session.messages()[..3], &greedy()).text);
 }
 
@@ -257,12 +257,12 @@ impl ModalityEncoder for Deaf {
 }
 
 #[test]
-fn an_audio_encoder_of_a_third_party_takes_the_place_of_the_checkpoints_but_cannot_be_listened_with() {
+fn an_audio_encoder_of_a_third_party_takes_the_place_of_the_checkpoints_but_takes_no_audio_turns() {
     let omni = Omni::builder(testkit::nano()).audio_encoder(Deaf).load().unwrap();
     let question = [Message::user().audio(testkit::nano().join("../nano-samples/spoken_sum_question.wav"))];
     assert!(ask(&omni, &question, &short()).usage.text_tokens > 0);
     let mut session = omni.session();
-    let error = session.listen(&greedy(), Default::default()).err().unwrap().to_string();
+    let error = session.audio_turn(&greedy(), Default::default()).err().unwrap().to_string();
     assert!(error.contains("audio encoder"), "{error}");
 }
 

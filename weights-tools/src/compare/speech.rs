@@ -121,7 +121,7 @@ fn speak(
     let mut speaking = talker.begin(&prompt, positions, &options, &mut fed)?;
     let mut state = predictor.start(&SamplingOptions::greedy());
     let rows = prompt.trailing.dims()[0];
-    while speaking.stop().is_none() {
+    while speaking.finish_reason().is_none() {
         let text = match frames.len() < rows {
             true => prompt.trailing.clone().narrow(0, frames.len(), 1),
             false => prompt.pad.clone(),

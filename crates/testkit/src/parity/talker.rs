@@ -216,7 +216,7 @@ fn speak(
     let mut state = predictor.start(&SamplingOptions::greedy());
     let (mut made, mut shown) = (Vec::new(), Vec::new());
     let rows = prompt.trailing.dims()[0];
-    while speaking.stop().is_none() {
+    while speaking.finish_reason().is_none() {
         let start = talker.frame_starts(&[&mut speaking]).remove(0);
         let mut frame = Frame::along(stored.get(made.len()).map_or_else(Vec::new, |frame| frame[1..].to_vec()));
         let run = FrameRun { state: &mut state, start: &start, probe: Some(&mut frame) };

@@ -1,0 +1,102 @@
+//! The model at its full size, quantised, answering aloud on this machine: start-up, memory, speed.
+//!
+//! ```sh
+//! cargo run --release -p qwen3-omni-benches --bin full_size -- DIRECTORY [24gb|48gb|80gb] [TOKENS] [CHARACTERS]
+//! ```
+//!
+//! Writes a random checkpoint (24gb: 21.4 GB) into the directory unless it holds one. Random weights do not end an answer: it has
+//! TOKENS tokens and three codec frames for each, which is about what speech needs. Prints one JSON line per answer: three to a
+//! short question, or one to a text of CHARACTERS random characters, about a token each.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program owns its terminal.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use omni_core::{Dtype, Error, Result};
+use qwen3_omni::{GenerateOptions, Guards, Message, Omni};
+use qwen3_omni_benches::full_size;
+use serde_json::json;
+use weights_tools::quantize::{Plan, Recipe};
+
+const FRAMES_PER_TOKEN: usize = 3;
+const ANSWERS: usize = 3;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let bad =
+        |reason: &str| Error::Request(format!("{reason}: expected DIRECTORY [24gb|48gb|80gb] [TOKENS] [CHARACTERS]"));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let directory = PathBuf::from(arguments.first().ok_or_else(|| bad("no directory"))?);
+    let named = arguments.get(1).map_or("24gb", String::as_str);
+    let recipe = Recipe::ALL.into_iter().find(|recipe| recipe.name() == named).ok_or_else(|| bad(named))?;
+    let number = |at: usize| arguments.get(at).map(|text| text.parse::<usize>().map_err(|_| bad(text))).transpose();
+    let tokens = number(2)?.unwrap_or(32);
+    let characters = number(3)?;
+    full_size::write(&directory, None, Plan { recipe: Some(recipe), ..Plan::default() })?;
+    let started = Instant::now();
+    let omni = Omni::builder(&directory).dtype(Dtype::Bf16).load()?;
+    let loaded = started.elapsed();
+    let options = GenerateOptions {
+        max_new_tokens: tokens,
+        max_codes: Some(tokens * FRAMES_PER_TOKEN + 1),
+        guards: Guards::off(),
+        ..GenerateOptions::default()
+    };
+    let question = characters.map_or_else(|| "what is seven plus five".to_owned(), noise);
+    let question = [Message::user().text(&question)];
+    for answer in 0..if characters.is_some() { 1 } else { ANSWERS } {
+        let reply = omni.generate(&question, &options.clone().greedy())?;
+        let frames = reply.speech.as_ref().map_or(0, |speech| speech.codes.len());
+        let each = |time: Duration, count: usize| (time.as_secs_f64() * 1e5 / count.max(1) as f64).round() / 100.0;
+        let seconds = |time: Duration| (time.as_secs_f64() * 1e3).round() / 1e3;
+        let times = reply.timings;
+        println!(
+            "{}",
+            json!({
+                "recipe": named, "answer": answer, "load_s": seconds(loaded), "prompt_tokens": reply.usage.prompt_tokens,
+                "prefill_s": seconds(times.prefill), "tokens": reply.usage.text_tokens, "frames": frames,
+                "tokens_per_second": reply.tokens_per_second(), "real_time_factor": reply.real_time_factor(),
+                "first_text_s": seconds(times.first_text), "first_audio_s": times.first_audio.map(seconds),
+                "total_s": seconds(times.total), "audio_s": seconds(reply.usage.audio),
+                "thinker_ms_per_token": each(times.thinker - times.prefill, reply.usage.text_tokens - 1),
+                "talker_ms_per_frame": each(times.talker, frames),
+                "code_predictor_ms_per_frame": each(times.code_predictor, frames),
+                "vocoder_ms_per_frame": each(times.vocoder, frames),
+                "resident_mb": status("VmRSS:"), "own_mb": status("RssAnon:"), "mapped_mb": status("RssFile:"),
+            })
+        );
+    }
+    Ok(())
+}
+
+/// `characters` random letters, digits and spaces, so that other tokens, and with them other experts, come all the time.
+fn noise(characters: usize) -> String {
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(
+            b"abcdefghijklmnopqrstuvwxyz 0123456789,.?!-+ABCDEFGHIJKLMNOPQRSTUVWXYZ"[(state >> 40) as usize % 69],
+        )
+    };
+    (0..characters).map(next).collect()
+}
+
+/// Megabytes of this process as the system reports them; `None` on systems that do not.
+fn status(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024 / 1_000_000)
+}

@@ -1,0 +1,89 @@
+//! The reply of an answer, put together from the reports of its stages.
+
+use std::time::{Duration, Instant};
+
+use super::talker::TalkerReport;
+use super::thinker::ThinkerReport;
+use super::vocoder::VocoderReport;
+use crate::model::Model;
+use crate::output::{Audio, FinishReason, Reply, Speech, SpeechFinish, Timings, Usage};
+use crate::prompt::Prompt;
+
+/// The data of the reply, collected from the reports of the stages.
+pub(super) struct Outcome {
+    prompt_tokens: usize,
+    preprocessing: Duration,
+    samples_per_frame: usize,
+    lookahead: usize,
+    sample_rate: u32,
+    started: Instant,
+    pub(super) thinker: Option<ThinkerReport>,
+    pub(super) talker: Option<TalkerReport>,
+    pub(super) vocoder: Option<VocoderReport>,
+}
+
+impl Outcome {
+    pub(super) fn new(model: &Model, prompt: &Prompt, started: Instant) -> Self {
+        Self {
+            prompt_tokens: prompt.tokens(),
+            preprocessing: prompt.preprocessing,
+            samples_per_frame: model.speech.as_ref().map_or(0, |parts| parts.vocoder.samples_per_frame()),
+            lookahead: model.speech.as_ref().map_or(0, |parts| parts.vocoder.lookahead()),
+            sample_rate: model.sample_rate(),
+            started,
+            thinker: None,
+            talker: None,
+            vocoder: None,
+        }
+    }
+
+    /// Makes the reply when all stages have ended.
+    pub(super) fn into_reply(self) -> Reply {
+        let Self { prompt_tokens, preprocessing, samples_per_frame, lookahead, sample_rate, started, .. } = self;
+        let thinker = self.thinker.unwrap_or_default();
+        let (talker, vocoder) = (self.talker.unwrap_or_default(), self.vocoder.unwrap_or_default());
+        let timings = Timings {
+            preprocessing,
+            encoders: thinker.encoders,
+            first_text: thinker.first_token,
+            first_code: talker.first_code,
+            first_audio: vocoder.first_audio,
+            thinker: thinker.thinker,
+            prefill: thinker.prefill,
+            talker: talker.talker,
+            code_predictor: talker.code_predictor,
+            vocoder: vocoder.vocoder,
+            total: started.elapsed(),
+        };
+        let usage = Usage {
+            prompt_tokens,
+            text_tokens: thinker.answer.len(),
+            frames: vocoder.codes.len(),
+            audio: Duration::from_secs_f64(vocoder.samples as f64 / f64::from(sample_rate)),
+            cached_tokens: thinker.cached_tokens,
+            cache_bytes: thinker.cache_bytes + talker.cache_bytes,
+        };
+        // An answer whose first code is the end code says nothing.
+        let speech = (!vocoder.codes.is_empty()).then(|| Speech {
+            audio: Audio { samples: Vec::new(), sample_rate },
+            codes: vocoder.codes,
+            finish_reason: match talker.finish_reason {
+                _ if vocoder.silent => SpeechFinish::Silence,
+                reason => reason.unwrap_or(SpeechFinish::Cancelled),
+            },
+            text_ends: thinker.spoken,
+            samples_per_frame,
+            lookahead,
+        });
+        tracing::info!(%usage, %timings, "answered");
+        Reply {
+            text: thinker.text,
+            thinking: thinker.thinking,
+            token_ids: thinker.answer,
+            finish_reason: thinker.finish_reason.unwrap_or(FinishReason::Cancelled),
+            speech,
+            usage,
+            timings,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The stream of an answer: starts the stages and turns their reports into events.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+use async_channel::{Receiver, bounded};
+use moe_talker::SpeakOptions;
+use omni_core::{Error, Result, SamplingOptions};
+
+use super::outcome::Outcome;
+use super::stage::{Report, Signals, StageContext};
+use super::talker::TalkerStage;
+use super::thinker::ThinkerStage;
+use super::vocoder::VocoderStage;
+use crate::model::Model;
+use crate::output::Event;
+use crate::prefill::{PrefixCache, content_digests};
+use crate::prompt::{GenerateOptions, Prompt, Stages};
+use crate::schedule::Permit;
+
+/// The settings of the speech of an answer.
+pub(crate) struct SpeechPlan {
+    pub(crate) speaker: u32,
+    pub(crate) speak: SpeakOptions,
+    /// Sampling of the residual codes.
+    pub(crate) residual_sampling: SamplingOptions,
+}
+
+/// Most events that wait for the reader; then the stages wait.
+const EVENTS: usize = 16;
+/// Most frames that wait for the vocoder; then the talker waits.
+const FRAMES: usize = 64;
+
+/// An answer that is being generated: an iterator of events. After an error or `Done` it is exhausted.
+///
+/// The stages run in threads of their own, at most a few pieces ahead of the reader. Dropping the stream stops them, each
+/// after the token, frame or piece it is working on.
+pub struct ReplyStream {
+    // Pinned for the asynchronous reader.
+    reports: Pin<Box<Receiver<Report>>>,
+    stages: Vec<(&'static str, JoinHandle<()>)>,
+    signals: Arc<Signals>,
+    outcome: Option<Outcome>,
+}
+
+/// Cancels an answer from anywhere: another thread, a signal handler, the player of the sound.
+#[derive(Clone)]
+pub struct Canceller {
+    signals: Arc<Signals>,
+}
+
+impl Canceller {
+    /// Stops all stages, each after the token, frame or piece of sound it is working on. Pieces that are ready are still handed
+    /// out, then `Done` with what they hold. Calling it again, or after the end, does nothing.
+    pub fn cancel(&self) {
+        self.signals.cancel();
+    }
+}
+
+/// Stops the other stages when a stage panics.
+struct FailOnPanic(Arc<Signals>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail();
+        }
+    }
+}
+
+impl ReplyStream {
+    pub(crate) fn new(
+        model: Arc<Model>,
+        prompt: Prompt,
+        options: GenerateOptions,
+        (plan, prefix_cache): (Option<SpeechPlan>, Option<PrefixCache>),
+        permit: Permit,
+    ) -> Result<Self> {
+        let prefix_cache = prefix_cache.map(|prefix_cache| (prefix_cache, content_digests(&model, &prompt)));
+        let (sender, reports) = bounded(EVENTS);
+        let signals = Arc::new(Signals::new(options.stages == Stages::Sequential));
+        let started = Instant::now();
+        let context = StageContext { reports: sender, signals: signals.clone(), started, _permit: Arc::new(permit) };
+        let outcome = Outcome::new(&model, &prompt, started);
+        let options = Arc::new(options);
+        let mut stream = Self { reports: Box::pin(reports), stages: Vec::new(), signals, outcome: Some(outcome) };
+        let words = match plan {
+            None => None,
+            Some(SpeechPlan { speaker, speak, residual_sampling }) => {
+                // There is room for all words, which are only ids, so that text never waits for speech.
+                let most = options.max_new_tokens.min(model.thinker.context_length());
+                let (words, talker_words) = bounded(most.saturating_add(2));
+                let (frames, vocoder_frames) = bounded(FRAMES);
+                let talker = TalkerStage {
+                    context: context.clone(),
+                    model: model.clone(),
+                    options: options.clone(),
+                    speaker,
+                    speak,
+                    residual_sampling,
+                    ids: prompt.ids().to_vec(),
+                    layout: prompt.layout.clone(),
+                    words: talker_words,
+                    frames,
+                    prefix_cache: prefix_cache.clone(),
+                };
+                let vocoder = VocoderStage {
+                    context: context.clone(),
+                    model: model.clone(),
+                    options: options.clone(),
+                    frames: vocoder_frames,
+                };
+                stream.spawn("vocoder", &context, move || vocoder.run())?;
+                stream.spawn("talker", &context, move || talker.run())?;
+                Some(words)
+            }
+        };
+        let thinker = ThinkerStage { context: context.clone(), model, options, prompt, words, prefix_cache };
+        stream.spawn("thinker", &context, move || thinker.run())?;
+        Ok(stream)
+    }
+
+    fn spawn(
+        &mut self,
+        stage: &'static str,
+        context: &StageContext,
+        run: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let (context, parent) = (context.clone(), tracing::Span::current());
+        let thread = move || {
+            let _parent = parent.entered();
+            let _span = tracing::info_span!("stage", name = stage).entered();
+            let _guard = FailOnPanic(context.signals.clone());
+            if let Err(error) = run() {
+                context.signals.fail();
+                context.report(Report::Failed(error));
+            }
+        };
+        let spawned = Builder::new().name(format!("qwen3-omni {stage}")).spawn(thread);
+        let handle = spawned.map_err(|error| Error::Device(format!("no thread for the {stage}: {error}")))?;
+        self.stages.push((stage, handle));
+        Ok(())
+    }
+
+    /// Returns a handle that cancels the answer from another thread.
+    pub fn canceller(&self) -> Canceller {
+        Canceller { signals: self.signals.clone() }
+    }
+
+    /// Stops the answer; see [`Canceller::cancel`].
+    pub fn cancel(&self) {
+        self.signals.cancel();
+    }
+
+    /// Takes a report, or the end of all reports; returns the next item of the iterator, or `None` if there is none yet.
+    fn receive(&mut self, report: Option<Report>) -> Option<Option<Result<Event>>> {
+        let Some(outcome) = &mut self.outcome else {
+            return Some(None);
+        };
+        match report {
+            Some(Report::Event(event)) => return Some(Some(Ok(event))),
+            Some(Report::Thinker(thinker)) => outcome.thinker = Some(*thinker),
+            Some(Report::Talker(talker)) => outcome.talker = Some(talker),
+            Some(Report::Vocoder(vocoder)) => outcome.vocoder = Some(vocoder),
+            Some(Report::Failed(error)) => {
+                // The first error is the result. The other stages end by themselves.
+                self.stop();
+                return Some(Some(Err(error)));
+            }
+            None => {
+                let outcome = self.outcome.take().expect("it is there");
+                let end = self.end();
+                return Some(Some(end.map(|()| Event::Done(Box::new(outcome.into_reply())))));
+            }
+        }
+        None
+    }
+
+    /// Stops the stages and discards what they have sent.
+    fn stop(&mut self) {
+        self.outcome = None;
+        self.signals.fail();
+        self.reports.close();
+        while self.reports.try_recv().is_ok() {}
+    }
+
+    /// Stops the stages and waits until they have ended.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        self.stop();
+        let mut result = Ok(());
+        for (stage, handle) in self.stages.drain(..) {
+            if let Err(payload) = handle.join() {
+                result = Err(panicked(stage, &*payload));
+            }
+        }
+        result
+    }
+}
+
+impl Iterator for ReplyStream {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Result<Event>> {
+        loop {
+            self.outcome.as_ref()?;
+            let report = self.reports.recv_blocking().ok();
+            if let Some(item) = self.receive(report) {
+                return item;
+            }
+        }
+    }
+}
+
+/// The same events for an asynchronous reader, in any runtime (feature `async`).
+#[cfg(feature = "async")]
+impl futures_core::Stream for ReplyStream {
+    type Item = Result<Event>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<Event>>> {
+        let this = self.get_mut();
+        loop {
+            if this.outcome.is_none() {
+                return std::task::Poll::Ready(None);
+            }
+            let report = std::task::ready!(this.reports.as_mut().poll_next(context));
+            if let Some(item) = this.receive(report) {
+                return std::task::Poll::Ready(item);
+            }
+        }
+    }
+}
+
+impl Drop for ReplyStream {
+    /// Stops the stages without waiting for them.
+    fn drop(&mut self) {
+        self.signals.cancel();
+        self.reports.close();
+    }
+}
+
+/// The error of a stage that panicked.
+fn panicked(stage: &str, payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+    Error::Device(format!("the {stage} stopped: {text}"))
+}

@@ -1,0 +1,11 @@
+//! Loading a checkpoint directory: device, files, weights, memory.
+
+mod builder;
+mod device;
+mod memory_check;
+mod model_files;
+mod origin;
+
+pub use builder::{Loading, OmniBuilder};
+pub use device::Device;
+pub use model_files::OmniCheckpoint;

@@ -1,0 +1,91 @@
+//! A checkpoint directory of the whole model: its config, the tensors that the parts ask for, and those that lie there.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use checkpoint::{Checkpoint, CheckpointError, Manifest, MemoryEstimate, TensorReport};
+use omni_core::{Dtype, PlaceKind, Result};
+
+use crate::config::{Component, OmniConfig};
+
+/// An opened checkpoint directory with its config read and the tensors of every part listed; no weight read yet.
+#[derive(Debug)]
+pub struct OmniCheckpoint {
+    checkpoint: Checkpoint,
+    config: OmniConfig,
+    manifest: Manifest,
+}
+
+impl OmniCheckpoint {
+    /// Opens a directory; see [`Checkpoint::open`].
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`] and [`OmniConfig::read`].
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(directory)?;
+        let config = OmniConfig::of(checkpoint.config())?;
+        let manifest = config.manifest()?;
+        Ok(Self { checkpoint, config, manifest })
+    }
+
+    /// The contents of `config.json`.
+    pub fn config(&self) -> &OmniConfig {
+        &self.config
+    }
+
+    /// Every tensor that the parts of the model ask for.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The differences between disk and config, for the given parts. Tensors that belong to no part count as unexpected.
+    pub fn report(&self, components: &[Component]) -> TensorReport {
+        self.checkpoint.report(&of(&self.manifest, components), in_scope(components))
+    }
+
+    /// The differences between disk and another config; see [`OmniCheckpoint::report`].
+    ///
+    /// # Errors
+    /// Those of [`OmniConfig::manifest`].
+    pub fn report_against(&self, config: &OmniConfig, components: &[Component]) -> Result<TensorReport> {
+        Ok(self.checkpoint.report(&of(&config.manifest()?, components), in_scope(components)))
+    }
+
+    /// Compares config, names, shapes and number types with what the given parts need, before any weight is read.
+    ///
+    /// # Errors
+    /// Those of [`OmniConfig::check`] and [`Checkpoint::check`].
+    pub fn check(&self, components: &[Component]) -> std::result::Result<(), CheckpointError> {
+        self.config.check(components)?;
+        self.checkpoint.check(&of(&self.manifest, components), in_scope(components))
+    }
+
+    /// What the weights of some parts take when they are loaded as `dtype`; see [`Checkpoint::memory_estimate`].
+    pub fn memory_estimate(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryEstimate {
+        self.checkpoint.memory_estimate(&of(&self.manifest, components), place, dtype)
+    }
+}
+
+impl Deref for OmniCheckpoint {
+    type Target = Checkpoint;
+
+    fn deref(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+}
+
+/// The tensors of some parts.
+fn of(manifest: &Manifest, components: &[Component]) -> Manifest {
+    let wanted = manifest.iter().filter(|(name, _)| belongs(name, components));
+    wanted.map(|(name, expected)| (name.clone(), expected.clone())).collect()
+}
+
+/// Whether a tensor belongs to one of some parts.
+pub(crate) fn belongs(name: &str, components: &[Component]) -> bool {
+    Component::of(name).is_some_and(|component| components.contains(&component))
+}
+
+/// Tensors of some parts, and those that belong to none.
+fn in_scope(components: &[Component]) -> impl Fn(&str) -> bool {
+    |name| Component::of(name).is_none_or(|component| components.contains(&component))
+}

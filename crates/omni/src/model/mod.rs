@@ -1,0 +1,58 @@
+//! A loaded model, which all answers share.
+
+mod parts;
+mod settings;
+
+use burn::tensor::Device;
+use moe_thinker::Thinker;
+use omni_core::Dtype;
+
+pub(crate) use parts::{AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, SpeechParts};
+pub(crate) use settings::{GenerationConfig, PreprocessorConfig};
+
+use crate::config::OmniConfig;
+use crate::prompt::{ChatTemplate, PromptModel, Tokenizer};
+use crate::schedule::{Admission, Batches, CpuPool};
+
+pub(crate) struct Model {
+    pub(crate) config: OmniConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: ChatTemplate,
+    pub(crate) generation: GenerationConfig,
+    pub(crate) preprocessor: PreprocessorConfig,
+    pub(crate) device: Device,
+    /// Number type of the tensors that pass between the crates.
+    pub(crate) dtype: Dtype,
+    pub(crate) thinker: Thinker,
+    pub(crate) encoders: Option<Encoders>,
+    pub(crate) speech: Option<SpeechParts>,
+    pub(crate) batches: Batches,
+    pub(crate) admission: Admission,
+    pub(crate) pool: CpuPool,
+}
+
+impl Model {
+    /// Runs a computation on the threads of this model. It must not wait for another stage, which may need the same threads.
+    pub(crate) fn compute<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.pool.run(f)
+    }
+
+    /// Samples per second of speech.
+    pub(crate) fn sample_rate(&self) -> u32 {
+        self.speech.as_ref().map_or(code2wav::SAMPLE_RATE, |parts| parts.vocoder.sample_rate())
+    }
+
+    /// Collects what the preparation of a prompt has to know of this model.
+    pub(crate) fn for_prompts(&self) -> PromptModel<'_> {
+        PromptModel {
+            config: &self.config,
+            tokenizer: &self.tokenizer,
+            template: &self.template,
+            image_bounds: self.preprocessor.bounds(),
+            device: &self.device,
+            dtype: self.dtype,
+            context_length: self.thinker.context_length(),
+            has_encoders: self.encoders.is_some(),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A complete answer, with its counts and times.
+
+use std::fmt;
+use std::time::Duration;
+
+use omni_core::Result;
+
+use super::event::{Audio, Event};
+
+/// Why the text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model generated its end token.
+    End,
+    /// The limit on tokens was reached.
+    Limit,
+    /// The model's context is full.
+    Context,
+    /// The answer was cancelled, or its stream was dropped.
+    Cancelled,
+}
+
+/// Why the speech ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpeechFinish {
+    /// The talker chose its end code.
+    End,
+    /// The limit on codes was reached, or the talker's context is full.
+    Limit,
+    /// The answer was cancelled, or its stream was dropped.
+    Cancelled,
+    /// A guard stopped speech that went on far beyond its text ([`crate::Guards::frames_per_token`]).
+    Overrun,
+    /// A guard stopped speech that repeated itself ([`crate::Guards::looping_frames`]).
+    Loop,
+    /// A guard stopped speech that had fallen silent ([`crate::Guards::silent_frames`]).
+    Silence,
+}
+
+impl From<moe_talker::SpeechFinish> for SpeechFinish {
+    fn from(finish: moe_talker::SpeechFinish) -> Self {
+        match finish {
+            moe_talker::SpeechFinish::End => Self::End,
+            moe_talker::SpeechFinish::Limit => Self::Limit,
+        }
+    }
+}
+
+/// A complete answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The text without special tokens; if the model was thinking, what follows the last `</think>`.
+    pub text: String,
+    /// The thinking text before the answer.
+    pub thinking: Option<String>,
+    /// Ids of all generated tokens, thinking included, without the end token.
+    pub token_ids: Vec<u32>,
+    /// Why the text ended.
+    pub finish_reason: FinishReason,
+    /// The speech; `None` if there was nothing to say or no speech was requested.
+    pub speech: Option<Speech>,
+    /// Counts.
+    pub usage: Usage,
+    /// Times by stage.
+    pub timings: Timings,
+}
+
+/// The speech of an answer.
+#[derive(Debug, Clone)]
+pub struct Speech {
+    /// The whole sound. Only [`crate::Omni::generate`] and [`crate::Session::reply`] fill it; a stream has handed it out in pieces.
+    pub audio: Audio,
+    /// Codes of each frame, first codebook first.
+    pub codes: Vec<Vec<u32>>,
+    /// Why the speech ended.
+    pub finish_reason: SpeechFinish,
+    /// Byte offset in [`Reply::text`] at which the text of each spoken token ends.
+    pub text_ends: Vec<usize>,
+    /// Samples of one frame.
+    pub samples_per_frame: usize,
+    /// Samples of a frame that the vocoder makes only with the next frame.
+    pub lookahead: usize,
+}
+
+/// The part of an answer that can have been heard when some of its samples were played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Played {
+    /// The beginning of [`Reply::text`].
+    pub text: String,
+    /// Spoken tokens in [`Played::text`].
+    pub tokens: usize,
+    /// Frames that were played, the last one perhaps in part.
+    pub frames: usize,
+}
+
+impl Reply {
+    /// Computes which part of the answer can have been heard when its first `samples` samples were played.
+    ///
+    /// The talker takes one token of text per frame, so a token that it had not taken when it made a frame cannot have been
+    /// heard in it. The talker reads ahead of its voice: the text may be longer than what was heard, never shorter.
+    pub fn played(&self, samples: usize) -> Played {
+        let Some(speech) = self.speech.as_ref().filter(|_| samples > 0) else {
+            return Played { text: String::new(), tokens: 0, frames: 0 };
+        };
+        let begun = samples.saturating_add(speech.lookahead).div_ceil(speech.samples_per_frame.max(1));
+        let frames = begun.min(speech.codes.len());
+        let tokens = frames.min(speech.text_ends.len());
+        let end = match tokens {
+            0 => 0,
+            tokens => speech.text_ends[tokens - 1],
+        };
+        let text = self.text.get(..end).unwrap_or(&self.text).to_owned();
+        Played { text, tokens, frames }
+    }
+
+    /// Text tokens per second, the first one and its prefill excluded.
+    pub fn tokens_per_second(&self) -> f64 {
+        let later = self.usage.text_tokens.saturating_sub(1) as f64;
+        later / self.timings.thinker.saturating_sub(self.timings.prefill).as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// Time from the first token to the end, divided by the duration of the sound: below 1, playback never waits. `None` without
+    /// sound.
+    pub fn real_time_factor(&self) -> Option<f64> {
+        let spent = self.timings.total.saturating_sub(self.timings.first_text).as_secs_f64();
+        (!self.usage.audio.is_zero()).then(|| spent / self.usage.audio.as_secs_f64())
+    }
+}
+
+/// Counts of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt that the session's prefix cache held.
+    pub cached_tokens: usize,
+    /// Tokens of the answer, without the end token.
+    pub text_tokens: usize,
+    /// Codec frames (80 ms each in the released model).
+    pub frames: usize,
+    /// Duration of the sound.
+    pub audio: Duration,
+    /// Bytes of the KV caches of thinker and talker at the end.
+    pub cache_bytes: usize,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} prompt tokens, {} text tokens", self.prompt_tokens, self.text_tokens)?;
+        match self.frames {
+            0 => Ok(()),
+            frames => write!(f, ", {frames} frames ({:.2} s of speech)", self.audio.as_secs_f64()),
+        }
+    }
+}
+
+/// Times of an answer, by stage. Stages run concurrently, so their times overlap. On a GPU work is queued, and its time counts for
+/// the stage that waits for the result.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timings {
+    /// Preparation of the prompt: files, mel frames, patches, tokens. The other times do not include it.
+    pub preprocessing: Duration,
+    /// The audio and vision encoders.
+    pub encoders: Duration,
+    /// Prefill and decode of the thinker.
+    pub thinker: Duration,
+    /// Prefill of the thinker, up to the first token; a part of [`Timings::thinker`].
+    pub prefill: Duration,
+    /// From the request to the first token of text.
+    pub first_text: Duration,
+    /// Prefill of the talker, up to the first code.
+    pub first_code: Duration,
+    /// From the request to the first piece of sound.
+    pub first_audio: Option<Duration>,
+    /// The talker, without the code predictor.
+    pub talker: Duration,
+    /// The code predictor.
+    pub code_predictor: Duration,
+    /// The vocoder.
+    pub vocoder: Duration,
+    /// From the request to the end.
+    pub total: Duration,
+}
+
+impl fmt::Display for Timings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        if !self.preprocessing.is_zero() {
+            write!(f, "preprocessing {:.0} ms; ", ms(self.preprocessing))?;
+        }
+        write!(f, "first text {:.0} ms", ms(self.first_text))?;
+        if let Some(first_audio) = self.first_audio {
+            write!(f, ", first sound {:.0} ms", ms(first_audio))?;
+        }
+        if !self.encoders.is_zero() {
+            write!(f, "; encoders {:.0} ms", ms(self.encoders))?;
+        }
+        write!(f, "; thinker {:.0} ms", ms(self.thinker))?;
+        if self.first_audio.is_some() {
+            let [talker, predictor, vocoder] = [self.talker, self.code_predictor, self.vocoder].map(ms);
+            write!(f, ", talker {talker:.0} ms, code predictor {predictor:.0} ms, vocoder {vocoder:.0} ms")?;
+        }
+        write!(f, "; {:.0} ms in all", ms(self.total))
+    }
+}
+
+/// Collects the events of a whole answer, its sound included.
+pub(crate) fn collect_reply(events: impl Iterator<Item = Result<Event>>) -> Result<Reply> {
+    let mut samples = Vec::new();
+    for event in events {
+        match event? {
+            Event::Audio(Audio { samples: piece, .. }) => samples.extend(piece),
+            Event::Done(mut reply) => {
+                if let Some(speech) = &mut reply.speech {
+                    speech.audio.samples = samples;
+                }
+                return Ok(*reply);
+            }
+            Event::Thinking(_) | Event::Text(_) => {}
+        }
+    }
+    unreachable!("a stream ends with an error or with `Done`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(usage: Usage, timings: Timings) -> Reply {
+        Reply {
+            text: String::new(),
+            thinking: None,
+            token_ids: Vec::new(),
+            finish_reason: FinishReason::End,
+            speech: None,
+            usage,
+            timings,
+        }
+    }
+
+    #[test]
+    fn rates_exclude_prefill_and_count_all_sound() {
+        let timings = Timings {
+            prefill: Duration::from_secs(1),
+            thinker: Duration::from_secs(5),
+            first_text: Duration::from_secs(2),
+            total: Duration::from_secs(8),
+            ..Timings::default()
+        };
+        let usage = Usage { text_tokens: 41, audio: Duration::from_secs(3), ..Usage::default() };
+        let reply = reply(usage, timings);
+        // 40 tokens after the first in the 4 seconds after the prompt; 6 seconds for 3 seconds of sound.
+        assert_eq!((reply.tokens_per_second(), reply.real_time_factor()), (10.0, Some(2.0)));
+    }
+
+    #[test]
+    fn without_sound_there_is_no_real_time_factor_and_one_token_has_no_rate() {
+        let reply = reply(Usage { text_tokens: 1, ..Usage::default() }, Timings::default());
+        assert_eq!((reply.tokens_per_second(), reply.real_time_factor()), (0.0, None));
+    }
+}

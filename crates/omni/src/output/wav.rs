@@ -1,0 +1,132 @@
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hound::{SampleFormat, WavSpec, WavWriter};
+use omni_core::{Error, Result};
+
+/// A 16-bit mono WAV file that appears under its name only when it is complete.
+///
+/// Samples go to a temporary file in the same directory; dropping without [`WavFile::finish`] removes it.
+pub struct WavFile {
+    path: PathBuf,
+    partial: PathBuf,
+    writer: Option<WavWriter<BufWriter<File>>>,
+}
+
+impl WavFile {
+    /// Creates the temporary file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path if it cannot be written.
+    pub fn create(path: &Path, sample_rate: u32) -> Result<Self> {
+        // Following a link replaces its target, not the link; a device or directory is never replaced.
+        let real = std::fs::canonicalize(path);
+        let path = real.as_deref().unwrap_or(path);
+        if path.exists() && !path.is_file() {
+            return Err(Error::io(path, std::io::Error::other("this is no plain file, expected a file name")));
+        }
+        let name = path.file_name().ok_or_else(|| Error::io(path, std::io::Error::other("no file name")))?;
+        // Two writers of the same path must not write into each other's file.
+        static WRITERS: AtomicUsize = AtomicUsize::new(0);
+        let writer = (std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed));
+        let partial = path.with_file_name(format!(".{}.{}-{}.partial", name.to_string_lossy(), writer.0, writer.1));
+        let file = File::create(&partial).map_err(|source| cannot_write(path, source))?;
+        let spec = WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: SampleFormat::Int };
+        let mut wav = Self { path: path.to_owned(), partial, writer: None };
+        wav.writer = Some(WavWriter::new(BufWriter::new(file), spec).map_err(|error| wav.failed(error))?);
+        Ok(wav)
+    }
+
+    /// Appends samples; values outside −1 to 1 are clamped.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path.
+    pub fn write(&mut self, samples: &[f32]) -> Result<()> {
+        let writer = self.writer.as_mut().expect("open until finished");
+        let result = samples
+            .iter()
+            .try_for_each(|sample| writer.write_sample((sample.clamp(-1.0, 1.0) * f32::from(i16::MAX)).round() as i16));
+        result.map_err(|error| self.failed(error))
+    }
+
+    /// Completes the file and renames it to its final name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path; nothing half-written is left.
+    pub fn finish(mut self) -> Result<()> {
+        let writer = self.writer.take().expect("open until finished");
+        writer.finalize().map_err(|error| self.failed(error))?;
+        std::fs::rename(&self.partial, &self.path).map_err(|source| Error::io(&self.path, source))
+    }
+
+    fn failed(&self, error: hound::Error) -> Error {
+        let source = match error {
+            hound::Error::IoError(source) => source,
+            other => std::io::Error::other(other.to_string()),
+        };
+        Error::io(&self.path, source)
+    }
+}
+
+/// Explains the system's "not found": it is the folder that is missing.
+fn cannot_write(path: &Path, source: std::io::Error) -> Error {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
+    match folder {
+        Some(folder) => {
+            let reason = format!("the folder {} does not exist, so this file cannot be written", folder.display());
+            Error::io(path, std::io::Error::new(source.kind(), reason))
+        }
+        None => Error::io(path, source),
+    }
+}
+
+impl Drop for WavFile {
+    fn drop(&mut self) {
+        self.writer = None;
+        // After `finish` there is no file of this name.
+        let _ = std::fs::remove_file(&self.partial);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_file_leaves_nothing_and_an_old_one_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("reply.wav");
+        std::fs::write(&path, "old").unwrap();
+        let mut file = WavFile::create(&path, 24_000).unwrap();
+        file.write(&[0.1; 100]).unwrap();
+        drop(file);
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_finished_file_holds_the_samples() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("reply.wav");
+        let mut file = WavFile::create(&path, 22_050).unwrap();
+        file.write(&[0.0, 0.5, -2.0]).unwrap();
+        file.finish().unwrap();
+        let mut reader = hound::WavReader::open(&path).unwrap();
+        let spec = WavSpec { channels: 1, sample_rate: 22_050, bits_per_sample: 16, sample_format: SampleFormat::Int };
+        assert_eq!((reader.spec(), reader.duration()), (spec, 3));
+        let samples: Vec<i16> = reader.samples().map(|s| s.unwrap()).collect();
+        assert_eq!(samples, [0, 16384, -32767]);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_unwritable_path_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        for path in [directory.path().join("absent/reply.wav"), directory.path().to_owned()] {
+            let message = WavFile::create(&path, 24_000).err().unwrap().to_string();
+            assert!(message.contains(&*path.to_string_lossy()), "{message}");
+        }
+    }
+}

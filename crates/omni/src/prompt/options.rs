@@ -1,0 +1,252 @@
+use code2wav::Chunking;
+use media::image::PixelBounds;
+use media::video::VideoOptions;
+use omni_core::{Result, SamplingOptions};
+use serde_json::Value;
+
+/// Whether the last token of an answer that the token limit truncated is spoken.
+///
+/// The reference's talker never gets the last generated token. If that is the end token, nothing is lost; if the limit stopped the
+/// text, a word is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LastWord {
+    /// All generated text is spoken.
+    #[default]
+    Spoken,
+    /// The last token is left out, as in the reference.
+    AsReference,
+}
+
+/// Positions of sound in video, for the talker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TalkerPositions {
+    /// Interleaved by time, as for the thinker.
+    #[default]
+    Exact,
+    /// One after the other: the reference does not pass the interleaving to its talker.
+    AsReference,
+}
+
+/// Decoding of codec frames to samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VocoderMode {
+    /// Exact streaming: the samples are those of one whole decode.
+    #[default]
+    Exact,
+    /// Chunks with a left context, as in the reference; sound comes only at the end.
+    Chunked(Chunking),
+}
+
+/// Frames per piece of sound. The first piece is short, so that it comes soon; then the size doubles, since a long piece costs less
+/// per frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkRamp {
+    /// Frames of the first piece (a frame is 80 ms).
+    pub first: usize,
+    /// Most frames of a piece.
+    pub most: usize,
+}
+
+impl Default for ChunkRamp {
+    /// 1, 2, 4, 8, 8, …
+    fn default() -> Self {
+        Self { first: 1, most: 8 }
+    }
+}
+
+impl ChunkRamp {
+    /// Makes all pieces the same size.
+    pub fn fixed(frames: usize) -> Self {
+        Self { first: frames, most: frames }
+    }
+
+    /// The frames of each piece, in order.
+    pub(crate) fn sizes(self) -> impl Iterator<Item = usize> {
+        std::iter::successors(Some(self.first), move |size| Some(size.saturating_mul(2)))
+            .map(move |size| size.min(self.most))
+    }
+}
+
+/// Concurrency of the stages of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stages {
+    /// Thinker, talker and vocoder run concurrently, each in a thread of its own: speech starts with the first word.
+    #[default]
+    Concurrent,
+    /// One stage runs at a time, and speech starts when the text is complete; for measurements.
+    Sequential,
+}
+
+/// Guards that stop a talker that has lost its way. `None` turns a guard off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guards {
+    /// Most frames per token of spoken text; 50 more are allowed in all.
+    pub frames_per_token: Option<usize>,
+    /// Frames during which the first codes repeat themselves in a loop of at most 16 frames.
+    pub looping_frames: Option<usize>,
+    /// Consecutive silent frames.
+    pub silent_frames: Option<usize>,
+}
+
+impl Default for Guards {
+    /// 40 frames (3.2 s) per token; loops of 8 s; silence of 8 s.
+    fn default() -> Self {
+        Self { frames_per_token: Some(40), looping_frames: Some(100), silent_frames: Some(100) }
+    }
+}
+
+impl Guards {
+    /// Turns all guards off; `max_codes` still applies.
+    pub fn off() -> Self {
+        Self { frames_per_token: None, looping_frames: None, silent_frames: None }
+    }
+}
+
+/// Options of an answer. `Default` has the settings of the released model.
+#[derive(Debug, Clone)]
+pub struct GenerateOptions {
+    /// Most text tokens.
+    pub max_new_tokens: usize,
+    /// Sampling of the text; greedy by default, as in the reference.
+    pub thinker: SamplingOptions,
+    /// Whether the answer is spoken; `None` for whether the talker is loaded.
+    pub speech: Option<bool>,
+    /// Name of the speaker, in upper or lower case; `None` for `ethan`, or else the first of the checkpoint.
+    pub speaker: Option<String>,
+    /// Sampling of the first codes; `None` for the checkpoint's `generation_config.json`.
+    pub talker: Option<SamplingOptions>,
+    /// Sampling of the residual codes; `None` for the reference's settings, greedy if the talker is greedy.
+    pub code_predictor: Option<SamplingOptions>,
+    /// Samples first codes greedily if `talker` is `None`; the checkpoint's repetition penalty still applies.
+    pub greedy_speech: bool,
+    /// Seed of the stages whose sampling is `None`; each stage derives its own from it.
+    pub seed: u64,
+    /// Most first codes; `None` for the checkpoint's `generation_config.json`.
+    pub max_codes: Option<usize>,
+    /// Whether the last token of a truncated answer is spoken.
+    pub last_word: LastWord,
+    /// Decoding of codec frames to samples.
+    pub vocoder: VocoderMode,
+    /// Codec frames per piece of sound in a stream.
+    pub chunks: ChunkRamp,
+    /// Concurrency of the stages.
+    pub stages: Stages,
+    /// Guards that stop a talker that has lost its way.
+    pub guards: Guards,
+    /// Functions that the model may call, as JSON schemas.
+    pub tools: Vec<Value>,
+    /// Passed to the chat template if set.
+    pub enable_thinking: Option<bool>,
+    /// Whether the answer starts with thinking text; `None` for whether it starts with `<think>` or the prompt ends with it.
+    pub starts_thinking: Option<bool>,
+    /// Uses the sound of videos, interleaved with their frames.
+    pub audio_in_video: bool,
+    /// Positions of sound in video, for the talker.
+    pub talker_positions: TalkerPositions,
+    /// Bounds of image sizes; `None` for the checkpoint's `preprocessor_config.json`.
+    pub image_bounds: Option<PixelBounds>,
+    /// Sampling of videos and bounds of their frame sizes. Patch sizes are always the checkpoint's.
+    pub video: VideoOptions,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 1024,
+            thinker: SamplingOptions::greedy(),
+            speech: None,
+            speaker: None,
+            talker: None,
+            code_predictor: None,
+            greedy_speech: false,
+            seed: 0,
+            max_codes: None,
+            last_word: LastWord::default(),
+            vocoder: VocoderMode::default(),
+            chunks: ChunkRamp::default(),
+            stages: Stages::default(),
+            guards: Guards::default(),
+            tools: Vec::new(),
+            enable_thinking: None,
+            starts_thinking: None,
+            audio_in_video: false,
+            talker_positions: TalkerPositions::default(),
+            image_bounds: None,
+            video: VideoOptions::default(),
+        }
+    }
+}
+
+impl GenerateOptions {
+    /// Makes text and speech greedy, so that the answer is the same every time. The talker's repetition penalty still applies.
+    pub fn greedy(mut self) -> Self {
+        self.thinker.greedy = true;
+        self.greedy_speech = true;
+        for stage in [&mut self.talker, &mut self.code_predictor].into_iter().flatten() {
+            stage.greedy = true;
+        }
+        self
+    }
+
+    /// Turns speech off.
+    pub fn text_only(mut self) -> Self {
+        self.speech = Some(false);
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.thinker.validate("thinker")?;
+        let stages = [("talker", &self.talker), ("code predictor", &self.code_predictor)];
+        for (name, sampling) in stages.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))) {
+            sampling.validate(name)?;
+        }
+        let positive = [
+            ("max_new_tokens", self.max_new_tokens),
+            ("max_codes", self.max_codes.unwrap_or(1)),
+            ("chunks.first", self.chunks.first),
+            ("chunks.most", self.chunks.most),
+            ("guards.frames_per_token", self.guards.frames_per_token.unwrap_or(1)),
+            ("guards.looping_frames", self.guards.looping_frames.unwrap_or(1)),
+            ("guards.silent_frames", self.guards.silent_frames.unwrap_or(1)),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(omni_core::Error::Request(format!("{name} is 0, expected at least 1"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_double_up_to_the_bound() {
+        let sizes = |ramp: ChunkRamp| ramp.sizes().take(6).collect::<Vec<_>>();
+        assert_eq!(sizes(ChunkRamp::default()), [1, 2, 4, 8, 8, 8]);
+        assert_eq!(sizes(ChunkRamp { first: 3, most: 10 }), [3, 6, 10, 10, 10, 10]);
+        assert_eq!(sizes(ChunkRamp::fixed(5)), [5; 6]);
+    }
+
+    #[test]
+    fn zero_limits_and_bad_sampling_are_refused_by_name() {
+        let bad = SamplingOptions { top_p: 2.0, ..SamplingOptions::talker() };
+        let cases = [
+            (GenerateOptions { max_new_tokens: 0, ..Default::default() }, "max_new_tokens"),
+            (GenerateOptions { max_codes: Some(0), ..Default::default() }, "max_codes"),
+            (GenerateOptions { chunks: ChunkRamp::fixed(0), ..Default::default() }, "chunks.first"),
+            (
+                GenerateOptions { guards: Guards { silent_frames: Some(0), ..Guards::off() }, ..Default::default() },
+                "guards.silent_frames",
+            ),
+            (GenerateOptions { thinker: bad.clone(), ..Default::default() }, "thinker sampling: top_p"),
+            (GenerateOptions { talker: Some(bad.clone()), ..Default::default() }, "talker sampling: top_p"),
+            (GenerateOptions { code_predictor: Some(bad), ..Default::default() }, "code predictor sampling"),
+        ];
+        for (options, expected) in cases {
+            let message = options.validate().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        GenerateOptions::default().greedy().validate().unwrap();
+    }
+}

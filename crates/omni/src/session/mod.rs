@@ -1,0 +1,231 @@
+//! Conversations of several turns.
+
+mod audio_turn;
+
+use std::sync::Arc;
+
+use media::audio::AudioInput;
+use omni_core::{Error, Result};
+
+pub use audio_turn::{AudioTurn, MelNorm};
+
+use crate::Omni;
+use crate::answer::{Canceller, ReplyStream};
+use crate::output::{Event, Played, Reply, collect_reply};
+use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, content_digests, prefill};
+use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, Role};
+
+/// A conversation of several turns, with a prefix cache.
+///
+/// A turn computes only what is new: the prefix that the conversation shares with what was computed before is not prefilled again,
+/// media included. The answer is that of [`Omni::stream`] for the whole conversation. Many sessions can share one model; each
+/// answers one question at a time, which borrowing ensures.
+///
+/// ```no_run
+/// # fn main() -> qwen3_omni::Result<()> {
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// use qwen3_omni::{GenerateOptions, Message};
+///
+/// let mut session = omni.session();
+/// session.push(Message::user().text("what is seven plus five"));
+/// let reply = session.reply(&GenerateOptions::default())?;
+/// session.push(Message::user().text("and one more?"));
+/// let reply = session.reply(&GenerateOptions::default())?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// While an answer is being generated, the session cannot be asked again, from this thread or another:
+///
+/// ```compile_fail
+/// # fn main() -> qwen3_omni::Result<()> {
+/// # let mut session = qwen3_omni::Omni::builder("model").load()?.session();
+/// # let options = qwen3_omni::GenerateOptions::default();
+/// let first = session.answer(&options)?;
+/// let second = session.answer(&options)?;
+/// first.cancel();
+/// # Ok(())
+/// # }
+/// ```
+pub struct Session {
+    omni: Omni,
+    messages: Vec<Message>,
+    prefix_cache: PrefixCache,
+}
+
+/// An answer within a session: an iterator of events. With `Done` the answer becomes part of the conversation; if it is dropped
+/// before, the conversation stays as it was.
+pub struct Answer<'s> {
+    session: &'s mut Session,
+    stream: JoinOnDrop,
+}
+
+impl Omni {
+    /// Starts a conversation of several turns, with a prefix cache.
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
+}
+
+impl Session {
+    pub(crate) fn new(omni: Omni) -> Self {
+        Self { omni, messages: Vec::new(), prefix_cache: PrefixCache::default() }
+    }
+
+    /// The conversation so far. Sound of answered turns is kept as the log-mel frames that the model read.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Adds a message.
+    pub fn push(&mut self, message: Message) {
+        self.messages.push(message);
+    }
+
+    /// Removes all but the first `length` messages, to edit the conversation; the prefix cache keeps the rest.
+    pub fn truncate(&mut self, length: usize) {
+        self.messages.truncate(length);
+    }
+
+    /// Answers the conversation piece by piece.
+    ///
+    /// # Errors
+    /// The errors of [`Omni::stream`]; the conversation stays as it is.
+    pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer<'_>> {
+        let permit = self.omni.admit()?;
+        let prompt = self.omni.prompt(&self.messages, options)?;
+        self.keep_mel(&prompt, options.audio_in_video);
+        let stream = self.omni.stream_with(prompt, options, Some(self.prefix_cache.clone()), permit)?;
+        Ok(Answer { session: self, stream: JoinOnDrop(stream) })
+    }
+
+    /// Replaces sound by the log-mel frames that the model reads. As in the reference, the last frame of a recording depends on the
+    /// longest one it is prepared with; later turns must not change earlier ones.
+    fn keep_mel(&mut self, prompt: &Prompt, audio_in_video: bool) {
+        let mut features = prompt.audio.iter();
+        for part in self.messages.iter_mut().flat_map(Message::parts_mut) {
+            let input = match part {
+                Part::Audio(input) => input,
+                Part::Video { sound, .. } if audio_in_video => {
+                    sound.get_or_insert_with(|| AudioInput::samples([], 1, 1))
+                }
+                Part::Encoded(_) if part.kind() == PartKind::Audio => {
+                    features.next();
+                    continue;
+                }
+                _ => continue,
+            };
+            if let Some(Feature::Raw(mel)) = features.next()
+                && !matches!(input, AudioInput::Frames(_))
+            {
+                *input = AudioInput::Frames(Arc::new(mel.clone()));
+            }
+        }
+    }
+
+    /// Answers the conversation and returns the whole answer.
+    ///
+    /// # Errors
+    /// The errors of [`Session::answer`] and its events.
+    pub fn reply(&mut self, options: &GenerateOptions) -> Result<Reply> {
+        collect_reply(self.answer(options)?)
+    }
+
+    /// Starts a user turn that is still being spoken. Its sound is prefilled as it comes, so the time from its end to the answer
+    /// does not grow with its length. The options must be those of the answer.
+    ///
+    /// # Errors
+    /// [`Error::NotLoaded`] without the encoders; [`Error::Request`] for options that cannot be served.
+    pub fn audio_turn(&mut self, options: &GenerateOptions, norm: MelNorm) -> Result<AudioTurn<'_>> {
+        options.validate()?;
+        AudioTurn::new(self, options, norm)
+    }
+
+    /// Log-mel frames of the audio encoder's attention window.
+    pub(crate) fn window_frames(&self) -> Option<usize> {
+        self.omni.model().encoders.as_ref()?.audio.window_frames()
+    }
+
+    /// Prefills the conversation and the sound of a turn that has not ended.
+    pub(crate) fn prefill_audio(&self, message: Message, options: &GenerateOptions) -> Result<()> {
+        let messages = [self.messages.as_slice(), &[message]].concat();
+        let mut prompt = self.omni.prompt(&messages, options)?;
+        let audio = prompt.layout.ids.audio;
+        let end = prompt.ids().iter().rposition(|id| *id == audio).map_or(0, |last| last + 1);
+        if end == 0 {
+            return Ok(());
+        }
+        let model = self.omni.model();
+        let digests = content_digests(model, &prompt);
+        let request = PrefillRequest { end, with_tap: self.omni.speaks(), stopped: &|| false };
+        if let Some(Prefilled { state, tokens, tap, .. }) =
+            prefill(model, &mut prompt, &request, Some((&self.prefix_cache, &digests)))?
+        {
+            self.prefix_cache.put_thinker(ThinkerPrefix { state, tokens, tap });
+        }
+        Ok(())
+    }
+
+    /// Shortens the last answer to what was played of it ([`Reply::played`]), as when the user interrupts. An answer of which
+    /// nothing was played is removed.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the conversation does not end with an answer.
+    pub fn truncate_answer(&mut self, played: &Played) -> Result<()> {
+        if self.messages.last().map(Message::role) != Some(Role::Assistant) {
+            return Err(Error::Request("the conversation does not end with an answer that could be truncated".into()));
+        }
+        self.messages.pop();
+        if !played.text.is_empty() {
+            self.messages.push(Message::assistant(played.text.clone()));
+        }
+        Ok(())
+    }
+
+    /// Bytes of keys and values in the prefix cache.
+    pub fn cache_bytes(&self) -> usize {
+        self.prefix_cache.bytes()
+    }
+
+    /// Clears the prefix cache. The conversation stays, and its next turn computes all of it.
+    pub fn forget(&mut self) {
+        self.prefix_cache.clear();
+    }
+}
+
+impl Answer<'_> {
+    /// Returns a handle that cancels the answer from another thread.
+    pub fn canceller(&self) -> Canceller {
+        self.stream.0.canceller()
+    }
+
+    /// Stops the answer; see [`Canceller::cancel`].
+    pub fn cancel(&self) {
+        self.stream.0.cancel();
+    }
+}
+
+/// A stream that, when dropped, waits until its stages have put their states into the prefix cache. Each stage ends after the token,
+/// frame or piece it is working on.
+struct JoinOnDrop(ReplyStream);
+
+impl Drop for JoinOnDrop {
+    fn drop(&mut self) {
+        // Nothing is left to receive an error.
+        let _ = self.0.end();
+    }
+}
+
+impl Iterator for Answer<'_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Result<Event>> {
+        let event = self.stream.0.next();
+        if let Some(Ok(Event::Done(reply))) = &event
+            && !reply.text.is_empty()
+        {
+            self.session.push(Message::assistant(reply.text.clone()));
+        }
+        event
+    }
+}
