@@ -150,7 +150,7 @@ impl<'a> Bench<'a> {
         let words = vec![1u64; bytes / 8];
         let share = words.len().div_ceil(rayon::current_num_threads());
         self.measure(["memory", &format!("{mib} MiB read"), "pass"], 0, bytes, || {
-            let sums = words.par_chunks(share).map(kernels::read_all).sum::<u64>();
+            let sums = words.par_chunks(share).map(cpu_kernels::read_all).sum::<u64>();
             Ok(Tensor::from_floats([sums as f32], self.place.device()))
         })
     }

@@ -5,7 +5,7 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, TensorData, activation};
 use checkpoint::Weights;
-use kernels::{Conv2dStack, Precision};
+use cpu_kernels::{Conv2dStack, Precision};
 use nn::{DeviceEngine, Engine, HostEngine, HostRows, Linear, with_f32_slice};
 use omni_core::{Dtype, Result};
 
@@ -76,7 +76,7 @@ impl Convolutions {
             values.push((weights.values("weight", &[output, input, 3, 3])?, weights.values("bias", &[output])?));
         }
         let bf16 = weights.compute_dtype() == Dtype::Bf16;
-        let precision = if bf16 { Precision::Half } else { Precision::Full };
+        let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
         let layers = [0, 1, 2].map(|index| (&values[index].0[..], &values[index].1[..], shape(index)));
         Ok(Convolutions::Host(HostConvolutions(Arc::new(Conv2dStack::new(layers, precision)))))
     }

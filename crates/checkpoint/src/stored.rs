@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use kernels::{Packed, Scales, Weight};
+use cpu_kernels::{Packed, Scales, Weight};
 use memmap2::Mmap;
 
 use crate::arena::{self, Arena};

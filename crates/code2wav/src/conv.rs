@@ -3,7 +3,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use checkpoint::Weights;
-use kernels::{Conv1d, Precision};
+use cpu_kernels::{Conv1d, Precision};
 use nn::{Linear, Vector};
 use omni_core::{Dtype, Result};
 
@@ -72,7 +72,7 @@ impl Kernel {
             }));
         }
         let bf16 = weights.compute_dtype() == Dtype::Bf16;
-        let precision = if bf16 { Precision::Half } else { Precision::Full };
+        let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
         let conv = lay(&weights.values("weight", &shape)?, &weights.values("bias", &[output])?, precision);
         Ok(Kernel::Host(HostKernel(Arc::new(conv))))
     }

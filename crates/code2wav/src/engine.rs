@@ -3,7 +3,7 @@
 use burn::tensor::module::{conv_transpose1d, conv1d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, Tensor, TensorData};
-use kernels::{Conv1d, ConvStream, Snake as HostSnake};
+use cpu_kernels::{Conv1d, ConvStream, Snake as HostSnake};
 use nn::{DeviceEngine, Engine, HostEngine, HostRows};
 
 use crate::conv::{CausalConv, Depthwise, DepthwiseWeight, TransposedConv, UpsampleConv};

@@ -46,10 +46,10 @@ impl Snake {
     ///
     /// # Panics
     /// If the model was loaded for a device.
-    pub(crate) fn host(&self) -> kernels::Snake<'_> {
+    pub(crate) fn host(&self) -> cpu_kernels::Snake<'_> {
         match self {
             Snake::Host(snake) => {
-                kernels::Snake { frequency: snake.frequency.host(), amplitude: snake.amplitude.host() }
+                cpu_kernels::Snake { frequency: snake.frequency.host(), amplitude: snake.amplitude.host() }
             }
             Snake::Device(_) => panic!("weights on a device were handed to the engine of host memory"),
         }

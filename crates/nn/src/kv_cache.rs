@@ -1,5 +1,5 @@
 use burn::tensor::Tensor;
-use kernels::KvPages;
+use cpu_kernels::PagedKv;
 
 /// Keys and values of one attention layer of one run, in the form of the engine that first added to it.
 #[derive(Debug, Clone, Default)]
@@ -12,7 +12,7 @@ pub struct KvCache {
 enum Store {
     #[default]
     Empty,
-    Paged(KvPages),
+    Paged(PagedKv),
     Tensors(TensorKv),
 }
 
@@ -65,9 +65,9 @@ impl KvCache {
     ///
     /// # Panics
     /// If another engine made the cache.
-    pub(crate) fn paged(&mut self, heads: usize, head_dim: usize, bf16: bool) -> &mut KvPages {
+    pub(crate) fn paged(&mut self, heads: usize, head_dim: usize, bf16: bool) -> &mut PagedKv {
         if let Store::Empty = self.store {
-            self.store = Store::Paged(KvPages::new(heads, head_dim, bf16));
+            self.store = Store::Paged(PagedKv::new(heads, head_dim, bf16));
         }
         match &mut self.store {
             Store::Paged(pages) => pages,

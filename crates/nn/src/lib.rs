@@ -44,7 +44,7 @@ pub use tensors::{to_f32_vec, with_f32_slice};
 
 /// Most single-token runs that the host engine batches with results equal to those of each run alone: up to this many rows the
 /// kernels compute each row on its own, reading the weights once for all.
-pub const SKINNY_MAX_ROWS: usize = kernels::MANY - 1;
+pub use cpu_kernels::SKINNY_MAX_ROWS;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,7 +1,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use checkpoint::{StoredMatrix, TensorKind, Weights};
-use kernels::{Precision, Scales, Weight};
+use cpu_kernels::{Precision, Scales, Weight};
 use omni_core::{Dtype, Result};
 
 /// Implements burn's `Module` for a type without parameters.
@@ -74,7 +74,7 @@ impl HostMatrix {
     fn of(weights: &Weights, stored: StoredMatrix) -> Self {
         // bf16 was asked for, or the weights are coarser than bf16 anyway.
         let bf16 = weights.compute_dtype() == Dtype::Bf16 || stored.is_packed();
-        Self { precision: if bf16 { Precision::Half } else { Precision::Full }, stored }
+        Self { precision: if bf16 { Precision::Bf16 } else { Precision::F32 }, stored }
     }
 
     /// Makes a matrix from rearranged values `[out, in]`.

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kernels::{Affine, AttentionShape, Choice, Expert, LinearShape, MANY, Precision, Product, Then};
+use cpu_kernels::{
+    Assignment, AttentionShape, Epilogue, Expert, GemvOp, LinearArgs, LinearShape, Precision, SKINNY_MAX_ROWS,
+};
 
 use super::pool::{Buffer, KEPT_BYTES, Pool};
 use super::{Engine, Qkv, Run, RunLength, WeightedRow};
@@ -59,7 +61,7 @@ pub type HostRotation = [Vec<f32>; 2];
 /// The experts chosen for each row, with the router's logits.
 pub struct HostRouting {
     logits: HostRows,
-    choices: Vec<Choice>,
+    assignments: Vec<Assignment>,
     top_k: usize,
 }
 
@@ -93,7 +95,7 @@ impl HostEngine {
     pub const KEPT_BYTES: usize = KEPT_BYTES;
 
     fn precision(&self) -> Precision {
-        if self.bf16 { Precision::Half } else { Precision::Full }
+        if self.bf16 { Precision::Bf16 } else { Precision::F32 }
     }
 
     fn to_tensor(&self, values: Vec<f32>, width: usize) -> Tensor<2> {
@@ -102,16 +104,16 @@ impl HostEngine {
     }
 
     /// Takes the softmax over all experts, then the `top_k` best experts of each row, best first.
-    fn choose(&self, logits: &HostRows, router: &Router, runs: &[usize]) -> Vec<Choice> {
+    fn choose(&self, logits: &HostRows, router: &Router, runs: &[usize]) -> Vec<Assignment> {
         let [_, experts] = logits.shape();
         let mut run_of_row = runs.iter().enumerate().flat_map(|(run, rows)| std::iter::repeat_n(run, *rows));
-        let mut choices = Vec::with_capacity(logits.shape()[0] * router.top_k);
+        let mut assignments = Vec::with_capacity(logits.shape()[0] * router.top_k);
         let mut taken = vec![false; experts];
         for (row, logits) in logits.values().chunks_exact(experts).enumerate() {
             let run = run_of_row.next().unwrap_or(0);
             let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let total: f32 = logits.iter().map(|logit| (logit - greatest).exp()).sum();
-            let first = choices.len();
+            let first = assignments.len();
             taken.fill(false);
             for _ in 0..router.top_k.min(experts) {
                 // Ties go to the first expert, as elsewhere; where no logit is a number, any expert is taken.
@@ -119,14 +121,14 @@ impl HostEngine {
                 let best = open.reduce(|best, other| if other.1 > best.1 { other } else { best });
                 let (expert, logit) = best.expect("there are more experts than are chosen");
                 taken[expert] = true;
-                choices.push(Choice { expert, row, run, share: (logit - greatest).exp() / total });
+                assignments.push(Assignment { expert, row, run, weight: (logit - greatest).exp() / total });
             }
             if router.normalise {
-                let sum: f32 = choices[first..].iter().map(|choice| choice.share).sum();
-                choices[first..].iter_mut().for_each(|choice| choice.share /= sum);
+                let sum: f32 = assignments[first..].iter().map(|assignment| assignment.weight).sum();
+                assignments[first..].iter_mut().for_each(|assignment| assignment.weight /= sum);
             }
         }
-        choices
+        assignments
     }
 }
 
@@ -135,22 +137,23 @@ fn bias_of(layer: &Linear) -> Option<&[f32]> {
 }
 
 /// The epilogue of the kernel's GEMM that applies an activation.
-fn epilogue(act: Activation) -> Then {
+fn epilogue(act: Activation) -> Epilogue {
     match act {
-        Activation::None => Then::Keep,
-        Activation::Gelu => Then::Gelu,
-        Activation::GeluTanh => Then::GeluTanh,
+        Activation::None => Epilogue::Keep,
+        Activation::Gelu => Epilogue::Gelu,
+        Activation::GeluTanh => Epilogue::GeluTanh,
         // The kernel has no such epilogue; SiLU is applied afterwards.
-        Activation::Silu => Then::Keep,
+        Activation::Silu => Epilogue::Keep,
     }
 }
 
 /// Linear layer of many rows, with its epilogue.
-fn affine(x: &HostRows, layer: &Linear, then: Then, y: &mut [f32]) {
+fn apply_linear(x: &HostRows, layer: &Linear, epilogue: Epilogue, y: &mut [f32]) {
     let matrix = layer.weight.host();
     let shape = LinearShape { rows: x.0.rows(), input: layer.input(), output: layer.output() };
-    let affine = Affine { weight: matrix.weight(), bias: bias_of(layer), shape, precision: matrix.precision, then };
-    affine.apply(x.values(), y);
+    let args =
+        LinearArgs { weight: matrix.weight(), bias: bias_of(layer), shape, precision: matrix.precision, epilogue };
+    args.apply(x.values(), y);
 }
 
 fn add(x: &mut [f32], y: &[f32]) {
@@ -273,33 +276,36 @@ impl Engine for HostEngine {
     fn linear<const N: usize>(&self, x: &mut HostRows, layers: [&Linear; N]) -> [HostRows; N] {
         let rows = x.0.rows();
         let mut outputs = layers.map(|layer| self.take(rows, layer.output()));
-        if rows >= MANY {
-            layers.iter().zip(&mut outputs).for_each(|(layer, y)| affine(x, layer, Then::Keep, y.values_mut()));
+        if rows > SKINNY_MAX_ROWS {
+            layers
+                .iter()
+                .zip(&mut outputs)
+                .for_each(|(layer, y)| apply_linear(x, layer, Epilogue::Keep, y.values_mut()));
             return outputs;
         }
         let mut outputs_left = outputs.iter_mut();
-        let mut products = layers.map(|layer| Product {
+        let mut ops = layers.map(|layer| GemvOp {
             weight: layer.weight.host().weight(),
             output: layer.output(),
             bias: bias_of(layer),
             y: outputs_left.next().expect("one output for each layer").values_mut(),
         });
-        kernels::products(&mut x.0, Precision::Full, &mut products);
+        cpu_kernels::gemv_batch(&mut x.0, Precision::F32, &mut ops);
         outputs
     }
 
     fn linear_act(&self, x: &mut HostRows, layer: &Linear, act: Activation) -> HostRows {
         let mut y = self.take(x.0.rows(), layer.output());
-        affine(x, layer, epilogue(act), y.values_mut());
+        apply_linear(x, layer, epilogue(act), y.values_mut());
         if act == Activation::Silu {
-            y.values_mut().iter_mut().for_each(|y| *y *= kernels::sigmoid(*y));
+            y.values_mut().iter_mut().for_each(|y| *y *= cpu_kernels::sigmoid(*y));
         }
         y
     }
 
     fn add_linear(&self, mut residual: HostRows, x: &mut HostRows, layer: &Linear, scale: Option<&Vector>) -> HostRows {
-        if x.0.rows() >= MANY && scale.is_none() {
-            affine(x, layer, Then::Add, residual.values_mut());
+        if x.0.rows() > SKINNY_MAX_ROWS && scale.is_none() {
+            apply_linear(x, layer, Epilogue::Add, residual.values_mut());
             return residual;
         }
         let [y] = self.linear(x, [layer]);
@@ -316,7 +322,7 @@ impl Engine for HostEngine {
 
     fn silu_gate(&self, x: &mut HostRows, gate: &Linear, up: &Linear) -> HostRows {
         let [mut gate, up] = self.linear(x, [gate, up]);
-        kernels::silu_multiply(gate.values_mut(), up.values());
+        cpu_kernels::silu_multiply(gate.values_mut(), up.values());
         gate
     }
 
@@ -324,14 +330,14 @@ impl Engine for HostEngine {
         let [rows, width] = x.shape();
         let (mut y, weight, eps) = (self.take(rows, width), norm.weight.host(), norm.eps as f32);
         let pairs = x.values().chunks_exact(width).zip(y.values_mut().chunks_exact_mut(width));
-        pairs.for_each(|(x, y)| kernels::rms_norm(x, weight, eps, y));
+        pairs.for_each(|(x, y)| cpu_kernels::rms_norm(x, weight, eps, y));
         y
     }
 
     fn layer_norm(&self, x: &HostRows, norm: &LayerNorm) -> HostRows {
         let [rows, width] = x.shape();
         let mut y = self.take(rows, width);
-        kernels::layer_norm(x.values(), [norm.weight.host(), norm.bias.host()], norm.eps as f32, y.values_mut());
+        cpu_kernels::layer_norm(x.values(), [norm.weight.host(), norm.bias.host()], norm.eps as f32, y.values_mut());
         y
     }
 
@@ -358,9 +364,9 @@ impl Engine for HostEngine {
                 let of_row = row * half..(row + 1) * half;
                 for head in x.chunks_exact_mut(head_dim) {
                     if let Some(norm) = norm {
-                        kernels::rms_norm_in_place(head, norm.weight.host(), norm.eps as f32);
+                        cpu_kernels::rms_norm_in_place(head, norm.weight.host(), norm.eps as f32);
                     }
-                    kernels::rotate(head, &cos[of_row.clone()], &sin[of_row.clone()]);
+                    cpu_kernels::rotate(head, &cos[of_row.clone()], &sin[of_row.clone()]);
                 }
             }
         };
@@ -372,13 +378,13 @@ impl Engine for HostEngine {
             let cache = run.cache.paged(kv_heads, head_dim, self.bf16);
             new.by_ref().take(run.rows).for_each(|(k, v)| cache.append(k, v));
         }
-        let attended: Vec<kernels::Run> = runs
+        let attended: Vec<cpu_kernels::Run> = runs
             .iter_mut()
-            .map(|run| kernels::Run { cache: run.cache.paged(kv_heads, head_dim, self.bf16), rows: run.rows })
+            .map(|run| cpu_kernels::Run { cache: run.cache.paged(kv_heads, head_dim, self.bf16), rows: run.rows })
             .collect();
         let mut y = self.take(rows, heads * head_dim);
         let window = attention.window();
-        kernels::cached_attention(q.values(), &attended, heads, window, self.precision(), y.values_mut());
+        cpu_kernels::cached_attention(q.values(), &attended, heads, window, self.precision(), y.values_mut());
         if let Some(window) = window {
             runs.iter_mut().for_each(|run| run.cache.paged(kv_heads, head_dim, self.bf16).forget_before(window));
         }
@@ -396,12 +402,12 @@ impl Engine for HostEngine {
             match &mut qkv {
                 Qkv::Joined(x) => {
                     let stride = x.0.width();
-                    kernels::rotate_rows(x.values_mut(), stride, 2 * heads, cos, sin);
+                    cpu_kernels::rotate_rows(x.values_mut(), stride, 2 * heads, cos, sin);
                 }
                 Qkv::Split([q, k, _]) => {
                     for x in [q, k] {
                         let stride = x.0.width();
-                        kernels::rotate_rows(x.values_mut(), stride, heads, cos, sin);
+                        cpu_kernels::rotate_rows(x.values_mut(), stride, heads, cos, sin);
                     }
                 }
             }
@@ -419,33 +425,33 @@ impl Engine for HostEngine {
         };
         let mut y = self.take(rows, width);
         let shape = AttentionShape { heads, width: width / heads, stride };
-        kernels::window_attention(slices, windows, shape, self.precision(), y.values_mut());
+        cpu_kernels::window_attention(slices, windows, shape, self.precision(), y.values_mut());
         y
     }
 
     fn route(&self, x: &mut HostRows, router: &Router, runs: &[usize]) -> HostRouting {
         let [logits] = self.linear(x, [&router.gate]);
-        let choices = self.choose(&logits, router, runs);
-        HostRouting { logits, choices, top_k: router.top_k }
+        let assignments = self.choose(&logits, router, runs);
+        HostRouting { logits, assignments, top_k: router.top_k }
     }
 
     fn routing(&self, routing: &HostRouting, rows: Range<usize>) -> Routing {
-        let choices = &routing.choices[rows.start * routing.top_k..rows.end * routing.top_k];
-        let weights = choices.iter().map(|choice| choice.share).collect();
+        let assignments = &routing.assignments[rows.start * routing.top_k..rows.end * routing.top_k];
+        let weights = assignments.iter().map(|assignment| assignment.weight).collect();
         Routing {
             logits: self.tensor(&routing.logits, rows),
             weights: self.to_tensor(weights, routing.top_k),
-            index: choices.iter().map(|choice| choice.expert as u32).collect(),
+            index: assignments.iter().map(|assignment| choice.expert as u32).collect(),
         }
     }
 
     fn experts(&self, mut residual: HostRows, x: &mut HostRows, routing: &HostRouting, experts: &Experts) -> HostRows {
         let matrices = experts.host();
         let (inner, precision) = (experts.inner(), matrices[0][0].precision);
-        let choices = &routing.choices;
+        let assignments = &routing.assignments;
         self.pool.with_experts(|memory| {
             let expert = |e: usize| expert_of(&matrices[e]);
-            kernels::experts(memory, &mut x.0, choices, inner, expert, precision, residual.values_mut());
+            cpu_kernels::experts(memory, &mut x.0, assignments, inner, expert, precision, residual.values_mut());
         });
         residual
     }
@@ -454,7 +460,7 @@ impl Engine for HostEngine {
         let width = y.0.width();
         let rows = residual.values_mut().chunks_exact_mut(width).zip(y.values().chunks_exact(width));
         for ((x, y), gate) in rows.zip(gate.values()) {
-            let share = kernels::sigmoid(*gate);
+            let share = cpu_kernels::sigmoid(*gate);
             x.iter_mut().zip(y).for_each(|(x, y)| *x += share * y);
         }
         residual

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kernels::{ExpertsMemory, Inputs};
+use cpu_kernels::{Activations, ExpertsScratch};
 
 /// Most bytes that stay in a pool between calls; what a larger call took is freed.
 pub(crate) const KEPT_BYTES: usize = 64 << 20;
@@ -11,8 +11,8 @@ pub(crate) const KEPT_BYTES: usize = 64 << 20;
 /// Free buffers of one engine.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    free: Mutex<Vec<Inputs>>,
-    experts: Mutex<Vec<ExpertsMemory>>,
+    free: Mutex<Vec<Activations>>,
+    experts: Mutex<Vec<ExpertsScratch>>,
 }
 
 impl Pool {
@@ -24,7 +24,7 @@ impl Pool {
     }
 
     /// The smallest free buffer that is large enough; otherwise the largest, which grows.
-    fn fitting(&self, values: usize) -> Inputs {
+    fn fitting(&self, values: usize) -> Activations {
         let mut free = lock(&self.free);
         let enough = free.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= values);
         let best = enough.min_by_key(|(_, buffer)| buffer.capacity()).map(|(at, _)| at);
@@ -33,7 +33,7 @@ impl Pool {
     }
 
     /// Lends the working memory of one mixture of experts to `f`.
-    pub(crate) fn with_experts<T>(&self, f: impl FnOnce(&mut ExpertsMemory) -> T) -> T {
+    pub(crate) fn with_experts<T>(&self, f: impl FnOnce(&mut ExpertsScratch) -> T) -> T {
         let mut memory = lock(&self.experts).pop().unwrap_or_default();
         let result = f(&mut memory);
         lock(&self.experts).push(memory);
@@ -42,8 +42,8 @@ impl Pool {
 
     /// Bytes of free buffers.
     pub(crate) fn bytes(&self) -> usize {
-        lock(&self.free).iter().map(Inputs::bytes).sum::<usize>()
-            + lock(&self.experts).iter().map(ExpertsMemory::bytes).sum::<usize>()
+        lock(&self.free).iter().map(Activations::bytes).sum::<usize>()
+            + lock(&self.experts).iter().map(ExpertsScratch::bytes).sum::<usize>()
     }
 
     /// Frees the largest buffers until no more than `bytes` are kept.
@@ -54,8 +54,8 @@ impl Pool {
         }
         lock(&self.experts).clear();
         let mut free = lock(&self.free);
-        free.sort_unstable_by_key(Inputs::bytes);
-        held = free.iter().map(Inputs::bytes).sum();
+        free.sort_unstable_by_key(Activations::bytes);
+        held = free.iter().map(Activations::bytes).sum();
         while held > bytes {
             held -= free.pop().map_or(held, |largest| largest.bytes());
         }
@@ -69,20 +69,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A buffer that goes back to its pool when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    inner: Inputs,
+    inner: Activations,
     pool: Arc<Pool>,
 }
 
 impl Deref for Buffer {
-    type Target = Inputs;
+    type Target = Activations;
 
-    fn deref(&self) -> &Inputs {
+    fn deref(&self) -> &Activations {
         &self.inner
     }
 }
 
 impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut Inputs {
+    fn deref_mut(&mut self) -> &mut Activations {
         &mut self.inner
     }
 }

@@ -1,0 +1,150 @@
+//! What convolutions along time have in common in every precision: which weight meets which input, and what a stream carries on.
+
+use crate::activation::Snake;
+use crate::buffer::{size, total};
+
+/// One of the streams that a convolution takes together.
+#[derive(Debug)]
+pub struct ConvStream<'a> {
+    /// Activations before the new ones, `[input, past]`, which become those before the next ones. Empty before the first.
+    pub history: &'a mut Vec<f32>,
+    /// New inputs.
+    pub time: usize,
+}
+
+/// The sizes of a convolution of stride 1 that sees only the past, or of one that multiplies time by its stride.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConvShape {
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    pub(crate) taps: usize,
+    /// Activations from one tap to the next.
+    pub(crate) dilation: usize,
+    /// Outputs per input; one for a causal convolution.
+    pub(crate) stride: usize,
+    transposed: bool,
+}
+
+impl ConvShape {
+    /// A causal convolution with a weight `[output, input, kernel]`.
+    ///
+    /// # Panics
+    /// If the lengths do not agree, a size is zero, or the inputs that outputs see fit no memory.
+    pub(crate) fn causal(weight: &[f32], bias: &[f32], sizes: [usize; 3], dilation: usize) -> Self {
+        let [output, input, taps] = sizes;
+        assert!(weight.len() == size(sizes) && bias.len() == output, "weight [output, input, kernel], bias");
+        Self { input, output, taps, dilation, stride: 1, transposed: false }.checked()
+    }
+
+    /// A transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that.
+    ///
+    /// # Panics
+    /// If the lengths do not agree, or a size is zero.
+    pub(crate) fn transposed(weight: &[f32], bias: &[f32], sizes: [usize; 3], stride: usize) -> Self {
+        let [input, output, kernel] = sizes;
+        assert!(weight.len() == size(sizes) && bias.len() == output, "weight [input, output, kernel], bias");
+        let twice = stride.checked_mul(2);
+        assert!(kernel == stride || Some(kernel) == twice, "a kernel of {kernel} with a stride of {stride}");
+        assert!(stride > 0, "a stride of 0");
+        Self { input, output, taps: kernel / stride, dilation: 1, stride, transposed: true }.checked()
+    }
+
+    fn checked(self) -> Self {
+        let sizes = [self.input, self.output, self.taps, self.dilation];
+        assert!(!sizes.contains(&0), "a convolution with a size of 0: input, output, taps, dilation {sizes:?}");
+        // Weights and inputs may be padded to whole blocks of channels.
+        let past = size([self.taps - 1, self.dilation]);
+        size([total([self.input, 32]), total([past, 1]), 4 * size_of::<f32>()]);
+        self
+    }
+
+    /// Activations from before the first one that outputs still need.
+    pub(crate) fn past(&self) -> usize {
+        (self.taps - 1) * self.dilation
+    }
+
+    /// Rows of weights: one for each output and place within the stride.
+    pub(crate) fn rows(&self) -> usize {
+        self.output * self.stride
+    }
+
+    /// The weight by which a row multiplies a channel at a tap, the earliest input being that of the first tap.
+    pub(crate) fn at(&self, weight: &[f32], row: usize, channel: usize, tap: usize) -> f32 {
+        let Self { input, output, taps, stride, .. } = *self;
+        if !self.transposed {
+            return weight[(row * input + channel) * taps + tap];
+        }
+        // The earlier input meets the later half of the kernel.
+        let place = row % stride + (taps - 1 - tap) * stride;
+        weight[(channel * output + row / stride) * taps * stride + place]
+    }
+
+    /// Begins the histories of new streams, and returns how many inputs each stream has, those of its history included.
+    ///
+    /// # Panics
+    /// If the lengths do not agree, or a history holds more than is past.
+    pub(crate) fn begin(&self, streams: &mut [ConvStream], x: &[f32], activation: Option<Snake>) -> Vec<usize> {
+        let time = total(streams.iter().map(|stream| stream.time));
+        assert_eq!(x.len(), size([time, self.input]), "x [input, sum of times]");
+        let channels = activation.map(|activation| activation.channels());
+        assert!(channels.is_none_or(|channels| channels == self.input), "an activation of {channels:?} channels");
+        let begin = |stream: &mut ConvStream| {
+            if stream.history.is_empty() && !self.transposed {
+                stream.history.resize(size([self.input, self.past()]), 0.0);
+            }
+            let held = stream.history.len() / self.input;
+            let whole = stream.history.len() == held * self.input;
+            assert!(held <= self.past() && whole, "a history [input, past or less]");
+            held + stream.time
+        };
+        streams.iter_mut().map(begin).collect()
+    }
+
+    /// Gives `y` `[output, sum of lengths]` its size, or with `add` checks that it has it, and returns how many outputs each stream
+    /// gets from its steps.
+    ///
+    /// # Panics
+    /// If the outputs are added to others of another size, or where time is multiplied.
+    pub(crate) fn size_outputs(&self, steps: &[usize], add: bool, y: &mut Vec<f32>) -> Vec<usize> {
+        let lengths: Vec<usize> = steps.iter().map(|steps| size([*steps, self.stride])).collect();
+        let length = size([self.output, total(lengths.iter().copied())]);
+        if add {
+            assert!(y.len() == length && self.stride == 1, "y [output, sum of times]");
+        } else {
+            y.resize(length, 0.0);
+        }
+        lengths
+    }
+
+    /// All streams' inputs of one channel, each behind its history, from the columns `starts` on.
+    pub(crate) fn gather(&self, channel: usize, streams: &[ConvStream], x: &[f32], starts: &[usize], row: &mut [f32]) {
+        let total = x.len() / self.input;
+        let mut x = &x[channel * total..][..total];
+        for (stream, start) in streams.iter().zip(starts) {
+            let (new, others) = x.split_at(stream.time);
+            let held = stream.history.len() / self.input;
+            let (before, row) = row[*start..][..held + new.len()].split_at_mut(held);
+            before.copy_from_slice(&stream.history[channel * held..][..held]);
+            row.copy_from_slice(new);
+            x = others;
+        }
+    }
+
+    /// Each stream's last inputs are its next ones' history.
+    pub(crate) fn keep(&self, streams: &mut [ConvStream], x: &[f32]) {
+        let (past, total) = (self.past(), x.len() / self.input);
+        let mut first = 0;
+        for ConvStream { history, time } in streams {
+            let held = history.len() / self.input;
+            let kept = past.min(held + *time);
+            let from_history = kept.saturating_sub(*time);
+            let mut next = Vec::with_capacity(self.input * kept);
+            for channel in 0..self.input {
+                next.extend_from_slice(&history[channel * held..][held - from_history..held]);
+                next.extend_from_slice(&x[channel * total + first..][*time - (kept - from_history)..*time]);
+            }
+            **history = next;
+            first += *time;
+        }
+    }
+}

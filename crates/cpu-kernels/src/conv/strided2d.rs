@@ -1,0 +1,170 @@
+//! Three strided convolutions over pictures behind each other.
+
+use rayon::prelude::*;
+
+use super::strided2d_bf16::{Bf16Conv2d, Planes};
+use crate::gemm::{Epilogue, LinearArgs, LinearShape, Precision, Weight};
+
+/// Taps of the kernel over pictures.
+const TAPS: usize = 9;
+/// Windows that are gathered at once.
+const WINDOWS: usize = 1024;
+
+/// Three convolutions behind each other, each with a kernel of 3 × 3, stride 2, one row of zeros around, and exact GELU behind it.
+#[derive(Debug, Clone)]
+pub enum Conv2dStack {
+    /// Both sides rounded to bf16.
+    Bf16(Box<[Bf16Conv2d; 3]>),
+    /// In single precision.
+    F32(Box<[DirectConv2d; 3]>),
+}
+
+/// Weight `[output, input, 3, 3]`, bias `[output]`, and `[output, input]`.
+pub type Conv2dWeights<'a> = (&'a [f32], &'a [f32], [usize; 2]);
+
+impl Conv2dStack {
+    /// Half precision where it was asked for and the processor has the instructions.
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn new(layers: [Conv2dWeights; 3], precision: Precision) -> Self {
+        if precision == Precision::Bf16 {
+            let half = layers.map(|(weight, bias, shape)| Bf16Conv2d::new(weight, bias, shape));
+            if let [Some(a), Some(b), Some(c)] = half {
+                return Conv2dStack::Bf16(Box::new([a, b, c]));
+            }
+        }
+        Conv2dStack::F32(Box::new(layers.map(|(weight, bias, shape)| DirectConv2d::new(weight, bias, shape))))
+    }
+
+    /// Channels of the last convolution.
+    pub fn output(&self) -> usize {
+        match self {
+            Conv2dStack::Bf16(layers) => layers[2].channels()[1],
+            Conv2dStack::F32(layers) => layers[2].output,
+        }
+    }
+
+    /// Pictures of one channel and one size to rows `[pictures, columns, channels, rows of pixels]` of the last convolution, into `y`.
+    /// `pixel` is asked for picture, row and column.
+    pub fn columns(
+        &self,
+        (pictures, size): (usize, [usize; 2]),
+        pixel: impl Fn(usize, usize, usize) -> f32,
+        y: &mut Vec<f32>,
+    ) {
+        match self {
+            Conv2dStack::Bf16(layers) => {
+                let [conv1, conv2, conv3] = &**layers;
+                let [mut first, mut second, mut third] = std::array::from_fn(|_| Planes::default());
+                first.shape(pictures, 1, size);
+                (0..pictures).for_each(|picture| first.set(picture, |row, column| pixel(picture, row, column)));
+                conv1.pictures(&mut first, &mut second);
+                conv2.pictures(&mut second, &mut third);
+                conv3.columns(&mut third, y);
+            }
+            Conv2dStack::F32(layers) => {
+                let [height, width] = size;
+                let at = |(picture, place): (usize, usize)| pixel(picture, place / width, place % width);
+                let places = (0..pictures).flat_map(|picture| (0..height * width).map(move |place| (picture, place)));
+                let mut x: Vec<f32> = places.map(at).collect();
+                let mut size = size;
+                for layer in layers.iter() {
+                    (x, size) = layer.run(&x, pictures, size);
+                }
+                let ([height, width], channels) = (size, layers[2].output);
+                y.resize(x.len(), 0.0);
+                let pixels = x.chunks_exact(channels).enumerate();
+                pixels.for_each(|(at, values)| {
+                    let (picture, row, column) = (at / (height * width), at / width % height, at % width);
+                    let start = (picture * width + column) * channels * height + row;
+                    values.iter().enumerate().for_each(|(channel, value)| y[start + channel * height] = *value);
+                });
+            }
+        }
+    }
+}
+
+/// A convolution with a kernel of 3 × 3, stride 2 and one row of zeros around, and exact GELU behind it, in single precision.
+#[derive(Debug, Clone)]
+pub struct DirectConv2d {
+    /// `[output, 3, 3, input]`.
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    input: usize,
+    output: usize,
+}
+
+impl DirectConv2d {
+    fn new(weight: &[f32], bias: &[f32], [output, input]: [usize; 2]) -> Self {
+        assert!(weight.len() == output * input * TAPS && bias.len() == output, "weight [output, input, 3, 3], bias");
+        let channels = |row: usize, tap: usize| (0..input).map(move |c| weight[(row * input + c) * TAPS + tap]);
+        let weight = (0..output).flat_map(|row| (0..TAPS).flat_map(move |tap| channels(row, tap))).collect();
+        Self { weight, bias: bias.to_vec(), input, output }
+    }
+
+    /// `[pictures, height, width, input]` → `[pictures, height / 2, width / 2, output]`, halves rounded up.
+    fn run(&self, x: &[f32], pictures: usize, [height, width]: [usize; 2]) -> (Vec<f32>, [usize; 2]) {
+        let out = [height.div_ceil(2), width.div_ceil(2)];
+        let pixels = pictures * out[0] * out[1];
+        let (depth, mut y) = (TAPS * self.input, vec![0.0; pixels * self.output]);
+        let mut windows = Vec::new();
+        for (block, y) in y.chunks_mut(WINDOWS * self.output).enumerate() {
+            let rows = y.len() / self.output;
+            windows.clear();
+            windows.resize(rows * depth, 0.0);
+            windows.par_chunks_exact_mut(depth).enumerate().for_each(|(row, window)| {
+                let at = block * WINDOWS + row;
+                let (picture, row, column) = (at / (out[0] * out[1]), at / out[1] % out[0], at % out[1]);
+                for (tap, values) in window.chunks_exact_mut(self.input).enumerate() {
+                    // Of the padded picture: the first row and column are zeros.
+                    let (row, column) = (2 * row + tap / 3, 2 * column + tap % 3);
+                    if (1..=height).contains(&row) && (1..=width).contains(&column) {
+                        let pixel = (picture * height + row - 1) * width + column - 1;
+                        values.copy_from_slice(&x[pixel * self.input..][..self.input]);
+                    }
+                }
+            });
+            let shape = LinearShape { rows, input: depth, output: self.output };
+            let (weight, bias) = (Weight::F32(&self.weight), Some(&self.bias[..]));
+            LinearArgs { weight, bias, shape, precision: Precision::F32, epilogue: Epilogue::Gelu }.apply(&windows, y);
+        }
+        (y, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::tests::numbers;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn both_precisions_convolve_pictures_alike(pictures in 1..3usize, height in 1..20usize, width in 1..20usize) {
+            let (channels, x) = (3, numbers(pictures * height * width, 1));
+            let weights: Vec<[Vec<f32>; 2]> = [1, channels, channels]
+                .map(|input| {
+                    let scale = |values: Vec<f32>| values.iter().map(|x| x / 6.0).collect();
+                    [scale(numbers(channels * input * TAPS, input)), scale(numbers(channels, 7))]
+                })
+                .into();
+            let run = |precision| {
+                let layer = |i: usize| {
+                    let [weight, bias] = &weights[i];
+                    (weight.as_slice(), bias.as_slice(), [channels, if i == 0 { 1 } else { channels }])
+                };
+                let stack = Conv2dStack::new([layer(0), layer(1), layer(2)], precision);
+                let mut y = Vec::new();
+                let pixel = |picture: usize, row: usize, column: usize| x[(picture * height + row) * width + column];
+                stack.columns((pictures, [height, width]), pixel, &mut y);
+                y
+            };
+            let (full, half) = (run(Precision::F32), run(Precision::Bf16));
+            prop_assert_eq!(full.len(), half.len());
+            for (a, b) in full.iter().zip(&half) {
+                prop_assert!((a - b).abs() < 0.1, "{} {}", a, b);
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! AMX: tiles in registers of their own.
+#![allow(unsafe_code)]
+
+use std::mem::offset_of;
+
+use super::bf16_block::{Block, PairColumns, Shift, Tiles, WeightRows};
+use super::pairs::{SIDE, TILE};
+
+/// Eight tiles of 16 rows of 64 bytes.
+///
+/// # Safety
+/// The processor has AMX, and the process may use it.
+pub(super) unsafe fn load_shape() {
+    #[repr(align(64))]
+    struct Shape([u8; 64]);
+    let mut shape = Shape([0; 64]);
+    shape.0[0] = 1; // the only palette
+    for tile in 0..8 {
+        shape.0[16 + 2 * tile] = 64; // bytes of a row
+        shape.0[48 + tile] = TILE as u8; // rows
+    }
+    // SAFETY: 64 bytes are read, which describe a valid shape: the palette has eight tiles of at most 16 rows of 64 bytes.
+    unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &shape, options(nostack, readonly, preserves_flags)) };
+}
+
+/// What the loop of [`amx`] reads from memory, having too few registers. Strides are in bytes.
+#[repr(C)]
+struct Loop {
+    rows: *const u16,
+    columns: *const u32,
+    shifts_end: *const Shift,
+    steps: usize,
+    /// From a tile of rows to the one below.
+    lower: usize,
+    /// From a tile of columns to the second.
+    second: usize,
+    /// From a step's columns to the next one's.
+    next_pairs: usize,
+    ahead_rows: usize,
+    ahead_stride: usize,
+    out: *mut f32,
+}
+
+/// All in one block of assembly: compilers know nothing of tiles, which they might otherwise use or move between two blocks.
+///
+/// # Safety
+/// As [`super::block`]; the tiles were made for AMX.
+#[inline(always)]
+pub(super) unsafe fn amx(_: &Tiles, rows: WeightRows, columns: PairColumns, block: &mut Block) {
+    const { assert!(TILE == 16 && SIDE == 32, "the shape of tiles") };
+    if columns.steps == 0 || columns.shifts.is_empty() {
+        return block.0.fill(0.0);
+    }
+    let shifts = columns.shifts.as_ptr_range();
+    let values = Loop {
+        rows: rows.at,
+        columns: columns.at,
+        shifts_end: shifts.end,
+        steps: columns.steps,
+        lower: 2 * TILE * rows.stride,
+        second: 4 * columns.second,
+        next_pairs: 4 * TILE * columns.stride,
+        ahead_rows: rows.next.rows,
+        ahead_stride: 2 * rows.next.stride,
+        out: block.0.as_mut_ptr(),
+    };
+    // SAFETY: the tiles' 16 rows of 64 bytes lie in what the caller promises, the results in the block, whose rows are 128 bytes;
+    // `values` and the shifts are read within their bounds, as there is at least one shift and one step. Prefetching may be given
+    // any address. Tiles are set up while `Tiles` lives; all registers that change are declared.
+    unsafe {
+        std::arch::asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            // A round of steps: where its rows and columns begin.
+            "2:",
+            "mov {a}, [{shift} + {shift_rows}]",
+            "mov {b}, [{shift} + {shift_columns}]",
+            "add {shift}, {shift_size}",
+            "shl {a}, 1",
+            "shl {b}, 2",
+            "add {a}, [{values} + {rows}]",
+            "add {b}, [{values} + {columns}]",
+            "mov {step}, [{values} + {steps}]",
+            // A step: first what will be read next is asked for, a line of some rows.
+            "3:",
+            "mov {left}, [{values} + {ahead_rows}]",
+            "mov {at}, {ahead}",
+            "test {left}, {left}",
+            "jz 5f",
+            "4:",
+            "prefetcht1 [{at}]",
+            "add {at}, [{values} + {ahead_stride}]",
+            "dec {left}",
+            "jnz 4b",
+            "5:",
+            "add {ahead}, 64",
+            "tileloadd tmm4, [{a} + {a_stride}]",
+            "tileloadd tmm6, [{b} + {b_stride}]",
+            "mov {at}, {b}",
+            "add {at}, [{values} + {second}]",
+            "tileloadd tmm7, [{at} + {b_stride}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "mov {at}, {a}",
+            "add {at}, [{values} + {lower}]",
+            "tileloadd tmm5, [{at} + {a_stride}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 64",
+            "add {b}, [{values} + {next_pairs}]",
+            "dec {step}",
+            "jnz 3b",
+            "cmp {shift}, [{values} + {shifts_end}]",
+            "jne 2b",
+            "mov {at}, [{values} + {out}]",
+            "mov {left}, 128",
+            "tilestored [{at} + {left}], tmm0",
+            "tilestored [{at} + {left} + 64], tmm1",
+            "tilestored [{at} + {left} + 2048], tmm2",
+            "tilestored [{at} + {left} + 2112], tmm3",
+            values = in(reg) &values,
+            shift = inout(reg) shifts.start => _,
+            ahead = inout(reg) rows.next.at => _,
+            a_stride = in(reg) 2 * rows.stride,
+            b_stride = in(reg) 4 * columns.stride,
+            a = out(reg) _,
+            b = out(reg) _,
+            step = out(reg) _,
+            left = out(reg) _,
+            at = out(reg) _,
+            shift_rows = const offset_of!(Shift, rows),
+            shift_columns = const offset_of!(Shift, columns),
+            shift_size = const size_of::<Shift>(),
+            rows = const offset_of!(Loop, rows),
+            columns = const offset_of!(Loop, columns),
+            shifts_end = const offset_of!(Loop, shifts_end),
+            steps = const offset_of!(Loop, steps),
+            lower = const offset_of!(Loop, lower),
+            second = const offset_of!(Loop, second),
+            next_pairs = const offset_of!(Loop, next_pairs),
+            ahead_rows = const offset_of!(Loop, ahead_rows),
+            ahead_stride = const offset_of!(Loop, ahead_stride),
+            out = const offset_of!(Loop, out),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,309 @@
+//! The product of many rows with a weight in half precision.
+#![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other columns of the same rows.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::bf16_block::{Ahead, Block, PairColumns, Shift, Tiles, WeightRows, block};
+use super::bf16_operand::{round_pairs, transpose_square, with_rows};
+use super::pairs::{SIDE, TILE};
+use super::shape::Epilogue;
+use super::weight::{Matrix, Weight};
+use crate::activation::{by_tanh, exact};
+use crate::buffer::{DisjointCols, aligned, size};
+use crate::simd::Bf16Instructions;
+
+/// Bytes of inputs that one pass over the weights works with: they stay in the second cache.
+const KEPT: usize = 1280 << 10;
+/// Pairs of inputs of one such pass, where the weights lie in order: longer sums are taken up again.
+const DEPTH: usize = 640;
+
+/// WeightRows of inputs as pairs: in blocks of 16 rows, each `[depth / 2, 16]`.
+pub(crate) struct Pairs<'a> {
+    values: &'a [f32],
+    rows: usize,
+    /// Pairs, a multiple of 16.
+    depth: usize,
+}
+
+impl<'a> Pairs<'a> {
+    /// Rounds the rows given by number (`[_, input]`) to bf16; `memory` is what the pairs lie in.
+    pub(crate) fn new<'x>(
+        _: Bf16Instructions,
+        row: impl Fn(usize) -> &'x [f32] + Sync,
+        rows: usize,
+        input: usize,
+        memory: &'a mut Vec<f32>,
+    ) -> Self {
+        let depth = input.div_ceil(2 * TILE) * TILE;
+        let blocks = rows.next_multiple_of(SIDE) / TILE;
+        let values = aligned(memory, blocks * depth * TILE);
+        values.par_chunks_mut(depth * TILE).enumerate().for_each(|(block, values)| {
+            let count = rows.saturating_sub(block * TILE).min(TILE);
+            let mut pairs = PAIRS.take();
+            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // `Bf16Instructions`.
+            unsafe { block_of_pairs(|at| row(block * TILE + at), count, depth, &mut pairs, values) };
+            PAIRS.set(pairs);
+        });
+        Self { values, rows, depth }
+    }
+}
+
+/// Up to 16 rows as pairs `[depth, 16]`; rows that are missing are zero.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn block_of_pairs<'x>(
+    row: impl Fn(usize) -> &'x [f32],
+    count: usize,
+    depth: usize,
+    memory: &mut Vec<f32>,
+    values: &mut [f32],
+) {
+    let pairs = aligned(memory, TILE * depth);
+    for (at, pairs) in pairs.chunks_exact_mut(depth).enumerate() {
+        if at < count { round_pairs(row(at), pairs) } else { pairs.fill(0.0) }
+    }
+    for (at, square) in values.as_chunks_mut::<{ TILE * TILE }>().0.iter_mut().enumerate() {
+        transpose_square(&pairs[at * TILE..], depth, square);
+    }
+}
+
+thread_local! {
+    static PAIRS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static INPUTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sums of 16 rows for 16 outputs.
+type Square = [[f32; TILE]; TILE];
+
+/// Which part of a sum over all inputs some sums are.
+#[derive(Clone, Copy)]
+struct Part {
+    first: bool,
+    last: bool,
+}
+
+/// `emit(first row, first output, sums, part)` for every 16 rows and 16 outputs of some blocks of 32 outputs, with sums over so many
+/// pairs of inputs at a time; rows or outputs beyond the last may be among them.
+///
+/// # Panics
+/// If the pairs are of another width than the weight.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn blocks(
+    instructions: Bf16Instructions,
+    pairs: &Pairs,
+    matrix: &Matrix,
+    (blocks, depth): (std::ops::Range<usize>, usize),
+    mut emit: impl FnMut(usize, usize, &mut Square, Part),
+) {
+    let shape = matrix.shape();
+    assert!(pairs.depth == shape[1].div_ceil(2 * TILE) * TILE, "pairs of rows of {} inputs", shape[1]);
+    assert!(depth > 0 && depth.is_multiple_of(TILE), "sums over {depth} pairs at a time");
+    let tiles = Tiles::new(instructions);
+    let mut results = Block([0.0; SIDE * SIDE]);
+    let mut turned = [0.0; TILE * TILE];
+    let row_blocks = pairs.rows.div_ceil(SIDE);
+    // Passes of about the same size.
+    let passes = row_blocks.div_ceil((KEPT / (depth * 4 * SIDE)).max(1));
+    let at_once = row_blocks.div_ceil(passes.max(1)).max(1);
+    for first in (0..row_blocks).step_by(at_once) {
+        let row_blocks = first..row_blocks.min(first + at_once);
+        for start in (0..pairs.depth).step_by(depth) {
+            let depth = depth.min(pairs.depth - start);
+            let part = Part { first: start == 0, last: start + depth == pairs.depth };
+            for output in blocks.clone().map(|block| block * SIDE) {
+                with_rows(matrix, output, 2 * pairs.depth, |rows| {
+                    let steps = depth / TILE;
+                    let rows = WeightRows { at: rows.at.wrapping_add(2 * start), ..rows };
+                    let mut ahead = Ahead { at: rows.next.at.wrapping_add(2 * start), ..rows.next };
+                    // In place: while these rows are multiplied, the next come from memory, a line of some in each step.
+                    if rows.stride == shape[1] && first == 0 {
+                        ahead.rows = SIDE.div_ceil(row_blocks.len());
+                    }
+                    for (number, row) in row_blocks.clone().map(|block| block * SIDE).enumerate() {
+                        let at = pairs.values[row * pairs.depth + start * TILE..][..SIDE * pairs.depth - start * TILE]
+                            .as_ptr()
+                            .cast();
+                        let columns =
+                            PairColumns { at, stride: TILE, second: pairs.depth * TILE, shifts: &[Shift::NONE], steps };
+                        let at = ahead.at.wrapping_add(number * ahead.rows * ahead.stride);
+                        let rows = WeightRows { next: Ahead { at, ..ahead }, ..rows };
+                        // SAFETY: `with_rows` gives 32 rows of all pairs, of which those from `start` on are read: `steps * 16`,
+                        // at most what is left (`depth` above). Two blocks of 16 rows' pairs, from `start` on, were just taken.
+                        unsafe { block(&tiles, rows, columns, &mut results) };
+                        let squares =
+                            (pairs.rows - row).min(SIDE).div_ceil(TILE) * (shape[0] - output).min(SIDE).div_ceil(TILE);
+                        let columns = (shape[0] - output).min(SIDE).div_ceil(TILE);
+                        for (down, across) in (0..squares).map(|at| (at / columns * TILE, at % columns * TILE)) {
+                            transpose_square(&results.0[across * SIDE + down..], SIDE, &mut turned);
+                            emit(
+                                row + down,
+                                output + across,
+                                turned.as_chunks_mut().0.first_chunk_mut().expect("16 rows"),
+                                part,
+                            );
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A layer of rows `x` `[rows, input]` into `y` `[rows, output]`.
+pub(crate) fn linear(
+    instructions: Bf16Instructions,
+    x: &[f32],
+    matrix: &Matrix,
+    bias: Option<&[f32]>,
+    epilogue: Epilogue,
+    y: &mut [f32],
+) {
+    let [output, input] = matrix.shape();
+    let rows = x.len().checked_div(input).unwrap_or(0);
+    assert!(rows > 0 && output > 0 && y.len() == size([rows, output]), "x [rows, input], y [rows, output]");
+    let mut memory = INPUTS.take();
+    let pairs = Pairs::new(instructions, |row| &x[row * input..][..input], rows, input, &mut memory);
+    // Weights that are unpacked for it are used once.
+    let parts = if matches!(matrix.weight(), Weight::Bf16(_)) { pairs.depth.div_ceil(DEPTH) } else { 1 };
+    let depth = pairs.depth.div_ceil(parts).next_multiple_of(TILE);
+    let columns = DisjointCols::new(y, output);
+    let all = output.div_ceil(SIDE);
+    let tasks = all.min(8 * rayon::current_num_threads());
+    (0..tasks).into_par_iter().for_each(|task| {
+        let range = all * task / tasks..all * (task + 1) / tasks;
+        let emit = |row, at, sums: &mut Square, part| {
+            let count = TILE.min(output - at);
+            // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
+            let piece = |row| unsafe { columns.piece(row, at..at + count) };
+            finish(epilogue, part, bias.map(|bias| &bias[at..at + count]), row..rows, piece, sums);
+        };
+        // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+        // `Bf16Instructions`.
+        unsafe { blocks(instructions, &pairs, matrix, (range, depth), emit) };
+    });
+    INPUTS.set(memory);
+}
+
+/// Adds to sums what they go on from and, to the first, the bias; what follows comes after the last. WeightRows `rows.start..` of the
+/// outputs are pieces, whose width is that of the bias.
+#[inline(always)]
+fn finish<'y>(
+    epilogue: Epilogue,
+    part: Part,
+    bias: Option<&[f32]>,
+    rows: std::ops::Range<usize>,
+    piece: impl Fn(usize) -> &'y mut [f32],
+    sums: &mut Square,
+) {
+    if let Some(bias) = bias.filter(|_| part.first) {
+        let mut padded = [0.0; TILE];
+        padded[..bias.len()].copy_from_slice(bias);
+        sums.iter_mut().for_each(|sums| (0..TILE).for_each(|at| sums[at] += padded[at]));
+    }
+    if !part.first || epilogue == Epilogue::Add {
+        for (row, sums) in rows.clone().zip(&mut *sums) {
+            match piece(row).as_chunks::<TILE>() {
+                // Of constant length, which compilers turn into vectors.
+                ([y], _) => (0..TILE).for_each(|at| sums[at] += y[at]),
+                (_, y) => sums.iter_mut().zip(y).for_each(|(sum, y)| *sum += y),
+            }
+        }
+    }
+    match epilogue {
+        Epilogue::Gelu if part.last => sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = exact::<true>(*sum)),
+        Epilogue::GeluTanh if part.last => {
+            sums.as_flattened_mut().iter_mut().for_each(|sum| *sum = by_tanh::<true>(*sum))
+        }
+        _ => {}
+    }
+    for (row, sums) in rows.zip(sums) {
+        match piece(row).as_chunks_mut::<TILE>() {
+            ([y], _) => *y = *sums,
+            (_, y) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y = *sum),
+        }
+    }
+}
+
+/// `x Wᵀ` on this thread alone, for rows of a larger matrix and weights of one width; of no input, nothing is emitted.
+///
+/// # Panics
+/// If a row is shorter than the weights' width.
+pub(crate) fn linear_here<'a>(
+    instructions: Bf16Instructions,
+    row: impl Fn(usize) -> &'a [f32] + Sync,
+    rows: usize,
+    matrices: &[Matrix],
+    mut emit: impl FnMut(usize, usize, usize, &[f32]),
+) {
+    let Some([_, input]) = matrices.first().map(Matrix::shape) else { return };
+    if input == 0 {
+        return;
+    }
+    let mut memory = INPUTS.take();
+    let pairs = Pairs::new(instructions, row, rows, input, &mut memory);
+    for (number, matrix) in matrices.iter().enumerate() {
+        let [output, _] = matrix.shape();
+        let all = (0..output.div_ceil(SIDE), pairs.depth);
+        let emit = |row, at, sums: &mut Square, _| {
+            let count = TILE.min(output - at);
+            (row..rows).zip(sums).for_each(|(row, sums)| emit(number, row, at, &sums[..count]));
+        };
+        // SAFETY: as in `linear`.
+        unsafe { blocks(instructions, &pairs, matrix, all, emit) };
+    }
+    INPUTS.set(memory);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::tests::numbers;
+    use crate::gemm::weight_tests::Sample;
+    use crate::simd::Processor;
+    use crate::simd::tests::cases;
+    use crate::simd::{narrow, widen};
+    use proptest::prelude::*;
+
+    /// Largest distance from the product of the rounded operands in f64, as a share of the terms' size.
+    fn error(instructions: Bf16Instructions, weight: Weight, rows: usize, [output, input]: [usize; 2]) -> f64 {
+        let (x, bias) = (numbers(rows * input, 1), numbers(output, 7));
+        let mut y = vec![0.0; rows * output];
+        linear(instructions, &x, &Matrix::new(weight, [output, input]), Some(&bias), Epilogue::Keep, &mut y);
+        let (mut worst, mut w) = (0.0_f64, vec![0.0; input]);
+        let rounded = |x: f32| f64::from(widen(narrow(x)));
+        for out in 0..output {
+            weight.read(out, input, 0, &mut w);
+            for row in 0..rows {
+                let terms = x[row * input..][..input].iter().zip(&w).map(|(x, w)| rounded(*x) * rounded(*w));
+                let size: f64 = terms.clone().map(f64::abs).sum::<f64>() + 1.0;
+                let expected = terms.sum::<f64>() + f64::from(bias[out]);
+                worst = worst.max((expected - f64::from(y[row * output + out])).abs() / size);
+            }
+        }
+        worst
+    }
+
+    proptest! {
+        #![proptest_config(cases(64))]
+        #[test]
+        fn any_shape_is_right(
+            rows in 1..70usize, input in 1..300usize, output in 1..80usize, kind in 0..4usize,
+            group in prop::sample::select(vec![16, 32, 64, 1000]), zeros: bool,
+        ) {
+            let wide = numbers(output * input, 5);
+            let half: Vec<u16> = wide.iter().map(|w| narrow(*w)).collect();
+            let sample = Sample::new(if kind == 2 { 4 } else { 8 }, group, [output, input], zeros, true);
+            let weight = match kind {
+                0 => Weight::F32(&wide),
+                1 => Weight::Bf16(&half),
+                _ => sample.weight(),
+            };
+            for (_, instructions) in Processor::with_bf16() {
+                let error = error(instructions, weight, rows, [output, input]);
+                prop_assert!(error < 1e-6, "{instructions:?}: {error}");
+            }
+        }
+    }
+}

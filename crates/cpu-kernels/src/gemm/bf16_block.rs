@@ -1,0 +1,252 @@
+//! Blocks of a GEMM with bf16 operands and single-precision sums, on processors that have instructions for it.
+//!
+//! Sums are computed as `C = A B` with the weights as `A` `[outputs, depth]`, which is how they lie in a file, so that they
+//! are read in place; the inputs as `B` `[depth, columns]`, in pairs of neighbouring depths. Both kinds of instructions, AMX
+//! tiles and the AVX-512 dot product of pairs, read the same layout.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use super::amx::{amx, load_shape};
+use super::pairs::{SIDE, TILE};
+use crate::simd::Bf16Instructions;
+
+/// The weights' side of a product: rows of bf16 numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct WeightRows {
+    pub(crate) at: *const u16,
+    /// Numbers from one row to the next.
+    pub(crate) stride: usize,
+    /// What will be read next.
+    pub(crate) next: Ahead,
+}
+
+/// WeightRows that each step asks for a line of.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) at: *const u16,
+    /// Numbers from one row to the next.
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+}
+
+impl WeightRows {
+    pub(crate) fn new(at: *const u16, stride: usize) -> Self {
+        Self { at, stride, next: Ahead { at, stride, rows: 0 } }
+    }
+}
+
+/// The inputs' side of a product: where the pairs of a step begin.
+#[derive(Clone, Copy)]
+pub(crate) struct PairColumns<'a> {
+    pub(crate) at: *const u32,
+    /// Pairs from one depth to the next.
+    pub(crate) stride: usize,
+    /// Pairs from the first tile of columns to the second.
+    pub(crate) second: usize,
+    /// For each round of steps, where it begins: a convolution's taps see the same inputs at other places.
+    pub(crate) shifts: &'a [Shift],
+    /// Steps in a round; each takes 16 pairs.
+    pub(crate) steps: usize,
+}
+
+/// Where a round of steps begins, from where the first would: in numbers of the rows, in pairs of the columns.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Shift {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl Shift {
+    /// The place of the only round.
+    pub(crate) const NONE: Self = Self { rows: 0, columns: 0 };
+}
+
+/// `[SIDE, SIDE]` results.
+#[repr(align(64))]
+pub(crate) struct Block(pub(crate) [f32; SIDE * SIDE]);
+
+/// Computes one block: 32 outputs for 32 columns.
+///
+/// # Safety
+/// From each shift, 32 rows of `steps * 32` numbers and 32 columns of `steps * 16` pairs can be read: 16 columns side by side, and
+/// 16 more from `second` on.
+#[inline(always)]
+pub(crate) unsafe fn block(tiles: &Tiles, rows: WeightRows, columns: PairColumns, block: &mut Block) {
+    // SAFETY: the tiles were made for instructions that were found; what can be read is passed on.
+    unsafe {
+        match tiles.instructions {
+            Bf16Instructions::Amx(_) => amx(tiles, rows, columns, block),
+            Bf16Instructions::Avx512(_) => avx512(rows, columns, block),
+        }
+    }
+}
+
+/// What products in half precision need of the thread they run on: with AMX, the shape of the tile registers.
+///
+/// Loading the shape takes as long as a small block (204 cycles, by Intel's optimization manual), so it is loaded once for all
+/// blocks of a task. It is a setting of the thread, so this cannot be sent to another. All tasks set the same, so several may be
+/// alive at once (a thread that waits for others may begin another task): the first sets it, the last gives it up. No other code
+/// of this crate uses tiles, and what tiles hold does not outlive [`block`].
+pub(crate) struct Tiles {
+    instructions: Bf16Instructions,
+    thread: PhantomData<*mut ()>,
+}
+
+thread_local! {
+    /// [`Tiles`] of this thread that are alive and need the shape.
+    static SHAPED: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Tiles {
+    /// Sets tile registers up if the instructions need it.
+    pub(crate) fn new(instructions: Bf16Instructions) -> Self {
+        if let Bf16Instructions::Amx(_) = instructions {
+            let alive = SHAPED.get();
+            SHAPED.set(alive + 1);
+            if alive == 0 {
+                // SAFETY: the process may use tiles, else these would not be its instructions.
+                unsafe { load_shape() };
+            }
+        }
+        Self { instructions, thread: PhantomData }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        if let Bf16Instructions::Amx(_) = self.instructions {
+            let alive = SHAPED.get() - 1;
+            SHAPED.set(alive);
+            if alive == 0 {
+                // SAFETY: as in `new`; no `Tiles` of this thread is left that needs the shape.
+                unsafe { std::arch::asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`block`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn avx512(rows: WeightRows, columns: PairColumns, block: &mut Block) {
+    const HEIGHT: usize = 8;
+    for first in (0..SIDE).step_by(HEIGHT) {
+        let mut sums = [[_mm512_setzero_ps(); 2]; HEIGHT];
+        // SAFETY: rows and columns lie in what the caller promises; 8 rows of 32 results from `first` on lie in the block.
+        unsafe {
+            for shift in columns.shifts {
+                let mut a = rows.at.add(first * rows.stride + shift.rows);
+                let mut b = columns.at.add(shift.columns);
+                for _ in 0..columns.steps * TILE {
+                    let pairs = [b, b.add(columns.second)].map(|b| bf16(_mm512_loadu_si512(b.cast())));
+                    for row in 0..HEIGHT {
+                        let weight = bf16(_mm512_set1_epi32(a.add(row * rows.stride).cast::<i32>().read_unaligned()));
+                        sums[row][0] = _mm512_dpbf16_ps(sums[row][0], weight, pairs[0]);
+                        sums[row][1] = _mm512_dpbf16_ps(sums[row][1], weight, pairs[1]);
+                    }
+                    // Behind the last pair there need be no memory.
+                    a = a.wrapping_add(2);
+                    b = b.wrapping_add(columns.stride);
+                }
+            }
+            let out = block.0.as_mut_ptr().add(first * SIDE);
+            for (row, sums) in sums.into_iter().enumerate() {
+                _mm512_storeu_ps(out.add(row * SIDE), sums[0]);
+                _mm512_storeu_ps(out.add(row * SIDE + TILE), sums[1]);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn bf16(a: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits without structure.
+    unsafe { std::mem::transmute(a) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::bf16_operand::transpose_square;
+    use crate::gemm::join;
+    use crate::simd::narrow;
+
+    fn instructions() -> Option<Bf16Instructions> {
+        crate::simd::Processor::best().bf16
+    }
+
+    #[test]
+    fn a_square_is_turned() {
+        if instructions().is_none() {
+            return;
+        }
+        let matrix: Vec<f32> = (0..16 * 20).map(|i| i as f32).collect();
+        let mut out = [0.0; TILE * TILE];
+        // SAFETY: products in half precision run only where there is AVX-512.
+        unsafe { transpose_square(&matrix, 20, &mut out) };
+        assert!((0..TILE * TILE).all(|at| out[at] == matrix[at % TILE * 20 + at / TILE]));
+    }
+
+    #[test]
+    fn a_square_whose_size_wraps_is_a_bug() {
+        if instructions().is_none() {
+            return;
+        }
+        // SAFETY: just asked for. 15 strides and 16 numbers are 0 where sizes wrap.
+        let turn = || unsafe { transpose_square(&[0.0; 16], 0x1111_1111_1111_1110, &mut [0.0; TILE * TILE]) };
+        assert!(std::panic::catch_unwind(turn).is_err());
+    }
+
+    /// Blocks of every kind of instructions against sums in f64.
+    #[test]
+    fn a_block_over_several_shifts_is_right() {
+        let (stride, width, steps) = (2 * 32 + 6, 57, 2);
+        let number = |at: usize, seed: usize| ((at * 7919 + seed) % 1009) as f32 / 504.5 - 1.0;
+        let rows: Vec<u16> = (0..SIDE * stride).map(|at| narrow(number(at, 1))).collect();
+        let pairs: Vec<f32> = (0..32 * width).map(|at| join(number(at, 2), number(at, 3))).collect();
+        let shifts = [Shift { rows: 6, columns: 9 }, Shift { rows: 0, columns: 0 }, Shift { rows: 4, columns: 25 }];
+        let (weight, half) = (|row, at| crate::simd::widen(rows[row * stride + at]), |bits: u32| bits as u16);
+        let value = |depth: usize, column: usize| {
+            let bits = pairs[depth / 2 * width + column].to_bits();
+            crate::simd::widen(if depth.is_multiple_of(2) { half(bits) } else { half(bits >> 16) })
+        };
+        let expected = |row: usize, column: usize| -> f64 {
+            let column = column % TILE + column / TILE * 16;
+            let terms = shifts.iter().flat_map(|shift| (0..32 * steps).map(move |at| (shift, at)));
+            let term = |(shift, at): (&Shift, usize)| {
+                f64::from(weight(row, shift.rows + at)) * f64::from(value(at, shift.columns + column))
+            };
+            terms.map(term).sum()
+        };
+        for (processor, instructions) in crate::simd::Processor::with_bf16() {
+            // A thread that waits for others may begin another task while it has tiles.
+            let (tiles, other) = (Tiles::new(instructions), Tiles::new(instructions));
+            drop(other);
+            for ahead in [0, 3] {
+                let next = Ahead { at: rows.as_ptr(), stride, rows: ahead };
+                let rows = WeightRows { next, ..WeightRows::new(rows.as_ptr(), stride) };
+                let at = pairs.as_ptr().cast();
+                let columns = PairColumns { at, stride: width, second: 16, shifts: &shifts, steps };
+                let mut results = Block([f32::NAN; SIDE * SIDE]);
+                // SAFETY: a row has `stride` numbers, at least the greatest shift and 2 steps of 32; 32 rows of pairs have at least
+                // the greatest shift and 32 columns.
+                unsafe { block(&tiles, rows, columns, &mut results) };
+                for (at, result) in results.0.iter().enumerate() {
+                    let expected = expected(at / SIDE, at % SIDE);
+                    assert!((expected - f64::from(*result)).abs() < 1e-4, "{processor:?}: {result} for {expected}");
+                }
+            }
+            // Without a step, nothing is read.
+            let columns = PairColumns { at: std::ptr::null(), stride: 0, second: 0, shifts: &shifts, steps: 0 };
+            let mut results = Block([f32::NAN; SIDE * SIDE]);
+            // SAFETY: as said.
+            unsafe { block(&tiles, WeightRows::new(rows.as_ptr(), stride), columns, &mut results) };
+            assert!(results.0.iter().all(|result| *result == 0.0));
+        }
+    }
+}

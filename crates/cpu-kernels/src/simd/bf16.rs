@@ -1,0 +1,99 @@
+//! bf16 numbers, and the instructions that multiply them.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::level::SimdLevel;
+#[cfg(target_arch = "x86_64")]
+use super::vector::has_avx512;
+
+/// A bf16 number in single precision.
+#[inline(always)]
+pub(crate) fn widen(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// The nearest bf16 number; ties to even.
+#[inline(always)]
+pub(crate) fn narrow(value: f32) -> u16 {
+    let bits = value.to_bits();
+    (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// How bf16 is multiplied. Whoever has one of these may run its code: they are only made where the instructions are found. AMX is
+/// only used where there is AVX-512 with bf16 as well, which rounds its operands.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bf16Instructions {
+    /// Tiles in registers of their own.
+    Amx(Found),
+    /// AVX-512 with bf16.
+    Avx512(Found),
+}
+
+/// Made by this module alone, where instructions are found.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found(());
+
+#[cfg(target_arch = "x86_64")]
+impl Bf16Instructions {
+    /// The best that this processor has and the system allows, up to a level.
+    pub(crate) fn up_to(level: SimdLevel) -> Option<Self> {
+        if level >= SimdLevel::Amx && Self::has_amx() {
+            Some(Self::Amx(Found(())))
+        } else if level >= SimdLevel::Avx512 && Self::has_bf16() {
+            Some(Self::Avx512(Found(())))
+        } else {
+            None
+        }
+    }
+
+    /// All features that functions of half precision are compiled with.
+    fn has_bf16() -> bool {
+        has_avx512() && is_x86_feature_detected!("avx512bf16")
+    }
+
+    pub(crate) fn has_amx() -> bool {
+        static HAS: OnceLock<bool> = OnceLock::new();
+        *HAS.get_or_init(|| Self::has_bf16() && amx_allowed())
+    }
+}
+
+/// Whether there are tiles, and the system lets this process use them.
+#[cfg(target_arch = "x86_64")]
+fn amx_allowed() -> bool {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    {
+        // Leaf 7 is there: AVX-512, which is asked for first, is told there.
+        const AMX_BF16: u32 = 1 << 22;
+        const AMX_TILE: u32 = 1 << 24;
+        const ARCH_PRCTL: u64 = 158;
+        const REQUEST_PERMISSION: u64 = 0x1023;
+        const TILE_DATA: u64 = 18;
+        if __cpuid_count(7, 0).edx & (AMX_BF16 | AMX_TILE) != AMX_BF16 | AMX_TILE {
+            return false;
+        }
+        let result: i64;
+        // SAFETY: asks the system for the use of tile registers; an old system answers with an error. No memory is touched, and
+        // the registers that a system call changes are declared.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") REQUEST_PERMISSION,
+                in("rsi") TILE_DATA,
+                out("rcx") _,
+                out("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
+    }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    false
+}

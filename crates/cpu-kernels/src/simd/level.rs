@@ -1,0 +1,216 @@
+//! Which instructions are used: what the processor has, or less if the environment asks for less.
+
+use std::sync::OnceLock;
+
+use pulp::Arch;
+
+#[cfg(target_arch = "x86_64")]
+use super::bf16::Bf16Instructions;
+use super::vector::Instructions;
+
+/// The environment variable that [`simd_level`] obeys.
+const VARIABLE: &str = "QWEN3_OMNI_SIMD";
+
+/// Instruction sets that this crate has code for, each with those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum SimdLevel {
+    /// What every processor has.
+    Scalar,
+    /// NEON (64-bit Arm).
+    Neon,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW and VL; where the processor has them, with VNNI, for packed weights, and BF16, for half precision.
+    Avx512,
+    /// AMX with BF16, for half precision.
+    Amx,
+}
+
+impl SimdLevel {
+    /// All that programs for this kind of processor may use.
+    #[cfg(target_arch = "x86_64")]
+    const ALL: &[Self] = &[Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx];
+    #[cfg(target_arch = "aarch64")]
+    const ALL: &[Self] = &[Self::Scalar, Self::Neon];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    const ALL: &[Self] = &[Self::Scalar];
+
+    /// The best that this processor has and the system allows.
+    pub fn detected() -> Self {
+        static DETECTED: OnceLock<SimdLevel> = OnceLock::new();
+        *DETECTED.get_or_init(|| Self::up_to(Self::Amx))
+    }
+
+    fn up_to(limit: Self) -> Self {
+        let found = Self::ALL.iter().copied().rfind(|level| *level <= limit && level.is_detected());
+        found.unwrap_or(Self::Scalar)
+    }
+
+    fn is_detected(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => super::vector::has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => super::vector::has_avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Bf16Instructions::has_amx(),
+            #[allow(unreachable_patterns)] // Another kind of processor's.
+            _ => false,
+        }
+    }
+
+    /// The level that a value of the environment variable names.
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "scalar" => Some(Self::Scalar),
+            "neon" => Some(Self::Neon),
+            "avx2" => Some(Self::Avx2),
+            "avx512" => Some(Self::Avx512),
+            "amx" => Some(Self::Amx),
+            _ => None,
+        }
+    }
+}
+
+/// The instruction sets in use: the best that the processor has, at most what the environment variable `QWEN3_OMNI_SIMD` names
+/// (`scalar`, `neon`, `avx2`, `avx512` or `amx`; another value counts as none). It is read once.
+pub fn simd_level() -> SimdLevel {
+    static LEVEL: OnceLock<SimdLevel> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let asked = std::env::var(VARIABLE).ok().and_then(|name| SimdLevel::named(&name));
+        SimdLevel::up_to(asked.unwrap_or(SimdLevel::Amx))
+    })
+}
+
+/// Code that may be run on this processor; each part was found there, so that one of these is proof of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Processor {
+    /// Up to which it was chosen.
+    level: SimdLevel,
+    /// For products of a few rows and cached attention.
+    pub(crate) instructions: Instructions,
+    /// For products in half precision, if there is any.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) bf16: Option<Bf16Instructions>,
+    /// For everything else.
+    pub(crate) arch: Arch,
+}
+
+impl Processor {
+    /// The best of each kind up to a level.
+    fn up_to(level: SimdLevel) -> Self {
+        Self {
+            level,
+            instructions: Instructions::up_to(level),
+            #[cfg(target_arch = "x86_64")]
+            bf16: Bf16Instructions::up_to(level),
+            arch: arch(level),
+        }
+    }
+
+    /// The processor at [`simd_level`].
+    pub(crate) fn best() -> Self {
+        static BEST: OnceLock<Processor> = OnceLock::new();
+        *BEST.get_or_init(|| Self::up_to(simd_level()))
+    }
+
+    /// One processor for each level up to [`simd_level`]: tests go through all of them.
+    #[cfg(test)]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        SimdLevel::ALL.iter().filter(|level| **level <= simd_level()).map(|level| Self::up_to(*level))
+    }
+
+    /// The levels among [`Processor::all`] that can multiply in half precision.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    pub(crate) fn with_bf16() -> impl Iterator<Item = (Self, Bf16Instructions)> {
+        Self::all().filter_map(|processor| Some((processor, processor.bf16?)))
+    }
+}
+
+impl std::fmt::Debug for Processor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.level)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn arch(level: SimdLevel) -> Arch {
+    let avx512 = pulp::x86::V4::try_new().filter(|_| level >= SimdLevel::Avx512).map(Arch::V4);
+    avx512
+        .or_else(|| pulp::x86::V3::try_new().filter(|_| level >= SimdLevel::Avx2).map(Arch::V3))
+        .unwrap_or(Arch::Scalar)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn arch(level: SimdLevel) -> Arch {
+    if level == SimdLevel::Scalar { Arch::Scalar } else { Arch::new() }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::ProptestConfig;
+
+    /// `count` cases, or `PROPTEST_CASES`: tools that check every access take a thousand times as long.
+    pub(crate) fn cases(count: u32) -> ProptestConfig {
+        let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+        // Miri lets no program see where it is, which failures would be written to.
+        let failure_persistence = if cfg!(miri) { None } else { ProptestConfig::default().failure_persistence };
+        ProptestConfig { cases: asked.unwrap_or(count), failure_persistence, ..ProptestConfig::default() }
+    }
+
+    /// A size, or a small one for Miri.
+    pub(crate) fn up_to(size: usize) -> usize {
+        if cfg!(miri) { size.div_ceil(6) } else { size }
+    }
+
+    #[test]
+    fn the_level_in_use_is_the_processors_or_the_one_that_was_asked_for() {
+        let asked = std::env::var(VARIABLE).ok();
+        let limit = asked.map_or(SimdLevel::Amx, |name| {
+            SimdLevel::named(&name).unwrap_or_else(|| panic!("{VARIABLE} is {name:?}, which names no level"))
+        });
+        let expected = SimdLevel::ALL.iter().rfind(|level| **level <= limit.min(SimdLevel::detected()));
+        assert_eq!(Some(&simd_level()), expected);
+        assert_eq!(Processor::best().level, simd_level());
+        assert!(Processor::all().any(|processor| processor.level == simd_level()), "tests leave out the level in use");
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn what_the_processor_has_is_used_unless_less_was_asked_for() {
+        use std::arch::is_x86_feature_detected as has;
+        let Processor { level, instructions, bf16, arch } = Processor::best();
+        let limit = std::env::var(VARIABLE).ok().and_then(|name| SimdLevel::named(&name)).unwrap_or(SimdLevel::Amx);
+        let avx2 = limit >= SimdLevel::Avx2 && has!("avx2") && has!("fma");
+        let avx512 = limit >= SimdLevel::Avx512 && avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512vl");
+        assert!(
+            level
+                >= if avx512 {
+                    SimdLevel::Avx512
+                } else if avx2 {
+                    SimdLevel::Avx2
+                } else {
+                    SimdLevel::Scalar
+                }
+        );
+        assert_eq!(matches!(instructions, Instructions::Avx512(_)), avx512 && has!("avx512vnni"));
+        assert_eq!(matches!(instructions, Instructions::Scalar), !avx2);
+        assert_eq!(bf16.is_some(), avx512 && has!("avx512bf16"));
+        assert_eq!(matches!(bf16, Some(Bf16Instructions::Amx(_))), level == SimdLevel::Amx);
+        let bits = has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt");
+        assert_eq!(matches!(arch, Arch::V4(_)), avx512 && bits && has!("avx512cd") && has!("avx512dq"));
+        assert_eq!(matches!(arch, Arch::Scalar), !(avx2 && bits));
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn neon_is_used_unless_less_was_asked_for() {
+        let scalar = std::env::var(VARIABLE).is_ok_and(|name| name == "scalar");
+        assert_eq!(matches!(Processor::best().arch, Arch::Scalar), scalar);
+    }
+}
