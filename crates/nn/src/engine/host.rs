@@ -441,7 +441,7 @@ impl Engine for HostEngine {
         Routing {
             logits: self.tensor(&routing.logits, rows),
             weights: self.to_tensor(weights, routing.top_k),
-            index: assignments.iter().map(|assignment| choice.expert as u32).collect(),
+            index: assignments.iter().map(|assignment| assignment.expert as u32).collect(),
         }
     }
 
