@@ -144,7 +144,7 @@ pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Pa
             eprintln!("message {message}, part {part} ({}): {tokens} tokens", kind.name());
         }
     }
-    let events = omni.stream_prompt(prompt, options)?;
+    let events = omni.stream_prompt(prompt)?;
     let speaks = omni.speaks() && options.speech != Some(false);
     // Started before the answer, so that no answer is lost to an unwritable path.
     let mut file = speaks.then(|| WavFile::create(out, omni.sample_rate())).transpose()?;

@@ -88,8 +88,8 @@ impl ConfigFile {
 
     /// The value at a section's path; none if a key is absent or null.
     pub fn get(&self, section: &str) -> Option<&Value> {
-        let keys = section.split('.').filter(|key| !key.is_empty());
-        keys.fold(Some(&self.json), |value, key| value?.get(key)).filter(|value| !value.is_null())
+        let mut keys = section.split('.').filter(|key| !key.is_empty());
+        keys.try_fold(&self.json, |value, key| value.get(key)).filter(|value| !value.is_null())
     }
 
     /// Reads a section, its values unchecked.

@@ -117,7 +117,7 @@ impl StoredMatrix {
         matches!(self.form, Form::Packed { .. })
     }
 
-    /// The values, for the products of the `kernels` crate.
+    /// The values, for the products of the `cpu-kernels` crate.
     pub fn weight(&self) -> Weight<'_> {
         match &self.form {
             Form::F32(bytes) => Weight::F32(bytemuck::cast_slice(bytes.get())),

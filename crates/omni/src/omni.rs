@@ -4,12 +4,12 @@ use std::time::Instant;
 use moe_talker::speaker_id;
 use omni_core::{Error, Result, SamplingOptions};
 
-use crate::answer::{ReplyStream, SpeechPlan};
+use crate::answer::ReplyStream;
 use crate::config::OmniConfig;
 use crate::model::{AnyVocoder, Model};
 use crate::output::{Reply, collect_reply};
 use crate::prefill::PrefixCache;
-use crate::prompt::{GenerateOptions, Message, Preparer, Prompt, Tokenizer, VocoderMode};
+use crate::prompt::{GenerateOptions, Message, Preparer, Prompt, SpeechPlan, Tokenizer, VocoderMode};
 use crate::schedule::Permit;
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
@@ -81,9 +81,10 @@ impl Omni {
     /// or used, [`Error::NotLoaded`] for media if no encoders are loaded.
     pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<Prompt> {
         options.validate()?;
+        let speech = self.speech_plan(options)?;
         let started = Instant::now();
         let mut prompt = Preparer::new(self.model.for_prompts(), options).prompt(messages)?;
-        prompt.preprocessing = started.elapsed();
+        (prompt.speech, prompt.preprocessing) = (speech, started.elapsed());
         Ok(prompt)
     }
 
@@ -105,34 +106,29 @@ impl Omni {
     /// [`Error::ContextLength`], or [`Error::NotLoaded`] if speech is asked for and not there.
     pub fn stream(&self, messages: &[Message], options: &GenerateOptions) -> Result<ReplyStream> {
         let permit = self.admit()?;
-        options.validate()?;
-        self.speech_plan(options)?;
-        self.stream_with(self.prompt(messages, options)?, options, None, permit)
+        self.stream_with(self.prompt(messages, options)?, None, permit)
     }
 
-    /// Streams the answer to a prompt that [`Omni::prompt`] made with the same options.
+    /// Streams the answer to a prompt, with the options that [`Omni::prompt`] made it with.
     ///
     /// # Errors
     /// The errors of [`Omni::stream`].
-    pub fn stream_prompt(&self, prompt: Prompt, options: &GenerateOptions) -> Result<ReplyStream> {
-        self.stream_with(prompt, options, None, self.admit()?)
+    pub fn stream_prompt(&self, prompt: Prompt) -> Result<ReplyStream> {
+        self.stream_with(prompt, None, self.admit()?)
     }
 
     pub(crate) fn stream_with(
         &self,
         prompt: Prompt,
-        options: &GenerateOptions,
         prefix_cache: Option<PrefixCache>,
         permit: Permit,
     ) -> Result<ReplyStream> {
-        options.validate()?;
-        let plan = self.speech_plan(options)?;
         let (tokens, limit) = (prompt.tokens(), self.context_length());
         // At least one token must be left for the answer.
         if tokens >= limit {
             return Err(Error::ContextLength { tokens, limit });
         }
-        ReplyStream::new(self.model.clone(), prompt, options.clone(), (plan, prefix_cache), permit)
+        ReplyStream::new(self.model.clone(), prompt, prefix_cache, permit)
     }
 
     /// Takes a permit for an answer.

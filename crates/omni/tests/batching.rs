@@ -205,7 +205,7 @@ fn answers_beyond_the_limit_are_refused_until_one_has_ended() {
         let mut session = omni.session();
         session.push(Message::user().text("hello"));
         busy(session.answer(&endless()).map(drop));
-        busy(omni.clone().stream_prompt(omni.prompt(&ask("hello"), &endless()).unwrap(), &endless()).map(drop));
+        busy(omni.clone().stream_prompt(omni.prompt(&ask("hello"), &endless()).unwrap()).map(drop));
         if drops {
             drop(first);
         } else {

@@ -7,7 +7,7 @@ use crate::{MediaIds, MediaItem, interleave, positions, scan_spans};
 pub struct MediaLayout {
     /// The token ids that mark media.
     pub ids: MediaIds,
-    /// The media, each kind in order of appearance.
+    /// The media, in order of appearance; the sound of a video behind it.
     pub items: Vec<MediaItem>,
     /// Whether videos bring their own sound, interleaved.
     pub audio_in_video: bool,

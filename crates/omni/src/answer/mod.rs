@@ -10,5 +10,3 @@ mod thinker;
 mod vocoder;
 
 pub use stream::{Canceller, ReplyStream};
-
-pub(crate) use stream::SpeechPlan;

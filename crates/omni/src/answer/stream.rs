@@ -6,8 +6,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
 use async_channel::{Receiver, bounded};
-use moe_talker::SpeakOptions;
-use omni_core::{Error, Result, SamplingOptions};
+use omni_core::{Error, Result};
 
 use super::outcome::Outcome;
 use super::stage::{Report, Signals, StageContext};
@@ -17,16 +16,8 @@ use super::vocoder::VocoderStage;
 use crate::model::Model;
 use crate::output::Event;
 use crate::prefill::{PrefixCache, content_digests};
-use crate::prompt::{GenerateOptions, Prompt, Stages};
+use crate::prompt::{Prompt, SpeechPlan, Stages};
 use crate::schedule::Permit;
-
-/// The settings of the speech of an answer.
-pub(crate) struct SpeechPlan {
-    pub(crate) speaker: u32,
-    pub(crate) speak: SpeakOptions,
-    /// Sampling of the residual codes.
-    pub(crate) residual_sampling: SamplingOptions,
-}
 
 /// Most events that wait for the reader; then the stages wait.
 const EVENTS: usize = 16;
@@ -73,18 +64,17 @@ impl Drop for FailOnPanic {
 impl ReplyStream {
     pub(crate) fn new(
         model: Arc<Model>,
-        prompt: Prompt,
-        options: GenerateOptions,
-        (plan, prefix_cache): (Option<SpeechPlan>, Option<PrefixCache>),
+        mut prompt: Prompt,
+        prefix_cache: Option<PrefixCache>,
         permit: Permit,
     ) -> Result<Self> {
         let prefix_cache = prefix_cache.map(|prefix_cache| (prefix_cache, content_digests(&model, &prompt)));
+        let (options, plan) = (prompt.options.clone(), prompt.speech.take());
         let (sender, reports) = bounded(EVENTS);
         let signals = Arc::new(Signals::new(options.stages == Stages::Sequential));
         let started = Instant::now();
         let context = StageContext { reports: sender, signals: signals.clone(), started, _permit: Arc::new(permit) };
         let outcome = Outcome::new(&model, &prompt, started);
-        let options = Arc::new(options);
         let mut stream = Self { reports: Box::pin(reports), stages: Vec::new(), signals, outcome: Some(outcome) };
         let words = match plan {
             None => None,

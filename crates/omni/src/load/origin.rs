@@ -11,13 +11,13 @@ use crate::config::{Component, OmniConfig};
 
 /// A checkpoint, or the config of one with the seed of random weights.
 pub(crate) enum Origin {
-    Disk(OmniCheckpoint),
+    Disk(Box<OmniCheckpoint>),
     Random { config: Box<OmniConfig>, weights: RandomCheckpoint, seed: u64 },
 }
 
 impl Origin {
     pub(crate) fn open(directory: &Path, random: Option<u64>) -> Result<Self> {
-        let Some(seed) = random else { return Ok(Origin::Disk(OmniCheckpoint::open(directory)?)) };
+        let Some(seed) = random else { return Ok(Origin::Disk(Box::new(OmniCheckpoint::open(directory)?))) };
         let file = ConfigFile::read(&directory.join("config.json"))?;
         let config = Box::new(OmniConfig::of(&file)?);
         let weights = RandomCheckpoint::new(config.manifest()?, QuantizationConfig::of(&file)?.as_ref());

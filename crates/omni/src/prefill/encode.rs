@@ -9,7 +9,7 @@ use tm_rope::MediaItem;
 use vision_encoder::PixelPatches;
 
 use crate::model::{AnyAudioEncoder, Model};
-use crate::prompt::{Feature, Prompt};
+use crate::prompt::{Feature, Media, Prompt};
 
 /// Number of cached rows of each kind, which come before the others.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,7 +46,14 @@ pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> 
         Some(AnyAudioEncoder::Builtin(encoder)) => Some(encoder),
         _ => None,
     };
-    let items = std::mem::take(&mut prompt.audio);
+    let (mut items, mut images, mut videos) = (Vec::new(), Vec::new(), Vec::new());
+    for item in prompt.media.drain(..) {
+        match item {
+            Media::Audio(item) => items.push(item),
+            Media::Image(item) => images.push(item),
+            Media::Video(item) => videos.push(item),
+        }
+    }
     let audio = match items.iter().all(|item| matches!(item, Feature::Raw(_))) {
         // All items stay in the call, since it decides how short ones are padded; cached windows are not computed.
         true if windowed.is_some() && cached.audio > 0 && cached.audio < audio_rows.iter().sum() => {
@@ -72,11 +79,10 @@ pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> 
         encoders()?.vision.encode(items)
     };
     let audio = checked(model, "sound", &audio_rows, cached.audio, audio)?;
-    let image =
-        encode_uncached(std::mem::take(&mut prompt.image), &image_rows, cached.image, |items: Vec<Patches>| {
-            encode_vision(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
-        })?;
-    let video = encode_uncached(std::mem::take(&mut prompt.video), &video_rows, cached.video, |items| {
+    let image = encode_uncached(images, &image_rows, cached.image, |items: Vec<Patches>| {
+        encode_vision(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
+    })?;
+    let video = encode_uncached(videos, &video_rows, cached.video, |items| {
         let item = |clip: media::video::Clip| {
             let seconds = clip.seconds_per_step();
             pixels(clip.into_patches(), seconds)

@@ -108,12 +108,12 @@ pub(crate) fn content_digests(model: &Model, prompt: &Prompt) -> Vec<u64> {
     // With a custom encoder any row may depend on any frame.
     let window = model.encoders.as_ref().and_then(|encoders| encoders.audio.window_frames()).unwrap_or(usize::MAX);
     // Chunks are padded to the longest of the call, which changes the rows of shorter ones.
-    let raw_frames = prompt.audio.iter().filter_map(|item| match item {
+    let raw_frames = prompt.audio().filter_map(|item| match item {
         Feature::Raw(mel) => Some(mel.frames()),
         Feature::Encoded(_) => None,
     });
     let longest = raw_frames.max().unwrap_or(0).min(chunk);
-    let mut audio = prompt.audio.iter().flat_map(|item| match item {
+    let mut audio = prompt.audio().flat_map(|item| match item {
         Feature::Raw(mel) => {
             let windows = mel.values().chunks(window.saturating_mul(mel.bins()));
             windows
@@ -123,11 +123,11 @@ pub(crate) fn content_digests(model: &Model, prompt: &Prompt) -> Vec<u64> {
         Feature::Encoded(encoded) => encoded_digests(encoded),
     });
     let merged = |grid: [usize; 3]| grid.iter().product::<usize>() / model.config.vision.spatial_merge_size.pow(2);
-    let mut image = prompt.image.iter().flat_map(|item| match item {
+    let mut image = prompt.images().flat_map(|item| match item {
         Feature::Raw(patches) => vec![digest(patches.values(), patches.grid()); merged(patches.grid())],
         Feature::Encoded(encoded) => encoded_digests(encoded),
     });
-    let mut video = prompt.video.iter().flat_map(|item| match item {
+    let mut video = prompt.videos().flat_map(|item| match item {
         Feature::Raw(clip) => {
             let grid = clip.patches().grid();
             vec![digest(clip.patches().values(), grid); merged(grid)]

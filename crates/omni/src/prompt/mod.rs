@@ -14,5 +14,5 @@ pub use template::{ChatTemplate, TemplateOptions};
 pub use tokenizer::{TextStream, Tokenizer};
 
 pub(crate) use prepare::{Preparer, PromptModel};
-pub(crate) use prepared::Feature;
+pub(crate) use prepared::{Feature, Media, SpeechPlan};
 pub(crate) use tokenizer::PendingText;

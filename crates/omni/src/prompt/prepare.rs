@@ -1,17 +1,18 @@
 //! Preparation of a conversation: ids with expanded placeholders, log-mel frames and patches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use burn::tensor::{DType, Device, Tensor};
 use media::audio::{AudioInput, Mel, log_mel_up_to};
-use media::image::{ImageOptions, PatchSpec, Patches, PixelBounds, patches};
-use media::video::{Clip, VideoInput, VideoOptions, clip};
+use media::image::{ImageOptions, PatchSpec, PixelBounds, patches};
+use media::video::{VideoInput, VideoOptions, clip};
 use omni_core::{Dtype, Encoded, Error, Result, SpanLayout};
 use tm_rope::{MediaItem, MediaLayout};
 
 use super::message::{Message, Part, PartKind, conversation};
 use super::options::GenerateOptions;
-use super::prepared::{Feature, PartTokens, Prompt};
+use super::prepared::{Feature, Media, PartTokens, Prompt};
 use super::template::{ChatTemplate, TemplateOptions};
 use super::tokenizer::Tokenizer;
 use crate::config::OmniConfig;
@@ -72,13 +73,12 @@ impl<'a> Preparer<'a> {
         };
         let unexpanded = self.model.tokenizer.encode(&self.model.template.render(&conversation, &template)?)?;
         self.check_placeholders(&unexpanded, &media_parts)?;
-        let audio = self.audio(&media_parts)?;
-        let image = self.image(&media_parts)?;
-        let video = self.video(&media_parts)?;
-        let layout = self.layout(&audio, &image, &video)?;
+        let media = self.media(&media_parts)?;
+        let layout = self.layout(&media);
         let ids = layout.expand(&unexpanded, self.audio_end()?)?;
         let parts = self.count(messages, &layout)?;
-        let prompt = Prompt { ids, layout, audio, image, video, preprocessing: Duration::ZERO, parts };
+        let options = Arc::new(self.options.clone());
+        let prompt = Prompt { ids, layout, media, options, speech: None, preprocessing: Duration::ZERO, parts };
         tracing::debug!(tokens = prompt.tokens(), parts = prompt.parts.len(), "prompt");
         Ok(prompt)
     }
@@ -100,73 +100,69 @@ impl<'a> Preparer<'a> {
         Ok(())
     }
 
-    /// Prepares all sound of the conversation in one call, as the reference does. Sound of a video has the position of the video.
-    fn audio(&self, media_parts: &[MediaPart]) -> Result<Vec<Feature<Mel>>> {
-        let mut inputs = Vec::new();
+    /// Prepares the media of the conversation, in order.
+    fn media(&self, media_parts: &[MediaPart]) -> Result<Vec<Media>> {
+        let mut mels = self.mels(media_parts)?.into_iter();
+        let mut next_mel = || Media::Audio(Feature::Raw(mels.next().expect("one result per input")));
+        let (images, videos) = (self.image_options(), self.video_options());
         let mut items = Vec::new();
         for media in media_parts {
-            match media.part {
-                Part::Audio(audio) => {
-                    inputs.push(audio.clone());
-                    items.push((media, None));
+            let named = |error: media::MediaError| error.in_part(media.name());
+            match (media.part, media.part.kind()) {
+                (Part::Text(_), _) => {}
+                (Part::Audio(_), _) => items.push(next_mel()),
+                (Part::Image(image), _) => {
+                    items.push(Media::Image(Feature::Raw(patches(image, &images).map_err(named)?)));
                 }
-                Part::Video { video, sound } if self.options.audio_in_video => {
-                    inputs.push(sound_of(media, video, sound.as_ref())?);
-                    items.push((media, None));
+                (Part::Video { video, .. }, _) => {
+                    items.push(Media::Video(Feature::Raw(clip(video, &videos).map_err(named)?)));
+                    items.extend(self.options.audio_in_video.then(&mut next_mel));
                 }
-                Part::Encoded(encoded) if media.part.kind() == PartKind::Audio => {
-                    items.push((media, Some(self.check_encoded(media, encoded)?)));
-                }
-                _ => {}
-            }
-        }
-        let mut mels = named_mels(&inputs, &items, self.most_tokens().saturating_mul(MEL_PER_TOKEN))?.into_iter();
-        let next = |item: Option<Feature<Mel>>| match item {
-            Some(encoded) => encoded,
-            None => Feature::Raw(mels.next().expect("one result per input")),
-        };
-        Ok(items.into_iter().map(|(_, item)| item).map(next).collect())
-    }
-
-    fn image(&self, media_parts: &[MediaPart]) -> Result<Vec<Feature<Patches>>> {
-        let bounds = self.options.image_bounds.unwrap_or(self.model.image_bounds);
-        let options = ImageOptions { bounds, patch: self.patch() };
-        let mut items = Vec::new();
-        for media in media_parts {
-            match media.part {
-                Part::Image(image) => {
-                    let patches = patches(image, &options).map_err(|error| error.in_part(media.name()))?;
-                    items.push(Feature::Raw(patches));
-                }
-                Part::Encoded(encoded) if media.part.kind() == PartKind::Image => {
-                    items.push(self.check_encoded(media, encoded)?)
-                }
-                _ => {}
-            }
-        }
-        Ok(items)
-    }
-
-    fn video(&self, media_parts: &[MediaPart]) -> Result<Vec<Feature<Clip>>> {
-        let max_tokens = self.options.video.max_tokens.min(self.most_tokens());
-        let options = VideoOptions { patch: self.patch(), max_tokens, ..self.options.video };
-        let mut items = Vec::new();
-        for media in media_parts {
-            match media.part {
-                Part::Video { video, .. } => {
-                    items.push(Feature::Raw(clip(video, &options).map_err(|error| error.in_part(media.name()))?));
-                }
-                Part::Encoded(_) if media.part.kind() == PartKind::Video && self.options.audio_in_video => {
+                (Part::Encoded(_), PartKind::Video) if self.options.audio_in_video => {
                     let reason = "an encoded video has no sound of its own, but sound in video was asked for".into();
                     return Err(Error::Media { part: media.name(), reason });
                 }
-                Part::Encoded(encoded) if media.part.kind() == PartKind::Video => {
-                    items.push(self.check_encoded(media, encoded)?)
+                (Part::Encoded(encoded), PartKind::Video) => {
+                    items.push(Media::Video(self.check_encoded(media, encoded)?));
                 }
-                _ => {}
+                (Part::Encoded(encoded), PartKind::Image) => {
+                    items.push(Media::Image(self.check_encoded(media, encoded)?));
+                }
+                (Part::Encoded(encoded), _) => items.push(Media::Audio(self.check_encoded(media, encoded)?)),
             }
         }
         Ok(items)
+    }
+
+    /// Computes the log-mel frames of all sound of the conversation in one call, as the reference does; an error names the message and
+    /// part of its input.
+    fn mels(&self, media_parts: &[MediaPart]) -> Result<Vec<Mel>> {
+        let (mut inputs, mut sources) = (Vec::new(), Vec::new());
+        for media in media_parts {
+            match media.part {
+                Part::Audio(audio) => inputs.push(audio.clone()),
+                Part::Video { video, sound } if self.options.audio_in_video => {
+                    inputs.push(sound_of(media, video, sound.as_ref())?);
+                }
+                _ => continue,
+            }
+            sources.push(media);
+        }
+        if inputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let most = self.most_tokens().saturating_mul(MEL_PER_TOKEN);
+        log_mel_up_to(&inputs, most).map_err(|(index, error)| error.in_part(sources[index].name()))
+    }
+
+    fn image_options(&self) -> ImageOptions {
+        let bounds = self.options.image_bounds.unwrap_or(self.model.image_bounds);
+        ImageOptions { bounds, patch: self.patch() }
+    }
+
+    fn video_options(&self) -> VideoOptions {
+        let max_tokens = self.options.video.max_tokens.min(self.most_tokens());
+        VideoOptions { patch: self.patch(), max_tokens, ..self.options.video }
     }
 
     /// Checks the rows of a custom encoder.
@@ -207,36 +203,30 @@ impl<'a> Preparer<'a> {
         PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size }
     }
 
-    fn layout(
-        &self,
-        audio: &[Feature<Mel>],
-        image: &[Feature<Patches>],
-        video: &[Feature<Clip>],
-    ) -> Result<MediaLayout> {
-        let thinker = &self.model.config.thinker;
-        let merge = self.model.config.vision.spatial_merge_size;
+    fn layout(&self, media: &[Media]) -> MediaLayout {
+        let config = self.model.config;
+        let merge = config.vision.spatial_merge_size;
         let given = |encoded: &Encoded| MediaItem::of(&encoded.spans[0]).expect("checked when it was taken in");
-        let audio = audio.iter().map(|item| match item {
-            Feature::Raw(mel) => MediaItem::Audio(self.model.config.audio.tokens(mel.frames())),
-            Feature::Encoded(encoded) => given(encoded),
-        });
-        let image = image.iter().map(|item| match item {
-            Feature::Raw(patches) => MediaItem::Image([patches.grid()[1] / merge, patches.grid()[2] / merge]),
-            Feature::Encoded(encoded) => given(encoded),
-        });
-        let video = video.iter().map(|item| match item {
-            Feature::Raw(clip) => {
+        let item = |item: &Media| match item {
+            Media::Audio(Feature::Raw(mel)) => MediaItem::Audio(config.audio.tokens(mel.frames())),
+            Media::Image(Feature::Raw(patches)) => {
+                let [_, h, w] = patches.grid();
+                MediaItem::Image([h / merge, w / merge])
+            }
+            Media::Video(Feature::Raw(clip)) => {
                 let [t, h, w] = clip.patches().grid();
                 MediaItem::Video([t, h / merge, w / merge], clip.seconds_per_step())
             }
-            Feature::Encoded(encoded) => given(encoded),
-        });
-        Ok(MediaLayout {
-            ids: moe_thinker::media_ids(thinker),
-            items: audio.chain(image).chain(video).collect(),
+            Media::Audio(Feature::Encoded(encoded))
+            | Media::Image(Feature::Encoded(encoded))
+            | Media::Video(Feature::Encoded(encoded)) => given(encoded),
+        };
+        MediaLayout {
+            ids: moe_thinker::media_ids(&config.thinker),
+            items: media.iter().map(item).collect(),
             audio_in_video: self.options.audio_in_video,
-            ids_per_second: thinker.position_id_per_seconds,
-        })
+            ids_per_second: config.thinker.position_id_per_seconds,
+        }
     }
 
     /// The id that closes sound; only sound in video needs it.
@@ -252,20 +242,15 @@ impl<'a> Preparer<'a> {
     }
 
     fn count(&self, messages: &[Message], layout: &MediaLayout) -> Result<Vec<PartTokens>> {
-        let of_kind = |wanted: fn(&MediaItem) -> bool| layout.items.iter().filter(move |item| wanted(item));
-        let mut audio = of_kind(|item| matches!(item, MediaItem::Audio(_)));
-        let mut image = of_kind(|item| matches!(item, MediaItem::Image(_)));
-        let mut video = of_kind(|item| matches!(item, MediaItem::Video(..)));
+        let mut items = layout.items.iter();
+        let mut next = || items.next().map_or(0, MediaItem::tokens);
         let mut counts = Vec::new();
         for (message, parts) in messages.iter().map(Message::parts).enumerate() {
             for (part, item) in parts.iter().enumerate() {
-                let rows = |item: Option<&MediaItem>| item.map_or(0, MediaItem::tokens);
-                let tokens = match (item, item.kind()) {
-                    (Part::Text(text), _) => self.model.tokenizer.encode(text)?.len(),
-                    (_, PartKind::Image) => rows(image.next()),
-                    (Part::Video { .. }, _) if layout.audio_in_video => rows(video.next()) + rows(audio.next()),
-                    (_, PartKind::Video) => rows(video.next()),
-                    _ => rows(audio.next()),
+                let tokens = match item {
+                    Part::Text(text) => self.model.tokenizer.encode(text)?.len(),
+                    Part::Video { .. } if layout.audio_in_video => next() + next(),
+                    _ => next(),
                 };
                 counts.push(PartTokens { message: message + 1, part: part + 1, kind: item.kind(), tokens });
             }
@@ -299,13 +284,4 @@ fn sound_of(media: &MediaPart, video: &VideoInput, sound: Option<&AudioInput>) -
             Err(Error::Media { part: media.name(), reason })
         }
     }
-}
-
-/// Computes the log-mel frames of all inputs; an error names the message and part of its input.
-fn named_mels(inputs: &[AudioInput], items: &[(&MediaPart, Option<Feature<Mel>>)], most: usize) -> Result<Vec<Mel>> {
-    if inputs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let raw: Vec<&MediaPart> = items.iter().filter(|(_, encoded)| encoded.is_none()).map(|(media, _)| *media).collect();
-    log_mel_up_to(inputs, most).map_err(|(index, error)| error.in_part(raw[index].name()))
 }

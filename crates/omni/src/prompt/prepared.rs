@@ -1,26 +1,48 @@
 //! A prepared prompt.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use media::audio::Mel;
 use media::image::Patches;
 use media::video::Clip;
-use omni_core::Encoded;
+use moe_talker::SpeakOptions;
+use omni_core::{Encoded, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::message::PartKind;
+use super::options::GenerateOptions;
 
-/// A prepared conversation, ready to be answered.
+/// A request: a conversation that was read and counted, and the options it is answered with, checked and planned.
 #[derive(Debug)]
 pub struct Prompt {
     pub(crate) ids: Vec<u32>,
     pub(crate) layout: MediaLayout,
-    pub(crate) audio: Vec<Feature<Mel>>,
-    pub(crate) image: Vec<Feature<Patches>>,
-    pub(crate) video: Vec<Feature<Clip>>,
+    /// In order of appearance, as in the layout.
+    pub(crate) media: Vec<Media>,
+    pub(crate) options: Arc<GenerateOptions>,
+    /// `None` for text alone.
+    pub(crate) speech: Option<SpeechPlan>,
     /// Time that the preparation took.
     pub(crate) preprocessing: Duration,
     pub(super) parts: Vec<PartTokens>,
+}
+
+/// The settings of the speech of an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct SpeechPlan {
+    pub(crate) speaker: u32,
+    pub(crate) speak: SpeakOptions,
+    /// Sampling of the residual codes.
+    pub(crate) residual_sampling: SamplingOptions,
+}
+
+/// One item of media. The sound of a video is an item of its own, behind it.
+#[derive(Debug)]
+pub(crate) enum Media {
+    Audio(Feature<Mel>),
+    Image(Feature<Patches>),
+    Video(Feature<Clip>),
 }
 
 /// A media item: the input of the model's encoder, or the rows of a custom one.
@@ -57,6 +79,26 @@ impl Prompt {
     /// Token counts of the parts.
     pub fn parts(&self) -> &[PartTokens] {
         &self.parts
+    }
+
+    /// The options that the prompt was made with and is answered with.
+    pub fn options(&self) -> &GenerateOptions {
+        &self.options
+    }
+
+    /// The items of sound, in order.
+    pub(crate) fn audio(&self) -> impl Iterator<Item = &Feature<Mel>> {
+        self.media.iter().filter_map(|item| if let Media::Audio(item) = item { Some(item) } else { None })
+    }
+
+    /// The images, in order.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &Feature<Patches>> {
+        self.media.iter().filter_map(|item| if let Media::Image(item) = item { Some(item) } else { None })
+    }
+
+    /// The videos, in order.
+    pub(crate) fn videos(&self) -> impl Iterator<Item = &Feature<Clip>> {
+        self.media.iter().filter_map(|item| if let Media::Video(item) = item { Some(item) } else { None })
     }
 
     /// Whether the prompt has any media.

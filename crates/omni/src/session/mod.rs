@@ -94,19 +94,19 @@ impl Session {
     pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer<'_>> {
         let permit = self.omni.admit()?;
         let prompt = self.omni.prompt(&self.messages, options)?;
-        self.keep_mel(&prompt, options.audio_in_video);
-        let stream = self.omni.stream_with(prompt, options, Some(self.prefix_cache.clone()), permit)?;
+        self.keep_mel(&prompt);
+        let stream = self.omni.stream_with(prompt, Some(self.prefix_cache.clone()), permit)?;
         Ok(Answer { session: self, stream: JoinOnDrop(stream) })
     }
 
     /// Replaces sound by the log-mel frames that the model reads. As in the reference, the last frame of a recording depends on the
     /// longest one it is prepared with; later turns must not change earlier ones.
-    fn keep_mel(&mut self, prompt: &Prompt, audio_in_video: bool) {
-        let mut features = prompt.audio.iter();
+    fn keep_mel(&mut self, prompt: &Prompt) {
+        let mut features = prompt.audio();
         for part in self.messages.iter_mut().flat_map(Message::parts_mut) {
             let input = match part {
                 Part::Audio(input) => input,
-                Part::Video { sound, .. } if audio_in_video => {
+                Part::Video { sound, .. } if prompt.options.audio_in_video => {
                     sound.get_or_insert_with(|| AudioInput::samples([], 1, 1))
                 }
                 Part::Encoded(_) if part.kind() == PartKind::Audio => {
