@@ -43,14 +43,14 @@ fn questions() -> Vec<Message> {
 }
 
 /// What an answer says: text, ids, codes, samples.
-fn said(reply: Reply) -> (String, Vec<u32>, Vec<Vec<u32>>, Vec<f32>) {
+fn contents(reply: Reply) -> (String, Vec<u32>, Vec<Vec<u32>>, Vec<f32>) {
     let speech = reply.speech.unwrap();
     (reply.text, reply.token_ids, speech.codes, speech.audio.samples)
 }
 
 /// One answer is another one, its samples within single precision's rounding: joined pieces add up in another order.
 fn assert_same(found: Reply, expected: &(String, Vec<u32>, Vec<Vec<u32>>, Vec<f32>)) {
-    let (text, ids, codes, samples) = said(found);
+    let (text, ids, codes, samples) = contents(found);
     assert_eq!((&text, &ids, &codes), (&expected.0, &expected.1, &expected.2));
     assert_eq!(samples.len(), expected.3.len());
     let error = samples.iter().zip(&expected.3).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
@@ -61,7 +61,7 @@ fn assert_same(found: Reply, expected: &(String, Vec<u32>, Vec<Vec<u32>>, Vec<f3
 /// close.
 fn assert_as_alone(omni: &Omni, requests: &[(Message, GenerateOptions)], tolerance: f32) {
     let answer = |(question, options): &(Message, GenerateOptions)| {
-        said(omni.generate(std::slice::from_ref(question), options).unwrap())
+        contents(omni.generate(std::slice::from_ref(question), options).unwrap())
     };
     let alone: Vec<_> = requests.iter().map(answer).collect();
     for round in 0..3 {
@@ -130,7 +130,7 @@ fn more_answers_than_one_batch_takes_and_stages_of_every_kind() {
 fn an_answer_that_ends_early_leaves_the_others_alone() {
     let omni = Omni::builder(testkit::tiny()).load().unwrap();
     let whole = GenerateOptions { max_codes: Some(60), ..endless() };
-    let expected = said(omni.generate(&ask("hello"), &whole).unwrap());
+    let expected = contents(omni.generate(&ask("hello"), &whole).unwrap());
     scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| assert_same(omni.generate(&ask("hello"), &whole).unwrap(), &expected));
@@ -163,7 +163,7 @@ fn an_answer_that_fails_leaves_the_others_alone() {
     std::fs::write(&path, config.to_string()).unwrap();
     let omni = Omni::builder(directory.path()).load().unwrap();
     let options = GenerateOptions { max_new_tokens: 30, ..endless() };
-    let expected = said(omni.generate(&ask("hi"), &options).unwrap());
+    let expected = contents(omni.generate(&ask("hi"), &options).unwrap());
     scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| assert_same(omni.generate(&ask("hi"), &options).unwrap(), &expected));
@@ -177,7 +177,7 @@ fn an_answer_that_fails_leaves_the_others_alone() {
     });
 }
 
-/// A stream, as soon as there is a place for it.
+/// A stream, as soon as a permit is free.
 fn stream_when_free(omni: &Omni) -> ReplyStream {
     for _ in 0..400 {
         match omni.stream(&ask("hello"), &endless()) {
@@ -186,7 +186,7 @@ fn stream_when_free(omni: &Omni) -> ReplyStream {
             Err(error) => panic!("{error}"),
         }
     }
-    panic!("a place was not given back");
+    panic!("a permit was not returned");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn answers_beyond_the_limit_are_refused_until_one_has_ended() {
         } else {
             first.cancel();
             first.for_each(|event| drop(event.unwrap()));
-            // The place is free when `Done` has been handed out.
+            // The permit is returned when `Done` has been handed out.
             let short = GenerateOptions { max_new_tokens: 2, ..greedy() };
             omni.generate(&ask("hello"), &short.text_only()).unwrap();
         }
@@ -220,7 +220,7 @@ fn answers_beyond_the_limit_are_refused_until_one_has_ended() {
 }
 
 #[test]
-fn refused_requests_take_no_place() {
+fn refused_requests_hold_no_permit() {
     let omni = Omni::builder(testkit::tiny()).max_answers(1).load().unwrap();
     for _ in 0..3 {
         assert!(matches!(omni.stream(&[], &greedy()).err(), Some(Error::Request(_))));

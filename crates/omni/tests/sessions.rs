@@ -200,8 +200,8 @@ fn attentive() -> Omni {
     Omni::builder(testkit::nano()).audio_window(1).load().unwrap()
 }
 
-/// Listens to samples as a microphone would give them.
-fn listen(session: &mut Session, samples: &[f32], rate: u32, norm: MelNorm) {
+/// Pushes samples in pieces, as a microphone gives them, and ends the turn.
+fn speak(session: &mut Session, samples: &[f32], rate: u32, norm: MelNorm) {
     let mut audio_turn = session.audio_turn(&greedy(), norm).unwrap();
     for piece in samples.chunks(rate as usize / 10) {
         audio_turn.push(piece, rate).unwrap();
@@ -211,14 +211,14 @@ fn listen(session: &mut Session, samples: &[f32], rate: u32, norm: MelNorm) {
 }
 
 #[test]
-fn a_question_that_was_listened_to_is_answered_as_its_recording() {
+fn an_audio_turn_is_answered_as_its_recording() {
     let omni = attentive();
     let question = spoken();
     // The same at 48 kHz, as microphones have it.
     let fast: Vec<f32> = question.iter().flat_map(|sample| [*sample; 3]).collect();
     for (samples, rate) in [(&question, 16_000), (&fast, 48_000)] {
         let mut session = omni.session();
-        listen(&mut session, samples, rate, MelNorm::Exact);
+        speak(&mut session, samples, rate, MelNorm::Exact);
         let recording = AudioInput::samples(samples.clone(), rate, 1);
         let fresh = omni.generate(&[Message::user().audio(recording)], &greedy()).unwrap();
         let reply = session.reply(&greedy()).unwrap();
@@ -237,7 +237,7 @@ fn windows_of_an_audio_turn_are_prefilled_once() {
     let rows = |samples: usize| omni.config().audio.tokens(samples / 160);
     for norm in [MelNorm::Exact, MelNorm::SoFar] {
         let mut session = omni.session();
-        listen(&mut session, &long, 16_000, norm);
+        speak(&mut session, &long, 16_000, norm);
         let usage = session.reply(&greedy()).unwrap().usage;
         // At most the last window and the end of the turn are left.
         let left = usage.prompt_tokens - usage.cached_tokens;
@@ -246,14 +246,14 @@ fn windows_of_an_audio_turn_are_prefilled_once() {
 }
 
 #[test]
-fn listening_in_a_later_turn_leaves_the_earlier_ones_alone() {
+fn an_audio_turn_leaves_earlier_turns_alone() {
     let omni = attentive();
     let mut session = omni.session();
-    listen(&mut session, &spoken()[..20_037], 16_000, MelNorm::Exact);
+    speak(&mut session, &spoken()[..20_037], 16_000, MelNorm::Exact);
     let first = session.reply(&greedy()).unwrap().usage;
     let long = [spoken(), spoken(), spoken()].concat();
     for norm in [MelNorm::SoFar, MelNorm::Exact] {
-        listen(&mut session, &long, 16_000, norm);
+        speak(&mut session, &long, 16_000, norm);
         let fresh = omni.generate(session.messages(), &greedy()).unwrap();
         let reply = session.reply(&greedy()).unwrap();
         assert_eq!(reply.token_ids, fresh.token_ids, "{norm:?}");
@@ -293,13 +293,13 @@ fn a_sound_that_gets_louder_is_read_again_or_stays_as_it_was_played() {
     let quiet = spoken().into_iter().cycle().take(84_800).map(|x| x * 1e-3);
     let long: Vec<f32> = quiet.chain((0..8_000).map(|i| (i as f32 * 0.3).sin())).collect();
     let mut session = omni.session();
-    listen(&mut session, &long, 16_000, MelNorm::Exact);
+    speak(&mut session, &long, 16_000, MelNorm::Exact);
     let fresh = omni.generate(session.messages(), &greedy()).unwrap();
     let reply = session.reply(&greedy()).unwrap();
     assert_eq!((&reply.text, &reply.token_ids), (&fresh.text, &fresh.token_ids));
     assert_eq!(reply.speech.map(|speech| speech.codes), fresh.speech.map(|speech| speech.codes));
     let mut session = omni.session();
-    listen(&mut session, &long, 16_000, MelNorm::SoFar);
+    speak(&mut session, &long, 16_000, MelNorm::SoFar);
     let so_far = session.reply(&greedy()).unwrap();
     assert!(so_far.usage.cached_tokens > reply.usage.cached_tokens, "{} cached", so_far.usage.cached_tokens);
     assert_eq!(so_far.usage.prompt_tokens, fresh.usage.prompt_tokens);
@@ -309,7 +309,7 @@ fn a_sound_that_gets_louder_is_read_again_or_stays_as_it_was_played() {
 fn silence_is_answered_and_what_is_no_sound_is_refused() {
     let omni = attentive();
     let mut session = omni.session();
-    listen(&mut session, &vec![0.0; 2 * 16_000], 16_000, MelNorm::Exact);
+    speak(&mut session, &vec![0.0; 2 * 16_000], 16_000, MelNorm::Exact);
     assert!(session.reply(&greedy()).is_ok());
     let count = session.messages().len();
     let mut refused = |pieces: &[(&[f32], u32)]| {

@@ -28,7 +28,7 @@ fn questions() -> Vec<Message> {
 }
 
 /// Text, codes and samples of an answer.
-type Said = (String, Vec<Vec<u32>>, usize);
+type Answered = (String, Vec<Vec<u32>>, usize);
 
 /// Bytes of memory this process holds.
 fn resident() -> Option<usize> {
@@ -37,7 +37,7 @@ fn resident() -> Option<usize> {
 }
 
 /// One conversation: each question in a session of its own, read to its end, cancelled, or dropped.
-fn converse(omni: &Omni, seed: u64, until: Instant, expected: &[Said]) -> usize {
+fn converse(omni: &Omni, seed: u64, until: Instant, expected: &[Answered]) -> usize {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let questions = questions();
     let mut answers = 0;
@@ -84,12 +84,12 @@ fn converse(omni: &Omni, seed: u64, until: Instant, expected: &[Said]) -> usize 
 fn many_sessions_at_once_do_not_mix_hang_or_leak() {
     let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let omni = Omni::builder(testkit::nano()).load().unwrap();
-    let said = |question: Message| {
+    let answered = |question: Message| {
         let reply = omni.generate(&[question], &greedy()).unwrap();
         let speech = reply.speech.unwrap();
         (reply.text, speech.codes, speech.audio.samples.len())
     };
-    let expected: Vec<Said> = questions().into_iter().map(said).collect();
+    let expected: Vec<Answered> = questions().into_iter().map(answered).collect();
     let (sender, receiver) = channel();
     let length = Duration::from_secs(seconds);
     let until = Instant::now() + length;
