@@ -191,11 +191,11 @@ impl OmniBuilder {
         self.dtype.unwrap_or_else(|| self.device.dtype_for(config.top.dtype.as_deref()))
     }
 
-    /// What the model takes of memory between answers: its weights, and the buffers that each part keeps for its next step. Caches and
-    /// the activations of answers in the making come on top. No weight is read.
+    /// Estimates the memory that the model takes between answers: its weights, and the buffers that each part keeps for its next step.
+    /// KV caches and activations of running answers come on top. No weight is read.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Config`] or [`Error::Weights`] for a directory that is no checkpoint.
+    /// [`Error::Io`], [`Error::Config`] or [`Error::Weights`] for a directory that is not a checkpoint.
     pub fn memory_estimate(&self) -> Result<MemoryEstimate> {
         let checkpoint = Origin::open(&self.directory, self.random_weights)?;
         let (components, dtype) = (self.components(checkpoint.config()), self.compute_dtype(checkpoint.config()));
@@ -270,6 +270,7 @@ impl OmniBuilder {
     }
 }
 
+/// Adds the buffers that each part keeps to the estimate of the weights.
 fn memory_estimate(checkpoint: &Origin, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryEstimate {
     let mut estimate = checkpoint.memory_estimate(components, place, dtype);
     if place == PlaceKind::Host {

@@ -1,4 +1,4 @@
-//! A checkpoint directory of the whole model: its config, the tensors that the parts ask for, and those that lie there.
+//! A checkpoint directory of the whole model: its config, the tensors that its parts ask for, and those on disk.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -60,7 +60,7 @@ impl OmniCheckpoint {
         self.checkpoint.check(&of(&self.manifest, components), in_scope(components))
     }
 
-    /// What the weights of some parts take when they are loaded as `dtype`; see [`Checkpoint::memory_estimate`].
+    /// Estimates the memory of the weights of `components` when they are loaded as `dtype`; see [`Checkpoint::memory_estimate`].
     pub fn memory_estimate(&self, components: &[Component], place: PlaceKind, dtype: Dtype) -> MemoryEstimate {
         self.checkpoint.memory_estimate(&of(&self.manifest, components), place, dtype)
     }
@@ -74,18 +74,18 @@ impl Deref for OmniCheckpoint {
     }
 }
 
-/// The tensors of some parts.
+/// Selects the tensors of `components`.
 fn of(manifest: &Manifest, components: &[Component]) -> Manifest {
     let wanted = manifest.iter().filter(|(name, _)| belongs(name, components));
     wanted.map(|(name, expected)| (name.clone(), expected.clone())).collect()
 }
 
-/// Whether a tensor belongs to one of some parts.
+/// Whether a tensor belongs to one of `components`.
 pub(crate) fn belongs(name: &str, components: &[Component]) -> bool {
     Component::of(name).is_some_and(|component| components.contains(&component))
 }
 
-/// Tensors of some parts, and those that belong to none.
+/// Selects the tensors of `components` and those that belong to no part.
 fn in_scope(components: &[Component]) -> impl Fn(&str) -> bool {
     |name| Component::of(name).is_none_or(|component| components.contains(&component))
 }
