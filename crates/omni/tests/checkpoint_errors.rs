@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use qwen3_omni::{Component, OmniCheckpoint};
+use qwen3_omni::checkpoint::ConfigFile;
+use qwen3_omni::{Component, OmniCheckpoint, OmniConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -239,4 +240,33 @@ fn a_text_only_load_needs_neither_the_talkers_shards_nor_its_config() {
         config["talker_config"]["num_code_groups"] = json!(4);
     });
     assert_names(&error(directory.path()), &["talker.safetensors", "talker.", "not there"]);
+}
+
+/// Calls `visit` with the path of every value that is no object.
+fn leaves(value: &Value, path: String, visit: &mut impl FnMut(String)) {
+    match value.as_object() {
+        Some(object) => object.iter().for_each(|(key, value)| leaves(value, format!("{path}/{key}"), visit)),
+        None => visit(path),
+    }
+}
+
+#[test]
+fn whatever_stands_at_a_key_of_the_config_gives_a_config_or_an_error() {
+    let path = testkit::tiny().join("config.json");
+    let whole: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut pointers = Vec::new();
+    leaves(&whole, String::new(), &mut |pointer| pointers.push(pointer));
+    assert!(pointers.len() > 100, "{} keys", pointers.len());
+    for pointer in pointers {
+        for wrong in
+            [json!(0), json!(1), json!(-1), json!(0.5), json!([]), json!([0]), json!({}), json!("x"), json!(null)]
+        {
+            let mut changed = whole.clone();
+            *changed.pointer_mut(&pointer).unwrap() = wrong;
+            // No panic, and what is accepted lists its tensors.
+            if let Ok(config) = OmniConfig::of(&ConfigFile::of_json(&path, changed)) {
+                config.manifest().unwrap();
+            }
+        }
+    }
 }
