@@ -1,14 +1,15 @@
 //! Encoding of prepared media to rows for the thinker.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use media::audio::Mel;
 use media::image::Patches;
+use media::video::Clip;
 use moe_thinker::MediaRows;
-use omni_core::{Dtype, Encoded, Error, Result};
+use omni_core::{Encoded, Error, Result};
 use tm_rope::MediaItem;
 use vision_encoder::PixelPatches;
 
-use crate::model::{AnyAudioEncoder, Model};
+use crate::model::{AnyAudioEncoder, Encoders, Model};
 use crate::prompt::{Feature, Media, Prompt};
 
 /// Number of cached rows of each kind, which come before the others.
@@ -21,77 +22,78 @@ pub(crate) struct CachedRows {
 
 /// Encodes the media of a prompt, except for cached rows, and removes them from the prompt.
 pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> Result<MediaRows> {
-    let (device, dtype) = (&model.device, model.dtype);
-    let encoders = || {
-        let missing =
-            || Error::NotLoaded("the conversation holds media, but the model was loaded without encoders".into());
-        model.encoders.as_ref().ok_or_else(missing)
-    };
     let of_kind = |wanted: fn(&MediaItem) -> bool| -> Vec<usize> {
         prompt.layout.items.iter().filter(|item| wanted(item)).map(MediaItem::tokens).collect()
     };
     let audio_rows = of_kind(|item| matches!(item, MediaItem::Audio(_)));
     let image_rows = of_kind(|item| matches!(item, MediaItem::Image(_)));
     let video_rows = of_kind(|item| matches!(item, MediaItem::Video(..)));
-    let mel_rows = |mel: Mel| {
-        let shape = [mel.frames(), mel.bins()];
-        upload(mel.into_values(), shape, device, dtype)
-    };
-    let encode_audio = |items: Vec<Mel>| {
-        let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
-        encoders()?.audio.encode(items.into_iter().map(mel_rows).collect())
-    };
-    // The built-in encoder need not compute cached windows again.
-    let windowed = match model.encoders.as_ref().map(|encoders| &encoders.audio) {
-        Some(AnyAudioEncoder::Builtin(encoder)) => Some(encoder),
-        _ => None,
-    };
-    let (mut items, mut images, mut videos) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut audio, mut images, mut videos) = (Vec::new(), Vec::new(), Vec::new());
     for item in prompt.media.drain(..) {
         match item {
-            Media::Audio(item) => items.push(item),
+            Media::Audio(item) => audio.push(item),
             Media::Image(item) => images.push(item),
             Media::Video(item) => videos.push(item),
         }
     }
-    let audio = match items.iter().all(|item| matches!(item, Feature::Raw(_))) {
-        // All items stay in the call, since it decides how short ones are padded; cached windows are not computed.
-        true if windowed.is_some() && cached.audio > 0 && cached.audio < audio_rows.iter().sum() => {
-            let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
-            let raw = items.into_iter().filter_map(|item| match item {
-                Feature::Raw(mel) => Some(mel_rows(mel)),
-                Feature::Encoded(_) => None,
-            });
-            let embeds =
-                windowed.map(|encoder| encoder.encode_after(&raw.collect::<Vec<_>>(), cached.audio)).transpose()?;
-            embeds.map(|embeds| Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() })
-        }
-        // Between rows of custom encoders all are encoded, for the same reason.
-        false if cached.audio < audio_rows.iter().sum() => encode_uncached(items, &[], cached.audio, encode_audio)?,
-        _ => encode_uncached(items, &audio_rows, cached.audio, encode_audio)?,
-    };
-    let pixels = |patches: Patches, seconds_per_step: f32| {
-        let (grid, shape) = (patches.grid(), [patches.patches(), patches.values().len() / patches.patches()]);
-        PixelPatches { patches: upload(patches.into_values(), shape, device, dtype), grid, seconds_per_step }
-    };
-    let encode_vision = |items: Vec<PixelPatches>| {
-        let _span = tracing::info_span!("vision_encoder", items = items.len()).entered();
-        encoders()?.vision.encode(items)
-    };
+    let audio = encode_audio(model, audio, &audio_rows, cached.audio)?;
     let audio = checked(model, "sound", &audio_rows, cached.audio, audio)?;
     let image = encode_uncached(images, &image_rows, cached.image, |items: Vec<Patches>| {
-        encode_vision(items.into_iter().map(|patches| pixels(patches, 0.0)).collect())
+        encode_pixels(model, items.into_iter().map(|patches| (patches, 0.0)).collect())
     })?;
-    let video = encode_uncached(videos, &video_rows, cached.video, |items| {
-        let item = |clip: media::video::Clip| {
-            let seconds = clip.seconds_per_step();
-            pixels(clip.into_patches(), seconds)
-        };
-        encode_vision(items.into_iter().map(item).collect())
+    let timed = |clip: Clip| {
+        let seconds = clip.seconds_per_step();
+        (clip.into_patches(), seconds)
+    };
+    let video = encode_uncached(videos, &video_rows, cached.video, |items: Vec<Clip>| {
+        encode_pixels(model, items.into_iter().map(timed).collect())
     })?;
     let image = checked(model, "picture", &image_rows, cached.image, image)?;
     let video = checked(model, "video", &video_rows, cached.video, video)?;
     Ok(MediaRows { audio, image, video })
+}
+
+fn encoders(model: &Model) -> Result<&Encoders> {
+    let missing = || Error::NotLoaded("the conversation holds media, but the model was loaded without encoders".into());
+    model.encoders.as_ref().ok_or_else(missing)
+}
+
+/// Encodes sound to the rows after the cached ones. How short items are padded depends on all items of a call, so the built-in encoder is
+/// given all of them and leaves out cached windows.
+fn encode_audio(model: &Model, items: Vec<Feature<Mel>>, rows: &[usize], cached: usize) -> Result<Option<Encoded>> {
+    let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
+    let upload_mel = |mel: Mel| {
+        let shape = [mel.frames(), mel.bins()];
+        upload(model, mel.into_values(), shape)
+    };
+    let encode = |items: Vec<Mel>| encoders(model)?.audio.encode(items.into_iter().map(upload_mel).collect());
+    let all: usize = rows.iter().sum();
+    if cached == 0 || cached >= all {
+        return encode_uncached(items, rows, cached, encode);
+    }
+    if items.iter().any(|item| matches!(item, Feature::Encoded(_))) {
+        // Between rows of custom encoders all are encoded.
+        return encode_uncached(items, &[], cached, encode);
+    }
+    let Some(AnyAudioEncoder::Builtin(encoder)) = model.encoders.as_ref().map(|encoders| &encoders.audio) else {
+        return encode_uncached(items, rows, cached, encode);
+    };
+    let raw = items.into_iter().filter_map(|item| match item {
+        Feature::Raw(mel) => Some(upload_mel(mel)),
+        Feature::Encoded(_) => None,
+    });
+    let embeds = encoder.encode_after(&raw.collect::<Vec<_>>(), cached)?;
+    Ok(Some(Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() }))
+}
+
+/// Encodes patches, each with the seconds from one time step to the next.
+fn encode_pixels(model: &Model, items: Vec<(Patches, f32)>) -> Result<Encoded> {
+    let _span = tracing::info_span!("vision_encoder", items = items.len()).entered();
+    let pixels = |(patches, seconds_per_step): (Patches, f32)| {
+        let (grid, shape) = (patches.grid(), [patches.patches(), patches.values().len() / patches.patches()]);
+        PixelPatches { patches: upload(model, patches.into_values(), shape), grid, seconds_per_step }
+    };
+    encoders(model)?.vision.encode(items.into_iter().map(pixels).collect())
 }
 
 /// Checks that an encoder made the rows that the prompt has tokens for.
@@ -142,8 +144,8 @@ fn encode_uncached<T>(
     }))
 }
 
-fn upload(values: Vec<f32>, shape: [usize; 2], device: &Device, dtype: Dtype) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(values, shape), (device, dtype.into()))
+fn upload(model: &Model, values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, shape), (&model.device, model.dtype.into()))
 }
 
 /// Encodes the raw items in one call and puts the rows of custom encoders between them, in order.

@@ -1,12 +1,17 @@
+//! Weights by name, for the place where a model computes.
+
+mod buffer;
+mod draw;
+
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use burn::module::{Param, ParamId};
-use burn::tensor::{Device, Distribution, Shape, Tensor, TensorData};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
+use burn::tensor::{Device, Shape, Tensor};
 use omni_core::{Dtype, Error, Place, Result};
+
+use buffer::Buffer;
+use draw::{Packing, hash, xorshift};
 
 use crate::arena::Arena;
 use crate::random::{RandomCheckpoint, random_range};
@@ -53,24 +58,6 @@ enum Source<'a> {
     },
     /// Nothing: what is asked for is written down.
     Record(Rc<RefCell<Manifest>>),
-}
-
-/// Which random matrices are packed.
-#[derive(Clone)]
-enum Packing {
-    /// All alike, or none.
-    All(Option<Scheme>),
-    /// By module.
-    Modules(Rc<BTreeMap<String, Scheme>>),
-}
-
-impl Packing {
-    fn of(&self, module: &str) -> Option<&Scheme> {
-        match self {
-            Packing::All(scheme) => scheme.as_ref(),
-            Packing::Modules(schemes) => schemes.get(module),
-        }
-    }
 }
 
 impl<'a> Weights<'a> {
@@ -356,31 +343,6 @@ impl<'a> Weights<'a> {
         buffer.matrix(shape, &mut self.arena.borrow_mut())
     }
 
-    fn draw_matrix(&self, shape: [usize; 2], scheme: Option<&Scheme>, seed: u64) -> StoredMatrix {
-        let bound = random_range("weight", &shape).1;
-        let mut random = xorshift(seed);
-        let Some(scheme) = scheme else {
-            let elements = shape[0] * shape[1];
-            let mut buffer = Buffer::new(self.matrix_type(), elements);
-            for _ in 0..elements {
-                buffer.extend_from_f32(&[((random() >> 40) as f32 / (1 << 23) as f32 - 1.0) * bound]);
-            }
-            self.count(elements * self.matrix_type().size());
-            return buffer.matrix(shape, &mut self.arena.borrow_mut());
-        };
-        let group =
-            if shape[1].is_multiple_of(scheme.group_in(shape[1])) { scheme.group_in(shape[1]) } else { shape[1] };
-        let words: Vec<u64> = (0..(shape[0] * scheme.words_in(shape[1])).div_ceil(2)).map(|_| random()).collect();
-        let words = &bytemuck::cast_slice(&words)[..shape[0] * scheme.words_in(shape[1]) * 4];
-        let mut scales = Buffer::new(Dtype::Bf16, 0);
-        let scale = bound / (1u32 << (scheme.bits - 1)) as f32;
-        scales.extend_from_f32(&vec![scale; shape[0] * shape[1].div_ceil(group)]);
-        self.count(words.len() + shape[0] * shape[1].div_ceil(group) * 2);
-        let sizes = [scheme.bits as usize, group];
-        let arena = &mut self.arena.borrow_mut();
-        StoredMatrix::packed(shape, sizes, Bytes::kept(words, arena), (scales.bytes(arena), true), None)
-    }
-
     /// Matrices of all experts of a layer, packed to `[E, sum of rows, columns]`.
     ///
     /// For each expert `e` the matrices `experts.{e}.{part}.weight`, each `[rows, columns]`, are laid below one another.
@@ -431,12 +393,6 @@ impl<'a> Weights<'a> {
         self.done.set(LoadProgress { tensors: tensors + 1, bytes: bytes + read });
     }
 
-    fn draw<const D: usize>(&self, shape: [usize; D], (low, high): (f32, f32)) -> Tensor<D> {
-        self.count(shape.iter().product::<usize>() * self.tensor_dtype().size());
-        let values = Distribution::Uniform(low.into(), high.into());
-        Tensor::random(shape, values, (self.device(), self.tensor_dtype().into()))
-    }
-
     fn report(&self) {
         if let Some(callback) = &self.progress {
             (callback.borrow_mut())(self.done.get());
@@ -444,111 +400,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// A fast source of random bits: good enough for weights that only stand in.
-fn xorshift(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed | 1;
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    }
-}
-
-/// A number that depends on every byte of a name (FNV-1a).
-fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
-}
-
 /// The first axis, and all others as one.
 fn flat<const D: usize>(shape: [usize; D]) -> [usize; 2] {
     [shape[0], shape[1..].iter().product()]
-}
-
-/// Host memory of one tensor (or one layer's experts) in the number type of the computation.
-enum Buffer {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
-    F16(Vec<f16>),
-}
-
-impl Buffer {
-    fn new(dtype: Dtype, elements: usize) -> Self {
-        match dtype {
-            Dtype::F32 => Buffer::F32(Vec::with_capacity(elements)),
-            Dtype::Bf16 => Buffer::Bf16(Vec::with_capacity(elements)),
-            Dtype::F16 => Buffer::F16(Vec::with_capacity(elements)),
-        }
-    }
-
-    fn append(&mut self, bytes: &[u8], stored: Dtype) {
-        match self {
-            Buffer::F32(out) => extend(out, bytes, stored, |x| x, bf16::to_f32, f16::to_f32),
-            Buffer::Bf16(out) => extend(out, bytes, stored, bf16::from_f32, |x| x, |x| bf16::from_f32(x.to_f32())),
-            Buffer::F16(out) => extend(out, bytes, stored, f16::from_f32, |x| f16::from_f32(x.to_f32()), |x| x),
-        }
-    }
-
-    fn extend_from_f32(&mut self, values: &[f32]) {
-        match self {
-            Buffer::F32(out) => out.extend_from_slice(values),
-            Buffer::Bf16(out) => out.extend(values.iter().map(|x| bf16::from_f32(*x))),
-            Buffer::F16(out) => out.extend(values.iter().map(|x| f16::from_f32(*x))),
-        }
-    }
-
-    /// # Panics
-    /// For any type but f32.
-    fn into_f32(self) -> Vec<f32> {
-        match self {
-            Buffer::F32(values) => values,
-            _ => unreachable!("a buffer of f32 was asked for"),
-        }
-    }
-
-    fn bytes(self, arena: &mut Arena) -> Bytes {
-        let bytes = match &self {
-            Buffer::F32(values) => bytemuck::cast_slice(values),
-            Buffer::Bf16(values) => bytemuck::cast_slice(values.reinterpret_cast()),
-            Buffer::F16(values) => bytemuck::cast_slice(values.reinterpret_cast()),
-        };
-        Bytes::kept(bytes, arena)
-    }
-
-    /// # Panics
-    /// For f16, in which no matrix is kept.
-    fn matrix(self, shape: [usize; 2], arena: &mut Arena) -> StoredMatrix {
-        match self {
-            Buffer::F32(_) => StoredMatrix::f32(shape, self.bytes(arena)),
-            Buffer::Bf16(_) => StoredMatrix::bf16(shape, self.bytes(arena)),
-            Buffer::F16(_) => unreachable!("matrices are kept in f32 or bf16"),
-        }
-    }
-
-    fn upload<const D: usize>(self, shape: [usize; D], device: &Device, dtype: Dtype) -> Tensor<D> {
-        let data = match self {
-            Buffer::F32(values) => TensorData::new(values, shape),
-            Buffer::Bf16(values) => TensorData::new(values, shape),
-            Buffer::F16(values) => TensorData::new(values, shape),
-        };
-        Tensor::from_data(data, (device, dtype.into()))
-    }
-}
-
-/// Appends little-endian numbers of the stored type, converted.
-fn extend<T>(
-    out: &mut Vec<T>,
-    bytes: &[u8],
-    stored: Dtype,
-    from_f32: impl Fn(f32) -> T,
-    from_bf16: impl Fn(bf16) -> T,
-    from_f16: impl Fn(f16) -> T,
-) {
-    let (fours, _) = bytes.as_chunks::<4>();
-    let (twos, _) = bytes.as_chunks::<2>();
-    match stored {
-        Dtype::F32 => out.extend(fours.iter().map(|b| from_f32(f32::from_le_bytes(*b)))),
-        Dtype::Bf16 => out.extend(twos.iter().map(|b| from_bf16(bf16::from_le_bytes(*b)))),
-        Dtype::F16 => out.extend(twos.iter().map(|b| from_f16(f16::from_le_bytes(*b)))),
-    }
 }
