@@ -1,14 +1,14 @@
-//! Functions of single numbers, over slices.
+//! Activation functions, element by element over slices.
 
 use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::simd::Processor;
 
-/// Numbers one core takes at a time.
+/// Elements that one task takes at a time.
 const PIECE: usize = 1 << 14;
 
-/// Exact GELU of every value: `x * (1 + erf(x / √2)) / 2`, with an error below 1e-6.
+/// Applies exact GELU to every value: `x * (1 + erf(x / √2)) / 2`, with an error below 1e-6.
 pub fn gelu(values: &mut [f32]) {
     gelu_on(Processor::best().arch, values);
 }
@@ -17,7 +17,7 @@ pub(crate) fn gelu_on(arch: Arch, values: &mut [f32]) {
     each(arch, values, exact::<false>);
 }
 
-/// GELU by its tanh approximation of every value: `x * (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
+/// Applies GELU's tanh approximation to every value: `x * (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`.
 pub fn gelu_tanh(values: &mut [f32]) {
     gelu_tanh_on(Processor::best().arch, values);
 }
@@ -39,7 +39,7 @@ impl Snake<'_> {
     /// Activates all values `[channels, time]`.
     ///
     /// # Panics
-    /// If the values are no whole channels, or there are not as many amplitudes as frequencies.
+    /// If the values are not whole channels, or there are not as many amplitudes as frequencies.
     pub fn apply(&self, values: &mut [f32]) {
         self.apply_on(Processor::best().arch, values);
     }
@@ -53,7 +53,7 @@ impl Snake<'_> {
         channels.for_each(|(channel, values)| self.channel(arch, channel, values));
     }
 
-    /// Channels.
+    /// Number of channels.
     ///
     /// # Panics
     /// If there are not as many amplitudes as frequencies.
@@ -74,9 +74,9 @@ impl Snake<'_> {
 /// `sin²(x)` with an error below 1e-6 for arguments up to some thousands.
 #[inline(always)]
 fn sine_squared(x: f32) -> f32 {
-    // Adding this rounds to a whole number.
+    // Adding this rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
-    // It repeats after π, which is taken off in three parts.
+    // The square repeats after π; multiples of it are subtracted in three parts, for accuracy.
     let turns = (x * std::f32::consts::FRAC_1_PI + ROUND) - ROUND;
     let x = ((x - turns * 3.140_625) - turns * 9.670_257e-4) - turns * 6.277_114e-7;
     let square = x * x;
@@ -95,13 +95,13 @@ const CUBIC: f32 = 0.044_715;
 /// `2 √(2/π)`.
 const TWICE: f32 = 1.595_769;
 
-/// `a * b + c`; with `FUSED` in one operation, which is a slow call on processors that have it not.
+/// `a * b + c`; with `FUSED` as one operation, which is a slow call on processors without it.
 #[inline(always)]
 fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// A polynomial, the highest power first.
+/// A polynomial, its highest power first (Horner's scheme).
 #[inline(always)]
 fn polynomial<const FUSED: bool, const N: usize>(factors: [f32; N], x: f32) -> f32 {
     factors[1..].iter().fold(factors[0], |sum, factor| multiply_add::<FUSED>(sum, x, *factor))
@@ -112,7 +112,7 @@ pub(crate) fn by_tanh<const FUSED: bool>(x: f32) -> f32 {
     x / (1.0 + exp::<FUSED>(-TWICE * x * multiply_add::<FUSED>(CUBIC * x, x, 1.0)))
 }
 
-/// With Abramowitz and Stegun's 7.1.26 for the error function, whose error is below 1.5e-7.
+/// Exact GELU, by Abramowitz and Stegun's 7.1.26 for the error function, whose error is below 1.5e-7.
 #[inline(always)]
 pub(crate) fn exact<const FUSED: bool>(x: f32) -> f32 {
     let y = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
@@ -122,10 +122,10 @@ pub(crate) fn exact<const FUSED: bool>(x: f32) -> f32 {
     multiply_add::<FUSED>(0.5 * x.abs(), erf, 0.5 * x)
 }
 
-/// `e^x` to a few units in the last place, in operations that compilers turn into vector code.
+/// `e^x` to a few units in the last place, in operations that compilers vectorise.
 #[inline(always)]
 pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
-    // Adding this rounds to a whole number, which then stands in the low bits.
+    // Adding this rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let rounded = multiply_add::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);

@@ -1,16 +1,16 @@
-//! Memory as the products use it: sizes, a matrix whose columns are written by several threads at once, and prefetching.
+//! Buffers: checked sizes, cache-line alignment, matrices whose columns several threads write at once, and prefetching.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// The product of sizes. Whatever they come from, it must not wrap: then less memory would be there than is read.
+/// Multiplies sizes, checking for overflow: a product that wraps would allocate less memory than is then read.
 ///
-/// Sizes that were compared with a slice's length are less than the address space by some bits, so that rounding them up to
-/// tiles, or a few of them together, needs no further check.
+/// Sizes that were compared with a slice's length are smaller than the address space by some bits, so that rounding them up to
+/// tiles, or adding a few of them, needs no further check.
 ///
 /// # Panics
-/// If it is too large.
+/// If the product overflows.
 #[track_caller]
 #[inline]
 pub(crate) fn size<const N: usize>(sizes: [usize; N]) -> usize {
@@ -21,17 +21,17 @@ pub(crate) fn size<const N: usize>(sizes: [usize; N]) -> usize {
     product.unwrap_or_else(|| panic!("sizes {sizes:?} are too large"))
 }
 
-/// The sum of lengths, which must not wrap either.
+/// Adds lengths, checking for overflow.
 ///
 /// # Panics
-/// If it is too large.
+/// If the sum overflows.
 #[track_caller]
 pub(crate) fn total(lengths: impl IntoIterator<Item = usize>) -> usize {
     let sum = lengths.into_iter().try_fold(0usize, usize::checked_add);
     sum.unwrap_or_else(|| panic!("lengths add up to too large a size"))
 }
 
-/// Room for a row-major matrix `[rows, width]`, shared by tasks that each own other columns of it.
+/// A row-major matrix `[rows, width]` shared by tasks that each write a disjoint set of its columns.
 pub(crate) struct DisjointCols<'a> {
     values: *mut f32,
     rows: usize,
@@ -48,7 +48,7 @@ impl<'a> DisjointCols<'a> {
         Self { values: values.as_mut_ptr(), rows, width, owner: PhantomData }
     }
 
-    /// The given columns of one row.
+    /// Borrows `columns` of one row.
     ///
     /// # Safety
     /// No other piece that is alive, in this or another thread, may hold any of these elements.
@@ -61,7 +61,7 @@ impl<'a> DisjointCols<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.values.add(row * self.width + columns.start), columns.len()) }
     }
 
-    /// Sets one element.
+    /// Writes one element.
     ///
     /// # Safety
     /// No other thread touches it, and no piece that is alive holds it.
@@ -72,7 +72,7 @@ impl<'a> DisjointCols<'a> {
         unsafe { self.values.add(row * self.width + column).write(value) }
     }
 
-    /// Where a task writes: rows from `row` on, columns from `column` on.
+    /// A writable view of the rows from `row` on and the columns from `column` on.
     ///
     /// # Safety
     /// While the target is alive, no other thread touches what is written through it, and no piece that is alive holds it.
@@ -82,7 +82,7 @@ impl<'a> DisjointCols<'a> {
     }
 }
 
-/// Some rows and columns of a matrix that are its holder's alone.
+/// A view of some rows and columns of a matrix that only its holder writes.
 pub(crate) struct Target<'a> {
     columns: &'a DisjointCols<'a>,
     row: usize,
@@ -90,15 +90,16 @@ pub(crate) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// The first numbers of one row.
+    /// The first `length` numbers of one row.
     #[inline(always)]
     pub(crate) fn row(&mut self, row: usize, length: usize) -> &mut [f32] {
         let Self { columns, row: first, column } = *self;
-        // SAFETY: who made the target promised that nobody else touches these, and `self` is borrowed until the piece is dropped.
+        // SAFETY: whoever made the target promised that nobody else touches these, and `self` is borrowed until the piece is
+        // dropped.
         unsafe { columns.piece(first + row, column..column + length) }
     }
 
-    /// Asks for the first numbers of one row to be near.
+    /// Prefetches the first `length` numbers of one row to the L1 cache.
     #[inline(always)]
     pub(crate) fn prefetch(&self, row: usize, length: usize) {
         let DisjointCols { values, width, .. } = self.columns;
@@ -109,11 +110,11 @@ impl Target<'_> {
     }
 }
 
-/// Numbers in one line of the cache.
+/// f32 numbers in one cache line.
 const LINE: usize = 16;
 
-/// `length` values of the vector, which grows as needed, from the beginning of a cache line on: a load that crosses two lines
-/// costs two.
+/// Borrows `length` values of a vector, which grows as needed, beginning at a cache line: a load that crosses two lines costs
+/// two.
 pub(crate) fn aligned(values: &mut Vec<f32>, length: usize) -> &mut [f32] {
     let needed = total([length, LINE]);
     if values.len() < needed {
@@ -123,7 +124,7 @@ pub(crate) fn aligned(values: &mut Vec<f32>, length: usize) -> &mut [f32] {
     &mut values[skip..skip + length]
 }
 
-/// Numbers that begin at a cache line, for the same reason.
+/// A vector whose first element is aligned to a cache line, so that no load crosses two lines.
 pub(crate) struct AlignedVec<T> {
     lines: Vec<Line>,
     length: usize,
@@ -132,9 +133,9 @@ pub(crate) struct AlignedVec<T> {
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line(#[allow(dead_code)] [u8; 64]); // read as numbers
+struct Line(#[allow(dead_code)] [u8; 64]); // Read as numbers.
 
-/// What any bits are a value of.
+/// A number type for which any bits are a valid value.
 ///
 /// # Safety
 /// Any bits must be a value, without padding, aligned within a line.
@@ -167,15 +168,15 @@ impl<T> std::fmt::Debug for AlignedVec<T> {
 }
 
 impl<T: Bits> AlignedVec<T> {
-    /// Room for so many numbers; what they were is left.
+    /// Resizes to `length` numbers; former contents are left as they are.
     pub(crate) fn resize(&mut self, length: usize) -> &mut [T] {
         let lines = size([length, size_of::<T>()]).div_ceil(size_of::<Line>());
         if self.lines.len() < lines {
             self.lines.resize(lines, Line([0; 64]));
         }
         self.length = length;
-        // SAFETY: the lines hold so many numbers (their bytes were just rounded up to lines), which may have any bits; a line
-        // is aligned for any of them, and `self` is borrowed as long as they are.
+        // SAFETY: the lines hold `length` numbers (their bytes were just rounded up to lines), which may have any bits; a line is
+        // aligned for any of them, and `self` is borrowed as long as they are.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
     }
 }
@@ -189,7 +190,7 @@ impl<T: Bits> std::ops::Deref for AlignedVec<T> {
     }
 }
 
-/// Reads all words, as fast as memory gives them; their sum.
+/// Reads all words at memory bandwidth and returns their wrapping sum.
 pub fn read_all(words: &[u64]) -> u64 {
     let mut sums = [0u64; LINE];
     let (pieces, rest) = words.as_chunks::<LINE>();
@@ -201,12 +202,12 @@ pub fn read_all(words: &[u64]) -> u64 {
     sums.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
-/// Into the first cache.
+/// Prefetch hint: to the L1 cache.
 const NEAR: i32 = 3;
-/// Into the second.
+/// Prefetch hint: to the L2 cache.
 const NEARER: i32 = 2;
 
-/// Asks for the line that holds an address, which need not be one of memory.
+/// Prefetches the cache line at an address, which need not be valid.
 #[inline(always)]
 fn prefetch_line<const HINT: i32, T>(at: *const T) {
     // Miri knows no such instruction.
@@ -219,23 +220,23 @@ fn prefetch_line<const HINT: i32, T>(at: *const T) {
     let _ = at;
 }
 
-/// Asks for what lies so many bytes behind a place to be on its way from memory: weights are read from one end to the other.
+/// Prefetches what lies `bytes` after `at`: weights are read from one end to the other.
 #[inline(always)]
 pub(crate) fn prefetch_ahead<T>(at: *const T, bytes: usize) {
     prefetch_line::<NEAR, _>(at.cast::<i8>().wrapping_add(bytes));
 }
 
-/// Bytes that should lie at least between a place that is read and the one that is asked for.
+/// Least distance in bytes between what is read and what is prefetched.
 const AHEAD: usize = 4 << 10;
 
-/// How far ahead to ask where rows are read several at a time: so that the same place of later rows is meant, not of those that
-/// are being read.
+/// The prefetch distance in bytes for code that reads several rows at once: a multiple of those rows, so that the same columns of
+/// later rows are meant and not of the rows that are being read.
 #[inline(always)]
 pub(crate) fn ahead(bytes_at_a_time: usize) -> usize {
     bytes_at_a_time * AHEAD.div_ceil(bytes_at_a_time.max(1))
 }
 
-/// Asks for these values to be on their way from memory, as far as the second cache.
+/// Prefetches these values to the L2 cache.
 #[inline(always)]
 pub(crate) fn prefetch(values: &[f32]) {
     values.chunks(LINE).for_each(|line| prefetch_line::<NEARER, _>(line.as_ptr()));

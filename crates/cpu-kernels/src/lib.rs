@@ -1,8 +1,8 @@
-//! Arithmetic on slices in host memory, with the processor's widest vectors and all cores.
+//! CPU kernels on slices in host memory: GEMM, attention, convolutions, norms and activations, with SIMD on all cores.
 //!
 //! Nothing here knows of tensors, models or files: the `nn` crate of this family calls these functions where a tensor lies in
-//! host memory. Which instructions are used is decided when the program runs (AVX-512, AVX2, NEON, or plain code), so that one
-//! build runs everywhere. Work is spread over the current `rayon` pool.
+//! host memory. The instruction set is chosen when the program runs (AVX-512, AVX2, NEON, or scalar code), so that one build
+//! runs everywhere. Work is spread over the current `rayon` pool.
 //!
 //! ```
 //! use qwen3_omni_cpu_kernels::{LinearShape, Precision, Weight, linear};

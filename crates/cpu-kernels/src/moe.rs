@@ -1,5 +1,5 @@
-//! Mixture of experts: only the chosen experts are read, where they lie.
-#![allow(unsafe_code)] // Tasks write other columns of the same rows: see `memory`.
+//! Mixture of experts: only the experts that rows are assigned to are read, in place.
+#![allow(unsafe_code)] // Tasks write disjoint columns of the same rows: see `buffer`.
 
 use rayon::prelude::*;
 use smallvec::SmallVec;
@@ -32,34 +32,34 @@ impl<'a> Expert<'a> {
     }
 }
 
-/// An [`Expert`] whose matrices have their shapes.
+/// An [`Expert`] whose lengths were checked against its shapes.
 struct Matrices<'a> {
     gate: Matrix<'a>,
     up: Matrix<'a>,
     down: Matrix<'a>,
 }
 
-/// A row goes to an expert, whose output counts so much.
+/// Assigns a row to an expert, with the weight of the expert's output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Assignment {
     /// The expert.
     pub expert: usize,
     /// The row.
     pub row: usize,
-    /// The run that the row belongs to; a run's rows lie one after the other.
+    /// The run that the row belongs to; a run's rows are consecutive.
     pub run: usize,
     /// Factor of the expert's output.
     pub weight: f32,
 }
 
-/// Most rows of a run, to one expert with packed weights, that are multiplied as integers even among many rows: unpacking the
-/// weights would take longer. Other runs do not count, so that a run's results do not depend on them.
+/// Most rows of one run that an expert with packed weights multiplies as integers even when there are many rows in all:
+/// dequantising the weights would take longer. Other runs do not count, so that a run's results do not depend on them.
 const SELDOM: usize = 6;
 
-/// The first place among the sorted assignments, the expert, and its rows.
+/// Index of the first of an expert's sorted assignments, the expert, and its rows.
 type Group<'a> = (usize, Matrices<'a>, SmallVec<[usize; 8]>);
 
-/// Memory that [`experts`] works in, kept from call to call.
+/// Buffers of [`experts`], kept from call to call.
 #[derive(Debug, Default)]
 pub struct ExpertsScratch {
     assignments: Vec<Assignment>,
@@ -69,7 +69,7 @@ pub struct ExpertsScratch {
 }
 
 impl ExpertsScratch {
-    /// Bytes of memory held.
+    /// Bytes allocated.
     pub fn bytes(&self) -> usize {
         let Self { assignments, inner, gathered, seldom } = self;
         size_of::<Assignment>() * (assignments.capacity() + seldom.assignments.capacity())
@@ -80,22 +80,22 @@ impl ExpertsScratch {
     }
 }
 
-/// Choices of experts that few rows have chosen, and those rows.
+/// Assignments to experts that few rows of a run have chosen, and those rows.
 #[derive(Debug, Default)]
 struct Seldom {
     assignments: Vec<Assignment>,
     inputs: Activations,
-    /// For each row of the inputs, its place among all rows.
+    /// For each row of the inputs, its index among all rows.
     rows: Vec<usize>,
 }
 
-/// `y[row] += share * down(silu(gate x) * up x)` for every assignment.
+/// Computes `y[row] += weight * down(silu(gate x) * up x)` for every assignment.
 ///
 /// # Shapes
-/// `inputs` hold `[rows, width]`; `y` `[rows, width]`; every expert's inner width is `inner`.
+/// `inputs` `[rows, width]`, `y` `[rows, width]`; every expert's inner width is `inner`.
 ///
 /// # Panics
-/// If a slice has not the length of its shape, or a assignment is of a row that is not there.
+/// If a length does not match its shape, or an assignment names a row that does not exist.
 pub fn experts<'a>(
     memory: &mut ExpertsScratch,
     inputs: &mut Activations,
@@ -142,7 +142,7 @@ fn experts_on<'a>(
 }
 
 impl Seldom {
-    /// Takes the assignments of experts that few rows of a run have chosen out of sorted ones, if their weights are worth it.
+    /// Moves the assignments of experts that few rows of a run have chosen out of `sorted`, where the expert is `worth` it.
     fn take(&mut self, inputs: &Activations, sorted: &mut Vec<Assignment>, worth: impl Fn(usize) -> bool) {
         let Self { assignments, inputs: taken, rows } = self;
         assignments.clear();
@@ -151,7 +151,7 @@ impl Seldom {
                 assignments.extend_from_slice(group);
             }
         }
-        // Both are sorted, so one pass finds those that are left. A share may be no number, which would equal nothing.
+        // Both are sorted, so one pass finds those that are left. Weights are not compared: one may be NaN, which equals nothing.
         let mut gone = assignments.iter().peekable();
         sorted.retain(|assignment| {
             gone.next_if(|gone| (gone.expert, gone.row) == (assignment.expert, assignment.row)).is_none()
@@ -169,7 +169,7 @@ impl Seldom {
     }
 }
 
-/// Computes the experts that few rows have chosen. A assignment's row is one of the inputs; `places` says which row of `y` belongs to it.
+/// Computes experts by skinny GEMM. Rows of assignments index `inputs`; `places` maps them to rows of `y`.
 #[allow(clippy::too_many_arguments)] // Those of `experts`, taken apart.
 fn few<'a>(
     processor: Processor,
@@ -183,7 +183,7 @@ fn few<'a>(
 ) {
     let width = inputs.width();
     let instructions = processor.instructions;
-    // Choices of the same expert, with the first one's place.
+    // Assignments to the same expert, with the index of the first.
     let mut groups: SmallVec<[Group; 16]> = SmallVec::new();
     for (place, assignments) in sorted.chunk_by(|a, b| a.expert == b.expert).scan(0, |place, group| {
         *place += group.len();
@@ -231,7 +231,7 @@ fn few<'a>(
     });
 }
 
-/// Many rows: each expert's rows are multiplied together.
+/// Blocked GEMM: each expert's rows are gathered and multiplied together.
 mod many {
     use super::*;
     use crate::activation::silu_multiply;
@@ -262,7 +262,7 @@ mod many {
                 (assignments, these)
             })
             .collect();
-        // Experts beside each other where there are enough of them: one core each needs no waiting for others.
+        // Experts in parallel, each on one core: none waits for others.
         #[cfg(target_arch = "x86_64")]
         if let (Precision::Bf16, Some(instructions)) = (precision, processor.bf16) {
             groups.into_par_iter().for_each(|(assignments, out)| {
@@ -312,7 +312,7 @@ mod many {
         });
     }
 
-    /// Adds each assignment's output to its row.
+    /// Adds the weighted output of each assignment to its row.
     fn add(assignments: &[Assignment], outputs: &[f32], width: usize, y: &mut [f32]) {
         let mut by_row: Vec<Vec<(usize, f32)>> = vec![Vec::new(); y.len() / width];
         for (place, assignment) in assignments.iter().enumerate() {
@@ -367,7 +367,7 @@ mod tests {
         }
     }
 
-    /// Four experts, of 4 and of 8 bits by turns.
+    /// Four experts, alternately of 4 and of 8 bits.
     fn samples([inner, width]: [usize; 2]) -> Vec<[Sample; 3]> {
         let sample = |e: usize| {
             let bits = if e.is_multiple_of(2) { 4 } else { 8 };
@@ -384,7 +384,7 @@ mod tests {
             let [gate, up, down] = samples[e].each_ref().map(Sample::weight);
             Expert { gate, up, down }
         };
-        // Of each run, some experts are chosen by few rows, some by many; other runs turn few into many.
+        // In each run, some experts are chosen by few rows, some by many; all runs together make many of few.
         let runs = [9, 17, 12];
         let x = numbers(runs.iter().sum::<usize>() * width, 3);
         let assignments = |run: usize, first: usize| {
@@ -461,7 +461,7 @@ mod tests {
         let mut assignments = [(2, 0, 0.5), (0, 0, 0.25), (0, 1, 1.0), (3, 2, 0.7), (0, 2, 0.1), (1, 1, -0.3)]
             .map(|(expert, row, weight)| Assignment { expert, row, run: 0, weight })
             .to_vec();
-        // Two experts, of 4 and of 8 bits, are chosen by many rows; the others stay seldom.
+        // Two experts, of 4 and of 8 bits, are chosen by many rows; the others remain below `SELDOM`.
         assignments.extend(
             (3..rows).flat_map(|row| {
                 [0, 3].map(|expert| Assignment { expert, row, run: 0, weight: 0.2 + row as f32 / 50.0 })

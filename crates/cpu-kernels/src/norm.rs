@@ -1,5 +1,5 @@
-//! RMSNorm and LayerNorm of one row.
-/// Sums of so many interleaved parts, so that compilers can use vectors.
+//! RMSNorm and LayerNorm.
+/// Interleaved partial sums, so that compilers vectorise the reduction.
 const PARTS: usize = 16;
 
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     y.iter_mut().zip(x).zip(weight).for_each(|((y, x), weight)| *y = x * factor * weight);
 }
 
-/// [`rms_norm`] in place.
+/// Normalises one row in place; see [`rms_norm`].
 ///
 /// # Panics
 /// If the lengths differ.
@@ -34,7 +34,7 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 /// LayerNorm of rows: `(x - mean) / sqrt(variance + eps) * weight + bias`, over all cores.
 ///
 /// # Panics
-/// If the lengths differ, or the rows are no whole ones.
+/// If the lengths differ, or `x` is not a whole number of rows.
 pub fn layer_norm(x: &[f32], [weight, bias]: [&[f32]; 2], eps: f32, y: &mut [f32]) {
     let width = weight.len();
     assert!(x.len() == y.len() && bias.len() == width && width > 0, "x, y [rows, width], weight, bias [width]");
@@ -53,7 +53,7 @@ pub fn layer_norm(x: &[f32], [weight, bias]: [&[f32]; 2], eps: f32, y: &mut [f32
     });
 }
 
-/// The sum of a function of all numbers.
+/// Sums `f` over all numbers.
 #[inline(always)]
 fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = x.as_chunks::<PARTS>();

@@ -1,11 +1,11 @@
-//! Rotary positions: queries and keys turned by cosines and sines.
+//! Rotary position embedding (RoPE) of queries and keys.
 
 use rayon::prelude::*;
 
 use crate::buffer::size;
 use crate::simd::Processor;
 
-/// Rotates one head: `x * cos + rotate_half(x) * sin`. `cos` and `sin` are those of the first half, which the second repeats.
+/// Rotates one head: `x * cos + rotate_half(x) * sin`. `cos` and `sin` cover the first half; the second half repeats them.
 ///
 /// # Panics
 /// If the head is not twice as long as the tables.
@@ -18,11 +18,11 @@ pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// Rotates the first heads of every row, as [`rotate`]; `cos` and `sin` are `[rows, half]`, a row of `x` begins every `stride`
-/// numbers.
+/// Rotates the first `heads` heads of every row (see [`rotate`]). `cos` and `sin` are `[rows, half]`; rows of `x` begin `stride`
+/// numbers apart.
 ///
 /// # Panics
-/// If the rows are no whole ones or have not so many heads.
+/// If `x` is not a whole number of rows, or `stride` is less than `heads` heads.
 pub fn rotate_rows(x: &mut [f32], stride: usize, heads: usize, cos: &[f32], sin: &[f32]) {
     let rows = x.len().checked_div(stride).unwrap_or(0);
     let half = cos.len() / rows.max(1);

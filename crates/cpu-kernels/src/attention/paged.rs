@@ -1,31 +1,30 @@
-//! Keys and values of one attention layer, kept in pages.
+//! The KV cache of one attention layer, in pages.
 
 use std::sync::Arc;
 
 use crate::buffer::size;
 use crate::simd::narrow;
 
-/// Widths of heads are rounded up to whole vectors.
+/// Heads are padded to a multiple of this width.
 const LANES: usize = 8;
 
 /// Tokens of one page.
 pub(super) const PAGE: usize = 64;
 
-/// Keys and values of one attention layer, kept in pages: growing copies nothing, and clones share pages until one is
-/// written to.
+/// KV cache of one attention layer, stored in pages: growing copies nothing, and clones share pages until one is written to.
 #[derive(Debug, Clone)]
 pub struct PagedKv {
     pub(super) heads: usize,
-    /// A multiple of 8: behind the numbers of a key or value there are zeros.
+    /// Padded width, a multiple of 8; the padding of keys and values is zero.
     pub(super) width: usize,
-    /// Numbers of a key or value.
+    /// Width of a key or value without padding.
     pub(super) given: usize,
     pub(super) bf16: bool,
     pub(super) tokens: usize,
     pub(super) pages: Vec<Arc<Page>>,
 }
 
-/// Per head, keys `[width, PAGE]` and values `[PAGE, width]`: as the products read them.
+/// Keys `[width, PAGE]` and values `[PAGE, width]` of each head, as the kernels read them.
 #[derive(Debug, Clone)]
 pub(super) enum Page {
     F32 { keys: Vec<f32>, values: Vec<f32> },
@@ -33,7 +32,7 @@ pub(super) enum Page {
 }
 
 impl PagedKv {
-    /// An empty cache for `heads` key/value heads of this width, in bf16 if `bf16`, otherwise in single precision.
+    /// Creates an empty cache for `heads` KV heads of `width`, in bf16 if `bf16`, otherwise in f32.
     ///
     /// # Panics
     /// If there are no heads, or they have no width, or a page would be too large for any memory.
@@ -44,7 +43,7 @@ impl PagedKv {
         Self { heads, width, given, bf16, tokens: 0, pages: Vec::new() }
     }
 
-    /// Tokens held.
+    /// Number of tokens held.
     pub fn len(&self) -> usize {
         self.tokens
     }
@@ -54,12 +53,12 @@ impl PagedKv {
         self.tokens == 0
     }
 
-    /// Bytes held.
+    /// Bytes of all pages.
     pub fn bytes(&self) -> usize {
         self.pages.len() * 2 * self.heads * self.width * PAGE * if self.bf16 { 2 } else { 4 }
     }
 
-    /// Adds one token's keys and values, each `[heads, width]`.
+    /// Appends one token's keys and values, each `[heads, width]`.
     ///
     /// # Panics
     /// If the lengths differ from that.
@@ -81,7 +80,7 @@ impl PagedKv {
         self.tokens += 1;
     }
 
-    /// Forgets all but the first tokens; the memory of later pages is given back.
+    /// Keeps the first `tokens` tokens; later pages are freed.
     ///
     /// # Panics
     /// If there are fewer.
@@ -91,7 +90,7 @@ impl PagedKv {
         self.pages.truncate(tokens.div_ceil(PAGE));
     }
 
-    /// Forgets whole pages that no later query with this window sees. What is left counts from its first key on.
+    /// Drops whole pages that no later query with this window sees. Tokens are then counted from the first key that is left.
     pub fn forget_before(&mut self, window: usize) {
         // The next query sees the `window - 1` keys before it.
         let unseen = (self.tokens + 1).saturating_sub(window) / PAGE;
@@ -101,7 +100,7 @@ impl PagedKv {
         }
     }
 
-    /// Forgets everything but keeps the memory of the first page.
+    /// Drops all tokens but keeps the first page allocated.
     pub fn clear(&mut self) {
         self.tokens = 0;
         self.pages.truncate(1);

@@ -1,5 +1,5 @@
-//! Attention of new rows over the keys and values of everything before them.
-#![allow(unsafe_code)] // Vectors over raw memory, and tasks that write other columns of the same rows.
+//! Paged attention: causal attention of new rows over a KV cache.
+#![allow(unsafe_code)] // SIMD over raw pointers, and tasks that write disjoint columns of the same rows.
 
 use std::cell::RefCell;
 
@@ -16,21 +16,20 @@ use crate::gemm::SIDE;
 use crate::simd::Bf16Instructions;
 use crate::simd::Processor;
 
-/// New rows of one run, whose keys and values its cache holds already. Rows of several runs lie one behind the other, in their
-/// order.
+/// New rows of one run, whose keys and values are already in its cache. The rows of several runs are concatenated in their order.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
-    /// Keys and values, those of the rows included.
+    /// The KV cache, with the keys and values of the new rows.
     pub cache: &'a PagedKv,
-    /// Rows; they are the last tokens of the cache.
+    /// Number of new rows; they are the last tokens of the cache.
     pub rows: usize,
 }
 
-/// Causal attention of new rows over their caches: `softmax(q kᵀ / √width) v`. Each row sees the keys up to its own; with
-/// `window`, only the last so many. In half precision, many rows over a cache in bf16 are rounded to bf16 as well.
+/// Computes causal attention of new rows over their caches: `softmax(q kᵀ / √width) v`. Each row sees the keys up to its own; with
+/// `window`, only the last `window` of them. With [`Precision::Bf16`], many rows over a bf16 cache are rounded to bf16 as well.
 ///
 /// # Shapes
-/// `q`, `y` `[rows, heads, width]`, where the runs' rows add up to `rows`; heads are shared out evenly among the caches' heads.
+/// `q`, `y` `[rows, heads, width]`, where `rows` is the sum over the runs; query heads are divided evenly among the KV heads.
 ///
 /// # Panics
 /// If the lengths do not agree.
@@ -45,7 +44,7 @@ pub fn cached_attention(
     attend(Processor::best(), q, runs, heads, window, precision, y);
 }
 
-/// Pads heads to whole vectors where the cache did, and attends.
+/// Pads heads to whole vectors if the cache does, and attends.
 fn attend(
     processor: Processor,
     q: &[f32],
@@ -62,7 +61,7 @@ fn attend(
     let length = size([total(runs.iter().map(|run| run.rows)), heads, given]);
     assert!(q.len() == length && y.len() == length, "q, y [rows, heads, width]");
     assert!(runs.iter().all(|run| run.cache.given == given), "widths of the caches");
-    // Scores are divided by the root of the padded width.
+    // Scores are divided by the root of the padded width; this makes it that of the given one.
     let scale = (width as f32 / given as f32).sqrt();
     let mut padded = vec![0.0; length / given * width];
     for (padded, q) in padded.chunks_exact_mut(width).zip(q.chunks_exact(given)) {
@@ -93,7 +92,7 @@ fn attend_padded(
     }
     let columns = DisjointCols::new(y, heads * width);
     let mut tasks = Vec::new();
-    // Runs follow one another, so that no two have the same rows.
+    // Runs are consecutive, so that no two have the same rows.
     let mut first_row = 0;
     for Run { cache, rows } in runs.iter().copied() {
         let kv_heads = cache.heads;
@@ -102,7 +101,7 @@ fn attend_padded(
         let queries = rows * (heads / kv_heads);
         let half = in_bf16(processor, cache, queries, window, precision);
         let tiles = queries.div_ceil(if half.is_some() { SIDE } else { QUERIES });
-        // Long prompts: some tiles per task; a page of keys then serves them all.
+        // In long prompts a task takes several tiles: one page of keys then serves them all.
         for first in (0..tiles).step_by(TILES) {
             let task = |head| Task { q, cache, rows, first_row, heads, head, window, y: &columns };
             tasks.extend((0..kv_heads).map(|head| (task(head), half, first..(first + TILES).min(tiles))));
@@ -113,7 +112,7 @@ fn attend_padded(
         #[cfg(target_arch = "x86_64")]
         Some(half) => {
             let mut memory = BF16_SCRATCH.take();
-            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // SAFETY: all features that the bf16 kernels are compiled with were found, or there would be no
             // `Bf16Instructions`.
             unsafe { paged_bf16::run(half, task, tiles, &mut memory) };
             BF16_SCRATCH.set(memory);
@@ -129,7 +128,7 @@ fn attend_padded(
 #[cfg(not(target_arch = "x86_64"))]
 type Bf16Instructions = std::convert::Infallible;
 
-/// With what the queries of a run are multiplied in half precision, if they are.
+/// The bf16 instructions to multiply the queries of a run with, if that is possible and worth it.
 fn in_bf16(
     processor: Processor,
     cache: &PagedKv,
@@ -146,7 +145,7 @@ fn in_bf16(
     instructions.filter(|_| precision == Precision::Bf16 && worth && fits)
 }
 
-/// From so many tokens on, a few queries are worth laying keys and values for products in half precision.
+/// Tokens of a cache from which on even a few queries are worth packing its keys and values for bf16 GEMM.
 const LONG: usize = 1024;
 /// Tiles of queries in one task.
 const TILES: usize = 16;
@@ -165,8 +164,8 @@ mod tests {
     use crate::simd::{narrow, widen};
     use proptest::prelude::*;
 
-    /// Largest distance from attention in f64.
-    #[allow(clippy::too_many_arguments)] // All that the kernels tell apart.
+    /// Largest error against attention in f64.
+    #[allow(clippy::too_many_arguments)] // All that the kernels distinguish.
     fn error(
         processor: Processor,
         past: usize,
@@ -180,7 +179,7 @@ mod tests {
         let tokens = past + rows;
         let [keys, values] = [5, 9].map(|seed| numbers(tokens * kv * width, seed));
         let mut cache = PagedKv::new(kv, width, half);
-        // A cache that was cut and grows again.
+        // A cache that was truncated and grows again.
         cache.append(&values[..kv * width], &keys[..kv * width]);
         cache.truncate(0);
         for token in 0..tokens {
@@ -238,7 +237,7 @@ mod tests {
                     cache
                 })
                 .collect();
-            // Perhaps the first cache serves the first run twice.
+            // In some cases, the first cache serves the first run twice.
             let mut all: Vec<Run> =
                 caches.iter().zip(&runs).map(|(cache, (_, rows))| Run { cache, rows: *rows }).collect();
             all.extend(same.then(|| all[0]));

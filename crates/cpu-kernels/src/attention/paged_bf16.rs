@@ -1,6 +1,6 @@
-//! Attention of many new rows over cached keys and values in half precision, with softmax in single precision as it goes: no
-//! more memory than a few pages take, however long the cache.
-#![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other columns of the same rows: see `memory`.
+//! Paged attention of many new rows with bf16 operands, with an online softmax in f32: it takes no more memory than a few pages,
+//! however long the cache.
+#![allow(unsafe_code)] // Raw bf16 operands, and tasks that write disjoint columns of the same rows: see `buffer`.
 
 use std::ops::Range;
 
@@ -12,10 +12,10 @@ use crate::buffer::aligned;
 use crate::gemm::{Block, PairColumns, SIDE, Shift, TILE, Tiles, WeightRows, block, round_pairs};
 use crate::simd::Bf16Instructions;
 
-/// Pages whose keys meet a query at a time.
+/// Pages of keys that a block of queries is multiplied with at a time.
 const PAGES: usize = 4;
 
-/// What a task works with: kept, since fresh memory costs time.
+/// Buffers of a task: kept, since fresh memory costs time.
 #[derive(Default)]
 pub(crate) struct Scratch {
     queries: Vec<f32>,
@@ -28,7 +28,7 @@ pub(crate) struct Scratch {
     totals: Vec<f32>,
 }
 
-/// Blocks of 32 queries of one head of the cache, whose width is a multiple of 32.
+/// Computes blocks of 32 queries of one KV head, whose width is a multiple of 32.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn run(instructions: Bf16Instructions, task: Task, blocks: Range<usize>, memory: &mut Scratch) {
     let (cache, width) = (task.cache, task.cache.width);
@@ -36,7 +36,7 @@ pub(crate) fn run(instructions: Bf16Instructions, task: Task, blocks: Range<usiz
     let (depth, first) = (width / 2, blocks.start * SIDE);
     let count = (blocks.end * SIDE).min(task.queries()) - first;
     let Scratch { queries, keys, values, scores, shares, sums, greatest, totals } = memory;
-    // Queries and shares are rows of bf16 numbers; keys and values pairs, along the width and along time.
+    // Queries and softmax weights are rows of bf16 numbers; keys and values are pairs, along the width and along time.
     let queries = aligned(queries, count.next_multiple_of(SIDE) * depth);
     for (at, queries) in queries.chunks_exact_mut(depth).enumerate() {
         if at < count { round_pairs(task.query(first + at), queries) } else { queries.fill(0.0) }
@@ -44,7 +44,7 @@ pub(crate) fn run(instructions: Bf16Instructions, task: Task, blocks: Range<usiz
     let keys = aligned(keys, PAGES * PAGE * depth);
     let values = aligned(values, PAGES * PAGE / 2 * width);
     let scores = aligned(scores, SIDE * PAGES * PAGE);
-    // WeightRows beside a multiple of 4096 bytes would share their place in the first cache.
+    // A stride of a multiple of 4096 bytes would map all rows to the same set of the L1 cache.
     const SHARES: usize = PAGES * PAGE / 2 + TILE;
     let shares = aligned(shares, SIDE * SHARES);
     let sums = aligned(sums, count * width);
@@ -124,7 +124,7 @@ pub(crate) fn run(instructions: Bf16Instructions, task: Task, blocks: Range<usiz
     }
 }
 
-/// Lays each two rows of bf16 numbers into one of pairs.
+/// Packs every two rows of bf16 numbers into one row of pairs.
 #[inline(always)]
 fn pair_rows(rows: &[u16], width: usize, pairs: &mut [f32]) {
     for (two, pairs) in rows.chunks_exact(2 * width).zip(pairs.chunks_exact_mut(width)) {

@@ -1,8 +1,8 @@
-//! Softmax of the scores of one query.
+//! Softmax over the scores of one query.
 
 use crate::activation::exp;
 
-/// Each score becomes `exp((score - greatest) * scale)`, where the greatest is `least` or more; returns it and their sum.
+/// Turns each score into `exp((score - greatest) * scale)`, where `greatest` is at least `least`; returns `greatest` and the sum.
 #[inline(always)]
 pub(crate) fn softmax<const FUSED: bool>(scores: &mut [f32], scale: f32, least: f32) -> (f32, f32) {
     const LANES: usize = 16;

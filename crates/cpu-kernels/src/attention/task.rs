@@ -1,5 +1,5 @@
-//! The queries of one run that share a head of the cache, computed some at a time.
-#![allow(unsafe_code)] // Vectors over raw memory, and tasks that write other columns of the same rows.
+//! Tasks of paged attention: the queries of one run that share a KV head, computed in tiles.
+#![allow(unsafe_code)] // SIMD over raw pointers, and tasks that write disjoint columns of the same rows.
 
 use super::paged::{PAGE, Page, PagedKv};
 use crate::activation::exp;
@@ -8,10 +8,10 @@ use crate::buffer::DisjointCols;
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Instructions, Scalar, Simd, Stored};
 
-/// Queries that are computed together.
+/// Queries of a tile, which are computed together.
 pub(super) const QUERIES: usize = 8;
 
-/// Working memory of a task: kept, since fresh memory costs time.
+/// Buffers of a task: kept, since fresh memory costs time.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// `[width, QUERIES]`.
@@ -24,7 +24,7 @@ pub(super) struct Scratch {
     sums: Vec<f32>,
 }
 
-/// The queries of one run that share a head of the cache.
+/// The queries of one run that share a KV head.
 #[derive(Clone, Copy)]
 pub(super) struct Task<'a> {
     pub(super) q: &'a [f32],
@@ -33,14 +33,14 @@ pub(super) struct Task<'a> {
     /// The run's first row among the rows of all runs.
     pub(super) first_row: usize,
     pub(super) heads: usize,
-    /// Which of the cache's heads.
+    /// Index of the KV head.
     pub(super) head: usize,
     pub(super) window: Option<usize>,
     pub(super) y: &'a DisjointCols<'a>,
 }
 
 impl<'a> Task<'a> {
-    /// Query heads that share the cache's.
+    /// Query heads per KV head.
     fn group(&self) -> usize {
         self.heads / self.cache.heads
     }
@@ -60,7 +60,7 @@ impl<'a> Task<'a> {
         &self.q[row * self.heads * width + column..][..width]
     }
 
-    /// The last key a query sees.
+    /// The last key that a query sees.
     pub(super) fn last(&self, query: usize) -> usize {
         self.cache.tokens - self.rows + query / self.group()
     }
@@ -142,7 +142,7 @@ impl<'a> Task<'a> {
                     shares[query..].iter_mut().step_by(QUERIES).for_each(|share| *share = 0.0);
                     continue;
                 }
-                // `exp` of far below its range is about 1e-38: nothing beside a sum of at least 1.
+                // `exp` far below its range is about 1e-38: nothing beside a sum of at least 1.
                 let former = exp::<false>(greatest[query] - most);
                 let mut parts = [0.0; 16];
                 for chunk in scores.as_chunks_mut::<16>().0 {
@@ -180,10 +180,10 @@ impl<'a> Task<'a> {
     }
 }
 
-/// `y (+)= xᵀ m`: `x` `[depth, QUERIES]`, `m` `[depth, width]`, `y` `[QUERIES, width]`.
+/// Computes `y (+)= xᵀ m`: `x` `[depth, QUERIES]`, `m` `[depth, width]`, `y` `[QUERIES, width]`.
 ///
 /// # Panics
-/// If the lengths differ, or the width is no multiple of `VECTORS` vectors.
+/// If the lengths differ, or the width is not a multiple of `VECTORS` vectors.
 ///
 /// # Safety
 /// The processor has the instructions of `V`.

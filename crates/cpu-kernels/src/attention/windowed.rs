@@ -1,5 +1,5 @@
-//! Full attention inside windows of rows.
-#![allow(unsafe_code)] // Tasks write other columns of the same rows: see `memory`.
+//! Windowed attention: full attention inside windows of rows, as the encoders use it.
+#![allow(unsafe_code)] // Tasks write disjoint columns of the same rows: see `buffer`.
 
 use std::cell::RefCell;
 
@@ -14,13 +14,13 @@ use crate::gemm::Precision;
 use crate::gemm::{Microkernel, VECTORS, transpose};
 use crate::simd::Processor;
 
-/// Keys whose values are added up in one pass of the innermost loop.
+/// Keys whose values one pass of the micro-kernel adds up.
 const DEPTH: usize = 192;
 
-/// What [`window_attention`] works on.
+/// Sizes of [`window_attention`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
     /// Width of a head.
     pub width: usize,
@@ -29,20 +29,20 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// Windows over rows that lie one behind the other.
+    /// The shape of rows that are contiguous: the stride is `heads * width`.
     ///
     /// # Panics
-    /// If they are too long for any memory.
+    /// If the stride overflows.
     pub fn dense(heads: usize, width: usize) -> Self {
         Self { heads, width, stride: size([heads, width]) }
     }
 }
 
-/// `softmax(q kᵀ / √width) v` for each head, inside windows of rows and none across them.
+/// Computes `softmax(q kᵀ / √width) v` for each head, within windows of rows and not across them.
 ///
 /// # Shapes
-/// `q`, `k`, `v` `[rows, heads, width]`, each row as many numbers behind the former as the shape says; `windows` are lengths that
-/// add up to the rows. `y` is `[rows, heads, width]`.
+/// `q`, `k`, `v` `[rows, heads, width]`, whose rows begin `stride` numbers apart; `windows` are lengths that add up to the rows.
+/// `y` `[rows, heads, width]`, contiguous.
 ///
 /// # Panics
 /// If the lengths do not agree.
@@ -92,7 +92,7 @@ fn window_attention_on(
         let task = Head { q, k, v, stride, length, width, y: &columns, row: start, column: head * width };
         #[cfg(target_arch = "x86_64")]
         match instructions {
-            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // SAFETY: all features that the bf16 kernels are compiled with were found, or there would be no
             // `Bf16Instructions`.
             Some(instructions) => unsafe { windowed_bf16::run(instructions, task, &mut memory) },
             None => processor.arch.dispatch(WithMemory { task, memory: &mut memory }),
@@ -107,7 +107,7 @@ thread_local! {
     static MEMORY: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a task works with: kept, since fresh memory costs time.
+/// Buffers of a task: kept, since fresh memory costs time.
 #[derive(Default)]
 pub(crate) struct Scratch {
     pub(crate) keys: Vec<f32>,
@@ -182,7 +182,7 @@ impl Head<'_> {
             let y_scores = &DisjointCols::new(scores, key_panels * tile);
             for (panel, keys) in keys.chunks_exact(tile * width).enumerate() {
                 let weights = S::as_simd_f32s(keys).0.as_chunks::<VECTORS>().0;
-                // SAFETY: the matrix was made here, for this alone, and a tile is gone before the next.
+                // SAFETY: the matrix was made here, for this alone, and a target is gone before the next.
                 let y = unsafe { y_scores.target(0, panel * tile) };
                 simd.vectorize(Microkernel::<S, HEIGHT> { simd, x, weights, initial, y, add: false });
             }
@@ -223,7 +223,7 @@ mod tests {
         (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 252.0 - 2.0).collect()
     }
 
-    /// Largest distance from attention in f64. Queries, keys and values lie beside one another in the same rows.
+    /// Largest error against attention in f64. Queries, keys and values lie beside one another in the same rows.
     fn error(processor: Processor, windows: &[usize], [heads, width]: [usize; 2], precision: Precision) -> f64 {
         let rows: usize = windows.iter().sum();
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(rows * heads * width, seed));
@@ -260,7 +260,7 @@ mod tests {
             for processor in Processor::all() {
                 let worst = error(processor, &windows, [heads, width], Precision::F32);
                 prop_assert!(worst < 1e-4, "{processor:?}: {worst}");
-                // Queries, keys, shares and values are rounded to 8 bits; values lie within 2.
+                // Queries, keys, softmax weights and values are rounded to 8 bits; values lie within 2.
                 let worst = error(processor, &windows, [heads, width], Precision::Bf16);
                 prop_assert!(worst < 0.04, "{processor:?}: {worst}");
             }

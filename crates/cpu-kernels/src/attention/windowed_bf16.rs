@@ -1,5 +1,5 @@
-//! Attention inside one window in half precision: both products with bf16 operands, softmax in single precision.
-#![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other columns of the same rows: see `memory`.
+//! Windowed attention with bf16 operands in both GEMMs, and softmax in f32.
+#![allow(unsafe_code)] // Raw bf16 operands, and tasks that write disjoint columns of the same rows: see `buffer`.
 
 use super::softmax::softmax;
 use super::windowed::{Head, Scratch};
@@ -9,7 +9,7 @@ use crate::gemm::join;
 use crate::gemm::{Block, PairColumns, SIDE, Shift, TILE, Tiles, WeightRows, block, round_pairs};
 use crate::simd::Bf16Instructions;
 
-/// One head of one window.
+/// Computes one head of one window.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn run(instructions: Bf16Instructions, head: Head, memory: &mut Scratch) {
     let Head { q, k, v, stride, length, width, y, row, column } = head;
@@ -17,7 +17,7 @@ pub(crate) fn run(instructions: Bf16Instructions, head: Head, memory: &mut Scrat
     let (depth, keys) = (width.next_multiple_of(SIDE) / 2, length.next_multiple_of(SIDE));
     let columns = 2 * depth;
     let Scratch { keys: key_pairs, values, queries, scores, shares, sums } = memory;
-    // Queries are rows of bf16 numbers; keys and values pairs, along the width and along time.
+    // Queries and softmax weights are rows of bf16 numbers; keys and values are pairs, along the width and along time.
     let queries = aligned(queries, keys * depth);
     for (at, queries) in queries.chunks_exact_mut(depth).enumerate() {
         if at < length { round_pairs(&q[at * stride..][..width], queries) } else { queries.fill(0.0) }
@@ -38,7 +38,7 @@ pub(crate) fn run(instructions: Bf16Instructions, head: Head, memory: &mut Scrat
         }
     }
     let scores = aligned(scores, SIDE * keys);
-    // WeightRows beside a multiple of 4096 bytes would share their place in the first cache.
+    // A stride of a multiple of 4096 bytes would map all rows to the same set of the L1 cache.
     let share_stride = keys / 2 + TILE;
     let shares = aligned(shares, SIDE * share_stride);
     let scale = 1.0 / (width as f32).sqrt();
@@ -66,8 +66,8 @@ pub(crate) fn run(instructions: Bf16Instructions, head: Head, memory: &mut Scrat
         for from in (0..width).step_by(SIDE) {
             let at = values[from..].as_ptr().cast();
             let operand = PairColumns { at, stride: columns, second: TILE, shifts: &[Shift::NONE], steps: keys / SIDE };
-            // SAFETY: 32 rows of `keys` shares (a row is longer), and 32 columns of `keys / 2` pairs of values: columns are
-            // padded to a multiple of 32, so that those from `from` on are within a row.
+            // SAFETY: 32 rows of `keys` softmax weights (a row is longer), and 32 columns of `keys / 2` pairs of values: columns
+            // are padded to a multiple of 32, so that those from `from` on are within a row.
             unsafe { block(&tiles, rows, operand, &mut results) };
             let count = SIDE.min(width - from);
             for (at, results) in results.0.as_chunks::<SIDE>().0.iter().take(height).enumerate() {

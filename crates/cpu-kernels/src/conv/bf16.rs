@@ -1,10 +1,10 @@
-//! Convolutions along time in half precision, with the activation before them and the addition behind them.
+//! Convolutions along time with bf16 operands, fused with the activation before them and the addition behind them.
 //!
-//! A convolution is the sum of one product per tap, each over the inputs at another time. Channels lie one after the other, each
-//! `[time]`; two neighbouring channels make the pairs of [`crate::half`], so that a tap is a shift along the row and nothing is
-//! copied for it.
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_variables))] // No other processor has code here.
-#![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other rows of the same output.
+//! A convolution is the sum of one GEMM per tap, each over inputs shifted in time. Channels are rows `[time]`, one after the
+//! other; two neighbouring channels make the pairs of the bf16 GEMM ([`join`]), so that a tap is a shift along the row and
+//! nothing is copied for it.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_variables))] // Only x86-64 has code here.
+#![allow(unsafe_code)] // Raw bf16 operands, and tasks that write disjoint rows of the same output.
 
 use std::cell::RefCell;
 
@@ -21,15 +21,15 @@ use crate::simd::Bf16Instructions;
 use crate::simd::Processor;
 use crate::simd::narrow;
 
-/// DisjointCols of the output that one task computes, at most.
+/// Most columns of the output that one task computes.
 const COLUMNS: usize = 1024;
 
-/// A convolution of stride 1 that sees only the past, or one that multiplies time by its stride.
+/// A convolution with bf16 operands: causal with stride 1, or transposed, which multiplies time by its stride.
 #[derive(Debug, Clone)]
 pub struct Bf16Conv {
-    /// Found when this was made.
+    /// Detected when this was made.
     instructions: Bf16Instructions,
-    /// `[rows, taps, channels]` in bf16: rows a multiple of 32, channels a multiple of 32.
+    /// `[rows, taps, channels]` in bf16; rows and channels are padded to multiples of 32.
     weight: Vec<u16>,
     bias: Vec<f32>,
     shape: ConvShape,
@@ -39,10 +39,10 @@ pub struct Bf16Conv {
 type Bf16Instructions = std::convert::Infallible;
 
 impl Bf16Conv {
-    /// A causal convolution with a weight `[output, input, kernel]`; `None` on a processor without the instructions.
+    /// Creates a causal convolution with a weight `[output, input, kernel]`; `None` on a processor without the instructions.
     ///
     /// # Panics
-    /// If the lengths do not agree, a size is zero, or the inputs that outputs see fit no memory.
+    /// If the lengths do not agree, a size is zero, or the padded history fits no memory.
     pub fn causal(weight: &[f32], bias: &[f32], sizes: [usize; 3], dilation: usize) -> Option<Self> {
         Self::causal_on(Processor::best(), weight, bias, sizes, dilation)
     }
@@ -57,8 +57,9 @@ impl Bf16Conv {
         Self::new(processor, weight, bias, ConvShape::causal(weight, bias, sizes, dilation))
     }
 
-    /// A transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that. With twice
-    /// the stride an output needs the input before it too; the outputs before the first input are cut.
+    /// Creates a transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that; `None`
+    /// on a processor without the instructions. With twice the stride an output also needs the input before its own, and the
+    /// outputs before the first input are cut.
     ///
     /// # Panics
     /// If the lengths do not agree, or a size is zero.
@@ -93,7 +94,7 @@ impl Bf16Conv {
         Some(Self { instructions, weight, bias: bias.to_vec(), shape })
     }
 
-    /// Activations from before the first one that outputs still need.
+    /// Inputs before its own that an output needs.
     pub fn past(&self) -> usize {
         self.shape.past()
     }
@@ -103,7 +104,7 @@ impl Bf16Conv {
         [self.shape.input, self.shape.output]
     }
 
-    /// See [`crate::Conv1d::run`]: each stream gets the very numbers it gets alone.
+    /// Convolves new inputs of several streams, each with the same result as alone; see [`crate::Conv1d::run`].
     pub fn run(
         &self,
         streams: &mut [ConvStream],
@@ -126,7 +127,7 @@ impl Bf16Conv {
         lengths
     }
 
-    /// Pairs of channels `[channels / 2, width]`, activated and rounded.
+    /// Packs the inputs, activated and rounded, as pairs of channels `[channels / 2, width]`.
     #[cfg(target_arch = "x86_64")]
     fn pairs<'a>(
         &self,
@@ -189,13 +190,13 @@ impl Bf16Conv {
                 // `channels / 2` rows of pairs, and in each the tiles and what the taps see behind them (just asserted: no tap is
                 // shifted by more than `past`).
                 unsafe { block(&registers, weight, operand, &mut results) };
-                // SAFETY: no other task has these rows of these steps: a step is of one part only.
+                // SAFETY: no other task has these rows of these steps: a step belongs to one part only.
                 parts.iter().for_each(|part| unsafe { self.store(&out, first, part, &results, add) });
             }
         });
     }
 
-    /// Puts the results of one part, of rows from `first` on, where they belong.
+    /// Stores the results of one part, for the rows from `first` on, in the output.
     ///
     /// # Safety
     /// No other thread stores these rows of this part, and no piece that is alive holds an output of them.
@@ -242,7 +243,7 @@ mod tests {
         f64::from(widen(narrow(x)))
     }
 
-    /// All inputs in pieces, the outputs of the pieces one behind the other, added to `start`.
+    /// Convolves `x` in pieces and concatenates their outputs, added to `start`.
     fn in_pieces(conv: &Bf16Conv, x: &[f32], time: usize, pieces: &[usize], start: Option<&[f32]>) -> Vec<Vec<f32>> {
         let [input, output] = conv.channels();
         let (mut history, mut rows, mut from) = (Vec::new(), vec![Vec::new(); output], 0);
@@ -264,7 +265,7 @@ mod tests {
         rows
     }
 
-    /// WeightRows of several streams beside each other, from those of each; each stream has one vector of `channels` rows.
+    /// Concatenates several streams along time; each is `[channels, time]`.
     fn beside(streams: &[Vec<f32>], channels: usize) -> Vec<f32> {
         let row = |channel: usize| {
             streams.iter().flat_map(move |values| {

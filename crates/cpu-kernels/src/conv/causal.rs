@@ -1,4 +1,4 @@
-//! Convolutions along time: causal ones, and those that multiply time by their stride.
+//! Convolutions along time, causal or transposed, in either precision.
 
 use super::bf16::Bf16Conv;
 use super::direct::DirectConv;
@@ -6,17 +6,18 @@ use super::stream::{ConvShape, ConvStream};
 use crate::activation::Snake;
 use crate::gemm::Precision;
 
-/// A convolution along time, causal or multiplying time by its stride, in the precision that was asked for.
+/// A convolution along time, causal or transposed, in the precision that was asked for.
 #[derive(Debug, Clone)]
 pub enum Conv1d {
-    /// Both sides rounded to bf16.
+    /// Both operands rounded to bf16.
     Bf16(Bf16Conv),
-    /// In single precision.
+    /// In f32.
     F32(DirectConv),
 }
 
 impl Conv1d {
-    /// A causal convolution with a weight `[output, input, kernel]`. Half precision where the processor has the instructions.
+    /// Creates a causal convolution with a weight `[output, input, kernel]`. bf16 takes effect where the processor has
+    /// instructions for it.
     ///
     /// # Panics
     /// If the lengths do not agree.
@@ -28,9 +29,9 @@ impl Conv1d {
         )
     }
 
-    /// A transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that. With twice
-    /// the stride an output needs the input before it too; the outputs before the first input are cut. Half precision where the
-    /// processor has the instructions.
+    /// Creates a transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that. With
+    /// twice the stride an output also needs the input before its own, and the outputs before the first input are cut. bf16 takes
+    /// effect where the processor has instructions for it.
     ///
     /// # Panics
     /// If the lengths do not agree.
@@ -50,16 +51,16 @@ impl Conv1d {
         }
     }
 
-    /// The outputs `[output, sum of lengths]` of new inputs `[input, sum of times]`, whose activation is convolved; returns how many
-    /// each stream got.
+    /// Convolves new inputs `[input, sum of times]`, activated first, into outputs `[output, sum of lengths]`; returns each
+    /// stream's length.
     ///
-    /// Streams lie beside each other in each channel, in their order, and each gets the very numbers it gets alone; weights are read
-    /// once for all of them. A stream's outputs are `time * stride`, but before its first input there are zeros where time is not
-    /// multiplied, and where it is, the outputs before the first input are left out. With `add` the outputs are added to what is in
-    /// `y`, otherwise `y` gets their size.
+    /// Streams are concatenated along time in each channel, in their order, and each gets the same result as alone; weights are
+    /// read once for all of them. A stream gets `time * stride` outputs. A causal convolution sees zeros before a stream's first
+    /// input; of a transposed one, the outputs before the first input are left out. With `add` the outputs are added to `y`,
+    /// otherwise `y` is resized and overwritten.
     ///
     /// # Panics
-    /// If the lengths do not agree, or a history holds more than is past.
+    /// If the lengths do not agree, or a history is longer than the convolution needs.
     pub fn run(
         &self,
         streams: &mut [ConvStream],
@@ -81,7 +82,7 @@ mod tests {
     use crate::gemm::tests::numbers;
     use proptest::prelude::*;
 
-    /// Causal convolution in f64 of `[input, time]`.
+    /// Causal convolution of `[input, time]` in f64.
     fn expected(
         x: &[f32],
         weight: &[f32],
@@ -147,7 +148,7 @@ mod tests {
             let (full, half) = (run(Precision::F32), run(Precision::Bf16));
             prop_assert_eq!((&full.0, &full.2), (&half.0, &half.2));
             for (a, b) in full.1.iter().zip(&half.1) {
-                // Two values within 2 and their weights, each rounded to 8 bits, for each input.
+                // For each input, two values within 2 and their weights, each rounded to 8 bits.
                 prop_assert!((a - b).abs() < 0.04 * 2.0 * input as f32, "{} {}", a, b);
             }
         }

@@ -1,4 +1,4 @@
-//! Convolutions along time in single precision, on every processor, by direct sums.
+//! Convolutions along time in f32 by direct sums, on every processor.
 
 use rayon::prelude::*;
 
@@ -10,10 +10,10 @@ use crate::simd::Processor;
 const ROWS: usize = 4;
 const COLUMNS: usize = 32;
 
-/// A convolution along time in single precision.
+/// A convolution along time in f32.
 #[derive(Debug, Clone)]
 pub struct DirectConv {
-    /// `[rows / 4, input, taps, 4]`; a transposed convolution has one row per output and place within the stride.
+    /// `[rows / 4, input, taps, 4]`; a transposed convolution has one row per output and position within the stride.
     weight: Vec<f32>,
     bias: Vec<f32>,
     pub(super) shape: ConvShape,
@@ -53,7 +53,7 @@ impl DirectConv {
         lengths
     }
 
-    /// All streams' inputs `[input, width]`, each behind its history, the columns that hold some activated.
+    /// Gathers all streams' inputs `[input, width]`, each after its history, and activates the columns in use.
     fn gathered(
         &self,
         streams: &[ConvStream],
@@ -73,11 +73,11 @@ impl DirectConv {
         gathered
     }
 
-    /// Multiplies the blocks of columns, `steps` columns in all.
+    /// Multiplies the blocks of columns; `steps` is the number of columns in all blocks.
     fn multiply(&self, x: &[f32], width: usize, blocks: &[[usize; 2]], steps: usize, add: bool, y: &mut [f32]) {
         let ConvShape { input, taps, stride, .. } = self.shape;
         let arch = Processor::best().arch;
-        // Rows of one channel, or the channels of one group of rows, are one task's.
+        // The rows of one channel, or the channels of one group of rows, belong to one task.
         let sums: Vec<Vec<f32>> = self
             .weight
             .par_chunks_exact(input * taps * ROWS)
@@ -106,7 +106,7 @@ impl DirectConv {
         });
     }
 
-    /// The sums of four rows of weights at some columns from `start` on.
+    /// Sums of four rows of weights for the columns from `start` on.
     #[inline(always)]
     fn block(&self, x: &[f32], width: usize, weight: &[f32], start: usize) -> [[f32; COLUMNS]; ROWS] {
         let mut sums = [[0.0; COLUMNS]; ROWS];
@@ -129,7 +129,7 @@ impl DirectConv {
     }
 }
 
-/// `[rows / 4, input, taps, 4]`, rows beyond the last being zero.
+/// Packs the weights as `[rows / 4, input, taps, 4]`; padding rows are zero.
 fn laid(values: &[f32], shape: ConvShape) -> Vec<f32> {
     let ConvShape { input, taps, .. } = shape;
     let rows = shape.rows();

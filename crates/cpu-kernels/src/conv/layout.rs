@@ -1,47 +1,47 @@
-//! Where the streams of a convolution lie beside each other, and which columns of the products become outputs.
+//! Layout of several streams side by side in one GEMM, and which of its columns become outputs.
 
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other processor has code here.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Only x86-64 has code here.
 
 use crate::gemm::TILE;
 
-/// The columns of all streams' inputs: each stream's after the other's, history first.
+/// The columns of all streams' inputs, one stream after the other, each with its history first.
 ///
-/// A column of outputs sees the column of inputs of the same place and those that follow, as many as are past. Only tiles of columns
-/// that hold outputs are computed. A stream of a few steps shares a tile with the one before it where its first step falls into
-/// it; what a tile computes for columns between two streams is dropped.
+/// A column of outputs sees the column of inputs at the same position and those that follow it, as many as the history is long.
+/// Only tiles of columns that hold outputs are computed. A stream of a few steps shares a tile with the stream before it where its
+/// first step falls into that tile; what a tile computes for columns between two streams is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
     /// The column of each stream's first input.
     pub(crate) starts: Vec<usize>,
     /// Steps of each stream: columns that become outputs.
     pub(crate) steps: Vec<usize>,
-    /// DisjointCols up to the last input.
+    /// Columns up to the last input.
     pub(crate) columns: usize,
-    /// DisjointCols of the matrix: what the last tile reads, too.
+    /// Columns of the matrix, including what the last tile reads beyond the last input.
     pub(crate) width: usize,
     /// First columns of the tiles that are computed.
     tiles: Vec<usize>,
     parts: Vec<Part>,
 }
 
-/// DisjointCols of a block that are steps one after the other.
+/// Columns of a block that are consecutive steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Part {
     block: usize,
-    /// Column of the block.
+    /// First column within the block.
     pub(crate) column: usize,
-    /// Step, counted over all streams.
+    /// First step, counted over all streams.
     pub(crate) step: usize,
     pub(crate) count: usize,
 }
 
 impl Layout {
-    /// The layout of streams whose numbers of inputs are given, those of the past included.
+    /// Lays out streams of the given numbers of inputs, their histories included.
     pub(crate) fn new(past: usize, inputs: impl Iterator<Item = usize>) -> Self {
         let mut layout = Self::default();
         for inputs in inputs {
             let covered = layout.covered();
-            // In a tile of its own a stream begins with a line of the cache.
+            // A stream in a tile of its own begins at a cache line.
             let aligned = layout.columns.next_multiple_of(TILE);
             let start = if layout.columns < covered { layout.columns } else { aligned };
             let steps = inputs.saturating_sub(past);
@@ -51,12 +51,12 @@ impl Layout {
             layout.columns = start + inputs;
         }
         let read = layout.columns.max(layout.covered() + past);
-        // Beside a multiple of 4096 bytes, all rows would share their place in the first cache.
+        // A stride of a multiple of 4096 bytes would map all rows to the same set of the L1 cache.
         layout.width = (read.div_ceil(TILE) | 1) * TILE;
         layout
     }
 
-    /// Behind the last tile.
+    /// The column after the last tile.
     fn covered(&self) -> usize {
         self.tiles.last().map_or(0, |tile| tile + TILE)
     }
@@ -75,7 +75,7 @@ impl Layout {
         }
     }
 
-    /// DisjointCols of the last tile, which continue the part before where nothing lies between them.
+    /// Adds columns of the last tile, to the part before them if nothing lies in between.
     fn part(&mut self, column: usize, step: usize, count: usize) {
         let tile = self.tiles.len() - 1;
         let part = Part { block: tile / 2, column: tile % 2 * TILE + column, step, count };

@@ -1,4 +1,10 @@
-//! Convolutions: along time, with a history or with overlapping outputs, and strided ones over pictures.
+//! Convolutions, in f32 or with bf16 operands.
+//!
+//! [`Conv1d`] (`causal`) is the vocoder's convolution along time: causal, or transposed, which multiplies the length by its
+//! stride. It convolves several [`ConvStream`]s at once, each with the history that it carries from chunk to chunk (`stream`).
+//! In f32 it is a direct sum (`direct`); with bf16 operands (`bf16`) it is one GEMM per tap over the streams side by side,
+//! arranged by `layout`. [`Conv2dStack`] (`strided2d`, `strided2d_bf16`) is the audio encoder's stem: three convolutions of 3 × 3
+//! with stride 2 over spectrograms, each with GELU.
 
 mod bf16;
 mod causal;

@@ -1,4 +1,4 @@
-//! What convolutions along time have in common in every precision: which weight meets which input, and what a stream carries on.
+//! What convolutions along time share in every precision: their sizes, and the history that a stream carries on.
 
 use crate::activation::Snake;
 use crate::buffer::{size, total};
@@ -6,37 +6,38 @@ use crate::buffer::{size, total};
 /// One of the streams that a convolution takes together.
 #[derive(Debug)]
 pub struct ConvStream<'a> {
-    /// Activations before the new ones, `[input, past]`, which become those before the next ones. Empty before the first.
+    /// Inputs before the new ones, `[input, past]`; replaced by those before the next ones. Empty before the first input.
     pub history: &'a mut Vec<f32>,
-    /// New inputs.
+    /// Number of new inputs.
     pub time: usize,
 }
 
-/// The sizes of a convolution of stride 1 that sees only the past, or of one that multiplies time by its stride.
+/// Sizes of a convolution: causal with stride 1, or transposed, which multiplies time by its stride.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvShape {
     pub(crate) input: usize,
     pub(crate) output: usize,
     pub(crate) taps: usize,
-    /// Activations from one tap to the next.
+    /// Inputs from one tap to the next.
     pub(crate) dilation: usize,
-    /// Outputs per input; one for a causal convolution.
+    /// Outputs per input; 1 for a causal convolution.
     pub(crate) stride: usize,
     transposed: bool,
 }
 
 impl ConvShape {
-    /// A causal convolution with a weight `[output, input, kernel]`.
+    /// Checks the sizes of a causal convolution with a weight `[output, input, kernel]`.
     ///
     /// # Panics
-    /// If the lengths do not agree, a size is zero, or the inputs that outputs see fit no memory.
+    /// If the lengths do not agree, a size is zero, or the padded history fits no memory.
     pub(crate) fn causal(weight: &[f32], bias: &[f32], sizes: [usize; 3], dilation: usize) -> Self {
         let [output, input, taps] = sizes;
         assert!(weight.len() == size(sizes) && bias.len() == output, "weight [output, input, kernel], bias");
         Self { input, output, taps, dilation, stride: 1, transposed: false }.checked()
     }
 
-    /// A transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice that.
+    /// Checks the sizes of a transposed convolution with a weight `[input, output, kernel]`, whose kernel is its stride or twice
+    /// that.
     ///
     /// # Panics
     /// If the lengths do not agree, or a size is zero.
@@ -58,17 +59,17 @@ impl ConvShape {
         self
     }
 
-    /// Activations from before the first one that outputs still need.
+    /// Inputs before its own that an output needs.
     pub(crate) fn past(&self) -> usize {
         (self.taps - 1) * self.dilation
     }
 
-    /// Rows of weights: one for each output and place within the stride.
+    /// Rows of weights: one for each output and position within the stride.
     pub(crate) fn rows(&self) -> usize {
         self.output * self.stride
     }
 
-    /// The weight by which a row multiplies a channel at a tap, the earliest input being that of the first tap.
+    /// The weight of a row for a channel at a tap; the first tap sees the earliest input.
     pub(crate) fn at(&self, weight: &[f32], row: usize, channel: usize, tap: usize) -> f32 {
         let Self { input, output, taps, stride, .. } = *self;
         if !self.transposed {
@@ -79,10 +80,11 @@ impl ConvShape {
         weight[(channel * output + row / stride) * taps * stride + place]
     }
 
-    /// Begins the histories of new streams, and returns how many inputs each stream has, those of its history included.
+    /// Fills the histories of new streams with zeros where needed, and returns the number of inputs of each stream, history
+    /// included.
     ///
     /// # Panics
-    /// If the lengths do not agree, or a history holds more than is past.
+    /// If the lengths do not agree, or a history is longer than the convolution needs.
     pub(crate) fn begin(&self, streams: &mut [ConvStream], x: &[f32], activation: Option<Snake>) -> Vec<usize> {
         let time = total(streams.iter().map(|stream| stream.time));
         assert_eq!(x.len(), size([time, self.input]), "x [input, sum of times]");
@@ -100,11 +102,11 @@ impl ConvShape {
         streams.iter_mut().map(begin).collect()
     }
 
-    /// Gives `y` `[output, sum of lengths]` its size, or with `add` checks that it has it, and returns how many outputs each stream
-    /// gets from its steps.
+    /// Resizes `y` `[output, sum of lengths]`, or with `add` checks its length; returns the number of outputs each stream gets
+    /// for its `steps`.
     ///
     /// # Panics
-    /// If the outputs are added to others of another size, or where time is multiplied.
+    /// With `add`, if `y` has another length or the convolution is transposed with a stride above 1.
     pub(crate) fn size_outputs(&self, steps: &[usize], add: bool, y: &mut Vec<f32>) -> Vec<usize> {
         let lengths: Vec<usize> = steps.iter().map(|steps| size([*steps, self.stride])).collect();
         let length = size([self.output, total(lengths.iter().copied())]);
@@ -116,7 +118,7 @@ impl ConvShape {
         lengths
     }
 
-    /// All streams' inputs of one channel, each behind its history, from the columns `starts` on.
+    /// Copies the inputs of one channel of all streams, each after its history, to the columns that begin at `starts`.
     pub(crate) fn gather(&self, channel: usize, streams: &[ConvStream], x: &[f32], starts: &[usize], row: &mut [f32]) {
         let total = x.len() / self.input;
         let mut x = &x[channel * total..][..total];
@@ -130,7 +132,7 @@ impl ConvShape {
         }
     }
 
-    /// Each stream's last inputs are its next ones' history.
+    /// Keeps each stream's last inputs as its history.
     pub(crate) fn keep(&self, streams: &mut [ConvStream], x: &[f32]) {
         let (past, total) = (self.past(), x.len() / self.input);
         let mut first = 0;

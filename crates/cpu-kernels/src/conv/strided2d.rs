@@ -1,4 +1,4 @@
-//! Three strided convolutions over pictures behind each other.
+//! A stack of three strided convolutions over pictures, in either precision.
 
 use rayon::prelude::*;
 
@@ -7,23 +7,23 @@ use crate::gemm::{Epilogue, LinearArgs, LinearShape, Precision, Weight};
 
 /// Taps of the kernel over pictures.
 const TAPS: usize = 9;
-/// Windows that are gathered at once.
+/// Windows that are gathered at a time.
 const WINDOWS: usize = 1024;
 
-/// Three convolutions behind each other, each with a kernel of 3 × 3, stride 2, one row of zeros around, and exact GELU behind it.
+/// Three convolutions in sequence, each with a 3 × 3 kernel, stride 2, zero padding of 1, and exact GELU behind it.
 #[derive(Debug, Clone)]
 pub enum Conv2dStack {
-    /// Both sides rounded to bf16.
+    /// Both operands rounded to bf16.
     Bf16(Box<[Bf16Conv2d; 3]>),
-    /// In single precision.
+    /// In f32.
     F32(Box<[DirectConv2d; 3]>),
 }
 
-/// Weight `[output, input, 3, 3]`, bias `[output]`, and `[output, input]`.
+/// One layer: weight `[output, input, 3, 3]`, bias `[output]`, and the channels `[output, input]`.
 pub type Conv2dWeights<'a> = (&'a [f32], &'a [f32], [usize; 2]);
 
 impl Conv2dStack {
-    /// Half precision where it was asked for and the processor has the instructions.
+    /// Creates the stack, with bf16 operands where that was asked for and the processor has the instructions.
     ///
     /// # Panics
     /// If the lengths do not agree.
@@ -37,7 +37,7 @@ impl Conv2dStack {
         Conv2dStack::F32(Box::new(layers.map(|(weight, bias, shape)| DirectConv2d::new(weight, bias, shape))))
     }
 
-    /// Channels of the last convolution.
+    /// Output channels of the last convolution.
     pub fn output(&self) -> usize {
         match self {
             Conv2dStack::Bf16(layers) => layers[2].channels()[1],
@@ -45,8 +45,8 @@ impl Conv2dStack {
         }
     }
 
-    /// Pictures of one channel and one size to rows `[pictures, columns, channels, rows of pixels]` of the last convolution, into `y`.
-    /// `pixel` is asked for picture, row and column.
+    /// Convolves one-channel pictures of one `size` `[height, width]` into `y` `[pictures, columns, channels, rows of pixels]`;
+    /// `pixel(picture, row, column)` gives the input.
     pub fn columns(
         &self,
         (pictures, size): (usize, [usize; 2]),
@@ -85,7 +85,7 @@ impl Conv2dStack {
     }
 }
 
-/// A convolution with a kernel of 3 × 3, stride 2 and one row of zeros around, and exact GELU behind it, in single precision.
+/// A convolution with a 3 × 3 kernel, stride 2, zero padding of 1, and exact GELU behind it, in f32.
 #[derive(Debug, Clone)]
 pub struct DirectConv2d {
     /// `[output, 3, 3, input]`.
@@ -103,7 +103,7 @@ impl DirectConv2d {
         Self { weight, bias: bias.to_vec(), input, output }
     }
 
-    /// `[pictures, height, width, input]` → `[pictures, height / 2, width / 2, output]`, halves rounded up.
+    /// Convolves `[pictures, height, width, input]` into `[pictures, height / 2, width / 2, output]`, halves rounded up.
     fn run(&self, x: &[f32], pictures: usize, [height, width]: [usize; 2]) -> (Vec<f32>, [usize; 2]) {
         let out = [height.div_ceil(2), width.div_ceil(2)];
         let pixels = pictures * out[0] * out[1];
@@ -117,7 +117,7 @@ impl DirectConv2d {
                 let at = block * WINDOWS + row;
                 let (picture, row, column) = (at / (out[0] * out[1]), at / out[1] % out[0], at % out[1]);
                 for (tap, values) in window.chunks_exact_mut(self.input).enumerate() {
-                    // Of the padded picture: the first row and column are zeros.
+                    // In the padded picture: its first row and column are zeros.
                     let (row, column) = (2 * row + tap / 3, 2 * column + tap % 3);
                     if (1..=height).contains(&row) && (1..=width).contains(&column) {
                         let pixel = (picture * height + row - 1) * width + column - 1;

@@ -1,9 +1,9 @@
-//! Convolutions of pictures in half precision: a kernel of 3 × 3, stride 2, one row of zeros around, and exact GELU behind.
+//! Strided convolutions over pictures with bf16 operands: a 3 × 3 kernel, stride 2, zero padding of 1, and exact GELU behind it.
 //!
-//! A convolution is the sum of one product per tap. The channels of a pixel lie side by side, the pixels in four planes, by even
-//! and odd rows and columns: in a plane a stride of 2 is one of 1, so that a tap is a shift and nothing is copied for it.
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_variables))] // No other processor has code here.
-#![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other pixels of the same picture.
+//! A convolution is the sum of one GEMM per tap. The channels of a pixel lie side by side, the pixels in four planes, by even and
+//! odd rows and columns: within a plane a stride of 2 becomes 1, so that a tap is a shift and nothing is copied for it.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, unused_variables))] // Only x86-64 has code here.
+#![allow(unsafe_code)] // Raw bf16 operands, and tasks that write disjoint pixels of the same picture.
 
 use rayon::prelude::*;
 
@@ -17,10 +17,10 @@ use crate::simd::Processor;
 
 /// Taps of the kernel.
 const TAPS: usize = 9;
-/// Pixels of the output that one task computes, at most: their inputs stay in the second cache.
+/// Most pixels of the output that one task computes: their inputs stay in the L2 cache.
 const PIXELS: usize = 288;
 
-/// Pictures of one size, as [`Bf16Conv2d`] reads them. Its memory is used again by the next pictures.
+/// Pictures of one size in the layout that [`Bf16Conv2d`] reads. The buffer is reused by the next pictures.
 #[derive(Debug, Default)]
 pub struct Planes {
     pictures: usize,
@@ -29,24 +29,24 @@ pub struct Planes {
     values: Vec<f32>,
 }
 
-/// Where the pixels of a picture lie.
+/// Positions of a picture's pixels in the planes.
 #[derive(Clone, Copy)]
 struct Geometry {
-    /// WeightRows and columns of the output.
+    /// Rows and columns of the output.
     out: [usize; 2],
-    /// Pixels of a plane's row: a column of zeros stands before the first.
+    /// Pixels of a plane's row, which begins with a column of zeros.
     row: usize,
-    /// Pixels of a plane, and what is read beyond.
+    /// Pixels of a plane, including what is read beyond its end.
     plane: usize,
 }
 
 impl Geometry {
     /// # Panics
-    /// If it fits no memory.
+    /// If the size overflows.
     fn new(picture: [usize; 2]) -> Self {
         let out = picture.map(|n| n.div_ceil(2));
         let row = out[1] + 1;
-        // With room for rounding up.
+        // Checked with room for rounding up.
         size([out[0] + 3, row, 128]);
         let plane = (out[0] * row).next_multiple_of(32) + row + 1;
         Self { out, row, plane }
@@ -61,7 +61,7 @@ impl Geometry {
         (2 * (y % 2) + x % 2) * self.plane + (y / 2 + 1) * self.row + x / 2 + 1
     }
 
-    /// How far the pixel of each tap lies behind that of the output, whose last column is no pixel.
+    /// Offset of each tap's pixel from the output's position. The last column of a row of outputs is padding.
     fn shifts(&self) -> [usize; TAPS] {
         std::array::from_fn(|tap| {
             let ([odd_y, odd_x], [past_y, past_x]) =
@@ -73,10 +73,10 @@ impl Geometry {
 }
 
 impl Planes {
-    /// Makes room for so many pictures of `channels` and `[height, width]`.
+    /// Makes room for `pictures` pictures of `channels` channels and size `[height, width]`.
     ///
     /// # Panics
-    /// If there is not so much memory.
+    /// If the size overflows.
     pub fn shape(&mut self, pictures: usize, channels: usize, size_of_picture: [usize; 2]) {
         let shape = Self { pictures, channels, size: size_of_picture, values: Vec::new() };
         let (former, needed) = ((self.channels, self.size), shape.length());
@@ -90,7 +90,7 @@ impl Planes {
         *self = Self { values: std::mem::take(&mut self.values), ..shape };
     }
 
-    /// Sets the pixels of a picture of one channel.
+    /// Sets the pixels of a one-channel picture.
     ///
     /// # Panics
     /// If there is no such picture, or it has more channels.
@@ -104,34 +104,34 @@ impl Planes {
         }
     }
 
-    /// Pairs of channels of a pixel.
+    /// Pairs of channels per pixel.
     fn of_pixel(&self) -> usize {
         total([self.channels, SIDE - 1]) / SIDE * (SIDE / 2)
     }
 
-    /// Pairs of channels of a picture.
+    /// Pairs of channels per picture.
     fn of_picture(&self) -> usize {
         size([Geometry::new(self.size).pixels(), self.of_pixel()])
     }
 
-    /// Pairs of channels of all pictures.
+    /// Pairs of channels in all pictures.
     fn length(&self) -> usize {
         size([self.pictures, self.of_picture()])
     }
 
-    /// `[pictures, pixels, pairs of channels]`.
+    /// All pairs of channels `[pictures, pixels, pairs of channels]`.
     fn pairs(&mut self) -> &mut [f32] {
         let length = self.length();
         aligned(&mut self.values, length)
     }
 }
 
-/// A convolution with a kernel of 3 × 3, stride 2 and one row of zeros around, and exact GELU behind it.
+/// A convolution with a 3 × 3 kernel, stride 2, zero padding of 1, and exact GELU behind it, with bf16 operands.
 #[derive(Debug, Clone)]
 pub struct Bf16Conv2d {
-    /// Found when this was made.
+    /// Detected when this was made.
     instructions: Bf16Instructions,
-    /// Pairs of inputs in bf16 `[output / 16, taps, input / 2, 16]`; outputs and inputs are padded to multiples of 32.
+    /// Pairs of input channels `[output / 16, taps, input / 2, 16]`; outputs and inputs are padded to multiples of 32.
     weight: Vec<f32>,
     /// Padded like the outputs.
     bias: Vec<f32>,
@@ -143,7 +143,7 @@ pub struct Bf16Conv2d {
 type Bf16Instructions = std::convert::Infallible;
 
 impl Bf16Conv2d {
-    /// With a weight `[output, input, 3, 3]`; `None` on a processor without the instructions.
+    /// Packs a weight `[output, input, 3, 3]`; `None` on a processor without the instructions.
     ///
     /// # Panics
     /// If the lengths do not agree, or there are no channels.
@@ -181,10 +181,10 @@ impl Bf16Conv2d {
         [self.input, self.output]
     }
 
-    /// Convolves all pictures into others.
+    /// Convolves all pictures into the pictures `y`.
     ///
     /// # Panics
-    /// If the pictures have other channels.
+    /// If the pictures have another number of channels.
     pub fn pictures(&self, x: &mut Planes, y: &mut Planes) {
         let geometry = Geometry::new(x.size);
         y.shape(x.pictures, self.output, geometry.out);
@@ -196,8 +196,8 @@ impl Bf16Conv2d {
             for (values, place) in values.iter().zip(&places[first..]) {
                 let Some(place) = place else { continue };
                 let (row, channels) = (picture * to.pixels() + place, channel / 2..(channel + SIDE) / 2);
-                // SAFETY: these channels of a pixel are one task's alone, and the piece is dropped at once. All features that
-                // functions of half precision are compiled with were found, or there would be no `Bf16Conv2d`.
+                // SAFETY: these channels of a pixel are one task's alone, and the piece is dropped at once. All features that the
+                // bf16 kernels are compiled with were found, or there would be no `Bf16Conv2d`.
                 #[cfg(target_arch = "x86_64")]
                 unsafe {
                     round_pairs(values, out.piece(row, channels));
@@ -209,7 +209,7 @@ impl Bf16Conv2d {
     /// Convolves all pictures into rows `[pictures, columns, channels, rows of pixels]`.
     ///
     /// # Panics
-    /// If the pictures have other channels.
+    /// If the pictures have another number of channels.
     pub fn columns(&self, x: &mut Planes, y: &mut Vec<f32>) {
         let geometry = Geometry::new(x.size);
         let [height, width] = geometry.out;
@@ -228,11 +228,11 @@ impl Bf16Conv2d {
         });
     }
 
-    /// `emit(picture, first channel, first pixel, values)` for every 32 pixels of the output and every 32 channels; a row of pixels
-    /// has one more than the picture.
+    /// Calls `emit(picture, first channel, first pixel, values)` for every 32 pixels and 32 channels of the output; a row has one
+    /// more pixel than the picture.
     ///
     /// # Panics
-    /// If the pictures have other channels.
+    /// If the pictures have another number of channels.
     fn run(&self, x: &mut Planes, emit: impl Fn(usize, usize, usize, &[[f32; SIDE]; SIDE]) + Sync) {
         assert_eq!(x.channels, self.input, "channels");
         let geometry = Geometry::new(x.size);
@@ -245,7 +245,7 @@ impl Bf16Conv2d {
             let values = &values[picture * of_picture..][..of_picture];
             let range = piece * PIXELS..pixels.min((piece + 1) * PIXELS);
             let emit = |channel, at, values: &_| emit(picture, channel, at, values);
-            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // SAFETY: all features that the bf16 kernels are compiled with were found, or there would be no
             // `Bf16Conv2d`.
             unsafe { self.piece(values, geometry, range, emit) };
         });
@@ -289,7 +289,7 @@ impl Bf16Conv2d {
     }
 }
 
-/// For every pixel of the output, rounded up to 32, where it goes; nowhere if it is none.
+/// Where each pixel of the output goes, for pixels rounded up to 32; `None` for padding.
 fn places(geometry: Geometry, place: impl Fn(usize, usize) -> usize) -> Vec<Option<usize>> {
     let [height, width] = geometry.out;
     let pixels = (0..(height * geometry.row).next_multiple_of(32)).map(|at| (at / geometry.row, at % geometry.row));
@@ -345,7 +345,7 @@ mod tests {
                 let conv2 = Bf16Conv2d::new_on(processor, &w2, &b2, [output, inner]).unwrap();
                 let x = numbers(pictures * height * width, 5);
                 let [mut a, mut b] = [Planes::default(), Planes::default()];
-                // Memory of a larger picture before must not show.
+                // Contents left by a larger picture must not show.
                 for size in [[height + 3, width + 1], [height, width]] {
                     a.shape(pictures, 1, size);
                     for picture in 0..pictures {

@@ -1,36 +1,36 @@
-//! Rows of activations, in the orders in which the skinny GEMM reads them.
+//! Activations of the skinny GEMM, packed in the orders in which its inner loops read them.
 
 use super::weight::{Matrix, Weight};
 use crate::buffer::{AlignedVec, size};
 use crate::simd::{Instructions, PIECE, Split};
 
-/// Simd of 32 bits of the widest vector: inputs are laid so that narrower ones read parts of the same order.
+/// Lanes of 32 bits in the widest vector: activations are packed so that narrower vectors read parts of the same order.
 pub(super) const WIDE: usize = PIECE / 4;
 
-/// A few rows of inputs, in the orders in which the products read them. Its memory is used again by the next rows.
+/// Rows of activations for the skinny GEMM, packed for each kind of weight on demand. The buffers are reused by the next rows.
 #[derive(Debug, Default)]
 pub struct Activations {
     pub(super) rows: usize,
     pub(super) input: usize,
     pub(super) plain: Vec<f32>,
-    /// Numbers of even places, then of odd ones, by 32.
+    /// bf16 weights: in groups of 32, the even positions, then the odd ones.
     pub(super) even_odd: AlignedVec<f32>,
     pub(super) has_even_odd: bool,
-    /// For 4-bit and for 8-bit weights.
+    /// 4-bit weights, then 8-bit weights.
     pub(super) integers: [Integers; 2],
-    /// A row as whole numbers.
+    /// One row as integers, before it is packed.
     rounded: Vec<i16>,
 }
 
-/// Rows of whole numbers, as [`Split`] lays them.
+/// Rows quantised to integers and packed as [`Split`] says.
 #[derive(Debug, Default)]
 pub(super) struct Integers {
     pub(super) laid: AlignedVec<i8>,
-    /// How they are laid, if they are those of the rows.
+    /// How they are packed; `None` if they are not those of the current rows.
     pub(super) split: Option<Split>,
-    /// By row.
+    /// One scale per row.
     pub(super) scales: Vec<f32>,
-    /// For each lane of 32 bits, its inputs' sum times the number that stands for zero, negative.
+    /// For each 32-bit lane, the sum of its activations times minus the stored integer that stands for zero.
     pub(super) offsets: AlignedVec<i32>,
 }
 
@@ -38,15 +38,15 @@ impl Activations {
     /// Takes new rows `[rows, input]`.
     ///
     /// # Panics
-    /// If the numbers are no whole rows.
+    /// If `x` is not a whole number of rows.
     pub fn set(&mut self, x: &[f32], input: usize) {
         self.fill(x.len().checked_div(input).unwrap_or(0), input).copy_from_slice(x);
     }
 
-    /// Room for new rows `[rows, input]`, to be written.
+    /// Makes room for new rows `[rows, input]`, which the caller writes.
     ///
     /// # Panics
-    /// If there is not so much memory.
+    /// If their size overflows.
     pub fn fill(&mut self, rows: usize, input: usize) -> &mut [f32] {
         self.plain.resize(size([rows, input]), 0.0);
         (self.rows, self.input) = (rows, input);
@@ -55,7 +55,7 @@ impl Activations {
         &mut self.plain
     }
 
-    /// Rows held.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -65,15 +65,15 @@ impl Activations {
         &self.plain
     }
 
-    /// The rows, to be changed: as if they were new.
+    /// The rows, to be changed; they count as new ones.
     pub fn plain_mut(&mut self) -> &mut [f32] {
         self.fill(self.rows, self.input)
     }
 
-    /// New rows of an output that gets its size while it is computed: `f` is given the memory and returns the width of a row.
+    /// Takes rows whose number is only known once they are computed: `f` fills the buffer and returns the width of a row.
     ///
     /// # Panics
-    /// If the values are no whole rows.
+    /// If the values are not whole rows.
     pub fn fill_with(&mut self, f: impl FnOnce(&mut Vec<f32>) -> usize) {
         let mut values = std::mem::take(&mut self.plain);
         let width = f(&mut values);
@@ -88,12 +88,12 @@ impl Activations {
         self.input
     }
 
-    /// Values that fit without further memory.
+    /// Values that fit without another allocation.
     pub fn capacity(&self) -> usize {
         self.plain.capacity()
     }
 
-    /// Bytes of memory held.
+    /// Bytes allocated.
     pub fn bytes(&self) -> usize {
         let integers = self
             .integers
@@ -102,7 +102,7 @@ impl Activations {
         4 * self.plain.capacity() + self.even_odd.bytes() + integers.sum::<usize>() + 2 * self.rounded.capacity()
     }
 
-    /// Lays the rows in the order that products with this weight need.
+    /// Packs the rows in the order that the skinny GEMM with this weight reads, unless they are already.
     pub(crate) fn prepare(&mut self, instructions: Instructions, matrix: &Matrix) {
         let split = instructions.split();
         match matrix.weight() {
@@ -115,7 +115,7 @@ impl Activations {
         }
     }
 
-    /// Otherwise they would be multiplied with the numbers of other rows, or in another order.
+    /// Panics unless the rows are packed for this weight: the kernel would read stale rows, or another order.
     pub(super) fn assert_prepared(&self, instructions: Instructions, matrix: &Matrix) {
         let prepared = match matrix.weight() {
             Weight::F32(_) => true,
@@ -149,8 +149,8 @@ impl Activations {
         let words = length / per_word;
         let offsets = offsets.resize(size([self.rows, words]));
         for (at, row) in self.plain.chunks_exact(self.input.max(1)).enumerate() {
-            // Without their sign, the bits of numbers are in the numbers' order: those that are none come last, and make all
-            // outputs none.
+            // Without their sign, the bits of floats are ordered as the floats are: infinity and NaN come last, and make the
+            // scale and with it all outputs NaN.
             let largest = row.iter().fold(0, |most, x| x.abs().to_bits().max(most));
             let largest = f32::from_bits(largest);
             let scale = if largest.is_finite() { largest / f32::from(split.limit()) } else { f32::NAN };
@@ -171,12 +171,12 @@ impl Activations {
 
 #[inline(always)]
 fn round(x: f32) -> i16 {
-    // Adding this rounds to a whole number, which then stands in the low bits.
+    // Adding this rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     (x + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i16
 }
 
-/// Lays the inputs of [`WIDE`] words.
+/// Packs the activations that belong to [`WIDE`] words of weights.
 #[inline(always)]
 fn pack_piece<const BITS: usize>(split: Split, x: &[i16], piece: &mut [i8]) {
     let (per_word, vectors) = (32 / BITS, 16 / BITS);

@@ -1,4 +1,4 @@
-//! AMX: tiles in registers of their own.
+//! AMX: blocks of a bf16 GEMM in tile registers.
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;
@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use super::bf16_block::{Block, PairColumns, Shift, Tiles, WeightRows};
 use super::pairs::{SIDE, TILE};
 
-/// Eight tiles of 16 rows of 64 bytes.
+/// Configures eight tiles of 16 rows of 64 bytes.
 ///
 /// # Safety
 /// The processor has AMX, and the process may use it.
@@ -14,37 +14,37 @@ pub(super) unsafe fn load_shape() {
     #[repr(align(64))]
     struct Shape([u8; 64]);
     let mut shape = Shape([0; 64]);
-    shape.0[0] = 1; // the only palette
+    shape.0[0] = 1; // The only palette.
     for tile in 0..8 {
-        shape.0[16 + 2 * tile] = 64; // bytes of a row
-        shape.0[48 + tile] = TILE as u8; // rows
+        shape.0[16 + 2 * tile] = 64; // Bytes of a row.
+        shape.0[48 + tile] = TILE as u8; // Rows.
     }
     // SAFETY: 64 bytes are read, which describe a valid shape: the palette has eight tiles of at most 16 rows of 64 bytes.
     unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &shape, options(nostack, readonly, preserves_flags)) };
 }
 
-/// What the loop of [`amx`] reads from memory, having too few registers. Strides are in bytes.
+/// What the loop of [`amx`] reads from memory, for lack of registers. Strides are in bytes.
 #[repr(C)]
 struct Loop {
     rows: *const u16,
     columns: *const u32,
     shifts_end: *const Shift,
     steps: usize,
-    /// From a tile of rows to the one below.
+    /// From the upper tile of rows to the lower one.
     lower: usize,
-    /// From a tile of columns to the second.
+    /// From the first tile of columns to the second.
     second: usize,
-    /// From a step's columns to the next one's.
+    /// From one step's columns to the next one's.
     next_pairs: usize,
     ahead_rows: usize,
     ahead_stride: usize,
     out: *mut f32,
 }
 
-/// All in one block of assembly: compilers know nothing of tiles, which they might otherwise use or move between two blocks.
+/// Computes one block, all in one piece of assembly: compilers know nothing of tiles and might use or move them in between.
 ///
 /// # Safety
-/// As [`super::block`]; the tiles were made for AMX.
+/// The conditions of [`super::block`]; the tiles were made for AMX.
 #[inline(always)]
 pub(super) unsafe fn amx(_: &Tiles, rows: WeightRows, columns: PairColumns, block: &mut Block) {
     const { assert!(TILE == 16 && SIDE == 32, "the shape of tiles") };
@@ -83,7 +83,7 @@ pub(super) unsafe fn amx(_: &Tiles, rows: WeightRows, columns: PairColumns, bloc
             "add {a}, [{values} + {rows}]",
             "add {b}, [{values} + {columns}]",
             "mov {step}, [{values} + {steps}]",
-            // A step: first what will be read next is asked for, a line of some rows.
+            // A step: first prefetches a cache line of some of the rows to be read next.
             "3:",
             "mov {left}, [{values} + {ahead_rows}]",
             "mov {at}, {ahead}",

@@ -1,5 +1,5 @@
-//! The product of many rows with a weight in half precision.
-#![allow(unsafe_code)] // Raw operands of `half`, and tasks that write other columns of the same rows.
+//! Blocked GEMM with bf16 operands and f32 sums.
+#![allow(unsafe_code)] // Raw bf16 operands, and tasks that write disjoint columns of the same rows: see `buffer`.
 
 use std::cell::RefCell;
 
@@ -14,21 +14,21 @@ use crate::activation::{by_tanh, exact};
 use crate::buffer::{DisjointCols, aligned, size};
 use crate::simd::Bf16Instructions;
 
-/// Bytes of inputs that one pass over the weights works with: they stay in the second cache.
+/// Bytes of activations that one pass over the weights works with: they stay in the L2 cache.
 const KEPT: usize = 1280 << 10;
-/// Pairs of inputs of one such pass, where the weights lie in order: longer sums are taken up again.
+/// Pairs of inputs in one such pass, where weights are read in place; longer sums are continued by the next pass.
 const DEPTH: usize = 640;
 
-/// WeightRows of inputs as pairs: in blocks of 16 rows, each `[depth / 2, 16]`.
+/// Packed activations: blocks of 16 rows, each as pairs `[depth, 16]`.
 pub(crate) struct Pairs<'a> {
     values: &'a [f32],
     rows: usize,
-    /// Pairs, a multiple of 16.
+    /// Pairs of a row, a multiple of 16.
     depth: usize,
 }
 
 impl<'a> Pairs<'a> {
-    /// Rounds the rows given by number (`[_, input]`) to bf16; `memory` is what the pairs lie in.
+    /// Rounds the rows `row(0)`, `row(1)`, … of `input` numbers to bf16 and packs them into `memory`.
     pub(crate) fn new<'x>(
         _: Bf16Instructions,
         row: impl Fn(usize) -> &'x [f32] + Sync,
@@ -42,7 +42,7 @@ impl<'a> Pairs<'a> {
         values.par_chunks_mut(depth * TILE).enumerate().for_each(|(block, values)| {
             let count = rows.saturating_sub(block * TILE).min(TILE);
             let mut pairs = PAIRS.take();
-            // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+            // SAFETY: all features that the bf16 kernels are compiled with were found, or there would be no
             // `Bf16Instructions`.
             unsafe { block_of_pairs(|at| row(block * TILE + at), count, depth, &mut pairs, values) };
             PAIRS.set(pairs);
@@ -51,7 +51,7 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// Up to 16 rows as pairs `[depth, 16]`; rows that are missing are zero.
+/// Packs up to 16 rows as pairs `[depth, 16]`; missing rows are zero.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn block_of_pairs<'x>(
     row: impl Fn(usize) -> &'x [f32],
@@ -77,18 +77,18 @@ thread_local! {
 /// Sums of 16 rows for 16 outputs.
 type Square = [[f32; TILE]; TILE];
 
-/// Which part of a sum over all inputs some sums are.
+/// Whether a partial sum over the inputs is the first one, and whether it is the last.
 #[derive(Clone, Copy)]
 struct Part {
     first: bool,
     last: bool,
 }
 
-/// `emit(first row, first output, sums, part)` for every 16 rows and 16 outputs of some blocks of 32 outputs, with sums over so many
-/// pairs of inputs at a time; rows or outputs beyond the last may be among them.
+/// Calls `emit(first row, first output, sums, part)` for every 16 rows and 16 outputs of the given blocks of 32 outputs, with sums
+/// over `depth` pairs of inputs at a time; rows and outputs beyond the last may be among them.
 ///
 /// # Panics
-/// If the pairs are of another width than the weight.
+/// If the activations have another width than the weight.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn blocks(
     instructions: Bf16Instructions,
@@ -117,7 +117,8 @@ fn blocks(
                     let steps = depth / TILE;
                     let rows = WeightRows { at: rows.at.wrapping_add(2 * start), ..rows };
                     let mut ahead = Ahead { at: rows.next.at.wrapping_add(2 * start), ..rows.next };
-                    // In place: while these rows are multiplied, the next come from memory, a line of some in each step.
+                    // For weights in place: while these rows are multiplied, the next are prefetched, a cache line of some in
+                    // each step.
                     if rows.stride == shape[1] && first == 0 {
                         ahead.rows = SIDE.div_ceil(row_blocks.len());
                     }
@@ -151,7 +152,7 @@ fn blocks(
     }
 }
 
-/// A layer of rows `x` `[rows, input]` into `y` `[rows, output]`.
+/// Computes a linear layer of rows `x` `[rows, input]` into `y` `[rows, output]`.
 pub(crate) fn linear(
     instructions: Bf16Instructions,
     x: &[f32],
@@ -165,7 +166,7 @@ pub(crate) fn linear(
     assert!(rows > 0 && output > 0 && y.len() == size([rows, output]), "x [rows, input], y [rows, output]");
     let mut memory = INPUTS.take();
     let pairs = Pairs::new(instructions, |row| &x[row * input..][..input], rows, input, &mut memory);
-    // Weights that are unpacked for it are used once.
+    // Weights that must be converted take all inputs in one pass: splitting the sum would convert them again.
     let parts = if matches!(matrix.weight(), Weight::Bf16(_)) { pairs.depth.div_ceil(DEPTH) } else { 1 };
     let depth = pairs.depth.div_ceil(parts).next_multiple_of(TILE);
     let columns = DisjointCols::new(y, output);
@@ -179,15 +180,15 @@ pub(crate) fn linear(
             let piece = |row| unsafe { columns.piece(row, at..at + count) };
             finish(epilogue, part, bias.map(|bias| &bias[at..at + count]), row..rows, piece, sums);
         };
-        // SAFETY: all features that functions of half precision are compiled with were found, or there would be no
+        // SAFETY: all features that the bf16 kernels are compiled with were found, or there would be no
         // `Bf16Instructions`.
         unsafe { blocks(instructions, &pairs, matrix, (range, depth), emit) };
     });
     INPUTS.set(memory);
 }
 
-/// Adds to sums what they go on from and, to the first, the bias; what follows comes after the last. WeightRows `rows.start..` of the
-/// outputs are pieces, whose width is that of the bias.
+/// Completes sums: adds the bias to the first part, what is already in `y` to later ones (and with [`Epilogue::Add`]), and
+/// activates after the last. The rows `rows.start..` of the outputs are pieces, as wide as the bias.
 #[inline(always)]
 fn finish<'y>(
     epilogue: Epilogue,
@@ -205,7 +206,7 @@ fn finish<'y>(
     if !part.first || epilogue == Epilogue::Add {
         for (row, sums) in rows.clone().zip(&mut *sums) {
             match piece(row).as_chunks::<TILE>() {
-                // Of constant length, which compilers turn into vectors.
+                // Of constant length, which compilers vectorise.
                 ([y], _) => (0..TILE).for_each(|at| sums[at] += y[at]),
                 (_, y) => sums.iter_mut().zip(y).for_each(|(sum, y)| *sum += y),
             }
@@ -226,7 +227,7 @@ fn finish<'y>(
     }
 }
 
-/// `x Wᵀ` on this thread alone, for rows of a larger matrix and weights of one width; of no input, nothing is emitted.
+/// Computes `x Wᵀ` on this thread alone, for several weights of one width; without inputs, nothing is emitted.
 ///
 /// # Panics
 /// If a row is shorter than the weights' width.
@@ -266,7 +267,7 @@ mod tests {
     use crate::simd::{narrow, widen};
     use proptest::prelude::*;
 
-    /// Largest distance from the product of the rounded operands in f64, as a share of the terms' size.
+    /// Largest error against the GEMM of the rounded operands in f64, relative to the size of the terms.
     fn error(instructions: Bf16Instructions, weight: Weight, rows: usize, [output, input]: [usize; 2]) -> f64 {
         let (x, bias) = (numbers(rows * input, 1), numbers(output, 7));
         let mut y = vec![0.0; rows * output];

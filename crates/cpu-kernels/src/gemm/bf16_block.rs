@@ -1,8 +1,8 @@
-//! Blocks of a GEMM with bf16 operands and single-precision sums, on processors that have instructions for it.
+//! Blocks of a GEMM with bf16 operands and f32 sums, on processors that have instructions for it.
 //!
-//! Sums are computed as `C = A B` with the weights as `A` `[outputs, depth]`, which is how they lie in a file, so that they
-//! are read in place; the inputs as `B` `[depth, columns]`, in pairs of neighbouring depths. Both kinds of instructions, AMX
-//! tiles and the AVX-512 dot product of pairs, read the same layout.
+//! A block is `C = A B`: `A` `[outputs, depth]` are the weights, in the layout of the file, so that they are read in place; `B`
+//! `[depth, columns]` are the activations, in pairs of neighbouring depths. AMX tiles and AVX-512's dot product of pairs read the
+//! same layout.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -13,17 +13,17 @@ use super::amx::{amx, load_shape};
 use super::pairs::{SIDE, TILE};
 use crate::simd::Bf16Instructions;
 
-/// The weights' side of a product: rows of bf16 numbers.
+/// The left operand, usually weights: rows of bf16 numbers.
 #[derive(Clone, Copy)]
 pub(crate) struct WeightRows {
     pub(crate) at: *const u16,
     /// Numbers from one row to the next.
     pub(crate) stride: usize,
-    /// What will be read next.
+    /// What to prefetch meanwhile.
     pub(crate) next: Ahead,
 }
 
-/// WeightRows that each step asks for a line of.
+/// Rows of which each step prefetches one cache line.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
     pub(crate) at: *const u16,
@@ -38,7 +38,7 @@ impl WeightRows {
     }
 }
 
-/// The inputs' side of a product: where the pairs of a step begin.
+/// The right operand, usually activations: columns of bf16 pairs.
 #[derive(Clone, Copy)]
 pub(crate) struct PairColumns<'a> {
     pub(crate) at: *const u32,
@@ -46,13 +46,13 @@ pub(crate) struct PairColumns<'a> {
     pub(crate) stride: usize,
     /// Pairs from the first tile of columns to the second.
     pub(crate) second: usize,
-    /// For each round of steps, where it begins: a convolution's taps see the same inputs at other places.
+    /// Where each round of steps begins: the taps of a convolution see the same inputs at other places.
     pub(crate) shifts: &'a [Shift],
-    /// Steps in a round; each takes 16 pairs.
+    /// Steps of a round, of 16 pairs each.
     pub(crate) steps: usize,
 }
 
-/// Where a round of steps begins, from where the first would: in numbers of the rows, in pairs of the columns.
+/// Offset of a round of steps from the first: in numbers for the rows, in pairs for the columns.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Shift {
@@ -61,15 +61,15 @@ pub(crate) struct Shift {
 }
 
 impl Shift {
-    /// The place of the only round.
+    /// The offset of the only round.
     pub(crate) const NONE: Self = Self { rows: 0, columns: 0 };
 }
 
-/// `[SIDE, SIDE]` results.
+/// Results `[SIDE, SIDE]` of one block.
 #[repr(align(64))]
 pub(crate) struct Block(pub(crate) [f32; SIDE * SIDE]);
 
-/// Computes one block: 32 outputs for 32 columns.
+/// Computes one block: 32 rows times 32 columns, summed over all rounds.
 ///
 /// # Safety
 /// From each shift, 32 rows of `steps * 32` numbers and 32 columns of `steps * 16` pairs can be read: 16 columns side by side, and
@@ -85,24 +85,24 @@ pub(crate) unsafe fn block(tiles: &Tiles, rows: WeightRows, columns: PairColumns
     }
 }
 
-/// What products in half precision need of the thread they run on: with AMX, the shape of the tile registers.
+/// What bf16 GEMM needs of the thread it runs on: with AMX, the configuration of the tile registers.
 ///
-/// Loading the shape takes as long as a small block (204 cycles, by Intel's optimization manual), so it is loaded once for all
-/// blocks of a task. It is a setting of the thread, so this cannot be sent to another. All tasks set the same, so several may be
-/// alive at once (a thread that waits for others may begin another task): the first sets it, the last gives it up. No other code
-/// of this crate uses tiles, and what tiles hold does not outlive [`block`].
+/// Loading the configuration takes as long as a small block (204 cycles, by Intel's optimization manual), so it is loaded once for
+/// all blocks of a task. It belongs to the thread, so this cannot be sent to another. All tasks load the same one, so several may
+/// be alive at once (a thread that waits for others may begin another task): the first loads it, the last releases it. No other
+/// code of this crate uses tiles, and what tiles hold does not outlive [`block`].
 pub(crate) struct Tiles {
     instructions: Bf16Instructions,
     thread: PhantomData<*mut ()>,
 }
 
 thread_local! {
-    /// [`Tiles`] of this thread that are alive and need the shape.
+    /// Number of [`Tiles`] alive on this thread that need the configuration.
     static SHAPED: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Tiles {
-    /// Sets tile registers up if the instructions need it.
+    /// Configures the tile registers if the instructions need it.
     pub(crate) fn new(instructions: Bf16Instructions) -> Self {
         if let Bf16Instructions::Amx(_) = instructions {
             let alive = SHAPED.get();
@@ -130,7 +130,7 @@ impl Drop for Tiles {
 }
 
 /// # Safety
-/// As [`block`].
+/// The conditions of [`block`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn avx512(rows: WeightRows, columns: PairColumns, block: &mut Block) {
     const HEIGHT: usize = 8;
@@ -187,7 +187,7 @@ mod tests {
         }
         let matrix: Vec<f32> = (0..16 * 20).map(|i| i as f32).collect();
         let mut out = [0.0; TILE * TILE];
-        // SAFETY: products in half precision run only where there is AVX-512.
+        // SAFETY: bf16 kernels run only where there is AVX-512.
         unsafe { transpose_square(&matrix, 20, &mut out) };
         assert!((0..TILE * TILE).all(|at| out[at] == matrix[at % TILE * 20 + at / TILE]));
     }

@@ -10,17 +10,17 @@ use super::weight::{Matrix, Packed, Weight};
 use crate::buffer::{ahead, prefetch_ahead};
 use crate::simd::narrow;
 
-/// Turns a square of 16 × 16 numbers, whose rows begin every `stride` numbers.
+/// Transposes a square of 16 × 16 numbers, whose rows begin every `stride` numbers.
 ///
 /// # Panics
-/// If there are fewer.
+/// If the matrix is smaller than that.
 #[target_feature(enable = "avx512f")]
 pub(crate) fn transpose_square(matrix: &[f32], stride: usize, out: &mut [f32; TILE * TILE]) {
     assert!(stride <= matrix.len() && matrix.len() >= (TILE - 1) * stride + TILE, "a square of 16 x 16");
     // SAFETY: the rows lie in the matrix (just asserted); what is written is sliced off the square, 16 numbers before its end.
     unsafe {
         let rows: [__m512; TILE] = std::array::from_fn(|row| _mm512_loadu_ps(matrix.as_ptr().add(row * stride)));
-        // Pairs of rows, then fours, then the quarters of the vectors.
+        // Unpacks pairs of rows, then fours, then exchanges the quarters of the vectors.
         let pairs: [__m512; TILE] = std::array::from_fn(|at| {
             let (a, b) = (rows[at / 2 * 2], rows[at / 2 * 2 + 1]);
             if at % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
@@ -46,7 +46,7 @@ pub(crate) fn transpose_square(matrix: &[f32], stride: usize, out: &mut [f32; TI
     }
 }
 
-/// Rounds numbers to bf16 and lays two neighbours into the place of one; zeros beyond the last.
+/// Rounds numbers to bf16 and stores neighbours as pairs, each in the place of one f32; pairs beyond the last number are zero.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn round_pairs(x: &[f32], pairs: &mut [f32]) {
     const PIECE: usize = 32;
@@ -71,16 +71,16 @@ fn bits_of(a: __m512bh) -> __m512i {
 }
 
 thread_local! {
-    /// Weights that do not lie as a product wants them; kept, since fresh memory costs time.
+    /// Weights converted to bf16 rows; kept, since fresh memory costs time.
     static SCRATCH: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `with` with rows `first..first + SIDE` of a weight in bf16, `depth` numbers each, zeros beyond what there is.
+/// Calls `with` with the rows `first..first + SIDE` of a weight in bf16, `depth` numbers each, zero beyond the weight's end.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) fn with_rows(matrix: &Matrix, first: usize, depth: usize, with: impl FnOnce(WeightRows)) {
     let [output, input] = matrix.shape();
     assert!(input <= depth, "{depth} numbers of a row of {input}");
-    // Beyond a row's end lies the next row, which meets zeros; beyond the last row, nothing that may be read.
+    // Beyond a row's end lies the next row, which is multiplied by zeros; beyond the last row, nothing that may be read.
     if let Weight::Bf16(values) = matrix.weight()
         && first + SIDE <= output
         && (first + SIDE - 1) * input + depth <= values.len()
@@ -90,7 +90,7 @@ pub(crate) fn with_rows(matrix: &Matrix, first: usize, depth: usize, with: impl 
         return with(WeightRows { next, ..WeightRows::new(at, input) });
     }
     let mut scratch = SCRATCH.take();
-    // A row beside a multiple of 4096 bytes would share its place in the first cache with all others.
+    // A stride of a multiple of 4096 bytes would map all rows to the same set of the L1 cache.
     let stride = depth + 2 * TILE;
     scratch.resize(scratch.len().max(SIDE * stride), 0);
     for (row, out) in (first..first + SIDE).zip(scratch.chunks_exact_mut(stride)) {
@@ -112,7 +112,7 @@ pub(crate) fn with_rows(matrix: &Matrix, first: usize, depth: usize, with: impl 
     SCRATCH.set(scratch);
 }
 
-/// One row of packed integers as bf16 numbers.
+/// Dequantises one row of packed integers to bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
     const PIECE: usize = 32;
@@ -120,7 +120,7 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
     let (per_row, groups) = (packed.words_per_row(input), input.div_ceil(group));
     let words = &words[row * per_row..][..per_row];
     let ahead = ahead(size_of_val(words));
-    // Pieces that lie in one group; the rest as plain numbers.
+    // Pieces that lie in one group; the rest is dequantised in f32.
     let whole = if group.is_multiple_of(PIECE) || groups == 1 { input / PIECE * PIECE } else { 0 };
     let per_group = group / PIECE;
     let (mut at, mut left) = (row * groups, per_group);
@@ -143,7 +143,7 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
             let mask = _mm_set1_epi8(15);
             let (low, high) = (_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask));
             let integers = _mm256_set_m128i(_mm_unpackhi_epi8(low, high), _mm_unpacklo_epi8(low, high));
-            // There are only 16 values in a group: each integer takes its own from a table.
+            // A group has only 16 values: each integer looks its own up in a table.
             let all = value(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
             let table = bits_of(_mm512_cvtne2ps_pbh(all, all));
             bf16(_mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(integers), table))

@@ -6,7 +6,7 @@ use super::weight::{Packed, Scales, Weight};
 use crate::buffer::{ahead, prefetch_ahead};
 use crate::simd::{Simd, Stored};
 
-/// Activations that no whole vector takes.
+/// Adds the products of the inputs that fill no whole vector.
 #[cold]
 pub(super) fn add_rest<const R: usize>(
     weight: &Weight,
@@ -28,14 +28,14 @@ pub(super) fn add_rest<const R: usize>(
     }
 }
 
-/// The sum of each vector, four at a time.
+/// Sums each vector horizontally, four at a time.
 ///
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
 pub(super) unsafe fn add_up<V: Simd, const R: usize, const O: usize>(vectors: [[V::Float; R]; O]) -> [[f32; R]; O] {
     let mut sums = [[0.0; R]; O];
-    // Loops of constant length, no closures: these would not be compiled with the instructions.
+    // Loops of constant length and no closures: closures would not be compiled with the instructions.
     for first in (0..R * O).step_by(4) {
         // SAFETY: passed on.
         unsafe {
@@ -88,7 +88,7 @@ pub(super) unsafe fn dot_f32<V: Simd, const R: usize, const O: usize>(
 }
 
 /// # Safety
-/// The processor has the instructions of `V`; the inputs are prepared for bf16.
+/// The processor has the instructions of `V`; the activations are packed for bf16.
 #[inline(always)]
 pub(super) unsafe fn dot_bf16<V: Simd, const R: usize, const O: usize>(
     weight: &[u16],
@@ -102,7 +102,7 @@ pub(super) unsafe fn dot_bf16<V: Simd, const R: usize, const O: usize>(
     let (steps, ahead) = (length / (2 * V::LANES), ahead(size_of_val(weight)));
     let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.even_odd[rows[r] * length..][..length]);
     // SAFETY: every vector lies in the slices just taken: a step's weights are `2 * LANES` numbers, its inputs `LANES` of
-    // even and as many of odd places, both within the same 32.
+    // even and as many of odd positions, both within the same 32.
     unsafe {
         let mut sums = [[[V::zero(); 2]; R]; O];
         for step in 0..steps {
@@ -133,7 +133,7 @@ pub(super) unsafe fn dot_bf16<V: Simd, const R: usize, const O: usize>(
 }
 
 /// # Safety
-/// The processor has the instructions of `V`; the inputs are prepared for these weights, whose lengths were checked.
+/// The processor has the instructions of `V`; the activations are packed for these weights, whose lengths were checked.
 #[inline(always)]
 pub(super) unsafe fn dot_packed<V: Simd, const BITS: usize, const R: usize, const O: usize>(
     packed: &Packed,
@@ -151,7 +151,7 @@ pub(super) unsafe fn dot_packed<V: Simd, const BITS: usize, const R: usize, cons
 }
 
 /// # Safety
-/// As [`dot_packed`].
+/// The conditions of [`dot_packed`].
 #[inline(always)]
 unsafe fn dot_scaled<V: Simd, S: Stored, const BITS: usize, const R: usize, const O: usize>(
     packed: &Packed,
@@ -170,16 +170,16 @@ unsafe fn dot_scaled<V: Simd, S: Stored, const BITS: usize, const R: usize, cons
         match (step.is_multiple_of(group), step / group) {
             (true, 2) => dot_groups::<V, S, BITS, R, O, 2>(packed, scales, output, inputs, rows),
             (true, 4) => dot_groups::<V, S, BITS, R, O, 4>(packed, scales, output, inputs, rows),
-            // Left to `add_rest`, as plain numbers.
+            // Left to `add_rest`, which dequantises.
             _ => ([[0.0; R]; O], 0),
         }
     }
 }
 
-/// With `GROUPS` groups in one vector of words.
+/// Multiplies packed weights with `GROUPS` groups in one vector of words.
 ///
 /// # Safety
-/// As [`dot_packed`].
+/// The conditions of [`dot_packed`].
 #[inline(always)]
 unsafe fn dot_groups<V: Simd, S: Stored, const BITS: usize, const R: usize, const O: usize, const GROUPS: usize>(
     packed: &Packed,
@@ -204,7 +204,7 @@ unsafe fn dot_groups<V: Simd, S: Stored, const BITS: usize, const R: usize, cons
     // the same piece. The groups of all steps are groups of the row.
     unsafe {
         let mut sums = [[V::zero(); R]; O];
-        // A division in the loop would take as long as the rest of it.
+        // Counted down: a division in the loop would take as long as the rest of it.
         let (per_group, mut left, mut group) = (packed.group / (V::LANES * per_word), 0, 0);
         for step in 0..steps {
             let at = step * V::LANES;

@@ -1,11 +1,11 @@
-//! The product of many rows with a weight, as in a linear layer.
+//! Blocked GEMM in f32.
 //!
-//! The scheme is the usual one of fast matrix products (Goto and van de Geijn, "Anatomy of High-Performance Matrix
-//! Multiplication"): both operands are copied, block by block, into the order in which the innermost loop reads them; that loop
-//! keeps a tile of results in registers. The weight is copied each time it is used, which costs a few percent for some dozens
-//! of rows and nothing to speak of for more, and leaves it in memory as it lies in the file.
+//! The scheme is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication": both operands are packed,
+//! block by block, into the order in which the micro-kernel reads them, which keeps a tile of results in registers. The weight is
+//! packed each time it is used, which costs a few percent for some dozens of rows and nothing to speak of for more, and leaves it
+//! in memory as it is stored in the file.
 
-#![allow(unsafe_code)] // Tasks write other columns of the same rows: see `memory`.
+#![allow(unsafe_code)] // Tasks write disjoint columns of the same rows: see `buffer`.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -17,13 +17,13 @@ use super::microkernel::{Microkernel, VECTORS, transpose};
 use super::weight::{Matrix, Weight};
 use crate::buffer::{DisjointCols, aligned, prefetch};
 
-/// Activations of one pass of the innermost loop: with them, a tile's share of both operands stays in the second cache.
+/// Depth of a block: inputs of one pass of the micro-kernel, with which a tile's part of both operands stays in the L2 cache.
 pub(super) const DEPTH: usize = 192;
-/// Rows whose copy is read again and again by one core before it goes on: 384 KiB of them.
+/// Rows whose packed block (192 KiB at [`DEPTH`] inputs) one core reads again and again before it goes on.
 pub(super) const ROWS: usize = 256;
-/// Tiles' widths that one task takes, at most; it keeps a copy of their weights.
+/// Most panels (micro-kernel widths of outputs) of one task, which keeps a packed copy of their weights.
 const PANELS: usize = 4;
-/// Elements of the copied rows, at most.
+/// Most elements of packed activations.
 pub(super) const COPIED: usize = 4 << 20;
 
 pub(super) struct Linear<'a> {
@@ -31,14 +31,14 @@ pub(super) struct Linear<'a> {
     pub(super) matrix: &'a Matrix<'a>,
     pub(super) bias: Option<&'a [f32]>,
     pub(super) y: &'a mut [f32],
-    /// Whether to add to what is there.
+    /// Whether to add to what is in `y`.
     pub(super) add: bool,
 }
 
 impl WithSimd for Linear<'_> {
     type Output = ();
 
-    /// Chooses the height of a tile: with its accumulators, one row of weights and one input fill the registers.
+    /// Chooses the micro-kernel's height: its accumulators, one row of weights and one input fill the registers.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         if S::REGISTER_COUNT >= 32 { self.run::<S, 8>(simd) } else { self.run::<S, 4>(simd) }
@@ -46,7 +46,7 @@ impl WithSimd for Linear<'_> {
 }
 
 thread_local! {
-    /// Copies of rows and of weights: kept, since fresh memory costs as much time as filling it.
+    /// Packed activations and packed weights: kept, since fresh memory costs as much time as filling it.
     static ROW_COPY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static WEIGHT_COPY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -59,11 +59,11 @@ impl Linear<'_> {
         let width = VECTORS * S::F32_LANES;
         let panels = output.div_ceil(width);
         let tasks = panels.div_ceil(PANELS).max(panels.min(4 * rayon::current_num_threads()));
-        // Taken out of its cell: while this thread waits for the others it may begin another product.
+        // Taken out of its cell: while this thread waits for the others it may begin another GEMM.
         let mut copy = ROW_COPY.take();
         for (x, y) in x.chunks(at_once * input).zip(y.chunks_mut(at_once * output)) {
             let rows = Rows::<HEIGHT>::copy(x, input, &mut copy);
-            // The tasks take other columns.
+            // The tasks write disjoint columns.
             let y = DisjointCols::new(y, output);
             (0..tasks).into_par_iter().for_each(|task| {
                 let panels = panels * task / tasks..panels * (task + 1) / tasks;
@@ -78,8 +78,8 @@ impl Linear<'_> {
     }
 }
 
-/// Input rows in blocks of [`DEPTH`] inputs, each of them in groups of `HEIGHT` rows, each of those by input: the order in
-/// which a tile reads them. Rows that are missing in the last group are arbitrary.
+/// Packed activations: in blocks of [`DEPTH`] inputs, each in groups of `HEIGHT` rows, each of those by input, as the
+/// micro-kernel reads them. Rows that pad the last group are arbitrary.
 struct Rows<'a, const HEIGHT: usize> {
     values: &'a [f32],
     rows: usize,
@@ -105,7 +105,7 @@ impl<'a, const HEIGHT: usize> Rows<'a, HEIGHT> {
         Self { values, rows, input }
     }
 
-    /// `HEIGHT` rows from `row` on, by input, over the block of inputs that begins at `start`.
+    /// The group of `HEIGHT` rows that begins at `row`, by input, in the block of inputs that begins at `start`.
     #[inline(always)]
     fn group(&self, row: usize, start: usize, depth: usize) -> &[[f32; HEIGHT]] {
         let padded = self.rows.next_multiple_of(HEIGHT);
@@ -113,7 +113,7 @@ impl<'a, const HEIGHT: usize> Rows<'a, HEIGHT> {
     }
 }
 
-/// Some columns of the output, for all rows.
+/// The task of some columns of the output, for all rows.
 struct Task<'a, S, const HEIGHT: usize> {
     simd: S,
     rows: &'a Rows<'a, HEIGHT>,
@@ -136,7 +136,7 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
         let mut initial = vec![0.0; width];
         let mut partial = vec![0.0; HEIGHT * width];
         let mut wide = Vec::new();
-        // Weights are kept for further rows only if there are any.
+        // Packed weights are kept for further rows only if there are any.
         let keeps = rows.rows > ROWS;
         let size = width * if keeps { panels * input } else { DEPTH.min(input) };
         let copy = aligned(copy, size);
@@ -159,7 +159,7 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                     }
                     let weights = S::as_simd_f32s(copy).0.as_chunks::<VECTORS>().0;
                     let initial = &S::as_simd_f32s(&initial).0.as_chunks::<VECTORS>().0[0];
-                    // While this panel is multiplied, the next one's weights come from memory.
+                    // While this panel is multiplied, the next one's weights are prefetched.
                     let next = if first_row > 0 {
                         0..0
                     } else if panel + 1 < panels {
@@ -206,7 +206,7 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
     }
 }
 
-/// Some inputs of some rows of the weight, by input.
+/// Packs some inputs of some rows of the weight, by input.
 #[inline(always)]
 fn lay(
     weight: &Weight,

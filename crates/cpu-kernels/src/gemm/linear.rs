@@ -1,4 +1,4 @@
-//! Linear layers: the path for a few rows or for many, and the epilogue behind it.
+//! Linear layers: the choice between skinny and blocked GEMM, and the epilogue behind it.
 
 use std::cell::RefCell;
 
@@ -14,7 +14,7 @@ thread_local! {
     static INPUTS: RefCell<Activations> = RefCell::default();
 }
 
-/// A linear layer and what follows it.
+/// A linear layer with its epilogue.
 #[derive(Debug, Clone, Copy)]
 pub struct LinearArgs<'a> {
     /// `[output, input]`.
@@ -23,9 +23,9 @@ pub struct LinearArgs<'a> {
     pub bias: Option<&'a [f32]>,
     /// Sizes.
     pub shape: LinearShape,
-    /// How exactly many rows are multiplied.
+    /// Precision of more than [`SKINNY_MAX_ROWS`] rows.
     pub precision: Precision,
-    /// What becomes of the sums.
+    /// What follows the sums.
     pub epilogue: Epilogue,
 }
 
@@ -35,14 +35,14 @@ pub struct LinearArgs<'a> {
 /// `x` `[rows, input]`, `weight` `[output, input]`, `bias` `[output]` → `[rows, output]`, all row-major.
 ///
 /// # Panics
-/// If a slice has not the length of its shape.
+/// If a length does not match its shape.
 pub fn linear(x: &[f32], weight: Weight, bias: Option<&[f32]>, shape: LinearShape, precision: Precision) -> Vec<f32> {
     let mut y = vec![0.0; size([shape.rows, shape.output])];
     linear_to(x, weight, bias, shape, precision, &mut y);
     y
 }
 
-/// Computes [`linear`] into memory that is there.
+/// Computes [`linear`] into an existing buffer.
 ///
 /// # Panics
 /// Where [`linear`] does.
@@ -58,10 +58,10 @@ pub fn linear_to(
 }
 
 impl LinearArgs<'_> {
-    /// Multiplies rows `x` `[rows, input]` into `y` `[rows, output]`.
+    /// Computes rows `x` `[rows, input]` into `y` `[rows, output]`.
     ///
     /// # Panics
-    /// If a slice has not the length of its shape.
+    /// If a length does not match its shape.
     pub fn apply(&self, x: &[f32], y: &mut [f32]) {
         self.apply_on(Processor::best(), x, y);
     }
@@ -89,7 +89,7 @@ impl LinearArgs<'_> {
         epilogue.activate(processor.arch, y);
     }
 
-    /// Rows that take less time than reading the weights.
+    /// Computes at most [`SKINNY_MAX_ROWS`] rows, or rows without inputs.
     fn few(&self, processor: Processor, x: &[f32], y: &mut [f32]) {
         let Self { weight, bias, shape: LinearShape { input, output, .. }, epilogue, .. } = *self;
         let former = (epilogue == Epilogue::Add).then(|| y.to_vec());
@@ -111,10 +111,10 @@ impl LinearArgs<'_> {
     }
 }
 
-/// `y = x Wᵀ + b` for several weights at once, which are read once for all rows.
+/// Computes `y = x Wᵀ + b` for several weights; up to [`SKINNY_MAX_ROWS`] rows share one read of each.
 ///
 /// # Panics
-/// If a slice has not the length of its shape.
+/// If a length does not match its shape.
 pub fn gemv_batch(inputs: &mut Activations, precision: Precision, ops: &mut [GemvOp]) {
     gemv_batch_on(Processor::best(), inputs, precision, ops);
 }
@@ -156,7 +156,7 @@ mod tests {
         (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
     }
 
-    /// Largest distance from the product in f64.
+    /// Largest error against a GEMM in f64.
     fn error(processor: Processor, shape: LinearShape, biased: bool) -> f64 {
         let LinearShape { rows, input, output } = shape;
         let (x, weight, bias) = (numbers(rows * input, 1), numbers(output * input, 2), numbers(output, 3));
@@ -208,7 +208,7 @@ mod tests {
             // More rows than one core keeps, more outputs than one task takes.
             let shape = LinearShape { rows: 2 * ROWS + 5, input: DEPTH + 1, output: 500 };
             assert!(error(processor, shape, true) < 1e-3, "{processor:?}");
-            // More than are copied at once.
+            // More rows than are packed at once.
             let shape = LinearShape { rows: ROWS + 9, input: COPIED / ROWS, output: 3 };
             assert!(error(processor, shape, true) < 1e-2, "{processor:?}");
         }

@@ -1,16 +1,16 @@
-//! The innermost loop of every product here, and the order it wants its operands in.
+//! The micro-kernel, the innermost loop of every f32 GEMM here, and the transpose that packs its operands.
 
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Target;
 
-/// Vectors of outputs in one tile.
+/// Vectors of outputs in the micro-kernel's tile.
 pub(crate) const VECTORS: usize = 3;
-/// Side of the squares in which matrices are turned.
+/// Side of the squares that are transposed in registers.
 const SQUARE: usize = 16;
 
-/// Copies a block of some rows of a matrix by column: `copy` is `[depth, width]`, its columns beyond the rows are zero. The
-/// block begins where `matrix` does; a row begins every `stride` numbers.
+/// Transposes a block of `rows` rows of a matrix into `copy` `[depth, width]`; columns beyond `rows` become zero. The block begins
+/// where `matrix` does; a row begins every `stride` numbers.
 #[inline(always)]
 pub(crate) fn transpose(matrix: &[f32], stride: usize, rows: usize, copy: &mut [f32], width: usize) {
     let depth = copy.len() / width;
@@ -21,7 +21,7 @@ pub(crate) fn transpose(matrix: &[f32], stride: usize, rows: usize, copy: &mut [
         let height = SQUARE.min(rows - first);
         let whole = if height == SQUARE { depth / SQUARE * SQUARE } else { 0 };
         for at in (0..whole).step_by(SQUARE) {
-            // Squares of constant size become shuffles of vectors.
+            // Squares of constant size compile to vector shuffles.
             let mut square = [[0.0; SQUARE]; SQUARE];
             for (row, square) in square.iter_mut().enumerate() {
                 *square = *matrix[(first + row) * stride + at..].first_chunk().expect("a square fits");
@@ -41,7 +41,7 @@ pub(crate) fn transpose(matrix: &[f32], stride: usize, rows: usize, copy: &mut [
     }
 }
 
-/// The innermost loop: `HEIGHT` rows of `x` with [`VECTORS`] vectors of outputs.
+/// The micro-kernel: `HEIGHT` rows of `x` times [`VECTORS`] vectors of outputs, summed over the depth.
 pub(crate) struct Microkernel<'a, S: Simd, const HEIGHT: usize> {
     pub(crate) simd: S,
     pub(crate) x: &'a [[f32; HEIGHT]],
@@ -49,14 +49,14 @@ pub(crate) struct Microkernel<'a, S: Simd, const HEIGHT: usize> {
     pub(crate) initial: &'a [S::f32s; VECTORS],
     /// Where the sums go: `HEIGHT` rows of [`VECTORS`] vectors.
     pub(crate) y: Target<'a>,
-    /// Whether to add to what is there.
+    /// Whether to add to what is in `y`.
     pub(crate) add: bool,
 }
 
 impl<S: Simd, const HEIGHT: usize> WithSimd for Microkernel<'_, S, HEIGHT> {
     type Output = ();
 
-    // Every loop here has a constant length and no early end: otherwise the accumulators would live in memory.
+    // Every loop here has a constant length and no early exit: otherwise the accumulators would live in memory.
     #[inline(always)]
     fn with_simd<T: Simd>(self, _: T) {
         let Self { simd, x, weights, initial, mut y, add } = self;

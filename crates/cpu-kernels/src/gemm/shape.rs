@@ -1,10 +1,10 @@
-//! What a GEMM computes: sizes, precision, and what follows the sums.
+//! What a linear layer computes: sizes, precision, and the epilogue.
 
 use pulp::Arch;
 
 use crate::activation::{gelu_on, gelu_tanh_on};
 
-/// What [`linear`] multiplies.
+/// Sizes of a linear layer; see [`crate::linear`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinearShape {
     /// Rows of the input and of the output.
@@ -15,27 +15,27 @@ pub struct LinearShape {
     pub output: usize,
 }
 
-/// How exactly many rows are multiplied.
+/// Precision of a GEMM with more than [`crate::SKINNY_MAX_ROWS`] rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// In single precision.
+    /// Operands and sums in f32.
     #[default]
     F32,
-    /// Both sides rounded to bf16 where the processor multiplies that faster; sums in single precision.
+    /// Both operands rounded to bf16 where the processor has instructions for that; sums in f32.
     Bf16,
 }
 
-/// What becomes of the sums of a product.
+/// What follows the sums of a GEMM before they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Epilogue {
-    /// They are the outputs.
+    /// Writes the sums.
     #[default]
     Keep,
-    /// They are added to what is there.
+    /// Adds the sums to the output, such as a residual.
     Add,
-    /// Their exact GELU is the output.
+    /// Writes the exact GELU of the sums.
     Gelu,
-    /// Their GELU by its tanh approximation is the output.
+    /// Writes the GELU of the sums, by its tanh approximation.
     GeluTanh,
 }
 

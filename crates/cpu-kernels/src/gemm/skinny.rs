@@ -1,7 +1,7 @@
-//! Products of a few rows with weights as they lie in a file: reading the weights is what takes the time.
+//! Skinny GEMM: a few rows with weights as they are stored in a file. Reading the weights is what takes the time.
 //!
-//! Packed weights are multiplied as integers. The inputs are rounded to 15 bits for it, with one scale per row, which is a
-//! hundred times finer than the weights, and laid in the order in which the integers come out of their words.
+//! Packed weights are multiplied as integers. For that the activations are quantised to 15 bits with one scale per row, a hundred
+//! times finer than the weights, and packed in the order in which the integers come out of their words.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -17,10 +17,10 @@ use crate::buffer::{DisjointCols, size};
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Instructions, Scalar, Simd};
 
-/// Bytes of weights that one task reads, at least.
+/// Fewest bytes of weights that one task reads.
 const TASK: usize = 32 << 10;
 
-/// One of the products that share their inputs.
+/// One of several GEMVs (or skinny GEMMs) that share their activations.
 pub struct GemvOp<'a> {
     /// `[output, input]`.
     pub weight: Weight<'a>,
@@ -32,10 +32,11 @@ pub struct GemvOp<'a> {
     pub y: &'a mut [f32],
 }
 
-/// Most rows of a skinny GEMM: with more, arithmetic takes longer than reading the weights. Each row is computed as if it were alone.
+/// Most rows of a skinny GEMM: with more, arithmetic takes longer than reading the weights. Each row gets the same result as
+/// alone.
 pub const SKINNY_MAX_ROWS: usize = 8;
 
-/// Computes [`super::gemv_batch`] for rows that take less time than reading the weights.
+/// Computes [`super::gemv_batch`] as skinny GEMMs, in one parallel loop over all weights.
 pub(crate) fn skinny(instructions: Instructions, inputs: &mut Activations, products: &mut [GemvOp]) {
     let products: SmallVec<[_; 4]> = products
         .iter_mut()
@@ -71,19 +72,19 @@ pub(crate) fn skinny(instructions: Instructions, inputs: &mut Activations, produ
     });
 }
 
-/// Tasks for a matrix: small enough to be shared out evenly, large enough to be worth it.
+/// Number of tasks for a matrix: small enough to be balanced, large enough to be worth it.
 pub(crate) fn pieces(bytes: usize, output: usize) -> usize {
     (bytes / TASK).clamp(1, 8 * rayon::current_num_threads()).min(output.max(1))
 }
 
-/// Most rows and outputs that are computed before they are handed on.
+/// Most rows and outputs that are computed before they are emitted.
 const ROWS: usize = SKINNY_MAX_ROWS;
 const OUTPUTS: usize = 64;
 
-/// Some outputs of some rows; `emit` is told the row's place in `rows`, the output and the sum.
+/// Computes some outputs of some rows; `emit` gets the row's index in `rows`, the output and the sum.
 ///
 /// # Panics
-/// If the inputs are not of the matrix's width or not prepared for it, or a row or output is not there.
+/// If the activations have another width than the matrix or are not packed for it, or a row or output does not exist.
 pub(crate) fn multiply(
     instructions: Instructions,
     inputs: &Activations,
@@ -110,7 +111,7 @@ pub(crate) fn multiply(
     }
 }
 
-/// At most [`OUTPUTS`] outputs, of what [`multiply`] has checked. Its code is long, and the same for everything that is done with
+/// At most [`OUTPUTS`] outputs whose bounds [`multiply`] has checked. Its code is long, and does not depend on what is done with
 /// the sums.
 struct Block<'a> {
     inputs: &'a Activations,
@@ -121,7 +122,7 @@ struct Block<'a> {
 type Sums = [[f32; OUTPUTS]; ROWS];
 
 impl Block<'_> {
-    /// The sums of the first rows; returns how many were taken.
+    /// Computes the first rows; returns how many it took.
     fn sums(&self, instructions: Instructions, rows: &[usize], sums: &mut Sums) -> usize {
         match rows {
             [a, b, c, d, e, f, g, h, ..] => self.run(instructions, [*a, *b, *c, *d, *e, *f, *g, *h], sums),
@@ -165,7 +166,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn each<V: Simd, const R: usize>(&self, rows: [usize; R], sums: &mut Sums) {
         let mut output = self.outputs.start;
-        // Several outputs at once share what is read of the inputs; as many as leave room for the sums.
+        // Several outputs at once share the loads of activations: as many as leave registers for the sums.
         if R == 1 {
             while output + 4 <= self.outputs.end {
                 // SAFETY: passed on.
@@ -187,7 +188,7 @@ impl Block<'_> {
         }
     }
 
-    /// `O` outputs from `output` on.
+    /// Computes `O` outputs, from `output` on.
     ///
     /// # Safety
     /// The processor has the instructions of `V`.
@@ -231,7 +232,7 @@ pub(crate) mod tests {
         (0..count).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
     }
 
-    /// Largest distance from the product in f64, as a share of the largest output.
+    /// Largest error against a GEMM in f64, relative to the largest output.
     fn error(instructions: Instructions, weight: Weight, rows: usize, input: usize, output: usize) -> f64 {
         let x = numbers(rows * input, 1);
         let mut inputs = Activations::default();

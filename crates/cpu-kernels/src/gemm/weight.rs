@@ -1,18 +1,18 @@
-//! Weights as they lie in a file: plain numbers, or packed integers with their scales.
+//! Weights as they are stored in a file: f32, bf16, or packed integers with their scales.
 
 use std::ops::Range;
 
 use crate::buffer::{size, total};
 use crate::simd::widen;
 
-/// A matrix `[output, input]`, row-major, in the form it is stored in.
+/// A row-major matrix `[output, input]` in the number type it is stored in.
 #[derive(Debug, Clone, Copy)]
 pub enum Weight<'a> {
-    /// Single precision.
+    /// f32 numbers.
     F32(&'a [f32]),
-    /// The upper halves of single-precision numbers.
+    /// bf16 numbers: the upper halves of f32 numbers.
     Bf16(&'a [u16]),
-    /// Integers with scales.
+    /// Packed integers with scales.
     Packed(Packed<'a>),
 }
 
@@ -23,9 +23,9 @@ pub enum Weight<'a> {
 pub struct Packed<'a> {
     /// 4 or 8.
     pub bits: usize,
-    /// Activations that share a scale; the last group of a row may be shorter.
+    /// Inputs that share a scale; the last group of a row may be shorter.
     pub group: usize,
-    /// `[output, input * bits / 32 rounded up]`: the lowest bits of a word come first.
+    /// `[output, input * bits / 32]`, rows rounded up to whole words, lowest bits first.
     pub words: &'a [u32],
     /// `[output, groups]`.
     pub scales: Scales<'a>,
@@ -36,14 +36,14 @@ pub struct Packed<'a> {
 /// Scales in the number type they are stored in.
 #[derive(Debug, Clone, Copy)]
 pub enum Scales<'a> {
-    /// Single precision.
+    /// f32 numbers.
     F32(&'a [f32]),
-    /// The upper halves of single-precision numbers.
+    /// bf16 numbers: the upper halves of f32 numbers.
     Bf16(&'a [u16]),
 }
 
 impl Scales<'_> {
-    /// The scale at an index.
+    /// The scale at an index, as f32.
     #[inline(always)]
     pub(crate) fn at(&self, index: usize) -> f32 {
         match self {
@@ -60,7 +60,7 @@ impl Scales<'_> {
     }
 }
 
-/// A weight with its shape, which was compared with its lengths: what lies in these bounds may be read.
+/// A weight with its shape. The lengths were checked against the shape, so that everything within it may be read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     weight: Weight<'a>,
@@ -70,7 +70,7 @@ pub(crate) struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// # Panics
-    /// If there are not as many numbers as the shape asks for.
+    /// If the lengths do not match the shape.
     pub(crate) fn new(weight: Weight<'a>, [output, input]: [usize; 2]) -> Self {
         let numbers = |length| assert_eq!(length, size([output, input]), "weight [output, input]");
         match weight {
@@ -98,7 +98,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Where part of a row lies in a matrix with rows of one length; no part ends behind its row.
+/// The range of part of a row in a matrix whose rows are `width` long; it does not reach beyond its row.
 ///
 /// # Panics
 /// If the row has no such part.
@@ -122,7 +122,7 @@ impl Weight<'_> {
         }
     }
 
-    /// A packed row whose inputs belong to any group: `groups` names each input's.
+    /// Dequantises a packed row whose inputs are in no order of groups: `groups` names the group of each input.
     ///
     /// # Panics
     /// If the weight is not packed, has no such row or group, or the lengths differ.
@@ -143,7 +143,7 @@ impl Weight<'_> {
         }
     }
 
-    /// Part of a row of a matrix with so many inputs, in single precision.
+    /// Reads part of a row as f32, of a matrix with `input` columns.
     ///
     /// # Panics
     /// If the row has no such part.
@@ -203,7 +203,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::simd::narrow;
 
-    /// Memory of a packed matrix with pseudo-random contents.
+    /// A packed matrix with pseudo-random contents.
     pub(crate) struct Sample {
         bits: usize,
         group: usize,
@@ -267,7 +267,7 @@ pub(crate) mod tests {
         let values = [0.0; 6];
         assert!(!refused(Weight::F32(&values), [2, 3]));
         assert!(refused(Weight::F32(&values), [2, 4]));
-        // A product that wraps to 0, to 6.
+        // Sizes whose product wraps to 0, and to 6.
         assert!(refused(Weight::F32(&[]), [usize::MAX / 2 + 1, 2]));
         assert!(refused(Weight::F32(&values), [usize::MAX / 2 + 4, 2]));
         let packed =

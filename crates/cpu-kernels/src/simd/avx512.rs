@@ -43,7 +43,7 @@ unsafe impl Simd for Avx512 {
     unsafe fn sums([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
         // SAFETY: the caller has the instructions.
         unsafe {
-            // Turned and added in quarters, then quarter by quarter.
+            // Transposed and added within each 128-bit quarter, then across the quarters.
             let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
             let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
             let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
@@ -137,7 +137,7 @@ unsafe impl Simd for Avx512 {
     unsafe fn quarters_bf16(at: *const u16) -> __m512 {
         // SAFETY: the caller has the instructions, and what is read can be read there.
         unsafe {
-            // All four into every quarter, from where each takes its own into the upper even_odd: a load and one shuffle.
+            // Broadcasts all four to every quarter, where one shuffle moves each quarter's own into the upper halves of its lanes.
             let four = _mm512_set1_epi64(at.cast::<i64>().read_unaligned());
             let place = |quarter: i32| 0x8080 | (2 * quarter) << 16 | (2 * quarter + 1) << 24;
             let [a, b, c, d] = [place(0), place(1), place(2), place(3)];

@@ -11,38 +11,38 @@ use super::level::SimdLevel;
 #[cfg(target_arch = "x86_64")]
 use super::vector::has_avx512;
 
-/// A bf16 number in single precision.
+/// Widens a bf16 number to f32.
 #[inline(always)]
 pub(crate) fn widen(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The nearest bf16 number; ties to even.
+/// Rounds to the nearest bf16 number, ties to even.
 #[inline(always)]
 pub(crate) fn narrow(value: f32) -> u16 {
     let bits = value.to_bits();
     (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// How bf16 is multiplied. Whoever has one of these may run its code: they are only made where the instructions are found. AMX is
-/// only used where there is AVX-512 with bf16 as well, which rounds its operands.
+/// Instructions that multiply bf16 numbers. Whoever holds one may run its code: values are only made where the instructions were
+/// found. AMX is only used where there is AVX-512 BF16 as well, which rounds its operands.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bf16Instructions {
-    /// Tiles in registers of their own.
+    /// AMX: tile registers.
     Amx(Found),
-    /// AVX-512 with bf16.
+    /// AVX-512 BF16.
     Avx512(Found),
 }
 
-/// Made by this module alone, where instructions are found.
+/// Proof that instructions were found; only this module makes one.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found(());
 
 #[cfg(target_arch = "x86_64")]
 impl Bf16Instructions {
-    /// The best that this processor has and the system allows, up to a level.
+    /// The best instructions up to `level` that the processor has and the operating system allows.
     pub(crate) fn up_to(level: SimdLevel) -> Option<Self> {
         if level >= SimdLevel::Amx && Self::has_amx() {
             Some(Self::Amx(Found(())))
@@ -53,7 +53,7 @@ impl Bf16Instructions {
         }
     }
 
-    /// All features that functions of half precision are compiled with.
+    /// Whether the processor has every feature that the bf16 kernels are compiled with.
     fn has_bf16() -> bool {
         has_avx512() && is_x86_feature_detected!("avx512bf16")
     }
@@ -64,12 +64,12 @@ impl Bf16Instructions {
     }
 }
 
-/// Whether there are tiles, and the system lets this process use them.
+/// Whether there are AMX tile registers, and the operating system lets this process use them.
 #[cfg(target_arch = "x86_64")]
 fn amx_allowed() -> bool {
     #[cfg(all(target_os = "linux", not(miri)))]
     {
-        // Leaf 7 is there: AVX-512, which is asked for first, is told there.
+        // Leaf 7 exists: AVX-512, which was detected first, is reported there.
         const AMX_BF16: u32 = 1 << 22;
         const AMX_TILE: u32 = 1 << 24;
         const ARCH_PRCTL: u64 = 158;

@@ -1,4 +1,4 @@
-//! Which instructions are used: what the processor has, or less if the environment asks for less.
+//! Instruction sets in use: those the processor has, capped by an environment variable.
 
 use std::sync::OnceLock;
 
@@ -8,27 +8,27 @@ use pulp::Arch;
 use super::bf16::Bf16Instructions;
 use super::vector::Instructions;
 
-/// The environment variable that [`simd_level`] obeys.
+/// The environment variable that caps [`simd_level`].
 const VARIABLE: &str = "QWEN3_OMNI_SIMD";
 
-/// Instruction sets that this crate has code for, each with those before it.
+/// Instruction sets that this crate has code for; each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum SimdLevel {
-    /// What every processor has.
+    /// Scalar code, which every processor runs.
     Scalar,
     /// NEON (64-bit Arm).
     Neon,
     /// AVX2 and FMA.
     Avx2,
-    /// AVX-512 F, BW and VL; where the processor has them, with VNNI, for packed weights, and BF16, for half precision.
+    /// AVX-512 F, BW and VL; with VNNI, for packed weights, and BF16, for bf16 operands, where the processor has them.
     Avx512,
-    /// AMX with BF16, for half precision.
+    /// AMX with BF16, for bf16 operands.
     Amx,
 }
 
 impl SimdLevel {
-    /// All that programs for this kind of processor may use.
+    /// Every level of this processor architecture.
     #[cfg(target_arch = "x86_64")]
     const ALL: &[Self] = &[Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx];
     #[cfg(target_arch = "aarch64")]
@@ -36,7 +36,7 @@ impl SimdLevel {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     const ALL: &[Self] = &[Self::Scalar];
 
-    /// The best that this processor has and the system allows.
+    /// The highest level that the processor has and the operating system allows.
     pub fn detected() -> Self {
         static DETECTED: OnceLock<SimdLevel> = OnceLock::new();
         *DETECTED.get_or_init(|| Self::up_to(Self::Amx))
@@ -58,7 +58,7 @@ impl SimdLevel {
             Self::Avx512 => super::vector::has_avx512(),
             #[cfg(target_arch = "x86_64")]
             Self::Amx => Bf16Instructions::has_amx(),
-            #[allow(unreachable_patterns)] // Another kind of processor's.
+            #[allow(unreachable_patterns)] // Levels of another architecture.
             _ => false,
         }
     }
@@ -76,8 +76,8 @@ impl SimdLevel {
     }
 }
 
-/// The instruction sets in use: the best that the processor has, at most what the environment variable `QWEN3_OMNI_SIMD` names
-/// (`scalar`, `neon`, `avx2`, `avx512` or `amx`; another value counts as none). It is read once.
+/// The instruction sets in use: the best that the processor has, capped at the level that the environment variable
+/// `QWEN3_OMNI_SIMD` names (`scalar`, `neon`, `avx2`, `avx512` or `amx`; another value counts as none). It is read once.
 pub fn simd_level() -> SimdLevel {
     static LEVEL: OnceLock<SimdLevel> = OnceLock::new();
     *LEVEL.get_or_init(|| {
@@ -86,22 +86,22 @@ pub fn simd_level() -> SimdLevel {
     })
 }
 
-/// Code that may be run on this processor; each part was found there, so that one of these is proof of it.
+/// Instruction sets that may be run on this processor; each was detected, so that holding one is proof of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Processor {
-    /// Up to which it was chosen.
+    /// The level it was capped at.
     level: SimdLevel,
-    /// For products of a few rows and cached attention.
+    /// For the skinny GEMM and paged attention.
     pub(crate) instructions: Instructions,
-    /// For products in half precision, if there is any.
+    /// For GEMM with bf16 operands, if the processor has such instructions.
     #[cfg(target_arch = "x86_64")]
     pub(crate) bf16: Option<Bf16Instructions>,
-    /// For everything else.
+    /// For everything else, through `pulp`.
     pub(crate) arch: Arch,
 }
 
 impl Processor {
-    /// The best of each kind up to a level.
+    /// The best of each kind up to `level`.
     fn up_to(level: SimdLevel) -> Self {
         Self {
             level,
@@ -124,7 +124,7 @@ impl Processor {
         SimdLevel::ALL.iter().filter(|level| **level <= simd_level()).map(|level| Self::up_to(*level))
     }
 
-    /// The levels among [`Processor::all`] that can multiply in half precision.
+    /// The processors among [`Processor::all`] that multiply bf16.
     #[cfg(all(test, target_arch = "x86_64"))]
     pub(crate) fn with_bf16() -> impl Iterator<Item = (Self, Bf16Instructions)> {
         Self::all().filter_map(|processor| Some((processor, processor.bf16?)))
@@ -155,15 +155,15 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::ProptestConfig;
 
-    /// `count` cases, or `PROPTEST_CASES`: tools that check every access take a thousand times as long.
+    /// `count` cases, or `PROPTEST_CASES`: tools that check every memory access take a thousand times as long.
     pub(crate) fn cases(count: u32) -> ProptestConfig {
         let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
-        // Miri lets no program see where it is, which failures would be written to.
+        // Miri lets no program see its working directory, to which failures would be written.
         let failure_persistence = if cfg!(miri) { None } else { ProptestConfig::default().failure_persistence };
         ProptestConfig { cases: asked.unwrap_or(count), failure_persistence, ..ProptestConfig::default() }
     }
 
-    /// A size, or a small one for Miri.
+    /// `size`, or a sixth of it for Miri.
     pub(crate) fn up_to(size: usize) -> usize {
         if cfg!(miri) { size.div_ceil(6) } else { size }
     }

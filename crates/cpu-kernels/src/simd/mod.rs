@@ -1,4 +1,10 @@
-//! Which instructions there are, and vectors of them behind one trait.
+//! SIMD: which instructions the processor has, and vectors of them behind one trait.
+//!
+//! `level` detects the instruction sets once and caps them at `QWEN3_OMNI_SIMD`; a [`Processor`] carries what was found, and
+//! holding one is the proof that its code may run. The skinny GEMM and paged attention are written over the trait [`Simd`],
+//! which `avx512`, `avx2` and `scalar` implement; it exists because `pulp` has no products of 16-bit integers, which packed
+//! weights need. The f32 GEMM, norms and activations use `pulp` itself (its `Arch`). `bf16` holds the number type and the
+//! instructions that multiply it, AVX-512 BF16 and AMX.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,11 +1,11 @@
-//! Scalar arrays: the same computation on any processor.
+//! Scalar code: the same computation on arrays, for any processor.
 #![allow(unsafe_code)]
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Scalar code alone needs less of the traits.
 
 use super::bf16::widen;
 use super::vector::{PIECE, Simd, Split, Stored};
 
-/// Arrays: the same computation on any processor.
+/// Arrays instead of vectors: the same computation on any processor.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
@@ -25,7 +25,7 @@ unsafe impl Simd for Scalar {
 
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self::Float {
-        // SAFETY: the caller promises that so many numbers can be read.
+        // SAFETY: the caller promises that `WIDTH` numbers can be read.
         unsafe { at.cast::<Self::Float>().read_unaligned() }
     }
 
@@ -57,7 +57,7 @@ unsafe impl Simd for Scalar {
 
     #[inline(always)]
     unsafe fn store(at: *mut f32, a: Self::Float) {
-        // SAFETY: the caller promises that so many numbers can be written.
+        // SAFETY: the caller promises that `WIDTH` numbers can be written.
         unsafe { at.cast::<Self::Float>().write_unaligned(a) };
     }
 

@@ -1,6 +1,6 @@
-//! Vectors of the processors this crate has code for, behind one trait.
+//! SIMD vectors of the supported instruction sets, behind one trait.
 //!
-//! `pulp` has no products of 16-bit integers; they are what packed weights are multiplied with.
+//! `pulp` has no products of 16-bit integers, with which packed weights are multiplied.
 #![allow(unsafe_code)]
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Scalar code alone needs less of the traits.
 
@@ -10,14 +10,14 @@ use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 
-/// A vector of single-precision numbers and one of the same size of integers.
+/// A SIMD vector of f32 numbers, and one of 32-bit integers of the same size.
 ///
 /// # Safety
 /// The functions may only be called where the processor has the instructions (see [`Instructions`]).
 pub(crate) unsafe trait Simd: Copy {
-    /// Numbers in a vector.
+    /// Numbers in a vector, of 32 bits each.
     const LANES: usize;
-    /// How inputs are laid for packed weights.
+    /// How activations are packed beside the words of packed weights.
     const SPLIT: Split;
     type Float: Copy;
     type Int: Copy;
@@ -26,7 +26,7 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn load(at: *const f32) -> Self::Float;
     unsafe fn multiply_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
     unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
-    /// The sum of each; added up in the same order whichever place a vector has.
+    /// The horizontal sum of each vector; the order of additions does not depend on the vector's position among the four.
     unsafe fn sums(vectors: [Self::Float; 4]) -> [f32; 4];
     unsafe fn load_int(at: *const i32) -> Self::Int;
     unsafe fn splat(a: f32) -> Self::Float;
@@ -34,26 +34,26 @@ pub(crate) unsafe trait Simd: Copy {
     /// Loads one bf16 number for each lane.
     unsafe fn load_bf16(at: *const u16) -> Self::Float;
     unsafe fn to_float(a: Self::Int) -> Self::Float;
-    /// The lower halves as bf16 numbers.
+    /// The lower halves of the lanes, read as bf16 numbers.
     unsafe fn lower(a: Self::Int) -> Self::Float;
-    /// The upper halves as bf16 numbers.
+    /// The upper halves of the lanes, read as bf16 numbers.
     unsafe fn upper(a: Self::Int) -> Self::Float;
-    /// `sum` and, for each lane, the unsigned integers of `BITS` bits in its word times the inputs at `x`, which lie there as
-    /// [`Simd::SPLIT`] says.
+    /// `sum` plus, in each lane, the dot product of the unsigned `BITS`-bit integers in its word with the activations at `x`,
+    /// which are packed as [`Simd::SPLIT`] says.
     unsafe fn dot_words<const BITS: usize>(sum: Self::Int, words: Self::Int, x: *const i8) -> Self::Int;
     /// `a + (a * b >> SHIFT)`.
     unsafe fn grow<const SHIFT: u32>(a: Self::Int, b: Self::Int) -> Self::Int;
-    /// Four numbers, each for a quarter of the lanes.
+    /// Spreads four numbers over the vector, each to a quarter of the lanes.
     unsafe fn quarters(at: *const f32) -> Self::Float;
-    /// Repeats four bf16 numbers, each in a quarter.
+    /// Spreads four bf16 numbers over the vector, each to a quarter of the lanes.
     unsafe fn quarters_bf16(at: *const u16) -> Self::Float;
-    /// The `GROUPS` scales at `at`, each for an equal share of the lanes.
+    /// Spreads the `GROUPS` scales at `at` over the vector, each to an equal part of the lanes.
     unsafe fn scales<S: Stored, const GROUPS: usize>(at: *const S) -> Self::Float;
-    /// Loads the same for whole numbers.
+    /// Spreads the `GROUPS` zero points at `at` in the same way.
     unsafe fn zeros<const GROUPS: usize>(at: *const i8) -> Self::Int;
 }
 
-/// A number as memory holds it.
+/// A number type in which weights and scales are stored: f32, or bf16 as `u16`.
 pub(crate) trait Stored: Copy {
     fn to_f32(self) -> f32;
 
@@ -61,7 +61,7 @@ pub(crate) trait Stored: Copy {
     /// The processor has the instructions of `V`, and a vector can be read there.
     unsafe fn load<V: Simd>(at: *const Self) -> V::Float;
 
-    /// Repeats four numbers, each in a quarter.
+    /// Spreads four numbers over the vector, each to a quarter of the lanes.
     ///
     /// # Safety
     /// The processor has the instructions of `V`, and four numbers can be read there.
@@ -106,19 +106,19 @@ impl Stored for u16 {
     }
 }
 
-/// How inputs, as whole numbers, are laid beside the words of packed weights: vectors of [`PIECE`] bytes, four of them for 4-bit
-/// weights, two for 8-bit ones. Lane `i` of each, 32 bits, belongs to word `i`.
+/// How activations, quantised to integers, are packed beside the words of packed weights: in vectors of [`PIECE`] bytes, four of
+/// them for 4-bit weights and two for 8-bit ones. Lane `i` of each, 32 bits, belongs to word `i`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Split {
-    /// As 16-bit numbers. Of `n` vectors, vector `v` takes the inputs `v` and `v + n` of each word.
+    /// As 16-bit numbers. Vector `v` of `n` holds the activations `v` and `v + n` of each word.
     Shorts,
-    /// As an upper and a lower byte: `128 * upper + lower`, both signed. First the upper bytes, then the lower ones; of 4-bit
-    /// weights the even inputs of a word before the odd ones.
+    /// As an upper and a lower byte, `128 * upper + lower`, both signed: first the vectors of upper bytes, then those of lower
+    /// ones. For 4-bit weights, each kind has the even activations of a word before the odd ones.
     Bytes,
 }
 
 impl Split {
-    /// The greatest number that fits.
+    /// The greatest number that can be represented.
     pub(crate) fn limit(self) -> i16 {
         match self {
             Split::Shorts => i16::MAX,
@@ -127,10 +127,11 @@ impl Split {
     }
 }
 
-/// Bytes of inputs that lie together: the widest vector.
+/// Bytes of activations that are packed together: the widest vector.
 pub(crate) const PIECE: usize = 64;
 
-/// Instruction sets with code of their own. Whoever has one of these may run its code: they are only made where they are found.
+/// Instruction sets that [`Simd`] is implemented for. Whoever holds one may run its code: values are only made where the
+/// instructions were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Instructions {
     /// AVX-512 with VNNI.
@@ -139,22 +140,22 @@ pub(crate) enum Instructions {
     /// AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2(Found),
-    /// What every processor has.
+    /// Scalar code, which every processor runs.
     Scalar,
 }
 
-/// Made by this module alone, where instructions are found.
+/// Proof that instructions were found; only this module makes one.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found(());
 
-/// AVX2 and FMA.
+/// Whether the processor has AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-/// AVX-512 F, BW and VL, and what compilers take to be there with them.
+/// Whether the processor has AVX-512 F, BW and VL, and what compilers assume along with them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_avx512() -> bool {
     has_avx2()
@@ -165,7 +166,7 @@ pub(crate) fn has_avx512() -> bool {
 }
 
 impl Instructions {
-    /// The best that this processor has, up to a level.
+    /// The best instructions up to `level` that the processor has.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn up_to(level: SimdLevel) -> Self {
         if level >= SimdLevel::Avx512 && has_avx512() && is_x86_feature_detected!("avx512vnni") {
@@ -177,13 +178,13 @@ impl Instructions {
         }
     }
 
-    /// The best that this processor has, up to a level.
+    /// The best instructions: there are none but scalar code.
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) fn up_to(_: SimdLevel) -> Self {
         Self::Scalar
     }
 
-    /// How they want inputs laid for packed weights.
+    /// How these instructions want activations packed beside packed weights.
     pub(crate) fn split(self) -> Split {
         match self {
             #[cfg(target_arch = "x86_64")]
