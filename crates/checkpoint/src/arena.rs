@@ -2,15 +2,15 @@ use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapRaw};
 
-/// Bytes asked of the system at a time.
+/// Bytes requested from the operating system at a time.
 const CHUNK: usize = 256 << 20;
-/// What huge pages are multiples of.
+/// Size of a huge page.
 const HUGE: usize = 2 << 20;
-/// Cache lines, and more than any number type asks for.
+/// Alignment: a cache line, which is more than any number type needs.
 const ALIGNMENT: usize = 64;
 
-/// Memory that matrices lie in one behind the other, in huge pages where the system has them: reading all of it again and again
-/// is a good third faster than in pages of 4 KiB.
+/// Memory for matrices that cannot stay in a file, in huge pages where the operating system has them: repeated reads of all of it
+/// are a good third faster than in pages of 4 KiB.
 #[derive(Default)]
 pub(crate) struct Arena {
     chunk: Option<Arc<MmapRaw>>,
@@ -18,7 +18,7 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// A copy of the bytes. `None` if the system gives no memory in this way.
+    /// Copies the bytes into the arena; `None` if the operating system cannot map memory.
     pub(crate) fn store(&mut self, bytes: &[u8]) -> Option<Stored> {
         let fits = self.chunk.as_ref().filter(|chunk| chunk.len() - self.used >= bytes.len());
         let chunk = match fits {
@@ -42,7 +42,7 @@ impl Arena {
     }
 }
 
-/// Bytes in an [`Arena`], which it outlives. They begin at a multiple of 64.
+/// Bytes in an [`Arena`], which they may outlive. They are aligned to 64 bytes.
 #[derive(Clone)]
 pub(crate) struct Stored {
     chunk: Arc<MmapRaw>,
@@ -60,7 +60,7 @@ impl Stored {
     }
 }
 
-/// Asks for huge pages; without them everything works, slower.
+/// Asks for huge pages; without them everything works, only slower.
 fn advise(chunk: &MmapRaw) {
     #[cfg(target_os = "linux")]
     let _ = chunk.advise(memmap2::Advice::HugePage);

@@ -1,4 +1,4 @@
-//! Names, shapes and number types on disk against those the config asks for, before any weight is read.
+//! Compares names, shapes and number types on disk with those the config asks for, before any weight is read.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::packed_layer::{WORDS, members};
 use crate::{Checkpoint, CheckpointError, Expected, Manifest, Mismatch, TensorReport};
 
 impl Checkpoint {
-    /// The differences between `manifest` and the tensors on disk that are `in_scope` by their names.
+    /// Lists the differences between `manifest` and the tensors on disk whose names are `in_scope`.
     ///
     /// The packed tensors of a linear layer stand for its `weight`.
     pub fn report(&self, manifest: &Manifest, in_scope: impl Fn(&str) -> bool) -> TensorReport {
@@ -30,8 +30,8 @@ impl Checkpoint {
         report
     }
 
-    /// Compares names, shapes and number types with what `manifest` asks for, before any weight is read; `in_scope` tells by its name
-    /// whether a tensor on disk is to be compared.
+    /// Compares names, shapes and number types on disk with `manifest`, before any weight is read; `in_scope` decides by a
+    /// tensor's name whether it is compared.
     ///
     /// # Errors
     /// One [`CheckpointError::Tensors`] with every difference, [`CheckpointError::Dtype`], or [`CheckpointError::Packed`]
@@ -60,7 +60,7 @@ impl Checkpoint {
             match packed
                 .map(|(module, _)| (module, manifest.get(&format!("{module}.weight")).map(|e| e.shape.as_slice())))
             {
-                // Once per layer is enough.
+                // One check per layer is enough.
                 Some((module, Some([outputs, inputs]))) if name.ends_with(WORDS) => {
                     self.check_layer(module, [*outputs, *inputs])?;
                 }
@@ -76,7 +76,7 @@ impl Checkpoint {
         self.tensors.contains_key(&format!("{module}{WORDS}"))
     }
 
-    /// The tensors that stand for a linear layer's `weight`, with their shapes, if the layer is packed.
+    /// The tensors that stand for the `weight` of a packed linear layer, with their shapes; `None` if the layer is not packed.
     fn packed_members(&self, name: &str, expected: &Expected) -> Option<Vec<(String, Vec<usize>)>> {
         let (module, [outputs, inputs]) = (name.strip_suffix(".weight")?, *expected.shape.first_chunk::<2>()?);
         let packed = expected.is_linear() && self.is_packed(module);

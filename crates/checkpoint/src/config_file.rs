@@ -1,4 +1,4 @@
-//! `config.json` as a file of sections: each model reads its own and checks it.
+//! `config.json` as a file of sections: each model reads and checks its own.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,8 @@ pub struct ConfigFile {
     json: Value,
 }
 
-/// The section of a `config.json` that one model is described by. Keys that nothing reads are left out; missing optional keys take
-/// the reference's defaults.
+/// The section of a `config.json` that describes one model. Unknown keys are ignored; missing optional keys take the reference's
+/// defaults.
 pub trait ConfigSection: DeserializeOwned {
     /// Keys that lead to the section, joined by dots; empty for the whole file.
     const SECTION: &'static str;
@@ -37,7 +37,7 @@ pub struct ConfigFault {
 }
 
 impl ConfigFault {
-    /// A fault unless `good`; `reason` says what was found and what was expected.
+    /// Returns a fault unless `good`; `reason` says what was found and what was expected.
     ///
     /// # Errors
     /// The fault.
@@ -45,10 +45,10 @@ impl ConfigFault {
         if good { Ok(()) } else { Err(Self { at: at.to_owned(), reason: reason() }) }
     }
 
-    /// A fault if one of some sizes is 0.
+    /// Returns a fault if one of the named sizes is 0.
     ///
     /// # Errors
-    /// The fault, naming the first such size.
+    /// The fault, naming the first size that is 0.
     pub fn unless_positive(at: &str, sizes: &[(&str, usize)]) -> Result<(), Self> {
         match sizes.iter().find(|(_, size)| *size == 0) {
             Some((name, _)) => Err(Self { at: at.to_owned(), reason: format!("{name} is 0, expected at least 1") }),
@@ -56,7 +56,7 @@ impl ConfigFault {
         }
     }
 
-    /// The error for a config that was read from `path`.
+    /// Turns the fault into an error about the file it was read from.
     pub fn in_file(self, path: &Path) -> CheckpointError {
         CheckpointError::Json { path: path.to_owned(), at: self.at, reason: self.reason }
     }
@@ -71,28 +71,28 @@ impl ConfigFile {
         Ok(Self { path: path.to_owned(), json: read_json(path)? })
     }
 
-    /// A config made by a program; `path` is what errors name.
+    /// Wraps a config made by a program; `path` is what errors name.
     pub fn of_json(path: &Path, json: Value) -> Self {
         Self { path: path.to_owned(), json }
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The whole file.
+    /// The contents of the whole file.
     pub fn json(&self) -> &Value {
         &self.json
     }
 
-    /// The value at a section's path; none if a key is absent or null.
+    /// The value of a section; `None` if a key of its path is absent or null.
     pub fn get(&self, section: &str) -> Option<&Value> {
         let mut keys = section.split('.').filter(|key| !key.is_empty());
         keys.try_fold(&self.json, |value, key| value.get(key)).filter(|value| !value.is_null())
     }
 
-    /// Reads a section, its values unchecked.
+    /// Reads a section without checking its values.
     ///
     /// # Errors
     /// [`CheckpointError::Json`] naming the key that is missing or of another kind.
@@ -119,7 +119,7 @@ impl ConfigFile {
     }
 }
 
-/// Reads a JSON file; an error names the key.
+/// Reads a JSON file; errors name the key.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     let text = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
     let mut json = serde_json::Deserializer::from_slice(&text);

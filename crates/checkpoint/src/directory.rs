@@ -16,10 +16,10 @@ const CONFIG: &str = "config.json";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
-/// The file a tool keeps in a checkpoint directory until everything is written.
+/// Marker file that a tool keeps in a checkpoint directory until everything is written.
 pub const UNFINISHED: &str = "weights-tools.unfinished.json";
 
-/// A checkpoint directory, opened: config read, shards mapped, headers parsed; no weight read yet.
+/// An opened checkpoint directory: config read, shards mapped, headers parsed; no weight read yet.
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(crate) directory: PathBuf,
@@ -27,7 +27,7 @@ pub struct Checkpoint {
     quantization: Option<QuantizationConfig>,
     shards: Vec<Shard>,
     pub(crate) tensors: BTreeMap<String, Tensor>,
-    /// Shards that the index names and that are not there, with the tensors they should hold.
+    /// Shards that the index names but that do not exist, with the tensors they should hold.
     pub(crate) absent: BTreeMap<PathBuf, Vec<String>>,
 }
 
@@ -49,7 +49,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The number type, if it is one that can be computed with.
+    /// The number type; `None` if it is not one that models compute in.
     pub fn float_type(&self) -> Option<Dtype> {
         match self.dtype {
             safetensors::Dtype::F32 => Some(Dtype::F32),
@@ -59,7 +59,7 @@ impl Tensor {
         }
     }
 
-    /// Whether its place in the file is a multiple of so many bytes.
+    /// Whether the tensor begins at a multiple of `size` bytes in its file.
     pub(crate) fn starts_at_multiple_of(&self, size: usize) -> bool {
         self.bytes.start.is_multiple_of(size)
     }
@@ -69,7 +69,7 @@ impl Tensor {
         self.bytes.len()
     }
 
-    /// True for a tensor without elements.
+    /// Whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -114,7 +114,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The directory.
+    /// The path of the directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -124,7 +124,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// Which layers are packed, and how; none if the checkpoint is not quantised.
+    /// Which layers are packed, and how; `None` if the checkpoint is not quantised.
     pub fn quantization(&self) -> Option<&QuantizationConfig> {
         self.quantization.as_ref()
     }
@@ -139,7 +139,7 @@ impl Checkpoint {
         self.shards.len()
     }
 
-    /// Bytes of a tensor, to be kept: the file stays mapped as long as they are.
+    /// Shares the bytes of a tensor: the file stays mapped as long as they are held.
     pub(crate) fn shared(&self, tensor: &Tensor) -> Bytes {
         Bytes::mapped(self.shards[tensor.shard].map.clone(), tensor.bytes.clone())
     }
@@ -149,7 +149,7 @@ impl Checkpoint {
         &self.shards[tensor.shard].map[tensor.bytes.clone()]
     }
 
-    /// The file a tensor lies in.
+    /// The path of the shard that holds a tensor.
     pub(crate) fn path_of(&self, tensor: &Tensor) -> PathBuf {
         self.shards[tensor.shard].path.clone()
     }
@@ -195,7 +195,7 @@ impl Checkpoint {
     }
 }
 
-/// A directory that a tool is still filling holds [`UNFINISHED`].
+/// Refuses a directory that a tool is still filling: it holds [`UNFINISHED`].
 fn refuse_unfinished(directory: &Path) -> Result<(), CheckpointError> {
     if !directory.join(UNFINISHED).is_file() {
         return Ok(());
@@ -214,14 +214,14 @@ fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {
     // this one with a signal; that is the known price of mapping and is documented on `Checkpoint`'s users' side.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    // Weights are read from one end to the other again and again: a good third faster where the system keeps the file in huge
-    // pages. It works without.
+    // Weights are read from one end to the other again and again: a good third faster where the operating system keeps the file in
+    // huge pages. It works without them.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     Ok(map)
 }
 
-/// Says what is wrong with a shard, with the numbers that contradict each other.
+/// Describes what is wrong with a shard, with the numbers that contradict each other.
 fn diagnose(file: &[u8], error: &SafeTensorError) -> String {
     let promised = file.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
     let header = promised.and_then(|n| file.get(8..8usize.checked_add(usize::try_from(n).ok()?)?));

@@ -10,7 +10,7 @@ pub enum CheckpointError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A JSON file lacks a key, or a key has a wrong value.
@@ -57,7 +57,7 @@ pub enum CheckpointError {
         /// What was found and what was expected.
         reason: String,
     },
-    /// A tensor of a packed layer does not say what it must.
+    /// A tensor of a packed layer contradicts the layer's shape, its other tensors or the config.
     #[error("tensor `{name}` in {}: {reason}", path.display())]
     Packed {
         /// The tensor.
@@ -92,7 +92,7 @@ impl From<CheckpointError> for omni_core::Error {
     }
 }
 
-/// One tensor whose shape on disk is not the expected one.
+/// A tensor whose shape on disk is not the expected one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     /// The tensor.
@@ -115,7 +115,7 @@ pub struct TensorReport {
 }
 
 impl TensorReport {
-    /// True if there is no difference.
+    /// Whether there is no difference.
     pub fn is_clean(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }

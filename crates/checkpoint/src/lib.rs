@@ -1,8 +1,8 @@
-//! Reads checkpoint directories in Hugging Face layout, of whatever model.
+//! Reads checkpoint directories in Hugging Face layout, for any model.
 //!
-//! [`Checkpoint::open`] reads `config.json`, maps the safetensors shards into memory and parses each header once. A model reads its
-//! [`ConfigSection`]; [`record`] lists the tensors that its loading function asks for, and [`Checkpoint::check`] compares names and
-//! shapes with that list before any weight is read. The matrix of a linear layer may lie there packed ([`Checkpoint::packed`]).
+//! [`Checkpoint::open`] reads `config.json`, maps the safetensors shards into memory and parses each header once. A model reads
+//! its [`ConfigSection`]; [`record`] lists the tensors that its loading function asks for, and [`Checkpoint::check`] compares
+//! names and shapes with that list before any weight is read. The matrix of a linear layer may be packed ([`Checkpoint::packed`]).
 //! [`Weights`] then hands tensors to the model, by name, in the number type of the computation.
 
 mod arena;

@@ -1,4 +1,4 @@
-//! Which tensors a model asks for: recorded from the functions that load it, without any weight.
+//! The tensors that a model asks for, recorded from its loading functions without reading any weight.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use omni_core::{Dtype, Place, Result};
 
 use crate::{Checkpoint, Weights};
 
-/// What a model asks of one tensor.
+/// What a model expects of one tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
     /// Shape on disk.
@@ -16,7 +16,7 @@ pub struct Expected {
     pub kind: TensorKind,
 }
 
-/// What a model does with a tensor: decides the form it is kept in.
+/// What a model does with a tensor, which decides the form it is kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorKind {
     /// The matrix of a linear layer, or of a convolution whose kernel is its stride: multiplied as it is stored.
@@ -28,7 +28,7 @@ pub enum TensorKind {
 }
 
 impl Expected {
-    /// Whether the tensor is the matrix of a linear layer: the only ones that may be packed.
+    /// Whether the tensor is the matrix of a linear layer; only these may be packed.
     pub fn is_linear(&self) -> bool {
         self.kind == TensorKind::Linear && self.shape.len() == 2
     }
@@ -39,13 +39,13 @@ impl Expected {
     }
 }
 
-/// Tensor names, each with what is expected of it.
+/// Expected tensors, by name.
 pub type Manifest = BTreeMap<String, Expected>;
 
-/// The tensors that `load` asks for. Nothing is read and nothing is allocated on the device; what `load` returns is dropped.
+/// Records the tensors that `load` asks for. Nothing is read or allocated on the device; what `load` returns is dropped.
 ///
 /// # Errors
-/// Those of `load` that have no tensor as their cause.
+/// Errors of `load` that no tensor causes.
 pub fn record<T>(device: &Device, load: impl FnOnce(&Weights) -> Result<T>) -> Result<Manifest> {
     let weights = Weights::recording(device);
     load(&weights)?;
@@ -53,7 +53,7 @@ pub fn record<T>(device: &Device, load: impl FnOnce(&Weights) -> Result<T>) -> R
 }
 
 impl Checkpoint {
-    /// Loads one model: lists the tensors that `load` asks for, checks those on disk that are `in_scope` by their names, and loads.
+    /// Loads one model: records the tensors that `load` asks for, checks those on disk whose names are `in_scope`, and loads.
     ///
     /// # Errors
     /// Those of [`Checkpoint::check`] and of `load`.

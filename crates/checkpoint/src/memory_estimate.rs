@@ -1,4 +1,4 @@
-//! How much memory the weights take once they are loaded, from the headers alone.
+//! Estimates the memory of loaded weights from the headers alone.
 
 use omni_core::{Dtype, PlaceKind};
 
@@ -6,12 +6,13 @@ use crate::directory::Tensor;
 use crate::packed_layer::WORDS;
 use crate::{Checkpoint, Expected, Manifest, Scheme, TensorKind};
 
-/// Bytes that loaded weights take.
+/// Bytes of memory that loaded weights take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryEstimate {
-    /// In the memory of the process, or of the device.
+    /// In the memory of the process or of the device.
     pub resident: u64,
-    /// Read where they lie in the mapped files. Without room for them beside what is resident they are read from disk again and again.
+    /// In mapped files, where they are read in place. Without room for them beside what is resident, they are read from disk again
+    /// and again.
     pub mapped: u64,
 }
 
@@ -23,8 +24,8 @@ impl MemoryEstimate {
 }
 
 impl Checkpoint {
-    /// What the weights in `manifest` take when they are loaded as `dtype`; see [`crate::Weights`]. Tensors that are not on disk count
-    /// nothing. Activations and caches come on top.
+    /// Estimates the memory of the weights in `manifest` when they are loaded as `dtype`; see [`crate::Weights`]. Tensors that
+    /// are not on disk count nothing. Activations and KV caches come on top.
     pub fn memory_estimate(&self, manifest: &Manifest, place: PlaceKind, dtype: Dtype) -> MemoryEstimate {
         let mut estimate = MemoryEstimate::default();
         for (name, expected) in manifest {
@@ -40,7 +41,7 @@ impl Checkpoint {
         estimate
     }
 
-    /// Words, scales and zero points; or plain numbers, if inputs are in an order that no product reads.
+    /// Adds words, scales and zero points; or the dequantised matrix, if its inputs are in an order that no kernel reads.
     fn add_packed(&self, estimate: &mut MemoryEstimate, module: &str, place: PlaceKind, dtype: Dtype) {
         let part = |suffix: &str| self.tensors.get(&format!("{module}{suffix}"));
         let (Some(words), Some(scales)) = (part(WORDS), part(".weight_scale")) else { return };
@@ -77,7 +78,7 @@ fn elements(tensor: &Tensor) -> u64 {
     tensor.shape.iter().map(|size| *size as u64).product()
 }
 
-/// Bytes of a number of a matrix that cannot stay as it is.
+/// Bytes per number of a matrix that cannot stay as it is stored.
 pub(crate) fn of_matrix(place: PlaceKind, dtype: Dtype) -> u64 {
     match (place, dtype) {
         (PlaceKind::Host, Dtype::F16) => 4,
@@ -85,7 +86,7 @@ pub(crate) fn of_matrix(place: PlaceKind, dtype: Dtype) -> u64 {
     }
 }
 
-/// Matrices and tables stay as they are stored where the computation can read them so.
+/// Adds a tensor in host memory: matrices and tables stay as they are stored where the computation can read them so.
 fn add_on_cpu(estimate: &mut MemoryEstimate, expected: &Expected, tensor: &Tensor, dtype: Dtype) {
     let stays = expected.kind != TensorKind::Values;
     match tensor.float_type() {
@@ -96,7 +97,7 @@ fn add_on_cpu(estimate: &mut MemoryEstimate, expected: &Expected, tensor: &Tenso
     }
 }
 
-/// Mapped, or copied if numbers of this size cannot be read at its place of the file.
+/// Adds a tensor that stays in its mapped file, or is copied if its offset is no multiple of `size`.
 fn add_in_place(estimate: &mut MemoryEstimate, tensor: &Tensor, size: usize) {
     match tensor.starts_at_multiple_of(size) {
         true => estimate.mapped += tensor.len() as u64,

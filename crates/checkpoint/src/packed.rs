@@ -5,29 +5,29 @@
 
 use half::bf16;
 
-/// How the values of a matrix became integers.
+/// How the values of a matrix are quantised.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scheme {
     /// Bits of a value: 4 or 8.
     pub bits: u32,
-    /// Inputs that share a scale; all inputs of an output if there is none.
+    /// Inputs that share a scale; `None` if all inputs of an output share one.
     pub group: Option<usize>,
-    /// True if zero is the middle of the range; otherwise each group has a zero point.
+    /// Whether zero is the middle of the range; otherwise each group has a zero point.
     pub symmetric: bool,
 }
 
 impl Scheme {
-    /// Inputs per scale in a row of so many inputs.
+    /// Inputs per scale in a row of `inputs` inputs.
     pub fn group_in(&self, inputs: usize) -> usize {
         self.group.unwrap_or(inputs)
     }
 
-    /// Scales per row of so many inputs.
+    /// Scales per row of `inputs` inputs.
     pub fn groups_in(&self, inputs: usize) -> usize {
         self.group.map_or(1, |group| inputs.div_ceil(group.max(1)))
     }
 
-    /// Words per row of so many values.
+    /// Words per row of `values` values.
     pub fn words_in(&self, values: usize) -> usize {
         values.div_ceil(self.per_word())
     }
@@ -58,21 +58,21 @@ fn per_word(bits: u32) -> usize {
     (u32::BITS / bits) as usize
 }
 
-/// A quantised matrix, as it is stored.
+/// A quantised matrix in its stored form.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackedMatrix {
     /// `[out, words per row]`.
     pub words: Vec<i32>,
     /// `[out, groups]`.
     pub scales: Vec<bf16>,
-    /// `[words per column, groups]`; none for a symmetric scheme.
+    /// `[words per column, groups]`; `None` for a symmetric scheme.
     pub zeros: Option<Vec<i32>>,
 }
 
-/// Rounds a matrix `[out, in]` to integers, each group by its own largest value.
+/// Quantises a matrix `[out, in]`, each group by its own largest value.
 ///
-/// The scale is rounded to bf16 first, the values are then divided by the rounded scale; so the integers fit the scale
-/// that is stored. Group sizes must divide the inputs.
+/// The scale is rounded to bf16 first and the values are divided by the rounded scale, so that the integers fit the scale that is
+/// stored. Group sizes must divide the inputs.
 ///
 /// # Panics
 /// If the number of weights is not `out · in`, or the group does not divide the inputs.
@@ -94,7 +94,7 @@ pub fn quantize(weight: &[f32], [outputs, inputs]: [usize; 2], scheme: &Scheme) 
     PackedMatrix { words, scales, zeros }
 }
 
-/// The package's rule. Zero itself must be representable, so the range always contains it.
+/// Scale and zero point of a group, by the rule of `compressed-tensors`: the range always contains 0, which must be representable.
 fn scale_and_zero(values: &[f32], scheme: &Scheme) -> (bf16, f32) {
     let (low, high) = scheme.range();
     let (min, max) = bounds(values);
@@ -103,11 +103,11 @@ fn scale_and_zero(values: &[f32], scheme: &Scheme) -> (bf16, f32) {
     let zero =
         if scheme.symmetric || scale == 0.0 { 0.0 } else { (low - min / scale).clamp(low, high).round_ties_even() };
     let rounded = bf16::from_f32(scale);
-    // A group of zeros would divide by zero.
+    // A scale of 0, for a group of zeros, would be divided by.
     (if rounded == bf16::ZERO { bf16::from_f32(f32::EPSILON) } else { rounded }, zero)
 }
 
-/// The smallest and the largest value, and zero. Lane by lane, which the compiler can do at once.
+/// The smallest and the largest of the values and zero, in eight parts that the compiler vectorises.
 fn bounds(values: &[f32]) -> (f32, f32) {
     let (mut min, mut max) = ([0f32; 8], [0f32; 8]);
     let (lanes, rest) = values.as_chunks::<8>();
@@ -122,8 +122,8 @@ fn bounds(values: &[f32]) -> (f32, f32) {
 
 fn round(from: &[f32], to: &mut [i8], scale: f32, zero: f32, scheme: &Scheme) {
     let (low, high) = scheme.range();
-    // The sum has no room for fractions, so it is rounded, ties to even, and ends in the bits of the integer; rounding
-    // by its name is a call per value on plain x86-64.
+    // The sum has no bits for fractions: it is rounded, ties to even, and the integer is in its low bits. `round_ties_even` would
+    // be a call per value on plain x86-64.
     const NO_FRACTIONS: f32 = 12_582_912.0;
     for (value, rounded) in from.iter().zip(to) {
         let sum = (value / scale + zero).clamp(low, high) + NO_FRACTIONS;
@@ -139,7 +139,7 @@ pub fn pack(values: &[i8], [_, columns]: [usize; 2], bits: u32) -> Vec<i32> {
     }
 }
 
-/// With `N` values to a word, known to the compiler.
+/// Packs `N` values to a word, a constant for the compiler.
 fn pack_rows<const N: usize>(values: &[i8], columns: usize) -> Vec<i32> {
     let mut words = Vec::with_capacity(values.len().div_ceil(N));
     for row in values.chunks_exact(columns.max(1)) {
@@ -156,7 +156,7 @@ fn pack_word<const N: usize>(values: &[i8]) -> i32 {
     values.iter().enumerate().fold(0, |word, (index, value)| word | (stored(value) << (index * bits))) as i32
 }
 
-/// The integers `[rows, columns]` of packed rows.
+/// Unpacks rows of words to integers `[rows, columns]`.
 ///
 /// # Panics
 /// If there are fewer words than the rows need.
@@ -190,10 +190,10 @@ pub fn pack_zeros(zeros: &[i8], [outputs, groups]: [usize; 2], bits: u32) -> Vec
     transposed(&packed, [groups, outputs.div_ceil(per_word(bits))])
 }
 
-/// The zero points `[out, groups]` of words packed along the outputs.
+/// Unpacks the zero points `[out, groups]` from words packed along the outputs.
 ///
 /// # Panics
-/// If there are not exactly as many words as that takes.
+/// If the number of words is not exactly what that takes.
 pub fn unpack_zeros(words: &[i32], [outputs, groups]: [usize; 2], bits: u32) -> Vec<i8> {
     let per_column = outputs.div_ceil(per_word(bits));
     let columns = unpack(&transposed(words, [per_column, groups]), [groups, outputs], bits);
@@ -208,15 +208,15 @@ fn transposed<T: Copy>(values: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
 /// Which scale belongs to an input.
 #[derive(Debug, Clone, Copy)]
 pub enum Groups<'a> {
-    /// This number of neighbouring inputs share one.
+    /// This number of neighbouring inputs share a scale.
     Consecutive(usize),
-    /// The scale of each input is listed.
+    /// The index of each input's scale.
     Listed(&'a [u32]),
 }
 
-/// The values `[out, in]` of a packed matrix.
+/// Dequantises a packed matrix to `[out, in]`.
 ///
-/// Exact in f32 for scales of 16 bits; rounded to the scale's type they are what the package computes.
+/// The result is exact in f32 for 16-bit scales; rounded to the type of the scales it is what `compressed-tensors` computes.
 ///
 /// # Panics
 /// If the tables do not fit each other.

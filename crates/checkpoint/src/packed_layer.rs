@@ -1,4 +1,4 @@
-//! The tensors that stand on disk for the matrix of a quantised linear layer.
+//! The tensors that stand on disk for the matrix of a packed linear layer.
 
 use half::bf16;
 use safetensors::Dtype;
@@ -13,7 +13,7 @@ const SHAPE: &str = ".weight_shape";
 const ZEROS: &str = ".weight_zero_point";
 const ORDER: &str = ".weight_g_idx";
 
-/// The packed tensors of one linear layer, as they lie on disk.
+/// The packed tensors of one linear layer, as they are stored on disk.
 #[derive(Debug)]
 pub struct PackedTensors<'a> {
     /// Bits of a value: 4 or 8.
@@ -22,11 +22,11 @@ pub struct PackedTensors<'a> {
     pub group: usize,
     /// 32-bit words `[out, words]`, values along the inputs, lowest bits first.
     pub words: &'a Tensor,
-    /// `[out, groups]` in BF16, F16 or F32; none is zero, infinite or not a number.
+    /// `[out, groups]` in BF16, F16 or F32; none is zero, infinite or NaN.
     pub scales: &'a Tensor,
-    /// Zero points `[out, groups]`; none for a symmetric scheme.
+    /// Zero points `[out, groups]`; `None` for a symmetric scheme.
     pub zeros: Option<Vec<i8>>,
-    /// The group of each input, unless groups are neighbouring inputs.
+    /// The group of each input; `None` if groups are neighbouring inputs.
     pub group_of_input: Option<Vec<u32>>,
 }
 
@@ -45,7 +45,7 @@ impl Member {
     }
 }
 
-/// What must be there for a layer of this shape.
+/// The tensors that a packed layer of this shape must have.
 pub(crate) fn members(scheme: &Scheme, [outputs, inputs]: [usize; 2]) -> Vec<Member> {
     let integers = |suffix, shape| Member { suffix, shape, optional: false, types: &[Dtype::I32], type_names: "I32" };
     let groups = scheme.groups_in(inputs);
@@ -64,11 +64,11 @@ pub(crate) fn members(scheme: &Scheme, [outputs, inputs]: [usize; 2]) -> Vec<Mem
 }
 
 impl Checkpoint {
-    /// The packed tensors of a linear layer of this shape; none if it is stored as floats.
+    /// The packed tensors of a linear layer of this shape; `None` if it is stored as floats.
     ///
     /// # Errors
-    /// [`CheckpointError::Packed`] or [`CheckpointError::Dtype`] naming the tensor that is absent, contradicts the shape
-    /// or the config, or holds a scale or group that cannot be.
+    /// [`CheckpointError::Packed`] or [`CheckpointError::Dtype`] naming the tensor that is absent, contradicts the shape or the
+    /// config, or holds a scale or group that is invalid.
     pub fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Option<PackedTensors<'_>>, CheckpointError> {
         let words = format!("{name}{WORDS}");
         let Some(words) = self.tensors.get(&words) else { return Ok(None) };
@@ -91,7 +91,7 @@ impl Checkpoint {
         }))
     }
 
-    /// How a layer that lies packed on disk was packed.
+    /// The scheme of a layer that is packed on disk.
     pub(crate) fn scheme_on_disk(&self, module: &str) -> Result<&Scheme, CheckpointError> {
         let lacks = |reason: &str| self.wrong(&format!("{module}{WORDS}"), reason.to_owned());
         let config = self
@@ -102,7 +102,7 @@ impl Checkpoint {
         })
     }
 
-    /// Everything about a layer that its headers and its `weight_shape` say.
+    /// Checks what the headers and `weight_shape` say about a layer; returns its scheme.
     pub(crate) fn check_layer(&self, module: &str, shape: [usize; 2]) -> Result<&Scheme, CheckpointError> {
         let scheme = self.scheme_on_disk(module)?;
         let group = scheme.group_in(shape[1]);
@@ -147,7 +147,7 @@ impl Checkpoint {
         Err(self.wrong(&format!("{module}{SCALES}"), reason))
     }
 
-    /// The group of each input, if the file lists them and they are not neighbours.
+    /// The group of each input, if the file lists groups that are not neighbouring inputs.
     pub(crate) fn order(&self, module: &str, group: usize, groups: usize) -> Result<Option<Vec<u32>>, CheckpointError> {
         let name = format!("{module}{ORDER}");
         let Some(tensor) = self.tensors.get(&name) else { return Ok(None) };
@@ -180,7 +180,7 @@ impl Checkpoint {
     }
 }
 
-/// The first scale that is zero, infinite or not a number. Looks at bit patterns: there are gigabytes of scales.
+/// The first scale that is zero, infinite or NaN. Tests bit patterns, for speed: there are gigabytes of scales.
 fn bad_scale(bytes: &[u8], dtype: Dtype) -> Option<(usize, f32)> {
     let (twos, fours) = (bytes.as_chunks::<2>().0, bytes.as_chunks::<4>().0);
     match dtype {
@@ -199,7 +199,7 @@ fn bad_scale(bytes: &[u8], dtype: Dtype) -> Option<(usize, f32)> {
     }
 }
 
-/// Whole blocks without a branch per element, so that the compiler can take many at once.
+/// The index of the first bad value. Tests whole blocks without a branch per element, so that the compiler vectorises.
 fn first<T>(values: &[T], bad: impl Fn(&T) -> bool) -> Option<usize> {
     const BLOCK: usize = 1024;
     let of_block =

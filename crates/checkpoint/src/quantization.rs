@@ -1,7 +1,7 @@
 //! `quantization_config` of `config.json`: which modules are packed, and how.
 //!
-//! Read is what `compressed-tensors` calls `pack-quantized`, with integers of 4 or 8 bits and one scale per group of
-//! inputs or per output. Anything else is refused by name.
+//! The supported kind is what `compressed-tensors` calls `pack-quantized`, with integers of 4 or 8 bits and one scale per group
+//! of inputs or per output. Anything else is refused by name.
 
 use fancy_regex::Regex;
 use serde_json::Value;
@@ -12,7 +12,7 @@ const KEY: &str = "quantization_config";
 const METHOD: &str = "compressed-tensors";
 const FORMAT: &str = "pack-quantized";
 
-/// Where tools write the key: at the top, or in the part of the model they quantised.
+/// Where tools write the key: at the top, or in the section of the part they quantised.
 const PLACES: [&str; 4] = ["", "thinker_config", "thinker_config.text_config", "talker_config"];
 
 /// The contents of `quantization_config`.
@@ -41,7 +41,7 @@ enum Target {
 type Wrong = (String, String);
 
 impl QuantizationConfig {
-    /// Reads the key of a `config.json`; none if the checkpoint is not quantised.
+    /// Reads `quantization_config`; `None` if the checkpoint is not quantised.
     ///
     /// # Errors
     /// [`CheckpointError::Quantization`] naming the kind that cannot be read, or the key that is wrong.
@@ -57,7 +57,7 @@ impl QuantizationConfig {
         })
     }
 
-    /// How the module's weights are packed, if they are: by its name, else by a pattern, else by its class.
+    /// The scheme of a module's weights, by its name, else by a pattern, else by its class; `None` if they are not packed.
     pub fn scheme_of(&self, module: &str) -> Option<&Scheme> {
         (!self.ignore.iter().any(|target| target.names(module))).then(|| self.scheme_on_disk(module)).flatten()
     }
@@ -88,11 +88,11 @@ impl QuantizationConfig {
     }
 }
 
-/// Everything that makes it another kind than the one that is read.
+/// Refuses every kind of quantisation but the supported one.
 fn check_kind(value: &Value) -> Result<(), Wrong> {
     let expected = format!("\"{METHOD}\" with format \"{FORMAT}\"");
     expect_text(value, "quant_method", |name| name == METHOD, &expected)?;
-    // With several kinds of groups, each names its own format.
+    // With groups of several formats, each names its own.
     expect_text(value, "format", |name| name == FORMAT || name == "mixed-precision", &format!("\"{FORMAT}\""))?;
     expect_null(value, "kv_cache_scheme", "null: a quantised KV cache is not read")?;
     let sparsity = value.get("sparsity_config").and_then(|config| config.get("format")).and_then(Value::as_str);
@@ -180,12 +180,12 @@ impl Target {
     fn names(&self, module: &str) -> bool {
         match self {
             Target::Name(name) => name == module,
-            // A pattern that gives up on a name does not match it.
+            // A pattern that exceeds its limits on a name does not match it.
             Target::Pattern(pattern) => pattern.is_match(module).unwrap_or(false),
         }
     }
 
-    /// The class every linear layer has in the reference.
+    /// Whether this is `Linear`, the class of every linear layer in the reference.
     fn is_class(&self) -> bool {
         matches!(self, Target::Name(name) if name == "Linear")
     }
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(bits("talker.model.layers.0.self_attn.q_proj"), 8);
         assert_eq!(bits("talker.model.layers.0.self_attn.k_proj"), 4);
         assert_eq!(bits("talker.code_predictor.model.layers.0.self_attn.k_proj"), 8);
-        // Patterns match from the beginning, as the package's do.
+        // Patterns match from the beginning, as those of `compressed-tensors` do.
         assert_eq!(bits("x.self_attn.k_proj"), 8);
     }
 

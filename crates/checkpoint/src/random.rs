@@ -1,4 +1,4 @@
-//! Random weights in place of a checkpoint's own: their range, and which of them are packed.
+//! Random weights in place of a checkpoint's own: their ranges, and which of them are packed.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use omni_core::{Dtype, PlaceKind};
 use crate::memory_estimate::of_matrix;
 use crate::{Expected, Manifest, MemoryEstimate, QuantizationConfig, Scheme, TensorKind};
 
-/// The weights of a config without a checkpoint; [`crate::Weights::drawn`] draws them.
+/// A config whose weights are drawn at random; see [`crate::Weights::drawn`].
 ///
 /// Linear layers that `quantization_config` names are drawn packed.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct RandomCheckpoint {
 }
 
 impl RandomCheckpoint {
-    /// Weights of the tensors in `manifest`.
+    /// Creates weights for the tensors in `manifest`.
     pub fn new(manifest: Manifest, quantization: Option<&QuantizationConfig>) -> Self {
         let scheme = |(name, expected): (&String, &Expected)| {
             let module = name.strip_suffix(".weight").filter(|_| expected.is_linear())?;
@@ -27,8 +27,8 @@ impl RandomCheckpoint {
         Self { packed: manifest.iter().filter_map(scheme).collect(), manifest }
     }
 
-    /// What the weights that are `in_scope` by their names take at most when they are drawn as `dtype`. Activations and caches come on
-    /// top.
+    /// Estimates the most memory that the weights whose names are `in_scope` take when they are drawn as `dtype`. Activations and
+    /// KV caches come on top.
     pub fn memory_estimate(&self, in_scope: impl Fn(&str) -> bool, place: PlaceKind, dtype: Dtype) -> MemoryEstimate {
         let bytes = |(name, expected): (&String, &Expected)| {
             let module = name.strip_suffix(".weight").unwrap_or(name);
@@ -47,7 +47,7 @@ impl RandomCheckpoint {
     }
 }
 
-/// Between which numbers the values of a random tensor are drawn: matrices by their inputs, norms around 1, scales and biases
+/// The range that the values of a random tensor are drawn from: matrices scaled by their inputs, norms around 1, scales and biases
 /// small, so that activations stay in range through all layers.
 pub fn random_range(name: &str, shape: &[usize]) -> (f32, f32) {
     let ends = |suffix: &str| name.ends_with(suffix);

@@ -7,7 +7,7 @@ use memmap2::Mmap;
 
 use crate::arena::{self, Arena};
 
-/// Bytes that many can hold: part of a mapped file, or memory. They begin at a multiple of what is read from them.
+/// Shared bytes: part of a mapped file, or memory. They are aligned for the numbers that are read from them.
 #[derive(Clone)]
 pub(crate) struct Bytes {
     owner: Owner,
@@ -26,14 +26,14 @@ impl Bytes {
         Self { owner: Owner::File(file), range }
     }
 
-    /// A copy in memory.
+    /// Copies the bytes to memory of their own.
     pub(crate) fn copied(bytes: &[u8]) -> Self {
         let mut words = vec![0u64; bytes.len().div_ceil(8)];
         bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
         Self { owner: Owner::Words(words.into()), range: 0..bytes.len() }
     }
 
-    /// A copy in memory, beside others if it is large.
+    /// Copies the bytes to memory; to the arena if they are large.
     pub(crate) fn kept(bytes: &[u8], arena: &mut Arena) -> Self {
         const LARGE: usize = 64 << 10;
         match (bytes.len() >= LARGE).then(|| arena.store(bytes)).flatten() {
@@ -51,12 +51,12 @@ impl Bytes {
         &all[self.range.clone()]
     }
 
-    /// Bytes in this process's own memory.
+    /// Bytes in this process's own memory, not in a mapped file.
     fn own(&self) -> usize {
         if matches!(self.owner, Owner::File(_)) { 0 } else { self.range.len() }
     }
 
-    /// Itself if numbers of this size can be read in place, otherwise a copy.
+    /// Returns itself if numbers of `size` bytes can be read in place, otherwise a copy.
     fn aligned(self, size: usize) -> Self {
         if self.get().as_ptr().align_offset(size) == 0 { self } else { Self::copied(self.get()) }
     }
@@ -69,7 +69,7 @@ impl fmt::Debug for Bytes {
     }
 }
 
-/// A matrix `[out, in]` in host memory, in the number type it is stored in; where the layout allows, in the file itself.
+/// A matrix `[out, in]` in host memory, in the number type it is stored in; in the mapped file itself where alignment allows.
 ///
 /// Clones share the memory. Two processes that map the same file share it as well.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl StoredMatrix {
         Self { shape, form: Form::Bf16(bytes.aligned(2)) }
     }
 
-    /// `scales` are bf16 if `half`, otherwise f32.
+    /// Makes a packed matrix; `scales` are bf16 if `half`, otherwise f32.
     pub(crate) fn packed(
         shape: [usize; 2],
         [bits, group]: [usize; 2],
@@ -107,7 +107,7 @@ impl StoredMatrix {
         Self { shape, form }
     }
 
-    /// `[out, in]`.
+    /// Shape `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         self.shape
     }
@@ -117,7 +117,7 @@ impl StoredMatrix {
         matches!(self.form, Form::Packed { .. })
     }
 
-    /// The values, for the products of the `cpu-kernels` crate.
+    /// The values, as the kernels of the `cpu-kernels` crate take them.
     pub fn weight(&self) -> Weight<'_> {
         match &self.form {
             Form::F32(bytes) => Weight::F32(bytemuck::cast_slice(bytes.get())),
@@ -135,7 +135,7 @@ impl StoredMatrix {
         }
     }
 
-    /// Bytes that lie in this process's own memory, not in a mapped file.
+    /// Bytes in this process's own memory, not in a mapped file.
     pub fn bytes_in_memory(&self) -> usize {
         match &self.form {
             Form::F32(bytes) | Form::Bf16(bytes) => bytes.own(),

@@ -1,4 +1,4 @@
-//! Matrices of linear layers: values and place in memory for every number type on disk, plain and packed.
+//! Matrices of linear layers: values and memory for every number type on disk, plain and packed.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;
@@ -17,7 +17,7 @@ const SHAPE: [usize; 2] = [40, 256];
 /// A tensor of the layer: its name, type, shape and bytes.
 type Part = (&'static str, Stored, Vec<usize>, Vec<u8>);
 
-/// A checkpoint that holds nothing but this layer.
+/// Makes a checkpoint that holds only this layer.
 fn directory(parts: &[Part], scheme: Option<&Scheme>) -> TempDir {
     let directory = testkit::copy_of_tiny(&["config.json"]);
     let views = parts.iter().map(|(name, dtype, shape, bytes)| {
@@ -129,7 +129,7 @@ fn integers(file: &SafeTensors<'_>, name: &str) -> Vec<i32> {
     file.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()
 }
 
-/// The package's packed layer of a case; its scales, bf16 in the file, in another type.
+/// The tensors of a golden case's packed layer, with its scales (bf16 in the file) in another type.
 fn packed_parts(file: &SafeTensors<'_>, case: &str, scheme: &Scheme, scales: Dtype) -> Vec<Part> {
     let (inputs, groups) = (SHAPE[1], scheme.groups_in(SHAPE[1]));
     let part = |name: &str| file.tensor(&format!("{case}.{name}")).unwrap().data().to_vec();

@@ -1,4 +1,4 @@
-//! Packed layers: the package's own golden cases in both directions, and directories that hold them, sound or damaged.
+//! Packed layers: golden cases of `compressed-tensors` in both directions, and directories that hold them, sound or damaged.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -53,7 +53,7 @@ fn the_packages_files_are_read_to_the_same_values() {
         let groups = Groups::Consecutive(scheme.group_in(SHAPE[1]));
         let values = dequantize(&words, SHAPE, scheme.bits, groups, (&scales, zeros.as_deref()));
         assert!(values == floats(&file, &format!("{case}.dequantized")), "{case}");
-        // And what is unpacked packs to the same words.
+        // Packing what was unpacked gives the same words.
         assert_eq!(pack(&unpack(&words, SHAPE, scheme.bits), SHAPE, scheme.bits), words, "{case}");
         if let Some(zeros) = zeros {
             let packed = integers(&file, &format!("{case}.weight_zero_point"));
@@ -116,7 +116,7 @@ fn config(scheme: &Scheme) -> Value {
     json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": group}, "ignore": []})
 }
 
-/// The small checkpoint in one file, with `LAYER` packed.
+/// Makes the small checkpoint in one file, with `LAYER` packed.
 fn packed(scheme: &Scheme, edit_parts: impl FnOnce(&mut Vec<Part>), edit_config: impl FnOnce(&mut Value)) -> TempDir {
     let directory = testkit::copy_of_tiny(&["config.json"]);
     let whole = Checkpoint::open(testkit::tiny()).unwrap();
@@ -143,7 +143,7 @@ fn packed(scheme: &Scheme, edit_parts: impl FnOnce(&mut Vec<Part>), edit_config:
     directory
 }
 
-/// The tensors of the small checkpoint, of which only `LAYER` may be packed.
+/// The manifest of the small checkpoint, in which only `LAYER` may be packed.
 fn manifest() -> Manifest {
     let kind =
         |name: &str| if name.strip_suffix(".weight") == Some(LAYER) { TensorKind::Linear } else { TensorKind::Table };
@@ -245,7 +245,7 @@ fn parts_of_the_wrong_shape_or_type_are_named_with_what_was_expected() {
     assert_names(&message, &["thinker.lm_head.weight_packed", "F32", "expected I32"]);
     let message = wrong(&|parts| parts[2].bytes[0] = 3);
     assert_names(&message, &["thinker.lm_head.weight_shape", "[1027, 64]", "expected [1024, 64]"]);
-    // Zero points that the config does not announce, and the other way round.
+    // Zero points that the config does not announce, and a config that announces absent ones.
     let zeros = || Part { name: "weight_zero_point", dtype: Dtype::I32, shape: vec![128, 2], bytes: vec![0; 1024] };
     assert_names(&wrong(&|parts| parts.push(zeros())), &["unexpected thinker.lm_head.weight_zero_point"]);
     let asymmetric = Scheme { symmetric: false, ..int4() };

@@ -1,4 +1,4 @@
-//! Tensors and experts come in the number type of the computation, and are counted.
+//! Tensors and experts have the number type of the computation, and are counted in the progress.
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;

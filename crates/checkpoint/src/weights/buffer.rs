@@ -1,4 +1,4 @@
-//! Host memory of one tensor, in the number type it is wanted in.
+//! A buffer for the values of one tensor in host memory.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::slice::HalfFloatSliceExt;
@@ -9,7 +9,7 @@ use crate::StoredMatrix;
 use crate::arena::Arena;
 use crate::stored::Bytes;
 
-/// Host memory of one tensor (or one layer's experts) in the number type of the computation.
+/// Values of one tensor, or of one layer's experts, in the number type of the computation.
 pub(super) enum Buffer {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),

@@ -1,4 +1,4 @@
-//! Random weights in place of those of a file.
+//! Draws random weights in place of those of a file.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use crate::{Scheme, StoredMatrix};
 /// Which random matrices are packed.
 #[derive(Clone)]
 pub(super) enum Packing {
-    /// All alike, or none.
+    /// All by one scheme, or none.
     All(Option<Scheme>),
     /// By module.
     Modules(Rc<BTreeMap<String, Scheme>>),
@@ -63,7 +63,7 @@ impl Weights<'_> {
     }
 }
 
-/// A fast source of random bits: good enough for weights that only stand in.
+/// A fast source of random bits, good enough for stand-in weights.
 pub(super) fn xorshift(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed | 1;
     move || {
@@ -74,7 +74,7 @@ pub(super) fn xorshift(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
-/// A number that depends on every byte of a name (FNV-1a).
+/// Hashes a name (FNV-1a).
 pub(super) fn hash(name: &str) -> u64 {
     name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }

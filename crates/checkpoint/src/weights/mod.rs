@@ -1,4 +1,4 @@
-//! Weights by name, for the place where a model computes.
+//! Hands weights to models by name, for the place where a model computes.
 
 mod buffer;
 mod draw;
@@ -18,7 +18,7 @@ use crate::random::{RandomCheckpoint, random_range};
 use crate::stored::Bytes;
 use crate::{Checkpoint, CheckpointError, Expected, Manifest, PackedTensors, Scheme, StoredMatrix, TensorKind};
 
-/// How far loading has come.
+/// Progress of loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadProgress {
     /// Tensors read so far.
@@ -30,13 +30,13 @@ pub struct LoadProgress {
 /// Called after each tensor (each layer of experts counts as one call).
 pub type ProgressFn<'a> = dyn FnMut(LoadProgress) + 'a;
 
-/// Hands weights to the models, by name, for the place where they compute.
+/// Weights by name, for the place where a model computes.
 ///
-/// The names are relative: [`Weights::at`] descends into a module. `[out, in]` matrices stay as they lie on disk.
+/// Names are relative: [`Weights::at`] descends into a module. `[out, in]` matrices keep their layout on disk.
 ///
-/// In host memory, matrices keep the number type they are stored in ([`Weights::matrix`]); everything else is f32. The number type
-/// of the computation decides there how exactly many rows are multiplied: bf16 rounds both sides of such products, where the
-/// processor is faster at that, and makes bf16 of matrices stored in f32.
+/// In host memory, matrices keep the number type they are stored in ([`Weights::matrix`]); everything else is f32. The number
+/// type of the computation decides there the precision of GEMMs beyond a few rows: bf16 rounds both operands, where the processor
+/// has instructions for that, and converts matrices stored in f32 to bf16.
 #[derive(Clone)]
 pub struct Weights<'a> {
     source: Source<'a>,
@@ -44,7 +44,7 @@ pub struct Weights<'a> {
     dtype: Dtype,
     prefix: String,
     done: Rc<Cell<LoadProgress>>,
-    /// Memory of matrices that cannot stay in a file.
+    /// Memory for matrices that cannot stay in a file.
     arena: Rc<RefCell<Arena>>,
     progress: Option<Rc<RefCell<Box<ProgressFn<'a>>>>>,
 }
@@ -56,30 +56,30 @@ enum Source<'a> {
         packing: Packing,
         seed: u64,
     },
-    /// Nothing: what is asked for is written down.
+    /// No weights: requests are recorded.
     Record(Rc<RefCell<Manifest>>),
 }
 
 impl<'a> Weights<'a> {
-    /// Tensors of a checkpoint. Call [`Checkpoint::check`] first.
+    /// Creates weights read from a checkpoint. Call [`Checkpoint::check`] first.
     pub fn new(checkpoint: &'a Checkpoint, place: &Place, dtype: Dtype) -> Self {
         Self::from_source(Source::Disk(checkpoint), place, dtype)
     }
 
-    /// Random tensors of whatever name and shape is asked for, for benchmarks and tests without a checkpoint.
+    /// Creates random weights of any name and shape, for benchmarks and tests without a checkpoint.
     ///
     /// Values are uniform, scaled so that activations stay in range ([`crate::random_range`]).
     pub fn random(place: &Place, dtype: Dtype) -> Self {
         Self::from_source(Source::Random { packing: Packing::All(None), seed: 0 }, place, dtype)
     }
 
-    /// Random tensors, with matrices packed by a scheme; see [`Weights::random`].
+    /// Creates random weights whose matrices are packed by a scheme; see [`Weights::random`].
     pub fn random_packed(place: &Place, dtype: Dtype, scheme: Scheme) -> Self {
         Self::from_source(Source::Random { packing: Packing::All(Some(scheme)), seed: 0 }, place, dtype)
     }
 
-    /// Random tensors for a checkpoint of which only the config is there, packed where it says so. Everything that is not packed
-    /// is drawn on the device.
+    /// Creates random weights for a checkpoint of which only the config exists, packed where the config says so. Whatever is not
+    /// packed is drawn on the device.
     ///
     /// Seeds the device's generator: the same seed gives the same weights on the same device, if nothing else draws there
     /// meanwhile.
@@ -89,12 +89,13 @@ impl<'a> Weights<'a> {
         Self::from_source(Source::Random { packing, seed }, place, dtype)
     }
 
-    /// No weights: a model that is loaded from here lists its tensors and cannot compute. Parameters are never allocated.
+    /// Creates a source without weights: a model loaded from it records its tensors and cannot compute. Parameters are never
+    /// allocated.
     pub(crate) fn recording(device: &Device) -> Self {
         Self::from_source(Source::Record(Rc::default()), &Place::Device(device.clone()), Dtype::F32)
     }
 
-    /// What was asked for.
+    /// Takes the manifest of recorded requests.
     pub(crate) fn recorded(&self) -> Manifest {
         match &self.source {
             Source::Record(manifest) => manifest.take(),
@@ -102,7 +103,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Whether a model that is loaded from here lists its tensors and cannot compute.
+    /// Whether a model loaded from here only records its tensors and cannot compute.
     pub fn is_recording(&self) -> bool {
         matches!(self.source, Source::Record(_))
     }
@@ -130,7 +131,7 @@ impl<'a> Weights<'a> {
         Self { prefix: format!("{}{module}.", self.prefix), ..self.clone() }
     }
 
-    /// The module's name.
+    /// The name of this module.
     pub fn module(&self) -> &str {
         self.prefix.trim_end_matches('.')
     }
@@ -140,12 +141,12 @@ impl<'a> Weights<'a> {
         &self.place
     }
 
-    /// The device tensors are made on.
+    /// The device that tensors are created on.
     pub fn device(&self) -> &Device {
         self.place.device()
     }
 
-    /// The number type of tensors: that of the computation; in host memory f32.
+    /// The number type of tensors: f32 in host memory, that of the computation elsewhere.
     pub fn tensor_dtype(&self) -> Dtype {
         if self.place.is_host() { Dtype::F32 } else { self.dtype }
     }
@@ -155,7 +156,7 @@ impl<'a> Weights<'a> {
         self.dtype
     }
 
-    /// The values of one tensor in single precision, in host memory.
+    /// Reads one tensor as f32 values in host memory.
     ///
     /// # Errors
     /// The errors of [`Weights::tensor`].
@@ -184,7 +185,7 @@ impl<'a> Weights<'a> {
         Ok(values)
     }
 
-    /// One tensor.
+    /// Reads one tensor.
     ///
     /// # Errors
     /// [`Error::Weights`] if it is absent, has another shape, or a number type that cannot be read.
@@ -206,7 +207,7 @@ impl<'a> Weights<'a> {
         Ok(tensor)
     }
 
-    /// One tensor as a parameter of a module: trainable on an autodiff device.
+    /// Reads one tensor as a parameter of a module, trainable on an autodiff device.
     ///
     /// # Errors
     /// The errors of [`Weights::tensor`].
@@ -218,8 +219,8 @@ impl<'a> Weights<'a> {
         self.tensor(name, shape).map(Param::from_tensor)
     }
 
-    /// The matrix of a linear layer or a table, `weight` of this module, as a parameter `[out, in]`. A weight with more axes, `[out, …]`,
-    /// becomes a matrix whose inputs are all but the first.
+    /// Reads `weight` of this module, the matrix of a linear layer or a table, as a parameter `[out, in]`. A weight with more
+    /// axes, `[out, …]`, becomes a matrix whose inputs are all axes but the first.
     ///
     /// # Errors
     /// The errors of [`Weights::tensor`].
@@ -231,18 +232,18 @@ impl<'a> Weights<'a> {
         Ok(Param::from_tensor(self.tensor("weight", shape)?.reshape(flat(shape))))
     }
 
-    /// A parameter that takes no memory unless it is read.
+    /// Makes a parameter that takes no memory unless it is read.
     fn unallocated<const D: usize>(&self, shape: [usize; D]) -> Param<Tensor<D>> {
         let zeros = move |device: &Device, _| Tensor::zeros(shape, device);
         Param::uninitialized(ParamId::new(), zeros, self.device().clone(), false, Shape::from(shape))
     }
 
-    /// The matrix of a linear layer, `weight` of this module, in host memory as it lies on disk, packed or not.
+    /// Reads `weight` of this module, the matrix of a linear layer, to host memory as it is stored, packed or not.
     ///
-    /// A weight with more axes, `[out, …]`, becomes a matrix whose inputs are all but the first.
+    /// A weight with more axes, `[out, …]`, becomes a matrix whose inputs are all axes but the first.
     ///
     /// # Errors
-    /// The errors of [`Weights::tensor`], and for what is wrong with a packed layer.
+    /// The errors of [`Weights::tensor`], and what is wrong with a packed layer.
     pub fn matrix<const D: usize>(&self, shape: [usize; D]) -> Result<StoredMatrix> {
         let flat = flat(shape);
         let matrix = match &self.source {
@@ -260,10 +261,10 @@ impl<'a> Weights<'a> {
         Ok(matrix)
     }
 
-    /// A matrix `[out, in]` in host memory of values that were laid out anew, in the number type that matrices have there.
+    /// Makes a matrix `[out, in]` in host memory from rearranged values, in the number type that matrices have there.
     ///
     /// # Panics
-    /// If there are not that many values.
+    /// If the number of values is not `out * in`.
     pub fn matrix_of(&self, values: &[f32], shape: [usize; 2]) -> StoredMatrix {
         assert_eq!(values.len(), shape[0] * shape[1], "values of a matrix {shape:?}");
         let mut buffer = Buffer::new(self.matrix_type(), values.len());
@@ -286,7 +287,7 @@ impl<'a> Weights<'a> {
         }
         let name = format!("{}weight", self.prefix);
         let stored = checkpoint.tensors().get(&name).filter(|tensor| tensor.shape == on_disk);
-        // In place where it can stay as it is.
+        // Read in place where the stored type and alignment allow it.
         match stored.map(|tensor| (tensor, tensor.float_type())) {
             Some((tensor, Some(Dtype::Bf16))) => {
                 self.count(tensor.len());
@@ -304,7 +305,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// What matrices become in host memory that cannot stay as they are.
+    /// The number type of matrices in host memory that cannot stay as they are stored.
     fn matrix_type(&self) -> Dtype {
         if self.dtype == Dtype::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
     }
@@ -325,13 +326,13 @@ impl<'a> Weights<'a> {
         let sizes = [bits as usize, group];
         let matrix = StoredMatrix::packed(shape, sizes, words, (scale_bytes, half), zeros);
         match group_of_input {
-            // Groups that are not neighbours: no product reads them in place.
+            // Groups that are not neighbouring inputs: no kernel reads them in place.
             Some(groups) => self.unordered(&matrix, &groups),
             None => matrix,
         }
     }
 
-    /// The values of a packed matrix whose inputs belong to any group.
+    /// Dequantises a packed matrix whose inputs are in no order of groups.
     fn unordered(&self, matrix: &StoredMatrix, group_of_input: &[u32]) -> StoredMatrix {
         let shape = matrix.shape();
         let mut buffer = Buffer::new(self.matrix_type(), shape[0] * shape[1]);
@@ -343,9 +344,9 @@ impl<'a> Weights<'a> {
         buffer.matrix(shape, &mut self.arena.borrow_mut())
     }
 
-    /// Matrices of all experts of a layer, packed to `[E, sum of rows, columns]`.
+    /// Reads the matrices of all experts of a layer into one tensor `[E, sum of rows, columns]`.
     ///
-    /// For each expert `e` the matrices `experts.{e}.{part}.weight`, each `[rows, columns]`, are laid below one another.
+    /// For each expert `e`, the matrices `experts.{e}.{part}.weight`, each `[rows, columns]`, are stacked along the rows.
     ///
     /// # Errors
     /// The errors of [`Weights::tensor`].
@@ -400,7 +401,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// The first axis, and all others as one.
+/// Joins all axes but the first.
 fn flat<const D: usize>(shape: [usize; D]) -> [usize; 2] {
     [shape[0], shape[1..].iter().product()]
 }
