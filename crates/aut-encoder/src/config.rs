@@ -2,18 +2,18 @@ use checkpoint::{ConfigFault, ConfigSection};
 use omni_core::{Error, Result};
 use serde::Deserialize;
 
-/// `audio_config`: the AuT encoder.
+/// `audio_config`, of the AuT encoder.
 #[derive(Debug, Clone, Deserialize)]
 pub struct AudioConfig {
-    /// Width.
+    /// Width `D`.
     pub d_model: usize,
-    /// Layers.
+    /// Number of layers.
     pub encoder_layers: usize,
-    /// Heads.
+    /// Attention heads `H`.
     pub encoder_attention_heads: usize,
-    /// Width between the two linear layers of a block.
+    /// Inner width of a layer's MLP.
     pub encoder_ffn_dim: usize,
-    /// Mel bands.
+    /// Mel bins `M`.
     pub num_mel_bins: usize,
     /// Channels of the convolution stem.
     pub downsample_hidden_size: usize,
@@ -49,7 +49,7 @@ impl ConfigSection for AudioConfig {
         ConfigFault::unless(width.is_multiple_of(heads) && width.is_multiple_of(2), at, || {
             format!("d_model {width} cannot be split into {heads} heads and two halves")
         })?;
-        // A chunk of `2 * n_window` frames must give the 13 rows the reference counts for it.
+        // The reference counts 13 rows for a chunk of `2 * n_window` frames, so the stem must make as many of it.
         ConfigFault::unless((49..=52).contains(&self.n_window), at, || {
             format!("n_window is {}, expected 49 to 52", self.n_window)
         })?;
@@ -60,7 +60,8 @@ impl ConfigSection for AudioConfig {
 }
 
 impl AudioConfig {
-    /// Rows the encoder makes of so many mel frames: 13 for each whole chunk, three halvings (rounding up) for the rest.
+    /// Number of rows the encoder makes of `mel_frames` mel frames: 13 for each whole chunk, three halvings (rounding up) for the
+    /// rest.
     pub fn tokens(&self, mel_frames: usize) -> usize {
         // The reference fixes 13 rows per chunk, which fits the released chunk of 100 frames.
         const PER_CHUNK: usize = 13;
@@ -70,18 +71,18 @@ impl AudioConfig {
     }
 }
 
-/// Log-mel frames of one second.
+/// Mel frames per second.
 pub const MEL_PER_SECOND: usize = 100;
 
-/// Windows the model was trained with, in seconds.
+/// Attention windows the model was trained with, in seconds.
 const SECONDS: std::ops::RangeInclusive<usize> = 1..=8;
 
-/// Mel frames of one chunk: convolutions and positions start afresh in each.
+/// Mel frames of one chunk: the stem's convolutions and the positions start afresh in each.
 pub(crate) fn chunk(config: &AudioConfig) -> usize {
     2 * config.n_window
 }
 
-/// Chunks of an attention window of so many seconds.
+/// Number of chunks in an attention window of `seconds` seconds.
 pub(crate) fn window_chunks(config: &AudioConfig, seconds: usize) -> Result<usize> {
     if !SECONDS.contains(&seconds) {
         let reason = format!("an attention window of {seconds} seconds: the audio encoder was trained with 1 to 8");

@@ -2,10 +2,10 @@ use checkpoint::{ConfigFault, ConfigSection};
 use nn::{RopeKeys, validate_heads};
 use serde::Deserialize;
 
-/// `code2wav_config`.
+/// `code2wav_config`, of the vocoder.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Code2WavConfig {
-    /// Codes of one codebook.
+    /// Codes per codebook.
     pub codebook_size: usize,
     /// Codebooks `Q`.
     pub num_quantizers: usize,
@@ -13,22 +13,22 @@ pub struct Code2WavConfig {
     pub hidden_size: usize,
     /// Layers of the transformer.
     pub num_hidden_layers: usize,
-    /// Heads.
+    /// Query heads `H`.
     pub num_attention_heads: usize,
-    /// Key/value heads.
+    /// Key/value heads `K`.
     pub num_key_value_heads: usize,
     head_dim: Option<usize>,
-    /// Width of the feed-forward part.
+    /// Inner width of a layer's MLP.
     pub intermediate_size: usize,
-    /// Frames a frame sees, itself included.
+    /// Number of frames that a frame attends to, itself included.
     pub sliding_window: usize,
-    /// Added to the mean square in RMSNorm.
+    /// `eps` of RMSNorm, added to the mean square.
     pub rms_norm_eps: f64,
     /// Factors of the upsampling stages before the decoder.
     pub upsampling_ratios: Vec<usize>,
     /// Factors of the decoder blocks.
     pub upsample_rates: Vec<usize>,
-    /// Channels at the decoder's entrance; halved by each block.
+    /// Channels at the decoder's input; halved by each block.
     pub decoder_dim: usize,
     #[serde(flatten)]
     rope: RopeKeys,
@@ -50,7 +50,7 @@ impl ConfigSection for Code2WavConfig {
         validate_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
         self.rope.validate(self.head_dim(), at)?;
         ConfigFault::unless(self.sliding_window > 0, at, || "sliding_window is 0".into())?;
-        // Each decoder block holds back one step of its input, so a first frame of one step would give no sound.
+        // Each decoder block holds back one step of its input, so a first frame of one step would give no samples.
         ConfigFault::unless(self.upsampling_ratios.iter().product::<usize>() >= 2, at, || {
             "upsampling_ratios multiply to less than 2".into()
         })?;
@@ -69,12 +69,12 @@ impl Code2WavConfig {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    /// Base of the rotation frequencies.
+    /// Base of the RoPE frequencies.
     pub fn rope_theta(&self) -> f64 {
         self.rope.theta()
     }
 
-    /// Samples one codec frame stands for.
+    /// Number of samples per codec frame.
     pub fn samples_per_frame(&self) -> usize {
         self.upsampling_ratios.iter().chain(&self.upsample_rates).product()
     }

@@ -4,31 +4,31 @@ use checkpoint::{ConfigFault, ConfigSection};
 use nn::{DecoderConfig, DecoderSpec, decoder_spec};
 use serde::Deserialize;
 
-/// The last ids of the talker's vocabulary are controls, never codes. The reference has this number in its code.
+/// Number of ids at the end of the talker's vocabulary that are controls and never codes; a constant of the reference's code.
 pub const CONTROL_CODES: usize = 1024;
 
 /// `talker_config` without the code predictor.
 #[derive(Debug, Clone, Deserialize)]
 pub struct TalkerConfig {
-    /// The thinker's layer whose output the talker reads at media rows.
+    /// The thinker's layer whose output the talker reads at media rows (the tap).
     pub accept_hidden_layer: usize,
     /// Codebooks `Q`.
     pub num_code_groups: usize,
     /// Width of the thinker.
     pub thinker_hidden_size: usize,
-    /// Codec side of the text's opening position.
+    /// Codec id at the text's opening position.
     pub codec_pad_id: u32,
-    /// Codec side of the first text token.
+    /// Codec id at the first text token.
     pub codec_bos_id: u32,
-    /// Ends the speech.
+    /// Codec id that ends the speech.
     pub codec_eos_token_id: u32,
-    /// First control code of the codec side.
+    /// First control id of the codec stream.
     pub codec_nothink_id: u32,
-    /// Second control code of the codec side.
+    /// Second control id of the codec stream.
     pub codec_think_bos_id: u32,
-    /// Third control code of the codec side.
+    /// Third control id of the codec stream.
     pub codec_think_eos_id: u32,
-    /// Voices, by lower-case name.
+    /// Speakers, by lower-case name.
     pub speaker_id: BTreeMap<String, u32>,
     /// The talker's decoder.
     #[serde(rename = "text_config")]
@@ -63,13 +63,13 @@ impl ConfigSection for TalkerConfig {
     }
 }
 
-/// Sizes of the talker's decoder. The reference class does not make the experts' weights add up to 1 unless the file
-/// says so (the released one does).
+/// The talker's decoder sizes. The reference class normalises the experts' weights to a sum of 1 only if the file says so (the
+/// released one does).
 pub fn talker_spec(config: &DecoderConfig) -> DecoderSpec {
     decoder_spec(config, false)
 }
 
-/// Thinker ids that tell turns and text controls apart.
+/// Thinker token ids that mark turns and text controls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(from = "TurnKeys")]
 pub struct Turns {
@@ -79,17 +79,17 @@ pub struct Turns {
     pub user: u32,
     /// Names the assistant's turns.
     pub assistant: u32,
-    /// Text side where there is no text.
+    /// Stands on the text side where there is no text.
     pub tts_pad: u32,
     /// Opens the text.
     pub tts_bos: u32,
     /// Closes the text.
     pub tts_eos: u32,
-    /// Stand for rows of sound, pictures and video.
+    /// Placeholders for rows of audio, images and video.
     pub placeholders: [u32; 3],
 }
 
-/// Where the config names the ids.
+/// The keys of the config that name these ids.
 #[derive(Deserialize)]
 struct TurnKeys {
     im_start_token_id: u32,
@@ -131,7 +131,7 @@ impl ConfigSection for Turns {
     }
 }
 
-/// Codec side of the talker's opening positions.
+/// Codec ids at the talker's opening positions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Controls {
     pub(crate) pad: u32,

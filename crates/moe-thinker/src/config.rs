@@ -3,22 +3,22 @@ use nn::{DecoderConfig, DecoderSpec, decoder_spec};
 use serde::Deserialize;
 use tm_rope::MediaIds;
 
-/// `thinker_config`.
+/// `thinker_config`, without the encoders' sections.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ThinkerConfig {
-    /// Stands for one row of sound in the prompt.
+    /// Placeholder for one row of audio.
     pub audio_token_id: u32,
-    /// Stands for one row of a picture.
+    /// Placeholder for one row of an image.
     pub image_token_id: u32,
-    /// Stands for one row of a video.
+    /// Placeholder for one row of a video.
     pub video_token_id: u32,
-    /// Opens sound.
+    /// Opens audio.
     pub audio_start_token_id: u32,
-    /// Closes sound; only sound in video needs it, elsewhere the chat template writes it.
+    /// Closes audio; only needed for audio in video: elsewhere the chat template writes it.
     pub audio_end_token_id: Option<u32>,
-    /// Opens a picture or video.
+    /// Opens an image or video.
     pub vision_start_token_id: u32,
-    /// Positions per second of sound and video.
+    /// Positions per second of audio and video.
     #[serde(default = "thirteen")]
     pub position_id_per_seconds: f32,
     /// The language model.
@@ -38,7 +38,7 @@ impl ConfigSection for ThinkerConfig {
     }
 }
 
-/// Sizes of the thinker's decoder; the chosen experts' weights add up to 1 unless the config says otherwise.
+/// The thinker's decoder sizes; the chosen experts' weights are normalised to a sum of 1 unless the config says otherwise.
 pub fn thinker_spec(config: &DecoderConfig) -> DecoderSpec {
     decoder_spec(config, true)
 }

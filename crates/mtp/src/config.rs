@@ -3,10 +3,10 @@ use nn::{AttentionSpec, DecoderSpec, FeedForwardSpec, RopeKeys, validate_heads};
 use serde::Deserialize;
 use tm_rope::RopeConfig;
 
-/// `code_predictor_config`: a small dense decoder.
+/// `code_predictor_config`, of a small dense decoder.
 #[derive(Debug, Clone, Deserialize)]
 pub struct CodePredictorConfig {
-    /// Codes of one codebook.
+    /// Codes per codebook.
     pub vocab_size: usize,
     /// Width `D`.
     pub hidden_size: usize,
@@ -18,9 +18,9 @@ pub struct CodePredictorConfig {
     pub num_key_value_heads: usize,
     /// Width of a head `Dh`.
     pub head_dim: usize,
-    /// Width of the feed-forward part.
+    /// Inner width of a layer's MLP.
     pub intermediate_size: usize,
-    /// Added to the mean square in RMSNorm.
+    /// `eps` of RMSNorm, added to the mean square.
     pub rms_norm_eps: f64,
     /// Codebooks `Q`, the first included.
     pub num_code_groups: usize,
@@ -50,13 +50,13 @@ impl ConfigSection for CodePredictorConfig {
 }
 
 impl CodePredictorConfig {
-    /// Base of the rotation frequencies.
+    /// Base of the RoPE frequencies.
     pub fn rope_theta(&self) -> f64 {
         self.rope.theta()
     }
 }
 
-/// Sizes of the predictor's decoder: dense layers, plain rotation; a frame never holds more than its `Q` codes.
+/// The predictor's decoder sizes: dense layers, plain RoPE; a frame never holds more than its `Q` codes.
 pub fn predictor_spec(config: &CodePredictorConfig) -> DecoderSpec {
     DecoderSpec {
         attention: AttentionSpec {

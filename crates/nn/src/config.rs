@@ -1,4 +1,4 @@
-//! Sections of `config.json` that several models have: the decoder of thinker and talker, and the keys of the rotation.
+//! Sections of `config.json` that several models share: the decoder of thinker and talker, and the RoPE keys.
 
 use checkpoint::ConfigFault;
 use serde::Deserialize;
@@ -18,35 +18,35 @@ pub struct DecoderConfig {
     pub num_key_value_heads: usize,
     /// Width of a head `Dh`.
     pub head_dim: usize,
-    /// Added to the mean square in RMSNorm.
+    /// `eps` of RMSNorm, added to the mean square.
     pub rms_norm_eps: f64,
-    /// Positions the model was made for.
+    /// Number of positions the model was made for.
     pub max_position_embeddings: usize,
-    /// Width of a dense layer's feed-forward part, and of the talker's projections.
+    /// Inner width of a dense layer's MLP, and of the talker's projections.
     pub intermediate_size: usize,
-    /// Width of one expert.
+    /// Inner width of one expert.
     pub moe_intermediate_size: usize,
     /// Experts `E`; see [`DecoderConfig::experts`].
     num_experts: Option<usize>,
     num_local_experts: Option<usize>,
     /// Experts per token.
     pub num_experts_per_tok: usize,
-    /// Whether the chosen experts' weights are made to add up to 1; see [`DecoderConfig::normalise_top_k`].
+    /// Whether the chosen experts' weights are normalised to a sum of 1; see [`DecoderConfig::normalise_top_k`].
     norm_topk_prob: Option<bool>,
-    /// Every how many layers one has experts.
+    /// Distance between layers with experts: 1 if all have them.
     #[serde(default = "one")]
     pub decoder_sparse_step: usize,
-    /// Layers that are dense all the same.
+    /// Layers that are dense in any case.
     #[serde(default)]
     pub mlp_only_layers: Vec<usize>,
-    /// Width of the expert every token passes through; 0 for none.
+    /// Inner width of the shared expert, which every token passes through; 0 if there is none.
     #[serde(default)]
     pub shared_expert_intermediate_size: usize,
     #[serde(flatten)]
     rope: RopeKeys,
 }
 
-/// The keys of the rotation, in the style of the released files and in the one transformers 5 writes.
+/// RoPE keys, in the style of the released files or in the one transformers 5 writes.
 #[derive(Debug, Clone, Deserialize)]
 pub struct RopeKeys {
     rope_theta: Option<f64>,
@@ -62,15 +62,15 @@ struct RopeParameters {
 }
 
 impl RopeKeys {
-    /// Base of the rotation frequencies.
+    /// Base of the RoPE frequencies.
     ///
     /// # Panics
-    /// If there is none, which [`RopeKeys::validate`] refuses.
+    /// If the file has none, which [`RopeKeys::validate`] refuses.
     pub fn theta(&self) -> f64 {
         self.base().expect("checked when the config was read")
     }
 
-    /// Frequencies per axis.
+    /// Number of frequencies per axis `[time, height, width]`; `None` for plain RoPE.
     pub fn section(&self) -> Option<[usize; 3]> {
         self.parameters()?.mrope_section
     }
@@ -103,7 +103,7 @@ impl RopeKeys {
     }
 }
 
-/// Checks that `heads` query heads can share `kv_heads` key/value heads; `at` names the section.
+/// Checks that `heads` query heads divide evenly among `kv_heads` key/value heads; `at` names the section.
 ///
 /// # Errors
 /// [`ConfigFault`] with both numbers.
@@ -114,22 +114,22 @@ pub fn validate_heads(heads: usize, kv_heads: usize, at: &str) -> Result<(), Con
 }
 
 impl DecoderConfig {
-    /// Experts `E`.
+    /// Number of experts `E`; 0 without experts.
     pub fn experts(&self) -> usize {
         self.num_experts.or(self.num_local_experts).unwrap_or(0)
     }
 
-    /// Whether the chosen experts' weights add up to 1. `default` is the reference class's own.
+    /// Whether the chosen experts' weights are normalised to a sum of 1; `default` is the default of the reference class.
     pub fn normalise_top_k(&self, default: bool) -> bool {
         self.norm_topk_prob.unwrap_or(default)
     }
 
-    /// Base of the rotation frequencies.
+    /// Base of the RoPE frequencies.
     pub fn rope_theta(&self) -> f64 {
         self.rope.theta()
     }
 
-    /// Frequencies per axis.
+    /// Number of frequencies per axis; see [`RopeKeys::section`].
     pub fn rope_section(&self) -> Option<[usize; 3]> {
         self.rope.section()
     }

@@ -1,21 +1,21 @@
-/// How a model rotates its queries and keys.
+/// Parameters of RoPE: how a model rotates its queries and keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {
-    /// Width `Dh` of one head; even.
+    /// Head width `Dh`; even.
     pub head_dim: usize,
-    /// Base of the frequencies.
+    /// Base of the RoPE frequencies.
     pub theta: f64,
-    /// Frequencies per axis `[time, height, width]`, interleaved; `None` for plain one-dimensional rotation.
+    /// Number of frequencies per axis `[time, height, width]`, interleaved; `None` for plain one-dimensional RoPE.
     pub section: Option<[usize; 3]>,
 }
 
 impl RopeConfig {
-    /// Plain one-dimensional rotation.
+    /// Plain one-dimensional RoPE.
     pub fn plain(head_dim: usize, theta: f64) -> Self {
         Self { head_dim, theta, section: None }
     }
 
-    /// The axis (0 time, 1 height, 2 width) each of the `Dh / 2` frequencies takes its position from.
+    /// The axis (0 time, 1 height, 2 width) that each of the `Dh / 2` frequencies takes its position from.
     ///
     /// Height has the frequencies 1, 4, 7, … below `3 * section[1]`, width 2, 5, 8, … below `3 * section[2]`, time the rest.
     pub fn axis_of_frequency(&self) -> Vec<usize> {

@@ -2,31 +2,31 @@ use burn::tensor::Tensor;
 use checkpoint::{ConfigFault, ConfigSection};
 use serde::Deserialize;
 
-/// `vision_config`: the vision encoder.
+/// `vision_config`, of the vision encoder.
 #[derive(Debug, Clone, Deserialize)]
 pub struct VisionConfig {
-    /// Blocks.
+    /// Number of blocks.
     pub depth: usize,
-    /// Width.
+    /// Width `D`.
     pub hidden_size: usize,
-    /// Heads.
+    /// Attention heads `H`.
     pub num_heads: usize,
-    /// Width between the two linear layers of a block.
+    /// Inner width of a block's MLP.
     pub intermediate_size: usize,
-    /// Cells of the learned position table; a square number.
+    /// Rows of the learned position table; a square number.
     pub num_position_embeddings: usize,
-    /// Blocks after which deepstack features are taken.
+    /// Indices of the blocks after which deepstack features are taken.
     pub deepstack_visual_indexes: Vec<usize>,
     /// Width of the rows handed to the thinker.
     pub out_hidden_size: usize,
-    /// Colours.
+    /// Colour channels.
     #[serde(default = "three")]
     pub in_channels: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
     /// Frames per patch.
     pub temporal_patch_size: usize,
-    /// Patches per side of a merged row.
+    /// Side of the square of patches that are merged into one row.
     pub spatial_merge_size: usize,
 }
 
@@ -68,16 +68,16 @@ impl ConfigSection for VisionConfig {
     }
 }
 
-/// One picture or video, cut into patches.
+/// The patches of one image or video.
 #[derive(Debug, Clone)]
 pub struct PixelPatches {
     /// `[P, colours * frames * side * side]`, in merge-block order.
     pub patches: Tensor<2>,
-    /// Patches per time step, row and column.
+    /// Number of patches along time, height and width `(t, h, w)`.
     pub grid: [usize; 3],
     /// Seconds from one time step to the next; 0 for a picture.
     pub seconds_per_step: f32,
 }
 
-/// LayerNorm's eps in every block and merger.
+/// `eps` of LayerNorm in every block and merger.
 pub(crate) const EPS: f64 = 1e-6;

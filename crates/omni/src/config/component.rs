@@ -1,4 +1,4 @@
-//! The parts of the model that can be loaded apart, told by the names of their tensors.
+//! The parts of the model that can be loaded separately, identified by the names of their tensors.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub enum Component {
 }
 
 impl Component {
-    /// All parts, in the order of the pipeline.
+    /// All parts, in pipeline order.
     pub const ALL: [Component; 6] = [
         Component::AudioEncoder,
         Component::VisionEncoder,
@@ -30,7 +30,7 @@ impl Component {
         Component::Code2Wav,
     ];
 
-    /// Name for users.
+    /// The name shown to users.
     pub fn name(self) -> &'static str {
         match self {
             Component::Thinker => "thinker",
@@ -55,7 +55,7 @@ impl Component {
         prefixes.iter().find(|(prefix, _)| tensor.starts_with(prefix)).map(|(_, component)| *component)
     }
 
-    /// Whether the part speaks: a checkpoint without audio output has none of these.
+    /// Whether the part makes speech: a checkpoint without audio output has none of these.
     pub fn speaks(self) -> bool {
         matches!(self, Component::Talker | Component::CodePredictor | Component::Code2Wav)
     }

@@ -19,9 +19,9 @@ pub use component::Component;
 /// The whole `config.json`, in the key style of the released files or in the one transformers 5 writes.
 #[derive(Debug, Clone)]
 pub struct OmniConfig {
-    /// Keys of the file itself.
+    /// Keys that belong to no part.
     pub top: TopConfig,
-    /// Ids that tell turns and text controls apart.
+    /// Token ids that mark turns and text controls.
     pub turns: Turns,
     /// The thinker, without its encoders.
     pub thinker: ThinkerConfig,
@@ -44,10 +44,10 @@ pub struct TopConfig {
     /// Number type of the weights, as the file names it.
     #[serde(alias = "torch_dtype")]
     pub dtype: Option<String>,
-    /// False for the Thinking and Captioner variants: no talker, no vocoder.
+    /// Whether the checkpoint speaks. False for the Thinking and Captioner variants: no talker, no vocoder.
     #[serde(default = "yes")]
     pub enable_audio_output: bool,
-    /// Closes a turn; the text's end token.
+    /// Closes a turn, and ends the text.
     pub im_end_token_id: u32,
 }
 
@@ -72,7 +72,7 @@ impl OmniConfig {
         Self::of(&ConfigFile::read(path)?)
     }
 
-    /// The config of a file that was read; see [`OmniConfig::read`].
+    /// Takes the config from a file that was read; see [`OmniConfig::read`].
     ///
     /// # Errors
     /// [`CheckpointError::Json`] naming the key that is missing or wrong.
@@ -93,7 +93,7 @@ impl OmniConfig {
         Ok(config)
     }
 
-    /// Whether the config has what `components` need, and whether what it says of them agrees.
+    /// Checks that the config has what `components` need, and that their sections agree.
     ///
     /// # Errors
     /// [`CheckpointError::Json`] naming the key that is missing or wrong.
@@ -138,13 +138,13 @@ impl OmniConfig {
         config.as_ref().filter(|_| self.top.enable_audio_output).ok_or_else(|| Error::NotLoaded(reason.into()))
     }
 
-    /// The thinker's layer whose states the talker reads; none for a checkpoint without audio output.
+    /// The thinker's layer whose states the talker reads; `None` for a checkpoint without audio output.
     pub fn accept_hidden_layer(&self) -> Option<usize> {
         self.talker().ok().map(|talker| talker.accept_hidden_layer)
     }
 
-    /// Every tensor that a checkpoint of this config holds: what the loading functions of its parts ask for. Parts that speak and whose
-    /// sections are wrong ([`OmniConfig::check`]) list nothing.
+    /// Records every tensor that a checkpoint of this config holds, from the loading functions of its parts. Parts that speak and
+    /// whose sections are wrong ([`OmniConfig::check`]) list nothing.
     ///
     /// # Errors
     /// [`Error::Device`] if this build has no backend.
@@ -170,7 +170,7 @@ impl OmniConfig {
         }
     }
 
-    /// Encoders hand their rows to the thinker as they are.
+    /// Checks that the encoders' outputs are as wide as the thinker, which takes them as they are.
     fn check_encoders(&self) -> std::result::Result<(), ConfigFault> {
         let thinker = self.thinker.text.hidden_size;
         let outputs = [
@@ -219,7 +219,7 @@ impl OmniConfig {
     }
 }
 
-/// Reads a section if it is there, its values unchecked.
+/// Reads a section if it is there, without checking its values.
 fn optional<C: ConfigSection>(file: &ConfigFile) -> std::result::Result<Option<C>, CheckpointError> {
     file.get(C::SECTION).map(|_| file.parse()).transpose()
 }
@@ -229,7 +229,7 @@ fn needed<C: ConfigSection>(section: &Option<C>) -> std::result::Result<&C, Conf
     section.as_ref().ok_or_else(|| ConfigFault { at: C::SECTION.to_owned(), reason: reason() })
 }
 
-/// Every code that can be chosen must have a row in the vocoder's table.
+/// Checks that every code that can be chosen has a row in the vocoder's table.
 fn check_vocoder(
     talker: &TalkerConfig,
     predictor: &CodePredictorConfig,
@@ -246,7 +246,7 @@ fn check_vocoder(
     })
 }
 
-/// Any device of this build, on which nothing is made: models that only list their tensors ask for one.
+/// Any device of this build. Nothing is allocated on it: models that only record their tensors need one.
 fn any_device() -> Result<burn::tensor::Device> {
     #[cfg(feature = "flex")]
     return Ok(burn::tensor::Device::flex());

@@ -1,4 +1,4 @@
-//! A checkpoint directory of the whole model: its config, the tensors that its parts ask for, and those on disk.
+//! The checkpoint directory of the whole model: its config, the tensors that its parts ask for, and those on disk.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -8,7 +8,7 @@ use omni_core::{Dtype, PlaceKind, Result};
 
 use crate::config::{Component, OmniConfig};
 
-/// An opened checkpoint directory with its config read and the tensors of every part listed; no weight read yet.
+/// An opened checkpoint directory: config read and the tensors of every part recorded; no weight read yet.
 #[derive(Debug)]
 pub struct OmniCheckpoint {
     checkpoint: Checkpoint,
@@ -38,12 +38,12 @@ impl OmniCheckpoint {
         &self.manifest
     }
 
-    /// The differences between disk and config, for the given parts. Tensors that belong to no part count as unexpected.
+    /// Lists the differences between disk and config for `components`. Tensors that belong to no part count as unexpected.
     pub fn report(&self, components: &[Component]) -> TensorReport {
         self.checkpoint.report(&of(&self.manifest, components), in_scope(components))
     }
 
-    /// The differences between disk and another config; see [`OmniCheckpoint::report`].
+    /// Lists the differences between disk and another config; see [`OmniCheckpoint::report`].
     ///
     /// # Errors
     /// Those of [`OmniConfig::manifest`].
@@ -51,7 +51,7 @@ impl OmniCheckpoint {
         Ok(self.checkpoint.report(&of(&config.manifest()?, components), in_scope(components)))
     }
 
-    /// Compares config, names, shapes and number types with what the given parts need, before any weight is read.
+    /// Compares config, names, shapes and number types with what `components` need, before any weight is read.
     ///
     /// # Errors
     /// Those of [`OmniConfig::check`] and [`Checkpoint::check`].

@@ -10,7 +10,7 @@ use super::case::{Case, NEAR, STATES};
 /// Mel bins of a frame.
 const BINS: usize = 128;
 
-/// The front end: samples to log-mel frames, or its constants.
+/// Compares log-mel frames of samples, or the constants of the transform.
 #[cfg(feature = "parity-media")]
 pub(super) fn mel(_: &Model, case: &mut Case) -> Result<()> {
     if case.has("mel_filters") {
@@ -27,7 +27,7 @@ pub(super) fn mel(_: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Log-mel frames of one call, compared where a frame is valid.
+/// Compares the log-mel frames of one call, where a frame is valid.
 #[cfg(feature = "parity-media")]
 pub(super) fn compare_mel(case: &mut Case, waveforms: Vec<Vec<f32>>) -> Result<Vec<Mel>> {
     let inputs: Vec<_> = waveforms.into_iter().map(|samples| AudioInput::samples(samples, SAMPLE_RATE, 1)).collect();
@@ -51,7 +51,7 @@ pub(super) fn compare_mel(case: &mut Case, waveforms: Vec<Vec<f32>>) -> Result<V
     Ok(items)
 }
 
-/// Valid frames of a golden case as encoder items `[T, M]`: `input_features` is `[M, all frames]` or `[items, M, frames]`.
+/// Reads the valid frames of a case as encoder items `[T, M]`; `input_features` is `[M, all frames]` or `[items, M, frames]`.
 pub(super) fn items(model: &Model, case: &mut Case) -> Result<Vec<Tensor<2>>> {
     let shape = case.shape("input_features")?;
     let values = case.floats("input_features")?;
@@ -82,7 +82,7 @@ pub(super) fn items(model: &Model, case: &mut Case) -> Result<Vec<Tensor<2>>> {
     }
 }
 
-/// The encoder, step by step.
+/// Compares the audio encoder, step by step.
 pub(super) fn encoder(model: &Model, case: &mut Case) -> Result<()> {
     let encoder = load(model)?;
     let mut recorder = AutRecorder::default();
@@ -97,7 +97,7 @@ pub(super) fn load(model: &Model) -> Result<AutEncoder> {
     AutEncoder::from_checkpoint(&model.checkpoint, &model.place, model.dtype)
 }
 
-/// Records what the encoder shows; batches are joined.
+/// Records the encoder's intermediate results; batches are joined.
 #[derive(Default)]
 struct AutRecorder {
     conv: Vec<Tensor<4>>,
@@ -146,7 +146,7 @@ impl AutRecorder {
     }
 }
 
-/// Bounds of windows, from their lengths.
+/// Cumulated lengths: the bounds of windows.
 pub(super) fn cumulated(lengths: &[usize]) -> Vec<i64> {
     let ends = lengths.iter().scan(0, |end, length| {
         *end += *length as i64;

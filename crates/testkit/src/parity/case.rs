@@ -9,23 +9,23 @@ use super::CaseReport;
 use super::golden::{Golden, GoldenTensor, Values};
 use super::limits::Limits;
 
-/// One comparison.
+/// The result of one comparison.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// The golden tensor, or the part of it.
+    /// Name of the golden tensor, or of the part of it.
     pub tensor: String,
     /// Largest absolute difference; `None` if the shapes differ or a value is not a number.
     pub max_abs_error: Option<f64>,
-    /// Largest difference allowed; 0 for exact.
+    /// Largest difference allowed; 0 if it must be exact.
     pub tolerance: f64,
-    /// The verdict.
+    /// Whether the comparison passed.
     pub passed: bool,
-    /// What is wrong beyond numbers.
+    /// What is wrong besides the numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// Outcome of a case.
+/// Outcome of a golden case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "verdict", content = "reason")]
 pub enum Outcome {
@@ -39,16 +39,16 @@ pub enum Outcome {
     Absent(String),
 }
 
-/// Hidden states, logits and samples.
+/// Tolerance of hidden states, logits and samples.
 pub(crate) const STATES: f64 = 1e-4;
-/// Values that are computed in one or two steps from the inputs.
+/// Tolerance of values that are one or two steps away from the inputs.
 pub(crate) const NEAR: f64 = 2e-5;
-/// What the media path makes of sound, in f32 whatever the model computes in.
+/// Features that the media path computes in f32, whatever the model's number type.
 const INPUTS: &str = "input_features";
-/// Large values are allowed the relative error of f32 sums instead, each by its own size.
+/// Relative error of f32 sums that large values are allowed instead, each by its own size.
 const RELATIVE: f64 = 4e-6;
 
-/// A case while it runs: hands out inputs, takes results, and records which tensors were used.
+/// A golden case while it runs: hands out inputs, takes results, and records which tensors were used.
 pub(crate) struct Case {
     name: String,
     tensors: BTreeMap<String, GoldenTensor>,
@@ -198,7 +198,7 @@ impl Case {
         }
         let mut note = (!error.is_finite()).then(|| "a value is no number".to_owned());
         if let Some(reference) = reference {
-            // One value may be far off where a row went to another expert; all of them together may not.
+            // One value may be far off where a row was routed to another expert; the RMS over all of them may not.
             let (rms, allowed) = ((squares / f64::from(count.max(1))).sqrt(), reference.rms.max(STATES));
             let near = rms <= allowed;
             passed &= near;
@@ -214,7 +214,7 @@ impl Case {
     }
 
     /// Compares greedy choices `[steps]` with the stored ones; in bf16 only those where the reference's margin is larger than its
-    /// own error. `choice` names them in the reference's errors, `first` is the number of choices before.
+    /// own error. `choice` names them in the reference's errors, `first` is the number of choices before them.
     pub(crate) fn compare_choices(&mut self, name: &str, choice: &str, first: usize, found: &[u32], stored: &[u32]) {
         let decided = |step: &usize| self.limits.decides(&self.name, choice, first + step);
         let differs = |step: &usize| found.get(*step) != stored.get(*step);
@@ -234,8 +234,8 @@ impl Case {
         });
     }
 
-    /// Compares the experts `[rows, top_k]` of some layers: in f32 exactly, in bf16 within the number of rows that may go to
-    /// others. `parts` name them in the reference's errors.
+    /// Compares the experts `[rows, top_k]` of several layers: in f32 exactly, in bf16 within the number of rows that may be
+    /// routed elsewhere. `parts` name them in the reference's errors.
     pub(crate) fn compare_routing(&mut self, layers: &[(String, Vec<u32>)], top_k: usize, parts: &[&str]) {
         if !self.limits.is_bf16() {
             for (name, index) in layers {
@@ -285,14 +285,14 @@ impl Case {
         });
     }
 
-    /// Records a comparison of something that is no tensor.
+    /// Records a comparison of text.
     pub(crate) fn compare_text(&mut self, name: &str, found: &str, expected: &str) {
         let passed = found == expected;
         let note = (!passed).then(|| format!("expected {expected:?}, found {found:?}"));
         self.checks.push(Check { tensor: name.to_owned(), max_abs_error: None, tolerance: 0.0, passed, note });
     }
 
-    /// What the reference's errors call the text of a row.
+    /// The name of a row's text in the reference's errors.
     pub(crate) fn name_of_text(row: usize, rows: usize) -> String {
         if rows == 1 { "text".into() } else { format!("text_{row}") }
     }

@@ -5,7 +5,7 @@ use omni_core::{Error, Result};
 use super::Model;
 use super::case::{Case, STATES};
 
-/// Compares every part the case has a tensor for.
+/// Compares the output of every box of the vocoder for which the case has a tensor.
 struct Parts<'a>(&'a mut Case);
 
 impl VocoderProbe for Parts<'_> {
@@ -20,7 +20,7 @@ impl VocoderProbe for Parts<'_> {
     }
 }
 
-/// The vocoder, and the frames `[F, Q]` of a case of one row.
+/// Loads the vocoder, and the frames `[F, Q]` of a case of one row.
 fn load(model: &Model, case: &mut Case) -> Result<(Code2Wav, Vec<Vec<u32>>)> {
     let vocoder = Code2Wav::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let [batch, codebooks, frames] = case.dims("codes")?;
@@ -32,7 +32,7 @@ fn load(model: &Model, case: &mut Case) -> Result<(Code2Wav, Vec<Vec<u32>>)> {
     Ok((vocoder, (0..frames).map(frame).collect()))
 }
 
-/// All frames in one pass.
+/// Compares a decode of all frames in one pass.
 pub(super) fn whole(model: &Model, case: &mut Case) -> Result<()> {
     let (vocoder, codes) = load(model, case)?;
     let run = VocoderRun { state: &mut vocoder.start(), frames: &codes };
@@ -41,7 +41,7 @@ pub(super) fn whole(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// The reference's chunks; `wav_first{F}_chunk{C}_context{K}` names other sizes.
+/// Compares the reference's chunked decode; tensors named `wav_first{F}_chunk{C}_context{K}` have other sizes.
 pub(super) fn chunked(model: &Model, case: &mut Case) -> Result<()> {
     let (vocoder, codes) = load(model, case)?;
     let samples = vocoder.decode_chunked(&codes, Chunking::default())?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use omni_core::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
 
-/// One golden tensor on the host.
+/// One golden tensor in host memory.
 #[derive(Debug, Clone)]
 pub(crate) struct GoldenTensor {
     pub(crate) shape: Vec<usize>,
@@ -17,7 +17,7 @@ pub(crate) enum Values {
     Int(Vec<i64>),
 }
 
-/// The contents of one case's file.
+/// The contents of one golden file.
 pub(crate) enum Golden {
     Tensors(BTreeMap<String, GoldenTensor>),
     Json(serde_json::Value),
@@ -58,7 +58,7 @@ fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Values> {
 /// Conversations and settings of the pipeline cases; not a case itself.
 pub(crate) const SETTINGS: &str = "full_cases";
 
-/// Every case of the directory, by name. Pictures belong to cases, `INDEX.md` describes them.
+/// Every case of the directory, by name. Images belong to cases, and `INDEX.md` describes them: neither is a case.
 pub(crate) fn cases(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = std::fs::read_dir(directory).map_err(|source| Error::io(directory, source))?;
     let mut cases = Vec::new();
@@ -84,7 +84,7 @@ pub(crate) fn settings(directory: &Path, case: &str) -> Result<serde_json::Value
 }
 
 #[cfg(feature = "parity-omni")]
-/// Integers of another pipeline case whose setting `key` is the same.
+/// Integers stored by another pipeline case whose setting `key` is the same.
 pub(crate) fn ints_of_same(directory: &Path, settings: &serde_json::Value, key: &str, name: &str) -> Result<Vec<i64>> {
     let Golden::Json(all) = Golden::read(&directory.join(format!("{SETTINGS}.json")))? else {
         unreachable!("the name ends in .json")

@@ -8,7 +8,7 @@ use super::case::Case;
 use super::golden::{Golden, cases};
 use super::{Model, Options, audio, vision};
 
-/// Ids of every stored prompt of one row, without media.
+/// Token ids of every stored one-row prompt without media.
 pub fn golden_prompts(options: &Options) -> Result<Vec<Vec<u32>>> {
     let media = ["input_features", "pixel_values", "pixel_values_videos"];
     let prompts = of_kind(options, "thinker_", |_, case| {

@@ -1,4 +1,4 @@
-//! How far a result may be from the stored one.
+//! Limits on the difference between a result and the stored one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::path::Path;
 use omni_core::{Error, Result};
 use serde::Deserialize;
 
-/// How far a result may be from the reference's: in f32 by the rounding of sums, in bf16 by twice the error the reference itself
-/// makes when it computes in bf16.
+/// Limits on the difference from the reference: in f32 the rounding of sums, in bf16 twice the error that the reference itself
+/// makes in bf16.
 #[derive(Debug, Clone)]
 pub(crate) enum Limits {
     /// The case's own limits, times a factor for the device.
     F32 { slack: f64 },
-    /// The reference's own errors in bf16, by case; twice them is the limit.
+    /// The reference's own errors in bf16, by case; the limit is twice as much.
     Bf16(ReferenceErrors),
 }
 
@@ -29,13 +29,13 @@ struct Meta {
     routing_flips: BTreeMap<String, BTreeMap<String, Flips>>,
 }
 
-/// Rows and layers whose set of experts was another one.
+/// Number of rows and layers that the reference routes to another set of experts in bf16.
 #[derive(Debug, Clone, Copy, Deserialize)]
 struct Flips {
     most: usize,
 }
 
-/// Largest and mean error of one tensor.
+/// Largest and RMS error of one tensor.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct TensorError {
     pub(crate) max_abs: f64,
@@ -60,7 +60,7 @@ impl Limits {
         errors.map(Limits::Bf16).map_err(|error| Error::Request(format!("{}: {error}", path.display())))
     }
 
-    /// The factor for results that do not depend on the number type.
+    /// Factor on the limits of results that do not depend on the number type.
     pub(crate) fn slack(&self) -> f64 {
         match self {
             Limits::F32 { slack } => *slack,
@@ -68,7 +68,7 @@ impl Limits {
         }
     }
 
-    /// The limits of a kind of case: without weights, the number type does not matter.
+    /// The limits of a kind of case; without weights, the number type does not matter.
     pub(crate) fn of_kind(&self, computes: bool) -> Self {
         if computes { self.clone() } else { Limits::F32 { slack: self.slack() } }
     }
@@ -77,7 +77,7 @@ impl Limits {
         matches!(self, Limits::Bf16(_))
     }
 
-    /// What is allowed of a tensor that is not exact, if its limit is the reference's own error.
+    /// Largest and RMS error allowed of a tensor that need not be exact, where the reference's own error limits it; `None` in f32.
     pub(crate) fn of_tensor(&self, case: &str, tensor: &str) -> Option<Result<TensorError, String>> {
         let Limits::Bf16(errors) = self else { return None };
         let found = errors.bf16.get(case).and_then(|case| case.get(tensor));
@@ -92,7 +92,7 @@ impl Limits {
         of_step.is_none_or(|choice| choice.margin > choice.error)
     }
 
-    /// Rows and layers of a part of a case whose experts may be others.
+    /// Number of rows and layers that may be routed elsewhere in some parts of a case.
     pub(crate) fn flips(&self, case: &str, parts: &[&str]) -> usize {
         let Limits::Bf16(errors) = self else { return 0 };
         let case = errors.meta.routing_flips.get(case);

@@ -43,20 +43,20 @@ pub struct Options {
     pub model: PathBuf,
     /// The golden directory.
     pub golden: PathBuf,
-    /// Only cases whose name starts with one of these; empty for all.
+    /// Prefixes of case names; only cases with one of them run, or all if empty.
     pub only: Vec<String>,
-    /// Where the model runs, and on which engine.
+    /// Where the model computes, and on which engine.
     pub place: Place,
     /// The number type of the computation.
     pub dtype: Dtype,
-    /// How many times the limits of f32 are allowed: a GPU adds up in other orders than a CPU.
+    /// Factor on the f32 limits: a GPU sums in other orders than a CPU.
     pub slack: f64,
-    /// The reference's own errors in that number type, which bound ours; needed for all but f32.
+    /// The reference's own errors in that number type, which limit ours; needed for all but f32.
     pub reference_errors: Option<PathBuf>,
 }
 
 impl Options {
-    /// All cases of a directory, in f32, with the limits of a CPU.
+    /// Selects all cases of a directory, in f32, with the limits of a CPU.
     pub fn new(model: impl Into<PathBuf>, golden: impl Into<PathBuf>, place: Place) -> Self {
         let (model, golden, only) = (model.into(), golden.into(), Vec::new());
         Self { model, golden, only, place, dtype: Dtype::F32, slack: 1.0, reference_errors: None }
@@ -74,19 +74,19 @@ impl Options {
     }
 }
 
-/// Report on one case.
+/// Report on one golden case.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseReport {
     /// The case's name.
     pub case: String,
     /// The verdict.
     pub outcome: Outcome,
-    /// Every comparison.
+    /// All comparisons.
     pub checks: Vec<Check>,
 }
 
 impl CaseReport {
-    /// True unless the case failed, or was not covered and that is not allowed.
+    /// Whether the case passed, was absent, or was not covered while that is allowed.
     pub fn passes(&self, allow_uncovered: bool) -> bool {
         match &self.outcome {
             Outcome::Passed | Outcome::Absent(_) => true,
@@ -96,7 +96,7 @@ impl CaseReport {
     }
 }
 
-/// Runs the cases of one kind.
+/// A function that runs the cases of one kind.
 type Runner = fn(&Model, &mut Case) -> Result<()>;
 
 /// A kind of case: the prefix of its names, the part of the model it belongs to, and its runner.
@@ -108,7 +108,7 @@ struct Kind {
     computes: bool,
 }
 
-/// A part of the model, as a report names it.
+/// A part of the model, as reports name it.
 #[derive(Clone, Copy)]
 enum Part {
     /// A part that every checkpoint has.
@@ -186,7 +186,7 @@ impl Model {
         })
     }
 
-    /// The section of the config that one part reads.
+    /// Reads the section of the config that belongs to one part.
     fn section<C: ConfigSection>(&self) -> Result<C> {
         Ok(self.checkpoint.config().section()?)
     }
@@ -196,7 +196,7 @@ impl Model {
         self.checkpoint.config().get("enable_audio_output").and_then(serde_json::Value::as_bool).unwrap_or(true)
     }
 
-    /// The id that ends the text.
+    /// The token id that ends the text.
     fn end_id(&self) -> Option<u32> {
         let id = self.checkpoint.config().get("im_end_token_id")?.as_u64()?;
         u32::try_from(id).ok()
@@ -247,8 +247,8 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     }
 }
 
-/// Verifies exactly these cases of the small checkpoint in a test, on the device of `OMNI_TEST_DEVICE`: in f32, and on the CPU with both
-/// engines and in bf16 too, against the errors of the reference there.
+/// Verifies exactly these cases of the small checkpoint in a test, on the device of `OMNI_TEST_DEVICE`: in f32, and on the CPU
+/// with both engines and in bf16 too, against the reference's own errors in bf16.
 ///
 /// # Panics
 /// If a case is missing, or one cannot be run, is not covered, or differs from the reference.
@@ -266,7 +266,7 @@ pub fn assert_cases(cases: &[&str]) {
     }
 }
 
-/// Both engines on the CPU; the engine of tensors elsewhere.
+/// The places to verify: both engines on the CPU, the tensor engine elsewhere.
 ///
 /// # Panics
 /// For a device that this build or this machine does not have.

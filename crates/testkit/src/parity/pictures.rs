@@ -1,4 +1,4 @@
-//! Pictures and frames to patches, through the media path.
+//! Images and video frames to patches, through the media path.
 
 use media::image::{ImageInput, ImageOptions, PatchSpec, Patches, PixelBounds, Pixels, patches, resize, target_size};
 use media::video::{VideoInput, VideoOptions, clip, sample_indices};
@@ -22,7 +22,7 @@ fn bytes(case: &mut Case, name: &str) -> Result<Vec<u8>> {
     Ok(case.ints(name)?.iter().map(|value| *value as u8).collect())
 }
 
-/// From the picture file beside the case (`image_pre_X` → `X.png`) to patches, through the whole media path.
+/// Compares the patches of the image file beside the case (`image_pre_X` → `X.png`), through the whole media path.
 pub(super) fn image(model: &Model, case: &mut Case) -> Result<()> {
     let file = case.name().trim_start_matches("image_pre_").to_owned();
     let input = ImageInput::from(model.golden.join(file).with_extension("png"));
@@ -43,13 +43,13 @@ pub(super) fn image(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Patches and their grid, exactly.
+/// Compares patches and their grid exactly.
 pub(super) fn compare_patches(case: &mut Case, cut: &Patches, [values, grid]: [&str; 2]) {
     case.compare_values(values, cut.values(), &[cut.patches(), cut.values().len() / cut.patches()], 0.0);
     case.compare_ints(grid, &cut.grid().map(|n| n as i64), &[1, 3]);
 }
 
-/// Target sizes for the bounds of pictures and of video frames.
+/// Compares target sizes for the pixel bounds of images and of video frames.
 pub(super) fn sizes(model: &Model, case: &mut Case) -> Result<()> {
     let sizes = case.ints("input_hw")?;
     let factor = patch_spec(model)?.factor();
@@ -65,7 +65,7 @@ pub(super) fn sizes(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// The bounds a video case was made with: those of the settings, or the processor's defaults.
+/// The pixel bounds that a video case was made with: those of the settings, or the processor's defaults.
 pub(super) fn video_options(model: &Model, bounds: Option<[usize; 2]>) -> Result<VideoOptions> {
     let usual = VideoOptions { patch: patch_spec(model)?, ..VideoOptions::default() };
     Ok(match bounds {
@@ -74,7 +74,7 @@ pub(super) fn video_options(model: &Model, bounds: Option<[usize; 2]>) -> Result
     })
 }
 
-/// Frames that are already chosen.
+/// Reads frames that are already sampled.
 pub(super) fn frames(case: &mut Case, fps: f64) -> Result<VideoInput> {
     let [count, height, width, _] = case.dims("frames_u8")?;
     let values = bytes(case, "frames_u8")?;
@@ -83,7 +83,7 @@ pub(super) fn frames(case: &mut Case, fps: f64) -> Result<VideoInput> {
     Ok(VideoInput::frames(frames?, fps))
 }
 
-/// Chosen frames to patches.
+/// Compares the patches of sampled frames.
 pub(super) fn video(model: &Model, case: &mut Case) -> Result<()> {
     // Only the case with the processor's own bounds stores single rows.
     let bounds = (!case.has("rows")).then_some([4096, 786_432]);
@@ -109,7 +109,7 @@ struct Sampling {
     indices: Vec<usize>,
 }
 
-/// Which frames are taken.
+/// Compares which frames are sampled.
 pub(super) fn sampling(_: &Model, case: &mut Case) -> Result<()> {
     let bad = |error: serde_json::Error| Error::Request(format!("golden case `{}`: {error}", case.name()));
     let cases: Vec<Sampling> = serde_json::from_value(case.json().clone()).map_err(bad)?;

@@ -7,7 +7,7 @@ use vision_encoder::VisionConfig;
 use super::Model;
 use super::case::Case;
 
-/// Ids with media sizes to three-axis positions and the position delta.
+/// Compares three-axis positions and the position delta of token ids with media sizes.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let thinker: ThinkerConfig = model.section()?;
     let ids = media_ids(&thinker);
@@ -16,7 +16,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let mut media = media(model, case)?;
     let (mut found, mut deltas) = (Vec::new(), Vec::new());
     for row in &rows.valid {
-        // Each row takes its own items off the lists of the whole batch.
+        // Each row takes its own items from the lists of the whole batch.
         let items = media.take(row, &ids);
         let spans = scan_spans(row, &ids, &items, joint)?;
         let (row_positions, delta) = positions(&spans, thinker.position_id_per_seconds);
@@ -27,7 +27,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Compares where the mask is set; what stands at padding does not matter.
+/// Compares positions where the mask is set; what stands at padding does not matter.
 pub(super) fn compare(case: &mut Case, rows: &Rows, found: &Positions, deltas: &[f32]) {
     let (batch, tokens) = (found.batch(), found.tokens());
     let values = [found.axis(0), found.axis(1), found.axis(2)].concat();
@@ -67,7 +67,7 @@ impl Rows {
     }
 }
 
-/// Items of the whole batch, each kind in order of appearance.
+/// Media items of the whole batch, each kind in order of appearance.
 #[derive(Default)]
 struct Media {
     audio: Vec<MediaItem>,
@@ -76,7 +76,7 @@ struct Media {
 }
 
 impl Media {
-    /// The items of a row: one per run of placeholders.
+    /// Takes the items of a row: one per consecutive run of placeholders.
     fn take(&mut self, row: &[u32], ids: &MediaIds) -> Vec<MediaItem> {
         let runs = |id: u32| {
             let starts = |i: &usize| row[*i] == id && (*i == 0 || row[*i - 1] != id);
@@ -85,7 +85,7 @@ impl Media {
         let take = |items: &mut Vec<MediaItem>, wanted: usize| -> Vec<MediaItem> {
             items.drain(..wanted.min(items.len())).collect()
         };
-        // Interleaved sound and video have more runs than items; then the row is the batch's only one.
+        // Audio interleaved with video has more runs than items; then the row is the only one of the batch.
         [
             take(&mut self.audio, runs(ids.audio)),
             take(&mut self.image, runs(ids.image)),
@@ -120,7 +120,7 @@ fn media(model: &Model, case: &mut Case) -> Result<Media> {
     Ok(media)
 }
 
-/// Mel frames to encoder rows.
+/// Compares the number of encoder rows for numbers of mel frames.
 pub(super) fn audio_lengths(model: &Model, case: &mut Case) -> Result<()> {
     let (frames, audio) = (case.ints("frames")?, model.section::<AudioConfig>()?);
     let tokens: Vec<i64> = frames.iter().map(|n| audio.tokens(*n as usize) as i64).collect();

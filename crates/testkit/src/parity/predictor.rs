@@ -8,16 +8,16 @@ use super::Model;
 use super::case::{Case, NEAR, STATES};
 use super::recorder::Recorder;
 
-/// Records what one frame shows, with the stored codes forced.
+/// Records the intermediate results of one frame, with the stored codes forced.
 #[derive(Default)]
 pub(super) struct Frame {
     pub(super) prefill: Option<Tensor<2>>,
     normed: Option<Tensor<2>>,
     pub(super) logits: Vec<Tensor<2>>,
     layers: Recorder,
-    /// Residual codes that are forced; later ones are as chosen.
+    /// Residual codes that are forced; codes beyond them are the chosen ones.
     stored: Vec<u32>,
-    /// The codes that were chosen.
+    /// Codes that the predictor chose.
     pub(super) chosen: Vec<u32>,
 }
 
@@ -51,7 +51,7 @@ impl PredictorProbe for Frame {
     }
 }
 
-/// One frame, greedy, with the stored codes forced.
+/// Compares one frame, greedy, with the stored codes forced.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let predictor = CodePredictor::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let talker = Talker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
@@ -72,7 +72,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     }
     case.compare("logits", Tensor::cat(frame.logits, 0), STATES);
     case.compare_choices("codes", "residual", 0, &frame.chosen, &stored[1..]);
-    // Once from the loop's own sum, once by looking the codes up again.
+    // Once the sum that the loop made, once that of looking the codes up again.
     let first = start.first.cast(burn::tensor::DType::F32);
     case.compare("frame_embedding", made.embeds + first.clone(), NEAR);
     case.compare("frame_embedding", predictor.embed(&made.residual)? + first, NEAR);

@@ -4,7 +4,7 @@ use nn::moe::Routing;
 
 use super::case::{Case, STATES};
 
-/// Records what a decoder shows.
+/// Records the intermediate results of a decoder.
 #[derive(Default)]
 pub(crate) struct Recorder {
     layers: Vec<Tensor<2>>,
@@ -22,7 +22,7 @@ impl Probe for Recorder {
 }
 
 impl Recorder {
-    /// Compares layers and routing; `prefix` stands before the names, `parts` name the routing in the reference's errors.
+    /// Compares layers and routing; `prefix` precedes the tensor names, `parts` name the routing in the reference's errors.
     pub(crate) fn compare(self, case: &mut Case, prefix: &str, parts: &[&str]) {
         for (index, hidden) in self.layers.into_iter().enumerate() {
             case.compare(&format!("{prefix}layer_{index}"), hidden, STATES);

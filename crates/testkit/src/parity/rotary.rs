@@ -8,7 +8,7 @@ use tm_rope::{Rope, RopeConfig};
 use super::Model;
 use super::case::Case;
 
-/// Up to this position tables must agree closely; beyond, one unit in the last place of a frequency grows with the position.
+/// Up to this position tables must agree closely; beyond it, the last bit of a frequency is multiplied by the position.
 const NEAR_POSITION: f32 = 100.0;
 const NEAR_TOLERANCE: f64 = 1e-5;
 const FAR_TOLERANCE: f64 = 5e-3;
@@ -17,7 +17,7 @@ fn decoder_rope(config: &DecoderConfig) -> RopeConfig {
     RopeConfig { head_dim: config.head_dim, theta: config.rope_theta(), section: config.rope_section() }
 }
 
-/// Three-axis tables of thinker and talker.
+/// Compares the three-axis RoPE tables of thinker and talker.
 pub(super) fn mrope(model: &Model, case: &mut Case) -> Result<()> {
     let positions = three_axes(case)?;
     compare(case, "thinker_", &decoder_rope(&model.section::<ThinkerConfig>()?.text), &positions);
@@ -27,7 +27,7 @@ pub(super) fn mrope(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// The released shape, whatever the checkpoint.
+/// Compares RoPE tables of the released sizes, whatever the checkpoint.
 pub(super) fn released(_: &Model, case: &mut Case) -> Result<()> {
     let config = RopeConfig { head_dim: 128, theta: 1e6, section: Some([24, 20, 20]) };
     let positions = three_axes(case)?;
@@ -37,7 +37,7 @@ pub(super) fn released(_: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// One-dimensional tables of code predictor and vocoder.
+/// Compares the one-dimensional RoPE tables of code predictor and vocoder.
 pub(super) fn plain(model: &Model, case: &mut Case) -> Result<()> {
     let batch = case.shape("positions")?[0];
     let positions = case.ints("positions")?.into_iter().map(|p| p as f32).collect();

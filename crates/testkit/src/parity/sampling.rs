@@ -4,7 +4,7 @@ use omni_core::Result;
 use super::Model;
 use super::case::Case;
 
-/// Sampling from logits in the reference's order, with the settings the case is made with.
+/// Compares sampling from logits in the reference's order, with the settings of the case.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     const TOLERANCE: f64 = 1e-5;
     let device = &model.device;

@@ -19,8 +19,8 @@ use super::recorder::Recorder;
 use super::thinker::{self, Answer, answer};
 use super::{Model, audio, pictures};
 
-/// From a conversation to samples, with the stored ids and codes forced: greedy text, greedy codes, repetition penalty and
-/// suppression on.
+/// Compares the pipeline from a conversation to samples, with the stored ids and codes forced: greedy text, greedy codes,
+/// repetition penalty and suppression on.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let settings = settings(&model.golden, case.name())?;
     let thinker = Thinker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
@@ -55,7 +55,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
         }),
     };
     let laid_out = talker.prompt(&conversation)?.ok_or_else(|| Error::Request("the answer is empty".into()))?;
-    // The reference does not tell its talker of sound in video.
+    // The reference does not tell its talker of audio in video.
     let positions = layout.plain_positions(&laid_out.ids)?;
     compare_prompt(case, &talker, &laid_out, &positions.0)?;
     let frames = speak(model, case, (&talker, &laid_out, positions), &settings)?;
@@ -65,7 +65,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Prompt and answer; a case without them has those of another one with the same conversation.
+/// Reads the ids of prompt and answer; a case without them uses those of another one with the same conversation.
 fn stored_sequence(model: &Model, case: &mut Case, settings: &Value) -> Result<Vec<u32>> {
     const NAME: &str = "thinker_sequence";
     let ids = match case.has(NAME) {
@@ -75,7 +75,7 @@ fn stored_sequence(model: &Model, case: &mut Case, settings: &Value) -> Result<V
     Ok(ids.into_iter().map(|id| id as u32).collect())
 }
 
-/// Raw media of the case to the encoders' inputs, through the media path.
+/// Compares what the media path makes of the case's raw media with the encoders' inputs.
 fn compare_features(model: &Model, case: &mut Case, settings: &Value) -> Result<()> {
     let named = |error: media::MediaError| error.in_part("the golden case");
     if case.has("waveform") {
@@ -100,7 +100,7 @@ fn count(settings: &Value, key: &str, default: usize) -> usize {
     settings[key].as_u64().map_or(default, |n| n as usize)
 }
 
-/// The prompt's ids: from the text of the settings with its placeholders expanded, and equal to those stored.
+/// Makes the prompt's ids from the text of the settings, with placeholders expanded, and compares them with those stored.
 fn prompt(
     model: &Model,
     case: &mut Case,
@@ -121,7 +121,7 @@ fn compare_thinker(model: &Model, case: &mut Case, settings: &Value, said: &Answ
     if case.has("thinker_sequence") {
         case.compare_choices("thinker_sequence", "text", 0, &said.chosen, written);
     }
-    // The answer ends with the end token or at the limit: nothing is missing from what is stored.
+    // The answer ends with the end token or at the limit: nothing stored is cut off.
     let limit = count(settings, "thinker_max_new_tokens", 1024);
     let ended = written.last().copied() == model.end_id() || written.len() == limit;
     case.compare_text("thinker_sequence, its end", &ended.to_string(), "true");
@@ -131,7 +131,7 @@ fn compare_thinker(model: &Model, case: &mut Case, settings: &Value, said: &Answ
     }
 }
 
-/// The talker's prompt, and the prompt through every layer.
+/// Compares the talker's prompt, and the states of every layer for it.
 fn compare_prompt(case: &mut Case, talker: &Talker, prompt: &TalkerPrompt, positions: &Positions) -> Result<()> {
     case.compare("talker_input_embeds", prompt.embeds.clone(), STATES);
     let ids: Vec<i64> = prompt.ids.iter().map(|id| i64::from(*id)).collect();
@@ -150,7 +150,7 @@ fn compare_prompt(case: &mut Case, talker: &Talker, prompt: &TalkerPrompt, posit
     Ok(())
 }
 
-/// Records what each step of the talker shows, with the stored first codes forced.
+/// Records the results of each step of the talker, with the stored first codes forced.
 #[derive(Default)]
 struct Steps {
     logits: Vec<Vec<f32>>,
@@ -195,7 +195,7 @@ impl Steps {
     }
 }
 
-/// The stored frames `[F, Q]`, after all that leads to them was compared.
+/// Compares everything that leads to the frames; returns the stored frames `[F, Q]`.
 fn speak(
     model: &Model,
     case: &mut Case,
@@ -237,7 +237,7 @@ fn speak(
     Ok(made)
 }
 
-/// `codes` `[F, Q]`, whatever axes of length 1 stand before.
+/// Reads `codes` as frames `[F, Q]`, ignoring leading axes of length 1.
 fn stored_frames(case: &mut Case) -> Result<Vec<Vec<u32>>> {
     let codebooks = case.shape("codes")?.last().copied().unwrap_or(1).max(1);
     Ok(case.ints("codes")?.chunks(codebooks).map(|frame| frame.iter().map(|code| *code as u32).collect()).collect())

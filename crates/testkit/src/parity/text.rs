@@ -14,7 +14,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().into_iter().flatten().filter_map(|id| Some(id.as_u64()? as u32)).collect()
 }
 
-/// Text to ids, and ids to text with and without special tokens.
+/// Compares text to ids, and ids to text with and without special tokens.
 pub(super) fn tokenizer(model: &Model, case: &mut Case) -> Result<()> {
     let tokenizer = Tokenizer::from_directory(&model.directory)?;
     for (index, entry) in list(case)?.iter().enumerate() {
@@ -30,7 +30,7 @@ pub(super) fn tokenizer(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Conversations to prompts, and those to ids.
+/// Compares conversations to prompts, and prompts to ids.
 pub(super) fn template(model: &Model, case: &mut Case) -> Result<()> {
     let template = ChatTemplate::from_directory(&model.directory)?;
     let tokenizer = Tokenizer::from_directory(&model.directory)?;

@@ -8,7 +8,7 @@ use super::positions::{self, Rows};
 use super::recorder::Recorder;
 use super::{Model, audio, vision};
 
-/// A prompt through its encoders and every layer, then greedy decoding with the stored ids forced.
+/// Compares a prompt through its encoders and every layer, then greedy decoding with the stored ids forced.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let thinker = Thinker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let rows = Rows::read(case)?;
@@ -21,13 +21,13 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
 
     let mut prefilled = Vec::new();
     for (row, positions) in rows.valid.iter().zip(positions) {
-        // Media only stand in a batch of one.
+        // Only a batch of one has media.
         let (embeds, visual) = merge(thinker.embed(row), row, &layout.ids, std::mem::take(&mut media))?;
         prefilled.push(prefill(case, &thinker, ThinkerInput { embeds, positions, visual, tap: false }, &rows)?);
     }
     let tokens = rows.mask.len() / rows.valid.len();
     let width = prefilled[0].logits.dims()[1];
-    // Padding is not computed, and not compared.
+    // Padding is neither computed nor compared.
     let mut logits = Vec::with_capacity(rows.mask.len() * width);
     for (row, padding) in prefilled.iter().zip(&rows.padding) {
         logits.extend(std::iter::repeat_n(0.0, padding * width));
@@ -38,7 +38,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     decode(model, case, &thinker, prefilled, &deltas)
 }
 
-/// What decoding goes on from.
+/// State that decoding continues from.
 struct Prefilled {
     state: ThinkerState,
     /// `[T, V]`.
@@ -62,7 +62,7 @@ fn prefill(case: &mut Case, thinker: &Thinker, input: ThinkerInput, rows: &Rows)
     Ok(Prefilled { state, logits: states.logits })
 }
 
-/// What the encoders make of the media of a case; none if it has none.
+/// Encodes the media of a case; empty if it has none.
 pub(super) fn encode(model: &Model, case: &mut Case) -> Result<MediaRows> {
     let mut rows = MediaRows::default();
     if case.has("input_features") {
@@ -83,7 +83,7 @@ pub(super) fn encode(model: &Model, case: &mut Case) -> Result<MediaRows> {
     Ok(rows)
 }
 
-/// A vision start directly before an audio start only stands in a prompt with sound in video.
+/// Whether the prompt has audio in video: only there a vision start stands directly before an audio start.
 fn has_joint_sound(config: &ThinkerConfig, rows: &Rows) -> bool {
     let ids = media_ids(config);
     let joint = [ids.vision_start, ids.audio_start];
@@ -105,7 +105,7 @@ fn compare_visual(case: &mut Case, visual: Option<&VisualRows>, tokens: usize) {
     }
 }
 
-/// Decodes all rows together with the stored greedy ids forced; each step's own choice is compared with the stored one.
+/// Decodes all rows as a batch with the stored greedy ids forced; the choice of each step is compared with the stored one.
 fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Prefilled>, deltas: &[f32]) -> Result<()> {
     if !case.has("greedy_ids") {
         return Ok(());
@@ -160,24 +160,24 @@ fn decode(model: &Model, case: &mut Case, thinker: &Thinker, prefilled: Vec<Pref
     Ok(())
 }
 
-/// The id with the best score, the first of equal ones.
+/// The id with the best score; the first of equal ones.
 pub fn best(scores: &[f32]) -> u32 {
     let best = (0..scores.len()).reduce(|best, at| if scores[at] > scores[best] { at } else { best });
     best.unwrap_or(0) as u32
 }
 
-/// A prompt with its stored answer, as the thinker reads it.
+/// Results of the thinker for a prompt with its stored answer.
 #[cfg(feature = "parity-omni")]
 pub(super) struct Answer {
-    /// The ids that are chosen after each token of the answer's beginning.
+    /// For each token of the answer, the id chosen after the prompt and the tokens before it.
     pub(super) chosen: Vec<u32>,
-    /// `[P + n - 1, D]`: stack inputs of everything that was fed.
+    /// `[P + n - 1, D]`: inputs of the decoder stack for everything that was fed.
     pub(super) embeds: Tensor<2>,
     /// `[P + n - 1, D]`: states of the accepted layer.
     pub(super) tap: Option<Tensor<2>>,
 }
 
-/// Reads a prompt that is laid out, then its stored answer `ids`, one after the other.
+/// Feeds a prepared prompt, then its stored answer `ids`, one at a time.
 #[cfg(feature = "parity-omni")]
 pub(super) fn answer(thinker: &Thinker, prompt: ThinkerInput, delta: f32, ids: &[u32]) -> Result<Answer> {
     let (mut input, mut state) = (ThinkerInput { tap: true, ..prompt }, thinker.start());

@@ -6,7 +6,7 @@ use super::Model;
 use super::audio::cumulated;
 use super::case::{Case, NEAR, STATES};
 
-/// Items of a golden case for the encoder.
+/// Reads the encoder's inputs from a golden case.
 pub(super) fn items(model: &Model, case: &mut Case, [values, grids]: [&str; 2]) -> Result<Vec<PixelPatches>> {
     let [_, width] = case.dims(values)?;
     let all = case.floats(values)?;
@@ -30,7 +30,7 @@ pub(super) fn load(model: &Model) -> Result<VisionEncoder> {
     VisionEncoder::from_checkpoint(&model.checkpoint, &model.place, model.dtype)
 }
 
-/// The encoder, block by block.
+/// Compares the vision encoder, block by block.
 pub(super) fn encoder(model: &Model, case: &mut Case) -> Result<()> {
     let encoder = load(model)?;
     let items = items(model, case, ["pixel_values", "grid_thw"])?;
@@ -44,7 +44,7 @@ pub(super) fn encoder(model: &Model, case: &mut Case) -> Result<()> {
     Ok(())
 }
 
-/// Keeps what the encoder shows; batches are joined.
+/// Records the encoder's intermediate results; batches are joined.
 #[derive(Default)]
 struct VisionRecorder {
     patches: Vec<Tensor<2>>,
