@@ -46,7 +46,10 @@ impl MediaError {
     pub fn in_part(self, part: impl Into<String>) -> omni_core::Error {
         omni_core::Error::Media { part: part.into(), reason: self.to_string() }
     }
+}
 
+#[cfg(any(feature = "audio", feature = "image"))]
+impl MediaError {
     /// The same error with `name` as its origin.
     pub(crate) fn named(mut self, name: String) -> Self {
         if let Self::Damaged { origin, .. } | Self::Unsupported { origin, .. } | Self::Unusable { origin, .. } =

@@ -1,7 +1,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::decode::{NO_SOUND, decode};
+#[cfg(feature = "video")]
+use super::decode::NO_SOUND;
+use super::decode::decode;
 use super::{Mel, Resampler, SAMPLE_RATE};
 use crate::{MediaError, Result, Source};
 

@@ -51,6 +51,7 @@ impl PatchSpec {
     }
 
     /// Merged rows of `frames` frames of the size of `frame`.
+    #[cfg(feature = "video")]
     pub(crate) fn tokens(&self, frames: usize, frame: &Pixels) -> usize {
         frames.div_ceil(self.frames.max(1)) * (frame.width() / self.factor()) * (frame.height() / self.factor())
     }

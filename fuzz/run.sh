@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Every target for so many seconds, as many at a time as there are processors, with the stable compiler:
+#   fuzz/run.sh [SECONDS]
+# Inputs that fail are left in fuzz/artifacts and printed.
+set -euo pipefail
+cd "$(dirname "$0")"
+export seconds=${1:-30} built=${CARGO_TARGET_DIR:-target}/debug
+
+RUSTC_WRAPPER=$PWD/instrumented cargo build --locked
+
+run() {
+    local fixtures=../crates/testkit/fixtures corpus log
+    corpus=$(mktemp -d) log=$(mktemp)
+    mkdir -p artifacts/"$1"
+    case $1 in
+    checkpoint) cp "$fixtures"/tiny/config.json "$fixtures"/quantized/* "$corpus" ;;
+    *) cp "$fixtures"/media/* "$corpus" ;;
+    esac
+    if "$built/$1" -max_total_time="$seconds" -timeout=60 -artifact_prefix=artifacts/"$1"/ "$corpus" >"$log" 2>&1; then
+        echo "$1: $(tail -1 "$log")"
+        rm -r "$corpus" "$log"
+    else
+        tail -40 "$log"
+        for input in artifacts/"$1"/*; do
+            echo "$1 fails for $input, in base64: $(base64 -w0 "$input" | head -c 65536)"
+        done
+        return 1
+    fi
+}
+export -f run
+printf '%s\n' video audio image checkpoint | xargs -P "$(nproc)" -I{} bash -c 'set -euo pipefail; run {}'
