@@ -17,6 +17,7 @@ use crate::buffer::{DisjointCols, aligned, size};
 use crate::gemm::join;
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::{Block, PairColumns, SIDE, Shift, TILE, Tiles, WeightRows, block};
+#[cfg(target_arch = "x86_64")]
 use crate::simd::Bf16Instructions;
 use crate::simd::Processor;
 use crate::simd::narrow;

@@ -12,6 +12,7 @@ use crate::buffer::{DisjointCols, aligned, size, total};
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::{Block, PairColumns, Shift, Tiles, WeightRows, block, round_pairs};
 use crate::gemm::{SIDE, join};
+#[cfg(target_arch = "x86_64")]
 use crate::simd::Bf16Instructions;
 use crate::simd::Processor;
 
