@@ -1,8 +1,8 @@
 //! bf16 numbers, and the instructions that multiply them.
 #![allow(unsafe_code)]
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+use std::arch::x86_64::__cpuid_count;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
