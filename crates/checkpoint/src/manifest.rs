@@ -42,7 +42,7 @@ impl Expected {
 /// Expected tensors, by name.
 pub type Manifest = BTreeMap<String, Expected>;
 
-/// Records the tensors that `load` asks for. Nothing is read or allocated on the device; what `load` returns is dropped.
+/// Records the tensors that `load` asks for. Nothing is read, and parameters take no memory; what `load` returns is dropped.
 ///
 /// # Errors
 /// Errors of `load` that no tensor causes.

@@ -6,7 +6,6 @@ use checkpoint::{ConfigFile, MemoryEstimate, QuantizationConfig, RandomCheckpoin
 use omni_core::{Dtype, Place, PlaceKind, Result};
 
 use super::model_files::{OmniCheckpoint, belongs};
-
 use crate::config::{Component, OmniConfig};
 
 /// A checkpoint, or the config of one with the seed of random weights.

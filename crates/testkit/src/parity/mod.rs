@@ -99,63 +99,62 @@ impl CaseReport {
 /// A function that runs the cases of one kind.
 type Runner = fn(&Model, &mut Case) -> Result<()>;
 
-/// A kind of case: the prefix of its names, the part of the model it belongs to, and its runner.
+/// A kind of case: the prefix of its names and its runner.
 struct Kind {
     prefix: &'static str,
-    part: Option<Part>,
+    /// The part of the model that it needs, where checkpoints without audio output lack it.
+    speaks: Option<&'static str>,
     runner: Runner,
     /// Whether weights are multiplied, so that the results depend on the number type.
     computes: bool,
 }
 
-/// A part of the model, as reports name it.
-#[derive(Clone, Copy)]
-enum Part {
-    /// A part that every checkpoint has.
-    Always,
-    /// A part that checkpoints without audio output lack.
-    Speaks(&'static str),
+/// A kind of case that every checkpoint runs.
+const fn kind(prefix: &'static str, runner: Runner) -> Kind {
+    Kind { prefix, speaks: None, runner, computes: false }
 }
 
-const fn kind(prefix: &'static str, part: Option<Part>, runner: Runner) -> Kind {
-    Kind { prefix, part, runner, computes: false }
-}
+impl Kind {
+    const fn computes(self) -> Self {
+        Self { computes: true, ..self }
+    }
 
-const fn computing(prefix: &'static str, part: Part, runner: Runner) -> Kind {
-    Kind { prefix, part: Some(part), runner, computes: true }
+    const fn speaks(self, part: &'static str) -> Self {
+        Self { speaks: Some(part), ..self }
+    }
 }
 
 const KINDS: &[Kind] = &[
     #[cfg(feature = "parity-omni")]
-    kind("tokenizer_cases", None, text::tokenizer),
+    kind("tokenizer_cases", text::tokenizer),
     #[cfg(feature = "parity-omni")]
-    kind("chat_template_cases", None, text::template),
-    kind("positions_", Some(Part::Always), positions::run),
-    kind("audio_lengths", Some(Part::Always), positions::audio_lengths),
-    kind("rotary_mrope", Some(Part::Always), rotary::mrope),
-    kind("rotary_mrope_released", None, rotary::released),
-    kind("rotary_plain", Some(Part::Speaks("code predictor")), rotary::plain),
-    kind("sampling", None, sampling::run),
-    computing("thinker_", Part::Always, thinker::run),
+    kind("chat_template_cases", text::template),
+    kind("positions_", positions::run),
+    kind("audio_lengths", positions::audio_lengths),
+    kind("rotary_mrope", rotary::mrope),
+    kind("rotary_mrope_released", rotary::released),
+    kind("rotary_plain", rotary::plain).speaks("code predictor"),
+    kind("sampling", sampling::run),
+    kind("thinker_", thinker::run).computes(),
     #[cfg(feature = "parity-omni")]
-    computing("talker_", Part::Speaks("talker"), talker::run),
+    kind("talker_", talker::run).computes().speaks("talker"),
     #[cfg(feature = "parity-omni")]
-    computing("e2e_", Part::Speaks("talker"), talker::run),
-    computing("code_predictor", Part::Speaks("code predictor"), predictor::run),
-    computing("code2wav_", Part::Speaks("code2wav"), code2wav::whole),
-    computing("code2wav_chunked_", Part::Speaks("code2wav"), code2wav::chunked),
+    kind("e2e_", talker::run).computes().speaks("talker"),
+    kind("code_predictor", predictor::run).computes().speaks("code predictor"),
+    kind("code2wav_", code2wav::whole).computes().speaks("code2wav"),
+    kind("code2wav_chunked_", code2wav::chunked).computes().speaks("code2wav"),
     #[cfg(feature = "parity-media")]
-    kind("mel_", None, audio::mel),
-    computing("audio_encoder_", Part::Always, audio::encoder),
+    kind("mel_", audio::mel),
+    kind("audio_encoder_", audio::encoder).computes(),
     #[cfg(feature = "parity-media")]
-    kind("image_pre_", Some(Part::Always), pictures::image),
+    kind("image_pre_", pictures::image),
     #[cfg(feature = "parity-media")]
-    kind("video_pre_", Some(Part::Always), pictures::video),
+    kind("video_pre_", pictures::video),
     #[cfg(feature = "parity-media")]
-    kind("video_sampling", None, pictures::sampling),
+    kind("video_sampling", pictures::sampling),
     #[cfg(feature = "parity-media")]
-    kind("smart_resize", Some(Part::Always), pictures::sizes),
-    computing("vision_", Part::Always, vision::encoder),
+    kind("smart_resize", pictures::sizes),
+    kind("vision_", vision::encoder).computes(),
 ];
 
 /// A checkpoint on a device; parts are loaded when a case asks for them.
@@ -236,7 +235,7 @@ fn run_case(model: &Model, name: &str, path: &Path) -> CaseReport {
     let Some(kind) = known else {
         return ended(Outcome::NotCovered("unknown kind of case".into()));
     };
-    if let Some(Part::Speaks(absent)) = kind.part.filter(|_| !model.speaks()) {
+    if let Some(absent) = kind.speaks.filter(|_| !model.speaks()) {
         return ended(Outcome::Absent(format!("the checkpoint has no {absent}")));
     }
     match Golden::read(path) {
