@@ -63,7 +63,7 @@ fn parts(criterion: &mut Criterion) {
     criterion.bench_function("code predictor frame", |bencher| {
         bencher.iter(|| {
             let start = FrameStart { hidden: rows(1, width), first: rows(1, width) };
-            let codes = predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap().remove(0);
+            let codes = predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap().remove(0).unwrap();
             wait(codes.embeds.flatten(0, 1)).unwrap()
         })
     });

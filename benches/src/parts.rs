@@ -316,7 +316,7 @@ impl<'a> Bench<'a> {
             let starts: Vec<_> = states.iter().map(|_| start()).collect();
             self.measure(["mtp", &format!("1 frame of {answers} answers"), "frame of each"], 0, 0, || {
                 let runs = states.iter_mut().zip(&starts).map(|(state, start)| FrameRun::new(state, start));
-                let codes = predictor.predict(runs.collect())?;
+                let codes: Vec<_> = predictor.predict(runs.collect())?.into_iter().collect::<Result<_>>()?;
                 Ok(codes.into_iter().last().expect("there are answers").embeds.flatten(0, 1))
             })?;
         }
@@ -358,7 +358,7 @@ impl<'a> Bench<'a> {
         let mut state = predictor.start(&SamplingOptions::greedy());
         let case = format!("{} residual codes of 1 frame", config.num_code_groups - 1);
         self.measure(["mtp", &case, "frame, as the reference does it"], parameters, self.bytes(read), || {
-            Ok(predictor.predict(vec![FrameRun::new(&mut state, &start)])?.remove(0).embeds.flatten(0, 1))
+            Ok(predictor.predict(vec![FrameRun::new(&mut state, &start)])?.remove(0)?.embeds.flatten(0, 1))
         })
     }
 

@@ -1,4 +1,5 @@
 use checkpoint::{ConfigFault, ConfigSection};
+use nn::VariantKeys;
 use omni_core::{Error, Result};
 use serde::Deserialize;
 
@@ -26,6 +27,8 @@ pub struct AudioConfig {
     pub max_source_positions: usize,
     /// Width of the rows handed to the thinker.
     pub output_dim: usize,
+    #[serde(flatten)]
+    variant: VariantKeys,
 }
 
 fn fifty() -> usize {
@@ -39,12 +42,17 @@ impl ConfigSection for AudioConfig {
         let at = Self::SECTION;
         let sizes = [
             ("d_model", self.d_model),
-            ("encoder_layers", self.encoder_layers),
-            ("encoder_attention_heads", self.encoder_attention_heads),
             ("encoder_ffn_dim", self.encoder_ffn_dim),
             ("downsample_hidden_size", self.downsample_hidden_size),
+            ("n_window_infer", self.n_window_infer),
+            ("max_source_positions", self.max_source_positions),
+            ("output_dim", self.output_dim),
         ];
-        ConfigFault::unless_positive(at, &sizes)?;
+        ConfigFault::unless_sizes(at, &sizes)?;
+        let counts =
+            [("encoder_layers", self.encoder_layers), ("encoder_attention_heads", self.encoder_attention_heads)];
+        ConfigFault::unless_counts(at, &counts)?;
+        self.variant.validate("gelu", at)?;
         let (width, heads) = (self.d_model, self.encoder_attention_heads);
         ConfigFault::unless(width.is_multiple_of(heads) && width.is_multiple_of(2), at, || {
             format!("d_model {width} cannot be split into {heads} heads and two halves")

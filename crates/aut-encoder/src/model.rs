@@ -93,23 +93,36 @@ impl AutEncoder {
     /// # Errors
     /// The errors of [`ModalityEncoder::encode`].
     pub fn encode_with(&self, items: &[Tensor<2>], probe: &mut dyn AutProbe) -> Result<Encoded> {
+        self.encode_all(items, probe, &|| false)
+    }
+
+    /// Encodes as [`ModalityEncoder::encode`] does, and asks `stopped` before every few windows whether to go on.
+    ///
+    /// # Errors
+    /// The errors of [`ModalityEncoder::encode`]; [`Error::Cancelled`] when `stopped` says so.
+    pub fn encode_until(&self, items: &[Tensor<2>], stopped: &dyn Fn() -> bool) -> Result<Encoded> {
+        self.encode_all(items, &mut (), stopped)
+    }
+
+    fn encode_all(&self, items: &[Tensor<2>], probe: &mut dyn AutProbe, stopped: &dyn Fn() -> bool) -> Result<Encoded> {
         let frames = self.check(items)?;
         let windows = windows(&frames, chunk(&self.config), self.window);
         let spans = frames.iter().map(|frames| SpanLayout::Audio { tokens: self.tokens(*frames) }).collect();
-        Ok(Encoded { embeds: self.encode_windows(items, &windows, probe), spans, deepstack: Vec::new() })
+        Ok(Encoded { embeds: self.encode_windows(items, &windows, probe, stopped)?, spans, deepstack: Vec::new() })
     }
 
-    /// The rows of [`ModalityEncoder::encode`] without the first `known`: windows that lie among these are not computed.
+    /// The rows of [`ModalityEncoder::encode`] without the first `known`: windows that lie among these are not computed. Asks
+    /// `stopped` before every few windows whether to go on.
     ///
     /// # Shapes
     /// → `[rows - known, output D]`.
     ///
     /// # Errors
-    /// The errors of [`ModalityEncoder::encode`].
+    /// The errors of [`ModalityEncoder::encode`]; [`Error::Cancelled`] when `stopped` says so.
     ///
     /// # Panics
     /// If there are no rows beyond the first `known`.
-    pub fn encode_after(&self, items: &[Tensor<2>], known: usize) -> Result<Tensor<2>> {
+    pub fn encode_after(&self, items: &[Tensor<2>], known: usize, stopped: &dyn Fn() -> bool) -> Result<Tensor<2>> {
         let frames = self.check(items)?;
         let windows = windows(&frames, chunk(&self.config), self.window);
         let mut before = 0;
@@ -119,20 +132,30 @@ impl AutEncoder {
             whole
         });
         let first = first.count();
-        let rest = self.encode_windows(items, &windows[first..], &mut ());
+        let rest = self.encode_windows(items, &windows[first..], &mut (), stopped)?;
         let (begun, left) = (known - before, rest.dims()[0]);
         Ok(rest.narrow(0, begun, left - begun))
     }
 
     /// Encodes some windows of a call.
-    fn encode_windows(&self, items: &[Tensor<2>], windows: &[Window], probe: &mut dyn AutProbe) -> Tensor<2> {
+    fn encode_windows(
+        &self,
+        items: &[Tensor<2>],
+        windows: &[Window],
+        probe: &mut dyn AutProbe,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Tensor<2>> {
         // The reference pads all chunks of a call to the longest one.
         let size = chunk(&self.config);
         let padded = items.iter().map(|item| item.dims()[0].min(size)).max().unwrap_or(0);
-        let batches = windows.chunks(WINDOWS_PER_BATCH);
-        let batches =
-            batches.map(|batch| on_engine!(self.engine, |e| self.batch(e, items, batch, padded, &mut *probe)));
-        Tensor::cat(batches.collect(), 0)
+        let mut rows = Vec::new();
+        for batch in windows.chunks(WINDOWS_PER_BATCH) {
+            if stopped() {
+                return Err(Error::Cancelled);
+            }
+            rows.push(on_engine!(self.engine, |e| self.batch(e, items, batch, padded, &mut *probe)));
+        }
+        Ok(Tensor::cat(rows, 0))
     }
 
     /// Rows the encoder makes of a window.

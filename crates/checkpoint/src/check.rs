@@ -31,7 +31,8 @@ impl Checkpoint {
     }
 
     /// Compares names, shapes and number types on disk with `manifest`, before any weight is read; `in_scope` decides by a
-    /// tensor's name whether it is compared.
+    /// tensor's name whether it is compared. Tensors that nothing asks for are left alone, with a warning that names them, as the
+    /// reference does: checkpoints carry buffers that no model reads.
     ///
     /// # Errors
     /// One [`CheckpointError::Tensors`] with every difference, [`CheckpointError::Dtype`], or [`CheckpointError::Packed`]
@@ -48,10 +49,14 @@ impl Checkpoint {
             self.scheme_on_disk(module)?;
         }
         let report = self.report(manifest, &in_scope);
-        if !report.is_clean() {
+        if !report.is_sufficient() {
             return Err(CheckpointError::Tensors { path: self.directory.clone(), report });
         }
-        self.check_types(manifest, in_scope)
+        if !report.unexpected.is_empty() {
+            tracing::warn!("{}: {}", self.directory.display(), report.unused());
+        }
+        let unused = |name: &str| report.unexpected.binary_search_by(|(unused, _)| unused.as_str().cmp(name)).is_ok();
+        self.check_types(manifest, |name| in_scope(name) && !unused(name))
     }
 
     fn check_types(&self, manifest: &Manifest, in_scope: impl Fn(&str) -> bool) -> Result<(), CheckpointError> {

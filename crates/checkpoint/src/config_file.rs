@@ -1,5 +1,6 @@
 //! `config.json` as a file of sections: each model reads and checks its own.
 
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -45,15 +46,36 @@ impl ConfigFault {
         if good { Ok(()) } else { Err(Self { at: at.to_owned(), reason: reason() }) }
     }
 
-    /// Returns a fault if one of the named sizes is 0.
+    /// Returns a fault if one of the named widths or table sizes is 0 or beyond any model's.
     ///
     /// # Errors
-    /// The fault, naming the first size that is 0.
-    pub fn unless_positive(at: &str, sizes: &[(&str, usize)]) -> Result<(), Self> {
-        match sizes.iter().find(|(_, size)| *size == 0) {
-            Some((name, _)) => Err(Self { at: at.to_owned(), reason: format!("{name} is 0, expected at least 1") }),
-            None => Ok(()),
-        }
+    /// The fault, naming the first size that is out of range.
+    pub fn unless_sizes(at: &str, sizes: &[(&str, usize)]) -> Result<(), Self> {
+        Self::unless_within(at, sizes, 1 << 24)
+    }
+
+    /// Returns a fault if one of the named counts (of layers, experts, heads, codebooks) is 0 or beyond any model's: models build
+    /// something for each of them before they look for its tensors.
+    ///
+    /// # Errors
+    /// The fault, naming the first count that is out of range.
+    pub fn unless_counts(at: &str, counts: &[(&str, usize)]) -> Result<(), Self> {
+        Self::unless_within(at, counts, 1 << 12)
+    }
+
+    fn unless_within(at: &str, numbers: &[(&str, usize)], most: usize) -> Result<(), Self> {
+        let wrong = numbers.iter().find(|(_, number)| !(1..=most).contains(number));
+        wrong.map_or(Ok(()), |(name, number)| {
+            Self::unless(false, at, || format!("{name} is {number}, expected 1 to {most}"))
+        })
+    }
+
+    /// Returns a fault unless `eps`, which is added to a variance, is a number from 0.
+    ///
+    /// # Errors
+    /// The fault, naming the key.
+    pub fn unless_eps(at: &str, name: &str, eps: f64) -> Result<(), Self> {
+        Self::unless((0.0..f64::INFINITY).contains(&eps), at, || format!("{name} is {eps}, expected at least 0"))
     }
 
     /// Turns the fault into an error about the file it was read from.
@@ -72,7 +94,8 @@ impl ConfigFile {
     }
 
     /// Wraps a config made by a program; `path` is what errors name.
-    pub fn of_json(path: &Path, json: Value) -> Self {
+    pub fn of_json(path: &Path, mut json: Value) -> Self {
+        drop_nulls(&mut json);
         Self { path: path.to_owned(), json }
     }
 
@@ -119,13 +142,44 @@ impl ConfigFile {
     }
 }
 
-/// Reads a JSON file; errors name the key.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
-    let text = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
-    let mut json = serde_json::Deserializer::from_slice(&text);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| CheckpointError::Json {
-        path: path.to_owned(),
-        at: error.path().to_string(),
-        reason: error.into_inner().to_string(),
-    })
+/// Largest JSON file that is read; the index of the released checkpoint has 3 MB.
+const MOST_BYTES: u64 = 1 << 28;
+
+/// Reads a JSON file of a checkpoint directory. A key whose value is null counts as absent, as it does for the reference.
+///
+/// # Errors
+/// [`CheckpointError::Io`] for what cannot be read or is no regular file, [`CheckpointError::Json`] naming the key that is missing
+/// or wrong.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    let fault = |at: String, reason: String| CheckpointError::Json { path: path.to_owned(), at, reason };
+    let text = read_regular(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    let mut json: Value = serde_json::from_slice(&text).map_err(|error| fault(".".into(), error.to_string()))?;
+    drop_nulls(&mut json);
+    serde_path_to_error::deserialize(json)
+        .map_err(|error| fault(error.path().to_string(), error.into_inner().to_string()))
+}
+
+/// Reads a file of moderate size. Anything else that a path may name is refused: a pipe would be waited for, and a device never
+/// ends.
+fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
+    let about = std::fs::metadata(path)?;
+    match about.len() {
+        _ if !about.is_file() => Err(Error::new(ErrorKind::InvalidInput, "this is no regular file")),
+        length if length > MOST_BYTES => {
+            Err(Error::new(ErrorKind::FileTooLarge, format!("{length} bytes, expected at most {MOST_BYTES}")))
+        }
+        _ => std::fs::read(path),
+    }
+}
+
+/// Removes the members of objects whose value is null.
+fn drop_nulls(json: &mut Value) {
+    match json {
+        Value::Object(members) => {
+            members.retain(|_, value| !value.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -9,6 +9,7 @@ use omni_core::Dtype;
 use safetensors::tensor::{SafeTensorError, SafeTensors};
 
 use crate::config_file::{ConfigFile, read_json};
+use crate::manifest::MOST_TENSORS;
 use crate::stored::Bytes;
 use crate::{CheckpointError, QuantizationConfig};
 
@@ -134,6 +135,12 @@ impl Checkpoint {
         &self.tensors
     }
 
+    /// Number of tensors beyond which a config cannot be meant for this checkpoint; far above what is there, so that everything that is
+    /// missing can still be listed.
+    pub fn most_tensors(&self) -> usize {
+        (4 * self.tensors.len()).max(MOST_TENSORS)
+    }
+
     /// Number of shard files.
     pub fn shards(&self) -> usize {
         self.shards.len()
@@ -161,7 +168,7 @@ impl Checkpoint {
             by_shard.entry(shard).or_default().push(tensor);
         }
         for (shard, names) in by_shard {
-            let path = self.directory.join(shard);
+            let path = self.directory.join(inside(shard).ok_or_else(|| outside(index, names[0], shard))?);
             if !path.is_file() {
                 self.absent.insert(path, names.into_iter().map(str::to_owned).collect());
                 continue;
@@ -195,6 +202,21 @@ impl Checkpoint {
     }
 }
 
+/// A path that stays in the directory it is joined to. Where a link there leads is the concern of whoever made it: the hub's cache
+/// consists of links.
+fn inside(shard: &str) -> Option<&Path> {
+    let plain = |part: Component| matches!(part, Component::Normal(_));
+    Some(Path::new(shard)).filter(|path| !shard.is_empty() && path.components().all(plain))
+}
+
+fn outside(index: &Path, tensor: &str, shard: &str) -> CheckpointError {
+    CheckpointError::Json {
+        path: index.to_owned(),
+        at: format!("weight_map.{tensor}"),
+        reason: format!("`{shard}` is no file of this directory"),
+    }
+}
+
 /// Refuses a directory that a tool is still filling: it holds [`UNFINISHED`].
 fn refuse_unfinished(directory: &Path) -> Result<(), CheckpointError> {
     if !directory.join(UNFINISHED).is_file() {
@@ -221,10 +243,16 @@ fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {
     Ok(map)
 }
 
+/// How the text file begins that Git LFS leaves in the place of contents that were not fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
 /// Describes what is wrong with a shard, with the numbers that contradict each other.
 fn diagnose(file: &[u8], error: &SafeTensorError) -> String {
     let promised = file.first_chunk::<8>().map(|n| u64::from_le_bytes(*n));
     let header = promised.and_then(|n| file.get(8..8usize.checked_add(usize::try_from(n).ok()?)?));
+    if file.starts_with(LFS_POINTER) {
+        return "this is a Git LFS pointer, not the weights: fetch them with `git lfs pull`".into();
+    }
     match (error, promised, header) {
         (SafeTensorError::HeaderTooSmall, ..) => {
             format!("the file has {} bytes, too few for a safetensors header: truncated?", file.len())

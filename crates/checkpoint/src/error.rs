@@ -114,10 +114,29 @@ pub struct TensorReport {
     pub mismatched: Vec<Mismatch>,
 }
 
+/// How the names of tensors begin that packed layers consist of, in any of the usual formats.
+const PACKED: [&str; 6] = ["weight_", "qweight", "qzeros", "scales", "g_idx", "input_scale"];
+
 impl TensorReport {
     /// Whether there is no difference.
     pub fn is_clean(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+        self.is_sufficient() && self.unexpected.is_empty()
+    }
+
+    /// Whether every expected tensor is there in its shape, and no layer has packed tensors that its scheme does not read: without
+    /// them its values would be others.
+    pub fn is_sufficient(&self) -> bool {
+        let packed =
+            |name: &str| name.rsplit('.').next().is_some_and(|last| PACKED.iter().any(|part| last.starts_with(part)));
+        self.missing.is_empty() && self.mismatched.is_empty() && !self.unexpected.iter().any(|(name, _)| packed(name))
+    }
+
+    /// Names the tensors that nothing asks for, up to ten of them.
+    pub fn unused(&self) -> String {
+        const SHOWN: usize = 10;
+        let names: Vec<&str> = self.unexpected.iter().take(SHOWN).map(|(name, _)| name.as_str()).collect();
+        let more = if self.unexpected.len() > SHOWN { ", …" } else { "" };
+        format!("{} tensors are not used: {}{more}", self.unexpected.len(), names.join(", "))
     }
 }
 

@@ -1,5 +1,5 @@
 use checkpoint::{ConfigFault, ConfigSection};
-use nn::{RopeKeys, validate_heads};
+use nn::{RopeKeys, VariantKeys, validate_heads};
 use serde::Deserialize;
 
 /// `code2wav_config`, of the vocoder.
@@ -32,6 +32,8 @@ pub struct Code2WavConfig {
     pub decoder_dim: usize,
     #[serde(flatten)]
     rope: RopeKeys,
+    #[serde(flatten)]
+    variant: VariantKeys,
 }
 
 impl ConfigSection for Code2WavConfig {
@@ -42,16 +44,30 @@ impl ConfigSection for Code2WavConfig {
         let sizes = [
             ("codebook_size", self.codebook_size),
             ("hidden_size", self.hidden_size),
-            ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
             ("decoder_dim", self.decoder_dim),
+            ("sliding_window", self.sliding_window),
         ];
-        ConfigFault::unless_positive(at, &sizes)?;
+        ConfigFault::unless_sizes(at, &sizes)?;
+        ConfigFault::unless_eps(at, "rms_norm_eps", self.rms_norm_eps)?;
+        let counts = [
+            ("num_quantizers", self.num_quantizers),
+            // A vocoder without transformer layers is one.
+            ("num_hidden_layers", self.num_hidden_layers.max(1)),
+            ("num_attention_heads", self.num_attention_heads),
+        ];
+        ConfigFault::unless_counts(at, &counts)?;
         validate_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
+        self.variant.validate("silu", at)?;
         self.rope.validate(self.head_dim(), at)?;
-        ConfigFault::unless(self.sliding_window > 0, at, || "sliding_window is 0".into())?;
+        let samples = product(self.upsampling_ratios.iter().chain(&self.upsample_rates));
+        ConfigFault::unless(samples.is_some_and(|samples| samples <= MOST_SAMPLES_PER_FRAME), at, || {
+            format!(
+                "upsampling_ratios and upsample_rates multiply to more than {MOST_SAMPLES_PER_FRAME} samples per frame"
+            )
+        })?;
         // Each decoder block holds back one step of its input, so a first frame of one step would give no samples.
-        ConfigFault::unless(self.upsampling_ratios.iter().product::<usize>() >= 2, at, || {
+        ConfigFault::unless(product(&self.upsampling_ratios).is_some_and(|steps| steps >= 2), at, || {
             "upsampling_ratios multiply to less than 2".into()
         })?;
         ConfigFault::unless(self.upsample_rates.iter().all(|r| *r >= 2), at, || "an upsample_rate is below 2".into())?;
@@ -61,6 +77,13 @@ impl ConfigSection for Code2WavConfig {
             format!("decoder_dim {} cannot be halved {halvings} times", self.decoder_dim)
         })
     }
+}
+
+/// Most samples of one codec frame; the released vocoder makes 1,920.
+const MOST_SAMPLES_PER_FRAME: usize = 1 << 20;
+
+fn product<'a>(factors: impl IntoIterator<Item = &'a usize>) -> Option<usize> {
+    factors.into_iter().try_fold(1, |product: usize, factor| product.checked_mul(*factor))
 }
 
 impl Code2WavConfig {

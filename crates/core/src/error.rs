@@ -25,10 +25,10 @@ pub enum Error {
     Request(String),
     /// The conversation does not fit the model's context.
     #[error(
-        "the prompt has {tokens} tokens, but the model's context holds {limit} including at least one for the answer"
+        "the prompt has at least {tokens} tokens, but the model's context holds {limit} including at least one for the answer"
     )]
     ContextLength {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt, or the fewest that its text can have.
         tokens: usize,
         /// Positions the model was made for.
         limit: usize,
@@ -68,6 +68,17 @@ pub enum Error {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// The work was stopped before it was done, because its result is not wanted any more.
+    #[error("cancelled")]
+    Cancelled,
+    /// A part of the model computed numbers that are infinite or no numbers at all.
+    #[error(
+        "the {stage} computed numbers that are not finite: its weights are damaged, or too large for the number type"
+    )]
+    NotFinite {
+        /// The part of the model.
+        stage: &'static str,
     },
     /// The device is absent, failed, or lacks a number type.
     #[error("device: {0}")]

@@ -1,9 +1,11 @@
+use std::collections::BTreeMap;
+
 use crate::{Error, Result};
 
 /// How a stage picks its next id from logits.
 ///
-/// The order is the reference's: repetition penalty, suppression, then, when sampling, temperature, top-k, top-p.
-/// The repetition penalty stays on in greedy mode.
+/// The order is the reference's: repetition penalty, suppression, then, when sampling, temperature, top-k, top-p, min-p. Presence and
+/// frequency penalty and bias come after the repetition penalty; all of these stay on in greedy mode.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingOptions {
     /// Whether the id of the highest logit is taken instead of a sampled one.
@@ -14,8 +16,17 @@ pub struct SamplingOptions {
     pub top_k: usize,
     /// Sample among the smallest set of best ids whose total probability reaches this; 1 switches the limit off.
     pub top_p: f32,
-    /// Logits of ids already produced are divided by this if positive, multiplied if negative; 1 leaves them unchanged.
+    /// Logits of ids already produced are divided by this if positive, multiplied if negative; 1 leaves them unchanged. For the
+    /// thinker, the prompt's ids count as produced.
     pub repetition_penalty: f32,
+    /// Sample among ids at least this many times as probable as the best one; 0 switches the limit off.
+    pub min_p: f32,
+    /// Subtracted from the logits of ids already generated, once each; the prompt's do not count. 0 switches it off.
+    pub presence_penalty: f32,
+    /// Subtracted from the logits of ids already generated, once for each time. 0 switches it off.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these ids.
+    pub logit_bias: BTreeMap<u32, f32>,
     /// Seed of the sampling: the same seed, options and input give the same ids on the same device.
     pub seed: u64,
 }
@@ -23,17 +34,28 @@ pub struct SamplingOptions {
 impl SamplingOptions {
     /// Greedy choice: always the id of the highest logit.
     pub fn greedy() -> Self {
-        Self { greedy: true, temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 }
+        Self {
+            greedy: true,
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+            seed: 0,
+        }
     }
 
     /// The talker's released settings.
     pub fn talker() -> Self {
-        Self { greedy: false, temperature: 0.9, top_k: 50, top_p: 1.0, repetition_penalty: 1.05, seed: 0 }
+        Self { greedy: false, temperature: 0.9, top_k: 50, repetition_penalty: 1.05, ..Self::greedy() }
     }
 
     /// The code predictor's settings in the reference.
     pub fn code_predictor() -> Self {
-        Self { greedy: false, temperature: 1.0, top_k: 50, top_p: 0.8, repetition_penalty: 1.0, seed: 0 }
+        Self { greedy: false, top_k: 50, top_p: 0.8, ..Self::greedy() }
     }
 
     /// Checks that the values are usable for sampling; `stage` names their owner in the message.
@@ -54,7 +76,20 @@ impl SamplingOptions {
         if !(0.01..=100.0).contains(&self.repetition_penalty) {
             return refuse("repetition_penalty", self.repetition_penalty, "0.01 to 100 (1 leaves the scores)");
         }
-        Ok(())
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return refuse("min_p", self.min_p, "0 to 1 (0 switches it off)");
+        }
+        for (name, penalty) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            if !(-100.0..=100.0).contains(&penalty) {
+                return refuse(name, penalty, "-100 to 100 (0 switches it off)");
+            }
+        }
+        match self.logit_bias.values().find(|bias| !(-1e4..=1e4).contains(*bias)) {
+            Some(bias) => refuse("logit_bias", *bias, "-10000 to 10000"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -74,6 +109,10 @@ mod tests {
             (SamplingOptions { top_p: 1.5, ..base.clone() }, "top_p"),
             (SamplingOptions { top_p: f32::NAN, ..base.clone() }, "top_p"),
             (SamplingOptions { repetition_penalty: 0.0, ..base.clone() }, "repetition_penalty"),
+            (SamplingOptions { min_p: 1.5, ..base.clone() }, "min_p"),
+            (SamplingOptions { presence_penalty: f32::NAN, ..base.clone() }, "presence_penalty"),
+            (SamplingOptions { frequency_penalty: 1e9, ..base.clone() }, "frequency_penalty"),
+            (SamplingOptions { logit_bias: [(3, f32::INFINITY)].into(), ..base.clone() }, "logit_bias"),
             (SamplingOptions { repetition_penalty: f32::INFINITY, ..base.clone() }, "repetition_penalty"),
         ];
         for (options, name) in cases {

@@ -98,6 +98,12 @@ fn mel_frames_of_pieces_equal_those_of_the_whole_and_batches_pad_the_shorter_ite
     assert_eq!((batch[0].frames(), batch[1].frames()), (126, 250));
     let (a, b) = (&whole.values()[..120 * 128], &batch[0].values()[..120 * 128]);
     assert_eq!(a, b);
+    // Too short to be reflected at its edges, but not once it is padded.
+    let padded: Vec<f32> = (0..150).map(|i| (i as f32 * 0.3).sin()).chain(vec![0.0; 4850]).collect();
+    let [short, padded] = [&padded[..150], &padded[..]].map(|samples| AudioInput::samples(samples, 16_000, 1));
+    let long = AudioInput::samples(vec![0.1; 5_000], 16_000, 1);
+    let batch = log_mel(&[short, padded, long]).unwrap();
+    assert_eq!((batch[0].frames(), batch[0].values()), (1, &batch[1].values()[..128]));
 }
 
 fn pixels(name: &str) -> Pixels {

@@ -41,6 +41,8 @@ impl ConfigSection for TalkerConfig {
     fn validate(&self) -> Result<(), ConfigFault> {
         let at = Self::SECTION;
         self.text.validate("talker_config.text_config")?;
+        ConfigFault::unless_counts(at, &[("num_code_groups", self.num_code_groups)])?;
+        ConfigFault::unless_sizes(at, &[("thinker_hidden_size", self.thinker_hidden_size)])?;
         ConfigFault::unless(self.num_code_groups >= 2, at, || {
             format!("num_code_groups is {}, expected at least 2", self.num_code_groups)
         })?;

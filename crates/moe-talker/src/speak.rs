@@ -79,12 +79,13 @@ impl Speaking {
     }
 
     /// Chooses the first code of the next frame.
-    fn take_output(&mut self, output: TalkerOutput, probe: &mut dyn SpeakProbe) {
+    fn take_output(&mut self, output: TalkerOutput, probe: &mut dyn SpeakProbe) -> Result<()> {
         probe.choose(&output, &self.sampler);
-        self.code = choose(&mut self.sampler, output.logits, probe);
+        self.code = choose(&mut self.sampler, output.logits, probe)?;
         self.hidden = output.hidden;
         self.codes += 1;
         self.notice_end();
+        Ok(())
     }
 
     fn notice_end(&mut self) {
@@ -111,10 +112,12 @@ pub trait SpeakProbe {
 impl SpeakProbe for () {}
 
 /// Chooses the first code of a frame.
-fn choose(sampler: &mut Sampler, logits: Logits, probe: &mut dyn SpeakProbe) -> u32 {
-    let code = probe.chosen(sampler.choose(logits));
+fn choose(sampler: &mut Sampler, logits: Logits, probe: &mut dyn SpeakProbe) -> Result<u32> {
+    let chosen = sampler.choose(logits);
+    sampler.check("talker")?;
+    let code = probe.chosen(chosen);
     sampler.accept(code);
-    code
+    Ok(code)
 }
 
 /// One run that feeds a frame back.
@@ -133,7 +136,7 @@ impl Talker {
     /// `positions` belong to the prompt; a later step at cache length `n` sits at `n + delta`.
     ///
     /// # Errors
-    /// The errors of [`Talker::forward`].
+    /// The errors of [`Talker::forward`]; [`omni_core::Error::NotFinite`] if the logits are no numbers.
     pub fn begin(
         &self,
         prompt: &TalkerPrompt,
@@ -144,23 +147,26 @@ impl Talker {
         let mut state = self.start();
         let input = prompt.input(0..prompt.ids.len(), &positions.0);
         let output = self.forward(vec![TalkerRun::new(&mut state, &input)]).remove(0)?;
-        Ok(self.begin_after((state, output), positions.1, options, probe))
+        self.begin_after((state, output), positions.1, options, probe)
     }
 
     /// Begins from a state that has read the prompt ([`TalkerPrompt::input`]), and the output for its last row.
+    ///
+    /// # Errors
+    /// [`omni_core::Error::NotFinite`] if the logits are no numbers.
     pub fn begin_after(
         &self,
         (state, output): (TalkerState, TalkerOutput),
         delta: f32,
         options: &SpeakOptions,
         probe: &mut dyn SpeakProbe,
-    ) -> Speaking {
+    ) -> Result<Speaking> {
         let end_code = options.end_code.unwrap_or(self.end_code());
         // Every code but the last is fed back, and each needs a position.
         let room = (self.context_length() + 1).saturating_sub(state.tokens());
         let mut sampler = Sampler::new(&options.sampling, self.suppressed(end_code));
         probe.choose(&output, &sampler);
-        let code = choose(&mut sampler, output.logits, probe);
+        let code = choose(&mut sampler, output.logits, probe)?;
         let mut speaking = Speaking {
             state,
             sampler,
@@ -174,7 +180,7 @@ impl Talker {
             finish_reason: None,
         };
         speaking.notice_end();
-        speaking
+        Ok(speaking)
     }
 
     /// What the code predictor starts each run's next frame from; no text is needed yet.
@@ -192,7 +198,7 @@ impl Talker {
     /// nothing for a run that has made no frame; a run that cannot take its row fails alone.
     ///
     /// # Errors
-    /// The errors of [`Talker::forward`].
+    /// The errors of [`Talker::forward`]; [`omni_core::Error::NotFinite`] if the logits are no numbers.
     pub fn advance(&self, runs: Vec<Advance>) -> Vec<Result<()>> {
         let (mut taking, mut inputs) = (Vec::new(), Vec::new());
         for Advance { speaking, text, probe } in runs {
@@ -219,7 +225,7 @@ impl Talker {
         let taken = taking.into_iter().zip(inputs).map(|((speaking, probe), input)| {
             if input.is_some() {
                 let output = outputs.next().expect("one output for each run that made a frame")?;
-                speaking.take_output(output, probe.unwrap_or(&mut ()));
+                speaking.take_output(output, probe.unwrap_or(&mut ()))?;
             }
             Ok(())
         });

@@ -34,6 +34,24 @@ impl ConfigSection for ThinkerConfig {
     const SECTION: &'static str = "thinker_config";
 
     fn validate(&self) -> Result<(), ConfigFault> {
+        let (at, seconds) = (Self::SECTION, self.position_id_per_seconds);
+        ConfigFault::unless(seconds > 0.0 && seconds.is_finite(), at, || {
+            format!("position_id_per_seconds is {seconds}, expected a number above 0")
+        })?;
+        let ids = [
+            ("audio_token_id", self.audio_token_id),
+            ("image_token_id", self.image_token_id),
+            ("video_token_id", self.video_token_id),
+            ("audio_start_token_id", self.audio_start_token_id),
+            ("vision_start_token_id", self.vision_start_token_id),
+        ];
+        // Media are found in a prompt by these ids.
+        let mut pairs = ids.iter().enumerate().flat_map(|(n, one)| ids[n + 1..].iter().map(move |other| (one, other)));
+        if let Some(((one, id), (other, _))) = pairs.find(|((_, one), (_, other))| one == other) {
+            return ConfigFault::unless(false, at, || {
+                format!("{one} and {other} are both {id}, expected different ids")
+            });
+        }
         self.text.validate("thinker_config.text_config")
     }
 }

@@ -1,5 +1,5 @@
 use checkpoint::{ConfigFault, ConfigSection};
-use nn::{AttentionSpec, DecoderSpec, FeedForwardSpec, RopeKeys, validate_heads};
+use nn::{AttentionSpec, DecoderSpec, FeedForwardSpec, RopeKeys, VariantKeys, validate_heads};
 use serde::Deserialize;
 use tm_rope::RopeConfig;
 
@@ -26,6 +26,8 @@ pub struct CodePredictorConfig {
     pub num_code_groups: usize,
     #[serde(flatten)]
     rope: RopeKeys,
+    #[serde(flatten)]
+    variant: VariantKeys,
 }
 
 impl ConfigSection for CodePredictorConfig {
@@ -36,15 +38,21 @@ impl ConfigSection for CodePredictorConfig {
         let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
         ];
-        ConfigFault::unless_positive(at, &sizes)?;
+        ConfigFault::unless_sizes(at, &sizes)?;
+        ConfigFault::unless_eps(at, "rms_norm_eps", self.rms_norm_eps)?;
+        let counts = [
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_code_groups", self.num_code_groups),
+        ];
+        ConfigFault::unless_counts(at, &counts)?;
         ConfigFault::unless(self.num_code_groups >= 2, at, || {
             format!("num_code_groups is {}, expected at least 2", self.num_code_groups)
         })?;
         validate_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
+        self.variant.validate("silu", at)?;
         self.rope.validate(self.head_dim, at)
     }
 }

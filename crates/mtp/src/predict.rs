@@ -69,8 +69,9 @@ impl CodePredictor {
     /// alone.
     ///
     /// # Errors
-    /// [`Error::Request`] if a frame starts from rows of another width.
-    pub fn predict(&self, mut frames: Vec<FrameRun>) -> Result<Vec<FrameCodes>> {
+    /// [`Error::Request`] if a frame starts from rows of another width. A run alone fails with [`Error::NotFinite`] if its logits
+    /// are no numbers.
+    pub fn predict(&self, mut frames: Vec<FrameRun>) -> Result<Vec<Result<FrameCodes>>> {
         let width = self.width();
         for FrameRun { start: FrameStart { hidden, first }, .. } in &frames {
             if hidden.dims() != [1, width] || first.dims() != [1, width] {
@@ -89,7 +90,7 @@ impl CodePredictor {
         Ok(codes)
     }
 
-    fn frames<E: Engine>(&self, e: &E, mut frames: Vec<FrameRun>) -> Vec<FrameCodes> {
+    fn frames<E: Engine>(&self, e: &E, mut frames: Vec<FrameRun>) -> Vec<Result<FrameCodes>> {
         frames.iter_mut().for_each(|frame| frame.state.decoder.clear());
         let mut hidden = self.begin(e, &mut frames); // [R, D]
         let (mut codes, mut sum) = (Vec::new(), None);
@@ -115,9 +116,11 @@ impl CodePredictor {
         }
         let sum = sum.expect("there is at least one residual codebook");
         let codes = e.read_ids(&codes); // [Q - 1, R]
-        let each = (0..frames.len()).map(|run| FrameCodes {
-            residual: codes.iter().skip(run).step_by(frames.len()).copied().collect(),
-            embeds: e.tensor(&sum, run..run + 1),
+        let count = frames.len();
+        let each = frames.iter_mut().enumerate().map(|(run, frame)| {
+            frame.state.sampler.check("code predictor")?;
+            let residual = codes.iter().skip(run).step_by(count).copied().collect();
+            Ok(FrameCodes { residual, embeds: e.tensor(&sum, run..run + 1) })
         });
         each.collect()
     }

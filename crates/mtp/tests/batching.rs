@@ -40,10 +40,11 @@ fn every_run_gets_what_it_gets_alone() {
                 };
                 let starts: Vec<_> = (0..count).map(start).collect();
                 let runs = batched.iter_mut().zip(&starts).map(|(state, start)| FrameRun::new(state, start));
-                let made: Vec<FrameCodes> = predictor.predict(runs.collect()).unwrap();
+                let made: Vec<FrameCodes> =
+                    predictor.predict(runs.collect()).unwrap().into_iter().map(Result::unwrap).collect();
                 assert_eq!(made.len(), count);
                 for (run, ((state, start), codes)) in alone.iter_mut().zip(&starts).zip(made).enumerate() {
-                    let expected = predictor.predict(vec![FrameRun::new(state, start)]).unwrap().remove(0);
+                    let expected = predictor.predict(vec![FrameRun::new(state, start)]).unwrap().remove(0).unwrap();
                     assert_eq!(codes.residual, expected.residual, "{place:?}: run {run} of {count}, frame {frame}");
                     let [found, expected] = [codes.embeds, expected.embeds].map(|rows| nn::to_f32_vec(&rows));
                     assert_eq!(found, expected, "{place:?}: run {run} of {count}, frame {frame}");
@@ -60,7 +61,8 @@ fn the_sum_of_embeddings_is_that_of_the_codes_and_another_seed_draws_other_codes
     let draw = |seed| {
         let options = SamplingOptions { seed, temperature: 3.0, top_p: 1.0, ..SamplingOptions::code_predictor() };
         let mut state = predictor.start(&options);
-        let frames = (0..8).map(|_| predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap().remove(0));
+        let frames =
+            (0..8).map(|_| predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap().remove(0).unwrap());
         frames.collect::<Vec<FrameCodes>>()
     };
     let [a, again, b] = [1, 1, 2].map(draw);
@@ -76,7 +78,7 @@ fn rows_of_another_width_and_codes_outside_a_table_are_errors() {
     let (predictor, width) = predictor(&Place::Host(Device::flex()));
     let start = FrameStart { hidden: row(width, 1), first: row(width + 8, 2) };
     let mut state = predictor.start(&SamplingOptions::greedy());
-    let error = predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap_err().to_string();
+    let error = predictor.predict(vec![FrameRun::new(&mut state, &start)]).err().unwrap().to_string();
     assert!(
         error.contains(&format!("[1, {}]", width + 8)) && error.contains(&format!("expected [1, {width}]")),
         "{error}"

@@ -44,6 +44,40 @@ pub struct DecoderConfig {
     pub shared_expert_intermediate_size: usize,
     #[serde(flatten)]
     rope: RopeKeys,
+    #[serde(flatten)]
+    variant: VariantKeys,
+}
+
+/// Keys that choose among variants of a layer. The released models use one variant of each, which is the one computed here.
+#[derive(Debug, Clone, Deserialize)]
+pub struct VariantKeys {
+    #[serde(alias = "activation_function")]
+    hidden_act: Option<String>,
+    attention_bias: Option<bool>,
+    use_sliding_window: Option<bool>,
+    scale_embedding: Option<bool>,
+}
+
+impl VariantKeys {
+    /// Checks that the section asks for the activation `computed` and for no other variant; `at` names the section.
+    ///
+    /// # Errors
+    /// [`ConfigFault`] naming the variant.
+    pub fn validate(&self, computed: &str, at: &str) -> Result<(), ConfigFault> {
+        let asked = self.hidden_act.as_deref().unwrap_or(computed);
+        ConfigFault::unless(asked == computed, at, || {
+            format!("the activation function is `{asked}`, only `{computed}` is known")
+        })?;
+        let switches = [
+            ("attention_bias", self.attention_bias),
+            ("use_sliding_window", self.use_sliding_window),
+            ("scale_embedding", self.scale_embedding),
+        ];
+        match switches.into_iter().find(|(_, on)| *on == Some(true)) {
+            Some((name, _)) => ConfigFault::unless(false, at, || format!("{name} is true, only false is known")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// RoPE keys, in the style of the released files or in the one transformers 5 writes.
@@ -59,6 +93,17 @@ struct RopeParameters {
     rope_theta: Option<f64>,
     mrope_section: Option<[usize; 3]>,
     rope_type: Option<String>,
+    /// The older name of `rope_type`; released files have both.
+    #[serde(rename = "type")]
+    older_type: Option<String>,
+}
+
+impl RopeParameters {
+    /// The named variant that is not the default.
+    fn variant(&self) -> Option<&str> {
+        let named = [&self.rope_type, &self.older_type].into_iter().filter_map(|kind| kind.as_deref());
+        named.into_iter().find(|kind| *kind != "default")
+    }
 }
 
 impl RopeKeys {
@@ -88,15 +133,23 @@ impl RopeKeys {
     /// # Errors
     /// [`ConfigFault`] naming what is missing or unknown.
     pub fn validate(&self, head_dim: usize, at: &str) -> Result<(), ConfigFault> {
-        ConfigFault::unless(self.base().is_some(), at, || {
+        let base = self.base();
+        ConfigFault::unless(base.is_some(), at, || {
             "missing field `rope_theta` (or `rope_parameters.rope_theta`)".into()
         })?;
-        ConfigFault::unless(head_dim.is_multiple_of(2) && head_dim > 0, at, || {
+        ConfigFault::unless(base.is_some_and(|base| base > 0.0 && base.is_finite()), at, || {
+            format!("rope_theta is {}, expected a number above 0", base.unwrap_or_default())
+        })?;
+        ConfigFault::unless_sizes(at, &[("head_dim", head_dim)])?;
+        ConfigFault::unless(head_dim.is_multiple_of(2), at, || {
             format!("head_dim is {head_dim}, expected an even number")
         })?;
-        let kind = self.parameters().and_then(|parameters| parameters.rope_type.as_deref()).unwrap_or("default");
-        ConfigFault::unless(kind == "default", at, || format!("rope_type is `{kind}`, only `default` is known"))?;
-        let section = self.section().map_or(head_dim / 2, |section| section.iter().sum());
+        let both = [&self.rope_parameters, &self.rope_scaling];
+        let variant = both.into_iter().flatten().find_map(RopeParameters::variant);
+        ConfigFault::unless(variant.is_none(), at, || {
+            format!("rope_type is `{}`, only `default` is known", variant.unwrap_or_default())
+        })?;
+        let section = self.section().map_or(head_dim / 2, |section| section.into_iter().fold(0, usize::saturating_add));
         ConfigFault::unless(section == head_dim / 2, at, || {
             format!("mrope_section adds up to {section}, expected {}", head_dim / 2)
         })
@@ -149,21 +202,28 @@ impl DecoderConfig {
         let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
             ("moe_intermediate_size", self.moe_intermediate_size),
             ("max_position_embeddings", self.max_position_embeddings),
         ];
-        ConfigFault::unless_positive(at, &sizes)?;
+        ConfigFault::unless_sizes(at, &sizes)?;
+        ConfigFault::unless_eps(at, "rms_norm_eps", self.rms_norm_eps)?;
+        let counts = [("num_hidden_layers", self.num_hidden_layers), ("num_attention_heads", self.num_attention_heads)];
+        ConfigFault::unless_counts(at, &counts)?;
         let (experts, top_k) = (self.experts(), self.num_experts_per_tok);
         ConfigFault::unless(self.num_experts.or(self.num_local_experts).is_some(), at, || {
             "missing field `num_experts` (or `num_local_experts`)".into()
         })?;
+        ConfigFault::unless_counts(at, &[("num_experts", experts.max(1))])?;
+        if self.shared_expert_intermediate_size > 0 {
+            let shared = self.shared_expert_intermediate_size;
+            ConfigFault::unless_sizes(at, &[("shared_expert_intermediate_size", shared)])?;
+        }
         ConfigFault::unless(top_k > 0 && top_k <= experts, at, || {
             format!("num_experts_per_tok is {top_k}, expected 1 to {experts} (the number of experts)")
         })?;
         validate_heads(self.num_attention_heads, self.num_key_value_heads, at)?;
+        self.variant.validate("silu", at)?;
         self.rope.validate(self.head_dim, at)
     }
 }

@@ -25,7 +25,7 @@ mod window;
 
 pub use activation::Activation;
 pub use attention::{Attention, AttentionSpec};
-pub use config::{DecoderConfig, RopeKeys, validate_heads};
+pub use config::{DecoderConfig, RopeKeys, VariantKeys, validate_heads};
 pub use decoder::{
     Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec,
 };

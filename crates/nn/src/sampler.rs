@@ -1,11 +1,11 @@
 //! Sampling: from logits to ids, on the side where the logits lie.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-use omni_core::SamplingOptions;
+use omni_core::{Error, Result, SamplingOptions};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -57,15 +57,39 @@ pub struct Sampler {
     suppressed: Suppressed,
     /// Ids produced so far, where the repetition penalty needs them.
     seen: BTreeSet<u32>,
+    /// How often each id was generated, where the other penalties need it.
+    counts: BTreeMap<u32, u32>,
     /// `[1, V]`: the suppressed ids, for logits on a device.
     mask: Option<Tensor<2, Bool>>,
+    /// Whether all logits so far were finite; for logits on a device the answer stays there until it is asked for.
+    finite: bool,
+    finite_there: Option<Tensor<1, Bool>>,
 }
 
 impl Sampler {
     /// Makes a sampler for one run.
     pub fn new(options: &SamplingOptions, suppressed: Suppressed) -> Self {
         let random = ChaCha8Rng::seed_from_u64(options.seed);
-        Self { options: options.clone(), random, suppressed, seen: BTreeSet::new(), mask: None }
+        Self {
+            options: options.clone(),
+            random,
+            suppressed,
+            seen: BTreeSet::new(),
+            counts: BTreeMap::new(),
+            mask: None,
+            finite: true,
+            finite_there: None,
+        }
+    }
+
+    /// Checks that all logits since the last call were finite; ids chosen from others mean nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with the name of the stage that computed them.
+    pub fn check(&mut self, stage: &'static str) -> Result<()> {
+        let there = self.finite_there.take().is_none_or(|finite| finite.into_scalar::<bool>());
+        let here = std::mem::replace(&mut self.finite, true);
+        if here && there { Ok(()) } else { Err(Error::NotFinite { stage }) }
     }
 
     /// Chooses the next id and records it as produced.
@@ -85,14 +109,34 @@ impl Sampler {
 
     /// Records an id as produced: the repetition penalty acts on it from now on.
     pub fn accept(&mut self, id: u32) {
-        if self.remembers() {
-            self.seen.insert(id);
+        self.accept_prompt(&[id]);
+        if self.counts() {
+            *self.counts.entry(id).or_default() += 1;
         }
+    }
+
+    /// Records the ids of a prompt, which the repetition penalty acts on and the others do not.
+    pub fn accept_prompt(&mut self, ids: &[u32]) {
+        if self.options.repetition_penalty != 1.0 {
+            self.seen.extend(ids);
+        }
+    }
+
+    fn counts(&self) -> bool {
+        self.options.presence_penalty != 0.0 || self.options.frequency_penalty != 0.0
     }
 
     /// Whether the ids already produced influence the next choice.
     pub(crate) fn remembers(&self) -> bool {
-        self.options.repetition_penalty != 1.0
+        self.options.repetition_penalty != 1.0 || self.counts()
+    }
+
+    /// What presence and frequency penalty and bias add to logits, by id.
+    fn offsets(&self) -> impl Iterator<Item = (u32, f32)> {
+        let SamplingOptions { presence_penalty, frequency_penalty, ref logit_bias, .. } = self.options;
+        let penalty = move |count: u32| -presence_penalty - frequency_penalty * count as f32;
+        let penalties = self.counts.iter().map(move |(id, count)| (*id, penalty(*count)));
+        penalties.chain(logit_bias.iter().map(|(id, bias)| (*id, *bias)))
     }
 
     /// Logits after repetition penalty and suppression, from which the greedy choice is made.
@@ -108,6 +152,11 @@ impl Sampler {
             let score = &mut scores[*id as usize];
             *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
         }
+        for (id, offset) in self.offsets() {
+            if let Some(score) = scores.get_mut(id as usize) {
+                *score += offset;
+            }
+        }
         let length = scores.len() as u32;
         let Suppressed { ids, except } = &self.suppressed;
         for id in ids.start.min(length)..ids.end.min(length) {
@@ -119,6 +168,11 @@ impl Sampler {
 
     /// Chooses from one row of logits `[V]` in host memory, which is changed.
     pub(crate) fn choose_row(&mut self, scores: &mut [f32]) -> u32 {
+        if !scores.iter().all(|score| score.is_finite()) {
+            // Whatever is chosen means nothing; `check` says so.
+            self.finite = false;
+            return 0;
+        }
         self.process(scores);
         if self.options.greedy {
             let best = (0..scores.len()).reduce(|best, at| if scores[at] > scores[best] { at } else { best });
@@ -128,12 +182,16 @@ impl Sampler {
     }
 
     fn draw_row(&mut self, scores: &mut [f32]) -> u32 {
-        let SamplingOptions { temperature, top_k, top_p, .. } = self.options;
+        let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
         for score in scores.iter_mut() {
             *score = if *score <= NEVER { f32::NEG_INFINITY } else { *score / temperature };
         }
         keep_best(scores, top_k, top_p);
         let greatest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if min_p > 0.0 {
+            let smallest = greatest + min_p.ln();
+            scores.iter_mut().filter(|score| **score < smallest).for_each(|score| *score = f32::NEG_INFINITY);
+        }
         scores.iter_mut().for_each(|score| *score = (*score - greatest).exp());
         let (total, uniform) = (scores.iter().sum::<f32>(), self.random.random::<f32>());
         let mut cumulative = 0.0;
@@ -150,10 +208,24 @@ impl Sampler {
     /// `[1, V]` → `[1, 1]`.
     pub(crate) fn choose_tensor(&mut self, logits: Tensor<2>) -> Tensor<2, Int> {
         let mut scores = logits.cast(DType::F32);
+        let finite = scores.clone().is_finite().all();
+        self.finite_there = Some(match self.finite_there.take() {
+            Some(before) => before.bool_and(finite),
+            None => finite,
+        });
         let (device, vocabulary) = (scores.device(), scores.dims()[1]);
         if !self.seen.is_empty() {
             let seen = id_mask(vocabulary, &device, |id| self.seen.contains(&(id as u32)));
             scores = repetition_penalty(scores, seen, self.options.repetition_penalty);
+        }
+        if !self.counts.is_empty() || !self.options.logit_bias.is_empty() {
+            let mut offsets = vec![0.0; vocabulary];
+            for (id, offset) in self.offsets() {
+                if let Some(sum) = offsets.get_mut(id as usize) {
+                    *sum += offset;
+                }
+            }
+            scores = scores + Tensor::<2>::from_data(TensorData::new(offsets, [1, vocabulary]), (&device, DType::F32));
         }
         if !self.suppressed.ids.is_empty() {
             let mask = || id_mask(vocabulary, &device, |id| self.suppressed.holds(id));
@@ -163,8 +235,8 @@ impl Sampler {
         if self.options.greedy {
             return scores.argmax(1); // [1, 1]
         }
-        let SamplingOptions { temperature, top_k: k, top_p: p, .. } = self.options;
-        self.draw(top_p(top_k(soften(scores, temperature), k), p))
+        let SamplingOptions { temperature, top_k: k, top_p: p, min_p: share, .. } = self.options;
+        self.draw(min_p(top_p(top_k(soften(scores, temperature), k), p), share))
     }
 
     /// Inverts the cumulative distribution at one uniform number per row; the numbers come from the host, so a seed
@@ -228,6 +300,15 @@ pub fn top_p(scores: Tensor<2>, p: f32) -> Tensor<2> {
     let probability = softmax(sorted.clone(), 1);
     let before = probability.clone().cumsum(1) - probability; // probability of all better ids
     let smallest = sorted.mask_fill(before.greater_equal_elem(p), f32::MAX).min_dim(1); // [B, 1]
+    keep_from(scores, smallest)
+}
+
+/// Keeps the logits whose probability is at least `share` of the highest one's (all for 0).
+pub fn min_p(scores: Tensor<2>, share: f32) -> Tensor<2> {
+    if share <= 0.0 {
+        return scores;
+    }
+    let smallest = scores.clone().max_dim(1) + share.ln(); // [B, 1]
     keep_from(scores, smallest)
 }
 
@@ -313,6 +394,26 @@ mod tests {
     }
 
     #[test]
+    fn min_p_penalties_and_bias_do_what_their_formulas_say() {
+        // Probabilities 8/15, 4/15, 2/15, 1/15: only the first two are at least 0.4 times as probable as the best.
+        let values = [8.0f32, 4.0, 2.0, 1.0].map(f32::ln);
+        let options = SamplingOptions { greedy: false, min_p: 0.4, ..SamplingOptions::greedy() };
+        let drawn = draws(options, &values, 300);
+        assert!(drawn.iter().all(|id| *id < 2) && drawn.contains(&0) && drawn.contains(&1));
+        let options = SamplingOptions {
+            presence_penalty: 0.5,
+            frequency_penalty: 0.25,
+            logit_bias: [(2, 1.0), (9, 5.0)].into(),
+            ..SamplingOptions::greedy()
+        };
+        let mut sampler = Sampler::new(&options, Suppressed::default());
+        sampler.accept_prompt(&[0]);
+        [1, 1, 3].into_iter().for_each(|id| sampler.accept(id));
+        // Twice generated: 0.5 + 2 * 0.25; once: 0.5 + 0.25; the prompt's do not count.
+        assert_eq!(sampler.scores(&Logits::Host(vec![1.0; 4])), [1.0, 0.0, 2.0, 0.25]);
+    }
+
+    #[test]
     fn suppressed_ids_never_win_and_the_penalty_acts_in_greedy_mode() {
         let options = SamplingOptions { repetition_penalty: 2.0, ..SamplingOptions::greedy() };
         let suppressed = Suppressed { ids: 0..2, except: Some(1) };
@@ -322,6 +423,29 @@ mod tests {
         let mut on_host = Sampler::new(&options, suppressed);
         assert_eq!(on_host.scores(&Logits::Host(values.to_vec())), [NEVER, 1.0, 1.5, 0.0]);
         assert_eq!((ids, [0, 1].map(|_| on_host.sample(Logits::Host(values.to_vec())))), ([2, 1], [2, 1]));
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_noticed_whatever_is_chosen_from_them() {
+        for options in [SamplingOptions::greedy(), SamplingOptions::talker()] {
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let [right, wrong] = [[1.0, 2.0, 3.0], [1.0, wrong, 3.0]];
+                let logits: [&dyn Fn([f32; 3]) -> Logits; 2] =
+                    [&|row| Logits::Host(row.to_vec()), &|row| Logits::Device(scores(&row))];
+                for logits in logits {
+                    let mut sampler = Sampler::new(&options, Suppressed { ids: 0..1, except: None });
+                    sampler.sample(logits(right));
+                    sampler.check("thinker").unwrap();
+                    for row in [right, wrong, right] {
+                        sampler.sample(logits(row));
+                    }
+                    let message = sampler.check("thinker").unwrap_err().to_string();
+                    assert!(message.contains("thinker"), "{message}");
+                    sampler.sample(logits(right));
+                    sampler.check("thinker").unwrap();
+                }
+            }
+        }
     }
 
     #[test]
@@ -339,6 +463,20 @@ mod tests {
                 assert_eq!(row, tensor, "top_k {top_k}, top_p {top_p}, penalty {repetition_penalty}");
                 assert!(!(90..120).contains(&row) || row == 95);
             }
+        }
+        let penalties = SamplingOptions {
+            top_k: 0,
+            min_p: 0.3,
+            presence_penalty: 0.4,
+            frequency_penalty: -0.2,
+            logit_bias: [(7, 3.0), (31, -2.0)].into(),
+            ..SamplingOptions::talker()
+        };
+        let mut samplers = [0, 1].map(|_| Sampler::new(&penalties, Suppressed::default()));
+        samplers.iter_mut().for_each(|sampler| sampler.accept_prompt(&[3, 50]));
+        for _ in 0..100 {
+            let row = samplers[0].sample(Logits::Host(values.clone()));
+            assert_eq!(row, samplers[1].sample(Logits::Device(scores(&values))));
         }
         let greedy = SamplingOptions { repetition_penalty: 1.0, ..SamplingOptions::greedy() };
         assert_eq!(Sampler::new(&greedy, Suppressed::default()).choose_row(&mut [1.0, 3.0, 3.0]), 1);

@@ -81,6 +81,7 @@ impl Omni {
     /// or used, [`Error::NotLoaded`] for media if no encoders are loaded.
     pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<Prompt> {
         options.validate()?;
+        self.check_bias(options)?;
         let speech = self.speech_plan(options)?;
         let started = Instant::now();
         let mut prompt = Preparer::new(self.model.for_prompts(), options).prompt(messages)?;
@@ -134,6 +135,15 @@ impl Omni {
     /// Takes a permit for an answer.
     pub(crate) fn admit(&self) -> Result<Permit> {
         self.model.admission.admit()
+    }
+
+    /// Checks that every id with a bias is one that the thinker can choose.
+    fn check_bias(&self, options: &GenerateOptions) -> Result<()> {
+        let ids = self.config().thinker.text.vocab_size;
+        match options.thinker.logit_bias.keys().find(|id| **id as usize >= ids) {
+            Some(id) => Err(Error::Request(format!("logit_bias names id {id}, but the vocabulary has {ids} ids"))),
+            None => Ok(()),
+        }
     }
 
     /// Plans the speech of an answer; `None` for text alone.

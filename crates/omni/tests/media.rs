@@ -223,8 +223,9 @@ fn what_cannot_be_read_is_named_by_message_part_and_file() {
 }
 
 #[test]
-fn a_placeholder_in_a_text_part_is_refused() {
-    let message = refused(&nano(), Message::user().text("a <|image_pad|> b"), &greedy()).to_string();
+fn a_placeholder_in_a_text_part_is_refused_where_special_tokens_are_meant() {
+    let options = GenerateOptions { special_tokens_in_text: true, ..greedy() };
+    let message = refused(&nano(), Message::user().text("a <|image_pad|> b"), &options).to_string();
     assert!(message.contains("1 image placeholders for 0 image parts"), "{message}");
 }
 

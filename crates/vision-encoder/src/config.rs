@@ -1,5 +1,6 @@
 use burn::tensor::Tensor;
 use checkpoint::{ConfigFault, ConfigSection};
+use nn::VariantKeys;
 use serde::Deserialize;
 
 /// `vision_config`, of the vision encoder.
@@ -28,6 +29,8 @@ pub struct VisionConfig {
     pub temporal_patch_size: usize,
     /// Side of the square of patches that are merged into one row.
     pub spatial_merge_size: usize,
+    #[serde(flatten)]
+    variant: VariantKeys,
 }
 
 fn three() -> usize {
@@ -40,16 +43,21 @@ impl ConfigSection for VisionConfig {
     fn validate(&self) -> Result<(), ConfigFault> {
         let at = Self::SECTION;
         let sizes = [
-            ("depth", self.depth),
             ("hidden_size", self.hidden_size),
-            ("num_heads", self.num_heads),
             ("intermediate_size", self.intermediate_size),
             ("num_position_embeddings", self.num_position_embeddings),
+            ("out_hidden_size", self.out_hidden_size),
+        ];
+        ConfigFault::unless_sizes(at, &sizes)?;
+        let counts = [
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
             ("patch_size", self.patch_size),
             ("temporal_patch_size", self.temporal_patch_size),
             ("spatial_merge_size", self.spatial_merge_size),
         ];
-        ConfigFault::unless_positive(at, &sizes)?;
+        ConfigFault::unless_counts(at, &counts)?;
+        self.variant.validate("gelu_pytorch_tanh", at)?;
         let (width, heads, cells) = (self.hidden_size, self.num_heads, self.num_position_embeddings);
         ConfigFault::unless(width.is_multiple_of(heads) && (width / heads).is_multiple_of(4), at, || {
             format!("hidden_size {width} cannot be split into {heads} heads whose width is a multiple of 4")

@@ -93,9 +93,29 @@ impl VisionEncoder {
     /// # Errors
     /// The errors of [`ModalityEncoder::encode`].
     pub fn encode_with(&self, items: &[PixelPatches], probe: &mut dyn VisionProbe) -> Result<Encoded> {
+        self.encode_batches(items, probe, &|| false)
+    }
+
+    /// Encodes as [`ModalityEncoder::encode`] does, and asks `stopped` before every few frames whether to go on.
+    ///
+    /// # Errors
+    /// The errors of [`ModalityEncoder::encode`]; [`Error::Cancelled`] when `stopped` says so.
+    pub fn encode_until(&self, items: &[PixelPatches], stopped: &dyn Fn() -> bool) -> Result<Encoded> {
+        self.encode_batches(items, &mut (), stopped)
+    }
+
+    fn encode_batches(
+        &self,
+        items: &[PixelPatches],
+        probe: &mut dyn VisionProbe,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Encoded> {
         self.check(items)?;
         let (mut merged, mut deepstack) = (Vec::new(), vec![Vec::new(); self.merger_list.len()]);
         for batch in batches(items) {
+            if stopped() {
+                return Err(Error::Cancelled);
+            }
             let (rows, features) = on_engine!(self.engine, |e| self.batch(e, items, &batch, &mut *probe));
             merged.push(rows);
             deepstack.iter_mut().zip(features).for_each(|(all, feature)| all.push(feature));

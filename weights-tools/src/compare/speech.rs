@@ -127,7 +127,7 @@ fn speak(
             false => prompt.pad.clone(),
         };
         let start = talker.frame_starts(&[&mut speaking]).remove(0);
-        let made = predictor.predict(vec![FrameRun::new(&mut state, &start)])?.remove(0);
+        let made = predictor.predict(vec![FrameRun::new(&mut state, &start)])?.remove(0)?;
         starts.push(start.clone());
         frames.push(speaking.take_frame(start, made));
         talker.advance(vec![Advance { speaking: &mut speaking, text: &text, probe: Some(&mut fed) }]).remove(0)?;
@@ -177,7 +177,7 @@ fn residual_codes<'a>(
         let mut scores = Scores::default();
         let mut state = predictor.start(&SamplingOptions::greedy());
         let run = FrameRun { state: &mut state, start: &start, probe: Some(&mut scores) };
-        let made = predictor.predict(vec![run])?.remove(0);
+        let made = predictor.predict(vec![run])?.remove(0)?;
         Ok((scores.logits, made.residual))
     };
     let mut pairs = Pairs::scores(Component::CodePredictor.name());

@@ -56,8 +56,11 @@ enum Source<'a> {
         packing: Packing,
         seed: u64,
     },
-    /// No weights: requests are recorded.
-    Record(Rc<RefCell<Manifest>>),
+    /// No weights: up to `most` requests are recorded.
+    Record {
+        manifest: Rc<RefCell<Manifest>>,
+        most: usize,
+    },
 }
 
 impl<'a> Weights<'a> {
@@ -89,29 +92,36 @@ impl<'a> Weights<'a> {
         Self::from_source(Source::Random { packing, seed }, place, dtype)
     }
 
-    /// Creates a source without weights: a model loaded from it records its tensors and cannot compute. Parameters are never
+    /// Creates a source without weights: a model loaded from it records up to `most` tensors and cannot compute. Parameters are never
     /// allocated.
-    pub(crate) fn recording(device: &Device) -> Self {
-        Self::from_source(Source::Record(Rc::default()), &Place::Device(device.clone()), Dtype::F32)
+    pub(crate) fn recording(device: &Device, most: usize) -> Self {
+        Self::from_source(Source::Record { manifest: Rc::default(), most }, &Place::Device(device.clone()), Dtype::F32)
     }
 
     /// Takes the manifest of recorded requests.
     pub(crate) fn recorded(&self) -> Manifest {
         match &self.source {
-            Source::Record(manifest) => manifest.take(),
+            Source::Record { manifest, .. } => manifest.take(),
             _ => Manifest::new(),
         }
     }
 
     /// Whether a model loaded from here only records its tensors and cannot compute.
     pub fn is_recording(&self) -> bool {
-        matches!(self.source, Source::Record(_))
+        matches!(self.source, Source::Record { .. })
     }
 
-    fn note(&self, name: &str, shape: &[usize], kind: TensorKind) {
-        if let Source::Record(manifest) = &self.source {
-            manifest.borrow_mut().insert(name.to_owned(), Expected { shape: shape.to_vec(), kind });
+    fn note(&self, name: &str, shape: &[usize], kind: TensorKind) -> Result<()> {
+        let Source::Record { manifest, most } = &self.source else { return Ok(()) };
+        let mut manifest = manifest.borrow_mut();
+        if manifest.len() >= *most {
+            let reason = format!(
+                "the config asks for more than {most} tensors (`{name}`, …): is a number of layers or experts wrong?"
+            );
+            return Err(Error::Config(reason));
         }
+        manifest.insert(name.to_owned(), Expected { shape: shape.to_vec(), kind });
+        Ok(())
     }
 
     fn from_source(source: Source<'a>, place: &Place, dtype: Dtype) -> Self {
@@ -176,8 +186,8 @@ impl<'a> Weights<'a> {
                 let uniform = move || (random() >> 40) as f32 / (1 << 24) as f32;
                 std::iter::repeat_with(uniform).take(elements).map(|x| low + (high - low) * x).collect()
             }
-            Source::Record(_) => {
-                self.note(&name, shape, TensorKind::Values);
+            Source::Record { .. } => {
+                self.note(&name, shape, TensorKind::Values)?;
                 vec![0.0; elements]
             }
         };
@@ -198,8 +208,8 @@ impl<'a> Weights<'a> {
                 buffer.upload(shape, self.device(), self.tensor_dtype())
             }
             Source::Random { .. } => self.draw(shape, random_range(&name, &shape)),
-            Source::Record(_) => {
-                self.note(&name, &shape, TensorKind::Values);
+            Source::Record { .. } => {
+                self.note(&name, &shape, TensorKind::Values)?;
                 Tensor::zeros(shape, self.device())
             }
         };
@@ -213,7 +223,7 @@ impl<'a> Weights<'a> {
     /// The errors of [`Weights::tensor`].
     pub fn param<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>> {
         if self.is_recording() {
-            self.note(&format!("{}{name}", self.prefix), &shape, TensorKind::Values);
+            self.note(&format!("{}{name}", self.prefix), &shape, TensorKind::Values)?;
             return Ok(self.unallocated(shape));
         }
         self.tensor(name, shape).map(Param::from_tensor)
@@ -226,7 +236,7 @@ impl<'a> Weights<'a> {
     /// The errors of [`Weights::tensor`].
     pub fn matrix_param<const D: usize>(&self, shape: [usize; D], kind: TensorKind) -> Result<Param<Tensor<2>>> {
         if self.is_recording() {
-            self.note(&format!("{}weight", self.prefix), &shape, kind);
+            self.note(&format!("{}weight", self.prefix), &shape, kind)?;
             return Ok(self.unallocated(flat(shape)));
         }
         Ok(Param::from_tensor(self.tensor("weight", shape)?.reshape(flat(shape))))
@@ -252,8 +262,8 @@ impl<'a> Weights<'a> {
                 let seed = seed ^ hash(&self.prefix);
                 self.draw_matrix(flat, packing.of(self.module()).filter(|_| D == 2), seed)
             }
-            Source::Record(_) => {
-                self.note(&format!("{}weight", self.prefix), &shape, TensorKind::Linear);
+            Source::Record { .. } => {
+                self.note(&format!("{}weight", self.prefix), &shape, TensorKind::Linear)?;
                 StoredMatrix::f32(flat, Bytes::copied(&vec![0; 4 * flat[0] * flat[1]]))
             }
         };
@@ -277,7 +287,7 @@ impl<'a> Weights<'a> {
         match &self.source {
             Source::Disk(checkpoint) => checkpoint.tensors().contains_key(&format!("{}weight_packed", self.prefix)),
             Source::Random { packing, .. } => packing.of(self.module()).is_some(),
-            Source::Record(_) => false,
+            Source::Record { .. } => false,
         }
     }
 
@@ -364,10 +374,10 @@ impl<'a> Weights<'a> {
                 buffer.upload(shape, self.device(), self.tensor_dtype())
             }
             Source::Random { .. } => self.draw(shape, random_range("weight", &[rows, columns])),
-            Source::Record(_) => {
+            Source::Record { .. } => {
                 for (expert, part) in (0..experts).flat_map(|e| parts.iter().map(move |part| (e, part))) {
                     let name = format!("{}experts.{expert}.{part}.weight", self.prefix);
-                    self.note(&name, &[rows, columns], TensorKind::Linear);
+                    self.note(&name, &[rows, columns], TensorKind::Linear)?;
                 }
                 Tensor::zeros(shape, self.device())
             }

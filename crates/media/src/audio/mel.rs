@@ -157,10 +157,10 @@ impl MelStream {
     /// else, and have `samples / 160` frames, rounded up.
     ///
     /// # Errors
-    /// [`MediaError::Unusable`] for 200 samples or fewer.
+    /// [`MediaError::Unusable`] if the longest item has 200 samples or fewer.
     pub fn finish_padded(mut self, longest: usize) -> Result<Mel> {
         let samples = self.samples;
-        if samples < FEWEST {
+        if samples.max(longest) < FEWEST {
             let found = format!("{samples} samples at 16 kHz ({:.1} ms) are too short", samples as f64 / 16.0);
             return Err(MediaError::unusable("sound", format!("{found}, expected at least {FEWEST}")));
         }

@@ -4,6 +4,7 @@ mod guards;
 mod outcome;
 mod reasoning;
 mod stage;
+mod stop;
 mod stream;
 mod talker;
 mod thinker;

@@ -6,6 +6,25 @@ use crate::prompt::{PendingText, Tokenizer};
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
+/// The prompt without the thinking part that the chat template writes into the answer's opening, which is not spoken. What it writes
+/// after that belongs to the answer.
+pub(crate) fn without_thinking(prompt: &[u32], im_start: u32, tokenizer: &Tokenizer) -> Vec<u32> {
+    let turn = prompt.iter().rposition(|id| *id == im_start).unwrap_or(0);
+    let place = |token: &str, from: usize| {
+        let id = tokenizer.id(token)?;
+        prompt[from..].iter().position(|found| *found == id).map(|at| from + at)
+    };
+    let Some(open) = place(OPEN, turn) else { return prompt.to_vec() };
+    let mut rest = place(CLOSE, open).map_or(&[][..], |close| &prompt[close + 1..]);
+    while let Some((first, others)) =
+        rest.split_first().filter(|(id, _)| tokenizer.decode(&[**id], true).trim().is_empty())
+    {
+        let _ = first;
+        rest = others;
+    }
+    [&prompt[..open], rest].concat()
+}
+
 /// Splits text, while it is generated, at the tokens that open and close thinking.
 pub(crate) struct ReasoningSplitter {
     pending: PendingText,

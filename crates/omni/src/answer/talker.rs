@@ -8,6 +8,7 @@ use omni_core::{Error, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::guards::{Loops, overrun};
+use super::reasoning::without_thinking;
 use super::stage::{Report, StageContext, Word, requested_stop};
 use crate::model::{Model, SpeechParts};
 use crate::output::SpeechFinish;
@@ -53,6 +54,9 @@ type SpeechStart = (TalkerPrompt, Speaking, Vec<TokenKey>);
 struct Rows<'a> {
     model: &'a Model,
     words: &'a Receiver<Word>,
+    /// Rows `[n, D]` of text that the prompt had beyond its opening positions, and how many were given out.
+    trailing: Tensor<2>,
+    given: usize,
     pad: Tensor<2>,
     /// The row that closes the text; taken when the text has ended.
     eos: Option<Tensor<2>>,
@@ -60,9 +64,20 @@ struct Rows<'a> {
     taken: usize,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    fn new(model: &'a Model, words: &'a Receiver<Word>, prompt: TalkerPrompt) -> Self {
+        let TalkerPrompt { trailing, eos, pad, .. } = prompt;
+        let taken = trailing.dims()[0];
+        Self { model, words, trailing, given: 0, pad, eos: Some(eos), taken }
+    }
+
     /// Waits for the next word and returns its row `[1, D]`; after the text, the row that closes it, then the pad.
     fn next(&mut self, talker: &moe_talker::Talker) -> Tensor<2> {
+        // The last one closes the text, which goes on here.
+        if self.given + 1 < self.trailing.dims()[0] {
+            self.given += 1;
+            return self.trailing.clone().narrow(0, self.given - 1, 1);
+        }
         if self.eos.is_some()
             && let Ok(Word::Id(id)) = self.words.recv_blocking()
         {
@@ -105,8 +120,7 @@ impl TalkerStage {
         drop((span, exclusive));
         report.first_code = began.elapsed();
         report.talker = report.first_code;
-        let TalkerPrompt { eos, pad, .. } = prompt;
-        let mut rows = Rows { model: &self.model, words: &self.words, pad, eos: Some(eos), taken: 1 };
+        let mut rows = Rows::new(&self.model, &self.words, prompt);
         let mut loops = Loops::default();
         let (mut made, mut text) = (0, None);
         let mut predictor = parts.code_predictor.start(&self.residual_sampling);
@@ -180,7 +194,7 @@ impl TalkerStage {
             chunked.run(state, cached_tokens..rows, chunk, compute, |_, output| last = Some(output))?;
         match (ended, last) {
             (Ok(true), Some(output)) => {
-                let speaking = parts.talker.begin_after((state, output), delta, &self.speak, &mut ());
+                let speaking = parts.talker.begin_after((state, output), delta, &self.speak, &mut ())?;
                 Ok(Some((prompt, speaking, tokens)))
             }
             (ended, _) => {
@@ -202,8 +216,8 @@ impl TalkerStage {
 
     fn prompt(&self, parts: &SpeechParts, tap: Option<Tensor<2>>, first: u32) -> Result<Option<TalkerPrompt>> {
         let embed = |ids: &[u32]| self.model.thinker.embed(ids);
-        let conversation =
-            Conversation { prompt: &self.ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
+        let ids = without_thinking(&self.ids, self.model.config.turns.im_start, &self.model.tokenizer);
+        let conversation = Conversation { prompt: &ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
         parts.talker.prompt(&conversation)
     }
 

@@ -10,11 +10,15 @@ use omni_core::{Positions, Result};
 
 use super::reasoning::ReasoningSplitter;
 use super::stage::{Report, StageContext, Word};
+use super::stop::StopStrings;
 use crate::model::Model;
-use crate::output::FinishReason;
+use crate::output::{Event, FinishReason};
 use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, TokenKey, prefill};
 use crate::prompt::{GenerateOptions, LastWord, Prompt};
 use crate::schedule::{Slot, ThinkerDone, ThinkerJob, forward_thinker_batch};
+
+/// The name of this stage in errors.
+const STAGE: &str = "thinker";
 
 /// The stage of the thinker: prefills the prompt, decodes the text, and sends the talker what is to be spoken.
 pub(crate) struct ThinkerStage {
@@ -35,6 +39,8 @@ pub(crate) struct ThinkerReport {
     pub(crate) text: String,
     pub(crate) thinking: Option<String>,
     pub(crate) finish_reason: Option<FinishReason>,
+    /// Where a stop string begins in the text.
+    cut: Option<usize>,
     /// Byte offset in [`ThinkerReport::text`] at which the text of each spoken id ends.
     pub(crate) spoken: Vec<usize>,
     pub(crate) encoders: Duration,
@@ -61,6 +67,13 @@ struct Decoding {
     tap: Option<Tensor<2>>,
 }
 
+/// The ids on their way to the talker.
+struct SpokenIds {
+    stops: StopStrings,
+    /// The last id, if the reference is followed: its talker never gets the last token of a truncated text.
+    pending: Option<u32>,
+}
+
 impl ThinkerStage {
     pub(crate) fn run(mut self) -> Result<()> {
         let mut report = ThinkerReport::default();
@@ -73,16 +86,14 @@ impl ThinkerStage {
                 report.finish_reason = Some(FinishReason::Cancelled);
                 return self.finish(splitter, report);
             };
-            let mut pending = None;
+            let mut spoken = SpokenIds { stops: StopStrings::new(&self.options.stop), pending: None };
             let model = self.model.clone();
             let mut slot = model.batches.thinker_decode.slot();
-            while self.take_token(&decoding, &mut splitter, &mut report, &mut pending) {
+            while self.take_token(&decoding, &mut splitter, &mut report, &mut spoken) {
                 decoding = self.next_token(decoding, &mut slot, &mut report)?;
             }
             drop(slot);
-            self.send_pending(&mut pending, &report);
-            let rest = splitter.finish();
-            rest.into_iter().for_each(|event| self.context.event(event));
+            self.end_text(&mut splitter, &mut spoken, &mut report);
             report.cache_bytes = decoding.state.bytes();
             self.cache(decoding, &report.answer);
         }
@@ -92,7 +103,10 @@ impl ThinkerStage {
     fn finish(mut self, splitter: ReasoningSplitter, mut report: ThinkerReport) -> Result<()> {
         // A closed channel tells the talker that the text has ended.
         drop(self.words.take());
-        let (thinking, text) = splitter.texts(&self.model.tokenizer, &report.answer);
+        let (thinking, mut text) = splitter.texts(&self.model.tokenizer, &report.answer);
+        if let Some(cut) = report.cut.filter(|cut| text.is_char_boundary(*cut)) {
+            text.truncate(cut);
+        }
         (report.thinking, report.text) = (thinking, text);
         self.context.report(Report::Thinker(Box::new(report)));
         Ok(())
@@ -114,7 +128,10 @@ impl ThinkerStage {
         };
         (report.cached_tokens, report.encoders) = (cached_tokens, encoders);
         let mut sampler = Sampler::new(&self.options.thinker, Suppressed::default());
+        // As in the reference, the repetition penalty acts on the prompt as well.
+        sampler.accept_prompt(self.prompt.ids());
         let next = self.model.compute(|| sampler.sample(logits));
+        sampler.check(STAGE)?;
         if let Some(words) = &self.words {
             // If the talker has ended early, it reports why itself.
             let _ = words.send_blocking(Word::Tap(tap.clone().map(Box::new)));
@@ -153,6 +170,7 @@ impl ThinkerStage {
         (decoding.state, output) =
             slot.run((decoding.state, input), |steps| self.model.compute(|| forward_thinker_batch(thinker, steps)))?;
         decoding.next = decoding.sampler.sample(output?.logits);
+        decoding.sampler.check(STAGE)?;
         report.thinker += started.elapsed();
         Ok(decoding)
     }
@@ -163,7 +181,7 @@ impl ThinkerStage {
         decoding: &Decoding,
         splitter: &mut ReasoningSplitter,
         report: &mut ThinkerReport,
-        pending: &mut Option<u32>,
+        spoken: &mut SpokenIds,
     ) -> bool {
         let id = decoding.next;
         if report.answer.is_empty() {
@@ -174,20 +192,20 @@ impl ThinkerStage {
             return false;
         }
         report.answer.push(id);
+        let start = splitter.answer_bytes();
         let event = splitter.push(&self.model.tokenizer, id);
-        event.into_iter().for_each(|event| self.context.event(event));
-        if splitter.speaks() {
-            self.send_pending(pending, report);
-            *pending = Some(id);
-            report.spoken.push(splitter.answer_bytes());
-            // The reference's talker never gets the last token of a truncated text, so an id waits until the next one is there.
-            if self.options.last_word == LastWord::Spoken {
-                self.send_pending(pending, report);
-            }
+        if splitter.answer_bytes() < start {
+            spoken.stops.reset();
         }
+        self.show(event, &mut spoken.stops);
+        if splitter.speaks() {
+            spoken.stops.push_id(id, start, splitter.answer_bytes());
+        }
+        self.speak_ready(spoken, report);
         let full = self.prompt.tokens() + report.answer.len() >= self.model.thinker.context_length();
         report.finish_reason = match report.answer.len() >= self.options.max_new_tokens {
             _ if self.context.signals.stopped() => Some(FinishReason::Cancelled),
+            _ if spoken.stops.cut().is_some() => Some(FinishReason::Stop),
             _ if full => Some(FinishReason::Context),
             true => Some(FinishReason::Limit),
             false => None,
@@ -195,9 +213,47 @@ impl ThinkerStage {
         report.finish_reason.is_none()
     }
 
+    /// Sends an event; text as far as no stop string can begin in it.
+    fn show(&self, event: Option<Event>, stops: &mut StopStrings) {
+        match event {
+            Some(Event::Text(piece)) => {
+                let text = stops.push(&piece);
+                if !text.is_empty() {
+                    self.context.event(Event::Text(text));
+                }
+            }
+            other => other.into_iter().for_each(|event| self.context.event(event)),
+        }
+    }
+
+    /// Sends the talker the ids whose text is certain.
+    fn speak_ready(&self, spoken: &mut SpokenIds, report: &mut ThinkerReport) {
+        while let Some((id, end)) = spoken.stops.ready() {
+            self.send_pending(&mut spoken.pending, report);
+            spoken.pending = Some(id);
+            report.spoken.push(end);
+            if self.options.last_word == LastWord::Spoken {
+                self.send_pending(&mut spoken.pending, report);
+            }
+        }
+    }
+
+    /// Sends what was held back, when the last token has been taken.
+    fn end_text(&self, splitter: &mut ReasoningSplitter, spoken: &mut SpokenIds, report: &mut ThinkerReport) {
+        self.show(splitter.finish(), &mut spoken.stops);
+        report.cut = spoken.stops.cut();
+        let held = spoken.stops.finish();
+        if !held.is_empty() {
+            self.context.event(Event::Text(held));
+        }
+        self.speak_ready(spoken, report);
+        self.send_pending(&mut spoken.pending, report);
+    }
+
     /// Sends the pending id to the talker, unless the text was truncated after it and the reference is followed.
     fn send_pending(&self, pending: &mut Option<u32>, report: &ThinkerReport) {
-        let truncated = report.finish_reason.is_some_and(|reason| reason != FinishReason::End);
+        let whole = [FinishReason::End, FinishReason::Stop];
+        let truncated = report.finish_reason.is_some_and(|reason| !whole.contains(&reason));
         let (Some(id), Some(words)) = (pending.take(), &self.words) else {
             return;
         };

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use code2wav::VocoderState;
-use omni_core::{Result, VocoderStream};
+use omni_core::{Error, Result, VocoderStream};
 
 use super::guards::Silence;
 use super::stage::{Report, StageContext};
@@ -42,6 +42,14 @@ enum Stream<'a> {
     Custom(Box<dyn VocoderStream>),
 }
 
+/// Refuses samples that are not finite: they would be heard as silence, or as noise.
+fn finite(samples: Vec<f32>) -> Result<Vec<f32>> {
+    match samples.iter().all(|sample| sample.is_finite()) {
+        true => Ok(samples),
+        false => Err(Error::NotFinite { stage: "vocoder" }),
+    }
+}
+
 impl VocoderStage {
     pub(crate) fn run(self) -> Result<()> {
         let parts = self.model.speech.as_ref().expect("speech was planned");
@@ -72,7 +80,7 @@ impl VocoderStage {
             }
             if !waiting.is_empty() {
                 let mut codes = waiting.clone();
-                let mut samples = self.vocode(&parts.vocoder, &mut stream, waiting, &mut report)?;
+                let mut samples = finite(self.vocode(&parts.vocoder, &mut stream, waiting, &mut report)?)?;
                 let quiet = silence.as_mut().and_then(|silence| silence.ends(&samples, per_frame));
                 if let Some(end) = quiet {
                     // The sound is truncated at the same sample whatever the size of the pieces.
@@ -94,7 +102,7 @@ impl VocoderStage {
             && !report.codes.is_empty()
             && !self.context.signals.stopped()
         {
-            let samples = stream.finish()?;
+            let samples = finite(stream.finish()?)?;
             report.samples += samples.len();
             if !samples.is_empty() {
                 self.context.event(Event::Audio(Audio { samples, sample_rate }));

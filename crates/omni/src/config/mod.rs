@@ -5,7 +5,7 @@ mod component;
 use std::path::{Path, PathBuf};
 
 use aut_encoder::{AudioConfig, AutEncoder};
-use checkpoint::{CheckpointError, ConfigFault, ConfigFile, ConfigSection, Manifest, Weights, record};
+use checkpoint::{CheckpointError, ConfigFault, ConfigFile, ConfigSection, MOST_TENSORS, Manifest, Weights, record};
 use code2wav::{Code2Wav, Code2WavConfig};
 use moe_talker::{CONTROL_CODES, Talker, TalkerConfig, Turns};
 use moe_thinker::{Thinker, ThinkerConfig};
@@ -40,15 +40,31 @@ pub struct OmniConfig {
 
 /// The keys of `config.json` that belong to no part.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(from = "TopKeys")]
 pub struct TopConfig {
     /// Number type of the weights, as the file names it.
-    #[serde(alias = "torch_dtype")]
     pub dtype: Option<String>,
     /// Whether the checkpoint speaks. False for the Thinking and Captioner variants: no talker, no vocoder.
-    #[serde(default = "yes")]
     pub enable_audio_output: bool,
     /// Closes a turn, and ends the text.
     pub im_end_token_id: u32,
+}
+
+/// The keys as the file has them; some files have the older name of `dtype` beside the newer.
+#[derive(Deserialize)]
+struct TopKeys {
+    dtype: Option<String>,
+    torch_dtype: Option<String>,
+    #[serde(default = "yes")]
+    enable_audio_output: bool,
+    im_end_token_id: u32,
+}
+
+impl From<TopKeys> for TopConfig {
+    fn from(keys: TopKeys) -> Self {
+        let TopKeys { dtype, torch_dtype, enable_audio_output, im_end_token_id } = keys;
+        Self { dtype: dtype.or(torch_dtype), enable_audio_output, im_end_token_id }
+    }
 }
 
 fn yes() -> bool {
@@ -77,16 +93,19 @@ impl OmniConfig {
     /// # Errors
     /// [`CheckpointError::Json`] naming the key that is missing or wrong.
     pub fn of(file: &ConfigFile) -> std::result::Result<Self, CheckpointError> {
+        let top: TopConfig = file.section()?;
+        // Files saved again by transformers keep sections of defaults for parts that the checkpoint does not have.
+        let speaks = top.enable_audio_output;
         let config = Self {
-            top: file.section()?,
+            top,
             turns: file.section()?,
             thinker: file.section()?,
             audio: file.section()?,
             vision: file.section()?,
             // Unchecked: a text-only load does not need them.
-            talker: optional(file)?,
-            code_predictor: optional(file)?,
-            code2wav: optional(file)?,
+            talker: optional(file, speaks)?,
+            code_predictor: optional(file, speaks)?,
+            code2wav: optional(file, speaks)?,
             path: file.path().to_owned(),
         };
         config.check_encoders().map_err(|fault| fault.in_file(&config.path))?;
@@ -147,13 +166,18 @@ impl OmniConfig {
     /// whose sections are wrong ([`OmniConfig::check`]) list nothing.
     ///
     /// # Errors
-    /// [`Error::Device`] if this build has no backend.
+    /// [`Error::Config`] if a part has more than [`MOST_TENSORS`]; [`Error::Device`] if this build has no backend.
     pub fn manifest(&self) -> Result<Manifest> {
+        self.manifest_up_to(MOST_TENSORS)
+    }
+
+    /// Records every tensor; see [`OmniConfig::manifest`]. No part may have more than `most`.
+    pub(crate) fn manifest_up_to(&self, most: usize) -> Result<Manifest> {
         let device = any_device()?;
         let mut all = Manifest::new();
         for component in Component::ALL {
             if self.has(component) && self.check(&[component]).is_ok() {
-                all.extend(record(&device, |weights| self.load(component, weights))?);
+                all.extend(record(&device, most, |weights| self.load(component, weights))?);
             }
         }
         Ok(all)
@@ -219,9 +243,9 @@ impl OmniConfig {
     }
 }
 
-/// Reads a section if it is there, without checking its values.
-fn optional<C: ConfigSection>(file: &ConfigFile) -> std::result::Result<Option<C>, CheckpointError> {
-    file.get(C::SECTION).map(|_| file.parse()).transpose()
+/// Reads a section if it is wanted and there, without checking its values.
+fn optional<C: ConfigSection>(file: &ConfigFile, wanted: bool) -> std::result::Result<Option<C>, CheckpointError> {
+    file.get(C::SECTION).filter(|_| wanted).map(|_| file.parse()).transpose()
 }
 
 fn needed<C: ConfigSection>(section: &Option<C>) -> std::result::Result<&C, ConfigFault> {

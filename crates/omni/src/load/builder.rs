@@ -15,10 +15,11 @@ use vision_encoder::{PixelPatches, VisionEncoder};
 use super::device::Device;
 use super::memory_check;
 use super::origin::Origin;
+use super::token_check;
 use crate::Omni;
 use crate::config::{Component, OmniConfig};
 use crate::model::{
-    AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, GenerationConfig, Model, PreprocessorConfig, SpeechParts,
+    AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, GenerationConfig, Model, SpeechParts, image_bounds,
 };
 use crate::prompt::{ChatTemplate, Tokenizer};
 use crate::schedule::{Admission, Batches, CpuPool};
@@ -221,10 +222,10 @@ impl OmniBuilder {
         let config = checkpoint.config().clone();
         let speaks = components.contains(&Component::Talker);
         let tokenizer = Tokenizer::from_directory(&self.directory)?;
-        check_ids(&config, &tokenizer)?;
+        token_check::check(&config, &tokenizer)?;
         let template = ChatTemplate::from_directory(&self.directory)?;
         let generation = GenerationConfig::read(&self.directory, config.top.im_end_token_id)?;
-        let preprocessor = PreprocessorConfig::read(&self.directory)?;
+        let image_bounds = image_bounds(&self.directory)?;
         let dtype = self.compute_dtype(&config);
         let place = self.device.place(dtype)?;
         let estimate = memory_estimate(&checkpoint, &components, place.kind(), dtype);
@@ -256,7 +257,7 @@ impl OmniBuilder {
             tokenizer,
             template,
             generation,
-            preprocessor,
+            image_bounds,
             device,
             dtype,
             thinker,
@@ -304,28 +305,4 @@ fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn V
             None => AnyVocoder::Builtin(Code2Wav::load(weights, config.code2wav()?)?),
         },
     })
-}
-
-/// Checks that every id that can reach the embedding table has a row in it.
-fn check_ids(config: &OmniConfig, tokenizer: &Tokenizer) -> Result<()> {
-    let rows = config.thinker.text.vocab_size;
-    let named = [
-        ("im_start_token_id", config.turns.im_start),
-        ("im_end_token_id", config.top.im_end_token_id),
-        ("user_token_id", config.turns.user),
-        ("assistant_token_id", config.turns.assistant),
-        ("tts_pad_token_id", config.turns.tts_pad),
-        ("tts_bos_token_id", config.turns.tts_bos),
-        ("tts_eos_token_id", config.turns.tts_eos),
-        ("audio_start_token_id", config.thinker.audio_start_token_id),
-        ("audio_end_token_id", config.thinker.audio_end_token_id.unwrap_or(0)),
-        ("audio_token_id", config.thinker.audio_token_id),
-        ("image_token_id", config.thinker.image_token_id),
-        ("video_token_id", config.thinker.video_token_id),
-        ("largest id of the tokenizer", tokenizer.size().saturating_sub(1)),
-    ];
-    match named.iter().find(|(_, id)| *id as usize >= rows) {
-        Some((name, id)) => Err(Error::Config(format!("{name} is {id}, but the vocabulary has only {rows} rows"))),
-        None => Ok(()),
-    }
 }

@@ -5,6 +5,7 @@ mod device;
 mod memory_check;
 mod model_files;
 mod origin;
+mod token_check;
 
 pub use builder::{Loading, OmniBuilder};
 pub use device::Device;

@@ -24,7 +24,7 @@ impl OmniCheckpoint {
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         let checkpoint = Checkpoint::open(directory)?;
         let config = OmniConfig::of(checkpoint.config())?;
-        let manifest = config.manifest()?;
+        let manifest = config.manifest_up_to(checkpoint.most_tensors())?;
         Ok(Self { checkpoint, config, manifest })
     }
 

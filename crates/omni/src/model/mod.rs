@@ -4,11 +4,12 @@ mod parts;
 mod settings;
 
 use burn::tensor::Device;
+use media::image::PixelBounds;
 use moe_thinker::Thinker;
 use omni_core::Dtype;
 
-pub(crate) use parts::{AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, SpeechParts};
-pub(crate) use settings::{GenerationConfig, PreprocessorConfig};
+pub(crate) use parts::{AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, SpeechParts, Stopped};
+pub(crate) use settings::{GenerationConfig, image_bounds};
 
 use crate::config::OmniConfig;
 use crate::prompt::{ChatTemplate, PromptModel, Tokenizer};
@@ -19,7 +20,8 @@ pub(crate) struct Model {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) template: ChatTemplate,
     pub(crate) generation: GenerationConfig,
-    pub(crate) preprocessor: PreprocessorConfig,
+    /// Bounds of image sizes if the options have none.
+    pub(crate) image_bounds: PixelBounds,
     pub(crate) device: Device,
     /// Number type of the tensors that pass between the crates.
     pub(crate) dtype: Dtype,
@@ -48,7 +50,7 @@ impl Model {
             config: &self.config,
             tokenizer: &self.tokenizer,
             template: &self.template,
-            image_bounds: self.preprocessor.bounds(),
+            image_bounds: self.image_bounds,
             device: &self.device,
             dtype: self.dtype,
             context_length: self.thinker.context_length(),

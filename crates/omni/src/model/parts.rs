@@ -8,6 +8,9 @@ use mtp::CodePredictor;
 use omni_core::{Encoded, ModalityEncoder, Result, Vocoder};
 use vision_encoder::{PixelPatches, VisionEncoder};
 
+/// Asked between pieces of work whether its result is still wanted. An encoder of the application's own is not interrupted.
+pub(crate) type Stopped<'a> = &'a (dyn Fn() -> bool + Sync);
+
 pub(crate) struct Encoders {
     pub(crate) audio: AnyAudioEncoder,
     pub(crate) vision: AnyVisionEncoder,
@@ -48,18 +51,18 @@ impl AnyAudioEncoder {
         }
     }
 
-    pub(crate) fn encode(&self, items: Vec<Tensor<2>>) -> Result<Encoded> {
+    pub(crate) fn encode(&self, items: Vec<Tensor<2>>, stopped: Stopped) -> Result<Encoded> {
         match self {
-            AnyAudioEncoder::Builtin(encoder) => encoder.encode(items),
+            AnyAudioEncoder::Builtin(encoder) => encoder.encode_until(&items, stopped),
             AnyAudioEncoder::Custom(encoder) => encoder.encode(items),
         }
     }
 }
 
 impl AnyVisionEncoder {
-    pub(crate) fn encode(&self, items: Vec<PixelPatches>) -> Result<Encoded> {
+    pub(crate) fn encode(&self, items: Vec<PixelPatches>, stopped: Stopped) -> Result<Encoded> {
         match self {
-            AnyVisionEncoder::Builtin(encoder) => encoder.encode(items),
+            AnyVisionEncoder::Builtin(encoder) => encoder.encode_until(&items, stopped),
             AnyVisionEncoder::Custom(encoder) => encoder.encode(items),
         }
     }

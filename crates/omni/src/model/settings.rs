@@ -62,6 +62,7 @@ impl GenerationConfig {
             top_p: self.talker_top_p,
             repetition_penalty: self.talker_repetition_penalty,
             seed,
+            ..SamplingOptions::talker()
         }
     }
 
@@ -79,43 +80,49 @@ impl GenerationConfig {
     }
 }
 
-/// Bounds of image sizes in `preprocessor_config.json`; the released values where the file has none.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(default)]
-pub(crate) struct PreprocessorConfig {
-    min_pixels: usize,
-    max_pixels: usize,
+/// The image processor's settings, in the keys of the released file or in those that transformers 5 writes.
+#[derive(Debug, Default, Deserialize)]
+struct ImageProcessor {
+    min_pixels: Option<usize>,
+    max_pixels: Option<usize>,
+    #[serde(default)]
+    size: Edges,
 }
 
-impl Default for PreprocessorConfig {
-    fn default() -> Self {
-        let PixelBounds { min, max } = ImageOptions::default().bounds;
-        Self { min_pixels: min, max_pixels: max }
-    }
+/// Numbers of pixels in spite of their names.
+#[derive(Debug, Default, Deserialize)]
+struct Edges {
+    shortest_edge: Option<usize>,
+    longest_edge: Option<usize>,
 }
 
-impl PreprocessorConfig {
-    pub(crate) fn read(directory: &Path) -> Result<Self> {
-        let path = directory.join("preprocessor_config.json");
-        let config: Self = read_optional(&path)?;
-        let Self { min_pixels, max_pixels } = config;
-        if min_pixels > max_pixels || max_pixels == 0 {
-            let reason = format!("{min_pixels} min_pixels and {max_pixels} max_pixels contradict each other");
-            return Err(Error::Config(format!("{}: {reason}", path.display())));
-        }
-        Ok(config)
-    }
+/// The settings of all processors, which transformers 5 saves in one file.
+#[derive(Default, Deserialize)]
+struct Processors {
+    image_processor: Option<ImageProcessor>,
+}
 
-    pub(crate) fn bounds(self) -> PixelBounds {
-        PixelBounds { min: self.min_pixels, max: self.max_pixels }
+/// Reads the bounds of image sizes from `processor_config.json` or else `preprocessor_config.json`; the released values where there
+/// are none.
+pub(crate) fn image_bounds(directory: &Path) -> Result<PixelBounds> {
+    let [whole, single] = ["processor_config.json", "preprocessor_config.json"].map(|file| directory.join(file));
+    let (path, settings) = match read_optional::<Processors>(&whole)?.image_processor {
+        Some(settings) => (whole, settings),
+        None => (single.clone(), read_optional::<ImageProcessor>(&single)?),
+    };
+    let ImageProcessor { min_pixels, max_pixels, size } = settings;
+    let released = ImageOptions::default().bounds;
+    // As in the reference, the older keys win.
+    let min = min_pixels.or(size.shortest_edge).unwrap_or(released.min);
+    let max = max_pixels.or(size.longest_edge).unwrap_or(released.max);
+    if min > max || max == 0 {
+        let reason = format!("at least {min} and at most {max} pixels of a picture contradict each other");
+        return Err(Error::Config(format!("{}: {reason}", path.display())));
     }
+    Ok(PixelBounds { min, max })
 }
 
 /// Reads a JSON file; a missing one gives the default.
 fn read_optional<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
-    if !path.is_file() {
-        return Ok(T::default());
-    }
-    let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
-    serde_json::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+    if path.exists() { Ok(checkpoint::read_json(path)?) } else { Ok(T::default()) }
 }

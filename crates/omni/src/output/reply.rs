@@ -9,6 +9,7 @@ use super::event::{Audio, Event};
 
 /// Why the text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FinishReason {
     /// The model generated its end token.
     End,
@@ -16,12 +17,15 @@ pub enum FinishReason {
     Limit,
     /// The model's context is full.
     Context,
+    /// One of [`crate::GenerateOptions::stop`] was generated.
+    Stop,
     /// The answer was cancelled, or its stream was dropped.
     Cancelled,
 }
 
 /// Why the speech ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SpeechFinish {
     /// The talker chose its end code.
     End,

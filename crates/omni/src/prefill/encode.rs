@@ -9,7 +9,7 @@ use omni_core::{Encoded, Error, Result};
 use tm_rope::MediaItem;
 use vision_encoder::PixelPatches;
 
-use crate::model::{AnyAudioEncoder, Encoders, Model};
+use crate::model::{AnyAudioEncoder, Encoders, Model, Stopped};
 use crate::prompt::{Feature, Media, Prompt};
 
 /// Number of cached rows of each kind, which come before the others.
@@ -21,7 +21,10 @@ pub(crate) struct CachedRows {
 }
 
 /// Encodes the media of a prompt, except for cached rows, and removes them from the prompt.
-pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> Result<MediaRows> {
+///
+/// # Errors
+/// [`Error::Cancelled`] when `stopped` says so; the errors of the encoders.
+pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows, stopped: Stopped) -> Result<MediaRows> {
     let of_kind = |wanted: fn(&MediaItem) -> bool| -> Vec<usize> {
         prompt.layout.items.iter().filter(|item| wanted(item)).map(MediaItem::tokens).collect()
     };
@@ -36,17 +39,17 @@ pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows) -> 
             Media::Video(item) => videos.push(item),
         }
     }
-    let audio = encode_audio(model, audio, &audio_rows, cached.audio)?;
+    let audio = encode_audio(model, audio, &audio_rows, cached.audio, stopped)?;
     let audio = checked(model, "sound", &audio_rows, cached.audio, audio)?;
     let image = encode_uncached(images, &image_rows, cached.image, |items: Vec<Patches>| {
-        encode_pixels(model, items.into_iter().map(|patches| (patches, 0.0)).collect())
+        encode_pixels(model, items.into_iter().map(|patches| (patches, 0.0)).collect(), stopped)
     })?;
     let timed = |clip: Clip| {
         let seconds = clip.seconds_per_step();
         (clip.into_patches(), seconds)
     };
     let video = encode_uncached(videos, &video_rows, cached.video, |items: Vec<Clip>| {
-        encode_pixels(model, items.into_iter().map(timed).collect())
+        encode_pixels(model, items.into_iter().map(timed).collect(), stopped)
     })?;
     let image = checked(model, "picture", &image_rows, cached.image, image)?;
     let video = checked(model, "video", &video_rows, cached.video, video)?;
@@ -60,13 +63,19 @@ fn encoders(model: &Model) -> Result<&Encoders> {
 
 /// Encodes sound to the rows after the cached ones. How short items are padded depends on all items of a call, so the built-in encoder is
 /// given all of them and leaves out cached windows.
-fn encode_audio(model: &Model, items: Vec<Feature<Mel>>, rows: &[usize], cached: usize) -> Result<Option<Encoded>> {
+fn encode_audio(
+    model: &Model,
+    items: Vec<Feature<Mel>>,
+    rows: &[usize],
+    cached: usize,
+    stopped: Stopped,
+) -> Result<Option<Encoded>> {
     let _span = tracing::info_span!("audio_encoder", items = items.len()).entered();
     let upload_mel = |mel: Mel| {
         let shape = [mel.frames(), mel.bins()];
         upload(model, mel.into_values(), shape)
     };
-    let encode = |items: Vec<Mel>| encoders(model)?.audio.encode(items.into_iter().map(upload_mel).collect());
+    let encode = |items: Vec<Mel>| encoders(model)?.audio.encode(items.into_iter().map(upload_mel).collect(), stopped);
     let all: usize = rows.iter().sum();
     if cached == 0 || cached >= all {
         return encode_uncached(items, rows, cached, encode);
@@ -82,18 +91,18 @@ fn encode_audio(model: &Model, items: Vec<Feature<Mel>>, rows: &[usize], cached:
         Feature::Raw(mel) => Some(upload_mel(mel)),
         Feature::Encoded(_) => None,
     });
-    let embeds = encoder.encode_after(&raw.collect::<Vec<_>>(), cached)?;
+    let embeds = encoder.encode_after(&raw.collect::<Vec<_>>(), cached, stopped)?;
     Ok(Some(Encoded { embeds, spans: Vec::new(), deepstack: Vec::new() }))
 }
 
 /// Encodes patches, each with the seconds from one time step to the next.
-fn encode_pixels(model: &Model, items: Vec<(Patches, f32)>) -> Result<Encoded> {
+fn encode_pixels(model: &Model, items: Vec<(Patches, f32)>, stopped: Stopped) -> Result<Encoded> {
     let _span = tracing::info_span!("vision_encoder", items = items.len()).entered();
     let pixels = |(patches, seconds_per_step): (Patches, f32)| {
         let (grid, shape) = (patches.grid(), [patches.patches(), patches.values().len() / patches.patches()]);
         PixelPatches { patches: upload(model, patches.into_values(), shape), grid, seconds_per_step }
     };
-    encoders(model)?.vision.encode(items.into_iter().map(pixels).collect())
+    encoders(model)?.vision.encode(items.into_iter().map(pixels).collect(), stopped)
 }
 
 /// Checks that an encoder made the rows that the prompt has tokens for.
@@ -112,8 +121,15 @@ fn checked(
             let reason = format!("the encoder made rows {:?}, expected {shape:?}", rows.dims());
             Err(Error::Media { part: kind.into(), reason })
         }
+        None if !is_finite(&encoded.embeds) => {
+            Err(Error::NotFinite { stage: if kind == "sound" { "audio encoder" } else { "vision encoder" } })
+        }
         None => Ok(Some(encoded)),
     }
+}
+
+fn is_finite(rows: &Tensor<2>) -> bool {
+    rows.dims()[0] == 0 || rows.clone().is_finite().all().into_scalar::<bool>()
 }
 
 /// Encodes items to the rows after the cached ones; items whose rows are all cached are left out.

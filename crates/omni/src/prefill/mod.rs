@@ -14,7 +14,7 @@ use encode::{CachedRows, encode};
 use prefix_cache::common_prefix;
 pub(crate) use prefix_cache::{PrefixCache, TalkerPrefix, ThinkerPrefix, TokenKey, chained_digests, content_digests};
 
-use crate::model::Model;
+use crate::model::{Model, Stopped};
 use crate::prompt::Prompt;
 use crate::schedule::{Batcher, forward_thinker_batch};
 
@@ -40,7 +40,7 @@ pub(crate) struct PrefillRequest<'a> {
     /// Whether a talker will need the states at media rows.
     pub(crate) with_tap: bool,
     /// Called before each chunk; true stops the prefill.
-    pub(crate) stopped: &'a dyn Fn() -> bool,
+    pub(crate) stopped: Stopped<'a>,
 }
 
 /// Tokens per chunk. It bounds the activations of a step, whatever the length of the prompt.
@@ -52,7 +52,7 @@ pub(crate) struct ChunkedPrefill<'a, State, Input, Output> {
     /// Tokens of a chunk.
     pub(crate) chunk: usize,
     /// Called before each chunk; true stops the prefill.
-    pub(crate) stopped: &'a dyn Fn() -> bool,
+    pub(crate) stopped: Stopped<'a>,
 }
 
 impl<State, Input, Output> ChunkedPrefill<'_, State, Input, Output> {
@@ -118,8 +118,12 @@ fn prefill_in_chunks(
     let ids = prompt.layout.ids;
     let count = |kind: u32| prompt.ids()[..cached].iter().filter(|id| **id == kind).count();
     let rows = CachedRows { audio: count(ids.audio), image: count(ids.image), video: count(ids.video) };
-    let mut media = match model.compute(|| encode(model, prompt, rows)) {
+    let mut media = match model.compute(|| encode(model, prompt, rows, request.stopped)) {
         Ok(media) => media,
+        Err(Error::Cancelled) => {
+            partial.store(cache);
+            return Ok(None);
+        }
         Err(error) => {
             partial.store(cache);
             return Err(error);
@@ -226,7 +230,7 @@ mod tests {
     use super::*;
     use crate::{GenerateOptions, ImageInput, Message, Omni};
 
-    const NEVER: &dyn Fn() -> bool = &|| false;
+    const NEVER: Stopped = &|| false;
 
     fn model() -> Omni {
         Omni::builder(testkit::tiny()).load().unwrap()
@@ -287,9 +291,10 @@ mod tests {
         };
         let expected = prefill_in_chunks(model, &mut prompt(&omni), &whole(&prompt(&omni)), None, 10).unwrap().unwrap();
         let asked = AtomicUsize::new(0);
-        let stopped = || asked.fetch_add(1, Ordering::Relaxed) == 3;
+        let stopped = || asked.fetch_add(1, Ordering::Relaxed) == 5;
         assert!(prefill(&PrefillRequest { stopped: &stopped, ..whole(&prompt(&omni)) }).is_none());
-        assert_eq!(asked.into_inner(), 4);
+        // Once each for sound and picture, then before each chunk.
+        assert_eq!(asked.into_inner(), 6);
         let rest = prefill(&whole(&prompt(&omni))).unwrap();
         assert_eq!((rest.cached_tokens, rest.state.tokens()), (30, expected.state.tokens()));
         assert!(score_difference(&rest.logits, &expected.logits) < 1e-4);

@@ -193,8 +193,9 @@ impl Message {
         &self.parts
     }
 
+    /// Whether the message asks nothing. A tool may have no result, and a system text or an answer may be left empty.
     fn is_empty(&self) -> bool {
-        self.tool_calls.is_empty() && self.parts.iter().all(Part::is_empty)
+        self.role == Role::User && self.tool_calls.is_empty() && self.parts.iter().all(Part::is_empty)
     }
 
     /// The form that chat templates take. Text alone is a string, as templates of text models expect; otherwise the content is a
@@ -252,6 +253,7 @@ mod tests {
             (vec![], "is empty"),
             (vec![hello(), Message::user()], "message 2 (user) is empty"),
             (vec![Message::user().text("")], "message 1 (user) is empty"),
+            (vec![Message::system(""), Message::user()], "message 2 (user) is empty"),
             (vec![hello(), Message::assistant("hi")], "`assistant`"),
             (vec![Message::system("be kind")], "`system`"),
             (vec![Message::system("see").image("a.png"), hello()], "message 1 (system) holds media"),

@@ -107,6 +107,9 @@ impl Guards {
 pub struct GenerateOptions {
     /// Most text tokens.
     pub max_new_tokens: usize,
+    /// Strings that end the answer. Text and speech stop before the first that is generated, also where it lies across tokens; what
+    /// the model thinks does not count.
+    pub stop: Vec<String>,
     /// Sampling of the text; greedy by default, as in the reference.
     pub thinker: SamplingOptions,
     /// Whether the answer is spoken; `None` for whether the talker is loaded.
@@ -137,6 +140,9 @@ pub struct GenerateOptions {
     pub tools: Vec<Value>,
     /// Passed to the chat template if set.
     pub enable_thinking: Option<bool>,
+    /// Whether special tokens that stand in texts are tokens, as in the reference. By default they are text: what a user writes cannot
+    /// end a turn, begin another, or stand for media.
+    pub special_tokens_in_text: bool,
     /// Whether the answer starts with thinking text; `None` for whether it starts with `<think>` or the prompt ends with it.
     pub starts_thinking: Option<bool>,
     /// Uses the sound of videos, interleaved with their frames.
@@ -153,6 +159,7 @@ impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
             max_new_tokens: 1024,
+            stop: Vec::new(),
             thinker: SamplingOptions::greedy(),
             speech: None,
             speaker: None,
@@ -168,6 +175,7 @@ impl Default for GenerateOptions {
             guards: Guards::default(),
             tools: Vec::new(),
             enable_thinking: None,
+            special_tokens_in_text: false,
             starts_thinking: None,
             audio_in_video: false,
             talker_positions: TalkerPositions::default(),
@@ -196,6 +204,9 @@ impl GenerateOptions {
 
     pub(crate) fn validate(&self) -> Result<()> {
         self.thinker.validate("thinker")?;
+        if self.stop.iter().any(String::is_empty) {
+            return Err(omni_core::Error::Request("a stop string is empty".into()));
+        }
         let stages = [("talker", &self.talker), ("code predictor", &self.code_predictor)];
         for (name, sampling) in stages.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))) {
             sampling.validate(name)?;

@@ -8,13 +8,14 @@ use media::audio::{AudioInput, Mel, log_mel_up_to};
 use media::image::{ImageOptions, PatchSpec, PixelBounds, patches};
 use media::video::{VideoInput, VideoOptions, clip};
 use omni_core::{Dtype, Encoded, Error, Result, SpanLayout};
+use serde_json::Value;
 use tm_rope::{MediaItem, MediaLayout};
 
 use super::message::{Message, Part, PartKind, conversation};
 use super::options::GenerateOptions;
 use super::prepared::{Feature, Media, PartTokens, Prompt};
 use super::template::{ChatTemplate, TemplateOptions};
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{Mark, Tokenizer};
 use crate::config::OmniConfig;
 
 /// Log-mel frames of one token, rounded up.
@@ -58,7 +59,7 @@ impl<'a> Preparer<'a> {
     }
 
     pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Prompt> {
-        let conversation = conversation(messages)?;
+        let mut conversation = conversation(messages)?;
         let media_parts = media_parts(messages);
         let needs_encoders = media_parts.iter().any(|media| !matches!(media.part, Part::Encoded(_)));
         if needs_encoders && !self.model.has_encoders {
@@ -66,12 +67,7 @@ impl<'a> Preparer<'a> {
                 "the conversation holds media, but the model was loaded without encoders".into(),
             ));
         }
-        let template = TemplateOptions {
-            tools: self.options.tools.clone(),
-            add_generation_prompt: true,
-            enable_thinking: self.options.enable_thinking,
-        };
-        let unexpanded = self.model.tokenizer.encode(&self.model.template.render(&conversation, &template)?)?;
+        let unexpanded = self.encode(&mut conversation)?;
         self.check_placeholders(&unexpanded, &media_parts)?;
         let media = self.media(&media_parts)?;
         let layout = self.layout(&media);
@@ -81,6 +77,31 @@ impl<'a> Preparer<'a> {
         let prompt = Prompt { ids, layout, media, options, speech: None, preprocessing: Duration::ZERO, parts };
         tracing::debug!(tokens = prompt.tokens(), parts = prompt.parts.len(), "prompt");
         Ok(prompt)
+    }
+
+    /// Renders the conversation with the chat template and encodes it.
+    fn encode(&self, conversation: &mut Value) -> Result<Vec<u32>> {
+        let (tokenizer, limit) = (self.model.tokenizer, self.model.context_length);
+        let mut template = TemplateOptions {
+            tools: self.options.tools.clone(),
+            add_generation_prompt: true,
+            enable_thinking: self.options.enable_thinking,
+        };
+        let texts: Vec<&Value> = std::iter::once(&*conversation).chain(&template.tools).collect();
+        let mark = match self.options.special_tokens_in_text {
+            true => None,
+            false => Mark::for_texts(tokenizer, &texts)?,
+        };
+        if let Some(mark) = mark {
+            std::iter::once(&mut *conversation).chain(&mut template.tools).for_each(|texts| mark.set(tokenizer, texts));
+        }
+        let rendered = self.model.template.render(conversation, &template)?;
+        // Encoding megabytes takes seconds, which a text that cannot fit must not cost.
+        let tokens = tokenizer.fewest_tokens(&rendered);
+        if tokens >= limit {
+            return Err(Error::ContextLength { tokens, limit });
+        }
+        mark.map_or_else(|| tokenizer.encode(&rendered), |mark| mark.encode(tokenizer, &rendered))
     }
 
     /// Checks that the placeholders are those of the media parts: a special token in a text part would be taken for media.
@@ -244,11 +265,12 @@ impl<'a> Preparer<'a> {
     fn count(&self, messages: &[Message], layout: &MediaLayout) -> Result<Vec<PartTokens>> {
         let mut items = layout.items.iter();
         let mut next = || items.next().map_or(0, MediaItem::tokens);
-        let mut counts = Vec::new();
+        let (tokenizer, mut counts) = (self.model.tokenizer, Vec::new());
         for (message, parts) in messages.iter().map(Message::parts).enumerate() {
             for (part, item) in parts.iter().enumerate() {
                 let tokens = match item {
-                    Part::Text(text) => self.model.tokenizer.encode(text)?.len(),
+                    Part::Text(text) if self.options.special_tokens_in_text => tokenizer.encode(text)?.len(),
+                    Part::Text(text) => tokenizer.encode_as_text(text)?.len(),
                     Part::Video { .. } if layout.audio_in_video => next() + next(),
                     _ => next(),
                 };

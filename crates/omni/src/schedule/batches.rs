@@ -182,8 +182,9 @@ fn predict(
     match code_predictor.predict(frames.collect()) {
         Ok(frames) => {
             let each = runs.into_iter().zip(starts).zip(frames);
-            indices.iter().zip(each).for_each(|(index, ((run, start), frame))| {
-                made[*index] = Some(run.take_frame(start, frame));
+            indices.iter().zip(each).for_each(|(index, ((run, start), frame))| match frame {
+                Ok(frame) => made[*index] = Some(run.take_frame(start, frame)),
+                Err(error) => errors[*index] = Some(error),
             });
         }
         // The rows come from the talker: a wrong shape is a wrong checkpoint, and concerns all jobs.

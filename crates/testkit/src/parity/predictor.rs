@@ -62,7 +62,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let mut frame = Frame::along(stored[1..].to_vec());
     let mut state = predictor.start(&SamplingOptions::greedy());
     let run = FrameRun { state: &mut state, start: &start, probe: Some(&mut frame) };
-    let made = predictor.predict(vec![run])?.remove(0);
+    let made = predictor.predict(vec![run])?.remove(0)?;
     if let Some(rows) = frame.prefill {
         case.compare("prefill_input", rows, NEAR);
     }

@@ -220,7 +220,7 @@ fn speak(
         let start = talker.frame_starts(&[&mut speaking]).remove(0);
         let mut frame = Frame::along(stored.get(made.len()).map_or_else(Vec::new, |frame| frame[1..].to_vec()));
         let run = FrameRun { state: &mut state, start: &start, probe: Some(&mut frame) };
-        let codes = predictor.predict(vec![run])?.remove(0);
+        let codes = predictor.predict(vec![run])?.remove(0)?;
         shown.push(frame);
         made.push(speaking.take_frame(start, codes));
         let text = match made.len() <= rows {

@@ -1,57 +1,45 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+//! The checkpoint's tokenizer: byte-level BPE with added tokens.
+
+mod files;
+mod marks;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use omni_core::{Error, Result};
-use serde::Deserialize;
-use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::unicode::NFC;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-/// Pattern that splits text into pieces, which BPE encodes separately (Qwen2: one digit per piece).
-const PIECES: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(crate) use marks::Mark;
 
 /// The checkpoint's tokenizer: byte-level BPE with added tokens.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    special: HashSet<u32>,
+    /// The same without the special tokens, made when a text first holds one that is not meant.
+    plain: Arc<OnceLock<tokenizers::Tokenizer>>,
+    /// The added tokens that are flagged special.
+    special: HashMap<u32, String>,
     size: u32,
+    longest: usize,
     bytes: HashMap<char, u8>,
 }
 
-#[derive(Deserialize)]
-struct TokenizerConfig {
-    #[serde(default)]
-    added_tokens_decoder: BTreeMap<String, Added>,
-}
-
-#[derive(Deserialize)]
-struct Added {
-    content: String,
-    #[serde(default)]
-    special: bool,
-}
-
 impl Tokenizer {
-    /// Loads the tokenizer from `tokenizer.json`, or else from `vocab.json`, `merges.txt` and `tokenizer_config.json`.
+    /// Loads the tokenizer from `tokenizer.json`, or else from `vocab.json` and `merges.txt`; added tokens also from
+    /// `tokenizer_config.json` and `added_tokens.json`.
     ///
     /// # Errors
     /// [`Error::Config`] or [`Error::Io`] naming the file.
     pub fn from_directory(directory: &Path) -> Result<Self> {
-        let whole = directory.join("tokenizer.json");
-        let inner = match whole.is_file() {
-            true => tokenizers::Tokenizer::from_file(&whole).map_err(|error| config(&whole, &error))?,
-            false => assemble(directory)?,
-        };
+        let inner = files::read(directory)?;
         let added = inner.get_added_tokens_decoder();
-        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        let size = inner.get_vocab(true).values().max().map_or(0, |id| id + 1);
-        Ok(Self { inner, special, size, bytes: byte_alphabet() })
+        let special: HashMap<u32, String> =
+            added.into_iter().filter(|(_, token)| token.special).map(|(id, token)| (id, token.content)).collect();
+        let vocabulary = inner.get_vocab(true);
+        let size = vocabulary.values().max().map_or(0, |id| id.saturating_add(1));
+        let longest = vocabulary.keys().map(|token| token.chars().count()).max().unwrap_or(1).max(1);
+        Ok(Self { inner, plain: Arc::default(), special, size, longest, bytes: byte_alphabet() })
     }
 
     /// The largest id plus one.
@@ -64,9 +52,28 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Request`] if the text cannot be encoded.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| Error::Request(format!("the text cannot be encoded: {error}")))?;
-        Ok(encoding.get_ids().to_vec())
+        encode_with(&self.inner, text)
+    }
+
+    /// Encodes a text in which special tokens are text like any other.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the text cannot be encoded.
+    pub(crate) fn encode_as_text(&self, text: &str) -> Result<Vec<u32>> {
+        if !self.special.values().any(|token| text.contains(token)) {
+            return self.encode(text);
+        }
+        let plain = self.plain.get_or_init(|| {
+            let mut plain = self.inner.clone();
+            plain.set_encode_special_tokens(true);
+            plain
+        });
+        encode_with(plain, text)
+    }
+
+    /// The fewest tokens that a text can have, from its length and the longest token; far cheaper than encoding it.
+    pub(crate) fn fewest_tokens(&self, text: &str) -> usize {
+        text.chars().count() / self.longest
     }
 
     /// Decodes ids. Invalid UTF-8 becomes U+FFFD. With `skip_special`, tokens flagged special are left out.
@@ -92,6 +99,24 @@ impl Tokenizer {
         let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
         let mapped: Option<Vec<u8>> = token.chars().map(|c| self.bytes.get(&c).copied()).collect();
         mapped.unwrap_or_else(|| token.into_bytes())
+    }
+}
+
+/// Encodes a text. Some configurations make the library panic; that must not end the program.
+fn encode_with(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let refused = |reason: String| Error::Request(format!("the text cannot be encoded: {reason}"));
+    let encoding = guarded(|| tokenizer.encode_fast(text, false)).map_err(refused)?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+/// Turns errors and panics of the tokenizers library into reasons.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(format!("the tokenizer's configuration is damaged: {}", text.unwrap_or("unknown")))
+        }
     }
 }
 
@@ -127,7 +152,7 @@ impl PendingText {
     }
 
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        if !(self.skip_special && tokenizer.special.contains(&id)) {
+        if !(self.skip_special && tokenizer.special.contains_key(&id)) {
             self.bytes.extend(tokenizer.token_bytes(id));
         }
         let unfinished = unfinished_tail(&self.bytes);
@@ -160,58 +185,6 @@ fn byte_alphabet() -> HashMap<char, u8> {
     let hidden = (0..=255u8).filter(|byte| !printable(byte));
     let moved = hidden.enumerate().map(|(n, byte)| (char::from_u32(256 + n as u32).expect("below 0xD800"), byte));
     (0..=255u8).filter(printable).map(|byte| (char::from(byte), byte)).chain(moved).collect()
-}
-
-/// Builds the tokenizer from the three files of the released directory.
-fn assemble(directory: &Path) -> Result<tokenizers::Tokenizer> {
-    let [vocab, merges, settings] = ["vocab.json", "merges.txt", "tokenizer_config.json"].map(|f| directory.join(f));
-    for path in [&vocab, &merges, &settings] {
-        if !path.is_file() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            return Err(Error::Config(format!("{}: there is neither tokenizer.json nor {name}", directory.display())));
-        }
-    }
-    let bpe = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy());
-    let bpe = bpe.build().map_err(|error| config(&vocab, &error))?;
-    let mut tokenizer = tokenizers::Tokenizer::new(bpe);
-    let split = Split::new(SplitPattern::Regex(PIECES.into()), SplitDelimiterBehavior::Isolated, false);
-    let split = split.map_err(|error| Error::Config(format!("the tokenizer's pattern: {error}")))?;
-    let bytes = ByteLevel::new(false, false, false);
-    tokenizer.with_normalizer(Some(NFC)).map_err(|error| config(&vocab, &error))?;
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![
-        PreTokenizerWrapper::Split(split),
-        PreTokenizerWrapper::ByteLevel(bytes),
-    ])));
-    tokenizer.with_decoder(Some(bytes));
-    add_tokens(&mut tokenizer, &settings)?;
-    Ok(tokenizer)
-}
-
-/// Adds the tokens of `tokenizer_config.json` and checks that each gets the id that the file names.
-fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, settings: &Path) -> Result<()> {
-    let text = std::fs::read_to_string(settings).map_err(|source| Error::io(settings, source))?;
-    let parsed: TokenizerConfig = serde_json::from_str(&text).map_err(|error| config(settings, &error))?;
-    let mut added = Vec::new();
-    for (id, token) in parsed.added_tokens_decoder {
-        let id: u32 = id.parse().map_err(|_| config(settings, &format!("added token id `{id}` is no number")))?;
-        added.push((id, token));
-    }
-    added.sort_by_key(|(id, _)| *id);
-    for (id, Added { content, special }) in added {
-        let token = AddedToken::from(content.clone(), special).normalized(false);
-        let result = if special { tokenizer.add_special_tokens([token]) } else { tokenizer.add_tokens([token]) };
-        result.map_err(|error| config(settings, &error))?;
-        let given = tokenizer.token_to_id(&content);
-        if given != Some(id) {
-            let reason = format!("added token `{content}` should have id {id}, but the next free id is {given:?}");
-            return Err(config(settings, &reason));
-        }
-    }
-    Ok(())
-}
-
-fn config(path: &Path, reason: &dyn std::fmt::Display) -> Error {
-    Error::Config(format!("{}: {reason}", path.display()))
 }
 
 #[cfg(test)]

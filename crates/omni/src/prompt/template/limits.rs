@@ -1,0 +1,204 @@
+//! Bounds of what a chat template may cost.
+
+use std::io::{self, Write};
+
+use minijinja::value::{Rest, Value, ValueOrKwargs};
+use minijinja::{Environment, ErrorKind};
+
+/// Steps of the template's program: sixty times those of a conversation of 1,000 messages.
+const STEPS: u64 = 20_000_000;
+
+/// Bytes of the template's text; those of models have 5 to 20 kB.
+const MOST_SOURCE: usize = 1 << 20;
+
+/// Bytes that a template may write, and that one filter may make.
+const MOST_OUTPUT: usize = 1 << 26;
+
+/// Items of a list that a filter may make.
+const MOST_ITEMS: usize = 1 << 20;
+
+/// Blocks inside one another, further branches of an `if` included. The parser takes a stack frame for each.
+pub(super) const MOST_NESTED: usize = 100;
+
+/// Operators, calls and brackets of one tag. The parser, or what frees its result, takes a stack frame for each.
+pub(super) const MOST_OPERATORS: usize = 500;
+
+/// Checks a template before it is parsed.
+pub(super) fn check(source: &str) -> Result<(), String> {
+    if source.len() > MOST_SOURCE {
+        return Err(format!("it has {} bytes, expected at most {MOST_SOURCE}", source.len()));
+    }
+    let mut open: Vec<usize> = Vec::new();
+    for tag in super::source::tags(source) {
+        let operators = operators(tag.inner);
+        if operators > MOST_OPERATORS {
+            return Err(format!("a tag has {operators} operators, expected at most {MOST_OPERATORS}"));
+        }
+        let Some(word) = tag.word() else { continue };
+        match word {
+            "if" | "for" | "macro" | "call" | "filter" | "with" | "autoescape" | "block" | "generation" => open.push(1),
+            // A block unless it assigns at once.
+            "set" if !tag.inner.contains('=') => open.push(1),
+            "elif" | "else" => {
+                if let Some(branches) = open.last_mut() {
+                    *branches += 1;
+                }
+            }
+            end if end.starts_with("end") => drop(open.pop()),
+            _ => {}
+        }
+        let depth: usize = open.iter().sum();
+        if depth > MOST_NESTED {
+            return Err(format!("its blocks are nested more than {MOST_NESTED} deep"));
+        }
+    }
+    Ok(())
+}
+
+/// Counts what may nest in an expression: signs outside of strings, and words that are operators.
+fn operators(inner: &str) -> usize {
+    let mut count = 0;
+    let (mut quote, mut escaped, mut word) = (None, false, String::new());
+    let end_word = |word: &mut String, count: &mut usize| {
+        *count += usize::from(matches!(word.as_str(), "not" | "and" | "or" | "if" | "in" | "is"));
+        word.clear();
+    };
+    for sign in inner.chars() {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if sign == '\\' => escaped = true,
+            Some(open) if sign == open => quote = None,
+            Some(_) => {}
+            None if sign.is_alphanumeric() || sign == '_' => word.push(sign),
+            None => {
+                end_word(&mut word, &mut count);
+                match sign {
+                    '"' | '\'' => quote = Some(sign),
+                    '(' | '[' | '{' | '.' | '|' | '+' | '-' | '*' | '/' | '%' | '~' | '<' | '>' | '=' | '!' => {
+                        count += 1
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    end_word(&mut word, &mut count);
+    count
+}
+
+/// The output, up to its bound.
+#[derive(Default)]
+pub(super) struct Bounded {
+    bytes: Vec<u8>,
+    /// Whether more came than fits.
+    pub(super) full: bool,
+}
+
+impl Bounded {
+    pub(super) fn into_string(self) -> String {
+        String::from_utf8(self.bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MOST_OUTPUT {
+            self.full = true;
+            return Err(io::Error::other("the output is too long"));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The size of what a filter would make of its arguments; `None` for arguments that the filter itself refuses.
+type Size = fn(&[Value]) -> Option<usize>;
+
+/// Filters and methods that can make much out of little, with the size of what they would make.
+const GROWING: [(&str, Size); 9] = [
+    ("replace", of_replacement),
+    ("indent", of_indentation),
+    ("join", of_joined),
+    ("format", of_format),
+    ("list", of_items),
+    ("sort", of_items),
+    ("unique", of_items),
+    ("batch", of_count),
+    ("slice", of_count),
+];
+
+/// Bytes that an item of a list counts as.
+const ITEM_BYTES: usize = MOST_OUTPUT / MOST_ITEMS;
+
+fn of_replacement(args: &[Value]) -> Option<usize> {
+    let [text, old, new] = [args.first()?.as_str()?, args.get(1)?.as_str()?, args.get(2)?.as_str()?];
+    let found = if old.is_empty() { text.len() + 1 } else { text.matches(old).count() };
+    Some(found.saturating_mul(new.len()).saturating_add(text.len()))
+}
+
+fn of_indentation(args: &[Value]) -> Option<usize> {
+    let (text, width) = (args.first()?.as_str()?, args.get(1)?.as_usize()?);
+    Some(text.lines().count().saturating_mul(width).saturating_add(text.len()))
+}
+
+fn of_joined(args: &[Value]) -> Option<usize> {
+    let (items, between) = (args.first()?, args.get(1).and_then(Value::as_str).map_or(0, str::len));
+    let each = if items.as_str().is_some() { 4 } else { ITEM_BYTES };
+    Some(items.len()?.saturating_mul(between + each))
+}
+
+/// The sum of all numbers in the format and among its arguments: one of them may be a width.
+fn of_format(args: &[Value]) -> Option<usize> {
+    let numbers =
+        args.first()?.as_str()?.split(|sign: char| !sign.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let widths = numbers.map(|digits| digits.parse().unwrap_or(usize::MAX));
+    let stars = args[1..]
+        .iter()
+        .filter_map(Value::as_usize)
+        .filter(|_| args[0].as_str().is_some_and(|text| text.contains('*')));
+    Some(widths.chain(stars).fold(0, usize::saturating_add))
+}
+
+fn of_items(args: &[Value]) -> Option<usize> {
+    Some(args.first()?.len()?.saturating_mul(ITEM_BYTES))
+}
+
+fn of_count(args: &[Value]) -> Option<usize> {
+    Some(args.first()?.len()?.saturating_add(args.get(1)?.as_usize()?).saturating_mul(ITEM_BYTES))
+}
+
+/// Refuses a filter or method whose result would be too long. Arguments of another kind are left to the filter to refuse.
+fn bound(name: &str, args: &[Value]) -> Result<(), minijinja::Error> {
+    let size = GROWING.iter().find(|(growing, _)| *growing == name).and_then(|(_, size)| size(args));
+    match size {
+        Some(size) if size > MOST_OUTPUT => {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("what `{name}` makes is too long")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Puts a bound before the filters and methods that can make much out of little.
+pub(super) fn set(environment: &mut Environment<'static>) {
+    environment.set_fuel(Some(STEPS));
+    let original = Environment::new();
+    for (name, _) in GROWING {
+        let original = original.clone();
+        environment.add_filter(name, move |args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            bound(name, &args)?;
+            original.empty_state().apply_filter(name, &args)
+        });
+    }
+    environment.set_unknown_method_callback(|state, value, name, args| {
+        let all: Vec<Value> = std::iter::once(value.clone()).chain(args.iter().cloned()).collect();
+        // Python's `join` is a method of what stands between.
+        let swapped = if name == "join" && all.len() > 1 { vec![all[1].clone(), all[0].clone()] } else { all };
+        bound(name, &swapped)?;
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+    });
+}

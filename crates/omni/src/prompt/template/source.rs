@@ -1,0 +1,131 @@
+//! Where a template's text comes from, and its tags.
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::read_json;
+use omni_core::{Error, Result};
+use serde_json::Value as Json;
+
+use super::{NAME, SETTINGS};
+
+/// Largest file that is read as a template.
+const MOST_BYTES: u64 = 1 << 24;
+
+/// Finds the template's text, with the file it stands in.
+pub(super) fn find(directory: &Path, settings: &Json) -> Result<(PathBuf, String)> {
+    let jinja = directory.join("chat_template.jinja");
+    if jinja.is_file() {
+        return read_text(&jinja).map(|text| (jinja, text));
+    }
+    let own = directory.join("chat_template.json");
+    let json: Json = if own.exists() { read_json(&own)? } else { Json::Null };
+    for (path, json) in [(own, &json), (directory.join(SETTINGS), settings)] {
+        if let Some(text) = default_of(&json[NAME]) {
+            return Ok((path, text.to_owned()));
+        }
+    }
+    let expected = "expected chat_template.json with the key `chat_template`";
+    Err(Error::Config(format!("{}: there is no chat template: {expected}", directory.display())))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    let io = |source| Error::io(path, source);
+    let length = std::fs::metadata(path).map_err(io)?.len();
+    if length > MOST_BYTES {
+        return Err(Error::Config(format!("{}: {length} bytes are no chat template", path.display())));
+    }
+    std::fs::read_to_string(path).map_err(io)
+}
+
+/// The text itself, or the one named `default` of a list of named texts.
+fn default_of(template: &Json) -> Option<&str> {
+    let named = |entry: &&Json| entry["name"] == "default";
+    let text = template.as_array().map_or(Some(template), |all| all.iter().find(named).map(|entry| &entry["template"]));
+    text?.as_str()
+}
+
+/// The special tokens that `tokenizer_config.json` names, each a string or an object with `content`.
+pub(super) fn special_tokens(settings: &Json) -> Vec<(String, String)> {
+    let entries = settings.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
+    let text = |token: &Json| token.as_str().or(token["content"].as_str()).map(str::to_owned);
+    entries.filter_map(|(key, token)| Some((key.clone(), text(token)?))).collect()
+}
+
+/// A tag of a template: `{% … %}` or `{{ … }}`.
+pub(super) struct Tag<'a> {
+    /// What stands between the signs.
+    pub(super) inner: &'a str,
+    is_block: bool,
+    /// Where `inner` begins in the template.
+    start: usize,
+}
+
+impl<'a> Tag<'a> {
+    /// The first word of a block tag.
+    pub(super) fn word(&self) -> Option<&'a str> {
+        let text = self.inner.trim_start_matches(['-', '+']).trim_start();
+        let end = text.find(|sign: char| !sign.is_alphanumeric() && sign != '_').unwrap_or(text.len());
+        Some(&text[..end]).filter(|word| self.is_block && !word.is_empty())
+    }
+}
+
+/// The tags of a template; comments have none.
+pub(super) fn tags(source: &str) -> Vec<Tag<'_>> {
+    let (mut tags, mut at) = (Vec::new(), 0);
+    while let Some(found) = source[at..].find('{') {
+        let open = at + found;
+        let (is_block, close) = match source.as_bytes().get(open + 1) {
+            Some(b'%') => (true, "%}"),
+            Some(b'{') => (false, "}}"),
+            Some(b'#') => {
+                at = source[open..].find("#}").map_or(source.len(), |end| open + end + 2);
+                continue;
+            }
+            _ => {
+                at = open + 1;
+                continue;
+            }
+        };
+        let start = open + 2;
+        let end = end_of_tag(&source[start..], close).map_or(source.len(), |length| start + length);
+        tags.push(Tag { inner: &source[start..end], is_block, start });
+        at = (end + 2).min(source.len());
+    }
+    tags
+}
+
+/// Where a tag ends: at the first closing sign outside of a string.
+fn end_of_tag(text: &str, close: &str) -> Option<usize> {
+    let (mut quote, mut escaped) = (None, false);
+    for (at, sign) in text.char_indices() {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if sign == '\\' => escaped = true,
+            Some(open) if sign == open => quote = None,
+            Some(_) => {}
+            None if text[at..].starts_with(close) => return Some(at),
+            None if matches!(sign, '"' | '\'') => quote = Some(sign),
+            None => {}
+        }
+    }
+    None
+}
+
+/// Replaces the tags that mark what the assistant wrote, which only training reads, by ones that do nothing.
+pub(super) fn without_generation_tags(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut done = 0;
+    for tag in tags(source) {
+        let (word, instead) = match tag.word() {
+            Some(word @ "generation") => (word, "if true"),
+            Some(word @ "endgeneration") => (word, "endif"),
+            _ => continue,
+        };
+        let at = tag.start + tag.inner.find(word).unwrap_or(0);
+        text.push_str(&source[done..at]);
+        text.push_str(instead);
+        done = at + word.len();
+    }
+    text.push_str(&source[done..]);
+    text
+}
