@@ -47,7 +47,7 @@ pub use omni::Omni;
 pub use omni_core::{
     Dtype, Encoded, Error, ModalityEncoder, Place, Result, SamplingOptions, SpanLayout, Vocoder, VocoderStream,
 };
-pub use output::{Audio, Event, FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage, WavFile};
+pub use output::{Audio, Event, FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage, WavFile, WavWriter};
 pub use prompt::{
     ChatTemplate, ChunkRamp, GenerateOptions, Guards, LastWord, Message, Part, PartKind, PartTokens, Prompt, Role,
     Stages, TalkerPositions, TemplateOptions, TextStream, Tokenizer, VocoderMode,
@@ -55,6 +55,7 @@ pub use prompt::{
 pub use session::{Answer, AudioTurn, MelNorm, Session};
 
 pub use aut_encoder;
+pub use burn;
 pub use checkpoint;
 pub use code2wav;
 pub use media;

@@ -6,6 +6,6 @@ mod wav;
 
 pub use event::{Audio, Event};
 pub use reply::{FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage};
-pub use wav::WavFile;
+pub use wav::{WavFile, WavWriter};
 
 pub(crate) use reply::collect_reply;
