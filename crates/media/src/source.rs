@@ -2,6 +2,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
+
+use crate::{MediaError, Result};
+
 /// Where encoded contents lie.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Source {
@@ -18,6 +23,39 @@ impl Source {
             Source::Path(path) => path.display().to_string(),
             Source::Bytes(bytes) => format!("{} bytes in memory", bytes.len()),
         }
+    }
+}
+
+/// Characters of a `data:` URI before its data.
+const MOST_HEAD: usize = 256;
+
+impl Source {
+    /// The contents that a text holds in base64: alone, or as a `data:` URI such as browsers and web services send. The kind that the
+    /// URI names is ignored, since contents tell their own.
+    ///
+    /// # Errors
+    /// [`MediaError::Unusable`] for any other text.
+    pub fn from_base64(text: &str) -> Result<Self> {
+        let refused = |reason: String| MediaError::unusable("base64 data", reason);
+        let data = match text.strip_prefix("data:") {
+            None => text,
+            Some(rest) => {
+                let comma = rest.find(',').filter(|comma| *comma <= MOST_HEAD);
+                let comma = comma.ok_or_else(|| refused("a data URI without a comma before its data".into()))?;
+                let encoded = rest[..comma].ends_with(";base64");
+                encoded
+                    .then(|| &rest[comma + 1..])
+                    .ok_or_else(|| refused("a data URI whose data is not base64".into()))?
+            }
+        };
+        // Encoders wrap lines, and web services use the alphabet of URLs and leave out the padding.
+        let letters: Vec<u8> = data.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let url = letters.iter().any(|byte| matches!(byte, b'-' | b'_'));
+        let alphabet = if url { alphabet::URL_SAFE } else { alphabet::STANDARD };
+        let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+        let bytes =
+            GeneralPurpose::new(&alphabet, lenient).decode(letters).map_err(|error| refused(error.to_string()))?;
+        Ok(bytes.into())
     }
 }
 
@@ -72,5 +110,34 @@ impl From<&[u8]> for Source {
 impl From<Arc<[u8]>> for Source {
     fn from(bytes: Arc<[u8]>) -> Self {
         Source::Bytes(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_alone_in_a_uri_with_line_ends_and_in_either_alphabet() {
+        let bytes: &[u8] = &[0xfb, 0xff, 0xfe, b'R'];
+        for text in [
+            "+//+Ug==",
+            "+//+Ug",
+            "-__-Ug",
+            "+//+\r\nUg==\n",
+            "data:audio/wav;base64,+//+Ug==",
+            "data:;base64,+//+Ug==",
+        ] {
+            assert_eq!(Source::from_base64(text).unwrap(), bytes.into(), "{text}");
+        }
+        for (text, reason) in [
+            ("data:audio/wav,RIFF", "not base64"),
+            ("data:audio/wav;base64", "without a comma"),
+            ("http://a.b/c.wav", "base64 data"),
+            ("+//+Ug=*", "base64 data"),
+        ] {
+            let message = Source::from_base64(text).unwrap_err().to_string();
+            assert!(message.contains(reason), "{text}: {message}");
+        }
     }
 }
