@@ -41,7 +41,7 @@ pub fn convert(options: &Options, progress: impl FnMut(Progress) -> Result<()>) 
     let source = Source::open(&options.source)?;
     let checkpoint = &source.checkpoint;
     checkpoint.check(&Component::ALL)?;
-    let mut identity = source.identity("convert", options.dtype, options.shard_bytes);
+    let mut identity = source.identity("convert", options.dtype, options.shard_bytes)?;
     identity.insert("dequantize".into(), json!(options.dequantize));
     let job = Job {
         out: &options.out,

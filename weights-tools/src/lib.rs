@@ -4,6 +4,7 @@ pub mod compare;
 pub mod convert;
 pub mod init;
 pub mod inspect;
+mod new_file;
 pub mod quantize;
 mod random;
 mod shards;

@@ -1,5 +1,7 @@
 //! A checkpoint that is read to be written in another form.
 
+mod weight_files;
+
 use std::path::{Path, PathBuf};
 
 use checkpoint::{Checkpoint, StoredTensor, UNFINISHED};
@@ -9,7 +11,12 @@ use qwen3_omni::OmniCheckpoint;
 use safetensors::Dtype as Stored;
 use serde_json::{Map, Value, json};
 
-use crate::shards::Sink;
+use crate::shards::{LOCK, Sink};
+use weight_files::states;
+pub(crate) use weight_files::weight_files;
+
+/// Another version may write other bytes.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Bytes converted at a time.
 const PIECE: usize = 1 << 22;
@@ -28,18 +35,24 @@ impl Source {
     }
 
     /// What the bytes that `command` makes of this source depend on.
-    pub(crate) fn identity(&self, command: &str, dtype: Option<Dtype>, shard_bytes: u64) -> Map<String, Value> {
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the shard that cannot be read.
+    pub(crate) fn identity(&self, command: &str, dtype: Option<Dtype>, shard_bytes: u64) -> Result<Map<String, Value>> {
+        let weights = states(&self.directory)?;
         let place = self.directory.canonicalize().unwrap_or_else(|_| self.directory.clone());
         let tensors = self.checkpoint.tensors().iter().map(|(name, t)| format!("{name}{:?}{:?};", t.dtype, t.shape));
         let contents = fingerprint(&[self.config.to_string(), tensors.collect()].concat());
         let entries = [
             ("command", json!(command)),
+            ("version", json!(VERSION)),
             ("source", json!(place)),
             ("contents", json!(contents)),
+            ("weights", weights),
             ("dtype", json!(dtype.map(Dtype::name))),
             ("shard_bytes", json!(shard_bytes)),
         ];
-        entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
     }
 
     /// The files beside the weights: tokenizer, templates, licence.
@@ -47,7 +60,8 @@ impl Source {
         let entries = std::fs::read_dir(&self.directory).map_err(|source| Error::io(&self.directory, source))?;
         let kept = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            path.is_file() && !name.contains(".safetensors") && name != "config.json" && name != UNFINISHED
+            let ours = ["config.json", UNFINISHED, LOCK].contains(&&*name) || name.ends_with(".partial");
+            path.is_file() && !name.contains(".safetensors") && !ours
         };
         let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(kept).collect();
         files.sort();
