@@ -210,9 +210,13 @@ pub fn run(options: &Options, mut report: impl FnMut(&CaseReport)) -> Result<Vec
     let model = Model::open(options)?;
     let mut cases = golden::cases(&options.golden)?;
     // Beside names that are there, a misspelt one would pass as if its cases had run.
-    if let Some(prefix) = options.only.iter().find(|prefix| !cases.iter().any(|(name, _)| name.starts_with(prefix.as_str()))) {
+    if let Some(prefix) =
+        options.only.iter().find(|prefix| !cases.iter().any(|(name, _)| name.starts_with(prefix.as_str())))
+    {
         let path = options.golden.display();
-        return Err(Error::Request(format!("{path}: no case in this golden directory has a name that begins with {prefix}")));
+        return Err(Error::Request(format!(
+            "{path}: no case in this golden directory has a name that begins with {prefix}"
+        )));
     }
     cases.retain(|(name, _)| {
         options.only.is_empty() || options.only.iter().any(|prefix| name.starts_with(prefix.as_str()))
