@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod convert;
+mod foreign;
 pub mod init;
 pub mod inspect;
 mod new_file;

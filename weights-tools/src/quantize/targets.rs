@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(config["ignore"], json!([ignore, rest.to_vec()].concat()));
     }
 
-    /// The names of a module in the checkpoint, from its name in transformers, whole or the thinker alone.
+    /// The name of a module in the checkpoint, from its name in transformers, whole or the thinker alone.
     fn on_disk(name: &str) -> String {
         let name =
             if name.starts_with("model.") || name == "lm_head" { format!("thinker.{name}") } else { name.to_owned() };
@@ -182,6 +182,7 @@ mod tests {
             for (module, scheme) in &choices {
                 assert_eq!(config.scheme_of(module), scheme.as_ref(), "{module}");
             }
+            // `named_modules()` of the small checkpoint in transformers 5.23.0: linear layers and routers.
             let (whole, thinker) = (include_str!("transformers_modules.txt"), include_str!("transformers_thinker.txt"));
             let mut linear = 0;
             for name in whole.lines().chain(thinker.lines()) {
