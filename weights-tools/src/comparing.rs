@@ -7,6 +7,8 @@ use omni_core::{Dtype, Result};
 use qwen3_omni::Device;
 use qwen3_omni_weights_tools::compare::{Comparison, Options, Prompts, compare};
 
+use crate::terminal::{Output, note, say};
+
 /// Options of `compare`.
 #[derive(Args)]
 pub struct Compare {
@@ -32,8 +34,8 @@ pub struct Compare {
     /// f32, bf16 or f16: the number type the other one is computed in; the reference is always computed in f32
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
-    /// Fail if an output's cosine similarity is below this
-    #[arg(long)]
+    /// Fail if an output's cosine similarity is below this, or not a number
+    #[arg(long, value_parser = cosine)]
     min_cosine: Option<f64>,
     /// Print JSON
     #[arg(long)]
@@ -42,28 +44,47 @@ pub struct Compare {
 
 impl Compare {
     /// Compares, and returns whether the outputs are near enough.
-    pub fn run(self) -> Result<bool> {
+    pub fn run(self, out: &Output) -> Result<bool> {
         let texts = self.prompts.as_deref().map(Prompts::from_file).transpose()?.unwrap_or_default();
         let prompts = Prompts { texts, sounds: self.sound, pictures: self.picture, golden: self.golden };
         let Self { reference, other, device, dtype, .. } = self;
         let comparison = compare(&Options { reference, other, prompts, device, dtype })?;
         match self.json {
-            true => crate::print_json(&comparison),
-            false => print(&comparison),
+            true => out.json(&comparison),
+            false => print(&comparison, out),
         }
-        Ok(self.min_cosine.is_none_or(|least| comparison.least_cosine() >= least))
+        let Some(least) = self.min_cosine else { return Ok(true) };
+        let far = comparison.differences.iter().filter(|difference| !difference.is_near(least));
+        let far: Vec<String> = far.map(|far| format!("{} {} ({})", far.component, far.output, far.cosine)).collect();
+        if !far.is_empty() {
+            note(format_args!("not as near as a cosine of {least}: {}", far.join(", ")));
+        }
+        Ok(far.is_empty())
     }
 }
 
+fn cosine(text: &str) -> Result<f64, String> {
+    let parsed = text.parse().ok().filter(|value| (-1.0..=1.0).contains(value));
+    parsed.ok_or_else(|| "expected a number from -1 to 1".into())
+}
+
 /// One line per output.
-pub fn print(comparison: &Comparison) {
-    println!(
+pub fn print(comparison: &Comparison, out: &Output) {
+    say!(
+        out,
         "{:16} {:14} {:>10} {:>11} {:>10} {:>10} {:>10}",
-        "component", "output", "values", "cosine", "max error", "largest", "same best"
+        "component",
+        "output",
+        "values",
+        "cosine",
+        "max error",
+        "largest",
+        "same best"
     );
     for difference in &comparison.differences {
         let best = difference.same_best.map_or_else(|| "-".into(), |share| format!("{:.1} %", 100.0 * share));
-        println!(
+        say!(
+            out,
             "{:16} {:14} {:>10} {:>11.7} {:>10.2e} {:>10.2e} {best:>10}",
             difference.component,
             difference.output,

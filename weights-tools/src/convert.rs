@@ -1,4 +1,5 @@
-//! Checkpoints in another number type, with shards of another size, or with packed layers turned into floats again.
+//! Checkpoints in another number type, with shards of another size, with packed layers turned into floats again, or from the packing
+//! of another tool.
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use omni_core::{Dtype, Error, Result};
 use qwen3_omni::{Component, OmniCheckpoint};
 use serde_json::{Value, json};
 
+use crate::foreign;
 use crate::shards::{self, Job, OutTensor, Progress, Sink, Unit, natural};
 use crate::source::{Source, float_type, floats, remove_key, set_dtype, stored_type, write_converted, write_floats};
 
@@ -36,12 +38,16 @@ const ROWS: usize = 256;
 ///
 /// # Errors
 /// [`Error::Request`] for a directory that holds a checkpoint or one that another command has begun; [`Error::Weights`]
-/// for a value that the number type cannot hold; [`Error::Io`] naming the file.
-pub fn convert(options: &Options, progress: impl FnMut(Progress) -> Result<()>) -> Result<()> {
+/// for a value that the number type cannot hold; [`Error::Unsupported`] for a packing that cannot be read; [`Error::Io`] naming
+/// the file.
+pub fn convert(options: &Options, mut progress: impl FnMut(Progress) -> Result<()>) -> Result<()> {
+    if let Some(converted) = foreign::convert(options, &mut progress) {
+        return converted;
+    }
     let source = Source::open(&options.source)?;
     let checkpoint = &source.checkpoint;
     checkpoint.check(&Component::ALL)?;
-    let mut identity = source.identity("convert", options.dtype, options.shard_bytes);
+    let mut identity = source.identity("convert", options.dtype, options.shard_bytes)?;
     identity.insert("dequantize".into(), json!(options.dequantize));
     let job = Job {
         out: &options.out,

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::quantize::{Plan, choose, packed_unit, quantised_config, shape_bytes};
 use crate::random::Random;
 use crate::shards::{self, Job, OutTensor, Progress, Sink, Unit, natural};
-use crate::source::{fingerprint, read_json, remove_key, set_dtype, stored_type};
+use crate::source::{VERSION, fingerprint, read_json, remove_key, set_dtype, stored_type};
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -51,18 +51,20 @@ const COMPANIONS: [&str; 7] = [
 /// [`Error::Config`] for a bad config or number of layers, [`Error::Request`] for a directory that holds a checkpoint or
 /// one that another command has begun, [`Error::Io`] naming the file that cannot be written.
 pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()> {
+    init_until(options, |done| {
+        progress(done);
+        Ok(())
+    })
+}
+
+/// Does what [`init`] does, until `progress` returns an error, which stops it.
+///
+/// # Errors
+/// The errors of [`init`] and of `progress`.
+pub fn init_until(options: &Options, progress: impl FnMut(Progress) -> Result<()>) -> Result<()> {
     let (json, manifest) = read_config(options)?;
     let (schemes, config) = packing(options, json, &manifest)?;
-    let units = units(&manifest, &schemes, options.dtype);
-    let job = Job {
-        out: &options.out,
-        identity: identity(options, &config),
-        units,
-        shard_bytes: options.shard_bytes,
-        config,
-        companions: companions(&options.config),
-        restart: options.restart,
-    };
+    let job = job(options, config, units(&manifest, &schemes, options.dtype));
     let produce = |unit: &Unit, sink: &mut Sink<'_>| {
         match unit.tensors[0].name.strip_suffix(".weight_packed") {
             Some(module) => {
@@ -73,11 +75,7 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
         }
         Ok(None)
     };
-    shards::write(&job, produce, |done| {
-        progress(done);
-        Ok(())
-    })
-    .map(drop)
+    shards::write(&job, produce, progress).map(drop)
 }
 
 /// Writes only the config and the files beside it, as [`init`] does: a directory whose weights are drawn when it is loaded
@@ -88,7 +86,21 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
 pub fn init_without_weights(options: &Options) -> Result<()> {
     let (json, manifest) = read_config(options)?;
     let (_, config) = packing(options, json, &manifest)?;
-    shards::write_directory(&options.out, &companions(&options.config), &config)
+    let mut job = job(options, config, Vec::new());
+    job.identity.insert("no_weights".into(), json!(true));
+    shards::write_directory(&job)
+}
+
+fn job(options: &Options, config: Value, units: Vec<Unit>) -> Job<'_> {
+    Job {
+        out: &options.out,
+        identity: identity(options, &config),
+        units,
+        shard_bytes: options.shard_bytes,
+        config,
+        companions: companions(&options.config),
+        restart: options.restart,
+    }
 }
 
 type Schemes = std::collections::BTreeMap<String, Scheme>;
@@ -131,6 +143,7 @@ fn identity(options: &Options, config: &Value) -> Map<String, Value> {
     let mut identity = options.plan.as_ref().map_or_else(Map::new, Plan::identity);
     let entries = [
         ("command", json!("init")),
+        ("version", json!(VERSION)),
         ("config", json!(options.config)),
         ("contents", json!(fingerprint(&config.to_string()))),
         ("seed", json!(options.seed)),

@@ -2,8 +2,10 @@
 
 pub mod compare;
 pub mod convert;
+mod foreign;
 pub mod init;
 pub mod inspect;
+mod new_file;
 pub mod quantize;
 mod random;
 mod shards;

@@ -77,7 +77,7 @@ impl Options {
 /// Runs every case of the directory, calling `report` after each.
 ///
 /// # Errors
-/// If the device, the checkpoint or the golden directory cannot be opened, or no case is selected.
+/// If the device, the checkpoint or the golden directory cannot be opened, or a prefix selects no case.
 pub fn run(options: &Options, report: impl FnMut(&CaseReport)) -> Result<Vec<CaseReport>> {
     parity::run(&options.open()?, report)
 }

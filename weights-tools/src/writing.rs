@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use omni_core::{Dtype, Error, Result};
 use qwen3_omni::{Component, Device};
 use qwen3_omni_weights_tools::compare::{self, Prompts};
-use qwen3_omni_weights_tools::quantize::{self, Grouping, Plan, Recipe, Report};
-use qwen3_omni_weights_tools::{Progress, convert, init};
+use qwen3_omni_weights_tools::quantize::{self, Grouping, Plan, Recipe, Report, ReportFile};
+use qwen3_omni_weights_tools::{convert, init};
 
 use crate::comparing;
+use crate::progress::Watch;
+use crate::terminal::{Output, say};
 
 /// Which linear layers are quantised, and how.
 #[derive(Args)]
@@ -117,67 +118,71 @@ pub struct Convert {
 
 impl Init {
     /// Writes the checkpoint.
-    pub fn run(self) -> Result<bool> {
+    pub fn run(self, out: &Output) -> Result<bool> {
         let plan = self.plan.is_given().then(|| self.plan.plan());
-        let Self { config, seed, out, layers, no_weights, dtype, .. } = self;
+        let Self { config, seed, out: directory, layers, no_weights, dtype, .. } = self;
         let TargetArguments { shard_mb, restart } = self.target;
-        let options =
-            init::Options { config, out, seed, layers, dtype, plan, shard_bytes: shard_mb * 1_000_000, restart };
+        let shard_bytes = shard_mb * 1_000_000;
+        let options = init::Options { config, out: directory, seed, layers, dtype, plan, shard_bytes, restart };
         if no_weights {
             init::init_without_weights(&options)?;
         } else {
-            let bar = bar();
-            init::init(&options, |progress| show(&bar, progress))?;
-            bar.finish_and_clear();
+            let mut watch = Watch::begin(&options.out)?;
+            init::init_until(&options, |progress| watch.show(progress))?;
         }
-        println!("written: {}", options.out.display());
+        say!(out, "written: {}", options.out.display());
         Ok(true)
     }
 }
 
 impl Quantize {
     /// Writes the checkpoint and prints the error made.
-    pub fn run(self) -> Result<bool> {
+    pub fn run(self, out: &Output) -> Result<bool> {
         let plan = self.plan.plan();
-        let prompts = self.prompts.as_deref().map(Prompts::from_file).transpose()?;
-        let Self { source, out, dtype, .. } = self;
+        let prompts = self.comparison()?;
+        let Self { source, out: directory, dtype, .. } = self;
+        let report_file = self.report.map(|path| ReportFile::new(path, &directory)).transpose()?;
         let TargetArguments { shard_mb, restart } = self.target;
-        let options = quantize::Options { source, out, plan, dtype, shard_bytes: shard_mb * 1_000_000, restart };
-        let bar = bar();
-        let report = quantize::quantize(&options, |progress| {
-            show(&bar, progress);
-            Ok(())
-        })?;
-        bar.finish_and_clear();
-        print_report(&report);
-        if let Some(path) = &self.report {
-            let text = serde_json::to_string_pretty(&report).expect("reports can be written as JSON");
-            std::fs::write(path, text).map_err(|source| Error::io(path, source))?;
-        }
-        println!("written: {}", options.out.display());
-        if prompts.is_some() || self.golden.is_some() {
-            let prompts = Prompts { texts: prompts.unwrap_or_default(), golden: self.golden, ..Prompts::default() };
+        let shard_bytes = shard_mb * 1_000_000;
+        let options = quantize::Options { source, out: directory, plan, dtype, shard_bytes, restart };
+        let report = {
+            let mut watch = Watch::begin(&options.out)?;
+            quantize::quantize(&options, |progress| watch.show(progress))?
+        };
+        print_report(&report, out);
+        report_file.map(|file| file.write(&report)).transpose()?;
+        say!(out, "written: {}", options.out.display());
+        if let Some(prompts) = prompts {
             let (reference, other, device) = (options.source, options.out, Device::Cpu);
             let comparison = compare::Options { reference, other, prompts, device, dtype: Dtype::F32 };
-            comparing::print(&compare::compare(&comparison)?);
+            comparing::print(&compare::compare(&comparison)?, out);
         }
         Ok(true)
+    }
+
+    /// The inputs both checkpoints are to be run on, if they are: what is wrong with them is said before hours of work.
+    fn comparison(&self) -> Result<Option<Prompts>> {
+        let texts = self.prompts.as_deref().map(Prompts::from_file).transpose()?;
+        if texts.is_none() && self.golden.is_none() {
+            return Ok(None);
+        }
+        let prompts = Prompts { texts: texts.unwrap_or_default(), golden: self.golden.clone(), ..Prompts::default() };
+        prompts.check(&self.source)?;
+        Ok(Some(prompts))
     }
 }
 
 impl Convert {
     /// Writes the checkpoint.
-    pub fn run(self) -> Result<bool> {
-        let Self { source, out, dtype, dequantize, target: TargetArguments { shard_mb, restart } } = self;
+    pub fn run(self, out: &Output) -> Result<bool> {
+        let Self { source, out: directory, dtype, dequantize, target: TargetArguments { shard_mb, restart } } = self;
         let shard_bytes = shard_mb * 1_000_000;
-        let options = convert::Options { source, out, dtype, dequantize, shard_bytes, restart };
-        let bar = bar();
-        convert::convert(&options, |progress| {
-            show(&bar, progress);
-            Ok(())
-        })?;
-        bar.finish_and_clear();
-        println!("written: {}", options.out.display());
+        let options = convert::Options { source, out: directory, dtype, dequantize, shard_bytes, restart };
+        {
+            let mut watch = Watch::begin(&options.out)?;
+            convert::convert(&options, |progress| watch.show(progress))?;
+        }
+        say!(out, "written: {}", options.out.display());
         Ok(true)
     }
 }
@@ -207,23 +212,18 @@ fn component(name: &str) -> Result<Component> {
     found.ok_or_else(|| Error::Request(format!("part `{name}`: expected one of {}", names())))
 }
 
-fn bar() -> ProgressBar {
-    let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a valid template"))
-}
-
-fn show(bar: &ProgressBar, progress: Progress) {
-    bar.set_length(progress.total);
-    bar.set_position(progress.bytes);
-}
-
-fn print_report(report: &Report) {
-    println!("{:16} {:>8} {:>16} {:>10} {:>10}  worst", "component", "matrices", "weights", "rel. error", "max error");
+fn print_report(report: &Report, out: &Output) {
+    say!(out, "{:16} {:>8} {:>16} {:>10} {:>10}  worst", "component", "matrices", "weights", "rel. error", "max error");
     for part in &report.components {
         let (worst, of_worst) = &part.worst;
-        println!(
+        say!(
+            out,
             "{:16} {:>8} {:>16} {:>10.2e} {:>10.2e}  {worst} ({of_worst:.2e})",
-            part.component, part.tensors, part.weights, part.relative_rms, part.max_abs
+            part.component,
+            part.tensors,
+            part.weights,
+            part.relative_rms,
+            part.max_abs
         );
     }
 }

@@ -90,7 +90,13 @@ impl QuantizationConfig {
 
 /// Refuses every kind of quantisation but the supported one.
 fn check_kind(value: &Value) -> Result<(), Wrong> {
-    let expected = format!("\"{METHOD}\" with format \"{FORMAT}\"");
+    let advice = match value.get("quant_method").and_then(Value::as_str) {
+        Some("gptq" | "awq" | "fp8" | "auto-round" | "intel/auto-round") => {
+            "; `weights-tools convert DIR OUT` turns most checkpoints of this kind into one that is read"
+        }
+        _ => "",
+    };
+    let expected = format!("\"{METHOD}\" with format \"{FORMAT}\"{advice}");
     expect_text(value, "quant_method", |name| name == METHOD, &expected)?;
     // With groups of several formats, each names its own.
     expect_text(value, "format", |name| name == FORMAT || name == "mixed-precision", &format!("\"{FORMAT}\""))?;
@@ -267,6 +273,8 @@ mod tests {
         for method in ["fp8", "awq", "gptq", "auto-round", "bitsandbytes", "mxfp4", "modelopt"] {
             let message = refused(&|value| value["quant_method"] = json!(method));
             assert!(message.contains(method) && message.contains("pack-quantized"), "{message}");
+            let converted = ["fp8", "awq", "gptq", "auto-round"].contains(&method);
+            assert_eq!(message.contains("weights-tools convert"), converted, "{message}");
         }
         for format in ["float-quantized", "int-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "marlin-24"]
         {

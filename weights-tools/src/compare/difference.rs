@@ -22,6 +22,13 @@ pub struct Difference {
     pub same_best: Option<f64>,
 }
 
+impl Difference {
+    /// Whether the outputs point the same way up to this cosine similarity; never if it is not a number.
+    pub fn is_near(&self, least_cosine: f64) -> bool {
+        self.cosine >= least_cosine
+    }
+}
+
 /// Outputs of a part from both checkpoints, as they come in.
 pub(super) struct Pairs {
     component: &'static str,
@@ -72,7 +79,8 @@ impl Pairs {
         }
         self.values += reference.len();
         self.rows += 1;
-        self.agreeing += usize::from(best(reference) == best(other));
+        let best = best(reference);
+        self.agreeing += usize::from(best.is_some() && best == self::best(other));
     }
 
     pub(super) fn finish(self) -> Result<Difference> {
@@ -81,7 +89,8 @@ impl Pairs {
             return Err(Error::Request(format!("{component}, {output}: the inputs lead to nothing to compare")));
         }
         let [product, a, b] = products;
-        let cosine = if a == b && a == product { 1.0 } else { product / (a.sqrt() * b.sqrt()) };
+        let equal = product.is_finite() && a == b && a == product;
+        let cosine = if equal { 1.0 } else { product / (a.sqrt() * b.sqrt()) };
         let same_best = scores.then(|| agreeing as f64 / rows as f64);
         Ok(Difference { component, output, values, cosine, max_abs, largest, same_best })
     }
@@ -93,7 +102,11 @@ pub(super) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     data.convert::<f32>().try_to_vec_as().map_err(|error| failed(&error))
 }
 
+/// The highest entry; `None` if one is not a number, which leaves no order.
 fn best(row: &[f32]) -> Option<usize> {
+    if row.iter().any(|value| value.is_nan()) {
+        return None;
+    }
     (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]))
 }
 
@@ -116,7 +129,20 @@ mod tests {
         assert!((turned.cosine - 2.0 / (5f64.sqrt() * 2f64.sqrt())).abs() < 1e-12);
         assert_eq!((turned.max_abs, turned.largest, turned.same_best), (1.0, 2.0, Some(0.5)));
         let broken = difference([[1.0, 0.0], [0.0, 2.0]], [[f32::NAN, 1.0], [0.0, 1.0]]);
-        assert!(broken.max_abs.is_infinite() && (broken.cosine.is_nan() || broken.cosine <= 0.0));
+        assert!(broken.max_abs.is_infinite() && !broken.is_near(-1.0));
+    }
+
+    #[test]
+    fn what_is_not_finite_on_both_sides_is_never_near() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let broken = difference([[bad, 1.0], [0.0, 1.0]], [[bad, 1.0], [0.0, 1.0]]);
+            assert!(!broken.is_near(-1.0) && broken.max_abs.is_infinite(), "{bad}: {broken:?}");
+        }
+        let broken = difference([[f32::NAN, 1.0], [0.0, 1.0]], [[f32::NAN, 1.0], [0.0, 1.0]]);
+        assert_eq!(broken.same_best, Some(0.5));
+        let zeros = difference([[0.0; 2]; 2], [[0.0; 2]; 2]);
+        assert!(zeros.is_near(1.0));
+        assert!(!difference([[1.0; 2]; 2], [[0.0; 2]; 2]).is_near(-1.0));
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub struct Prompts {
 impl Prompts {
     /// Reads a text file with one question per line.
     ///
-    /// If the file cannot be read, or has no line.
-    /// If it cannot be read, or has no line.
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Request`] if it has no line.
     pub fn from_file(path: &Path) -> Result<Vec<String>> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?;
         let lines: Vec<String> =
@@ -41,6 +41,17 @@ impl Prompts {
             )));
         }
         Ok(lines)
+    }
+
+    /// Reads all inputs as a comparison with the checkpoint `reference` does, and drops them.
+    ///
+    /// # Errors
+    /// Whatever would end that comparison before the first model is loaded.
+    pub fn check(&self, reference: &Path) -> Result<()> {
+        let (reference, device, dtype) = (reference.to_owned(), qwen3_omni::Device::Cpu, omni_core::Dtype::F32);
+        let side = Side::open(&reference, &device, dtype)?;
+        let options = Options { other: reference.clone(), reference, prompts: self.clone(), device, dtype };
+        Inputs::read(self, &side, &options).map(drop)
     }
 }
 
@@ -63,11 +74,16 @@ impl Inputs {
             let (model, golden) = (options.reference.clone(), golden.clone());
             let cases =
                 verify::Options { device: options.device.clone(), ..verify::Options::new(model, golden) }.open()?;
-            return Ok(Self {
-                prompts: golden_prompts(&cases)?,
-                sounds: golden_sounds(&cases)?,
-                pictures: golden_pictures(&cases)?,
-            });
+            let (prompts, sounds, pictures) =
+                (golden_prompts(&cases)?, golden_sounds(&cases)?, golden_pictures(&cases)?);
+            let counts = [("thinker_", prompts.len()), ("audio_encoder_", sounds.len()), ("vision_", pictures.len())];
+            if let Some((kind, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+                let path = cases.golden.display();
+                let reason =
+                    format!("{path}: no case of the kind `{kind}` in this golden directory has inputs to compare");
+                return Err(Error::Request(reason));
+            }
+            return Ok(Self { prompts, sounds, pictures });
         }
         Ok(Self {
             prompts: ids(&prompts.texts, &options.reference)?,

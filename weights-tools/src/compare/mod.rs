@@ -7,7 +7,7 @@ mod inputs;
 mod outputs;
 mod speech;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Tensor};
 use checkpoint::Weights;
@@ -46,9 +46,11 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// The smallest cosine similarity of all outputs.
+    /// The smallest cosine similarity of all outputs; not a number if one of them is not.
     pub fn least_cosine(&self) -> f64 {
-        self.differences.iter().map(|difference| difference.cosine).fold(f64::INFINITY, f64::min)
+        let cosines = self.differences.iter().map(|difference| difference.cosine);
+        // `f64::min` passes over what is not a number.
+        cosines.fold(f64::INFINITY, |least, cosine| if cosine.is_nan() || cosine < least { cosine } else { least })
     }
 }
 
@@ -60,6 +62,11 @@ pub(crate) struct Side {
 }
 
 impl Side {
+    fn open(directory: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
+        let checkpoint = OmniCheckpoint::open(directory)?;
+        Ok(Self { checkpoint, place: device.place(dtype)?, dtype })
+    }
+
     fn weights(&self) -> Weights<'_> {
         Weights::new(&self.checkpoint, &self.place, self.dtype)
     }
@@ -79,10 +86,7 @@ impl Side {
 /// # Errors
 /// If a directory cannot be opened, the two are not the same model, an input cannot be read, or the device fails.
 pub fn compare(options: &Options) -> Result<Comparison> {
-    let open = |directory: &PathBuf, dtype| -> Result<Side> {
-        let checkpoint = OmniCheckpoint::open(directory)?;
-        Ok(Side { checkpoint, place: options.device.place(dtype)?, dtype })
-    };
+    let open = |directory, dtype| Side::open(directory, &options.device, dtype);
     let sides = [open(&options.reference, Dtype::F32)?, open(&options.other, options.dtype)?];
     check_same_model(&sides, options)?;
     let inputs = Inputs::read(&options.prompts, &sides[0], options)?;

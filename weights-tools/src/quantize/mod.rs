@@ -2,6 +2,7 @@
 
 mod error;
 pub(crate) mod plan;
+mod report_file;
 mod rows;
 pub(crate) mod targets;
 
@@ -18,6 +19,7 @@ use crate::shards::{self, Job, OutTensor, Progress, Sink, Unit, natural};
 use crate::source::{Source, set_dtype, stored_type, write_converted};
 pub use error::{ComponentError, Report, TensorError};
 pub use plan::{Grouping, Plan, Recipe};
+pub use report_file::ReportFile;
 use targets::{Choice, quantization_config};
 
 /// What to quantise, and how.
@@ -57,7 +59,7 @@ pub fn quantize(options: &Options, progress: impl FnMut(Progress) -> Result<()>)
     }
     let choices = choices(checkpoint, &options.plan)?;
     let schemes: Schemes<'_> = choices.iter().filter_map(|(m, s)| Some((m.as_str(), s.as_ref()?))).collect();
-    let mut identity = source.identity("quantize", Some(options.dtype), options.shard_bytes);
+    let mut identity = source.identity("quantize", Some(options.dtype), options.shard_bytes)?;
     identity.extend(options.plan.identity());
     let job = Job {
         out: &options.out,
@@ -98,6 +100,7 @@ fn choices(checkpoint: &OmniCheckpoint, plan: &Plan) -> Result<Vec<Choice>> {
 /// The [`choices`] for the tensors of a config.
 pub(crate) fn choose(manifest: &Manifest, plan: &Plan) -> Result<Vec<Choice>> {
     let chooser = plan.chooser()?;
+    chooser.check_names(manifest)?;
     let linear = manifest.iter().filter(|(_, expected)| expected.is_linear());
     let mut choices: Vec<Choice> = linear
         .filter_map(|(name, expected)| Some((name.strip_suffix(".weight")?, &expected.shape)))

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use checkpoint::Scheme;
+use checkpoint::{Manifest, Scheme};
 use fancy_regex::Regex;
 use omni_core::{Error, Result};
 use qwen3_omni::Component;
@@ -152,6 +152,21 @@ fn pattern(text: &str) -> Result<Regex> {
 }
 
 impl Chooser<'_> {
+    /// Checks that every part and every pattern means something in a checkpoint with these tensors: a misspelt one would pack
+    /// what was to be left as it is.
+    pub(crate) fn check_names(&self, manifest: &Manifest) -> Result<()> {
+        let has = |part: Component| manifest.keys().any(|name| Component::of(name) == Some(part));
+        if let Some(part) = self.plan.only.iter().find(|part| !has(**part)) {
+            return Err(Error::Request(format!("--only: there is no {} in this checkpoint", part.name())));
+        }
+        let modules: Vec<&str> = manifest.keys().filter_map(|name| Some(name.rsplit_once('.')?.0)).collect();
+        let matches = |regex: &Regex| modules.iter().any(|module| regex.is_match(module).unwrap_or(false));
+        match self.plan.ignore.iter().zip(&self.ignore).find(|(_, regex)| !matches(regex)) {
+            None => Ok(()),
+            Some((text, _)) => Err(Error::Request(no_module(text, &modules))),
+        }
+    }
+
     /// How a linear layer of this shape is quantised, if it is.
     pub(crate) fn scheme(&self, module: &str, [_, inputs]: [usize; 2]) -> Option<Scheme> {
         let component = Component::of(&format!("{module}."))?;
@@ -176,6 +191,17 @@ impl Chooser<'_> {
         let group = group.and_then(|size| [size, 32].into_iter().find(|size| inputs.is_multiple_of(*size)));
         Some(Scheme { bits: plan.bits.unwrap_or(bits), group, symmetric: !plan.asymmetric })
     }
+}
+
+/// Says that a name or pattern fits no module, with one that may have been meant.
+fn no_module(text: &str, modules: &[&str]) -> String {
+    let part = text.strip_prefix("re:").unwrap_or(text);
+    let meant = modules.iter().find(|module| module.ends_with(part)).or(modules.iter().find(|m| m.contains(part)));
+    let advice = match meant {
+        Some(module) => format!("did you mean `{module}`?"),
+        None => "expected a module's full name, as `thinker.lm_head`, or `re:` and a pattern for such names".to_owned(),
+    };
+    format!("--ignore `{text}` fits no module of this checkpoint; {advice}")
 }
 
 /// Whether a module is a router. Its few values decide which experts run, so they are never rounded.
@@ -242,6 +268,35 @@ mod tests {
         let plan = Plan { bits: Some(8), ignore: vec![r"re:.*layers\.[0-3]\.".into()], ..Plan::default() };
         assert_eq!(scheme(&plan, attention, 256), "plain");
         assert_eq!(scheme(&plan, head, 256), "int8 group 128");
+    }
+
+    #[test]
+    fn names_that_fit_nothing_are_named_with_what_may_have_been_meant() {
+        let manifest = crate::inspect::released_config().unwrap().manifest().unwrap();
+        let check = |ignore: &str| {
+            let plan = Plan { bits: Some(4), ignore: vec![ignore.to_owned()], ..Plan::default() };
+            plan.chooser().unwrap().check_names(&manifest)
+        };
+        // Norms and routers are never packed, but they are there.
+        for good in ["thinker.lm_head", "re:talker", "thinker.model.norm", "thinker.model.layers.3.mlp.gate"] {
+            check(good).unwrap();
+        }
+        for (bad, meant) in [
+            ("lm_head", "`thinker.lm_head`"),
+            ("re:lm_head", "`thinker.lm_head`"),
+            ("thinker.lm_haed", "full name"),
+            ("re:talker.model.layers.20", "pattern"),
+            ("", "did you mean"),
+        ] {
+            let message = check(bad).unwrap_err().to_string();
+            assert!(message.contains(&format!("--ignore `{bad}`")) && message.contains(meant), "{message}");
+        }
+        let mut silent = manifest.clone();
+        silent.retain(|name, _| name.starts_with("thinker."));
+        let plan = Plan { bits: Some(4), only: vec![Component::Thinker, Component::Talker], ..Plan::default() };
+        let message = plan.chooser().unwrap().check_names(&silent).unwrap_err().to_string();
+        assert!(message.contains("--only") && message.contains("talker"), "{message}");
+        plan.chooser().unwrap().check_names(&manifest).unwrap();
     }
 
     #[test]

@@ -1,25 +1,36 @@
 //! Writes checkpoint directories shard by shard, so that an interrupted job can be resumed.
 //!
-//! A shard is written beside its final name and renamed when it is whole. Notes in the directory say what was asked for
-//! and which shards are whole; they make the directory unloadable until the index, which comes last, is written.
+//! A shard is written beside its final name and renamed when it is whole. Notes in the directory say what was asked for, which
+//! files belong to it and which shards are whole; they make the directory unloadable until the index, which comes last, is
+//! written. A lock keeps a second job out.
 
 mod layout;
+mod lock;
 mod state;
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use checkpoint::UNFINISHED;
+use crc32fast::Hasher;
 use omni_core::{Error, Result};
 use serde_json::{Map, Value, json};
 
+use crate::new_file::{NewFile, replace, sync_directory};
 use crate::quantize::TensorError;
 use layout::{Layout, split};
 pub use layout::{OutTensor, Unit, natural};
-use state::{State, partial, replace};
+pub(crate) use lock::LOCK;
+use lock::Lock;
+use state::{Finished, State, refuse_foreign};
 
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+const CONFIG: &str = "config.json";
+
+/// Bytes of a shard that are checked at a time.
+const PIECE: usize = 1 << 22;
 
 /// How far writing has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +61,9 @@ pub struct Job<'a> {
 
 /// Takes the bytes of one unit's tensors.
 pub struct Sink<'a> {
-    file: &'a mut File,
-    path: &'a Path,
-    /// Where each tensor's next bytes go, and where it ends.
-    at: Vec<(u64, u64)>,
+    file: &'a mut NewFile,
+    /// Where each tensor's next bytes go, where it ends, and the checksum of what came before.
+    at: Vec<(u64, u64, Hasher)>,
     written: &'a mut dyn FnMut(u64) -> Result<()>,
 }
 
@@ -66,13 +76,12 @@ impl Sink<'_> {
     /// # Panics
     /// If these are more bytes than the tensor has.
     pub fn write(&mut self, tensor: usize, bytes: &[u8]) -> Result<()> {
-        let (at, end) = self.at[tensor];
-        let next = at + bytes.len() as u64;
-        assert!(next <= end, "a tensor of the unit gets {} bytes too many", next - end);
-        let place = SeekFrom::Start(at);
-        let io = |source| Error::io(self.path, source);
-        self.file.seek(place).and_then(|_| self.file.write_all(bytes)).map_err(io)?;
-        self.at[tensor].0 = next;
+        let (at, end, checksum) = &mut self.at[tensor];
+        let next = *at + bytes.len() as u64;
+        assert!(next <= *end, "a tensor of the unit gets {} bytes too many", next - *end);
+        self.file.write_at(*at, bytes)?;
+        checksum.update(bytes);
+        *at = next;
         (self.written)(bytes.len() as u64)
     }
 }
@@ -80,48 +89,80 @@ impl Sink<'_> {
 /// Writes the directory, or what is left of it. Returns what `produce` returned for each unit.
 ///
 /// # Errors
-/// [`Error::Request`] for a directory that holds a checkpoint or one that another job has begun; [`Error::Io`] naming the
-/// file that cannot be written; whatever `produce` or `progress` return. The same job can then be resumed.
+/// [`Error::Request`] for a directory that holds other files, that another job has begun, or that another process is writing;
+/// [`Error::Io`] naming the file that cannot be written; whatever `produce` or `progress` return. The same job can then be
+/// resumed.
 pub fn write(
     job: &Job<'_>,
     mut produce: impl FnMut(&Unit, &mut Sink<'_>) -> Result<Option<TensorError>>,
     mut progress: impl FnMut(Progress) -> Result<()>,
 ) -> Result<Vec<TensorError>> {
-    let mut state = State::open(job.out, &job.identity, job.restart)?;
-    state.save(job.out)?;
     let shards = split(&job.units, job.shard_bytes);
+    let names: Vec<String> = (0..shards.len()).map(|index| shard_name(index, shards.len())).collect();
+    let (_lock, mut state) = open(job, &names)?;
     let mut done = Progress { bytes: 0, total: job.units.iter().map(Unit::bytes).sum() };
-    for (index, units) in shards.iter().enumerate() {
-        let name = shard_name(index, shards.len());
-        let (path, layout) = (job.out.join(&name), Layout::of(units));
-        if state.finished.contains_key(&name) && is_whole(&path, &layout) {
-            done.bytes += units.iter().map(Unit::bytes).sum::<u64>();
-            progress(done)?;
-            continue;
+    for (units, name) in shards.iter().zip(&names) {
+        let (path, layout) = (job.out.join(name), Layout::of(units));
+        let before = done.bytes;
+        let mut count = |bytes| {
+            done.bytes += bytes;
+            progress(done)
+        };
+        if let Some(finished) = state.finished.get(name) {
+            if is_whole(&path, layout.size, finished.crc32, &mut count)? {
+                continue;
+            }
+            done.bytes = before;
         }
-        let errors = write_shard(&path, units, &layout, &mut produce, &mut |bytes| {
+        let finished = write_shard(&path, units, &layout, &mut produce, &mut |bytes| {
             done.bytes += bytes;
             progress(done)
         })?;
-        state.finished.insert(name, errors);
+        state.finished.insert(name.clone(), finished);
         state.save(job.out)?;
     }
-    finish(job, &shards)?;
-    Ok(state.finished.into_values().flatten().collect())
+    finish(job, &shards, &names)?;
+    Ok(state.finished.into_values().flat_map(|shard| shard.errors).collect())
+}
+
+/// Locks the directory and says in its notes what will be written there.
+fn open(job: &Job<'_>, shards: &[String]) -> Result<(Lock, State)> {
+    // A directory that is somebody else's does not even get the file of the lock.
+    refuse_foreign(job.out)?;
+    std::fs::create_dir_all(job.out).map_err(|source| Error::io(job.out, source))?;
+    let lock = Lock::take(job.out)?;
+    refuse_foreign(job.out)?;
+    let companions = job.companions.iter().filter_map(|path| path.file_name()?.to_str());
+    let names = companions.chain([CONFIG, INDEX]).chain(shards.iter().map(String::as_str));
+    let names: BTreeSet<String> = names.map(str::to_owned).collect();
+    let state = State::open(job.out, &job.identity, names, job.restart)?;
+    state.save(job.out)?;
+    Ok((lock, state))
 }
 
 fn shard_name(index: usize, of: usize) -> String {
     format!("model-{:05}-of-{of:05}.safetensors", index + 1)
 }
 
-/// Whether the file has the size and the header it should have.
-fn is_whole(path: &Path, layout: &Layout) -> bool {
-    let mut header = vec![0; layout.header.len()];
-    let read = File::open(path).and_then(|mut file| {
-        file.read_exact(&mut header)?;
-        file.metadata()
-    });
-    read.is_ok_and(|metadata| metadata.len() == layout.size && header == layout.header)
+/// Whether the file has the size and the checksum it should have. `read` hears of the bytes that were read.
+fn is_whole(path: &Path, size: u64, crc32: u32, read: &mut dyn FnMut(u64) -> Result<()>) -> Result<bool> {
+    let Ok(mut file) = File::open(path) else { return Ok(false) };
+    if !file.metadata().is_ok_and(|metadata| metadata.len() == size) {
+        return Ok(false);
+    }
+    let (mut checksum, mut buffer) = (Hasher::new(), vec![0; PIECE]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(checksum.finalize() == crc32),
+            Ok(count) => {
+                checksum.update(&buffer[..count]);
+                read(count as u64)?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            // What cannot be read is written again.
+            Err(_) => return Ok(false),
+        }
+    }
 }
 
 fn write_shard(
@@ -130,59 +171,69 @@ fn write_shard(
     layout: &Layout,
     produce: &mut impl FnMut(&Unit, &mut Sink<'_>) -> Result<Option<TensorError>>,
     written: &mut dyn FnMut(u64) -> Result<()>,
-) -> Result<Vec<TensorError>> {
-    let partial = partial(path);
-    let io = |source| Error::io(&partial, source);
-    let mut file = File::create(&partial).map_err(io)?;
-    file.write_all(&layout.header).map_err(io)?;
-    let mut errors = Vec::new();
+) -> Result<Finished> {
+    let mut file = NewFile::create(path)?;
+    file.write_at(0, &layout.header)?;
+    let (mut errors, mut checksums) = (Vec::new(), Vec::new());
     for (unit, starts) in units.iter().zip(&layout.starts) {
-        let at: Vec<(u64, u64)> = starts.iter().zip(&unit.tensors).map(|(s, t)| (*s, s + t.bytes())).collect();
-        let mut sink = Sink { file: &mut file, path: &partial, at, written };
+        let at =
+            starts.iter().zip(&unit.tensors).map(|(start, tensor)| (*start, start + tensor.bytes(), Hasher::new()));
+        let mut sink = Sink { file: &mut file, at: at.collect(), written };
         errors.extend(produce(unit, &mut sink)?);
-        assert!(sink.at.iter().all(|(at, end)| at == end), "{} was not written whole", unit.tensors[0].name);
+        assert!(sink.at.iter().all(|(at, end, _)| at == end), "{} was not written whole", unit.tensors[0].name);
+        checksums.extend(starts.iter().copied().zip(sink.at.into_iter().map(|(_, _, checksum)| checksum)));
     }
-    file.sync_all().map_err(io)?;
-    drop(file);
-    std::fs::rename(&partial, path).map_err(|source| Error::io(path, source))?;
-    Ok(errors)
+    file.keep()?;
+    Ok(Finished { crc32: whole_checksum(&layout.header, checksums), errors })
 }
 
-/// Writes a directory with a config and the files beside it, but no weights.
+/// The checksum of a file from those of its header and of its tensors, each with its first byte.
+fn whole_checksum(header: &[u8], mut tensors: Vec<(u64, Hasher)>) -> u32 {
+    let mut whole = Hasher::new();
+    whole.update(header);
+    // Tensors without a byte begin where others do, and change nothing.
+    tensors.sort_by_key(|(start, _)| *start);
+    tensors.iter().for_each(|(_, checksum)| whole.combine(checksum));
+    whole.finalize()
+}
+
+/// Writes a directory with a config and the files beside it, but no weights; its units are left out.
 ///
 /// # Errors
 /// The errors of [`write`].
-pub fn write_directory(out: &Path, companions: &[PathBuf], config: &Value) -> Result<()> {
-    std::fs::create_dir_all(out).map_err(|source| Error::io(out, source))?;
-    state::refuse_occupied(out)?;
-    write_beside(out, companions, config)
+pub fn write_directory(job: &Job<'_>) -> Result<()> {
+    let _lock = open(job, &[])?;
+    write_beside(job)?;
+    remove_notes(job.out)
 }
 
 /// Writes companions and config.
-fn write_beside(out: &Path, companions: &[PathBuf], config: &Value) -> Result<()> {
-    for file in companions {
-        let target = out.join(file.file_name().unwrap_or_default());
-        if !target.exists() {
-            let bytes = std::fs::read(file).map_err(|source| Error::io(file, source))?;
-            replace(&target, &bytes)?;
-        }
+fn write_beside(job: &Job<'_>) -> Result<()> {
+    for file in &job.companions {
+        let bytes = std::fs::read(file).map_err(|source| Error::io(file, source))?;
+        replace(&job.out.join(file.file_name().unwrap_or_default()), &bytes)?;
     }
-    write_json(&out.join("config.json"), config)
+    write_json(&job.out.join(CONFIG), &job.config)
 }
 
 /// Writes companions, config, and at last the index: only then is the directory a checkpoint.
-fn finish(job: &Job<'_>, shards: &[&[Unit]]) -> Result<()> {
-    write_beside(job.out, &job.companions, &job.config)?;
+fn finish(job: &Job<'_>, shards: &[&[Unit]], shard_names: &[String]) -> Result<()> {
+    write_beside(job)?;
     let mut weight_map = Map::new();
-    for (index, units) in shards.iter().enumerate() {
+    for (units, shard) in shards.iter().zip(shard_names) {
         let names = units.iter().flat_map(|unit| &unit.tensors).map(|tensor| tensor.name.clone());
-        weight_map.extend(names.map(|name| (name, json!(shard_name(index, shards.len())))));
+        weight_map.extend(names.map(|name| (name, json!(shard))));
     }
     weight_map.sort_keys();
     let total: u64 = job.units.iter().map(Unit::bytes).sum();
     write_json(&job.out.join(INDEX), &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))?;
-    let notes = job.out.join(UNFINISHED);
-    std::fs::remove_file(&notes).map_err(|source| Error::io(notes, source))
+    remove_notes(job.out)
+}
+
+fn remove_notes(directory: &Path) -> Result<()> {
+    let notes = directory.join(UNFINISHED);
+    std::fs::remove_file(&notes).map_err(|source| Error::io(notes, source))?;
+    sync_directory(directory)
 }
 
 fn write_json(path: &Path, json: &Value) -> Result<()> {

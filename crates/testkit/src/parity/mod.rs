@@ -205,20 +205,24 @@ impl Model {
 /// Runs every case of the directory, calling `report` after each.
 ///
 /// # Errors
-/// If the checkpoint or the golden directory cannot be opened, or no case is selected.
+/// If the checkpoint or the golden directory cannot be opened, or a prefix selects no case.
 pub fn run(options: &Options, mut report: impl FnMut(&CaseReport)) -> Result<Vec<CaseReport>> {
     let model = Model::open(options)?;
     let mut cases = golden::cases(&options.golden)?;
+    // Beside names that are there, a misspelt one would pass as if its cases had run.
+    if let Some(prefix) =
+        options.only.iter().find(|prefix| !cases.iter().any(|(name, _)| name.starts_with(prefix.as_str())))
+    {
+        let path = options.golden.display();
+        return Err(Error::Request(format!(
+            "{path}: no case in this golden directory has a name that begins with {prefix}"
+        )));
+    }
     cases.retain(|(name, _)| {
         options.only.is_empty() || options.only.iter().any(|prefix| name.starts_with(prefix.as_str()))
     });
     if cases.is_empty() {
-        let which = if options.only.is_empty() {
-            "no case".into()
-        } else {
-            format!("no case named {}", options.only.join(", "))
-        };
-        return Err(Error::Request(format!("{}: {which} in this golden directory", options.golden.display())));
+        return Err(Error::Request(format!("{}: no case in this golden directory", options.golden.display())));
     }
     let mut reports = Vec::new();
     for (name, path) in cases {

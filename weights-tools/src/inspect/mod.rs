@@ -1,15 +1,19 @@
 //! What a checkpoint is, and what is missing or odd about it.
 
-use std::collections::BTreeMap;
+mod companions;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use checkpoint::{ConfigFile, TensorReport};
 use omni_core::{Dtype, Error, PlaceKind, Result};
-use qwen3_omni::{ChatTemplate, Component, OmniCheckpoint, OmniConfig};
+use qwen3_omni::{Component, OmniCheckpoint, OmniConfig};
 use serde::Serialize;
 
+use crate::source::weight_files;
+
 /// The `config.json` of the released model, from which the released names and shapes follow.
-pub const RELEASED: &str = include_str!("released_config.json");
+pub const RELEASED: &str = include_str!("../released_config.json");
 
 /// What `inspect` finds.
 #[derive(Debug, Serialize)]
@@ -66,14 +70,19 @@ pub enum Expect {
 pub fn inspect(directory: &Path, expect: Expect) -> Result<Inspection> {
     let checkpoint = OmniCheckpoint::open(directory)?;
     let config = checkpoint.config();
-    let report = match expect {
+    let absent = absent_shards(directory)?;
+    let mut report = match expect {
         Expect::Config => checkpoint.report(&Component::ALL),
         Expect::Released => checkpoint.report_against(&released_config()?, &Component::ALL)?,
     };
-    let mut odd = lines(&report);
+    // One line says where they all are.
+    let elsewhere: BTreeSet<&String> = absent.values().flatten().collect();
+    report.missing.retain(|(name, _)| !elsewhere.contains(name));
+    let mut odd: Vec<String> = absent.iter().map(|(shard, tensors)| absent_line(shard, tensors)).collect();
+    odd.extend(lines(&report));
     odd.extend(unreadable(&checkpoint));
     odd.extend(other_types(&checkpoint));
-    odd.extend(companions(directory));
+    odd.extend(companions::companions(&checkpoint));
     let present = Component::ALL.into_iter().map(|component| summary(&checkpoint, component));
     Ok(Inspection {
         variant: if config.top.enable_audio_output { "Instruct" } else { "Thinking or Captioner" },
@@ -88,6 +97,18 @@ pub(crate) fn released_config() -> Result<OmniConfig> {
     let bad = |error: serde_json::Error| Error::Config(format!("the built-in released config: {error}"));
     let json = serde_json::from_str(RELEASED).map_err(bad)?;
     Ok(OmniConfig::of(&ConfigFile::of_json(Path::new("released_config.json"), json))?)
+}
+
+/// Shards that the index names but that are not there, with the tensors they should hold.
+fn absent_shards(directory: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut files = weight_files(directory)?;
+    files.retain(|name, _| !directory.join(name).is_file());
+    Ok(files)
+}
+
+fn absent_line(shard: &str, tensors: &[String]) -> String {
+    let first = tensors.first().map_or("", String::as_str);
+    format!("missing shard {shard}: the index says that {} tensors are in it (`{first}`, …)", tensors.len())
 }
 
 fn lines(report: &TensorReport) -> Vec<String> {
@@ -118,21 +139,6 @@ fn other_types(checkpoint: &OmniCheckpoint) -> Option<String> {
     let all = plain().count();
     (2 * other > all)
         .then(|| format!("config.json says {named}, but {other} of {all} tensors have another number type"))
-}
-
-/// Files beside the weights that a program needs to talk to the model.
-fn companions(directory: &Path) -> Vec<String> {
-    let has = |file: &str| directory.join(file).is_file();
-    let mut absent = Vec::new();
-    if !has("tokenizer.json") && !["vocab.json", "merges.txt", "tokenizer_config.json"].into_iter().all(has) {
-        absent.push(
-            "no tokenizer: expected tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json".to_owned(),
-        );
-    }
-    if let Err(error) = ChatTemplate::from_directory(directory) {
-        absent.push(format!("no usable chat template: {error}"));
-    }
-    absent
 }
 
 fn summary(checkpoint: &OmniCheckpoint, component: Component) -> ComponentSummary {
@@ -191,6 +197,18 @@ mod tests {
         }
         let released = inspect(&testkit::tiny(), Expect::Released).unwrap();
         assert!(released.odd[0].contains("missing"), "{}", released.odd[0]);
+    }
+
+    #[test]
+    fn a_missing_shard_is_named_once_with_what_it_should_hold() {
+        let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
+        std::fs::remove_file(directory.path().join("model-00002-of-00003.safetensors")).unwrap();
+        let found = inspect(directory.path(), Expect::Config).unwrap();
+        assert_eq!(found.shards, 2);
+        let [line] = found.odd.as_slice() else { panic!("{:?}", found.odd) };
+        assert!(line.starts_with("missing shard model-00002-of-00003.safetensors: "), "{line}");
+        let absent = 567 - found.components.iter().map(|c| c.tensors).sum::<usize>();
+        assert!(absent > 100 && line.contains(&format!(" {absent} tensors ")), "{line}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A checkpoint that is read to be written in another form.
 
+mod weight_files;
+
 use std::path::{Path, PathBuf};
 
 use checkpoint::{Checkpoint, StoredTensor, UNFINISHED};
@@ -9,7 +11,12 @@ use qwen3_omni::OmniCheckpoint;
 use safetensors::Dtype as Stored;
 use serde_json::{Map, Value, json};
 
-use crate::shards::Sink;
+use crate::shards::{LOCK, Sink};
+use weight_files::states;
+pub(crate) use weight_files::weight_files;
+
+/// Another version may write other bytes.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Bytes converted at a time.
 const PIECE: usize = 1 << 22;
@@ -28,31 +35,53 @@ impl Source {
     }
 
     /// What the bytes that `command` makes of this source depend on.
-    pub(crate) fn identity(&self, command: &str, dtype: Option<Dtype>, shard_bytes: u64) -> Map<String, Value> {
-        let place = self.directory.canonicalize().unwrap_or_else(|_| self.directory.clone());
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the shard that cannot be read.
+    pub(crate) fn identity(&self, command: &str, dtype: Option<Dtype>, shard_bytes: u64) -> Result<Map<String, Value>> {
         let tensors = self.checkpoint.tensors().iter().map(|(name, t)| format!("{name}{:?}{:?};", t.dtype, t.shape));
-        let contents = fingerprint(&[self.config.to_string(), tensors.collect()].concat());
-        let entries = [
-            ("command", json!(command)),
-            ("source", json!(place)),
-            ("contents", json!(contents)),
-            ("dtype", json!(dtype.map(Dtype::name))),
-            ("shard_bytes", json!(shard_bytes)),
-        ];
-        entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        let contents = [self.config.to_string(), tensors.collect()].concat();
+        identity(&self.directory, &contents, command, dtype, shard_bytes)
     }
 
     /// The files beside the weights: tokenizer, templates, licence.
     pub(crate) fn companions(&self) -> Result<Vec<PathBuf>> {
-        let entries = std::fs::read_dir(&self.directory).map_err(|source| Error::io(&self.directory, source))?;
-        let kept = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            path.is_file() && !name.contains(".safetensors") && name != "config.json" && name != UNFINISHED
-        };
-        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(kept).collect();
-        files.sort();
-        Ok(files)
+        companions(&self.directory)
     }
+}
+
+/// What the bytes that `command` makes of a directory depend on; `contents` says what lies in it.
+pub(crate) fn identity(
+    directory: &Path,
+    contents: &str,
+    command: &str,
+    dtype: Option<Dtype>,
+    shard_bytes: u64,
+) -> Result<Map<String, Value>> {
+    let place = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let entries = [
+        ("command", json!(command)),
+        ("version", json!(VERSION)),
+        ("source", json!(place)),
+        ("contents", json!(fingerprint(contents))),
+        ("weights", states(directory)?),
+        ("dtype", json!(dtype.map(Dtype::name))),
+        ("shard_bytes", json!(shard_bytes)),
+    ];
+    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+/// The files beside the weights of a directory.
+pub(crate) fn companions(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(directory).map_err(|source| Error::io(directory, source))?;
+    let kept = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ours = ["config.json", UNFINISHED, LOCK].contains(&&*name) || name.ends_with(".partial");
+        path.is_file() && !name.contains(".safetensors") && !ours
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(kept).collect();
+    files.sort();
+    Ok(files)
 }
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
@@ -108,9 +137,17 @@ pub(crate) fn remove_key(part: &mut Value, key: &str) {
 }
 
 pub(crate) fn float_type(name: &str, tensor: &StoredTensor) -> Result<Dtype> {
-    tensor.float_type().ok_or_else(|| {
-        Error::Weights(format!("tensor `{name}` has number type {:?}, expected F32, BF16 or F16", tensor.dtype))
-    })
+    float_of(name, tensor.dtype)
+}
+
+/// The number type of a tensor that models compute in.
+pub(crate) fn float_of(name: &str, dtype: Stored) -> Result<Dtype> {
+    match dtype {
+        Stored::F32 => Ok(Dtype::F32),
+        Stored::BF16 => Ok(Dtype::Bf16),
+        Stored::F16 => Ok(Dtype::F16),
+        other => Err(Error::Weights(format!("tensor `{name}` has number type {other:?}, expected F32, BF16 or F16"))),
+    }
 }
 
 /// Little-endian numbers of a type, as f32.
