@@ -231,10 +231,14 @@ fn flatten(picture: DynamicImage) -> Result<Pixels> {
     if !picture.color().has_alpha() {
         return Pixels::new(width, height, picture.into_rgb8().into_raw());
     }
-    let rgba = picture.into_rgba8().into_raw();
+    over_white(width, height, &picture.into_rgba8().into_raw())
+}
+
+/// Lays RGB with transparency over white.
+pub(crate) fn over_white(width: usize, height: usize, rgba: &[u8]) -> Result<Pixels> {
     let (pixels, _) = rgba.as_chunks::<4>();
-    let over_white = |[r, g, b, a]: &[u8; 4]| [*r, *g, *b].map(|x| blend(x, *a));
-    Pixels::new(width, height, pixels.iter().flat_map(over_white).collect())
+    let blended = |[r, g, b, a]: &[u8; 4]| [*r, *g, *b].map(|x| blend(x, *a));
+    Pixels::new(width, height, pixels.iter().flat_map(blended).collect())
 }
 
 /// `round((x * a + 255 * (255 - a)) / 255)`; a half cannot occur, as 255 is odd.

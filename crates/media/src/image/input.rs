@@ -9,7 +9,8 @@ use crate::{Result, Source};
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ImageInput {
-    /// A file or its bytes: PNG, JPEG, WebP, TIFF (first page), BMP or GIF (first frame).
+    /// A file or its bytes: PNG, JPEG, WebP, TIFF (first page), BMP or GIF (first frame); with the feature `video` and an installed
+    /// `ffmpeg` HEIC or AVIF.
     Encoded(Source),
     /// Decoded pixels.
     Pixels(Arc<Pixels>),

@@ -19,6 +19,8 @@ mod pixels;
 mod resize;
 mod size;
 
+#[cfg(feature = "video")]
+pub(crate) use decode::over_white;
 pub use input::ImageInput;
 pub(crate) use patches::Cutter;
 pub use patches::Patches;

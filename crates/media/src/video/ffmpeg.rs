@@ -179,7 +179,7 @@ fn video_arguments(input: &Input, pass_through: &[&str]) -> Vec<OsString> {
     arguments
 }
 
-fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaError {
+pub(super) fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaError {
     if error.kind() != std::io::ErrorKind::NotFound {
         return MediaError::unsupported(&input.origin, format!("{why}; the program `ffmpeg` does not start: {error}"));
     }
@@ -187,7 +187,7 @@ fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaError {
     MediaError::unsupported(&input.origin, reason)
 }
 
-fn no_such_track(messages: &str) -> bool {
+pub(super) fn no_such_track(messages: &str) -> bool {
     messages.contains(NO_TRACK)
 }
 
@@ -195,7 +195,7 @@ pub(super) fn no_decoder(messages: &str) -> bool {
     NO_DECODER.iter().any(|clue| messages.contains(clue))
 }
 
-fn failed(input: &Input, messages: &str) -> MediaError {
+pub(super) fn failed(input: &Input, messages: &str) -> MediaError {
     if no_such_track(messages) {
         return MediaError::unusable(&input.origin, "there is no video track");
     }

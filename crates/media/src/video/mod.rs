@@ -20,6 +20,7 @@ mod mp4;
 mod plan;
 mod reader;
 mod sampling;
+mod sound;
 pub(crate) mod stills;
 mod track;
 
@@ -28,6 +29,7 @@ pub use input::VideoInput;
 pub(crate) use mp4::boxes;
 pub use plan::{Plan, plan};
 pub use sampling::{VideoSampling, sample_indices};
+pub use sound::has_sound;
 
 use crate::Result;
 use crate::image::{PatchSpec, Patches, PixelBounds};

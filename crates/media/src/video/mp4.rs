@@ -164,6 +164,19 @@ impl Mp4Video {
     }
 }
 
+/// Whether there is a sound track that has any sound; the inner error is the reason why another reader should try.
+///
+/// # Errors
+/// [`MediaError::Damaged`] if the file is broken or cut off.
+pub(crate) fn has_sound(file: &Contents, origin: &str) -> Result<Result<bool, String>> {
+    match movie::has_sound(file) {
+        Ok(found) => Ok(Ok(found)),
+        Err(Fault::Foreign(reason)) => Ok(Err(reason)),
+        Err(Fault::Damaged(reason)) => Err(MediaError::damaged(origin, reason)),
+        Err(Fault::Unusable(reason)) => Err(MediaError::unusable(origin, reason)),
+    }
+}
+
 /// The samples in order of time, without those that the edit list hides.
 fn order(samples: &[Sample], shown: Shown) -> Result<Vec<u32>, Fault> {
     let mut order: Vec<u32> = (0..samples.len() as u32).collect();

@@ -68,7 +68,7 @@ impl Reader {
 }
 
 /// Opens a file that starts as MP4 and MOV do: with a box whose name is letters.
-fn open_mp4(path: &Path) -> io::Result<Option<Contents>> {
+pub(super) fn open_mp4(path: &Path) -> io::Result<Option<Contents>> {
     let mut file = File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(ErrorKind::IsADirectory.into());

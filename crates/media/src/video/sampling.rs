@@ -45,11 +45,12 @@ fn shown(timing: &Timing, i: usize, count: usize) -> usize {
     timing.timestamps.partition_point(|start| i128::from(*start) * count as i128 <= time).saturating_sub(1)
 }
 
-/// Number `i` of `torch.linspace(0, total - 1, count).round()`, which counts from the nearer end, in single precision.
+/// Number `i` of `torch.linspace(0, total - 1, count).round()`, which counts from the nearer end, in single precision and with one
+/// rounding for product and sum.
 fn spread(total: usize, i: usize, count: usize) -> usize {
     let last = (total - 1) as f32;
     let step = last / (count - 1) as f32;
-    let place = if i < count / 2 { step * i as f32 } else { last - step * (count - 1 - i) as f32 };
+    let place = if i < count / 2 { step * i as f32 } else { step.mul_add(-((count - 1 - i) as f32), last) };
     place.round_ties_even() as usize
 }
 

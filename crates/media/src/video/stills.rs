@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 use super::ffmpeg::input::Input;
 use super::ffmpeg::run::{self, Run};
-use crate::image::Pixels;
+use crate::image::{Pixels, over_white};
 use crate::{MediaError, Result, Source};
 
 /// Most pixels of a coded picture, as of any other picture.
@@ -23,6 +23,8 @@ pub(crate) struct Still {
 pub(crate) enum Colours {
     /// RGB; the number of the matrix and whether values take the full range, where the file says so besides the coded picture.
     Rgb(Option<(u16, bool)>),
+    /// RGB and transparency; luma and colour differences take all values.
+    Rgba,
     /// Luma as it is, for transparency.
     Grey,
 }
@@ -31,13 +33,16 @@ impl Colours {
     pub(crate) fn channels(self) -> usize {
         match self {
             Self::Rgb(_) => 3,
+            Self::Rgba => 4,
             Self::Grey => 1,
         }
     }
 
     fn filter(self) -> String {
-        let Self::Rgb(stated) = self else {
-            return "scale=in_range=full:out_range=full,format=gray".into();
+        let stated = match self {
+            Self::Rgb(stated) => stated,
+            Self::Rgba => return "scale=in_color_matrix=bt601:in_range=full,format=rgba".into(),
+            Self::Grey => return "scale=in_range=full:out_range=full,format=gray".into(),
         };
         let range = |full: bool| if full { "full" } else { "limited" };
         let stated = stated.map(|(matrix, full)| match matrix {
@@ -53,9 +58,8 @@ impl Colours {
 /// Decodes the first picture of a TIFF file of a kind that is known to `ffmpeg`, but not here; `why` is the reason.
 pub(crate) fn first_picture(source: &Source, why: &str) -> Result<Pixels> {
     let mut first = None;
-    // What is coded as luma and colour differences takes all values in TIFF.
-    decode_stills(source.clone(), "", &source.origin(), why, Colours::Rgb(Some((5, true))), 1, &mut |still| {
-        first = Some(Pixels::new(still.width, still.height, still.values)?);
+    decode_stills(source.clone(), "", &source.origin(), why, Colours::Rgba, 1, &mut |still| {
+        first = Some(over_white(still.width, still.height, &still.values)?);
         Ok(())
     })?;
     first.ok_or_else(|| MediaError::damaged(source.origin(), "ffmpeg makes no picture of it"))
@@ -80,13 +84,12 @@ pub(crate) fn decode_stills(
     let form: Vec<&str> = if form.is_empty() { Vec::new() } else { vec!["-f", form] };
     let mut arguments = run::arguments(&[&limits[..], &form].concat(), &input.argument());
     let (filter, frames) = (colours.filter(), count.to_string());
-    let coder = if colours.channels() == 3 { "ppm" } else { "pgm" };
-    let output = ["-map", "0:v:0", "-vf", &filter, "-frames:v", &frames, "-c:v", coder, "-f", "image2pipe", "-"];
+    let output = ["-map", "0:v:0", "-vf", &filter, "-frames:v", &frames, "-c:v", "pam", "-f", "image2pipe", "-"];
     arguments.extend(output.map(OsString::from));
     let mut run = Run::start(&arguments).map_err(|error| absent(origin, why, &error))?;
     let mut pictures = BufReader::new(run.output());
     for number in 1..=count {
-        match read_netpbm(&mut pictures, colours.channels()) {
+        match read_pam(&mut pictures, colours.channels()) {
             Some(still) => sink(still)?,
             None => {
                 drop(pictures);
@@ -99,20 +102,23 @@ pub(crate) fn decode_stills(
     run.finish().map_err(|messages| failed(origin, why, &messages))
 }
 
-/// Reads a picture with its head: the kind, width and height, the largest value, a line each.
-fn read_netpbm(reader: &mut impl BufRead, channels: usize) -> Option<Still> {
-    let mut line = || {
-        let mut line = String::new();
-        reader.by_ref().take(64).read_line(&mut line).ok()?;
-        Some(line)
-    };
-    let (kind, size, largest) = (line()?, line()?, line()?);
-    if !matches!(kind.trim(), "P6" | "P5") || largest.trim() != "255" {
-        return None;
+/// Reads a picture in the form PAM: lines that name width, height, number of channels and largest value, then the values.
+fn read_pam(reader: &mut impl BufRead, channels: usize) -> Option<Still> {
+    let (mut width, mut height, mut line) = (0, 0, String::new());
+    while line.trim() != "ENDHDR" {
+        line.clear();
+        if reader.by_ref().take(64).read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        match line.trim().split_once(' ') {
+            Some(("WIDTH", number)) => width = number.parse().ok()?,
+            Some(("HEIGHT", number)) => height = number.parse().ok()?,
+            Some(("DEPTH", number)) if number.parse() != Ok(channels) => return None,
+            Some(("MAXVAL", number)) if number != "255" => return None,
+            _ => {}
+        }
     }
-    let (width, height) = size.trim().split_once(' ')?;
-    let (width, height): (usize, usize) = (width.parse().ok()?, height.parse().ok()?);
-    let length = width.checked_mul(height)?.checked_mul(channels)?;
+    let length = usize::checked_mul(width, height)?.checked_mul(channels).filter(|length| *length > 0)?;
     let mut values = Vec::new();
     reader.by_ref().take(length as u64).read_to_end(&mut values).ok()?;
     (values.len() == length).then_some(Still { width, height, values })
@@ -141,10 +147,15 @@ mod tests {
 
     #[test]
     fn pictures_follow_one_another() {
-        let mut bytes = &b"P6\n2 1\n255\nabcdefP5\n1 2\n255\nxyP5\n9 9\n255\nshort"[..];
-        let first = read_netpbm(&mut bytes, 3).unwrap();
+        let head = |width, depth| {
+            format!("P7\nWIDTH {width}\nHEIGHT 1\nDEPTH {depth}\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n").into_bytes()
+        };
+        let bytes = [&head(2, 3)[..], b"abcdef", &head(2, 1), b"xy", &head(9, 1), b"short"].concat();
+        let mut bytes = bytes.as_slice();
+        let first = read_pam(&mut bytes, 3).unwrap();
         assert_eq!((first.width, first.height, first.values.as_slice()), (2, 1, &b"abcdef"[..]));
-        assert_eq!(read_netpbm(&mut bytes, 1).unwrap().values, b"xy");
-        assert!(read_netpbm(&mut bytes, 1).is_none());
+        assert_eq!(read_pam(&mut bytes, 1).unwrap().values, b"xy");
+        assert!(read_pam(&mut bytes, 1).is_none());
+        assert!(read_pam(&mut &head(2, 4)[..], 3).is_none());
     }
 }

@@ -74,6 +74,23 @@ fn top(file: &Contents) -> Result<(Vec<TopBox>, TopBox), Fault> {
     }
 }
 
+/// Whether there is a sound track whose tables list any sound, or which may have some in fragments.
+pub(super) fn has_sound(file: &Contents) -> Result<bool, Fault> {
+    let moov = &file.body(&top(file)?.1)?;
+    let in_fragments = find(moov, b"mvex")?.is_some();
+    for atom in Atoms::new(moov) {
+        let atom = atom.map_err(|overrun| overrun.reason)?;
+        if atom.name.0 != *b"trak" || require(atom.body, &[b"mdia", b"hdlr"])?.get(8..12) != Some(b"soun") {
+            continue;
+        }
+        let times = require(atom.body, &[b"mdia", b"minf", b"stbl", b"stts"])?;
+        if in_fragments || !Fields::versioned("stts", times)?.0.table::<8>()?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn no_moov() -> Fault {
     Fault::Damaged("the box `moov`, which tells where the frames lie, is missing: the file is cut off".into())
 }
