@@ -27,7 +27,10 @@ pub(super) fn size(source: &Source) -> Result<[usize; 2]> {
     }
     match Header::read(source) {
         Ok(header) => Ok(header.size()),
-        Err(error) => rare(source, error).map(|pixels| [pixels.height(), pixels.width()]),
+        Err(error) => {
+            check_end(source)?;
+            rare(source, error).map(|pixels| [pixels.height(), pixels.width()])
+        }
     }
 }
 
