@@ -266,9 +266,13 @@ fn media_that_do_not_fit_the_context_are_refused_with_the_count_and_the_limit() 
     });
     let omni = Omni::builder(directory.path()).load().unwrap();
     let long = || Message::user().audio(AudioInput::samples(vec![0.1; 16_000 * 10], 16_000, 1));
-    let expected = tiny().prompt(&[long()], &greedy()).unwrap().tokens();
+    let prompt = omni.prompt(&[long()], &greedy()).unwrap();
+    assert_eq!(prompt.parts()[0].tokens, 130);
     let error = refused(&omni, long(), &greedy());
-    assert!(matches!(error, Error::ContextLength { tokens, limit: 100 } if tokens == expected), "{error}");
+    assert!(matches!(error, Error::ContextLength { tokens, limit: 100 } if tokens == prompt.tokens()), "{error}");
+    // With a picture beside it, the same sound is refused before the picture is decoded.
+    let error = omni.prompt(&[long().image(png_header(32, 32))], &greedy()).unwrap_err();
+    assert!(matches!(error, Error::ContextLength { tokens, limit: 100 } if tokens > prompt.tokens()), "{error}");
     // Only the header is there: nothing has been decoded when the pictures are counted.
     let header = png_header(10_000, 10_000);
     let many = (0..20).fold(Message::user(), |message, _| message.image(header.clone()));

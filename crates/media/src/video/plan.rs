@@ -26,7 +26,7 @@ pub struct Plan {
 #[derive(Debug)]
 enum Frames {
     /// A file and the indices of the frames taken.
-    Encoded(Source, Reader, Vec<usize>),
+    Encoded(Source, Box<Reader>, Vec<usize>),
     Images(Arc<[ImageInput]>),
 }
 
@@ -62,7 +62,7 @@ fn encoded(source: &Source, reader: Reader, options: &VideoOptions) -> Result<Pl
         source_size: reader.size(),
         size: [0; 2],
         frames_per_second: indices.len() as f64 / reader.timing().seconds(),
-        frames: Frames::Encoded(source.clone(), reader, indices),
+        frames: Frames::Encoded(source.clone(), Box::new(reader), indices),
         options: *options,
         origin: source.origin(),
     };
@@ -161,16 +161,17 @@ impl Plan {
     /// # Errors
     /// [`MediaError`] if a frame cannot be decoded, or chosen frames differ in size.
     pub fn clip(self) -> Result<Clip> {
-        let failed = match (&self.frames, self.cut()) {
-            (Frames::Encoded(_, Reader::Mp4(_), _), Err(error)) => error,
-            (_, done) => return done,
+        let failed = match self.cut() {
+            Err(error) if !matches!(error, MediaError::Unusable { .. }) => error,
+            done => return done,
         };
-        match (&self.frames, &failed) {
-            (_, MediaError::Unusable { .. }) | (Frames::Images(_), _) => Err(failed),
+        match &self.frames {
             // The decoder here does not take every stream; an installed ffmpeg may.
-            (Frames::Encoded(source, ..), _) => Reader::open_ffmpeg(source, &failed.to_string())
-                .and_then(|reader| encoded(source, reader, &self.options)?.cut())
-                .map_err(|_| failed),
+            Frames::Encoded(source, reader, _) if matches!(**reader, Reader::Mp4(_)) => {
+                let by_ffmpeg = Reader::open_ffmpeg(source, &failed.to_string());
+                by_ffmpeg.and_then(|reader| encoded(source, reader, &self.options)?.cut()).map_err(|_| failed)
+            }
+            _ => Err(failed),
         }
     }
 

@@ -65,6 +65,11 @@ impl<'a> Counted<'a> {
         if matches!(self, Self::Video { .. }) { 0 } else { self.tokens() }
     }
 
+    /// Whether there are pixels to decode.
+    pub(super) fn has_pixels(&self) -> bool {
+        matches!(self, Self::Image { .. } | Self::Video { .. })
+    }
+
     /// For a video, whether its sound is interleaved.
     pub(super) fn audio_in_video(&self) -> Option<bool> {
         match self {

@@ -110,10 +110,17 @@ impl<'a> Preparer<'a> {
         let markers = 2 * audio_in_video.iter().filter(|heard| **heard).count();
         let others = text + markers + counted.iter().map(Counted::fixed_tokens).sum::<usize>();
         let mut room = Room { context: self.model.context_length, others, answer: self.options.max_new_tokens };
-        room.check_others()?;
+        let has_pixels = counted.iter().any(Counted::has_pixels);
+        if has_pixels {
+            room.check_others()?;
+        }
         let mels = self.mels(media_parts, &counted)?;
         room.others += mels.iter().map(|mel| self.model.config.audio.tokens(mel.frames())).sum::<usize>();
-        let counted = room.fit(counted, media_parts, self.options.video.token_budget.is_some())?;
+        // Text and sound are counted at any length; what does not fit is refused when it is to be answered.
+        let counted = match has_pixels {
+            true => room.fit(counted, media_parts, self.options.video.token_budget.is_some())?,
+            false => counted,
+        };
         let (mut mels, images) = (mels.into_iter(), self.image_options());
         let mut next_mel = || mels.next().expect("one result per input");
         let mut items = Vec::new();
