@@ -49,8 +49,8 @@ impl ModalityEncoder for MirrorEncoder {
     fn encode(&self, picture: ImageInput) -> Result<Encoded> {
         let named = |error: MediaError| error.in_part("the mirror");
         let picture = mirrored(&picture).and_then(|turned| patches(&turned, &Default::default())).map_err(named)?;
-        let (grid, shape) = (picture.grid(), [picture.patches(), picture.values().len() / picture.patches()]);
-        let patches = Tensor::from_data(TensorData::new(picture.into_values(), shape), &self.device);
+        let (grid, shape) = (picture.grid(), [picture.patches(), picture.patch_len()]);
+        let patches = Tensor::from_data(TensorData::new(picture.to_values(), shape), &self.device);
         self.vision.encode(vec![PixelPatches { patches, grid, seconds_per_step: 0.0 }])
     }
 }

@@ -48,8 +48,8 @@ fn see(file: &Path, flags: &Flags) -> Result<Encoded> {
     let place = flags.device.place(Dtype::F32)?;
     let encoder = VisionEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place, Dtype::F32)?;
     let picture = image::patches(&file.into(), &Default::default()).map_err(|error| error.in_part("the picture"))?;
-    let (grid, shape) = (picture.grid(), [picture.patches(), picture.values().len() / picture.patches()]);
-    let patches = Tensor::from_data(TensorData::new(picture.into_values(), shape), place.device());
+    let (grid, shape) = (picture.grid(), [picture.patches(), picture.patch_len()]);
+    let patches = Tensor::from_data(TensorData::new(picture.to_values(), shape), place.device());
     encoder.encode(vec![PixelPatches { patches, grid, seconds_per_step: 0.0 }])
 }
 

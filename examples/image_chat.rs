@@ -14,7 +14,7 @@ use qwen3_omni_examples::{Flags, answer, exit, sample};
 /// Answer a question about pictures in text and speech
 #[derive(Parser)]
 struct Arguments {
-    /// PNG, JPEG, WebP, BMP or GIF; a picture of two coloured shapes if none is given
+    /// PNG, JPEG, WebP, TIFF, BMP or GIF, or HEIC or AVIF with ffmpeg; a picture of two coloured shapes if none is given
     files: Vec<PathBuf>,
     /// The question
     #[arg(long, default_value = "what do you see")]

@@ -122,6 +122,32 @@ fn truncated_pictures_are_an_error() {
     assert_says(&seen(Vec::new()), &["0 bytes in memory"]);
 }
 
+/// The decoders fill a cut JPEG with grey, and a WebP that lacks a byte or two goes unnoticed.
+#[test]
+fn a_picture_cut_anywhere_is_told_to_be_truncated() {
+    for name in ["picture.jpg", "progressive.jpg", "picture.webp"] {
+        let whole = bytes(name);
+        assert!(ImageInput::from(whole.clone()).pixels().is_ok(), "{name}");
+        // With less than this, nothing tells the format.
+        for length in 20..whole.len() {
+            assert_says(&seen(&whole[..length]), &["truncated"]);
+        }
+    }
+    for name in ["picture.png", "picture.bmp", "picture.gif", "picture.tif"] {
+        let whole = bytes(name);
+        // Behind that the GIF has its second frame; the last bytes of the others close the file.
+        for length in (whole.len() / 3)..(whole.len() * 3 / 5) {
+            assert_says(&seen(&whole[..length]), &["truncated"]);
+        }
+    }
+    for name in ["picture.heic", "grid.heic", "picture.avif", "clear.avif"] {
+        let whole = bytes(name);
+        for share in [5, 10, 30, 60, 90, 99] {
+            assert_says(&seen(&whole[..whole.len() * share / 100]), &["bytes in memory"]);
+        }
+    }
+}
+
 #[test]
 fn truncated_videos_are_an_error() {
     for name in ["clip.mp4", "clip_vfr.mp4", "silent.mp4"] {
@@ -161,6 +187,8 @@ fn absurd_options_and_over_long_media_are_refused_early() {
         let options = ImageOptions { bounds: PixelBounds { min, max }, ..ImageOptions::default() };
         assert_says(&patches(&picture, &options).unwrap_err().to_string(), &["picture.png", "nothing fits"]);
     }
+    // Pictures and frames are counted by their headers, so that nothing is decoded of what will not fit.
+    assert_eq!(ImageInput::from(huge_png(10_000, 10_000)).size().unwrap(), [10_000, 10_000]);
     let options = VideoOptions { max_tokens: 100, ..VideoOptions::default() };
     let message = clip(&testkit::media().join("clip.mp4").into(), &options).unwrap_err().to_string();
     assert_says(&message, &["clip.mp4", "tokens, at most 100"]);
@@ -215,8 +243,12 @@ proptest! {
         for name in ["tone.flac", "tone.mp3", "tone.ogg", "tone.m4a"] {
             let _ = log_mel(&[damaged(name, &changes).into()]);
         }
-        for name in ["picture.png", "picture.jpg", "picture.bmp", "picture.webp", "picture.gif"] {
+        for name in ["picture.png", "picture.jpg", "picture.bmp", "picture.webp", "picture.gif", "picture.tif"] {
             let _ = patches(&damaged(name, &changes).into(), &ImageOptions::default());
+        }
+        // Sizes are read without the decoder.
+        for name in ["grid_turned.heic", "clear.avif"] {
+            let _ = ImageInput::from(damaged(name, &changes)).size();
         }
         for name in ["clip.mp4", "silent.mp4"] {
             let _ = clip(&damaged(name, &changes).into(), &small());
@@ -234,4 +266,20 @@ proptest! {
 fn file_names_are_not_taken_for_options() {
     let name = Path::new("-i.mp4");
     assert_says(&watched(name), &["-i.mp4"]);
+}
+
+/// With several threads, `ffmpeg` notices a broken frame in some runs only.
+#[test]
+fn a_broken_video_answers_the_same_each_time() {
+    for name in ["clip.webm", "joined.ts"] {
+        let mut broken = bytes(name);
+        let length = broken.len();
+        (1..8).for_each(|part| broken[length * part / 8] ^= 0x55);
+        let answer = || match clip(&broken.clone().into(), &small()) {
+            Ok(clip) => format!("{:?}", clip.patches().colours()),
+            Err(error) => error.to_string(),
+        };
+        let first = answer();
+        (0..4).for_each(|_| assert_eq!(answer(), first, "{name}"));
+    }
 }

@@ -5,8 +5,8 @@ use std::io::Cursor;
 
 use qwen3_omni_media::Source;
 use qwen3_omni_media::audio::{AudioInput, log_mel, read};
-use qwen3_omni_media::image::{ImageInput, ImageOptions, Pixels, patches};
-use qwen3_omni_media::video::{VideoInput, VideoOptions, clip};
+use qwen3_omni_media::image::{ImageInput, ImageOptions, Pixels, grid, patches};
+use qwen3_omni_media::video::{VideoInput, VideoOptions, VideoSampling, clip, has_sound, plan, sample_indices};
 
 fn file(name: &str) -> Source {
     testkit::media().join(name).into()
@@ -128,6 +128,75 @@ fn every_picture_format_gives_the_same_picture_upright() {
 }
 
 #[test]
+fn tiff_is_read_exactly_and_upright() {
+    let expected = pixels("picture.png");
+    for name in ["picture.tif", "turned.tif"] {
+        assert_eq!(pixels(name), expected, "{name}");
+    }
+    let coarse = expected.rgb().iter().map(|value| value / 64 * 64).collect();
+    assert_eq!(pixels("palette.tif"), Pixels::new(48, 32, coarse).unwrap());
+    // Black and white where Pillow has them, whose count of white is this.
+    let fax = pixels("fax.tif");
+    let white = fax.rgb().iter().filter(|value| **value == 255).count();
+    assert_eq!((fax.width(), fax.height(), white), (48, 32, 2376));
+}
+
+/// Largest and mean difference from the colours that a formula gives.
+fn differences(found: &Pixels, expected: impl Fn(usize, usize) -> [u8; 3]) -> (u8, f64) {
+    let (mut worst, mut sum) = (0, 0);
+    for (index, pixel) in found.rgb().chunks_exact(3).enumerate() {
+        let wanted = expected(index % found.width(), index / found.width());
+        for difference in pixel.iter().zip(wanted).map(|(value, wanted)| value.abs_diff(wanted)) {
+            worst = worst.max(difference);
+            sum += u64::from(difference);
+        }
+    }
+    (worst, sum as f64 / found.rgb().len() as f64)
+}
+
+#[test]
+fn heic_and_avif_have_their_sizes_colours_and_orientation() {
+    let picture = |x: usize, y: usize| [(x * 5) as u8, (y * 7) as u8, if x < 24 { 200 } else { 40 }];
+    for name in ["picture.heic", "picture.avif", "turned.avif"] {
+        let found = pixels(name);
+        assert_eq!((found.width(), found.height()), (48, 32), "{name}");
+        // Chroma has half the resolution, which shows at the edge of the blue half.
+        let (_, mean) = differences(&found, picture);
+        assert!(mean < 3.5, "{name}: {mean}");
+    }
+    // Four tiles of 64 × 64, cut to 100 × 90; blue changes where the tiles meet.
+    let scene = |x: usize, y: usize| [40 + x * 3 / 2, 30 + y * 3 / 2, if x < 64 { 200 } else { 60 }].map(|v| v as u8);
+    let grid = pixels("grid.heic");
+    assert_eq!((grid.width(), grid.height()), (100, 90));
+    assert!(differences(&grid, scene).0 <= 6);
+    // A quarter turn against the clock, then top and bottom exchanged: rows become columns.
+    let turned = pixels("grid_turned.heic");
+    assert_eq!((turned.width(), turned.height()), (90, 100));
+    assert!(differences(&turned, |x, y| scene(y, x)).0 <= 6);
+    // Transparency grows from left to right and lies over white.
+    let clear = pixels("clear.avif");
+    let over_white = |x: usize, y: usize| {
+        let alpha = (x * 255 / 47) as u32;
+        picture(x, y).map(|value| ((u32::from(value) * alpha + 255 * (255 - alpha)) / 255) as u8)
+    };
+    assert!(differences(&clear, over_white).1 < 3.5);
+}
+
+#[test]
+fn sizes_come_from_headers_upright() {
+    for name in
+        ["picture.png", "picture.jpg", "turned.jpg", "picture.webp", "picture.gif", "picture.bmp", "picture.tif"]
+            .into_iter()
+            .chain(["turned.tif", "palette.tif", "picture.heic", "turned.avif", "clear.avif"])
+    {
+        assert_eq!(ImageInput::from(file(name)).size().unwrap(), [32, 48], "{name}");
+    }
+    assert_eq!(ImageInput::from(file("grid_turned.heic")).size().unwrap(), [100, 90]);
+    let (options, name) = (ImageOptions::default(), file("turned.jpg"));
+    assert_eq!(grid(&name.clone().into(), &options).unwrap(), patches(&name.into(), &options).unwrap().grid());
+}
+
+#[test]
 fn pixels_bytes_and_files_make_the_same_patches() {
     let options = ImageOptions::default();
     let from_file = patches(&file("picture.png").into(), &options).unwrap();
@@ -165,9 +234,10 @@ fn both_readers_see_the_same_pictures() {
     let options = VideoOptions::default();
     let [mp4, webm] = ["clip.mp4", "clip.webm"].map(|name| clip(&file(name).into(), &options).unwrap());
     assert_eq!(mp4.patches().grid(), webm.patches().grid());
-    let pairs = mp4.patches().values().iter().zip(webm.patches().values());
-    let mean = pairs.map(|(a, b)| (a - b).abs()).sum::<f32>() / mp4.patches().values().len() as f32;
-    assert!(mean < 0.05, "{mean}");
+    let (mp4, webm) = (mp4.patches().colours(), webm.patches().colours());
+    let sum: u64 = mp4.iter().zip(webm).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    let mean = sum as f64 / mp4.len() as f64;
+    assert!(mean < 6.0, "{mean}");
 }
 
 #[test]
@@ -188,4 +258,81 @@ fn pictures_and_frames_make_a_video_as_they_are() {
     let [a, b] = [from_files, from_pixels].map(|input| clip(&input, &options).unwrap());
     assert_eq!(a, b);
     assert_eq!((a.patches().grid()[0], a.frames_per_second()), (2, 1.5));
+}
+
+#[test]
+fn a_video_is_counted_before_it_is_decoded() {
+    let options = VideoOptions::default();
+    for input in [
+        VideoInput::from(file("clip.mp4")),
+        in_memory("clip.mp4").into(),
+        file("clip.webm").into(),
+        VideoInput::images(vec![file("picture.png"); 3], 1.5),
+    ] {
+        let plan = plan(&input, &options).unwrap();
+        let (grid, tokens, seconds) = (plan.grid(), plan.tokens(), plan.seconds_per_step());
+        let clip = plan.clip().unwrap();
+        assert_eq!((clip.patches().grid(), clip.seconds_per_step()), (grid, seconds), "{input:?}");
+        assert_eq!(clip.patches().patches(), tokens * 4);
+    }
+}
+
+/// What the video processor of `transformers` 5.24 does with `cap_pixels_per_frame`.
+#[test]
+fn frames_share_a_total_as_in_the_reference() {
+    let frames =
+        |count| VideoInput::frames(vec![Pixels::new(1920, 1080, vec![0; 1920 * 1080 * 3]).unwrap(); count], 2.0);
+    let size = |count, budget| {
+        let options = VideoOptions { token_budget: Some(budget), ..VideoOptions::default() };
+        let [t, h, w] = plan(&frames(count), &options).unwrap().grid();
+        assert_eq!(t, count / 2);
+        [h * 16, w * 16]
+    };
+    assert_eq!(
+        [size(2, 115_200), size(4, 1000), size(8, 1000), size(40, 1000)],
+        [[640, 1152], [512, 928], [352, 672], [256, 480]]
+    );
+    let options = VideoOptions { max_tokens: 1000, ..VideoOptions::default() };
+    let message = plan(&frames(4), &options).unwrap_err().to_string();
+    for named in
+        ["1440 tokens, at most 1000", "`frames_per_second` (2)", "`max_frames` (768)", "`token_budget`", "`bounds`"]
+    {
+        assert!(message.contains(named), "{message}");
+    }
+}
+
+/// `torch.linspace(0, frames - 1, n).round()`, which `qwen-omni-utils` 0.0.9 takes.
+#[test]
+fn the_utilities_take_first_and_last() {
+    let indices =
+        |frames, rate, sampling| sample_indices(frames, rate, &VideoOptions { sampling, ..VideoOptions::default() });
+    assert_eq!(indices(10, 10.0, VideoSampling::Utilities), [0, 3, 6, 9]);
+    assert_eq!(indices(10, 10.0, VideoSampling::Processor), [0, 2, 5, 7]);
+    let twelve = [0, 2, 4, 6, 8, 10, 13, 15, 17, 19, 21, 23];
+    assert_eq!(indices(24, 4.0, VideoSampling::Utilities), twelve);
+    // Without the single rounding, number 461 would be the frame before.
+    let options = VideoOptions { sampling: VideoSampling::Utilities, max_frames: 650, ..VideoOptions::default() };
+    let long = sample_indices(16_352, 25.0, &options);
+    assert_eq!((long.len(), long[460], long[461], long[649]), (650, 11_589, 11_615, 16_351));
+    let options = VideoOptions { sampling: VideoSampling::Utilities, ..VideoOptions::default() };
+    let ends = clip(&file("clip.mp4").into(), &options).unwrap();
+    assert_eq!((ends.patches().grid()[0], ends.frames_per_second()), (2, 2.0));
+    assert_ne!(ends, clip(&file("clip.mp4").into(), &VideoOptions::default()).unwrap());
+}
+
+#[test]
+fn sound_is_found_without_decoding() {
+    for (name, expected) in [("clip.mp4", true), ("clip.webm", true), ("sound_only.mp4", true), ("silent.mp4", false)] {
+        for source in [file(name), in_memory(name)] {
+            assert_eq!(has_sound(&source.into()).unwrap(), expected, "{name}");
+        }
+    }
+    assert!(!has_sound(&VideoInput::frames(Vec::new(), 1.0)).unwrap());
+}
+
+#[test]
+fn a_stream_that_begins_inside_a_group_of_pictures_is_read() {
+    // The first 50 of its frames cannot be decoded; each makes ffmpeg say so.
+    let clip = clip(&file("joined.ts").into(), &VideoOptions::default()).unwrap();
+    assert_eq!((clip.patches().grid()[0], clip.frames_per_second()), (2, 4.0));
 }

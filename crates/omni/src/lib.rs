@@ -50,7 +50,7 @@ pub use omni_core::{
 pub use output::{Audio, Event, FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage, WavFile, WavWriter};
 pub use prompt::{
     ChatTemplate, ChunkRamp, GenerateOptions, Guards, LastWord, Message, Part, PartKind, PartTokens, Prompt, Role,
-    Stages, TalkerPositions, TemplateOptions, TextStream, Tokenizer, VocoderMode,
+    Stages, TalkerPositions, TemplateOptions, TextStream, Tokenizer, VideoSound, VocoderMode,
 };
 pub use session::{Answer, AudioTurn, MelNorm, Session};
 

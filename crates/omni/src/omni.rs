@@ -78,7 +78,8 @@ impl Omni {
     ///
     /// # Errors
     /// [`Error::Request`] if there is nothing to answer, [`Error::Media`] naming the message and the part that cannot be read
-    /// or used, [`Error::NotLoaded`] for media if no encoders are loaded.
+    /// or used, [`Error::NotLoaded`] for media if no encoders are loaded, [`Error::ContextLength`] for pictures and videos that do not
+    /// fit the context, before they are decoded.
     pub fn prompt(&self, messages: &[Message], options: &GenerateOptions) -> Result<Prompt> {
         options.validate()?;
         self.check_bias(options)?;

@@ -10,7 +10,7 @@ use qwen3_omni::media::audio::log_mel;
 use qwen3_omni::media::image::{PixelBounds, Pixels};
 use qwen3_omni::{
     AudioInput, Encoded, Error, Event, GenerateOptions, Message, ModalityEncoder, Omni, PartKind, Place, Reply,
-    SpanLayout, TalkerPositions, VideoInput,
+    SpanLayout, TalkerPositions, VideoInput, VideoSound,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -202,7 +202,7 @@ fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
 #[test]
 fn what_cannot_be_read_is_named_by_message_part_and_file() {
     let omni = nano();
-    let mut options = greedy();
+    let options = greedy();
     for (message, expected) in [
         (Message::user().text("hear").audio("/no/such.wav"), ["message 1, part 2", "/no/such.wav"]),
         (Message::user().image(testkit::media().join("tone.mp3")), ["message 1, part 1", "no picture"]),
@@ -214,12 +214,41 @@ fn what_cannot_be_read_is_named_by_message_part_and_file() {
         assert!(matches!(error, Error::Media { .. }), "{error}");
         assert!(expected.iter().all(|part| error.to_string().contains(part)), "{error}");
     }
-    options.audio_in_video = true;
-    let silent = Message::user().audio(sample("spoken_hello_question.wav")).video(testkit::media().join("silent.mp4"));
-    let message = refused(&omni, silent, &options).to_string();
+    let silent = Message::user().text("hear").video_with(testkit::media().join("silent.mp4"), VideoSound::Track);
+    let message = refused(&omni, silent, &greedy()).to_string();
     assert!(message.contains("message 1, part 2") && message.contains("no sound track"), "{message}");
-    let message = refused(&omni, Message::user().video(VideoInput::frames(frames(2), 1.0)), &options).to_string();
+    let chosen = Message::user().video_with(VideoInput::frames(frames(2), 1.0), VideoSound::Track);
+    let message = refused(&omni, chosen, &greedy()).to_string();
     assert!(message.contains("no sound of their own"), "{message}");
+}
+
+#[test]
+fn each_video_is_heard_or_seen_in_silence() {
+    let omni = tiny();
+    let [clip, silent] = ["clip.mp4", "silent.mp4"].map(|name| testkit::media().join(name));
+    let options = GenerateOptions { audio_in_video: true, ..small_frames() };
+    let counts = |message: Message, options: &GenerateOptions| -> Vec<usize> {
+        omni.prompt(&[message], options).unwrap().parts().iter().map(|part| part.tokens).collect()
+    };
+    let three = || Message::user().video(&clip).video(&silent).video(&clip);
+    let [seen, still, _] = counts(three(), &small_frames())[..] else { panic!() };
+    // Two seconds of sound are 26 tokens; AAC adds up to a tenth of a second of padding.
+    let [first, second, third] = counts(three(), &options)[..] else { panic!() };
+    assert!((26..=28).contains(&(first - seen)), "{first} {seen}");
+    assert_eq!((second, third), (still, first));
+    let chosen = || VideoInput::frames(frames(2), 1.0);
+    let mixed = |of: [VideoSound; 2]| {
+        let [a, b] = of;
+        Message::user().video_with(&clip, a).video_with(&clip, b).video(chosen())
+    };
+    let frames = counts(Message::user().video(chosen()), &small_frames())[0];
+    assert_eq!(counts(mixed([VideoSound::Silent, VideoSound::Auto]), &options), [seen, first, frames]);
+    assert_eq!(counts(mixed([VideoSound::Track, VideoSound::Auto]), &small_frames()), [first, seen, frames]);
+    let given = || AudioInput::samples(vec![0.1; 16_000], 16_000, 1);
+    let sounds = [VideoSound::Always(given()), VideoSound::Given(given())];
+    assert_eq!(counts(mixed(sounds), &small_frames()), [seen + 13, seen, frames]);
+    let message = mixed([VideoSound::Silent, VideoSound::Auto]).text("What is said?");
+    assert!(!omni.generate(&[message], &options).unwrap().token_ids.is_empty());
 }
 
 #[test]
@@ -242,6 +271,55 @@ fn media_that_do_not_fit_the_context_are_refused_with_the_count_and_the_limit() 
     assert_eq!(prompt.parts()[0].tokens, 130);
     let error = refused(&omni, long(), &greedy());
     assert!(matches!(error, Error::ContextLength { tokens, limit: 100 } if tokens == prompt.tokens()), "{error}");
+    // With a picture beside it, the same sound is refused before the picture is decoded.
+    let error = omni.prompt(&[long().image(png_header(32, 32))], &greedy()).unwrap_err();
+    assert!(matches!(error, Error::ContextLength { tokens, limit: 100 } if tokens > prompt.tokens()), "{error}");
+    // Only the header is there: nothing has been decoded when the pictures are counted.
+    let header = png_header(10_000, 10_000);
+    let many = (0..20).fold(Message::user(), |message, _| message.image(header.clone()));
+    let error = refused(&omni, many, &greedy());
+    assert!(matches!(error, Error::ContextLength { tokens: 246_420.., limit: 100 }), "{error}");
+    let error = refused(&omni, Message::user().image(png_header(32, 32)), &greedy()).to_string();
+    assert!(error.contains("truncated"), "{error}");
+}
+
+/// A PNG file that ends behind its header.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let mut chunk = b"IHDR".to_vec();
+    chunk.extend([width, height].iter().flat_map(|side| side.to_be_bytes()));
+    chunk.extend([1, 0, 0, 0, 0]);
+    let crc = chunk.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+    });
+    let head = [b"\x89PNG\r\n\x1a\n".as_slice(), &13u32.to_be_bytes(), &chunk, &(!crc).to_be_bytes()].concat();
+    [head, vec![0; 4], b"IDAT\x35\xaf\x06\x1e".to_vec()].concat()
+}
+
+#[test]
+fn videos_are_shrunk_to_the_context_and_the_refusal_names_the_options() {
+    let directory = edited(&testkit::TINY_FILES, |path| {
+        edit_json(&path.join("config.json"), |config| {
+            config["thinker_config"]["text_config"]["max_position_embeddings"] = json!(400);
+        });
+    });
+    let omni = Omni::builder(directory.path()).load().unwrap();
+    let video = |count| Message::user().video(VideoInput::frames(frames(count), 2.0));
+    let tokens = |omni: &Omni, message: Message| omni.prompt(&[message], &small_frames()).map(|p| p.parts()[0].tokens);
+    // Nine tokens for each step of two frames, where there is room; frames of 64 × 64 pixels where there is not.
+    assert_eq!(tokens(&omni, video(60)).unwrap(), 30 * 9);
+    assert_eq!(tokens(&tiny(), video(100)).unwrap(), 50 * 9);
+    assert_eq!(tokens(&omni, video(100)).unwrap(), 50 * 4);
+    let two = video(60).video(VideoInput::frames(frames(60), 2.0));
+    assert_eq!(tokens(&omni, two).unwrap(), 30 * 4);
+    let error = tokens(&omni, video(240)).unwrap_err();
+    assert!(matches!(&error, Error::Media { part, .. } if part == "message 1, part 1"), "{error}");
+    for named in ["240 frames of 64 × 64 pixels", "480 tokens", "`frames_per_second`", "`max_frames`", "`bounds`"] {
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    // A total of one's own is kept to.
+    let mut options = small_frames();
+    options.video.token_budget = Some(150);
+    assert_eq!(omni.prompt(&[video(60)], &options).unwrap().parts()[0].tokens, 30 * 4);
 }
 
 #[test]

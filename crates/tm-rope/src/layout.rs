@@ -9,14 +9,14 @@ pub struct MediaLayout {
     pub ids: MediaIds,
     /// The media, in order of appearance; the sound of a video behind it.
     pub items: Vec<MediaItem>,
-    /// Whether videos bring their own sound, interleaved.
-    pub audio_in_video: bool,
+    /// For each video, in order, whether it brings its own sound, interleaved; a video beyond the end does not.
+    pub audio_in_video: Vec<bool>,
     /// Positions per second of sound and video.
     pub ids_per_second: f32,
 }
 
 impl MediaLayout {
-    /// Expands the placeholders of a rendered prompt: each is repeated once per row of its item. With sound in video, a video's
+    /// Expands the placeholders of a rendered prompt: each is repeated once per row of its item. If a video brings its own sound, its
     /// placeholder becomes the interleaved placeholders of both, opened and closed as sound.
     ///
     /// # Errors
@@ -27,6 +27,7 @@ impl MediaLayout {
         let mut images = of_kind(|item| matches!(item, MediaItem::Image(_)));
         let mut videos = of_kind(|item| matches!(item, MediaItem::Video(..)));
         let MediaIds { audio, image, video, audio_start, .. } = self.ids;
+        let mut heard = self.audio_in_video.iter();
         let mut expanded = Vec::with_capacity(ids.len());
         for id in ids {
             let item = match *id {
@@ -39,7 +40,7 @@ impl MediaLayout {
                 }
             };
             match item.ok_or_else(|| mismatch("more placeholders than media"))? {
-                MediaItem::Video(grid, seconds) if self.audio_in_video => {
+                MediaItem::Video(grid, seconds) if heard.next() == Some(&true) => {
                     let sound = audios.next().ok_or_else(|| mismatch("a video without its sound"))?;
                     let order = interleave(sound.tokens(), *grid, *seconds, self.ids_per_second);
                     expanded.push(audio_start);
@@ -60,7 +61,7 @@ impl MediaLayout {
     /// # Errors
     /// The errors of [`scan_spans`].
     pub fn spans(&self, ids: &[u32]) -> Result<Vec<SpanLayout>> {
-        scan_spans(ids, &self.ids, &self.items, self.audio_in_video)
+        scan_spans(ids, &self.ids, &self.items, self.audio_in_video.contains(&true))
     }
 
     /// Positions and the position delta of an expanded prompt.
@@ -98,7 +99,7 @@ mod tests {
     const END: u32 = 6;
 
     fn layout(items: Vec<MediaItem>, audio_in_video: bool) -> MediaLayout {
-        MediaLayout { ids: IDS, items, audio_in_video, ids_per_second: 13.0 }
+        MediaLayout { ids: IDS, items, audio_in_video: vec![audio_in_video; 3], ids_per_second: 13.0 }
     }
 
     #[test]
@@ -112,6 +113,19 @@ mod tests {
         assert_eq!(spans[5], SpanLayout::AudioInVideo { audio_tokens: 2, grid: [2, 1, 1], seconds_per_step: 0.1 });
         let (plain, _) = joint.plain_positions(&ids).unwrap();
         assert_eq!(plain.tokens(), ids.len());
+    }
+
+    #[test]
+    fn a_silent_video_stands_among_others_with_sound() {
+        let clip = MediaItem::Video([1, 1, 1], 0.1);
+        let items = vec![clip, MediaItem::Audio(2), clip, clip, MediaItem::Audio(1)];
+        let mixed = MediaLayout { audio_in_video: vec![true, false, true], ..layout(items, true) };
+        let ids = mixed.expand(&[5, 3, 9, 5, 3, 9, 5, 3, 9], END).unwrap();
+        assert_eq!(ids, [5, 4, 3, 1, 1, END, 9, 5, 3, 9, 5, 4, 3, 1, END, 9]);
+        let sound = |audio_tokens| SpanLayout::AudioInVideo { audio_tokens, grid: [1; 3], seconds_per_step: 0.1 };
+        let spans = mixed.spans(&ids).unwrap();
+        let silent = SpanLayout::Grid { t: 1, h: 1, w: 1, seconds_per_step: 0.1 };
+        assert_eq!([&spans[1], &spans[3], &spans[5]], [&sound(2), &silent, &sound(1)]);
     }
 
     #[test]

@@ -141,8 +141,8 @@ fn pictures(files: &[PathBuf], reference: &Side) -> Result<Vec<Vec<PixelPatches>
     let options = ImageOptions { patch, ..ImageOptions::default() };
     let picture = |(index, input): (usize, &ImageInput)| {
         let cut = patches(input, &options).map_err(|error| error.in_part(format!("picture {}", index + 1)))?;
-        let (grid, shape) = (cut.grid(), [cut.patches(), cut.values().len() / cut.patches()]);
-        let patches = Tensor::from_data(TensorData::new(cut.into_values(), shape), reference.place.device());
+        let (grid, shape) = (cut.grid(), [cut.patches(), cut.patch_len()]);
+        let patches = Tensor::from_data(TensorData::new(cut.to_values(), shape), reference.place.device());
         Ok(vec![PixelPatches { patches, grid, seconds_per_step: 0.0 }])
     };
     inputs.iter().enumerate().map(picture).collect()

@@ -94,7 +94,7 @@ fn laid_out(
     let prompt = prompt.expect("the answer is not empty");
     let config = &side.config().thinker;
     let (ids, ids_per_second) = (media_ids(config), config.position_id_per_seconds);
-    let layout = MediaLayout { ids, items: Vec::new(), audio_in_video: false, ids_per_second };
+    let layout = MediaLayout { ids, items: Vec::new(), audio_in_video: Vec::new(), ids_per_second };
     let positions = layout.positions(&prompt.ids)?;
     Ok((prompt, positions))
 }

@@ -1,58 +1,231 @@
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Seek};
+use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom};
 
 use image::error::ImageError;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::Pixels;
+use super::{Pixels, jpeg};
 use crate::{MediaError, Result, Source};
 
 /// Most pixels of a picture. A larger one is refused by its header alone; it would need a gigabyte to decode.
-const MOST_PIXELS: u64 = 178_956_970;
+pub(super) const MOST_PIXELS: u64 = 178_956_970;
 
-const KNOWN: &str = "expected PNG, JPEG, WebP, BMP or GIF";
+/// Most bytes of a JPEG, HEIC or AVIF file, which are read whole: three for each of the most pixels.
+const MOST_BYTES: u64 = 3 * MOST_PIXELS;
 
-/// Decodes a picture. The format is told by the contents, never by the file's name.
-pub(super) fn decode(source: &Source) -> Result<Pixels> {
-    match source {
-        Source::Path(path) => {
-            let io = |source| MediaError::Io { path: path.clone(), source };
-            let file = File::open(path).map_err(io)?;
-            if !file.metadata().map_err(io)?.is_file() {
-                return Err(MediaError::unsupported(source.origin(), "this is no file"));
-            }
-            read(BufReader::new(file), &source.origin())
+#[cfg(feature = "video")]
+const KNOWN: &str = "expected PNG, JPEG, WebP, TIFF, BMP, GIF, HEIC or AVIF";
+#[cfg(not(feature = "video"))]
+const KNOWN: &str = "expected PNG, JPEG, WebP, TIFF, BMP or GIF";
+
+/// Reads a picture's height and width when upright from its header; no pixel is decoded.
+pub(super) fn size(source: &Source) -> Result<[usize; 2]> {
+    #[cfg(feature = "video")]
+    if let Some(heif) = heif(source)? {
+        return Ok(heif.size());
+    }
+    match Header::read(source) {
+        Ok(header) => Ok(header.size()),
+        Err(error) => {
+            check_end(source)?;
+            rare(source, error).map(|pixels| [pixels.height(), pixels.width()])
         }
-        Source::Bytes(bytes) => read(Cursor::new(bytes.clone()), &source.origin()),
     }
 }
 
-fn read(reader: impl BufRead + Seek, origin: &str) -> Result<Pixels> {
-    let mut reader = ImageReader::new(reader).with_guessed_format().map_err(|e| MediaError::damaged(origin, e))?;
-    if reader.format().is_none() {
-        return Err(MediaError::unsupported(origin, format!("the contents are no picture: {KNOWN}")));
+/// Decodes a picture. The format is told by the contents, never by the file's name.
+pub(super) fn decode(source: &Source) -> Result<Pixels> {
+    #[cfg(feature = "video")]
+    if let Some(heif) = heif(source)? {
+        return heif.pixels();
     }
-    // Four channels of 16 bits, and as much again for the decoder's own buffers.
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MOST_PIXELS * 16);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|error| explain(origin, &error))?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        let reason = format!("{width} × {height} pixels, at most {MOST_PIXELS} in all can be taken in");
+    check_end(source)?;
+    match Header::read(source).and_then(|header| header.decode(&source.origin())) {
+        Err(error) => rare(source, error),
+        done => done,
+    }
+}
+
+/// Reads the kinds of TIFF that the decoder here does not take, as those with a palette, through an installed `ffmpeg`.
+#[cfg(feature = "video")]
+fn rare(source: &Source, error: MediaError) -> Result<Pixels> {
+    let mut head = Vec::new();
+    open(source)?.take(HEAD).read_to_end(&mut head).map_err(|error| MediaError::damaged(source.origin(), error))?;
+    if !is_tiff(&head) || !matches!(error, MediaError::Unsupported { .. }) {
+        return Err(error);
+    }
+    crate::video::stills::first_picture(source, "this is a rare kind of TIFF")
+}
+
+/// Whether a file begins like TIFF or BigTIFF.
+fn is_tiff(head: &[u8]) -> bool {
+    [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| head.starts_with(*magic))
+}
+
+#[cfg(not(feature = "video"))]
+fn rare(_: &Source, error: MediaError) -> Result<Pixels> {
+    Err(error)
+}
+
+/// The name of the format of a file that begins like HEIC or AVIF.
+fn heif_name(head: &[u8]) -> Option<&'static str> {
+    let (size, rest) = head.split_first_chunk::<4>()?;
+    let brands = rest.strip_prefix(b"ftyp")?.as_chunks::<4>().0;
+    let brands = &brands[..brands.len().min((u32::from_be_bytes(*size) as usize / 4).saturating_sub(2))];
+    match brands.first()? {
+        b"avif" | b"avis" => Some("AVIF"),
+        b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => Some("HEIC"),
+        // The common brands of any codec; which one it is stands further behind.
+        b"mif1" | b"msf1" | b"mif2" | b"miaf" if brands.contains(b"avif") => Some("AVIF"),
+        b"mif1" | b"msf1" | b"mif2" | b"miaf" => Some("HEIC"),
+        _ => None,
+    }
+}
+
+/// Reads a HEIC or AVIF file, if it is one.
+#[cfg(feature = "video")]
+fn heif(source: &Source) -> Result<Option<super::heif::Heif>> {
+    let origin = source.origin();
+    let mut contents = open(source)?;
+    let broken = |error| MediaError::damaged(&origin, error);
+    let mut file = Vec::new();
+    contents.by_ref().take(HEAD).read_to_end(&mut file).map_err(broken)?;
+    let Some(name) = heif_name(&file) else { return Ok(None) };
+    contents.take(MOST_BYTES).read_to_end(&mut file).map_err(broken)?;
+    if file.len() as u64 >= MOST_BYTES {
+        let reason = format!("{name} pictures of at most {MOST_BYTES} bytes can be taken in");
         return Err(MediaError::unusable(origin, reason));
     }
-    let orientation = decoder.orientation().map_err(|error| explain(origin, &error))?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| explain(origin, &error))?;
-    picture.apply_orientation(orientation);
-    flatten(picture)
+    super::heif::Heif::read(&origin, name, file).map(Some)
+}
+
+/// Bytes in which a file's format shows.
+const HEAD: u64 = 64;
+
+/// Refuses what the decoders take although the end is missing.
+fn check_end(source: &Source) -> Result<()> {
+    let mut contents = open(source)?;
+    let broken = |error| MediaError::damaged(source.origin(), error);
+    let cut = |what: String| Err(MediaError::damaged(source.origin(), format!("the picture is truncated: {what}")));
+    let mut head = Vec::new();
+    contents.by_ref().take(12).read_to_end(&mut head).and_then(|_| contents.rewind()).map_err(broken)?;
+    match head[..] {
+        [0xFF, 0xD8, 0xFF, ..] if !jpeg::is_whole(&mut contents).map_err(broken)? => {
+            cut("its end-of-image marker is missing".to_owned())
+        }
+        [b'R', b'I', b'F', b'F', a, b, c, d, b'W', b'E', b'B', b'P'] => {
+            let size = 8 + u64::from(u32::from_le_bytes([a, b, c, d]));
+            let length = contents.seek(SeekFrom::End(0)).map_err(broken)?;
+            if length < size { cut(format!("it has {length} of {size} bytes")) } else { Ok(()) }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a decoder reads from.
+trait Contents: BufRead + Seek {}
+
+impl<T: BufRead + Seek> Contents for T {}
+
+fn open(source: &Source) -> Result<Box<dyn Contents>> {
+    let path = match source {
+        Source::Bytes(bytes) => return Ok(Box::new(Cursor::new(bytes.clone()))),
+        Source::Path(path) => path,
+    };
+    let io = |source| MediaError::Io { path: path.clone(), source };
+    let file = File::open(path).map_err(io)?;
+    if !file.metadata().map_err(io)?.is_file() {
+        return Err(MediaError::unsupported(source.origin(), "this is no file"));
+    }
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// A picture whose header was read.
+struct Header {
+    decoder: Box<dyn ImageDecoder>,
+    orientation: Orientation,
+}
+
+impl Header {
+    fn read(source: &Source) -> Result<Self> {
+        let origin = source.origin();
+        let mut contents = open(source)?;
+        let damaged = |error| MediaError::damaged(&origin, error);
+        let length = contents.seek(SeekFrom::End(0)).map_err(damaged)?;
+        contents.rewind().map_err(damaged)?;
+        let mut head = Vec::new();
+        contents.by_ref().take(HEAD).read_to_end(&mut head).map_err(damaged)?;
+        contents.rewind().map_err(damaged)?;
+        let mut reader = ImageReader::new(contents).with_guessed_format().map_err(damaged)?;
+        if is_tiff(&head) {
+            reader.set_format(ImageFormat::Tiff);
+        }
+        match reader.format() {
+            None | Some(ImageFormat::Avif) => return Err(unknown(source.origin(), &head)),
+            Some(ImageFormat::Jpeg) if length > MOST_BYTES => {
+                let reason = format!("a JPEG of {length} bytes, at most {MOST_BYTES} can be taken in");
+                return Err(MediaError::unusable(origin, reason));
+            }
+            Some(_) => {}
+        }
+        // Four channels of 16 bits, and as much again for the decoder's own buffers.
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(MOST_PIXELS * 16);
+        reader.limits(limits);
+        let mut decoder: Box<dyn ImageDecoder> =
+            Box::new(reader.into_decoder().map_err(|error| explain(&origin, &error))?);
+        let (width, height) = decoder.dimensions();
+        if u64::from(width) * u64::from(height) > MOST_PIXELS {
+            let reason = format!("{width} × {height} pixels, at most {MOST_PIXELS} in all can be taken in");
+            return Err(MediaError::unusable(origin, reason));
+        }
+        let orientation = decoder.orientation().map_err(|error| explain(&origin, &error))?;
+        Ok(Self { decoder, orientation })
+    }
+
+    fn size(&self) -> [usize; 2] {
+        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+        let (width, height) = self.decoder.dimensions();
+        match self.orientation {
+            Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH => [width, height].map(|side| side as usize),
+            _ => [height, width].map(|side| side as usize),
+        }
+    }
+
+    fn decode(self, origin: &str) -> Result<Pixels> {
+        let mut picture = DynamicImage::from_decoder(self.decoder).map_err(|error| explain(origin, &error))?;
+        picture.apply_orientation(self.orientation);
+        flatten(picture)
+    }
+}
+
+/// Why a file is not read that no decoder knows.
+fn unknown(origin: String, head: &[u8]) -> MediaError {
+    let reason = match heif_name(head) {
+        Some(name) => format!("this is {name}, which is read with the feature `video` only: {KNOWN}"),
+        None => format!("the contents are no picture: {KNOWN}"),
+    };
+    MediaError::unsupported(origin, reason)
 }
 
 fn explain(origin: &str, error: &ImageError) -> MediaError {
     match error {
         ImageError::Unsupported(_) => MediaError::unsupported(origin, format!("{error}: {KNOWN}")),
+        // Some decoders wrap the reader's error in their own.
+        other if error_kind(other) == Some(ErrorKind::UnexpectedEof) || ends_early(&other.to_string()) => {
+            MediaError::damaged(origin, format!("the picture is truncated: {other}"))
+        }
         other => MediaError::damaged(origin, format!("the picture cannot be decoded: {other}")),
     }
+}
+
+fn error_kind(error: &ImageError) -> Option<ErrorKind> {
+    if let ImageError::IoError(error) = error { Some(error.kind()) } else { None }
+}
+
+fn ends_early(message: &str) -> bool {
+    message.to_lowercase().contains("unexpected end of file")
 }
 
 /// Converts to RGB, with transparency laid over white.
@@ -61,14 +234,18 @@ fn flatten(picture: DynamicImage) -> Result<Pixels> {
     if !picture.color().has_alpha() {
         return Pixels::new(width, height, picture.into_rgb8().into_raw());
     }
-    let rgba = picture.into_rgba8().into_raw();
+    over_white(width, height, &picture.into_rgba8().into_raw())
+}
+
+/// Lays RGB with transparency over white.
+pub(crate) fn over_white(width: usize, height: usize, rgba: &[u8]) -> Result<Pixels> {
     let (pixels, _) = rgba.as_chunks::<4>();
-    let over_white = |[r, g, b, a]: &[u8; 4]| [*r, *g, *b].map(|x| blend(x, *a));
-    Pixels::new(width, height, pixels.iter().flat_map(over_white).collect())
+    let blended = |[r, g, b, a]: &[u8; 4]| [*r, *g, *b].map(|x| blend(x, *a));
+    Pixels::new(width, height, pixels.iter().flat_map(blended).collect())
 }
 
 /// `round((x * a + 255 * (255 - a)) / 255)`; a half cannot occur, as 255 is odd.
-fn blend(x: u8, alpha: u8) -> u8 {
+pub(super) fn blend(x: u8, alpha: u8) -> u8 {
     let (x, alpha) = (u32::from(x), u32::from(alpha));
     ((x * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }

@@ -9,7 +9,8 @@ use crate::{Result, Source};
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ImageInput {
-    /// A file or its bytes: PNG, JPEG, WebP, BMP or GIF (first frame).
+    /// A file or its bytes: PNG, JPEG, WebP, TIFF (first page), BMP or GIF (first frame); with the feature `video` and an installed
+    /// `ffmpeg` HEIC or AVIF.
     Encoded(Source),
     /// Decoded pixels.
     Pixels(Arc<Pixels>),
@@ -21,6 +22,17 @@ impl ImageInput {
         match self {
             Self::Encoded(source) => source.origin(),
             Self::Pixels(pixels) => format!("{pixels:?}"),
+        }
+    }
+
+    /// Reads height and width of the upright picture from its header, without decoding a pixel.
+    ///
+    /// # Errors
+    /// [`crate::MediaError`] if it cannot be read, is no picture, or larger than can be taken in.
+    pub fn size(&self) -> Result<[usize; 2]> {
+        match self {
+            Self::Encoded(source) => decode::size(source),
+            Self::Pixels(pixels) => Ok([pixels.height(), pixels.width()]),
         }
     }
 

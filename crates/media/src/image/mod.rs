@@ -10,13 +10,19 @@
 //! ```
 
 mod decode;
+#[cfg(feature = "video")]
+mod heif;
 mod input;
+mod jpeg;
 mod patches;
 mod pixels;
 mod resize;
 mod size;
 
+#[cfg(feature = "video")]
+pub(crate) use decode::over_white;
 pub use input::ImageInput;
+pub(crate) use patches::Cutter;
 pub use patches::Patches;
 pub use pixels::Pixels;
 pub use resize::resize;
@@ -50,10 +56,9 @@ impl PatchSpec {
         self.side * self.merge
     }
 
-    /// Merged rows of `frames` frames of the size of `frame`.
-    #[cfg(feature = "video")]
-    pub(crate) fn tokens(&self, frames: usize, frame: &Pixels) -> usize {
-        frames.div_ceil(self.frames.max(1)) * (frame.width() / self.factor()) * (frame.height() / self.factor())
+    /// Patches per time step, row and column of `frames` frames of `[height, width]` pixels.
+    pub(crate) fn grid(&self, frames: usize, [height, width]: [usize; 2]) -> [usize; 3] {
+        [frames.div_ceil(self.frames.max(1)), height / self.side.max(1), width / self.side.max(1)]
     }
 }
 
@@ -69,18 +74,28 @@ impl Default for ImageOptions {
     }
 }
 
+/// Reads the header of a picture and tells the grid `[t, h, w]` of its patches, without decoding a pixel.
+///
+/// # Errors
+/// [`crate::MediaError`] if the header cannot be read, or the picture is larger than can be taken in, or far from square.
+pub fn grid(input: &ImageInput, options: &ImageOptions) -> Result<[usize; 3]> {
+    let size = target_size(input.size()?, options.patch.factor(), options.bounds);
+    Ok(options.patch.grid(1, size.map_err(|error| error.named(input.origin()))?))
+}
+
 /// Decodes, resizes and cuts one picture into patches for the vision encoder.
 ///
 /// # Errors
 /// [`crate::MediaError`] if the picture cannot be read or decoded, is larger than can be taken in, or far from square.
 pub fn patches(input: &ImageInput, options: &ImageOptions) -> Result<Patches> {
-    let origin = input.origin();
-    let fitted = fit(&*input.pixels()?, options.bounds, options.patch).map_err(|error| error.named(origin))?;
-    Patches::cut(&[fitted], options.patch)
+    let size = target_size(input.size()?, options.patch.factor(), options.bounds);
+    let fitted = resized(input, size.map_err(|error| error.named(input.origin()))?)?;
+    let mut cutter = Cutter::new(options.patch, [fitted.height(), fitted.width()], 1)?;
+    cutter.push(fitted)?;
+    cutter.finish()
 }
 
-/// Resizes a picture to the size the encoder reads.
-pub(crate) fn fit(pixels: &Pixels, bounds: PixelBounds, patch: PatchSpec) -> Result<Pixels> {
-    let [height, width] = target_size([pixels.height(), pixels.width()], patch.factor(), bounds)?;
-    Ok(resize(pixels, width, height))
+/// Decodes a picture and resizes it to `[height, width]`; the picture of its own size is freed.
+pub(crate) fn resized(input: &ImageInput, [height, width]: [usize; 2]) -> Result<Pixels> {
+    Ok(resize(&*input.pixels()?, width, height))
 }

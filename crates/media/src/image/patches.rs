@@ -1,10 +1,14 @@
+use std::fmt;
+
 use super::{PatchSpec, Pixels};
 use crate::{MediaError, Result};
 
 /// A picture or video cut into patches: what the vision encoder takes.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// The patches are held as 8-bit colours, a quarter of what the encoder's numbers take; [`Patches::to_values`] makes those.
+#[derive(Clone, PartialEq)]
 pub struct Patches {
-    values: Vec<f32>,
+    colours: Vec<u8>,
     grid: [usize; 3],
 }
 
@@ -12,33 +16,15 @@ impl Patches {
     /// Cuts frames of one size, whose sides are multiples of `spec.factor()`. The last frame is repeated until the frames
     /// divide into groups of `spec.frames`; a picture fills one group.
     ///
-    /// Values are `(x - 127.5) / 127.5`. Order of patches: time, block row, block column, row in block, column in block;
-    /// inside a patch: colour, frame, row, column.
+    /// Order of patches: time, block row, block column, row in block, column in block; inside a patch: colour, frame, row, column.
     ///
     /// # Errors
     /// [`MediaError::Unusable`] if there are no frames, or their sizes differ or do not divide.
     pub fn cut(frames: &[Pixels], spec: PatchSpec) -> Result<Self> {
         let first = frames.first().ok_or_else(|| MediaError::unusable("video", "there are no frames"))?;
-        let (width, height) = (first.width(), first.height());
-        if let Some(odd) = frames.iter().find(|frame| (frame.width(), frame.height()) != (width, height)) {
-            return Err(MediaError::unusable("video", format!("frames differ in size: {first:?} and {odd:?}")));
-        }
-        if spec.frames == 0 || spec.factor() == 0 {
-            return Err(MediaError::unusable("picture options", format!("{spec:?} has a size of 0")));
-        }
-        if !width.is_multiple_of(spec.factor()) || !height.is_multiple_of(spec.factor()) {
-            let reason = format!("{first:?}, expected sides that are multiples of {}", spec.factor());
-            return Err(MediaError::unusable("picture", reason));
-        }
-        let grid = [frames.len().div_ceil(spec.frames), height / spec.side, width / spec.side];
-        let mut values = Vec::with_capacity(grid.iter().product::<usize>() * 3 * spec.frames * spec.side * spec.side);
-        for group in frames.chunks(spec.frames) {
-            let padded: Vec<&Pixels> = (0..spec.frames).map(|i| &group[i.min(group.len() - 1)]).collect();
-            for [row, column] in order(grid, spec.merge) {
-                cut_one(&padded, [row, column], spec.side, &mut values);
-            }
-        }
-        Ok(Self { values, grid })
+        let mut cutter = Cutter::new(spec, [first.height(), first.width()], frames.len())?;
+        frames.iter().try_for_each(|frame| cutter.push(frame.clone()))?;
+        cutter.finish()
     }
 
     /// Patches per time step, row and column: `[t, h, w]`.
@@ -51,14 +37,94 @@ impl Patches {
         self.grid.iter().product()
     }
 
-    /// `[P, 3 * frames * side * side]`.
-    pub fn values(&self) -> &[f32] {
-        &self.values
+    /// Values of one patch: `3 * frames * side * side`.
+    pub fn patch_len(&self) -> usize {
+        self.colours.len() / self.patches()
     }
 
-    /// `[P, 3 * frames * side * side]`.
-    pub fn into_values(self) -> Vec<f32> {
-        self.values
+    /// The colours, 0 to 255: `[P, 3 * frames * side * side]`.
+    pub fn colours(&self) -> &[u8] {
+        &self.colours
+    }
+
+    /// The values that the encoder takes, `(x - 127.5) / 127.5` of each colour: `[P, 3 * frames * side * side]`.
+    pub fn to_values(&self) -> Vec<f32> {
+        self.colours.iter().map(|colour| (f32::from(*colour) - 127.5) / 127.5).collect()
+    }
+}
+
+impl fmt::Debug for Patches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [t, h, w] = self.grid;
+        write!(f, "{t} × {h} × {w} patches")
+    }
+}
+
+/// Cuts frames as they come: of the frames themselves, only those of one time step are held.
+pub(crate) struct Cutter {
+    spec: PatchSpec,
+    size: [usize; 2],
+    step: Vec<Pixels>,
+    steps: usize,
+    colours: Vec<u8>,
+}
+
+impl Cutter {
+    /// Makes room for `frames` frames of `[height, width]` pixels.
+    pub(crate) fn new(spec: PatchSpec, size: [usize; 2], frames: usize) -> Result<Self> {
+        if spec.frames == 0 || spec.factor() == 0 {
+            return Err(MediaError::unusable("picture options", format!("{spec:?} has a size of 0")));
+        }
+        let [height, width] = size;
+        if !width.is_multiple_of(spec.factor()) || !height.is_multiple_of(spec.factor()) {
+            let reason = format!("{width} × {height} pixels, expected sides that are multiples of {}", spec.factor());
+            return Err(MediaError::unusable("picture", reason));
+        }
+        let mut colours = Vec::new();
+        let bytes = frames.next_multiple_of(spec.frames).saturating_mul(height * width * 3);
+        let large =
+            |_| MediaError::unusable("video", format!("{frames} frames of {width} × {height} pixels: too large"));
+        colours.try_reserve_exact(bytes).map_err(large)?;
+        Ok(Self { spec, size, step: Vec::with_capacity(spec.frames), steps: 0, colours })
+    }
+
+    pub(crate) fn push(&mut self, frame: Pixels) -> Result<()> {
+        let [height, width] = self.size;
+        if (frame.width(), frame.height()) != (width, height) {
+            let reason = format!("frames differ in size: {width} × {height} pixels and {frame:?}");
+            return Err(MediaError::unusable("video", reason));
+        }
+        self.step.push(frame);
+        if self.step.len() == self.spec.frames {
+            self.cut_step();
+        }
+        Ok(())
+    }
+
+    /// Repeats the last frame to fill its time step.
+    pub(crate) fn finish(mut self) -> Result<Patches> {
+        if let Some(last) = self.step.last().cloned() {
+            self.step.resize(self.spec.frames, last);
+            self.cut_step();
+        }
+        if self.steps == 0 {
+            return Err(MediaError::unusable("video", "there are no frames"));
+        }
+        let grid = self.grid();
+        Ok(Patches { colours: self.colours, grid })
+    }
+
+    fn grid(&self) -> [usize; 3] {
+        let [height, width] = self.size;
+        [self.steps, height / self.spec.side, width / self.spec.side]
+    }
+
+    fn cut_step(&mut self) {
+        for place in order(self.grid(), self.spec.merge) {
+            cut_one(&self.step, place, self.spec.side, &mut self.colours);
+        }
+        self.step.clear();
+        self.steps += 1;
     }
 }
 
@@ -70,13 +136,13 @@ fn order([_, height, width]: [usize; 3], merge: usize) -> impl Iterator<Item = [
     })
 }
 
-fn cut_one(frames: &[&Pixels], [row, column]: [usize; 2], side: usize, values: &mut Vec<f32>) {
+fn cut_one(frames: &[Pixels], [row, column]: [usize; 2], side: usize, colours: &mut Vec<u8>) {
     for colour in 0..3 {
         for frame in frames {
             for y in row * side..(row + 1) * side {
                 let start = (y * frame.width() + column * side) * 3;
                 let (pixels, _) = frame.rgb()[start..start + side * 3].as_chunks::<3>();
-                values.extend(pixels.iter().map(|pixel| (f32::from(pixel[colour]) - 127.5) / 127.5));
+                colours.extend(pixels.iter().map(|pixel| pixel[colour]));
             }
         }
     }

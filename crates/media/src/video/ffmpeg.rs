@@ -1,8 +1,8 @@
 //! Every other kind of video and sound, through the program `ffmpeg` where it is installed.
 
-mod input;
+pub(super) mod input;
 mod listing;
-mod run;
+pub(super) mod run;
 mod select;
 
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use self::input::Input;
 use self::listing::Listing;
 use self::run::Run;
 use super::track::Timing;
-use crate::image::Pixels;
+use crate::image::{Pixels, resize};
 use crate::{MediaError, Result, Source};
 
 /// Most pixels of a frame, the same limit as the MP4 reader's.
@@ -36,6 +36,17 @@ const UNKNOWN_OPTION: [&str; 3] = ["fps_mode", "enc_time_base", "Invalid time ba
 
 /// Messages about a truncated file, after which ffmpeg nevertheless exits with success.
 const CUT_OFF: [&str; 4] = ["prematurely", "partial file", "Truncat", "truncated"];
+
+/// Message about a track that is not there.
+const NO_TRACK: &str = "matches no streams";
+
+/// Messages about a kind of video that this `ffmpeg` was built without.
+const NO_DECODER: [&str; 2] = ["no decoder found", "not found for input stream"];
+
+/// Whether a message decides what is done next.
+fn is_clue(message: &str) -> bool {
+    UNKNOWN_OPTION.iter().chain(&CUT_OFF).chain(&NO_DECODER).chain([&NO_TRACK]).any(|clue| message.contains(clue))
+}
 
 /// A video whose frames `ffmpeg` decodes.
 #[derive(Debug)]
@@ -77,16 +88,27 @@ impl FfmpegVideo {
         &self.timing
     }
 
-    /// Passes the wanted frames (ascending indices in order of time) to `sink`, in full size and upright.
+    /// Height and width of the frames, upright.
+    pub(crate) fn size(&self) -> [usize; 2] {
+        [self.height, self.width]
+    }
+
+    /// Passes the wanted frames (ascending indices in order of time) to `sink`, upright and resized to `[height, width]`.
     ///
     /// # Errors
     /// [`MediaError::Damaged`] if a frame is missing; what `sink` returns.
-    pub(crate) fn decode(&self, wanted: &[usize], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
+    pub(crate) fn decode(
+        &self,
+        wanted: &[usize],
+        [height, width]: [usize; 2],
+        sink: &mut dyn FnMut(Pixels) -> Result<()>,
+    ) -> Result<()> {
         if let Some(beyond) = wanted.iter().find(|index| **index >= self.timing.frames()) {
             let reason = format!("frame {} of {} was asked for", beyond + 1, self.timing.frames());
             return Err(MediaError::unusable(&self.input.origin, reason));
         }
-        select::runs(wanted).chunks(MOST_RUNS).try_for_each(|runs| self.decode_runs(runs, sink))
+        let mut resized = |pixels: Pixels| sink(resize(&pixels, width, height));
+        select::runs(wanted).chunks(MOST_RUNS).try_for_each(|runs| self.decode_runs(runs, &mut resized))
     }
 
     fn decode_runs(&self, runs: &[select::Run], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
@@ -151,12 +173,13 @@ fn list(input: &Input, why: &str, pass_through: &[&str]) -> Result<(Listing, std
 
 /// Arguments that select the first video track that is not a cover picture, whole and with each frame's own time.
 fn video_arguments(input: &Input, pass_through: &[&str]) -> Vec<OsString> {
-    let mut arguments = run::arguments(&["-max_pixels", MOST_PIXELS], &input.argument());
+    // With more threads, whether a broken frame is noticed depends on which of them comes first.
+    let mut arguments = run::arguments(&["-threads", "1", "-max_pixels", MOST_PIXELS], &input.argument());
     arguments.extend(["-map", "0:V:0"].iter().chain(pass_through).map(OsString::from));
     arguments
 }
 
-fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaError {
+pub(super) fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaError {
     if error.kind() != std::io::ErrorKind::NotFound {
         return MediaError::unsupported(&input.origin, format!("{why}; the program `ffmpeg` does not start: {error}"));
     }
@@ -164,17 +187,21 @@ fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaError {
     MediaError::unsupported(&input.origin, reason)
 }
 
-fn no_such_track(messages: &str) -> bool {
-    messages.contains("matches no streams")
+pub(super) fn no_such_track(messages: &str) -> bool {
+    messages.contains(NO_TRACK)
 }
 
-fn failed(input: &Input, messages: &str) -> MediaError {
+pub(super) fn no_decoder(messages: &str) -> bool {
+    NO_DECODER.iter().any(|clue| messages.contains(clue))
+}
+
+pub(super) fn failed(input: &Input, messages: &str) -> MediaError {
     if no_such_track(messages) {
         return MediaError::unusable(&input.origin, "there is no video track");
     }
     let name = input.argument().to_string_lossy().into_owned();
     let reason = format!("ffmpeg cannot read it: {}", messages.replace(&name, "the file").trim());
-    if messages.contains("no decoder found") || messages.contains("not found for input stream") {
+    if no_decoder(messages) {
         return MediaError::unsupported(&input.origin, reason);
     }
     MediaError::damaged(&input.origin, reason)

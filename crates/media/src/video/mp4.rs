@@ -1,8 +1,9 @@
 //! MP4 and MOV files with H.264, read without an external program.
 
 mod bits;
-mod boxes;
+pub(crate) mod boxes;
 mod colour;
+mod contents;
 mod decoder;
 mod fragments;
 mod movie;
@@ -11,15 +12,15 @@ mod sequence;
 mod units;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use self::boxes::Fault;
+pub(crate) use self::contents::Contents;
 use self::decoder::{Frames, Look};
 use self::movie::{Config, Movie, Shown};
 use self::samples::Sample;
 use self::units::{Role, Units};
 use super::track::Timing;
-use crate::image::Pixels;
+use crate::image::{Pixels, resize};
 use crate::{MediaError, Result};
 
 /// Most pictures that H.264 keeps, and so the longest delay between decoding a picture and showing it.
@@ -28,7 +29,7 @@ const LONGEST_DELAY: usize = 16;
 /// A video whose frames can be decoded here.
 #[derive(Debug)]
 pub(crate) struct Mp4Video {
-    bytes: Arc<[u8]>,
+    file: Contents,
     origin: String,
     timing: Timing,
     /// In order of decoding.
@@ -46,8 +47,8 @@ impl Mp4Video {
     /// # Errors
     /// [`MediaError::Damaged`] if the file is broken or cut off, [`MediaError::Unusable`] if there is nothing to show
     /// or the frames are too large.
-    pub(crate) fn open(bytes: Arc<[u8]>, origin: &str) -> Result<Result<Self, String>> {
-        match Self::read(bytes, origin) {
+    pub(crate) fn open(file: Contents, origin: &str) -> Result<Result<Self, String>> {
+        match Self::read(file, origin) {
             Ok(video) => Ok(Ok(video)),
             Err(Fault::Foreign(reason)) => Ok(Err(reason)),
             Err(Fault::Damaged(reason)) => Err(MediaError::damaged(origin, reason)),
@@ -55,13 +56,13 @@ impl Mp4Video {
         }
     }
 
-    fn read(bytes: Arc<[u8]>, origin: &str) -> Result<Self, Fault> {
-        let Movie { samples, ticks_per_second, turn, shown, config } = Movie::read(&bytes)?;
+    fn read(file: Contents, origin: &str) -> Result<Self, Fault> {
+        let Movie { samples, ticks_per_second, turn, shown, config } = Movie::read(&file)?;
         let order = order(&samples, shown)?;
         let timing = timing(&samples, &order, shown, ticks_per_second);
-        let (samples, look) = inspect(&bytes, samples, &config, turn)?;
+        let (samples, look) = inspect(&file, samples, &config, turn)?;
         let Config { length_bytes, headers, .. } = config;
-        let video = Self { bytes, origin: origin.into(), timing, samples, order, length_bytes, headers, look };
+        let video = Self { file, origin: origin.into(), timing, samples, order, length_bytes, headers, look };
         video.probe()?;
         Ok(video)
     }
@@ -69,9 +70,12 @@ impl Mp4Video {
     /// Tests whether the decoder takes the first picture, which reveals most of what it cannot do.
     fn probe(&self) -> Result<(), Fault> {
         let mut frames = Frames::new(self.length_bytes, &self.headers)?;
-        let first = self.samples.first().map_or(&[][..], |(sample, _)| sample.of(&self.bytes));
+        let mut first = Vec::new();
+        if let Some((sample, _)) = self.samples.first() {
+            sample.read(&self.file, &mut first)?;
+        }
         let foreign = |reason: &str| Fault::Foreign(format!("its first frame cannot be decoded here: {reason}"));
-        match frames.decode(first) {
+        match frames.decode(&first) {
             Ok(picture) => picture.pixels(&self.look).map(|_| ()).ok_or_else(|| foreign("it has another size")),
             Err(Fault::Damaged(reason) | Fault::Foreign(reason) | Fault::Unusable(reason)) => Err(foreign(&reason)),
         }
@@ -82,26 +86,38 @@ impl Mp4Video {
         &self.timing
     }
 
-    /// Passes the wanted frames (ascending indices in order of time) to `sink`, in full size and upright.
+    /// Height and width of the frames, upright.
+    pub(crate) fn size(&self) -> [usize; 2] {
+        self.look.size()
+    }
+
+    /// Passes the wanted frames (ascending indices in order of time) to `sink`, upright and resized to `[height, width]`.
     ///
     /// # Errors
     /// [`MediaError::Damaged`] if a frame on the way cannot be decoded; what `sink` returns.
-    pub(crate) fn decode(&self, wanted: &[usize], sink: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<()> {
+    pub(crate) fn decode(
+        &self,
+        wanted: &[usize],
+        [height, width]: [usize; 2],
+        sink: &mut dyn FnMut(Pixels) -> Result<()>,
+    ) -> Result<()> {
         let places = self.places(wanted)?;
         let mut frames = Frames::new(self.length_bytes, &self.headers).map_err(|fault| self.broken(0, fault))?;
         // Frames that were decoded before another that is shown earlier.
         let mut waiting = BTreeMap::new();
         let mut next = 0;
+        let mut sample = Vec::new();
         for (index, needed) in self.needed(&places).into_iter().enumerate() {
-            let sample = self.samples[index].0.of(&self.bytes);
+            self.samples[index].0.read(&self.file, &mut sample).map_err(|fault| self.broken(index, fault))?;
             if !needed {
-                frames.skip(sample).map_err(|fault| self.broken(index, fault))?;
+                frames.skip(&sample).map_err(|fault| self.broken(index, fault))?;
                 continue;
             }
-            let picture = frames.decode(sample).map_err(|fault| self.broken(index, fault))?;
+            let picture = frames.decode(&sample).map_err(|fault| self.broken(index, fault))?;
             if let Some(place) = places.get(&index) {
                 let other = || self.broken(index, Fault::Damaged("it has another size than announced".into()));
-                waiting.insert(*place, picture.pixels(&self.look).ok_or_else(other)??);
+                let pixels = picture.pixels(&self.look).ok_or_else(other)??;
+                waiting.insert(*place, resize(&pixels, width, height));
             }
             while let Some(pixels) = waiting.remove(&next) {
                 sink(pixels)?;
@@ -148,6 +164,19 @@ impl Mp4Video {
     }
 }
 
+/// Whether there is a sound track that has any sound; the inner error is the reason why another reader should try.
+///
+/// # Errors
+/// [`MediaError::Damaged`] if the file is broken or cut off.
+pub(crate) fn has_sound(file: &Contents, origin: &str) -> Result<Result<bool, String>> {
+    match movie::has_sound(file) {
+        Ok(found) => Ok(Ok(found)),
+        Err(Fault::Foreign(reason)) => Ok(Err(reason)),
+        Err(Fault::Damaged(reason)) => Err(MediaError::damaged(origin, reason)),
+        Err(Fault::Unusable(reason)) => Err(MediaError::unusable(origin, reason)),
+    }
+}
+
 /// The samples in order of time, without those that the edit list hides.
 fn order(samples: &[Sample], shown: Shown) -> Result<Vec<u32>, Fault> {
     let mut order: Vec<u32> = (0..samples.len() as u32).collect();
@@ -175,7 +204,7 @@ fn timing(samples: &[Sample], order: &[u32], shown: Shown, ticks_per_second: u32
 
 /// Inspects every sample without decoding it: its units must be whole, and its headers of a kind that can be decoded.
 fn inspect(
-    file: &[u8],
+    file: &Contents,
     samples: Vec<Sample>,
     config: &Config,
     turn: colour::Turn,
@@ -184,11 +213,12 @@ fn inspect(
     for unit in config.headers.iter().filter(|unit| units::is_sequence(unit)) {
         sequences.push(sequence::read(unit)?.0);
     }
-    let mut inspected = Vec::with_capacity(samples.len());
+    let (mut inspected, mut bytes) = (Vec::with_capacity(samples.len()), Vec::new());
     for sample in samples {
         let frame = inspected.len() + 1;
-        let role = units::role(sample.of(file), config.length_bytes).map_err(|fault| in_frame(frame, fault))?;
-        for unit in Units::new(sample.of(file), config.length_bytes).flatten().filter(|unit| units::is_sequence(unit)) {
+        sample.read(file, &mut bytes).map_err(|fault| in_frame(frame, fault))?;
+        let role = units::role(&bytes, config.length_bytes).map_err(|fault| in_frame(frame, fault))?;
+        for unit in Units::new(&bytes, config.length_bytes).flatten().filter(|unit| units::is_sequence(unit)) {
             let sequence = sequence::read(unit).map_err(|fault| in_frame(frame, fault))?.0;
             sequences.push(sequence);
             sequences.dedup();

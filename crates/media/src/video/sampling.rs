@@ -1,31 +1,57 @@
 use super::VideoOptions;
 use super::track::Timing;
 
+/// Which frames are taken, their number being decided by rate and bounds.
+///
+/// The two programs that prepare video for this model family count alike but choose differently: of 10 frames of which 4 are taken,
+/// the processor takes 0, 2, 5 and 7, the utilities 0, 3, 6 and 9.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum VideoSampling {
+    /// Frame `i * frames / n`, rounded down, as the video processor of `transformers` takes it: the first of each of `n` equal
+    /// stretches. In a video with a variable rate it is the frame shown at that time.
+    #[default]
+    Processor,
+    /// Frame `i * (frames - 1) / (n - 1)`, rounded to the nearest, as `qwen-omni-utils` takes it: the first, the last, and evenly
+    /// spaced ones in between. Most scripts for the released models prepare video with it. Frames are counted, whatever their times.
+    Utilities,
+}
+
 /// Indices of the frames taken from a video with a constant rate.
 pub fn sample_indices(frames: usize, source_rate: f64, options: &VideoOptions) -> Vec<usize> {
     let timestamps = (0..frames as i64).collect();
     choose(&Timing { timestamps, duration: frames as i64, ticks_per_second: source_rate }, options)
 }
 
-/// Chooses the frames shown at evenly spaced times, an even number of them, by the options' rate and within their bounds.
-///
-/// With a constant rate this is frame `i * frames / n`, as the reference takes it; with a variable one the times stay even.
+/// Chooses an even number of frames, by the options' rate and within their bounds.
 pub(super) fn choose(timing: &Timing, options: &VideoOptions) -> Vec<usize> {
     let total = timing.frames();
     let even = |frames: f64| (frames / 2.0).floor() as usize * 2;
     let most = even(options.max_frames.min(total) as f64);
     let wanted = (timing.seconds() * options.frames_per_second).max(options.min_frames as f64);
     let count = even(wanted.min(most as f64));
-    if count == 0 {
+    match options.sampling {
         // One frame cannot be an even number of frames.
-        return (0..total.min(1)).collect();
+        _ if count == 0 => (0..total.min(1)).collect(),
+        VideoSampling::Processor => (0..count).map(|i| shown(timing, i, count)).collect(),
+        VideoSampling::Utilities => (0..count).map(|i| spread(total, i, count)).collect(),
     }
-    let shown = |i: usize| {
-        // In integers: a frame that begins exactly at the time counts as shown.
-        let time = i as i128 * i128::from(timing.duration);
-        timing.timestamps.partition_point(|start| i128::from(*start) * count as i128 <= time).saturating_sub(1)
-    };
-    (0..count).map(shown).collect()
+}
+
+/// The frame shown at the start of stretch `i` of `count`.
+fn shown(timing: &Timing, i: usize, count: usize) -> usize {
+    // In integers: a frame that begins exactly at the time counts as shown.
+    let time = i as i128 * i128::from(timing.duration);
+    timing.timestamps.partition_point(|start| i128::from(*start) * count as i128 <= time).saturating_sub(1)
+}
+
+/// Number `i` of `torch.linspace(0, total - 1, count).round()`, which counts from the nearer end, in single precision and with one
+/// rounding for product and sum.
+fn spread(total: usize, i: usize, count: usize) -> usize {
+    let last = (total - 1) as f32;
+    let step = last / (count - 1) as f32;
+    let place = if i < count / 2 { step * i as f32 } else { step.mul_add(-((count - 1 - i) as f32), last) };
+    place.round_ties_even() as usize
 }
 
 #[cfg(test)]
@@ -44,11 +70,13 @@ mod tests {
     proptest! {
         #[test]
         fn indices_ascend_within_the_video_and_the_bounds(frames in 1usize..5000, rate in 1.0f64..120.0) {
-            let options = VideoOptions::default();
-            let chosen = sample_indices(frames, rate, &options);
-            prop_assert!(!chosen.is_empty() && chosen.len() <= options.max_frames);
-            prop_assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
-            prop_assert!(*chosen.last().unwrap() < frames);
+            for sampling in [VideoSampling::Processor, VideoSampling::Utilities] {
+                let options = VideoOptions { sampling, ..VideoOptions::default() };
+                let chosen = sample_indices(frames, rate, &options);
+                prop_assert!(!chosen.is_empty() && chosen.len() <= options.max_frames);
+                prop_assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
+                prop_assert!(*chosen.last().unwrap() < frames);
+            }
         }
     }
 }

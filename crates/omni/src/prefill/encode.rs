@@ -99,8 +99,8 @@ fn encode_audio(
 fn encode_pixels(model: &Model, items: Vec<(Patches, f32)>, stopped: Stopped) -> Result<Encoded> {
     let _span = tracing::info_span!("vision_encoder", items = items.len()).entered();
     let pixels = |(patches, seconds_per_step): (Patches, f32)| {
-        let (grid, shape) = (patches.grid(), [patches.patches(), patches.values().len() / patches.patches()]);
-        PixelPatches { patches: upload(model, patches.into_values(), shape), grid, seconds_per_step }
+        let (grid, shape) = (patches.grid(), [patches.patches(), patches.patch_len()]);
+        PixelPatches { patches: upload(model, patches.to_values(), shape), grid, seconds_per_step }
     };
     encoders(model)?.vision.encode(items.into_iter().map(pixels).collect(), stopped)
 }

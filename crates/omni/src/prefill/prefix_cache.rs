@@ -124,13 +124,13 @@ pub(crate) fn content_digests(model: &Model, prompt: &Prompt) -> Vec<u64> {
     });
     let merged = |grid: [usize; 3]| grid.iter().product::<usize>() / model.config.vision.spatial_merge_size.pow(2);
     let mut image = prompt.images().flat_map(|item| match item {
-        Feature::Raw(patches) => vec![digest(patches.values(), patches.grid()); merged(patches.grid())],
+        Feature::Raw(patches) => vec![digest_colours(patches.colours(), patches.grid()); merged(patches.grid())],
         Feature::Encoded(encoded) => encoded_digests(encoded),
     });
     let mut video = prompt.videos().flat_map(|item| match item {
         Feature::Raw(clip) => {
             let grid = clip.patches().grid();
-            vec![digest(clip.patches().values(), grid); merged(grid)]
+            vec![digest_colours(clip.patches().colours(), grid); merged(grid)]
         }
         Feature::Encoded(encoded) => encoded_digests(encoded),
     });
@@ -155,6 +155,14 @@ fn digest(values: &[f32], also: [usize; 3]) -> u64 {
     also.hash(&mut hasher);
     values.len().hash(&mut hasher);
     values.iter().for_each(|value| hasher.write_u32(value.to_bits()));
+    // 0 means text.
+    hasher.finish().max(1)
+}
+
+/// Computes the digest of colours.
+fn digest_colours(colours: &[u8], also: [usize; 3]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (also, colours).hash(&mut hasher);
     // 0 means text.
     hasher.finish().max(1)
 }

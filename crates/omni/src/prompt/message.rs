@@ -43,8 +43,8 @@ pub enum Part {
     Video {
         /// The frames.
         video: VideoInput,
-        /// The sound for [`crate::GenerateOptions::audio_in_video`]; `None` for the sound track of the file.
-        sound: Option<AudioInput>,
+        /// Its sound.
+        sound: VideoSound,
     },
     /// Rows of a custom encoder: one item, which its span marks as sound, a picture or a video.
     Encoded(Box<Encoded>),
@@ -76,6 +76,23 @@ impl Part {
             other => json!({"type": other.kind().name()}),
         }
     }
+}
+
+/// The sound of a video, which is interleaved with its frames.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum VideoSound {
+    /// The sound track of the file if [`crate::GenerateOptions::audio_in_video`] is set; a video without one is seen in silence.
+    #[default]
+    Auto,
+    /// The sound track of the file, whatever the options say; a video without one is an error.
+    Track,
+    /// None, whatever the options say.
+    Silent,
+    /// This sound if [`crate::GenerateOptions::audio_in_video`] is set.
+    Given(AudioInput),
+    /// This sound, whatever the options say.
+    Always(AudioInput),
 }
 
 /// Kind of a part.
@@ -160,12 +177,17 @@ impl Message {
 
     /// Adds a video: a path, bytes, or [`VideoInput::frames`].
     pub fn video(self, video: impl Into<VideoInput>) -> Self {
-        self.part(Part::Video { video: video.into(), sound: None })
+        self.video_with(video, VideoSound::Auto)
     }
 
     /// Adds a video with separate sound, which is used only with [`crate::GenerateOptions::audio_in_video`].
     pub fn video_with_sound(self, video: impl Into<VideoInput>, sound: impl Into<AudioInput>) -> Self {
-        self.part(Part::Video { video: video.into(), sound: Some(sound.into()) })
+        self.video_with(video, VideoSound::Given(sound.into()))
+    }
+
+    /// Adds a video and says whether its sound is heard.
+    pub fn video_with(self, video: impl Into<VideoInput>, sound: VideoSound) -> Self {
+        self.part(Part::Video { video: video.into(), sound })
     }
 
     /// Adds rows of a custom encoder: one item.

@@ -1,5 +1,6 @@
 //! Preparation of prompts: messages, chat template, tokenizer, media, and the options of an answer.
 
+mod counted;
 mod message;
 mod options;
 mod prepare;
@@ -7,7 +8,7 @@ mod prepared;
 mod template;
 mod tokenizer;
 
-pub use message::{Message, Part, PartKind, Role};
+pub use message::{Message, Part, PartKind, Role, VideoSound};
 pub use options::{ChunkRamp, GenerateOptions, Guards, LastWord, Stages, TalkerPositions, VocoderMode};
 pub use prepared::{PartTokens, Prompt};
 pub use template::{ChatTemplate, TemplateOptions};

@@ -145,13 +145,16 @@ pub struct GenerateOptions {
     pub special_tokens_in_text: bool,
     /// Whether the answer starts with thinking text; `None` for whether it starts with `<think>` or the prompt ends with it.
     pub starts_thinking: Option<bool>,
-    /// Uses the sound of videos, interleaved with their frames.
+    /// Uses the sound of videos that have any, interleaved with their frames; [`VideoSound`](crate::VideoSound) decides for one video.
     pub audio_in_video: bool,
     /// Positions of sound in video, for the talker.
     pub talker_positions: TalkerPositions,
     /// Bounds of image sizes; `None` for the checkpoint's `preprocessor_config.json`.
     pub image_bounds: Option<PixelBounds>,
     /// Sampling of videos and bounds of their frame sizes. Patch sizes are always the checkpoint's.
+    ///
+    /// Without a `token_budget`, the frames of videos that do not fit the context are shrunk to nine tenths of it, less what the rest of
+    /// the prompt takes.
     pub video: VideoOptions,
 }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use burn::tensor::{DType, Device, Tensor};
 use media::audio::{AudioInput, Mel, log_mel_up_to};
-use media::image::{ImageOptions, PatchSpec, PixelBounds, patches};
-use media::video::{VideoInput, VideoOptions, clip};
+use media::image::{ImageOptions, PatchSpec, PixelBounds};
+use media::video::VideoOptions;
 use omni_core::{Dtype, Encoded, Error, Result, SpanLayout};
 use serde_json::Value;
 use tm_rope::{MediaItem, MediaLayout};
 
+use super::counted::{Counted, Room};
 use super::message::{Message, Part, PartKind, conversation};
 use super::options::GenerateOptions;
 use super::prepared::{Feature, Media, PartTokens, Prompt};
@@ -41,14 +42,14 @@ pub(crate) struct Preparer<'a> {
 }
 
 /// A part that is not text, with its position in the conversation.
-struct MediaPart<'a> {
+pub(super) struct MediaPart<'a> {
     message: usize,
     index: usize,
     part: &'a Part,
 }
 
 impl MediaPart<'_> {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("message {}, part {}", self.message, self.index)
     }
 }
@@ -69,9 +70,9 @@ impl<'a> Preparer<'a> {
         }
         let unexpanded = self.encode(&mut conversation)?;
         self.check_placeholders(&unexpanded, &media_parts)?;
-        let media = self.media(&media_parts)?;
-        let layout = self.layout(&media);
-        let ids = layout.expand(&unexpanded, self.audio_end()?)?;
+        let (media, audio_in_video) = self.media(&media_parts, unexpanded.len() - media_parts.len())?;
+        let layout = self.layout(&media, audio_in_video);
+        let ids = layout.expand(&unexpanded, self.audio_end(&layout)?)?;
         let parts = self.count(messages, &layout)?;
         let options = Arc::new(self.options.clone());
         let prompt = Prompt { ids, layout, media, options, speech: None, preprocessing: Duration::ZERO, parts };
@@ -121,59 +122,69 @@ impl<'a> Preparer<'a> {
         Ok(())
     }
 
-    /// Prepares the media of the conversation, in order.
-    fn media(&self, media_parts: &[MediaPart]) -> Result<Vec<Media>> {
-        let mut mels = self.mels(media_parts)?.into_iter();
-        let mut next_mel = || Media::Audio(Feature::Raw(mels.next().expect("one result per input")));
-        let (images, videos) = (self.image_options(), self.video_options());
-        let mut items = Vec::new();
-        for media in media_parts {
-            let named = |error: media::MediaError| error.in_part(media.name());
-            match (media.part, media.part.kind()) {
-                (Part::Text(_), _) => {}
-                (Part::Audio(_), _) => items.push(next_mel()),
-                (Part::Image(image), _) => {
-                    items.push(Media::Image(Feature::Raw(patches(image, &images).map_err(named)?)));
-                }
-                (Part::Video { video, .. }, _) => {
-                    items.push(Media::Video(Feature::Raw(clip(video, &videos).map_err(named)?)));
-                    items.extend(self.options.audio_in_video.then(&mut next_mel));
-                }
-                (Part::Encoded(_), PartKind::Video) if self.options.audio_in_video => {
-                    let reason = "an encoded video has no sound of its own, but sound in video was asked for".into();
-                    return Err(Error::Media { part: media.name(), reason });
-                }
-                (Part::Encoded(encoded), PartKind::Video) => {
-                    items.push(Media::Video(self.check_encoded(media, encoded)?));
-                }
-                (Part::Encoded(encoded), PartKind::Image) => {
-                    items.push(Media::Image(self.check_encoded(media, encoded)?));
-                }
-                (Part::Encoded(encoded), _) => items.push(Media::Audio(self.check_encoded(media, encoded)?)),
-            }
+    /// Prepares the media of the conversation, in order: all are counted, and must fit the context beside `text` tokens, before pictures
+    /// and frames are decoded, one item at a time.
+    fn media(&self, media_parts: &[MediaPart], text: usize) -> Result<(Vec<Media>, Vec<bool>)> {
+        let counted = media_parts.iter().map(|part| self.counted(part)).collect::<Result<Vec<_>>>()?;
+        let audio_in_video: Vec<bool> = counted.iter().filter_map(Counted::audio_in_video).collect();
+        // Two tokens open and close the sound of a video.
+        let markers = 2 * audio_in_video.iter().filter(|heard| **heard).count();
+        let others = text + markers + counted.iter().map(Counted::fixed_tokens).sum::<usize>();
+        let mut room = Room { context: self.model.context_length, others, answer: self.options.max_new_tokens };
+        let has_pixels = counted.iter().any(Counted::has_pixels);
+        if has_pixels {
+            room.check_others()?;
         }
-        Ok(items)
+        let mels = self.mels(media_parts, &counted)?;
+        room.others += mels.iter().map(|mel| self.model.config.audio.tokens(mel.frames())).sum::<usize>();
+        // Text and sound are counted at any length; what does not fit is refused when it is to be answered.
+        let counted = match has_pixels {
+            true => room.fit(counted, media_parts, self.options.video.token_budget.is_some())?,
+            false => counted,
+        };
+        let (mut mels, images) = (mels.into_iter(), self.image_options());
+        let mut next_mel = || mels.next().expect("one result per input");
+        let mut items = Vec::new();
+        for (part, counted) in media_parts.iter().zip(counted) {
+            let (item, sound) = counted.decode(&images, &mut next_mel).map_err(|error| error.in_part(part.name()))?;
+            items.push(item);
+            items.extend(sound);
+        }
+        Ok((items, audio_in_video))
+    }
+
+    /// Reads what tells the tokens of a part.
+    fn counted<'p>(&self, part: &MediaPart<'p>) -> Result<Counted<'p>> {
+        let named = |error: media::MediaError| error.in_part(part.name());
+        match part.part {
+            Part::Audio(audio) => Ok(Counted::Audio(audio)),
+            Part::Image(image) => Counted::image(image, &self.image_options()).map_err(named),
+            Part::Video { video, sound } => {
+                Counted::video(video, sound, self.options, &self.video_options()).map_err(named)
+            }
+            Part::Encoded(encoded) => {
+                let media = match part.part.kind() {
+                    PartKind::Video => Media::Video(self.check_encoded(part, encoded)?),
+                    PartKind::Image => Media::Image(self.check_encoded(part, encoded)?),
+                    _ => Media::Audio(self.check_encoded(part, encoded)?),
+                };
+                Ok(Counted::Encoded { media, tokens: encoded.spans.iter().map(SpanLayout::tokens).sum() })
+            }
+            Part::Text(_) => unreachable!("text is no media part"),
+        }
     }
 
     /// Computes the log-mel frames of all sound of the conversation in one call, as the reference does; an error names the message and
     /// part of its input.
-    fn mels(&self, media_parts: &[MediaPart]) -> Result<Vec<Mel>> {
-        let (mut inputs, mut sources) = (Vec::new(), Vec::new());
-        for media in media_parts {
-            match media.part {
-                Part::Audio(audio) => inputs.push(audio.clone()),
-                Part::Video { video, sound } if self.options.audio_in_video => {
-                    inputs.push(sound_of(media, video, sound.as_ref())?);
-                }
-                _ => continue,
-            }
-            sources.push(media);
-        }
+    fn mels(&self, media_parts: &[MediaPart], counted: &[Counted]) -> Result<Vec<Mel>> {
+        let heard =
+            media_parts.iter().zip(counted).filter_map(|(part, counted)| Some((counted.sound()?.clone(), part)));
+        let (inputs, parts): (Vec<AudioInput>, Vec<&MediaPart>) = heard.unzip();
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
         let most = self.most_tokens().saturating_mul(MEL_PER_TOKEN);
-        log_mel_up_to(&inputs, most).map_err(|(index, error)| error.in_part(sources[index].name()))
+        log_mel_up_to(&inputs, most).map_err(|(index, error)| error.in_part(parts[index].name()))
     }
 
     fn image_options(&self) -> ImageOptions {
@@ -182,8 +193,7 @@ impl<'a> Preparer<'a> {
     }
 
     fn video_options(&self) -> VideoOptions {
-        let max_tokens = self.options.video.max_tokens.min(self.most_tokens());
-        VideoOptions { patch: self.patch(), max_tokens, ..self.options.video }
+        VideoOptions { patch: self.patch(), ..self.options.video }
     }
 
     /// Checks the rows of a custom encoder.
@@ -213,8 +223,8 @@ impl<'a> Preparer<'a> {
         })))
     }
 
-    /// Tokens above which an item is refused before all of it is read: twice the context. A smaller item that does not fit is refused
-    /// with its count.
+    /// Tokens above which sound is refused before all of it is read: twice the context. Shorter sound that does not fit is refused with
+    /// its count.
     fn most_tokens(&self) -> usize {
         self.model.context_length.saturating_mul(2)
     }
@@ -224,7 +234,7 @@ impl<'a> Preparer<'a> {
         PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size }
     }
 
-    fn layout(&self, media: &[Media]) -> MediaLayout {
+    fn layout(&self, media: &[Media], audio_in_video: Vec<bool>) -> MediaLayout {
         let config = self.model.config;
         let merge = config.vision.spatial_merge_size;
         let given = |encoded: &Encoded| MediaItem::of(&encoded.spans[0]).expect("checked when it was taken in");
@@ -245,17 +255,17 @@ impl<'a> Preparer<'a> {
         MediaLayout {
             ids: moe_thinker::media_ids(&config.thinker),
             items: media.iter().map(item).collect(),
-            audio_in_video: self.options.audio_in_video,
+            audio_in_video,
             ids_per_second: config.thinker.position_id_per_seconds,
         }
     }
 
     /// The id that closes sound; only sound in video needs it.
-    fn audio_end(&self) -> Result<u32> {
+    fn audio_end(&self, layout: &MediaLayout) -> Result<u32> {
         let id = self.model.config.thinker.audio_end_token_id.or_else(|| self.model.tokenizer.id("<|audio_end|>"));
         match id {
             Some(id) => Ok(id),
-            None if self.options.audio_in_video => {
+            None if layout.audio_in_video.contains(&true) => {
                 Err(Error::Config("thinker_config has no audio_end_token_id, which sound in video needs".into()))
             }
             None => Ok(0),
@@ -263,7 +273,7 @@ impl<'a> Preparer<'a> {
     }
 
     fn count(&self, messages: &[Message], layout: &MediaLayout) -> Result<Vec<PartTokens>> {
-        let mut items = layout.items.iter();
+        let (mut items, mut sounds) = (layout.items.iter(), layout.audio_in_video.iter());
         let mut next = || items.next().map_or(0, MediaItem::tokens);
         let (tokenizer, mut counts) = (self.model.tokenizer, Vec::new());
         for (message, parts) in messages.iter().map(Message::parts).enumerate() {
@@ -271,7 +281,7 @@ impl<'a> Preparer<'a> {
                 let tokens = match item {
                     Part::Text(text) if self.options.special_tokens_in_text => tokenizer.encode(text)?.len(),
                     Part::Text(text) => tokenizer.encode_as_text(text)?.len(),
-                    Part::Video { .. } if layout.audio_in_video => next() + next(),
+                    video if video.kind() == PartKind::Video && sounds.next() == Some(&true) => next() + next(),
                     _ => next(),
                 };
                 counts.push(PartTokens { message: message + 1, part: part + 1, kind: item.kind(), tokens });
@@ -294,16 +304,4 @@ fn media_parts(messages: &[Message]) -> Vec<MediaPart<'_>> {
         part: &messages[message].parts()[part],
     })
     .collect()
-}
-
-/// The sound of a video: the one given, or else the sound track of the file.
-fn sound_of(media: &MediaPart, video: &VideoInput, sound: Option<&AudioInput>) -> Result<AudioInput> {
-    match (sound, video) {
-        (Some(sound), _) => Ok(sound.clone()),
-        (None, VideoInput::Encoded(source)) => Ok(AudioInput::SoundTrack(source.clone())),
-        (None, other) => {
-            let reason = format!("{} have no sound of their own, but sound in video was asked for", other.origin());
-            Err(Error::Media { part: media.name(), reason })
-        }
-    }
 }

@@ -13,7 +13,7 @@ use crate::Omni;
 use crate::answer::{Canceller, ReplyStream};
 use crate::output::{Event, Played, Reply, collect_reply};
 use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, content_digests, prefill};
-use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, Role};
+use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, Role, VideoSound};
 
 /// A conversation of several turns, with a prefix cache.
 ///
@@ -102,13 +102,12 @@ impl Session {
     /// Replaces sound by the log-mel frames that the model reads. As in the reference, the last frame of a recording depends on the
     /// longest one it is prepared with; later turns must not change earlier ones.
     fn keep_mel(&mut self, prompt: &Prompt) {
-        let mut features = prompt.audio();
+        let (mut features, mut heard) = (prompt.audio(), prompt.layout.audio_in_video.iter());
         for part in self.messages.iter_mut().flat_map(Message::parts_mut) {
+            let heard = part.kind() == PartKind::Video && heard.next() == Some(&true);
             let input = match part {
                 Part::Audio(input) => input,
-                Part::Video { sound, .. } if prompt.options.audio_in_video => {
-                    sound.get_or_insert_with(|| AudioInput::samples([], 1, 1))
-                }
+                Part::Video { sound, .. } if heard => given(sound),
                 Part::Encoded(_) if part.kind() == PartKind::Audio => {
                     features.next();
                     continue;
@@ -227,5 +226,18 @@ impl Iterator for Answer<'_> {
             self.session.push(Message::assistant(reply.text.clone()));
         }
         event
+    }
+}
+
+/// The sound that a video is given in place of its track, under the same condition.
+fn given(sound: &mut VideoSound) -> &mut AudioInput {
+    match sound {
+        VideoSound::Auto => *sound = VideoSound::Given(AudioInput::samples([], 1, 1)),
+        VideoSound::Track => *sound = VideoSound::Always(AudioInput::samples([], 1, 1)),
+        _ => {}
+    }
+    match sound {
+        VideoSound::Given(input) | VideoSound::Always(input) => input,
+        _ => unreachable!("a silent video is not heard"),
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn image(model: &Model, case: &mut Case) -> Result<()> {
 
 /// Compares patches and their grid exactly.
 pub(super) fn compare_patches(case: &mut Case, cut: &Patches, [values, grid]: [&str; 2]) {
-    case.compare_values(values, cut.values(), &[cut.patches(), cut.values().len() / cut.patches()], 0.0);
+    case.compare_values(values, &cut.to_values(), &[cut.patches(), cut.patch_len()], 0.0);
     case.compare_ints(grid, &cut.grid().map(|n| n as i64), &[1, 3]);
 }
 
@@ -91,10 +91,10 @@ pub(super) fn video(model: &Model, case: &mut Case) -> Result<()> {
     let clip = clip(&input, &video_options(model, bounds)?).map_err(|error| error.in_part(case.name()))?;
     let cut = clip.patches();
     if case.has("rows") {
-        let width = cut.values().len() / cut.patches();
+        let (width, all) = (cut.patch_len(), cut.to_values());
         let rows = case.ints("rows")?;
         let values: Vec<f32> =
-            rows.iter().flat_map(|row| cut.values()[*row as usize * width..][..width].iter().copied()).collect();
+            rows.iter().flat_map(|row| all[*row as usize * width..][..width].iter().copied()).collect();
         case.compare_values("pixel_values_rows", &values, &[rows.len(), width], 0.0);
     }
     compare_patches(case, cut, ["pixel_values_videos", "video_grid_thw"]);

@@ -92,7 +92,9 @@ fn has_joint_sound(config: &ThinkerConfig, rows: &Rows) -> bool {
 
 pub(super) fn layout(config: &ThinkerConfig, media: &MediaRows, audio_in_video: bool) -> MediaLayout {
     let ids_per_second = config.position_id_per_seconds;
-    MediaLayout { ids: media_ids(config), items: media.items(), audio_in_video, ids_per_second }
+    let items = media.items();
+    let audio_in_video = vec![audio_in_video; items.len()];
+    MediaLayout { ids: media_ids(config), items, audio_in_video, ids_per_second }
 }
 
 fn compare_visual(case: &mut Case, visual: Option<&VisualRows>, tokens: usize) {

@@ -1,22 +1,23 @@
 //! One run of the program `ffmpeg`.
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
-/// Bytes of its messages that are kept; the first ones tell most.
-const MESSAGES: u64 = 2048;
+/// Bytes of its first messages, of its last ones, and of telling ones in between that are kept.
+const MESSAGES: usize = 2048;
 
 /// A running `ffmpeg`; dropping this ends it.
-pub(super) struct Run {
+pub(in crate::video) struct Run {
     child: Child,
     output: ChildStdout,
     messages: Option<JoinHandle<Vec<u8>>>,
 }
 
 impl Run {
-    pub(super) fn start(arguments: &[OsString]) -> io::Result<Self> {
+    pub(in crate::video) fn start(arguments: &[OsString]) -> io::Result<Self> {
         let mut command = Command::new("ffmpeg");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
@@ -29,12 +30,12 @@ impl Run {
         Ok(run)
     }
 
-    pub(super) fn output(&mut self) -> &mut ChildStdout {
+    pub(in crate::video) fn output(&mut self) -> &mut ChildStdout {
         &mut self.output
     }
 
     /// Waits for the program to end; an error holds its messages.
-    pub(super) fn finish(mut self) -> Result<(), String> {
+    pub(in crate::video) fn finish(mut self) -> Result<(), String> {
         let more = self.output.read(&mut [0]).map_err(|error| error.to_string())?;
         if more > 0 {
             return Err("more frames came than were asked for".into());
@@ -59,13 +60,38 @@ impl Drop for Run {
     }
 }
 
-/// Reads to the end, so that the program never blocks, but keeps only the beginning.
-fn gather(mut errors: ChildStderr) -> Vec<u8> {
-    let mut kept = Vec::new();
+/// Reads to the end, so that the program never blocks.
+fn gather(errors: ChildStderr) -> Vec<u8> {
+    let (mut errors, mut line, mut kept) = (BufReader::new(errors), Vec::new(), Kept::default());
     // What cannot be read is missing from a message, which is no reason to fail.
-    let _ = errors.by_ref().take(MESSAGES).read_to_end(&mut kept);
-    let _ = io::copy(&mut errors, &mut io::sink());
-    kept
+    while errors.by_ref().take(MESSAGES as u64).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        kept.push(&line);
+        line.clear();
+    }
+    [kept.head, kept.clues, kept.tail.into()].concat()
+}
+
+/// The messages that are kept of however many there are: a video that begins inside a group of pictures makes some for each frame.
+#[derive(Default)]
+struct Kept {
+    head: Vec<u8>,
+    /// Lines in between that decide what is done next.
+    clues: Vec<u8>,
+    tail: VecDeque<u8>,
+}
+
+impl Kept {
+    fn push(&mut self, line: &[u8]) {
+        if self.head.len() + line.len() <= MESSAGES {
+            self.head.extend(line);
+        } else if self.clues.len() < MESSAGES && super::is_clue(&String::from_utf8_lossy(line)) {
+            self.clues.extend(line);
+        } else {
+            self.tail.extend(line);
+            let over = self.tail.len().saturating_sub(MESSAGES);
+            self.tail.drain(..over);
+        }
+    }
 }
 
 /// The messages without the names of the parts that wrote them, which hold addresses.
@@ -78,7 +104,7 @@ fn one_line(messages: &str) -> String {
 }
 
 /// Arguments of every run: no questions, no network, and an end at the first error.
-pub(super) fn arguments(for_input: &[&str], input: &OsStr) -> Vec<OsString> {
+pub(in crate::video) fn arguments(for_input: &[&str], input: &OsStr) -> Vec<OsString> {
     let quiet = ["-nostdin", "-hide_banner", "-v", "error", "-xerror", "-protocol_whitelist", "file"];
     let mut arguments: Vec<OsString> = quiet.iter().chain(for_input).map(OsString::from).collect();
     arguments.extend(["-i".into(), input.to_owned()]);
@@ -88,6 +114,19 @@ pub(super) fn arguments(for_input: &[&str], input: &OsStr) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn first_last_and_telling_messages_are_kept() {
+        let mut kept = Kept::default();
+        kept.push(b"first\n");
+        (0..1000).for_each(|_| kept.push(b"no frame!\n"));
+        kept.push(b"Invalid time base: demux\n");
+        (0..1000).for_each(|_| kept.push(b"no frame!\n"));
+        kept.push(b"last\n");
+        assert!(kept.head.starts_with(b"first\n"));
+        assert_eq!(kept.clues, b"Invalid time base: demux\n");
+        assert!(kept.tail.len() <= MESSAGES && kept.tail.make_contiguous().ends_with(b"last\n"));
+    }
 
     #[test]
     fn messages_become_one_line() {

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Why a file cannot be read here.
 #[derive(Debug, PartialEq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// It is broken or cut off.
     Damaged(String),
     /// It is sound, but there is nothing to show.
@@ -20,8 +20,8 @@ impl From<String> for Fault {
 }
 
 /// A box's name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Name(pub(super) [u8; 4]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Name(pub(crate) [u8; 4]);
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,28 +31,26 @@ impl fmt::Display for Name {
 
 /// One box.
 #[derive(Clone, Copy)]
-pub(super) struct Atom<'a> {
-    pub(super) name: Name,
-    /// Offset of its header from the start of the bytes that are walked over.
-    pub(super) start: usize,
-    pub(super) body: &'a [u8],
+pub(crate) struct Atom<'a> {
+    pub(crate) name: Name,
+    pub(crate) body: &'a [u8],
 }
 
 /// A box that is longer than what is left.
 #[derive(Debug, PartialEq)]
-pub(super) struct Overrun {
-    pub(super) name: [u8; 4],
-    pub(super) reason: String,
+pub(crate) struct Overrun {
+    pub(crate) name: [u8; 4],
+    pub(crate) reason: String,
 }
 
 /// Iterates over the boxes that lie one after another in `bytes`.
-pub(super) struct Atoms<'a> {
+pub(crate) struct Atoms<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Atoms<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
@@ -66,7 +64,7 @@ impl<'a> Atoms<'a> {
         }
         let start = self.at;
         self.at += size;
-        Ok(Atom { name, start, body: &self.bytes[start + header..start + size] })
+        Ok(Atom { name, body: &self.bytes[start + header..start + size] })
     }
 }
 
@@ -88,7 +86,7 @@ impl<'a> Iterator for Atoms<'a> {
 }
 
 /// The first box called `name` in `body`.
-pub(super) fn find<'a>(body: &'a [u8], name: &[u8; 4]) -> Result<Option<&'a [u8]>, String> {
+pub(crate) fn find<'a>(body: &'a [u8], name: &[u8; 4]) -> Result<Option<&'a [u8]>, String> {
     for atom in Atoms::new(body) {
         let atom = atom.map_err(|overrun| overrun.reason)?;
         if atom.name.0 == *name {
@@ -99,30 +97,30 @@ pub(super) fn find<'a>(body: &'a [u8], name: &[u8; 4]) -> Result<Option<&'a [u8]
 }
 
 /// The box reached by going through `path`, which must be there.
-pub(super) fn require<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Result<&'a [u8], String> {
+pub(crate) fn require<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Result<&'a [u8], String> {
     path.iter()
         .try_fold(body, |body, name| find(body, name)?.ok_or_else(|| format!("the box {} is missing", Name(**name))))
 }
 
 /// Reads the numbers of a box, one after another.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     name: &'static str,
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(name: &'static str, body: &'a [u8]) -> Self {
+    pub(crate) fn new(name: &'static str, body: &'a [u8]) -> Self {
         Self { name, rest: body }
     }
 
     /// Fields behind a version byte and 24 bits of flags, which are returned too.
-    pub(super) fn versioned(name: &'static str, body: &'a [u8]) -> Result<(Self, u8, u32), String> {
+    pub(crate) fn versioned(name: &'static str, body: &'a [u8]) -> Result<(Self, u8, u32), String> {
         let mut fields = Self::new(name, body);
         let word = fields.u32()?;
         Ok((fields, (word >> 24) as u8, word & 0xff_ffff))
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
         let short = || format!("the box `{}` ends too early", self.name);
         let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(short)?;
         self.rest = rest;
@@ -133,37 +131,37 @@ impl<'a> Fields<'a> {
         Ok(self.bytes(N)?.try_into().expect("N bytes were taken"))
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, String> {
+    pub(crate) fn u8(&mut self) -> Result<u8, String> {
         Ok(self.array::<1>()?[0])
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, String> {
+    pub(crate) fn u16(&mut self) -> Result<u16, String> {
         Ok(u16::from_be_bytes(self.array()?))
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, String> {
+    pub(crate) fn u32(&mut self) -> Result<u32, String> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
-    pub(super) fn i32(&mut self) -> Result<i32, String> {
+    pub(crate) fn i32(&mut self) -> Result<i32, String> {
         Ok(i32::from_be_bytes(self.array()?))
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, String> {
+    pub(crate) fn u64(&mut self) -> Result<u64, String> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
     /// Reads 64 bits in version 1, otherwise 32.
-    pub(super) fn wide(&mut self, version: u8) -> Result<u64, String> {
+    pub(crate) fn wide(&mut self, version: u8) -> Result<u64, String> {
         if version == 1 { self.u64() } else { Ok(u64::from(self.u32()?)) }
     }
 
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// Reads a count, and that number of entries of `N` bytes.
-    pub(super) fn table<const N: usize>(&mut self) -> Result<&'a [[u8; N]], String> {
+    pub(crate) fn table<const N: usize>(&mut self) -> Result<&'a [[u8; N]], String> {
         let count = self.u32()? as usize;
         let entries = self.rest.as_chunks::<N>().0;
         let short = || format!("the box `{}` announces {count} entries, but has room for {}", self.name, entries.len());
@@ -172,7 +170,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The big-endian number at `at` of a table's entry.
-pub(super) fn entry_u32<const N: usize>(entry: &[u8; N], at: usize) -> u32 {
+pub(crate) fn entry_u32<const N: usize>(entry: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes(entry[at..at + 4].try_into().expect("four bytes"))
 }
 

@@ -110,7 +110,7 @@ fn line((values, stride): (&[u8], usize), row: usize, width: usize) -> Option<&[
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Turn {
     /// Whether rows become columns.
-    swap: bool,
+    pub(super) swap: bool,
     /// Whether left and right, and top and bottom, are exchanged afterwards.
     flip: (bool, bool),
 }

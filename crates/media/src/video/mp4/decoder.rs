@@ -26,6 +26,11 @@ impl Look {
         let converter = Converter::new(colour).ok_or_else(foreign)?;
         Ok(Self { width: size.0, height: size.1, converter, turn })
     }
+
+    /// Height and width of the upright picture.
+    pub(super) fn size(&self) -> [usize; 2] {
+        if self.turn.swap { [self.width, self.height] } else { [self.height, self.width] }
+    }
 }
 
 /// One pass through a video.

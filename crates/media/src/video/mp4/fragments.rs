@@ -1,6 +1,7 @@
 //! Where each coded frame lies and when it is shown, from the fragments (`moof`) of a file written piece by piece.
 
-use super::boxes::{Atom, Atoms, Fault, Fields, find, require};
+use super::boxes::{Atoms, Fault, Fields, find, require};
+use super::contents::{Contents, TopBox};
 use super::samples::{Sample, Samples};
 
 /// Defaults for samples of a fragment that state no values of their own.
@@ -16,15 +17,27 @@ struct Place {
     decoded: i64,
 }
 
+/// A fragment's tables, and where they begin in the file.
+struct Moof<'a> {
+    start: u64,
+    body: &'a [u8],
+}
+
 /// Appends the samples that the fragments hold for the track.
-pub(super) fn read(file: &[u8], moov: &[u8], track: u32, samples: &mut Samples) -> Result<(), Fault> {
+pub(super) fn read(
+    file: &Contents,
+    boxes: &[TopBox],
+    moov: &[u8],
+    track: u32,
+    samples: &mut Samples,
+) -> Result<(), Fault> {
     let Some(mvex) = find(moov, b"mvex")? else {
         return Ok(());
     };
     let defaults = extends(mvex, track)?;
     let mut decoded = samples.list.last().map_or(0, |last| last.shown.saturating_add(i64::from(last.length)));
-    // Overlong boxes are dropped: those of known kinds have been refused when the movie was opened.
-    for moof in Atoms::new(file).flatten().filter(|atom| atom.name.0 == *b"moof") {
+    for top in boxes.iter().filter(|top| top.name.0 == *b"moof") {
+        let moof = Moof { start: top.start, body: &file.body(top)? };
         decoded = fragment(&moof, track, defaults, decoded, samples)?;
     }
     Ok(())
@@ -46,7 +59,7 @@ fn extends(mvex: &[u8], track: u32) -> Result<Defaults, String> {
 
 /// Reads one fragment and returns the decoding time of the next one.
 fn fragment(
-    moof: &Atom<'_>,
+    moof: &Moof<'_>,
     track: u32,
     defaults: Defaults,
     mut decoded: i64,
@@ -88,10 +101,10 @@ impl Head {
     }
 
     /// Offset in the file that the runs' offsets are counted from.
-    fn base(&self, moof: &Atom<'_>, first: bool) -> Result<u64, Fault> {
+    fn base(&self, moof: &Moof<'_>, first: bool) -> Result<u64, Fault> {
         match self.base {
             Some(base) => Ok(base),
-            None if self.from_moof || first => Ok(moof.start as u64),
+            None if self.from_moof || first => Ok(moof.start),
             None => Err(Fault::Foreign("the fragments' offsets are counted from one track to the next".into())),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::boxes::{Atoms, Fault, Fields, Name, find, require};
 use super::colour::{Colour, Turn};
+use super::contents::{Contents, TopBox};
 use super::samples::Samples;
 use super::{fragments, samples};
 
@@ -35,42 +36,59 @@ pub(super) struct Config {
 }
 
 impl Movie {
-    pub(super) fn read(file: &[u8]) -> Result<Self, Fault> {
-        let moov = top(file)?;
+    pub(super) fn read(file: &Contents) -> Result<Self, Fault> {
+        let (boxes, moov) = top(file)?;
+        let moov = &file.body(&moov)?;
         let trak = video_track(moov)?;
         let stbl = require(trak, &[b"mdia", b"minf", b"stbl"])?;
         let config = Config::read(require(stbl, &[b"stsd"])?)?;
         let (track, turn) = track_header(require(trak, &[b"tkhd"])?)?;
         let ticks_per_second = timescale("mdhd", require(trak, &[b"mdia", b"mdhd"])?)?;
         let shown = edit(moov, trak, ticks_per_second)?;
-        let mut samples = Samples::new(file.len());
+        let mut samples = Samples::new(file.length());
         samples::read(stbl, &mut samples)?;
-        fragments::read(file, moov, track, &mut samples)?;
+        fragments::read(file, &boxes, moov, track, &mut samples)?;
         Ok(Self { samples: samples.list, ticks_per_second, turn, shown, config })
     }
 }
 
-/// Checks that the file is MP4 or MOV and whole, and returns the contents of its `moov` box.
-fn top(file: &[u8]) -> Result<&[u8], Fault> {
-    const KNOWN: [&[u8; 4]; 11] =
-        [b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"uuid"];
-    let mut moov = None;
-    for (index, atom) in Atoms::new(file).enumerate() {
-        let known = |name: &[u8; 4]| KNOWN.contains(&name);
-        match atom {
-            Err(overrun) if known(&overrun.name) => return Err(Fault::Damaged(overrun.reason)),
-            Ok(atom) if index > 0 || known(&atom.name.0) => {
-                moov = moov.or((atom.name.0 == *b"moov").then_some(atom.body));
-            }
-            _ if index == 0 => break,
-            // Something else was appended to the file; where that matters, the tables point beyond the end.
-            _ => return moov.ok_or_else(no_moov),
+/// Names of boxes that stand at the top level.
+const KNOWN: [&[u8; 4]; 11] =
+    [b"ftyp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"uuid"];
+
+/// Checks that the file is MP4 or MOV and whole, and returns its boxes and which of them is `moov`.
+fn top(file: &Contents) -> Result<(Vec<TopBox>, TopBox), Fault> {
+    let (boxes, overrun) = file.boxes()?;
+    let known = |name: &[u8; 4]| KNOWN.contains(&name);
+    let first = boxes.first().map(|top| top.name.0).or(overrun.as_ref().map(|overrun| overrun.name));
+    if !first.is_some_and(|name| known(&name)) {
+        return Err(Fault::Foreign("it does not begin like an MP4 or MOV file".into()));
+    }
+    match overrun {
+        Some(overrun) if known(&overrun.name) => Err(Fault::Damaged(overrun.reason)),
+        // Otherwise something else was appended to the file; where that matters, the tables point beyond the end.
+        _ => {
+            let moov = boxes.iter().find(|top| top.name.0 == *b"moov").copied().ok_or_else(no_moov)?;
+            Ok((boxes, moov))
         }
     }
-    match file.get(4..8).and_then(|name| name.first_chunk()) {
-        Some(name) if KNOWN.contains(&name) => moov.ok_or_else(no_moov),
-        _ => Err(Fault::Foreign("it does not begin like an MP4 or MOV file".into())),
+}
+
+/// Whether there is a sound track whose tables list any sound, or which may have some in fragments.
+pub(super) fn has_sound(file: &Contents) -> Result<bool, Fault> {
+    let moov = &file.body(&top(file)?.1)?;
+    let in_fragments = find(moov, b"mvex")?.is_some();
+    for atom in Atoms::new(moov) {
+        let atom = atom.map_err(|overrun| overrun.reason)?;
+        if atom.name.0 != *b"trak" || require(atom.body, &[b"mdia", b"hdlr"])?.get(8..12) != Some(b"soun") {
+            continue;
+        }
+        let times = require(atom.body, &[b"mdia", b"minf", b"stbl", b"stts"])?;
+        if in_fragments || !Fields::versioned("stts", times)?.0.table::<8>()?.is_empty() {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
 fn no_moov() -> Fault {
@@ -178,11 +196,15 @@ mod tests {
 
     #[test]
     fn what_a_file_is_shows_at_its_top() {
+        let top = |bytes: &[u8]| {
+            let contents = Contents::of_bytes(bytes.into());
+            top(&contents).map(|(_, moov)| contents.body(&moov).unwrap())
+        };
         assert!(matches!(top(b"hello, this is plain text"), Err(Fault::Foreign(_))));
         assert!(matches!(top(b""), Err(Fault::Foreign(_))));
         assert!(matches!(top(b"\0\0\0\x08ftyp"), Err(Fault::Damaged(reason)) if reason.contains("`moov`")));
         assert!(matches!(top(b"\0\0\0\x10ftyp"), Err(Fault::Damaged(reason)) if reason.contains("cut off")));
-        assert_eq!(top(b"\0\0\0\x08ftyp\0\0\0\x0amoovxyappended junk"), Ok(&b"xy"[..]));
+        assert_eq!(top(b"\0\0\0\x08ftyp\0\0\0\x0amoovxyappended junk"), Ok(b"xy".to_vec()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where each coded frame lies and when it is shown, from the tables of a whole (not fragmented) file.
 
 use super::boxes::{Fault, Fields, entry_u32, find, require};
+use super::contents::Contents;
 
 /// Most samples: more than a day and a half at 30 frames per second; a bound for what is kept in memory.
 const MOST_SAMPLES: usize = 1 << 22;
@@ -17,22 +18,22 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    /// Its bytes in the file; they were checked to be there.
-    pub(super) fn of<'a>(&self, file: &'a [u8]) -> &'a [u8] {
-        let start = self.offset as usize;
-        file.get(start..start + self.size as usize).unwrap_or_default()
+    /// Reads its bytes, which were checked to be there, into `buffer`.
+    pub(super) fn read(&self, file: &Contents, buffer: &mut Vec<u8>) -> Result<(), Fault> {
+        file.read(self.offset, self.size.into(), buffer)
     }
 }
 
-/// Samples gathered so far; each must lie inside the file.
+/// Samples gathered so far. Each must lie inside the file, and all together cannot be larger than it.
 pub(super) struct Samples {
     pub(super) list: Vec<Sample>,
     file_len: u64,
+    bytes: u64,
 }
 
 impl Samples {
-    pub(super) fn new(file_len: usize) -> Self {
-        Self { list: Vec::new(), file_len: file_len as u64 }
+    pub(super) fn new(file_len: u64) -> Self {
+        Self { list: Vec::new(), file_len, bytes: 0 }
     }
 
     pub(super) fn push(&mut self, sample: Sample) -> Result<(), Fault> {
@@ -40,10 +41,18 @@ impl Samples {
         if number > MOST_SAMPLES {
             return Err(Fault::Unusable(format!("the video has more than {MOST_SAMPLES} frames")));
         }
+        let file = self.file_len;
         let end = sample.offset.saturating_add(u64::from(sample.size));
         if end > self.file_len {
-            let file = self.file_len;
             let reason = format!("frame {number} ends at byte {end}, but the file has {file} bytes: it is cut off");
+            return Err(Fault::Damaged(reason));
+        }
+        if sample.size == 0 {
+            return Err(Fault::Foreign(format!("its frame {number} is empty")));
+        }
+        self.bytes += u64::from(sample.size);
+        if self.bytes > self.file_len {
+            let reason = format!("{number} frames have {} bytes, but the file has {file}: they overlap", self.bytes);
             return Err(Fault::Damaged(reason));
         }
         self.list.push(sample);
@@ -215,5 +224,14 @@ mod tests {
         assert!(matches!(more, Err(Fault::Damaged(reason)) if reason.contains("place 3 of 4")));
         let many = read(&table(&[1, u32::MAX]), &mut Samples::new(300));
         assert!(matches!(many, Err(Fault::Damaged(reason)) if reason.contains("more than the file's 300")));
+    }
+
+    #[test]
+    fn samples_that_share_their_bytes_or_have_none_are_refused() {
+        let sample = Sample { offset: 10, size: 60, length: 1, shown: 0 };
+        let mut samples = Samples::new(100);
+        samples.push(sample).unwrap();
+        assert!(matches!(samples.push(sample), Err(Fault::Damaged(reason)) if reason.contains("overlap")));
+        assert!(matches!(samples.push(Sample { size: 0, ..sample }), Err(Fault::Foreign(_))));
     }
 }

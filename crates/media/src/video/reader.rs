@@ -1,0 +1,80 @@
+//! The readers of encoded video, and which of them takes a file.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
+
+use super::ffmpeg::FfmpegVideo;
+use super::mp4::{Contents, Mp4Video};
+use super::track::Timing;
+use crate::image::Pixels;
+use crate::{MediaError, Result, Source};
+
+/// A reader of encoded video that has found the frames.
+#[derive(Debug)]
+pub(super) enum Reader {
+    Mp4(Mp4Video),
+    Ffmpeg(FfmpegVideo),
+}
+
+impl Reader {
+    pub(super) fn open(source: &Source) -> Result<Self> {
+        let contents = match source {
+            Source::Bytes(bytes) => Some(Contents::of_bytes(bytes.clone())),
+            Source::Path(path) => open_mp4(path).map_err(|error| match error.kind() {
+                ErrorKind::IsADirectory => MediaError::unsupported(source.origin(), "this is no file"),
+                _ => MediaError::Io { path: path.clone(), source: error },
+            })?,
+        };
+        let why = match contents.map(|contents| Mp4Video::open(contents, &source.origin())).transpose()? {
+            Some(Ok(video)) => return Ok(Self::Mp4(video)),
+            Some(Err(why)) => why,
+            None => "this is no MP4 or MOV".to_owned(),
+        };
+        Self::open_ffmpeg(source, &why)
+    }
+
+    pub(super) fn open_ffmpeg(source: &Source, why: &str) -> Result<Self> {
+        Ok(Self::Ffmpeg(FfmpegVideo::open(source, why)?))
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        match self {
+            Self::Mp4(video) => video.timing(),
+            Self::Ffmpeg(video) => video.timing(),
+        }
+    }
+
+    /// Height and width of the frames.
+    pub(super) fn size(&self) -> [usize; 2] {
+        match self {
+            Self::Mp4(video) => video.size(),
+            Self::Ffmpeg(video) => video.size(),
+        }
+    }
+
+    /// Passes the wanted frames to `sink`, resized to `size`.
+    pub(super) fn decode(
+        &self,
+        wanted: &[usize],
+        size: [usize; 2],
+        sink: &mut dyn FnMut(Pixels) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Self::Mp4(video) => video.decode(wanted, size, sink),
+            Self::Ffmpeg(video) => video.decode(wanted, size, sink),
+        }
+    }
+}
+
+/// Opens a file that starts as MP4 and MOV do: with a box whose name is letters.
+pub(super) fn open_mp4(path: &Path) -> io::Result<Option<Contents>> {
+    let mut file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    let mut head = Vec::new();
+    file.by_ref().take(8).read_to_end(&mut head)?;
+    let named = head.get(4..).is_some_and(|name| name.len() == 4 && name.iter().all(u8::is_ascii_lowercase));
+    if named { Contents::of_file(file).map(Some) } else { Ok(None) }
+}

@@ -1,0 +1,40 @@
+//! Whether a video has sound, without decoding any.
+
+use std::ffi::OsString;
+
+use super::VideoInput;
+use super::ffmpeg::input::Input;
+use super::ffmpeg::run::{self, Run};
+use super::ffmpeg::{absent, failed, no_such_track};
+use super::mp4::{Contents, has_sound as mp4_has_sound};
+use super::reader::open_mp4;
+use crate::{MediaError, Result, Source};
+
+/// Whether a video has a sound track; chosen frames have none.
+///
+/// # Errors
+/// [`MediaError`] if the file cannot be read.
+pub fn has_sound(video: &VideoInput) -> Result<bool> {
+    let VideoInput::Encoded(source) = video else { return Ok(false) };
+    let contents = match source {
+        Source::Bytes(bytes) => Some(Contents::of_bytes(bytes.clone())),
+        Source::Path(path) => open_mp4(path).map_err(|error| MediaError::Io { path: path.clone(), source: error })?,
+    };
+    match contents.map(|contents| mp4_has_sound(&contents, &source.origin())).transpose()? {
+        Some(Ok(found)) => Ok(found),
+        Some(Err(why)) => by_ffmpeg(source, &why),
+        None => by_ffmpeg(source, "this is no MP4 or MOV"),
+    }
+}
+
+/// Copies one packet of the first sound track to nowhere.
+fn by_ffmpeg(source: &Source, why: &str) -> Result<bool> {
+    let input = Input::new(source)?;
+    let mut arguments = run::arguments(&[], &input.argument());
+    arguments.extend(["-map", "0:a:0", "-c", "copy", "-frames:a", "1", "-f", "null", "-"].map(OsString::from));
+    match Run::start(&arguments).map_err(|error| absent(&input, why, error))?.finish() {
+        Ok(()) => Ok(true),
+        Err(messages) if no_such_track(&messages) => Ok(false),
+        Err(messages) => Err(failed(&input, &messages)),
+    }
+}
