@@ -19,7 +19,6 @@ mod mp4;
 mod sampling;
 mod track;
 
-pub(crate) use ffmpeg::ffmpeg_sound;
 pub use input::VideoInput;
 pub use sampling::sample_indices;
 

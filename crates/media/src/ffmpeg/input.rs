@@ -10,15 +10,15 @@ use crate::{MediaError, Result, Source};
 
 /// A file for ffmpeg; a temporary one is removed when this is dropped.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     /// What the source is called in messages.
-    pub(super) origin: String,
+    pub(crate) origin: String,
     path: PathBuf,
     temporary: bool,
 }
 
 impl Input {
-    pub(super) fn new(source: &Source) -> Result<Self> {
+    pub(crate) fn new(source: &Source) -> Result<Self> {
         let origin = source.origin();
         match source {
             Source::Path(path) => {
@@ -36,13 +36,13 @@ impl Input {
     }
 
     /// The name with its protocol, so that it is taken for nothing but a file.
-    pub(super) fn argument(&self) -> OsString {
+    pub(crate) fn argument(&self) -> OsString {
         let mut argument = OsString::from("file:");
         argument.push(&self.path);
         argument
     }
 
-    pub(super) fn unreadable(&self, source: io::Error) -> MediaError {
+    pub(crate) fn unreadable(&self, source: io::Error) -> MediaError {
         MediaError::Io { path: self.path.clone(), source }
     }
 }
