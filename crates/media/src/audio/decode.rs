@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
+use symphonia::core::audio::layouts;
+use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_OPUS};
 use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder};
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::probe::Hint;
@@ -12,7 +13,8 @@ use symphonia::core::io::MediaSourceStream;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::Duration;
 
-use super::contents::{Contents, Edits, KNOWN, Kind, View, recognise};
+use super::aac::core_config;
+use super::contents::{Contents, Edits, KNOWN, Kind, View, rate_and_channels, recognise};
 use super::opus::{self, OpusDecoder};
 use super::timeline::Timeline;
 use crate::{MediaError, Result, Source, ffmpeg};
@@ -63,7 +65,12 @@ fn decode_here(contents: Contents, origin: &str, sink: &mut Interleaved) -> Resu
     let tail = (kind == Kind::Ogg).then(|| last_page_flags(view.contents())).transpose()?;
     let edits = if kind == Kind::Mp4 { Edits::read(view.contents())? } else { Vec::new() };
     let mut track = Track::open(view, kind, edits, origin)?;
-    while let Some(packet) = track.next_packet()? {
+    let mut next = track.next_packet();
+    while let Some(mut packet) = next? {
+        next = track.next_packet();
+        if matches!(next, Ok(None)) {
+            packet.trim_end = packet.trim_end.saturating_add(track.padding_at_end());
+        }
         if !track.decode_packet(&packet, sink)? {
             return Ok(());
         }
@@ -112,6 +119,13 @@ impl Decoder {
             let channels = parameters.channels.as_ref().map_or(1, |channels| channels.count());
             return Ok(Self::Opus(Box::new(OpusDecoder::new(parameters.extra_data.as_deref(), channels)?)));
         }
+        let core = parameters.extra_data.as_deref().filter(|_| parameters.codec == CODEC_ID_AAC).and_then(core_config);
+        let core = core.map(|core| {
+            let mut parameters = parameters.clone();
+            parameters.with_extra_data(Box::new(core));
+            parameters
+        });
+        let parameters = core.as_ref().unwrap_or(parameters);
         let decoder = symphonia::default::get_codecs().make_audio_decoder(parameters, &Default::default());
         decoder.map(Self::Symphonia).map_err(|error| error.to_string())
     }
@@ -162,6 +176,8 @@ struct Track<'a> {
     ticks: u64,
     rate: u32,
     skipped: u32,
+    /// Rate and channels of the packets of MPEG audio.
+    format_of_packets: Option<(u32, usize)>,
 }
 
 /// Most packets at the start that may be undecodable.
@@ -182,7 +198,7 @@ impl<'a> Track<'a> {
         let states_length = match kind {
             Kind::Mpeg { states_length } => states_length,
             Kind::Flac | Kind::Mp4 => true,
-            Kind::Ogg | Kind::Other => false,
+            Kind::Matroska(_) | Kind::Ogg | Kind::Other => false,
         };
         let (id, stated) = (track.id, track.num_frames.filter(|_| states_length));
         let padding = track.padding.unwrap_or(0).into();
@@ -201,6 +217,7 @@ impl<'a> Track<'a> {
             ticks: 0,
             rate: 0,
             skipped: 0,
+            format_of_packets: None,
         })
     }
 
@@ -212,6 +229,7 @@ impl<'a> Track<'a> {
                     let reason = "several streams are chained in one file: expected one";
                     return Err(MediaError::unsupported(self.origin, reason));
                 }
+                Err(error) if is_end(&error) && self.is_live() => return Ok(None),
                 Err(error) => return Err(self.broken(&error)),
             };
             match packet {
@@ -219,6 +237,35 @@ impl<'a> Track<'a> {
                 packet => return Ok(packet.map(|packet| self.untrimmed(packet))),
             }
         }
+    }
+
+    /// Takes a new decoder where MPEG audio goes on at another rate or with other channels, as in two files that were joined.
+    fn follow(&mut self, packet: &Packet) -> Result<()> {
+        let found = if matches!(self.kind, Kind::Mpeg { .. }) { rate_and_channels(&packet.data) } else { None };
+        let Some((rate, channels)) = found.filter(|found| Some(*found) != self.format_of_packets) else { return Ok(()) };
+        let tracks = self.format.tracks().iter();
+        let parameters = tracks.filter_map(|track| track.codec_params.as_ref()?.audio()).next();
+        if let (Some(parameters), Some(_)) = (parameters, self.format_of_packets) {
+            let mut parameters = parameters.clone();
+            let layout = if channels == 1 { layouts::CHANNEL_LAYOUT_MONO } else { layouts::CHANNEL_LAYOUT_STEREO };
+            parameters.with_sample_rate(rate).with_channels(layout);
+            let decoder = guarded(self.origin, || Decoder::new(&parameters))?;
+            self.decoder = decoder.map_err(|error| MediaError::unsupported(self.origin, error))?;
+        }
+        self.format_of_packets = Some((rate, channels));
+        Ok(())
+    }
+
+    /// Whether the file ends where a recording ended.
+    fn is_live(&self) -> bool {
+        matches!(self.kind, Kind::Matroska(ending) if ending.live)
+    }
+
+    /// Frames at the end of the last packet that are not heard, where the reader does not tell.
+    fn padding_at_end(&self) -> Duration {
+        let nanoseconds = if let Kind::Matroska(ending) = self.kind { ending.padding } else { 0 };
+        let frames = u128::from(nanoseconds) * u128::from(opus::RATE) / 1_000_000_000;
+        Duration::new(u64::try_from(frames).unwrap_or(u64::MAX))
     }
 
     /// The packet without an end that the reader of MPEG audio cuts off for no good reason: it guesses the length from the first
@@ -235,6 +282,7 @@ impl<'a> Track<'a> {
     /// Hands what is heard of the packet to `sink`; false behind the last part that is heard.
     fn decode_packet(&mut self, packet: &Packet, sink: &mut Interleaved) -> Result<bool> {
         self.ticks += packet.block_dur().get();
+        self.follow(packet)?;
         let decoded = match guarded(self.origin, || self.decoder.decode(packet))? {
             Ok(decoded) => decoded,
             // A stream that was cut out of a longer one starts with packets that refer to what is missing.
@@ -280,11 +328,14 @@ impl<'a> Track<'a> {
     }
 
     fn broken(&self, error: &SymphoniaError) -> MediaError {
-        let eof = matches!(error, SymphoniaError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof);
-        let what = if eof { "the file ends in the middle: truncated?".to_owned() } else { error.to_string() };
+        let what = if is_end(error) { "the file ends in the middle: truncated?".to_owned() } else { error.to_string() };
         let seconds = self.frames as f64 / f64::from(self.rate.max(1));
         MediaError::damaged(self.origin, format!("after {seconds:.2} s of sound: {what}"))
     }
+}
+
+fn is_end(error: &SymphoniaError) -> bool {
+    matches!(error, SymphoniaError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof)
 }
 
 /// Refuses what would make a decoder reserve memory without bound.

@@ -9,6 +9,7 @@
 //! # Ok::<(), qwen3_omni_media::MediaError>(())
 //! ```
 
+mod aac;
 mod contents;
 mod decode;
 mod input;

@@ -3,6 +3,7 @@
 mod aiff;
 mod au;
 mod edits;
+mod matroska;
 mod mpeg;
 mod view;
 mod wave;
@@ -12,6 +13,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 pub(super) use edits::{Edits, Part};
+use matroska::Ending;
+pub(super) use mpeg::rate_and_channels;
 pub(super) use view::View;
 
 use crate::{MediaError, Result, Source};
@@ -23,6 +26,8 @@ const HEAD: usize = 1 << 16;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Flac,
+    /// Matroska or WebM, with how it ends.
+    Matroska(Ending),
     Mp4,
     /// MPEG audio of layer 1, 2 or 3, with whether it states its length.
     Mpeg {
@@ -145,7 +150,11 @@ pub(super) fn recognise(mut contents: Contents) -> Result<(View, Kind)> {
         [b'.', b's', b'n', b'd', ..] => au::view(contents, start),
         [b'f', b'L', b'a', b'C', ..] => whole(contents, Kind::Flac),
         [b'O', b'g', b'g', b'S', ..] => whole(contents, Kind::Ogg),
-        [b'c', b'a', b'f', b'f', ..] | [0x1a, 0x45, 0xdf, 0xa3, ..] => whole(contents, Kind::Other),
+        [b'c', b'a', b'f', b'f', ..] => whole(contents, Kind::Other),
+        [0x1a, 0x45, 0xdf, 0xa3, ..] => {
+            let ending = Ending::read(&mut contents, start)?;
+            whole(contents, Kind::Matroska(ending))
+        }
         _ if is_mp4(&head) => whole(contents, Kind::Mp4),
         _ if is_transport_stream(&head) => Err(contents.unsupported("this is an MPEG transport stream")),
         _ => mpeg::view(contents, start, &head),

@@ -84,9 +84,7 @@ impl Frame {
             return None;
         }
         let first = version == 3;
-        // MPEG-2 has half the rates, MPEG-2.5 a quarter.
-        let halved = [2, 0, 1, 0][usize::from(version)];
-        let rate = [44_100, 48_000, 32_000][rate_index] >> halved;
+        let rate = rate([b, c]) as usize;
         let kbits = usize::from(BITRATES[bitrate_table(first, layer)][bitrate_index]);
         let padding = usize::from(c >> 1 & 1);
         let length = match layer {
@@ -96,6 +94,21 @@ impl Frame {
         };
         Some(Self { adts: false, stream: u32::from(b & 0xfe) << 8 | u32::from(c & 0x0c), length })
     }
+}
+
+/// The rate and the number of channels that a frame of layer 1, 2 or 3 tells.
+pub(in crate::audio) fn rate_and_channels(frame: &[u8]) -> Option<(u32, usize)> {
+    let [_, b, c, d, ..] = *frame else { return None };
+    Frame::layers([b, c])?;
+    const MONO: u8 = 3;
+    Some((rate([b, c]), if d >> 6 == MONO { 1 } else { 2 }))
+}
+
+/// Samples per second, for a header whose version and rate are not of the reserved values.
+fn rate([b, c]: [u8; 2]) -> u32 {
+    // MPEG-2 has half the rates, MPEG-2.5 a quarter.
+    let halved = [2, 0, 1, 0][usize::from(b >> 3 & 3)];
+    [44_100, 48_000, 32_000, 0][usize::from(c >> 2 & 3)] >> halved
 }
 
 fn bitrate_table(first: bool, layer: u8) -> usize {
