@@ -52,7 +52,7 @@ fn decode_by_ffmpeg(source: &Source, why: &str, sink: &mut Interleaved) -> Resul
     });
     match found {
         Ok(true) => Ok(()),
-        Ok(false) => Err(MediaError::unusable(source.origin(), NO_SOUND)),
+        Ok(false) => Err(MediaError::unusable(source.origin(), format!("{NO_SOUND}; {why}"))),
         Err(MediaError::Damaged { reason, .. }) if !begun => {
             Err(MediaError::unsupported(source.origin(), format!("{why}; {reason}")))
         }
@@ -242,7 +242,9 @@ impl<'a> Track<'a> {
     /// Takes a new decoder where MPEG audio goes on at another rate or with other channels, as in two files that were joined.
     fn follow(&mut self, packet: &Packet) -> Result<()> {
         let found = if matches!(self.kind, Kind::Mpeg { .. }) { rate_and_channels(&packet.data) } else { None };
-        let Some((rate, channels)) = found.filter(|found| Some(*found) != self.format_of_packets) else { return Ok(()) };
+        let Some((rate, channels)) = found.filter(|found| Some(*found) != self.format_of_packets) else {
+            return Ok(());
+        };
         let tracks = self.format.tracks().iter();
         let parameters = tracks.filter_map(|track| track.codec_params.as_ref()?.audio()).next();
         if let (Some(parameters), Some(_)) = (parameters, self.format_of_packets) {
@@ -281,7 +283,7 @@ impl<'a> Track<'a> {
 
     /// Hands what is heard of the packet to `sink`; false behind the last part that is heard.
     fn decode_packet(&mut self, packet: &Packet, sink: &mut Interleaved) -> Result<bool> {
-        self.ticks += packet.block_dur().get();
+        self.ticks = self.ticks.saturating_add(packet.block_dur().get());
         self.follow(packet)?;
         let decoded = match guarded(self.origin, || self.decoder.decode(packet))? {
             Ok(decoded) => decoded,
@@ -291,7 +293,10 @@ impl<'a> Track<'a> {
                 return Ok(true);
             }
             Err(SymphoniaError::Unsupported(what) | SymphoniaError::DecodeError(what)) if self.frames == 0 => {
-                return Err(MediaError::unsupported(self.origin, format!("its sound is not decoded here ({what}): {KNOWN}")));
+                return Err(MediaError::unsupported(
+                    self.origin,
+                    format!("its sound is not decoded here ({what}): {KNOWN}"),
+                ));
             }
             Err(error) => return Err(self.broken(&error)),
         };
@@ -367,9 +372,9 @@ fn probe(view: View, origin: &str) -> Result<Box<dyn FormatReader>> {
     let probe = symphonia::default::get_probe();
     let found = probe.probe(&Hint::new(), stream, Default::default(), Default::default());
     found.map_err(|error| match error {
-        SymphoniaError::IoError(error) if error.kind() != ErrorKind::UnexpectedEof => MediaError::damaged(origin, error),
-        other => {
-            MediaError::unsupported(origin, format!("the contents are no sound, or truncated ({other}): {KNOWN}"))
+        SymphoniaError::IoError(error) if error.kind() != ErrorKind::UnexpectedEof => {
+            MediaError::damaged(origin, error)
         }
+        other => MediaError::unsupported(origin, format!("the contents are no sound, or truncated ({other}): {KNOWN}")),
     })
 }

@@ -86,8 +86,7 @@ impl OpusDecoder {
     pub(super) fn new(header: Option<&[u8]>, channels: usize) -> Result<Self, String> {
         let layout = Layout::read(header, channels)?;
         let Layout { channels, streams, coupled, .. } = layout;
-        let decoder =
-            OpusMSDecoder::new(RATE as i32, channels as i32, streams as i32, coupled as i32, &layout.mapping);
+        let decoder = OpusMSDecoder::new(RATE as i32, channels as i32, streams as i32, coupled as i32, &layout.mapping);
         let decoder = decoder.map_err(|code| format!("Opus refuses its channels with code {code}"))?;
         let gain = 10f32.powf(f32::from(layout.gain) / (20.0 * 256.0)) / 32_768.0;
         Ok(Self { samples: vec![0; MOST_SAMPLES * channels], layout, decoder, gain })

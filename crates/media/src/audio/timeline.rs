@@ -63,7 +63,8 @@ fn heard(parts: &mut VecDeque<Part>, start: i64, frames: usize, count: &dyn Fn(u
             Part::Silence(ticks) => silence += count(ticks),
             Part::Track { until, .. } if start >= until => (),
             Part::Track { from, until } => {
-                let at = |time: i64| usize::try_from(count(time.saturating_sub(start).max(0) as u64)).unwrap_or(usize::MAX);
+                let at =
+                    |time: i64| usize::try_from(count(time.saturating_sub(start).max(0) as u64)).unwrap_or(usize::MAX);
                 let end = if frames > WHOLE { at(until).min(frames) } else { frames };
                 let heard = at(from).min(end)..end;
                 return Some(Heard { silence, frames: heard });
@@ -90,7 +91,8 @@ mod tests {
 
     #[test]
     fn parts_are_cut_at_the_start_and_kept_to_whole_packets_at_the_end() {
-        let parts = [Part::Silence(500), Part::Track { from: 1500, until: 2500 }, Part::Track { from: 4000, until: 9000 }];
+        let parts =
+            [Part::Silence(500), Part::Track { from: 1500, until: 2500 }, Part::Track { from: 4000, until: 9000 }];
         let mut edited = edited(&parts, 1000);
         let place = |start| edited.place(start, 2000, 2000).map(|heard| (heard.silence, heard.frames));
         let placed: Vec<_> = [0, 1000, 2000, 3000, 4000, 9000].map(place).to_vec();

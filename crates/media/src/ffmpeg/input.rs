@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +20,7 @@ pub(crate) struct Input {
 impl Input {
     pub(crate) fn new(source: &Source) -> Result<Self> {
         let origin = source.origin();
+        refuse_lists(source, &origin)?;
         match source {
             Source::Path(path) => {
                 fs::metadata(path).map_err(|source| MediaError::Io { path: path.clone(), source })?;
@@ -45,6 +46,25 @@ impl Input {
     pub(crate) fn unreadable(&self, source: io::Error) -> MediaError {
         MediaError::Io { path: self.path.clone(), source }
     }
+}
+
+/// Refuses text that names other files: with it, whoever sent it could have any file on this machine read.
+fn refuse_lists(source: &Source, origin: &str) -> Result<()> {
+    const HEAD: u64 = 1024;
+    const LISTS: [&[u8]; 6] = [b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]", b"v=0"];
+    let mut head = Vec::new();
+    match source {
+        Source::Bytes(bytes) => head.extend(bytes.iter().take(HEAD as usize)),
+        Source::Path(path) => {
+            let read = File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
+            read.map_err(|source| MediaError::Io { path: path.clone(), source })?;
+        }
+    }
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start();
+    if LISTS.iter().any(|list| text.starts_with(list)) {
+        return Err(MediaError::unsupported(origin, "this is text that names other files, not sound or video"));
+    }
+    Ok(())
 }
 
 impl Drop for Input {

@@ -48,7 +48,9 @@ impl Edits {
         let mut edits = Vec::new();
         for trak in contents.children(moov)?.into_iter().filter(|atom| atom.name == *b"trak") {
             // What is odd about the edits of pictures is no concern of the sound's.
-            if contents.is_sound(trak)? && let Some(track) = contents.track_number(trak)? {
+            if contents.is_sound(trak)?
+                && let Some(track) = contents.track_number(trak)?
+            {
                 edits.extend(contents.edits(moov, trak)?.map(|edits| (track, edits)));
             }
         }

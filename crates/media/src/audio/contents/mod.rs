@@ -168,6 +168,9 @@ fn after_tags(contents: &mut Contents) -> Result<u64> {
         let size = size.iter().fold(0, |size, byte| size << 7 | u64::from(byte & 0x7f));
         const FOOTER: u8 = 0x10;
         start += 10 + size + if flags & FOOTER == 0 { 0 } else { 10 };
+        if start > contents.len() {
+            return Err(contents.damaged("the tag in front of the sound is longer than the file: truncated?"));
+        }
     }
     Ok(start)
 }
@@ -181,9 +184,8 @@ fn is_mp4(head: &[u8]) -> bool {
 /// Whether packets of 188 bytes (192 with a time in front, 204 with a checksum behind) begin with their sync byte.
 fn is_transport_stream(head: &[u8]) -> bool {
     const PACKETS: usize = 4;
-    let has_sync = |start: usize, packet: usize| {
-        (0..PACKETS).all(|number| head.get(start + number * packet) == Some(&0x47))
-    };
+    let has_sync =
+        |start: usize, packet: usize| (0..PACKETS).all(|number| head.get(start + number * packet) == Some(&0x47));
     // A recording may begin inside a packet.
     [188, 192, 204].iter().any(|packet| (0..*packet).any(|start| has_sync(start, *packet)))
 }
@@ -202,6 +204,7 @@ mod tests {
         let one = [tag, &[0; 130], &[0; 10]].concat();
         assert_eq!(after_tags(&mut contents(&[one.as_slice(), &one, b"fLaC"].concat())).unwrap(), 300);
         assert_eq!(after_tags(&mut contents(b"fLaC")).unwrap(), 0);
+        assert!(after_tags(&mut contents(b"ID3\x04\0\0\0\0\x01\x02")).unwrap_err().to_string().contains("truncated"));
     }
 
     #[test]

@@ -73,7 +73,11 @@ impl Frame {
         let &[e, f, ..] = bytes.get(4..)? else { return None };
         let length = usize::from(d & 3) << 11 | usize::from(e) << 3 | usize::from(f >> 5);
         let rate = c >> 2 & 15;
-        (rate < 13 && length > 7).then_some(Self { adts: true, stream: u32::from(b & 0xfe) << 8 | u32::from(c & 0xfc), length })
+        (rate < 13 && length > 7).then_some(Self {
+            adts: true,
+            stream: u32::from(b & 0xfe) << 8 | u32::from(c & 0xfc),
+            length,
+        })
     }
 
     fn layers([b, c]: [u8; 2]) -> Option<Self> {

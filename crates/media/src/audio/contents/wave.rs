@@ -46,15 +46,8 @@ fn header(format: &[u8], size: u64) -> Vec<u8> {
         Err(_) => [u32::MAX; 2],
     };
     let length = format.len() as u32;
-    let parts: [&[u8]; 7] = [
-        b"RIFF",
-        &riff.to_le_bytes(),
-        b"WAVEfmt ",
-        &length.to_le_bytes(),
-        format,
-        b"data",
-        &size.to_le_bytes(),
-    ];
+    let parts: [&[u8]; 7] =
+        [b"RIFF", &riff.to_le_bytes(), b"WAVEfmt ", &length.to_le_bytes(), format, b"data", &size.to_le_bytes()];
     parts.concat()
 }
 
@@ -75,7 +68,11 @@ impl Chunks {
             let Some([a, b, c, d, size @ ..]) = contents.array::<8>(at)? else { break };
             let (name, size, body) = ([a, b, c, d], u64::from(u32::from_le_bytes(size)), at + 8);
             match &name {
-                b"ds64" => wide = contents.array::<16>(body)?.map(|[.., a, b, c, d, e, f, g, h]| u64::from_le_bytes([a, b, c, d, e, f, g, h])),
+                b"ds64" => {
+                    wide = contents
+                        .array::<16>(body)?
+                        .map(|[.., a, b, c, d, e, f, g, h]| u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+                }
                 b"fmt " => chunks.format = Some(contents.bytes(body, size.min(MOST_FORMAT) as usize)?),
                 b"data" => {
                     chunks.data = Some((body, stated(contents, start, body, size, wide)?));
