@@ -178,6 +178,37 @@ fn mp3_with_a_large_cover_and_joined_mp3_are_heard_whole() {
     }
 }
 
+/// The first stream is decoded here; where the second begins, the installed ffmpeg takes over.
+#[test]
+fn chained_ogg_streams_are_heard_one_after_the_other() {
+    let (voice, alone) = (file("voice.ogg"), heard(file("voice.ogg")));
+    let mut second = voice.clone();
+    set_serial(&mut second);
+    let both = heard([voice, second].concat());
+    assert!(both.len().abs_diff(2 * alone.len()) < 400, "{} samples of twice {}", both.len(), alone.len());
+    let (correlation, _) = likeness(&both, &alone, 0);
+    let (again, level) = likeness(&both, &alone, both.len() - alone.len());
+    assert!(correlation > 0.995 && again > 0.9 && level.abs() < 0.2, "{correlation}, {again}, {level} dB");
+}
+
+/// Gives the stream another number, and its pages the right checksums.
+fn set_serial(ogg: &mut [u8]) {
+    let mut at = 0;
+    while at < ogg.len() {
+        let segments = usize::from(ogg[at + 26]);
+        let body: usize = ogg[at + 27..at + 27 + segments].iter().map(|length| usize::from(*length)).sum();
+        let page = &mut ogg[at..at + 27 + segments + body];
+        page[14] ^= 0x55;
+        page[22..26].fill(0);
+        let checksum = page.iter().fold(0u32, |sum, byte| {
+            let shift = |sum: u32, _| (sum << 1) ^ (0x04c1_1db7 & (sum >> 31).wrapping_neg());
+            (0..8).fold(sum ^ u32::from(*byte) << 24, shift)
+        });
+        page[22..26].copy_from_slice(&checksum.to_le_bytes());
+        at += 27 + segments + body;
+    }
+}
+
 #[test]
 fn the_channels_are_mixed_to_their_mean_by_either_reader() {
     let mean = heard(speech()).iter().map(|sample| sample * 2.9 / 6.0).collect::<Vec<_>>();

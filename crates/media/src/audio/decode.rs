@@ -17,10 +17,8 @@ use super::aac::core_config;
 use super::contents::{Contents, Edits, KNOWN, Kind, View, rate_and_channels, recognise};
 use super::opus::{self, OpusDecoder};
 use super::timeline::Timeline;
-use crate::{MediaError, Result, Source, ffmpeg};
-
-/// Callback that takes interleaved samples, the rate and the number of channels.
-pub(super) type Interleaved<'a> = dyn FnMut(&[f32], u32, usize) -> Result<()> + 'a;
+use crate::ffmpeg::{self, Interleaved};
+use crate::{MediaError, Result, Source};
 
 /// Message for contents without sound.
 const NO_SOUND: &str = "there is no sound track";
@@ -32,23 +30,45 @@ const NO_SOUND: &str = "there is no sound track";
 /// cannot be decoded or the file ends before the length it states: a part of the sound is never silently left out.
 pub(super) fn decode(source: &Source, sink: &mut Interleaved) -> Result<()> {
     let contents = Contents::open(source)?;
-    let mut begun = false;
+    let mut given = Given::default();
     let here = decode_here(contents, &source.origin(), &mut |samples, rate, channels| {
-        begun = true;
+        given.add(samples.len() / channels.max(1), rate);
         sink(samples, rate, channels)
     });
     match here {
-        Err(MediaError::Unsupported { reason, .. }) if !begun => decode_by_ffmpeg(source, &reason, sink),
+        Err(MediaError::Unsupported { reason, .. }) => decode_by_ffmpeg(source, &reason, &given, sink),
         done => done,
     }
 }
 
-/// Decodes with ffmpeg what is not decoded here, for the reason `why`.
-fn decode_by_ffmpeg(source: &Source, why: &str, sink: &mut Interleaved) -> Result<()> {
-    let mut begun = false;
+/// How much has been handed on.
+#[derive(Default)]
+struct Given {
+    frames: u64,
+    rate: u32,
+}
+
+impl Given {
+    fn add(&mut self, frames: usize, rate: u32) {
+        self.frames += frames as u64;
+        self.rate = rate;
+    }
+
+    /// The same length in frames of another rate.
+    fn frames_at(&self, rate: u32) -> u64 {
+        self.frames * u64::from(rate) / u64::from(self.rate.max(1))
+    }
+}
+
+/// Decodes with ffmpeg what is not decoded here, for the reason `why`, from the place on that was reached here.
+fn decode_by_ffmpeg(source: &Source, why: &str, given: &Given, sink: &mut Interleaved) -> Result<()> {
+    let (mut begun, mut passed) = (given.frames > 0, 0);
     let found = ffmpeg::sound(source, why, &mut |samples, rate, channels| {
         begun = true;
-        sink(samples, rate, channels)
+        let frames = samples.len() / channels;
+        let known = given.frames_at(rate).saturating_sub(passed).min(frames as u64) as usize;
+        passed += frames as u64;
+        if known == frames { Ok(()) } else { sink(&samples[known * channels..], rate, channels) }
     });
     match found {
         Ok(true) => Ok(()),

@@ -6,7 +6,7 @@ mod sound;
 
 pub(crate) use input::Input;
 pub(crate) use run::{Run, arguments};
-pub(crate) use sound::sound;
+pub(crate) use sound::{Interleaved, sound};
 
 use crate::MediaError;
 

@@ -6,6 +6,9 @@ use std::io::{ErrorKind, Read};
 use super::{Input, Run, absent, arguments, failed, no_such_track};
 use crate::{MediaError, Result, Source};
 
+/// Callback that takes interleaved samples, the rate and the number of channels.
+pub(crate) type Interleaved<'a> = dyn FnMut(&[f32], u32, usize) -> Result<()> + 'a;
+
 /// Most channels: ffmpeg's own limit.
 const MOST_CHANNELS: u32 = 64;
 
@@ -20,11 +23,7 @@ const PIECE: usize = 1 << 14;
 /// # Errors
 /// [`MediaError::Unsupported`] without `ffmpeg`, [`MediaError::Damaged`] if it cannot read the source to the end; what `sink`
 /// returns.
-pub(crate) fn sound(
-    source: &Source,
-    why: &str,
-    sink: &mut dyn FnMut(&[f32], u32, usize) -> Result<()>,
-) -> Result<bool> {
+pub(crate) fn sound(source: &Source, why: &str, sink: &mut Interleaved) -> Result<bool> {
     let input = Input::new(source)?;
     let mut arguments = arguments(&[], &input.argument());
     // Of the formats with a header, AU's is the simplest, and a pipe will do for it.
@@ -69,12 +68,7 @@ impl Format {
         Ok(Some(Self { rate, channels: channels as usize }))
     }
 
-    fn samples(
-        &self,
-        run: &mut Run,
-        input: &Input,
-        sink: &mut dyn FnMut(&[f32], u32, usize) -> Result<()>,
-    ) -> Result<()> {
+    fn samples(&self, run: &mut Run, input: &Input, sink: &mut Interleaved) -> Result<()> {
         let size = PIECE.next_multiple_of(self.channels) * 4;
         let mut bytes = Vec::with_capacity(size);
         loop {

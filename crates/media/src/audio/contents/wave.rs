@@ -116,7 +116,7 @@ fn is_name(name: &[u8; 4]) -> bool {
 
 /// Where the chunk after one that ends at `end` begins: behind a byte of padding if the end is odd, which some programs omit.
 fn next_chunk(contents: &mut Contents, end: u64) -> Result<u64> {
-    if end % 2 == 0 {
+    if end.is_multiple_of(2) {
         return Ok(end);
     }
     let unpadded = contents.array::<4>(end)?.is_some_and(|name| is_name(&name));
