@@ -8,6 +8,8 @@
 #[cfg(feature = "audio")]
 pub mod audio;
 mod error;
+#[cfg(feature = "audio")]
+mod ffmpeg;
 #[cfg(feature = "image")]
 pub mod image;
 mod source;

@@ -24,7 +24,7 @@ fn pitch(samples: &[f32]) -> f32 {
 
 #[test]
 fn every_sound_format_gives_the_tone_at_its_pitch_and_length() {
-    for name in ["tone.flac", "tone.mp3", "tone.ogg", "tone.m4a"] {
+    for name in ["tone.flac", "tone.mp3", "tone.ogg", "tone.m4a", "tone.opus"] {
         let samples = read(&file(name).into()).unwrap();
         assert!((16_000..=17_200).contains(&samples.len()), "{name}: {}", samples.len());
         assert!((pitch(&samples[1000..15_000]) - 440.0).abs() < 2.0, "{name}");

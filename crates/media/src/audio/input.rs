@@ -1,8 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-#[cfg(feature = "video")]
-use super::decode::NO_SOUND;
 use super::decode::decode;
 use super::{Mel, Resampler, SAMPLE_RATE};
 use crate::{MediaError, Result, Source};
@@ -11,9 +9,9 @@ use crate::{MediaError, Result, Source};
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub enum AudioInput {
-    /// A file or its bytes: WAV, FLAC, MP3, OGG/Vorbis or M4A/AAC.
+    /// A file or its bytes, told by the contents. What is not decoded here goes to an installed `ffmpeg`.
     Encoded(Source),
-    /// The sound track of a video file; formats that are not decoded here need an installed `ffmpeg`.
+    /// The sound track of a video file, read as [`AudioInput::Encoded`] is.
     #[cfg(feature = "video")]
     SoundTrack(Source),
     /// Decoded samples, the channels interleaved.
@@ -54,17 +52,7 @@ impl AudioInput {
         match self {
             Self::Encoded(source) => encoded(source, sink),
             #[cfg(feature = "video")]
-            Self::SoundTrack(source) => match encoded(source, sink) {
-                // `sink` has got nothing yet: the contents are of a kind that is not decoded here.
-                Err(MediaError::Unsupported { reason, .. }) => {
-                    let mut mono = Mono::new(source.origin());
-                    let there = crate::video::ffmpeg_sound(source, &reason, &mut |piece| {
-                        mono.push(piece, SAMPLE_RATE, 1, sink)
-                    })?;
-                    if there { mono.finish(sink) } else { Err(MediaError::unusable(source.origin(), NO_SOUND)) }
-                }
-                done => done,
-            },
+            Self::SoundTrack(source) => encoded(source, sink),
             Self::Frames(_) => Err(MediaError::unusable(self.origin(), "they hold no samples")),
             Self::Samples { samples, sample_rate, channels } => {
                 let mut mono = Mono::new(self.origin());
@@ -84,7 +72,13 @@ impl AudioInput {
 
 fn encoded(source: &Source, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
     let mut mono = Mono::new(source.origin());
-    decode(source, &mut |piece, rate, channels| mono.push(piece, rate, channels, sink))?;
+    decode(source, &mut |piece, rate, channels| {
+        // Two files that were joined may differ in this.
+        if mono.differs(rate, channels) {
+            std::mem::replace(&mut mono, Mono::new(source.origin())).finish(sink)?;
+        }
+        mono.push(piece, rate, channels, sink)
+    })?;
     mono.finish(sink)
 }
 
@@ -106,6 +100,9 @@ pub fn read(input: &AudioInput) -> Result<Vec<f32>> {
 
 /// Accepted sample rates; any other is damage or a mistake.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
+
+/// Largest value of a sample. Full scale is 1, but whole numbers of 32 bits that were written as floats are let through.
+const LOUDEST: f32 = 1e12;
 
 /// Converts interleaved channels of any rate to one channel at 16 kHz, piece by piece.
 pub struct Mono {
@@ -142,6 +139,11 @@ impl Mono {
         resampler.push(&mixed, sink)
     }
 
+    /// Whether there was sound before, of another rate or number of channels.
+    fn differs(&self, rate: u32, channels: usize) -> bool {
+        self.frames > 0 && self.format != (rate, channels)
+    }
+
     fn check(&mut self, piece: &[f32], rate: u32, channels: usize) -> Result<()> {
         let refuse = |reason: String| Err(MediaError::unusable(&self.origin, reason));
         if !RATES.contains(&rate) {
@@ -151,7 +153,11 @@ impl Mono {
             return refuse("sample rate or channels change in the middle".to_owned());
         }
         self.format = (rate, channels);
-        match piece.iter().position(|sample| !sample.is_finite()) {
+        // Not a number, or so loud that the filters' sums would not be numbers.
+        match piece.iter().position(|sample| !(-LOUDEST..=LOUDEST).contains(sample)) {
+            Some(at) if piece[at].is_finite() => {
+                refuse(format!("sample {} is {:e}, expected −1 to 1", self.frames + at / channels, piece[at]))
+            }
             Some(at) => refuse(format!("sample {} is no number", self.frames + at / channels)),
             None => Ok(()),
         }

@@ -9,10 +9,14 @@
 //! # Ok::<(), qwen3_omni_media::MediaError>(())
 //! ```
 
+mod aac;
+mod contents;
 mod decode;
 mod input;
 mod mel;
+mod opus;
 mod resample;
+mod timeline;
 
 pub use input::{AudioInput, Mono, read};
 pub use mel::{BINS, HOP, Mel, MelStream, mel_filters, window};

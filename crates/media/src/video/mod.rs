@@ -24,7 +24,6 @@ mod sound;
 pub(crate) mod stills;
 mod track;
 
-pub(crate) use ffmpeg::ffmpeg_sound;
 pub use input::VideoInput;
 pub(crate) use mp4::boxes;
 pub use plan::{Plan, plan};

@@ -3,11 +3,9 @@
 use std::ffi::OsString;
 
 use super::VideoInput;
-use super::ffmpeg::input::Input;
-use super::ffmpeg::run::{self, Run};
-use super::ffmpeg::{absent, failed, no_such_track};
 use super::mp4::{Contents, has_sound as mp4_has_sound};
 use super::reader::open_mp4;
+use crate::ffmpeg::{Input, Run, absent, arguments, failed, no_such_track};
 use crate::{MediaError, Result, Source};
 
 /// Whether a video has a sound track; chosen frames have none.
@@ -30,7 +28,7 @@ pub fn has_sound(video: &VideoInput) -> Result<bool> {
 /// Copies one packet of the first sound track to nowhere.
 fn by_ffmpeg(source: &Source, why: &str) -> Result<bool> {
     let input = Input::new(source)?;
-    let mut arguments = run::arguments(&[], &input.argument());
+    let mut arguments = arguments(&[], &input.argument());
     arguments.extend(["-map", "0:a:0", "-c", "copy", "-frames:a", "1", "-f", "null", "-"].map(OsString::from));
     match Run::start(&arguments).map_err(|error| absent(&input, why, error))?.finish() {
         Ok(()) => Ok(true),

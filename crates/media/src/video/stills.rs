@@ -3,8 +3,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 
-use super::ffmpeg::input::Input;
-use super::ffmpeg::run::{self, Run};
+use crate::ffmpeg::{Input, Run, arguments, no_decoder};
 use crate::image::{Pixels, over_white};
 use crate::{MediaError, Result, Source};
 
@@ -82,7 +81,7 @@ pub(crate) fn decode_stills(
     let input = Input::new(&stream)?;
     let limits = ["-threads", "1", "-max_pixels", MOST_PIXELS];
     let form: Vec<&str> = if form.is_empty() { Vec::new() } else { vec!["-f", form] };
-    let mut arguments = run::arguments(&[&limits[..], &form].concat(), &input.argument());
+    let mut arguments = arguments(&[&limits[..], &form].concat(), &input.argument());
     let (filter, frames) = (colours.filter(), count.to_string());
     let output = ["-map", "0:v:0", "-vf", &filter, "-frames:v", &frames, "-c:v", "pam", "-f", "image2pipe", "-"];
     arguments.extend(output.map(OsString::from));
@@ -135,7 +134,7 @@ fn absent(origin: &str, why: &str, error: &std::io::Error) -> MediaError {
 
 fn failed(origin: &str, why: &str, messages: &str) -> MediaError {
     let reason = format!("{why}, and ffmpeg cannot decode it: {}", messages.trim());
-    if super::ffmpeg::no_decoder(messages) {
+    if no_decoder(messages) {
         return MediaError::unsupported(origin, format!("{reason}; or save it as JPEG or PNG"));
     }
     MediaError::damaged(origin, reason)

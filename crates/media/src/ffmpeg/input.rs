@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,16 +10,17 @@ use crate::{MediaError, Result, Source};
 
 /// A file for ffmpeg; a temporary one is removed when this is dropped.
 #[derive(Debug)]
-pub(in crate::video) struct Input {
+pub(crate) struct Input {
     /// What the source is called in messages.
-    pub(in crate::video) origin: String,
+    pub(crate) origin: String,
     path: PathBuf,
     temporary: bool,
 }
 
 impl Input {
-    pub(in crate::video) fn new(source: &Source) -> Result<Self> {
+    pub(crate) fn new(source: &Source) -> Result<Self> {
         let origin = source.origin();
+        refuse_lists(source, &origin)?;
         match source {
             Source::Path(path) => {
                 fs::metadata(path).map_err(|source| MediaError::Io { path: path.clone(), source })?;
@@ -36,15 +37,34 @@ impl Input {
     }
 
     /// The name with its protocol, so that it is taken for nothing but a file.
-    pub(in crate::video) fn argument(&self) -> OsString {
+    pub(crate) fn argument(&self) -> OsString {
         let mut argument = OsString::from("file:");
         argument.push(&self.path);
         argument
     }
 
-    pub(in crate::video) fn unreadable(&self, source: io::Error) -> MediaError {
+    pub(crate) fn unreadable(&self, source: io::Error) -> MediaError {
         MediaError::Io { path: self.path.clone(), source }
     }
+}
+
+/// Refuses text that names other files: with it, whoever sent it could have any file on this machine read.
+fn refuse_lists(source: &Source, origin: &str) -> Result<()> {
+    const HEAD: u64 = 1024;
+    const LISTS: [&[u8]; 6] = [b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]", b"v=0"];
+    let mut head = Vec::new();
+    match source {
+        Source::Bytes(bytes) => head.extend(bytes.iter().take(HEAD as usize)),
+        Source::Path(path) => {
+            let read = File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
+            read.map_err(|source| MediaError::Io { path: path.clone(), source })?;
+        }
+    }
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start();
+    if LISTS.iter().any(|list| text.starts_with(list)) {
+        return Err(MediaError::unsupported(origin, "this is text that names other files, not sound or video"));
+    }
+    Ok(())
 }
 
 impl Drop for Input {

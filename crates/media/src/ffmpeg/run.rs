@@ -10,14 +10,14 @@ use std::thread::{self, JoinHandle};
 const MESSAGES: usize = 2048;
 
 /// A running `ffmpeg`; dropping this ends it.
-pub(in crate::video) struct Run {
+pub(crate) struct Run {
     child: Child,
     output: ChildStdout,
     messages: Option<JoinHandle<Vec<u8>>>,
 }
 
 impl Run {
-    pub(in crate::video) fn start(arguments: &[OsString]) -> io::Result<Self> {
+    pub(crate) fn start(arguments: &[OsString]) -> io::Result<Self> {
         let mut command = Command::new("ffmpeg");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
@@ -30,12 +30,12 @@ impl Run {
         Ok(run)
     }
 
-    pub(in crate::video) fn output(&mut self) -> &mut ChildStdout {
+    pub(crate) fn output(&mut self) -> &mut ChildStdout {
         &mut self.output
     }
 
     /// Waits for the program to end; an error holds its messages.
-    pub(in crate::video) fn finish(mut self) -> Result<(), String> {
+    pub(crate) fn finish(mut self) -> Result<(), String> {
         let more = self.output.read(&mut [0]).map_err(|error| error.to_string())?;
         if more > 0 {
             return Err("more frames came than were asked for".into());
@@ -104,7 +104,7 @@ fn one_line(messages: &str) -> String {
 }
 
 /// Arguments of every run: no questions, no network, and an end at the first error.
-pub(in crate::video) fn arguments(for_input: &[&str], input: &OsStr) -> Vec<OsString> {
+pub(crate) fn arguments(for_input: &[&str], input: &OsStr) -> Vec<OsString> {
     let quiet = ["-nostdin", "-hide_banner", "-v", "error", "-xerror", "-protocol_whitelist", "file"];
     let mut arguments: Vec<OsString> = quiet.iter().chain(for_input).map(OsString::from).collect();
     arguments.extend(["-i".into(), input.to_owned()]);
