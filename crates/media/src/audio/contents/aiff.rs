@@ -1,6 +1,6 @@
 //! AIFF and AIFF-C: the samples behind a header that tells their true size.
 
-use super::{Contents, Kind, View};
+use super::{Contents, Kind, View, is_unknown};
 use crate::Result;
 
 /// Most bytes of the chunk that describes the samples, the name of the coding included.
@@ -8,9 +8,6 @@ const MOST_COMMON: u64 = 512;
 
 /// Most chunks that are looked at.
 const MOST_CHUNKS: usize = 1 << 12;
-
-/// Sizes that stand for "unknown".
-const UNKNOWN: [std::ops::RangeInclusive<u64>; 2] = [0x7fff_0000..=0x8000_0100, 0xffff_0000..=0xffff_ffff];
 
 /// Makes the view of the samples, behind a header that tells their true size.
 ///
@@ -26,7 +23,7 @@ pub(super) fn view(mut contents: Contents, start: u64) -> Result<(View, Kind)> {
     let data = body + 8 + u64::from(offset);
     let there = contents.len().saturating_sub(data);
     let stated = size.saturating_sub(data - body);
-    let unknown = size <= 8 || (stated > there && UNKNOWN.iter().any(|sizes| sizes.contains(&size)));
+    let unknown = size <= 8 || (stated > there && is_unknown(size));
     if stated > there && !unknown {
         let reason = format!("{stated} bytes of samples are promised, but only {there} are there: truncated?");
         return Err(contents.damaged(reason));

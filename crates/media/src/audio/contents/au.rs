@@ -1,6 +1,6 @@
 //! AU files of Sun and NeXT: the samples behind the header of an AIFF-C file.
 
-use super::{Contents, Kind, View, aiff};
+use super::{Contents, Kind, View, aiff, is_unknown};
 use crate::Result;
 
 /// Makes the view of the samples behind a header of AIFF-C, which has the same codings.
@@ -16,8 +16,9 @@ pub(super) fn view(mut contents: Contents, start: u64) -> Result<(View, Kind)> {
     let data = start + u64::from(offset).max(24);
     let there = contents.len().saturating_sub(data);
     let size = match size {
-        // A pipe's size is "unknown".
-        0 | u32::MAX => there,
+        // What a pipe's header has.
+        0 => there,
+        size if u64::from(size) > there && is_unknown(size.into()) => there,
         size if u64::from(size) > there => {
             let reason = format!("{size} bytes of samples are promised, but only {there} are there: truncated?");
             return Err(contents.damaged(reason));

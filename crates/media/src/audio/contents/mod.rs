@@ -130,6 +130,13 @@ impl Contents {
     }
 }
 
+/// Whether a header's size stands for "unknown": 2 or 4 GiB, less what a program subtracts for headers or rounds to whole blocks.
+///
+/// A file that has as much is taken at its word; this is for those that are shorter.
+fn is_unknown(size: u64) -> bool {
+    matches!(size, 0x7fff_0000..=0x8000_0100 | 0xffff_0000..=0xffff_ffff)
+}
+
 /// Message for what is not read here.
 pub(super) const KNOWN: &str =
     "expected WAV, FLAC, MP3, OGG, M4A, WebM, AIFF, AU or CAF with a codec that is decoded here";

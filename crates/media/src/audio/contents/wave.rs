@@ -3,11 +3,8 @@
 //! The samples lie in one chunk; a new header with its true size goes in front of it. So neither the sizes of a recorder that
 //! died, nor lists that break the rules of padding, nor unknown chunks matter.
 
-use super::{Contents, Kind, View};
+use super::{Contents, Kind, View, is_unknown};
 use crate::Result;
-
-/// Sizes that stand for "unknown": 2 or 4 GiB, less what a program subtracts for headers or rounds to whole blocks.
-const UNKNOWN: [std::ops::RangeInclusive<u64>; 2] = [0x7fff_0000..=0x8000_0100, 0xffff_0000..=0xffff_ffff];
 
 /// Most bytes of a format chunk: an extensible one has 40, those with coefficients some more.
 const MOST_FORMAT: u64 = 1 << 12;
@@ -96,8 +93,7 @@ fn stated(contents: &mut Contents, start: u64, body: u64, size: u64, wide: Optio
     let unknown = match size {
         0 => !is_closed(contents, start, body)?,
         u64::MAX => true,
-        // Some programs subtract the header's size from 0.
-        _ => size > there && UNKNOWN.iter().any(|sizes| sizes.contains(&size)),
+        _ => size > there && is_unknown(size),
     };
     Ok((!unknown).then_some(size))
 }
