@@ -141,7 +141,7 @@ fn paths_are_checked_before_the_work_begins() {
         ("--prompts", file("no-such-file"), "no-such-file"),
         ("--prompts", file("empty.txt"), "no question"),
         ("--ignore", "lm_head".to_owned(), "did you mean `thinker.lm_head`?"),
-        ("--ignore", "re:thinker.lm_haed".to_owned(), "fits no module"),
+        ("--ignore", "re:thinker.lm_heads".to_owned(), "fits no module"),
     ] {
         let said = refused(&[quantize.as_slice(), &[option, &value]].concat());
         assert!(said.contains(reason), "{option} {value}: {said}");

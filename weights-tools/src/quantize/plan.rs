@@ -284,7 +284,7 @@ mod tests {
         for (bad, meant) in [
             ("lm_head", "`thinker.lm_head`"),
             ("re:lm_head", "`thinker.lm_head`"),
-            ("thinker.lm_haed", "full name"),
+            ("thinker.lm_heads", "full name"),
             ("re:talker.model.layers.20", "pattern"),
             ("", "did you mean"),
         ] {
