@@ -2,29 +2,35 @@
 
 use std::path::{Path, PathBuf};
 
-use omni_core::{Error, Result, SamplingOptions};
-use qwen3_omni::{ChatTemplate, OmniCheckpoint, TemplateOptions, Tokenizer};
-use serde_json::{Value, json};
+use omni_core::{Error, Result};
+use qwen3_omni::OmniCheckpoint;
+use serde_json::Value;
 
 /// What is missing, broken or odd, one line each.
 pub(super) fn companions(checkpoint: &OmniCheckpoint) -> Vec<String> {
     let directory = checkpoint.directory();
-    let mut odd = broken_json(directory);
-    let json_is_read = odd.is_empty();
-    odd.extend(tokenizer(checkpoint).err().filter(|_| json_is_read || !has_tokenizer(directory)));
+    let broken = broken_json(directory);
+    let mut odd: Vec<String> = broken.iter().map(|(_, error)| format!("broken {error}")).collect();
     odd.extend(merges(directory));
-    odd.extend(template(directory).err().map(|error| format!("no usable chat template: {error}")));
-    odd.extend(generation(directory).err());
-    odd.extend(preprocessor(directory).err());
+    // A file that is no JSON, or is no merge list, is named once.
+    let named = |message: &str| {
+        let merges = (!odd.is_empty()).then(|| directory.join("merges.txt"));
+        let mut files = broken.iter().map(|(path, _)| path).chain(&merges);
+        files.any(|path| message.contains(&*path.to_string_lossy()))
+    };
+    let faults = checkpoint.companion_faults().into_iter().map(|error| error.to_string());
+    let faults: Vec<String> =
+        faults.filter(|message| !named(message)).map(|fault| format!("unusable: {fault}")).collect();
+    odd.extend(faults);
     odd
 }
 
-/// Every JSON file beside the weights that is none.
-fn broken_json(directory: &Path) -> Vec<String> {
+/// Every JSON file beside the weights that is none, with what is wrong.
+fn broken_json(directory: &Path) -> Vec<(PathBuf, Error)> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
     files.sort();
-    files.iter().filter_map(|path| read(path).err()).map(|error| format!("broken {error}")).collect()
+    files.into_iter().filter_map(|path| Some((path.clone(), read(&path).err()?))).collect()
 }
 
 /// A JSON object.
@@ -35,33 +41,6 @@ fn read(path: &Path) -> Result<Value> {
     match value.is_object() {
         true => Ok(value),
         false => Err(Error::Config(format!("{}: expected a JSON object", path.display()))),
-    }
-}
-
-fn has_tokenizer(directory: &Path) -> bool {
-    let has = |file: &str| directory.join(file).is_file();
-    has("tokenizer.json") || ["vocab.json", "merges.txt", "tokenizer_config.json"].into_iter().all(has)
-}
-
-/// Reads the tokenizer and looks up the token that ends a message: with the tokenizer of another model, answers would not end.
-fn tokenizer(checkpoint: &OmniCheckpoint) -> Result<(), String> {
-    let directory = checkpoint.directory();
-    if !has_tokenizer(directory) {
-        let expected = "expected tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json";
-        return Err(format!("no tokenizer: {expected}"));
-    }
-    let broken = |error: Error| format!("broken tokenizer: {error}");
-    let tokenizer = Tokenizer::from_directory(directory).map_err(broken)?;
-    let (end, config) = ("<|im_end|>", checkpoint.config());
-    let found = tokenizer.encode(end).map_err(broken)?;
-    if found != [config.top.im_end_token_id] {
-        let expected = config.top.im_end_token_id;
-        return Err(format!("odd tokenizer: {end} is {found:?}, but im_end_token_id in config.json is {expected}"));
-    }
-    let (size, rows) = (tokenizer.size() as usize, config.thinker.text.vocab_size);
-    match size > rows {
-        true => Err(format!("odd tokenizer: it has ids up to {}, but the embeddings have {rows} rows", size - 1)),
-        false => Ok(()),
     }
 }
 
@@ -85,74 +64,6 @@ fn merges(directory: &Path) -> Option<String> {
     Some(format!("broken {}: {reason}", path.display()))
 }
 
-/// Reads the chat template and renders a message.
-fn template(directory: &Path) -> Result<()> {
-    let options = TemplateOptions { tools: Vec::new(), add_generation_prompt: true, enable_thinking: None };
-    let message = json!([{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]);
-    match ChatTemplate::from_directory(directory)?.render(&message, &options)?.contains("Hello") {
-        true => Ok(()),
-        false => Err(Error::Config("it leaves out the text of a message".into())),
-    }
-}
-
-/// The keys of a companion, if it is there and can be read.
-fn keys(directory: &Path, file: &str) -> Option<Value> {
-    read(&directory.join(file)).ok()
-}
-
-/// Checks the settings of `generation_config.json` that answers are made with.
-fn generation(directory: &Path) -> Result<(), String> {
-    let file = "generation_config.json";
-    let Some(config) = keys(directory, file) else { return Ok(()) };
-    let number = |key: &str, usual: f32| match config.get(key) {
-        None => Ok(usual),
-        Some(value) => value
-            .as_f64()
-            .map(|value| value as f32)
-            .ok_or_else(|| format!("broken {file}: {key} is {value}, expected a number")),
-    };
-    let usual = SamplingOptions::talker();
-    let sampling = SamplingOptions {
-        greedy: false,
-        temperature: number("talker_temperature", usual.temperature)?,
-        top_p: number("talker_top_p", usual.top_p)?,
-        repetition_penalty: number("talker_repetition_penalty", usual.repetition_penalty)?,
-        ..usual
-    };
-    sampling.validate("talker").map_err(|error| format!("broken {file}: {error}"))?;
-    for key in ["talker_top_k", "talker_max_new_tokens"] {
-        let found = config.get(key).filter(|value| value.as_u64().is_none());
-        found.map_or(Ok(()), |value| Err(format!("broken {file}: {key} is {value}, expected a whole number")))?;
-    }
-    let is_id = |id: &Value| id.as_u64().is_some_and(|id| u32::try_from(id).is_ok());
-    match &config["eos_token_id"] {
-        Value::Null => Ok(()),
-        Value::Array(ids) if ids.iter().all(is_id) => Ok(()),
-        id if is_id(id) => Ok(()),
-        other => Err(format!("broken {file}: eos_token_id is {other}, expected a token id or a list of them")),
-    }
-}
-
-/// Checks the bounds of image sizes in `preprocessor_config.json`.
-fn preprocessor(directory: &Path) -> Result<(), String> {
-    let file = "preprocessor_config.json";
-    let Some(config) = keys(directory, file) else { return Ok(()) };
-    let pixels = |key: &str| match config.get(key) {
-        None => Ok(None),
-        Some(value) => value
-            .as_u64()
-            .map(Some)
-            .ok_or_else(|| format!("broken {file}: {key} is {value}, expected a whole number of pixels")),
-    };
-    match (pixels("min_pixels")?, pixels("max_pixels")?) {
-        (Some(min), Some(max)) if min > max => {
-            Err(format!("broken {file}: {min} min_pixels and {max} max_pixels contradict each other"))
-        }
-        (_, Some(0)) => Err(format!("broken {file}: max_pixels is 0")),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,15 +85,27 @@ mod tests {
             ("vocab.json", "[]", "vocab.json: expected a JSON object"),
             ("tokenizer_config.json", "nonsense", "tokenizer_config.json"),
             ("generation_config.json", "{", "generation_config.json: EOF"),
-            ("generation_config.json", r#"{"talker_temperature": "hot"}"#, "talker_temperature is \"hot\""),
+            (
+                "generation_config.json",
+                r#"{"talker_temperature": "hot"}"#,
+                "at `talker_temperature`: invalid type: string \"hot\"",
+            ),
             ("generation_config.json", r#"{"talker_temperature": -1}"#, "generation_config.json"),
-            ("generation_config.json", r#"{"talker_top_k": 0.5}"#, "talker_top_k is 0.5"),
-            ("generation_config.json", r#"{"eos_token_id": ["x"]}"#, "eos_token_id is [\"x\"]"),
+            (
+                "generation_config.json",
+                r#"{"talker_top_k": 0.5}"#,
+                "at `talker_top_k`: invalid type: floating point `0.5`",
+            ),
+            (
+                "generation_config.json",
+                r#"{"eos_token_id": ["x"]}"#,
+                "at `eos_token_id`: expected a token id or a list of token ids",
+            ),
             ("preprocessor_config.json", "[1]", "preprocessor_config.json: expected"),
-            ("preprocessor_config.json", r#"{"min_pixels": 9, "max_pixels": 4}"#, "9 min_pixels and 4 max_pixels"),
-            ("preprocessor_config.json", r#"{"max_pixels": "many"}"#, "max_pixels is \"many\""),
+            ("preprocessor_config.json", r#"{"min_pixels": 9, "max_pixels": 4}"#, "at least 9 and at most 4 pixels"),
+            ("preprocessor_config.json", r#"{"max_pixels": "many"}"#, "at `max_pixels`: invalid type: string \"many\""),
             ("chat_template.json", r#"{"chat_template": "{% if"}"#, "chat template is damaged"),
-            ("chat_template.json", r#"{"chat_template": "{{ nothing.at.all }}"}"#, "no usable chat template"),
+            ("chat_template.json", r#"{"chat_template": "{{ nothing.at.all }}"}"#, "the chat template refuses this"),
             ("video_preprocessor_config.json", "{]", "video_preprocessor_config.json"),
         ] {
             let found = odd(file, text);

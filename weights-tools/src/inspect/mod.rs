@@ -221,7 +221,7 @@ mod tests {
         let text = std::fs::read_to_string(&config).unwrap().replace("float32", "bfloat16");
         std::fs::write(&config, text).unwrap();
         let odd = inspect(directory.path(), Expect::Config).unwrap().odd.join("\n");
-        for expected in ["no tokenizer", "chat template", "says bf16, but 567 of 567"] {
+        for expected in ["neither tokenizer.json nor merges.txt", "chat template", "says bf16, but 567 of 567"] {
             assert!(odd.contains(expected), "{odd}");
         }
     }

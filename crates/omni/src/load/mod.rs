@@ -1,6 +1,7 @@
 //! Loading a checkpoint directory: device, files, weights, memory.
 
 mod builder;
+mod companions;
 mod device;
 mod memory_check;
 mod model_files;

@@ -21,7 +21,7 @@ pub(crate) struct GenerationConfig {
 
 /// Ids that end a text: none, one, or several.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a token id or a list of token ids")]
 enum EndIds {
     #[default]
     Unnamed,
