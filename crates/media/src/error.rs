@@ -46,6 +46,10 @@ impl MediaError {
     pub fn in_part(self, part: impl Into<String>) -> omni_core::Error {
         omni_core::Error::Media { part: part.into(), reason: self.to_string() }
     }
+
+    pub(crate) fn unusable(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::Unusable { origin: origin.into(), reason: reason.to_string() }
+    }
 }
 
 #[cfg(any(feature = "audio", feature = "image"))]
@@ -66,9 +70,5 @@ impl MediaError {
 
     pub(crate) fn unsupported(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Unsupported { origin: origin.into(), reason: reason.to_string() }
-    }
-
-    pub(crate) fn unusable(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::Unusable { origin: origin.into(), reason: reason.to_string() }
     }
 }
