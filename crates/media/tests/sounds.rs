@@ -220,10 +220,23 @@ fn the_channels_are_mixed_to_their_mean_by_either_reader() {
 
 #[test]
 fn what_ffmpeg_could_take_for_a_list_of_other_files_is_no_sound() {
-    for list in
-        ["#EXTM3U\n#EXTINF:1,\nother.wav\n", "ffconcat version 1.0\nfile other.wav\n", "<?xml version=\"1.0\"?><MPD/>"]
-    {
+    let blank = " ".repeat(1200) + "<MPD/>";
+    for list in [
+        "#EXTM3U\n#EXTINF:1,\nother.wav\n",
+        "ffconcat version 1.0\nfile other.wav\n",
+        "<?xml version=\"1.0\"?><MPD/>",
+        "<!-- x --><MPD/>",
+        &blank,
+    ] {
         assert!(refused(list.as_bytes()).contains("names other files"), "{list}");
+    }
+    // ffmpeg looks for formats behind a tag, too.
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret.ts");
+    std::fs::write(&secret, file("stream.ts")).unwrap();
+    let list = format!("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:{}\n#EXT-X-ENDLIST\n", secret.display());
+    for tag in [&b"ID3\x04\0\0\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0"[..], b"\xff\xfe\0\0"] {
+        refused([tag, list.as_bytes()].concat());
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn write(
         let (row, column) = (at / inputs, at % inputs);
         return Err(Error::Weights(format!("tensor `{name}`: row {row}, column {column} is not a number")));
     }
-    for (rows, scales) in bytes.chunks(block[0] * inputs).zip(scales.chunks(blocks)) {
+    for (rows, scales) in bytes.chunks(block[0].saturating_mul(inputs)).zip(scales.chunks(blocks)) {
         let value = |(at, byte): (usize, &u8)| table[usize::from(*byte)] * scales[at % inputs / block[1]];
         let values: Vec<f32> = rows.iter().enumerate().map(value).collect();
         write_floats(name, &values, dtype, sink)?;

@@ -25,9 +25,17 @@ const NO_TRACK: &str = "matches no streams";
 /// Messages about a kind of contents that this `ffmpeg` was built without.
 const NO_DECODER: [&str; 2] = ["no decoder found", "not found for input stream"];
 
+/// Message about a format that is not opened, since it may name other files.
+const NOT_OPENED: &str = "not on whitelist";
+
 /// Whether a message decides what is done next.
 fn is_clue(message: &str) -> bool {
-    UNKNOWN_OPTION.iter().chain(&CUT_OFF).chain(&NO_DECODER).chain([&NO_TRACK]).any(|clue| message.contains(clue))
+    UNKNOWN_OPTION
+        .iter()
+        .chain(&CUT_OFF)
+        .chain(&NO_DECODER)
+        .chain([&NO_TRACK, &NOT_OPENED])
+        .any(|clue| message.contains(clue))
 }
 
 /// The error where ffmpeg does not start; `why` is the reason why nothing else reads the source.
@@ -52,7 +60,10 @@ pub(crate) fn no_decoder(messages: &str) -> bool {
 /// The error that ffmpeg's messages stand for.
 pub(crate) fn failed(input: &Input, messages: &str) -> MediaError {
     let name = input.argument().to_string_lossy().into_owned();
-    let reason = format!("ffmpeg cannot read it: {}", messages.replace(&name, "the file").trim());
+    let reason = match messages.contains(NOT_OPENED) {
+        true => "ffmpeg takes it for no sound, picture or video that stands alone".to_owned(),
+        false => format!("ffmpeg cannot read it: {}", messages.replace(&name, "the file").trim()),
+    };
     if no_decoder(messages) {
         return MediaError::unsupported(&input.origin, reason);
     }

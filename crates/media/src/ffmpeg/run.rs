@@ -103,9 +103,24 @@ fn one_line(messages: &str) -> String {
     lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Arguments of every run: no questions, no network, and an end at the first error.
+/// The formats that are opened. None of them names other files, as playlists and manifests do: with those, whoever sent one could
+/// have any file on this machine read.
+const FORMATS: &str = "aac,ac3,aiff,alaw,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dv,eac3,flac,flv,gif,gsm,h264,hevc,ivf,loas,m4v,\
+    matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mulaw,mxf,nut,obu,ogg,rm,swf,tak,tiff_pipe,tta,voc,w64,wav,wv,xwma";
+
+/// Arguments of every run: no questions, no network, no lists of other files, and an end at the first error.
 pub(crate) fn arguments(for_input: &[&str], input: &OsStr) -> Vec<OsString> {
-    let quiet = ["-nostdin", "-hide_banner", "-v", "error", "-xerror", "-protocol_whitelist", "file"];
+    let quiet = [
+        "-nostdin",
+        "-hide_banner",
+        "-v",
+        "error",
+        "-xerror",
+        "-protocol_whitelist",
+        "file",
+        "-format_whitelist",
+        FORMATS,
+    ];
     let mut arguments: Vec<OsString> = quiet.iter().chain(for_input).map(OsString::from).collect();
     arguments.extend(["-i".into(), input.to_owned()]);
     arguments

@@ -134,11 +134,11 @@ fn open(source: &Source) -> Result<Box<dyn Contents>> {
         Source::Path(path) => path,
     };
     let io = |source| MediaError::Io { path: path.clone(), source };
-    let file = File::open(path).map_err(io)?;
-    if !file.metadata().map_err(io)?.is_file() {
+    // Before it is opened: a pipe would be waited for.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(MediaError::unsupported(source.origin(), "this is no file"));
     }
-    Ok(Box::new(BufReader::new(file)))
+    Ok(Box::new(BufReader::new(File::open(path).map_err(io)?)))
 }
 
 /// A picture whose header was read.

@@ -69,10 +69,11 @@ impl Reader {
 
 /// Opens a file that starts as MP4 and MOV do: with a box whose name is letters.
 pub(super) fn open_mp4(path: &Path) -> io::Result<Option<Contents>> {
-    let mut file = File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Before it is opened: a pipe would be waited for.
+    if !std::fs::metadata(path)?.is_file() {
         return Err(ErrorKind::IsADirectory.into());
     }
+    let mut file = File::open(path)?;
     let mut head = Vec::new();
     file.by_ref().take(8).read_to_end(&mut head)?;
     let named = head.get(4..).is_some_and(|name| name.len() == 4 && name.iter().all(u8::is_ascii_lowercase));

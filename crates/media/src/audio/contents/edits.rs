@@ -46,12 +46,14 @@ impl Edits {
         let file = Atom { name: *b"file", body: 0, end: contents.len() };
         let Some(moov) = contents.child(file, b"moov")? else { return Ok(Vec::new()) };
         let mut edits = Vec::new();
+        // Once for all tracks: a file may have thousands.
+        let (movie, delay) = (contents.timescale(moov, &[b"mvhd"])?, contents.noted_delay(moov)?);
         for trak in contents.children(moov)?.into_iter().filter(|atom| atom.name == *b"trak") {
             // What is odd about the edits of pictures is no concern of the sound's.
             if contents.is_sound(trak)?
                 && let Some(track) = contents.track_number(trak)?
             {
-                edits.extend(contents.edits(moov, trak)?.map(|edits| (track, edits)));
+                edits.extend(contents.edits(trak, movie, delay)?.map(|edits| (track, edits)));
             }
         }
         Ok(edits)
@@ -113,9 +115,10 @@ impl Contents {
         Ok(number(&body, if body.first() == Some(&1) { 20 } else { 12 }).filter(|ticks| *ticks > 0))
     }
 
-    fn edits(&mut self, moov: Atom, trak: Atom) -> Result<Option<Edits>> {
+    /// The edits of a track of a movie with `movie` ticks per second, or else the encoder's `delay` that the file notes.
+    fn edits(&mut self, trak: Atom, movie: Option<u32>, delay: Option<u32>) -> Result<Option<Edits>> {
         let Some(ticks_per_second) = self.timescale(trak, &[b"mdia", b"mdhd"])? else { return Ok(None) };
-        let movie = self.timescale(moov, &[b"mvhd"])?.unwrap_or(ticks_per_second);
+        let movie = movie.unwrap_or(ticks_per_second);
         if let Some(elst) = self.descendant(trak, &[b"edts", b"elst"])? {
             let body = self.body(elst)?;
             let parts = parts(&body, ticks_per_second, movie).map_err(|reason| self.unsupported(reason))?;
@@ -130,7 +133,6 @@ impl Contents {
                 }
             }
         }
-        let delay = self.noted_delay(moov)?;
         let part = delay.map(|delay| Part::Track { from: delay.into(), until: i64::MAX });
         Ok(part.map(|part| Edits { parts: vec![part], ticks_per_second }))
     }

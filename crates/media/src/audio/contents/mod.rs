@@ -61,12 +61,12 @@ impl Contents {
         let (inner, len) = match source {
             Source::Path(path) => {
                 let io = |source| MediaError::Io { path: path.clone(), source };
-                let file = File::open(path).map_err(io)?;
-                let metadata = file.metadata().map_err(io)?;
+                // Before it is opened: a pipe would be waited for.
+                let metadata = std::fs::metadata(path).map_err(io)?;
                 if !metadata.is_file() {
                     return Err(MediaError::unsupported(origin, "this is no file"));
                 }
-                (Inner::File(file), metadata.len())
+                (Inner::File(File::open(path).map_err(io)?), metadata.len())
             }
             Source::Bytes(bytes) => (Inner::Bytes(bytes.clone()), bytes.len() as u64),
         };

@@ -1,6 +1,7 @@
 //! The items of a HEIF file: where their bytes lie, what they are, and how they make one picture.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use image::DynamicImage;
 
@@ -31,7 +32,7 @@ struct Item {
 #[derive(Clone, Debug)]
 enum Property {
     Size([usize; 2]),
-    HevcHeaders(Vec<u8>),
+    HevcHeaders(Arc<[u8]>),
     Colours {
         matrix: u16,
         full: bool,
@@ -114,7 +115,12 @@ impl Items {
             let base = sized(&mut fields, base)?;
             let item = self.items.entry(id).or_default();
             item.in_data = method == 1;
-            for _ in 0..fields.u16()? {
+            let count = fields.u16()?;
+            // Such parts take no bytes of the box, which bounds the number of all others.
+            if count > 1 && offset + length == 0 {
+                return Err(Fault::Damaged(format!("the item {id} has {count} parts without a place")));
+            }
+            for _ in 0..count {
                 sized(&mut fields, if version > 0 { index } else { 0 })?;
                 let start = base.saturating_add(sized(&mut fields, offset)?);
                 item.extents.push((start, sized(&mut fields, length)?));
@@ -222,12 +228,15 @@ impl Items {
     /// The headers of an HEVC picture.
     pub(super) fn hevc_headers(&self, id: u32) -> Result<&[u8], Fault> {
         let found = self.item(id)?.properties.iter().find_map(|property| match property {
-            Property::HevcHeaders(headers) => Some(headers.as_slice()),
+            Property::HevcHeaders(headers) => Some(&**headers),
             _ => None,
         });
         found.ok_or_else(|| Fault::Damaged("the box `hvcC` of a picture is missing".into()))
     }
 }
+
+/// Most changes of one picture; a crop, a turn and a flip are three.
+const MOST_TRANSFORMS: usize = 8;
 
 impl Item {
     fn size(&self) -> Option<[usize; 2]> {
@@ -252,6 +261,9 @@ impl Item {
                 }
                 _ => continue,
             };
+            if transforms.len() == MOST_TRANSFORMS {
+                return Err(Fault::Damaged("the picture is turned and cut too often".into()));
+            }
             size = transform.size(size);
             transforms.push(transform);
         }
@@ -292,7 +304,7 @@ fn property(name: &[u8; 4], body: &[u8]) -> Result<Property, Fault> {
             let (width, height) = (fields.u32()?, fields.u32()?);
             Property::Size([height, width].map(|side| side as usize))
         }
-        b"hvcC" => Property::HevcHeaders(body.to_vec()),
+        b"hvcC" => Property::HevcHeaders(body.into()),
         b"colr" if body.starts_with(b"nclx") => {
             fields.bytes(8)?;
             Property::Colours { matrix: fields.u16()?, full: fields.u8()? & 0x80 != 0 }

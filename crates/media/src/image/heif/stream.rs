@@ -29,6 +29,9 @@ impl Codec {
     }
 }
 
+/// How many times larger than the file a stream may be: headers are repeated for each part.
+const MOST_GROWTH: usize = 16;
+
 /// Writes the coded pictures of a layout one after the other.
 pub(super) fn stream(items: &Items, layout: &Layout, file: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut stream = match layout.codec {
@@ -38,6 +41,9 @@ pub(super) fn stream(items: &Items, layout: &Layout, file: &[u8]) -> Result<Vec<
     let mut total = 0;
     for (index, tile) in layout.tiles.iter().enumerate() {
         let picture = items.bytes(file, *tile)?;
+        if picture.is_empty() {
+            return Err(Fault::Damaged("a part of the picture is empty".into()));
+        }
         total += picture.len();
         // Otherwise a small file could make gigabytes.
         if total > file.len() {
@@ -46,6 +52,9 @@ pub(super) fn stream(items: &Items, layout: &Layout, file: &[u8]) -> Result<Vec<
         match layout.codec {
             Codec::Hevc => append_hevc(items.hevc_headers(*tile)?, &picture, &mut stream)?,
             Codec::Av1 => append_ivf(index as u64, &picture, &mut stream),
+        }
+        if stream.len() > file.len().saturating_mul(MOST_GROWTH) {
+            return Err(Fault::Damaged("the headers of the picture's parts are too large".into()));
         }
     }
     Ok(stream)

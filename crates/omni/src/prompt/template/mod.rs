@@ -18,7 +18,8 @@ use limits::Bounded;
 
 /// The checkpoint's chat template, which renders a conversation as the prompt's text, before placeholders are expanded.
 ///
-/// A template is a program that comes with the weights: its size, its nesting, its steps and what it writes are bounded.
+/// A template is a program that comes with the weights: its size, its nesting, its steps and what it writes are bounded. Texts that it
+/// joins on the way are not: load checkpoints of people whose programs you would run.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
