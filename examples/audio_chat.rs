@@ -15,7 +15,7 @@ use qwen3_omni_examples::{Flags, answer, exit, sample};
 /// Answer recordings in text and speech
 #[derive(Parser)]
 struct Arguments {
-    /// WAV, FLAC, MP3, OGG/Vorbis or M4A/AAC; a spoken "what is five plus seven" if none is given
+    /// WAV, AIFF, AU, CAF, FLAC, MP1 to MP3, OGG, WebM, Matroska or M4A; a spoken "what is five plus seven" if none is given
     files: Vec<PathBuf>,
     /// A question to go with the sound
     #[arg(long)]

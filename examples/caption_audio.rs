@@ -15,7 +15,7 @@ use qwen3_omni_examples::{Flags, answer, exit, sample};
 /// Put a recording into words
 #[derive(Parser)]
 struct Arguments {
-    /// WAV, FLAC, MP3, OGG/Vorbis or M4A/AAC; a spoken greeting if none is given
+    /// WAV, AIFF, AU, CAF, FLAC, MP1 to MP3, OGG, WebM, Matroska or M4A; a spoken greeting if none is given
     file: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use checkpoint::UNFINISHED;
-
 fn tools(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weights-tools"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -205,13 +203,13 @@ fn an_interrupted_job_removes_what_is_unfinished_and_can_be_resumed() {
     for signal in ["-INT", "-TERM"] {
         let directory = tempfile::tempdir().unwrap();
         let child = begun(directory.path());
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        assert!(Command::new("sh").args(["-c", &format!("kill {signal} {}", child.id())]).status().unwrap().success());
         let output = child.wait_with_output().unwrap();
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{said}");
         assert!(said.contains("interrupted; the same command resumes"), "{said}");
         let left = names(directory.path());
-        assert!(left.iter().all(|name| name.ends_with(".safetensors") || name == UNFINISHED), "{left:?}");
+        assert!(left.iter().all(|name| name.ends_with(".safetensors") || name == checkpoint::UNFINISHED), "{left:?}");
         let first = directory.path().join(left.iter().find(|name| name.starts_with("model-00001")).unwrap());
         let written = first.metadata().unwrap().modified().unwrap();
         let resumed = finish(directory.path());

@@ -1,6 +1,6 @@
 //! AIFF and AIFF-C: the samples behind a header that tells their true size.
 
-use super::{Contents, Kind, View, is_unknown};
+use super::{Contents, Kind, View, is_name, is_unknown};
 use crate::Result;
 
 /// Most bytes of the chunk that describes the samples, the name of the coding included.
@@ -23,7 +23,9 @@ pub(super) fn view(mut contents: Contents, start: u64) -> Result<(View, Kind)> {
     let data = body + 8 + u64::from(offset);
     let there = contents.len().saturating_sub(data);
     let stated = size.saturating_sub(data - body);
-    let unknown = size <= 8 || (stated > there && is_unknown(size));
+    // A file of no samples may end there, or go on with another chunk.
+    let ends = contents.array::<4>(body + 8)?.is_none_or(|name| is_name(&name));
+    let unknown = size < 8 || (size == 8 && !ends) || (stated > there && is_unknown(size));
     if stated > there && !unknown {
         let reason = format!("{stated} bytes of samples are promised, but only {there} are there: truncated?");
         return Err(contents.damaged(reason));

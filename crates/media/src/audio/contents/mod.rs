@@ -137,9 +137,13 @@ fn is_unknown(size: u64) -> bool {
     matches!(size, 0x7fff_0000..=0x8000_0100 | 0xffff_0000..=0xffff_ffff)
 }
 
+/// Whether four bytes may be the name of a chunk.
+fn is_name(name: &[u8; 4]) -> bool {
+    name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b' ')
+}
+
 /// Message for what is not read here.
-pub(super) const KNOWN: &str =
-    "expected WAV, FLAC, MP3, OGG, M4A, WebM, AIFF, AU or CAF with a codec that is decoded here";
+pub(super) const KNOWN: &str = "expected WAV, FLAC, MP3 (or MP1, MP2), OGG, M4A, WebM, Matroska, AIFF, AU or CAF with a codec that is decoded here";
 
 /// Finds out what a file is, and the view of it that a decoder takes: without tags in front, and with a header that tells the true
 /// length where the file's own does not.

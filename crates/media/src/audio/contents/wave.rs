@@ -3,7 +3,7 @@
 //! The samples lie in one chunk; a new header with its true size goes in front of it. So neither the sizes of a recorder that
 //! died, nor lists that break the rules of padding, nor unknown chunks matter.
 
-use super::{Contents, Kind, View, is_unknown};
+use super::{Contents, Kind, View, is_name, is_unknown};
 use crate::Result;
 
 /// Most bytes of a format chunk: an extensible one has 40, those with coefficients some more.
@@ -77,7 +77,7 @@ impl Chunks {
                 }
                 _ => (),
             }
-            at = next_chunk(contents, body.saturating_add(size))?;
+            at = next_chunk(contents, body.saturating_add(size), size)?;
         }
         Ok(chunks)
     }
@@ -106,13 +106,9 @@ fn is_closed(contents: &mut Contents, start: u64, body: u64) -> Result<bool> {
     Ok(whole && next.is_none_or(|name| is_name(&name)))
 }
 
-fn is_name(name: &[u8; 4]) -> bool {
-    name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b' ')
-}
-
-/// Where the chunk after one that ends at `end` begins: behind a byte of padding if the end is odd, which some programs omit.
-fn next_chunk(contents: &mut Contents, end: u64) -> Result<u64> {
-    if end.is_multiple_of(2) {
+/// Where the chunk after one that ends at `end` begins: behind a byte of padding if its size is odd, which some programs omit.
+fn next_chunk(contents: &mut Contents, end: u64, size: u64) -> Result<u64> {
+    if size.is_multiple_of(2) {
         return Ok(end);
     }
     let unpadded = contents.array::<4>(end)?.is_some_and(|name| is_name(&name));
