@@ -92,7 +92,13 @@ fn read_in_process(reader: &str, path: &Path, began: Instant) -> (End, u64) {
     let program = std::env::current_exe().expect("this program has a path");
     let mut command = Command::new(program);
     // Without ffmpeg: only what is read here is tried.
-    command.args(["--one", reader]).arg(path).env("PATH", "").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["--one", reader])
+        .arg(path)
+        .env("PATH", "")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut child = command.spawn().expect("this program can be started");
     let mut most = 0;
     loop {

@@ -20,14 +20,42 @@ pub struct Reader {
 
 pub const READERS: [Reader; 9] = [
     Reader { name: "shard", seeds: || vec![small_shard()], read: read_shard },
-    Reader { name: "index", seeds: || vec![fixture("tiny/model.safetensors.index.json")], read: |path| in_tiny(path, "model.safetensors.index.json") },
-    Reader { name: "config", seeds: || vec![fixture("tiny/config.json"), fixture("tiny/alt/config.transformers5.json")], read: read_config },
+    Reader {
+        name: "index",
+        seeds: || vec![fixture("tiny/model.safetensors.index.json")],
+        read: |path| in_tiny(path, "model.safetensors.index.json"),
+    },
+    Reader {
+        name: "config",
+        seeds: || vec![fixture("tiny/config.json"), fixture("tiny/alt/config.transformers5.json")],
+        read: read_config,
+    },
     Reader { name: "template", seeds: || vec![template()], read: read_template },
-    Reader { name: "tokenizer", seeds: || vec![fixture("tiny/alt/tokenizer.json")], read: |path| read_tokenizer(path, "tokenizer.json") },
-    Reader { name: "tokenizer_config", seeds: || vec![fixture("tiny/tokenizer_config.json")], read: |path| read_tokenizer(path, "tokenizer_config.json") },
-    Reader { name: "sound", seeds: || media(&["wav", "flac", "mp3", "ogg", "m4a", "opus", "webm", "caf", "aiff", "aif"]), read: |path| log_mel(&[path.into()]).is_ok() },
-    Reader { name: "picture", seeds: || media(&["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"]), read: |path| patches(&path.into(), &ImageOptions::default()).is_ok() },
-    Reader { name: "video", seeds: || media(&["mp4", "mov"]), read: |path| clip(&path.into(), &VideoOptions::default()).is_ok() },
+    Reader {
+        name: "tokenizer",
+        seeds: || vec![fixture("tiny/alt/tokenizer.json")],
+        read: |path| read_tokenizer(path, "tokenizer.json"),
+    },
+    Reader {
+        name: "tokenizer_config",
+        seeds: || vec![fixture("tiny/tokenizer_config.json")],
+        read: |path| read_tokenizer(path, "tokenizer_config.json"),
+    },
+    Reader {
+        name: "sound",
+        seeds: || media(&["wav", "flac", "mp3", "ogg", "m4a", "opus", "webm", "caf", "aiff", "au", "mp2"]),
+        read: |path| log_mel(&[path.into()]).is_ok(),
+    },
+    Reader {
+        name: "picture",
+        seeds: || media(&["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "heic", "avif"]),
+        read: |path| patches(&path.into(), &ImageOptions::default()).is_ok(),
+    },
+    Reader {
+        name: "video",
+        seeds: || media(&["mp4", "mov"]),
+        read: |path| clip(&path.into(), &VideoOptions::default()).is_ok(),
+    },
 ];
 
 fn fixtures() -> PathBuf {
@@ -38,12 +66,14 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(fixtures().join(name)).expect("the fixture is there")
 }
 
-/// The files of the tests with one of these endings, but for the largest.
+/// The files of the tests with one of these endings.
 fn media(endings: &[&str]) -> Vec<Vec<u8>> {
-    let files = std::fs::read_dir(fixtures().join("media")).expect("the folder is there");
+    let folders = ["media", "media/sound"].map(|folder| fixtures().join(folder));
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("the folder is there"));
     let mut paths: Vec<PathBuf> = files.filter_map(|file| Some(file.ok()?.path())).collect();
     paths.sort();
-    let known = |path: &PathBuf| path.extension().and_then(|end| end.to_str()).is_some_and(|end| endings.contains(&end));
+    let known =
+        |path: &PathBuf| path.extension().and_then(|end| end.to_str()).is_some_and(|end| endings.contains(&end));
     paths.iter().filter(|path| known(path)).filter_map(|path| std::fs::read(path).ok()).collect()
 }
 
@@ -62,8 +92,11 @@ fn tiny_with(path: &Path, name: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     for file in std::fs::read_dir(fixtures().join("tiny")).expect("the folder is there").filter_map(Result::ok) {
         if file.path().is_file() && file.file_name() != name {
-            std::os::unix::fs::symlink(file.path().canonicalize().expect("it is there"), directory.path().join(file.file_name()))
-                .expect("a link can be made");
+            std::os::unix::fs::symlink(
+                file.path().canonicalize().expect("it is there"),
+                directory.path().join(file.file_name()),
+            )
+            .expect("a link can be made");
         }
     }
     std::fs::copy(path, directory.path().join(name)).expect("it can be written to");
@@ -94,7 +127,9 @@ fn read_template(path: &Path) -> bool {
         {"role": "tool", "content": "x"},
     ]);
     let tools = vec![json!({"type": "function", "function": {"name": "f"}})];
-    template.render(&messages, &TemplateOptions { tools, add_generation_prompt: true, enable_thinking: Some(false) }).is_ok()
+    template
+        .render(&messages, &TemplateOptions { tools, add_generation_prompt: true, enable_thinking: Some(false) })
+        .is_ok()
 }
 
 fn read_tokenizer(path: &Path, name: &str) -> bool {
