@@ -25,7 +25,7 @@ pub enum Error {
     Request(String),
     /// The conversation does not fit the model's context.
     #[error(
-        "the prompt has at least {tokens} tokens, but the model's context holds {limit} including at least one for the answer"
+        "the prompt has {tokens} tokens or more, but the model's context holds {limit} including at least one for the answer"
     )]
     ContextLength {
         /// Tokens of the prompt, or the fewest that its text can have.

@@ -51,8 +51,8 @@ pub struct DecoderConfig {
 /// Keys that choose among variants of a layer. The released models use one variant of each, which is the one computed here.
 #[derive(Debug, Clone, Deserialize)]
 pub struct VariantKeys {
-    #[serde(alias = "activation_function")]
     hidden_act: Option<String>,
+    activation_function: Option<String>,
     attention_bias: Option<bool>,
     use_sliding_window: Option<bool>,
     scale_embedding: Option<bool>,
@@ -64,9 +64,10 @@ impl VariantKeys {
     /// # Errors
     /// [`ConfigFault`] naming the variant.
     pub fn validate(&self, computed: &str, at: &str) -> Result<(), ConfigFault> {
-        let asked = self.hidden_act.as_deref().unwrap_or(computed);
-        ConfigFault::unless(asked == computed, at, || {
-            format!("the activation function is `{asked}`, only `{computed}` is known")
+        let asked = [&self.hidden_act, &self.activation_function].into_iter().flatten();
+        let other = asked.into_iter().find(|asked| *asked != computed);
+        ConfigFault::unless(other.is_none(), at, || {
+            format!("the activation function is `{}`, only `{computed}` is known", other.map_or("", String::as_str))
         })?;
         let switches = [
             ("attention_bias", self.attention_bias),

@@ -138,13 +138,25 @@ impl Omni {
         self.model.admission.admit()
     }
 
-    /// Checks that every id with a bias is one that the thinker can choose.
+    /// Checks that every id with a bias is one that its stage can choose.
     fn check_bias(&self, options: &GenerateOptions) -> Result<()> {
-        let ids = self.config().thinker.text.vocab_size;
-        match options.thinker.logit_bias.keys().find(|id| **id as usize >= ids) {
-            Some(id) => Err(Error::Request(format!("logit_bias names id {id}, but the vocabulary has {ids} ids"))),
-            None => Ok(()),
+        let config = self.config();
+        let codes = |ids: Option<usize>| ids.unwrap_or(usize::MAX);
+        let talker = codes(config.talker.as_ref().map(|talker| talker.text.vocab_size));
+        let predictor = codes(config.code_predictor.as_ref().map(|predictor| predictor.vocab_size));
+        let stages = [
+            ("thinker", Some(&options.thinker), config.thinker.text.vocab_size),
+            ("talker", options.talker.as_ref(), talker),
+            ("code predictor", options.code_predictor.as_ref(), predictor),
+        ];
+        for (stage, sampling, ids) in stages {
+            let wrong = sampling.and_then(|sampling| sampling.logit_bias.keys().find(|id| **id as usize >= ids));
+            if let Some(id) = wrong {
+                let reason = format!("{stage} sampling: logit_bias names id {id}, but there are {ids} ids");
+                return Err(Error::Request(reason));
+            }
         }
+        Ok(())
     }
 
     /// Plans the speech of an answer; `None` for text alone.

@@ -15,14 +15,10 @@ pub(crate) fn without_thinking(prompt: &[u32], im_start: u32, tokenizer: &Tokeni
         prompt[from..].iter().position(|found| *found == id).map(|at| from + at)
     };
     let Some(open) = place(OPEN, turn) else { return prompt.to_vec() };
-    let mut rest = place(CLOSE, open).map_or(&[][..], |close| &prompt[close + 1..]);
-    while let Some((first, others)) =
-        rest.split_first().filter(|(id, _)| tokenizer.decode(&[**id], true).trim().is_empty())
-    {
-        let _ = first;
-        rest = others;
-    }
-    [&prompt[..open], rest].concat()
+    let rest = place(CLOSE, open).map_or(&[][..], |close| &prompt[close + 1..]);
+    let blank = |id: &u32| tokenizer.decode(&[*id], true).trim().is_empty();
+    let begins = rest.iter().position(|id| !blank(id)).unwrap_or(rest.len());
+    [&prompt[..open], &rest[begins..]].concat()
 }
 
 /// Splits text, while it is generated, at the tokens that open and close thinking.
@@ -98,6 +94,11 @@ impl ReasoningSplitter {
         }
         self.answer_bytes += if self.thinking { 0 } else { piece.len() };
         (!piece.is_empty()).then_some(if self.thinking { Event::Thinking(piece) } else { Event::Text(piece) })
+    }
+
+    /// Whether the last id closed the thinking.
+    pub(crate) fn closed(&self) -> bool {
+        self.count > 0 && self.answer_start == self.count
     }
 
     /// Whether the last id is to be spoken: thinking and its closing token are not.

@@ -194,10 +194,15 @@ impl ThinkerStage {
         report.answer.push(id);
         let start = splitter.answer_bytes();
         let event = splitter.push(&self.model.tokenizer, id);
-        if splitter.answer_bytes() < start {
+        self.show(event, &mut spoken.stops);
+        if splitter.closed() {
+            // What was shown was thinking after all; the answer begins here.
+            let held = spoken.stops.finish();
+            if !held.is_empty() {
+                self.context.event(Event::Text(held));
+            }
             spoken.stops.reset();
         }
-        self.show(event, &mut spoken.stops);
         if splitter.speaks() {
             spoken.stops.push_id(id, start, splitter.answer_bytes());
         }

@@ -121,7 +121,7 @@ fn checked(
             let reason = format!("the encoder made rows {:?}, expected {shape:?}", rows.dims());
             Err(Error::Media { part: kind.into(), reason })
         }
-        None if !is_finite(&encoded.embeds) => {
+        None if !std::iter::once(&encoded.embeds).chain(&encoded.deepstack).all(is_finite) => {
             Err(Error::NotFinite { stage: if kind == "sound" { "audio encoder" } else { "vision encoder" } })
         }
         None => Ok(Some(encoded)),

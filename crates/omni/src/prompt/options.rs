@@ -149,7 +149,7 @@ pub struct GenerateOptions {
     pub audio_in_video: bool,
     /// Positions of sound in video, for the talker.
     pub talker_positions: TalkerPositions,
-    /// Bounds of image sizes; `None` for the checkpoint's `preprocessor_config.json`.
+    /// Bounds of image sizes; `None` for the settings of the checkpoint's processor.
     pub image_bounds: Option<PixelBounds>,
     /// Sampling of videos and bounds of their frame sizes. Patch sizes are always the checkpoint's.
     ///

@@ -3,6 +3,7 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::limits::within;
 use super::{arguments, python};
 
 /// Arguments of `json.dumps`.
@@ -17,9 +18,6 @@ struct Style {
     sort_keys: bool,
 }
 
-/// Deepest nesting that is written.
-const MOST_DEEP: usize = 200;
-
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn filter(
     value: Value,
@@ -32,6 +30,9 @@ pub(super) fn filter(
     Ok(Value::from_safe_string(out))
 }
 
+/// Longest indentation, and separator, in characters.
+const MOST_STYLE: usize = 64;
+
 fn style(rest: &[Value]) -> Result<Style, Error> {
     let (positional, named) = arguments(rest)?;
     let argument = |index: usize, name: &str| -> Result<Value, Error> {
@@ -41,19 +42,23 @@ fn style(rest: &[Value]) -> Result<Style, Error> {
     let indent = argument(1, "indent")?;
     let indent = match (indent.as_str(), indent.as_usize()) {
         _ if indent.is_undefined() => None,
-        (Some(text), _) => Some(text.to_owned()),
-        (None, Some(width)) if width <= 64 => Some(" ".repeat(width)),
-        _ => return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: an indent of {indent}"))),
+        (Some(text), _) if text.len() <= MOST_STYLE => Some(text.to_owned()),
+        (None, Some(width)) if width <= MOST_STYLE => Some(" ".repeat(width)),
+        _ => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: an indent that is none, or too long")),
     };
     let separators = argument(2, "separators")?;
     let separator = |index: usize, usual: &str| match separators.get_item_by_index(index) {
         Ok(given) if !given.is_undefined() => given.to_string(),
         _ => usual.to_owned(),
     };
+    let [between, after_key] = [separator(0, if indent.is_some() { "," } else { ", " }), separator(1, ": ")];
+    if between.len().max(after_key.len()) > MOST_STYLE {
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: a separator is too long"));
+    }
     let style = Style {
         ensure_ascii: argument(0, "ensure_ascii")?.is_true(),
-        between: separator(0, if indent.is_some() { "," } else { ", " }),
-        after_key: separator(1, ": "),
+        between,
+        after_key,
         sort_keys: argument(3, "sort_keys")?.is_true(),
         indent,
     };
@@ -63,9 +68,7 @@ fn style(rest: &[Value]) -> Result<Style, Error> {
 
 fn write(out: &mut String, value: &Value, style: &Style, depth: usize) -> Result<(), Error> {
     let refused = |what: &str| Error::new(ErrorKind::BadSerialization, format!("tojson: {what}"));
-    if depth > MOST_DEEP {
-        return Err(refused("nested too deep"));
-    }
+    within(depth, out.len() + value.as_str().map_or(0, str::len))?;
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
@@ -87,7 +90,14 @@ fn write(out: &mut String, value: &Value, style: &Style, depth: usize) -> Result
                 keys.sort_by_key(Value::to_string);
             }
             enclosed(out, ['{', '}'], &keys, style, depth, |out, key| {
-                string(out, &python::text(key), style.ensure_ascii);
+                match key.kind() {
+                    ValueKind::None | ValueKind::Bool => {
+                        out.push('"');
+                        write(out, key, style, depth + 1)?;
+                        out.push('"');
+                    }
+                    _ => string(out, &python::text(key)?, style.ensure_ascii),
+                }
                 out.push_str(&style.after_key);
                 write(out, &value.get_item(key)?, style, depth + 1)
             })?;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use minijinja::value::{Rest, Value, ValueOrKwargs};
+use minijinja::value::{Kwargs, Rest, Value, ValueOrKwargs, from_args};
 use minijinja::{Environment, ErrorKind};
 
 /// Steps of the template's program: sixty times those of a conversation of 1,000 messages.
@@ -119,20 +119,37 @@ impl Write for Bounded {
 type Size = fn(&[Value]) -> Option<usize>;
 
 /// Filters and methods that can make much out of little, with the size of what they would make.
-const GROWING: [(&str, Size); 9] = [
+const GROWING: [(&str, Size); 16] = [
     ("replace", of_replacement),
     ("indent", of_indentation),
     ("join", of_joined),
     ("format", of_format),
+    ("split", of_pieces),
+    ("lines", of_pieces),
+    ("splitlines", of_pieces),
     ("list", of_items),
     ("sort", of_items),
     ("unique", of_items),
+    ("reverse", of_items),
+    ("map", of_items),
+    ("select", of_items),
+    ("reject", of_items),
     ("batch", of_count),
     ("slice", of_count),
 ];
 
 /// Bytes that an item of a list counts as.
 const ITEM_BYTES: usize = MOST_OUTPUT / MOST_ITEMS;
+
+/// An argument by its place or its name.
+fn argument(args: &[Value], index: usize, name: &str) -> Option<Value> {
+    let (positional, named): (&[Value], Kwargs) = from_args(args).ok()?;
+    positional.get(index).cloned().or_else(|| named.get::<Value>(name).ok())
+}
+
+fn length(value: &Value) -> usize {
+    value.as_str().map_or(ITEM_BYTES, str::len)
+}
 
 fn of_replacement(args: &[Value]) -> Option<usize> {
     let [text, old, new] = [args.first()?.as_str()?, args.get(1)?.as_str()?, args.get(2)?.as_str()?];
@@ -141,26 +158,35 @@ fn of_replacement(args: &[Value]) -> Option<usize> {
 }
 
 fn of_indentation(args: &[Value]) -> Option<usize> {
-    let (text, width) = (args.first()?.as_str()?, args.get(1)?.as_usize()?);
-    Some(text.lines().count().saturating_mul(width).saturating_add(text.len()))
+    let (text, width) = (args.first()?.as_str()?, argument(args, 1, "width")?.as_usize()?);
+    Some((text.split('\n').count() + 1).saturating_mul(width).saturating_add(text.len()))
 }
 
 fn of_joined(args: &[Value]) -> Option<usize> {
-    let (items, between) = (args.first()?, args.get(1).and_then(Value::as_str).map_or(0, str::len));
-    let each = if items.as_str().is_some() { 4 } else { ITEM_BYTES };
-    Some(items.len()?.saturating_mul(between + each))
+    let (items, between) = (args.first()?, argument(args, 1, "d").as_ref().and_then(Value::as_str).map_or(0, str::len));
+    let count = items.len()?;
+    let between = count.saturating_mul(between);
+    match items.as_str() {
+        Some(text) => Some(text.len().saturating_add(between)),
+        None if count > MOST_ITEMS => Some(usize::MAX),
+        None => Some(items.try_iter().ok()?.map(|item| length(&item)).fold(between, usize::saturating_add)),
+    }
 }
 
-/// The sum of all numbers in the format and among its arguments: one of them may be a width.
+/// The sum of all numbers in the format and among its arguments, one of which may be a width, and of the arguments' lengths, each of
+/// which may stand at every place.
 fn of_format(args: &[Value]) -> Option<usize> {
-    let numbers =
-        args.first()?.as_str()?.split(|sign: char| !sign.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let format = args.first()?.as_str()?;
+    let numbers = format.split(|sign: char| !sign.is_ascii_digit()).filter(|digits| !digits.is_empty());
     let widths = numbers.map(|digits| digits.parse().unwrap_or(usize::MAX));
-    let stars = args[1..]
-        .iter()
-        .filter_map(Value::as_usize)
-        .filter(|_| args[0].as_str().is_some_and(|text| text.contains('*')));
-    Some(widths.chain(stars).fold(0, usize::saturating_add))
+    let stars = args[1..].iter().filter_map(Value::as_usize).filter(|_| format.contains('*'));
+    let places = format.matches(['%', '{']).count();
+    let lengths = args[1..].iter().map(|value| length(value).saturating_mul(places));
+    Some(widths.chain(stars).chain(lengths).fold(format.len(), usize::saturating_add))
+}
+
+fn of_pieces(args: &[Value]) -> Option<usize> {
+    Some(args.first()?.as_str()?.len().saturating_mul(4))
 }
 
 fn of_items(args: &[Value]) -> Option<usize> {
@@ -169,6 +195,21 @@ fn of_items(args: &[Value]) -> Option<usize> {
 
 fn of_count(args: &[Value]) -> Option<usize> {
     Some(args.first()?.len()?.saturating_add(args.get(1)?.as_usize()?).saturating_mul(ITEM_BYTES))
+}
+
+/// Deepest nesting of a value that is written.
+const MOST_DEEP: usize = 100;
+
+/// Refuses a value that is nested too deep, or has become too long, to be written.
+pub(super) fn within(depth: usize, length: usize) -> Result<(), minijinja::Error> {
+    let refused = |what: &str| {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("a value is {what} to be written")))
+    };
+    match (depth > MOST_DEEP, length > MOST_OUTPUT) {
+        (true, _) => refused("nested too deep"),
+        (_, true) => refused("too long"),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a filter or method whose result would be too long. Arguments of another kind are left to the filter to refuse.

@@ -18,8 +18,8 @@ use limits::Bounded;
 
 /// The checkpoint's chat template, which renders a conversation as the prompt's text, before placeholders are expanded.
 ///
-/// A template is a program that comes with the weights: its size, its nesting, its steps and what it writes are bounded. Texts that it
-/// joins on the way are not: load checkpoints of people whose programs you would run.
+/// A template is a program that comes with the weights: its size, its nesting, its steps and what it writes are bounded. Values that it
+/// makes on the way are not, nor the time that each step takes: load checkpoints of people whose programs you would run.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -110,11 +110,11 @@ impl ChatTemplate {
 
 /// Writes a value into the output as Python's `str` does.
 fn write_value(out: &mut Output, _: &mut State, value: &Value) -> Result<(), minijinja::Error> {
-    match value.as_str() {
+    let written = match value.as_str() {
         Some(text) => out.write_str(text),
-        None => out.write_str(&python::text(value)),
-    }
-    .map_err(|_| minijinja::Error::new(ErrorKind::WriteFailure, "the output is too long"))
+        None => out.write_str(&python::text(value)?),
+    };
+    written.map_err(|_| minijinja::Error::new(ErrorKind::WriteFailure, "the output is too long"))
 }
 
 /// Splits the arguments of a filter or function into positional and named ones.
@@ -155,6 +155,7 @@ mod tests {
             ),
             ("{{ true }} {{ none }} {{ nothing }}|{{ [1, 'a', none, 2.0] }}", "True None |[1, 'a', None, 2.0]"),
             ("{{ {'a': \"it's\", 'b': [false]} }}", "{'a': \"it's\", 'b': [False]}"),
+            ("{{ [true, none] * 2 }}", "[True, None, True, None]"),
             ("{{ (1.0)|string ~ '!' }}", "1.0!"),
         ] {
             assert_eq!(render(template, &json!([])), right, "{template}");
@@ -197,6 +198,31 @@ mod tests {
             ("{{ [0]|batch(900000000, 1) }}".into(), "too long"),
             ("{{ '%900000000d'|format(1) }}".into(), "too long"),
             ("{{ ([0] * 90000000)|join('abc') }}".into(), "too long"),
+            ("{{ 'x'|indent(width=1000000000000000000) }}".into(), "too long"),
+            ("{{ ''|indent(1000000000000000000) }}".into(), "too long"),
+            ("{{ (['x' * 90000000] * 1000)|join }}".into(), "too long"),
+            ("{{ [0, 1]|join(d='x' * 90000000) }}".into(), "too long"),
+            ("{{ '%s%s%s'|format('x' * 30000000) }}".into(), "too long"),
+            ("{{ ([0] * 1000)|tojson(indent='x' * 90000000) }}".into(), "indent"),
+            ("{{ [0, 1]|tojson(separators=('x' * 90000000, ':')) }}".into(), "separator"),
+            ("{{ ['x' * 90000000] * 1000 }}".into(), "too long"),
+            ("{{ (['x' * 90000000] * 1000)|tojson }}".into(), "too long"),
+            ("{{ ('x,' * 40000000).split(',') }}".into(), "too long"),
+            ("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns }}".into(), "too deep"),
+            ("{% set ns = namespace() %}{% set ns.me = ns %}{{ ns|tojson }}".into(), "too deep"),
+            // Where this scanner must end tags as the parser does.
+            (format!("{{{{ {{'a':{{}}}} and {}x }}}}", "not ".repeat(5_000)), "operators"),
+            (
+                format!(
+                    "{{% raw %}}{{{{ ' {{% endraw %}}{{% if a %}}{}{{% endif %}}{{# ' }}}} #}}",
+                    "{% elif a %}".repeat(2_000)
+                ),
+                "nested",
+            ),
+            (
+                format!("{{#}}{{{{ ' #}}{{% if a %}}{}{{% endif %}}{{# ' }}}} #}}", "{% elif a %}".repeat(2_000)),
+                "nested",
+            ),
         ] {
             let message = refused(&template);
             assert!(message.contains(expected), "{}…: {message}", &template[..template.len().min(60)]);

@@ -3,38 +3,59 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::limits::within;
+
 /// What Python's `str` gives for a value.
-pub(super) fn text(value: &Value) -> String {
+///
+/// # Errors
+/// If it is nested too deep, or too long, to be written.
+pub(super) fn text(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
     match value.as_str() {
-        Some(text) => text.to_owned(),
-        None => repr(value),
+        Some(text) => push(&mut out, text)?,
+        None => repr(&mut out, value, 0)?,
     }
+    Ok(out)
 }
 
-/// What Python's `repr` gives for a value; an undefined one is empty.
-fn repr(value: &Value) -> String {
+fn push(out: &mut String, text: &str) -> Result<(), Error> {
+    within(0, out.len() + text.len())?;
+    out.push_str(text);
+    Ok(())
+}
+
+/// Writes what Python's `repr` gives for a value; an undefined one is empty.
+fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    within(depth, out.len())?;
     match value.kind() {
-        ValueKind::None => "None".into(),
-        ValueKind::Bool => if value.is_true() { "True" } else { "False" }.into(),
-        ValueKind::Number if !value.is_integer() => float(f64::try_from(value.clone()).unwrap_or(f64::NAN)),
-        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        ValueKind::Seq if value.is_tuple() => {
-            let items = items(value);
-            format!("({}{})", items.join(", "), if items.len() == 1 { "," } else { "" })
+        ValueKind::None => push(out, "None"),
+        ValueKind::Bool => push(out, if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number if !value.is_integer() => push(out, &float(f64::try_from(value.clone()).unwrap_or(f64::NAN))),
+        ValueKind::String => push(out, &quoted(value.as_str().unwrap_or_default())),
+        ValueKind::Seq | ValueKind::Iterable => {
+            let (open, close) = if value.is_tuple() { ("(", ")") } else { ("[", "]") };
+            push(out, open)?;
+            let mut count = 0;
+            for item in value.try_iter()? {
+                push(out, if count > 0 { ", " } else { "" })?;
+                repr(out, &item, depth + 1)?;
+                count += 1;
+            }
+            push(out, if value.is_tuple() && count == 1 { "," } else { "" })?;
+            push(out, close)
         }
-        ValueKind::Seq => format!("[{}]", items(value).join(", ")),
         ValueKind::Map => {
-            let members = value.try_iter().into_iter().flatten();
-            let members =
-                members.map(|key| format!("{}: {}", repr(&key), repr(&value.get_item(&key).unwrap_or_default())));
-            format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+            push(out, "{")?;
+            for (index, key) in value.try_iter()?.enumerate() {
+                push(out, if index > 0 { ", " } else { "" })?;
+                repr(out, &key, depth + 1)?;
+                push(out, ": ")?;
+                repr(out, &value.get_item(&key)?, depth + 1)?;
+            }
+            push(out, "}")
         }
-        _ => value.to_string(),
+        _ => push(out, &value.to_string()),
     }
-}
-
-fn items(value: &Value) -> Vec<String> {
-    value.try_iter().into_iter().flatten().map(|item| repr(&item)).collect()
 }
 
 /// The shortest digits that mean the same number, with an exponent below 10⁻⁴ and from 10¹⁶.

@@ -24,7 +24,8 @@ pub(super) fn find(directory: &Path, settings: &Json) -> Result<(PathBuf, String
             return Ok((path, text.to_owned()));
         }
     }
-    let expected = "expected chat_template.json with the key `chat_template`";
+    let expected =
+        "expected chat_template.jinja, chat_template.json or the key `chat_template` of tokenizer_config.json";
     Err(Error::Config(format!("{}: there is no chat template: {expected}", directory.display())))
 }
 
@@ -78,7 +79,7 @@ pub(super) fn tags(source: &str) -> Vec<Tag<'_>> {
             Some(b'%') => (true, "%}"),
             Some(b'{') => (false, "}}"),
             Some(b'#') => {
-                at = source[open..].find("#}").map_or(source.len(), |end| open + end + 2);
+                at = source[open + 2..].find("#}").map_or(source.len(), |end| open + 2 + end + 2);
                 continue;
             }
             _ => {
@@ -88,24 +89,46 @@ pub(super) fn tags(source: &str) -> Vec<Tag<'_>> {
         };
         let start = open + 2;
         let end = end_of_tag(&source[start..], close).map_or(source.len(), |length| start + length);
-        tags.push(Tag { inner: &source[start..end], is_block, start });
+        let tag = Tag { inner: &source[start..end], is_block, start };
         at = (end + 2).min(source.len());
+        if tag.word() == Some("raw") {
+            at = end_of_raw(source, at);
+        }
+        tags.push(tag);
     }
     tags
 }
 
-/// Where a tag ends: at the first closing sign outside of a string.
+/// Where the tag begins that ends a raw block: nothing before it is one.
+fn end_of_raw(source: &str, mut at: usize) -> usize {
+    while let Some(found) = source[at..].find("{%") {
+        let open = at + found;
+        let rest = source[open + 2..].trim_start_matches(['-', '+']).trim_start();
+        let rest = rest.strip_prefix("endraw").map(|rest| rest.trim_start().trim_start_matches(['-', '+']));
+        if rest.is_some_and(|rest| rest.starts_with("%}")) {
+            return open;
+        }
+        at = open + 2;
+    }
+    source.len()
+}
+
+/// Where a tag ends: at the first closing sign outside of strings and brackets.
 fn end_of_tag(text: &str, close: &str) -> Option<usize> {
-    let (mut quote, mut escaped) = (None, false);
+    let (mut quote, mut escaped, mut depth) = (None, false, 0isize);
     for (at, sign) in text.char_indices() {
         match quote {
             Some(_) if escaped => escaped = false,
             Some(_) if sign == '\\' => escaped = true,
             Some(open) if sign == open => quote = None,
             Some(_) => {}
-            None if text[at..].starts_with(close) => return Some(at),
-            None if matches!(sign, '"' | '\'') => quote = Some(sign),
-            None => {}
+            None if depth == 0 && text[at..].starts_with(close) => return Some(at),
+            None => match sign {
+                '"' | '\'' => quote = Some(sign),
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth -= 1,
+                _ => {}
+            },
         }
     }
     None

@@ -7,7 +7,7 @@ use omni_core::{Error, Result};
 use serde_json::Value;
 use tokenizers::tokenizer::{OffsetReferential, OffsetType};
 
-use super::Tokenizer;
+use super::{Tokenizer, guarded};
 
 /// A character that stands for nothing and that no text of the conversation holds.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ impl Mark {
     pub(crate) fn encode(self, tokenizer: &Tokenizer, rendered: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         let mut done = 0;
-        for (start, end, id) in special_places(tokenizer, rendered) {
+        for (start, end, id) in special_places(tokenizer, rendered)? {
             ids.extend(self.encode_between(tokenizer, &rendered[done..start])?);
             ids.push(id);
             done = end;
@@ -80,13 +80,14 @@ impl Mark {
 }
 
 /// Where special tokens stand in a text, as byte ranges, with their ids.
-fn special_places(tokenizer: &Tokenizer, text: &str) -> Vec<(usize, usize, u32)> {
+fn special_places(tokenizer: &Tokenizer, text: &str) -> Result<Vec<(usize, usize, u32)>> {
     let inner = &tokenizer.inner;
-    let split = inner.get_added_vocabulary().extract_and_normalize(inner.get_normalizer(), text);
+    let split = guarded(|| Ok(inner.get_added_vocabulary().extract_and_normalize(inner.get_normalizer(), text)));
+    let split = split.map_err(|reason| Error::Request(format!("the text cannot be encoded: {reason}")))?;
     let splits = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
     let tokens =
         splits.into_iter().filter_map(|(_, (start, end), tokens)| Some((start, end, tokens.as_ref()?.first()?.id)));
-    tokens.filter(|(.., id)| tokenizer.special.contains_key(id)).collect()
+    Ok(tokens.filter(|(.., id)| tokenizer.special.contains_key(id)).collect())
 }
 
 /// Whether some text at or below `value` passes.
