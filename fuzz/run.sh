@@ -14,7 +14,7 @@ run() {
     mkdir -p artifacts/"$1"
     case $1 in
     checkpoint) cp "$fixtures"/tiny/config.json "$fixtures"/quantized/* "$corpus" ;;
-    *) cp "$fixtures"/media/* "$corpus" ;;
+    *) find "$fixtures"/media -type f ! -name README.md -exec cp {} "$corpus" \; ;;
     esac
     if "$built/$1" -max_total_time="$seconds" -timeout=60 -artifact_prefix=artifacts/"$1"/ "$corpus" >"$log" 2>&1; then
         echo "$1: $(tail -1 "$log")"
