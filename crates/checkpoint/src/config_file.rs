@@ -46,7 +46,7 @@ impl ConfigFault {
         if good { Ok(()) } else { Err(Self { at: at.to_owned(), reason: reason() }) }
     }
 
-    /// Returns a fault if one of the named widths or table sizes is 0 or beyond any model's.
+    /// Returns a fault if one of the named widths or table sizes is 0 or implausibly large.
     ///
     /// # Errors
     /// The fault, naming the first size that is out of range.
@@ -54,8 +54,8 @@ impl ConfigFault {
         Self::unless_within(at, sizes, 1 << 24)
     }
 
-    /// Returns a fault if one of the named counts (of layers, experts, heads, codebooks) is 0 or beyond any model's: models build
-    /// something for each of them before they look for its tensors.
+    /// Returns a fault if one of the named counts (of layers, experts, heads, codebooks) is 0 or implausibly large. Models allocate
+    /// per layer or expert before its tensors are looked up.
     ///
     /// # Errors
     /// The fault, naming the first count that is out of range.
@@ -70,7 +70,7 @@ impl ConfigFault {
         })
     }
 
-    /// Returns a fault unless `eps`, which is added to a variance, is a number from 0.
+    /// Returns a fault unless `eps` is finite and not negative.
     ///
     /// # Errors
     /// The fault, naming the key.
@@ -159,8 +159,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError>
         .map_err(|error| fault(error.path().to_string(), error.into_inner().to_string()))
 }
 
-/// Reads a file of moderate size. Anything else that a path may name is refused: a pipe would be waited for, and a device never
-/// ends.
+/// Reads a regular file of moderate size. Reading a pipe would block, and a device may have no end.
 fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
     let about = std::fs::metadata(path)?;
     match about.len() {

@@ -135,8 +135,8 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// Number of tensors beyond which a config cannot be meant for this checkpoint; far above what is there, so that everything that is
-    /// missing can still be listed.
+    /// Limit on the number of tensors a config may ask for. Well above what the checkpoint has, so that missing tensors can still be
+    /// listed.
     pub fn most_tensors(&self) -> usize {
         (4 * self.tensors.len()).max(MOST_TENSORS)
     }
@@ -202,8 +202,7 @@ impl Checkpoint {
     }
 }
 
-/// A path that stays in the directory it is joined to. Where a link there leads is the concern of whoever made it: the hub's cache
-/// consists of links.
+/// Returns the path if joining it cannot leave the directory. Symbolic links are followed: the hub's cache consists of them.
 fn inside(shard: &str) -> Option<&Path> {
     let plain = |part: Component| matches!(part, Component::Normal(_));
     Some(Path::new(shard)).filter(|path| !shard.is_empty() && path.components().all(plain))
@@ -243,7 +242,7 @@ fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {
     Ok(map)
 }
 
-/// How the text file begins that Git LFS leaves in the place of contents that were not fetched.
+/// First bytes of a Git LFS pointer file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// Describes what is wrong with a shard, with the numbers that contradict each other.

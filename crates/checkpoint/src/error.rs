@@ -114,7 +114,7 @@ pub struct TensorReport {
     pub mismatched: Vec<Mismatch>,
 }
 
-/// How the names of tensors begin that packed layers consist of, in any of the usual formats.
+/// Name prefixes of the tensors that make up a packed layer, in the common formats.
 const PACKED: [&str; 6] = ["weight_", "qweight", "qzeros", "scales", "g_idx", "input_scale"];
 
 impl TensorReport {
@@ -123,15 +123,15 @@ impl TensorReport {
         self.is_sufficient() && self.unexpected.is_empty()
     }
 
-    /// Whether every expected tensor is there in its shape, and no layer has packed tensors that its scheme does not read: without
-    /// them its values would be others.
+    /// Whether every expected tensor is present with its shape, and no packed layer has tensors that its scheme would ignore, which
+    /// would change its values.
     pub fn is_sufficient(&self) -> bool {
         let packed =
             |name: &str| name.rsplit('.').next().is_some_and(|last| PACKED.iter().any(|part| last.starts_with(part)));
         self.missing.is_empty() && self.mismatched.is_empty() && !self.unexpected.iter().any(|(name, _)| packed(name))
     }
 
-    /// Names the tensors that nothing asks for, up to ten of them.
+    /// Lists up to ten tensors that no model reads.
     pub fn unused(&self) -> String {
         const SHOWN: usize = 10;
         let names: Vec<&str> = self.unexpected.iter().take(SHOWN).map(|(name, _)| name.as_str()).collect();

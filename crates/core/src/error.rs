@@ -69,13 +69,11 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The work was stopped before it was done, because its result is not wanted any more.
+    /// The work was cancelled before it finished.
     #[error("cancelled")]
     Cancelled,
-    /// A part of the model computed numbers that are infinite or no numbers at all.
-    #[error(
-        "the {stage} computed numbers that are not finite: its weights are damaged, or too large for the number type"
-    )]
+    /// A part of the model produced NaN or infinite values.
+    #[error("the {stage} produced NaN or infinite values: its weights are damaged, or too large for the number type")]
     NotFinite {
         /// The part of the model.
         stage: &'static str,

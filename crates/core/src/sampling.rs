@@ -19,11 +19,11 @@ pub struct SamplingOptions {
     /// Logits of ids already produced are divided by this if positive, multiplied if negative; 1 leaves them unchanged. For the
     /// thinker, the prompt's ids count as produced.
     pub repetition_penalty: f32,
-    /// Sample among ids at least this many times as probable as the best one; 0 switches the limit off.
+    /// Sample only ids whose probability is at least this fraction of the highest; 0 disables the limit.
     pub min_p: f32,
-    /// Subtracted from the logits of ids already generated, once each; the prompt's do not count. 0 switches it off.
+    /// Subtracted once from the logit of every id generated so far; ids of the prompt do not count. 0 disables it.
     pub presence_penalty: f32,
-    /// Subtracted from the logits of ids already generated, once for each time. 0 switches it off.
+    /// Subtracted from the logit of an id once per occurrence in what was generated so far. 0 disables it.
     pub frequency_penalty: f32,
     /// Added to the logits of these ids.
     pub logit_bias: BTreeMap<u32, f32>,

@@ -136,7 +136,7 @@ impl Talker {
     /// `positions` belong to the prompt; a later step at cache length `n` sits at `n + delta`.
     ///
     /// # Errors
-    /// The errors of [`Talker::forward`]; [`omni_core::Error::NotFinite`] if the logits are no numbers.
+    /// The errors of [`Talker::forward`]; [`omni_core::Error::NotFinite`] if a logit is NaN or infinite.
     pub fn begin(
         &self,
         prompt: &TalkerPrompt,
@@ -153,7 +153,7 @@ impl Talker {
     /// Begins from a state that has read the prompt ([`TalkerPrompt::input`]), and the output for its last row.
     ///
     /// # Errors
-    /// [`omni_core::Error::NotFinite`] if the logits are no numbers.
+    /// [`omni_core::Error::NotFinite`] if a logit is NaN or infinite.
     pub fn begin_after(
         &self,
         (state, output): (TalkerState, TalkerOutput),
@@ -198,7 +198,7 @@ impl Talker {
     /// nothing for a run that has made no frame; a run that cannot take its row fails alone.
     ///
     /// # Errors
-    /// The errors of [`Talker::forward`]; [`omni_core::Error::NotFinite`] if the logits are no numbers.
+    /// The errors of [`Talker::forward`]; [`omni_core::Error::NotFinite`] if a logit is NaN or infinite.
     pub fn advance(&self, runs: Vec<Advance>) -> Vec<Result<()>> {
         let (mut taking, mut inputs) = (Vec::new(), Vec::new());
         for Advance { speaking, text, probe } in runs {

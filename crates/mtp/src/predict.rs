@@ -69,8 +69,8 @@ impl CodePredictor {
     /// alone.
     ///
     /// # Errors
-    /// [`Error::Request`] if a frame starts from rows of another width. A run alone fails with [`Error::NotFinite`] if its logits
-    /// are no numbers.
+    /// [`Error::Request`] if a frame starts from rows of another width. A run fails on its own, with [`Error::NotFinite`], if one of its
+    /// logits is NaN or infinite.
     pub fn predict(&self, mut frames: Vec<FrameRun>) -> Result<Vec<Result<FrameCodes>>> {
         let width = self.width();
         for FrameRun { start: FrameStart { hidden, first }, .. } in &frames {
@@ -117,8 +117,10 @@ impl CodePredictor {
         let sum = sum.expect("there is at least one residual codebook");
         let codes = e.read_ids(&codes); // [Q - 1, R]
         let count = frames.len();
-        let each = frames.iter_mut().enumerate().map(|(run, frame)| {
-            frame.state.sampler.check("code predictor")?;
+        let mut samplers: Vec<_> = frames.iter_mut().map(|frame| &mut frame.state.sampler).collect();
+        let checks = Sampler::check_all(&mut samplers, "code predictor");
+        let each = checks.into_iter().enumerate().map(|(run, check)| {
+            check?;
             let residual = codes.iter().skip(run).step_by(count).copied().collect();
             Ok(FrameCodes { residual, embeds: e.tensor(&sum, run..run + 1) })
         });

@@ -48,7 +48,7 @@ pub struct DecoderConfig {
     variant: VariantKeys,
 }
 
-/// Keys that choose among variants of a layer. The released models use one variant of each, which is the one computed here.
+/// Keys that select a variant of a layer. Only the variants of the released models are implemented.
 #[derive(Debug, Clone, Deserialize)]
 pub struct VariantKeys {
     hidden_act: Option<String>,
@@ -100,7 +100,7 @@ struct RopeParameters {
 }
 
 impl RopeParameters {
-    /// The named variant that is not the default.
+    /// The first RoPE type that is not `default`.
     fn variant(&self) -> Option<&str> {
         let named = [&self.rope_type, &self.older_type].into_iter().filter_map(|kind| kind.as_deref());
         named.into_iter().find(|kind| *kind != "default")

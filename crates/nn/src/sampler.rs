@@ -9,6 +9,7 @@ use omni_core::{Error, Result, SamplingOptions};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::moe::host_ids;
 use crate::to_f32_vec;
 
 /// Logit of an id that must not be chosen; finite, because some shader languages lack infinity.
@@ -61,9 +62,10 @@ pub struct Sampler {
     counts: BTreeMap<u32, u32>,
     /// `[1, V]`: the suppressed ids, for logits on a device.
     mask: Option<Tensor<2, Bool>>,
-    /// Whether all logits so far were finite; for logits on a device the answer stays there until it is asked for.
+    /// Whether all logits since the last check were finite.
     finite: bool,
-    finite_there: Option<Tensor<1, Bool>>,
+    /// `[1]`: the same for logits on a device, kept there to save a read.
+    finite_on_device: Option<Tensor<1, Bool>>,
 }
 
 impl Sampler {
@@ -78,18 +80,39 @@ impl Sampler {
             counts: BTreeMap::new(),
             mask: None,
             finite: true,
-            finite_there: None,
+            finite_on_device: None,
         }
     }
 
-    /// Checks that all logits since the last call were finite; ids chosen from others mean nothing.
+    /// Checks that all logits since the last check were finite; an id chosen from NaN or infinite logits is meaningless.
     ///
     /// # Errors
     /// [`Error::NotFinite`] with the name of the stage that computed them.
     pub fn check(&mut self, stage: &'static str) -> Result<()> {
-        let there = self.finite_there.take().is_none_or(|finite| finite.into_scalar::<bool>());
-        let here = std::mem::replace(&mut self.finite, true);
-        if here && there { Ok(()) } else { Err(Error::NotFinite { stage }) }
+        Self::check_all(&mut [self], stage).remove(0)
+    }
+
+    /// Checks several samplers as [`Sampler::check`] does, with one read from the device.
+    pub fn check_all(samplers: &mut [&mut Self], stage: &'static str) -> Vec<Result<()>> {
+        let mut flags = Vec::new();
+        let on_device: Vec<bool> = samplers
+            .iter_mut()
+            .map(|sampler| {
+                let flag = sampler.finite_on_device.take();
+                let there = flag.is_some();
+                flags.extend(flag.map(|finite| finite.int()));
+                there
+            })
+            .collect();
+        let mut read = if flags.is_empty() { Vec::new() } else { host_ids(&Tensor::cat(flags, 0)) }.into_iter();
+        let each = samplers.iter_mut().zip(on_device).map(|(sampler, on_device)| {
+            let finite = !on_device || read.next() == Some(1);
+            match std::mem::replace(&mut sampler.finite, true) && finite {
+                true => Ok(()),
+                false => Err(Error::NotFinite { stage }),
+            }
+        });
+        each.collect()
     }
 
     /// Chooses the next id and records it as produced.
@@ -103,7 +126,14 @@ impl Sampler {
     pub fn choose(&mut self, logits: Logits) -> u32 {
         match logits {
             Logits::Host(mut scores) => self.choose_row(&mut scores),
-            Logits::Device(scores) => self.choose_tensor(scores).into_scalar::<i64>() as u32,
+            Logits::Device(scores) => {
+                let id: Tensor<1, Int> = self.choose_tensor(scores).squeeze_dim(1);
+                let finite = self.finite_on_device.take().map(|finite| finite.int());
+                // One read for both, because each read waits for the device.
+                let read = host_ids(&Tensor::cat(std::iter::once(id).chain(finite).collect(), 0));
+                self.finite &= read.get(1) != Some(&0);
+                read[0]
+            }
         }
     }
 
@@ -169,7 +199,7 @@ impl Sampler {
     /// Chooses from one row of logits `[V]` in host memory, which is changed.
     pub(crate) fn choose_row(&mut self, scores: &mut [f32]) -> u32 {
         if !scores.iter().all(|score| score.is_finite()) {
-            // Whatever is chosen means nothing; `check` says so.
+            // The chosen id is meaningless; `check` reports it.
             self.finite = false;
             return 0;
         }
@@ -209,7 +239,7 @@ impl Sampler {
     pub(crate) fn choose_tensor(&mut self, logits: Tensor<2>) -> Tensor<2, Int> {
         let mut scores = logits.cast(DType::F32);
         let finite = scores.clone().is_finite().all();
-        self.finite_there = Some(match self.finite_there.take() {
+        self.finite_on_device = Some(match self.finite_on_device.take() {
             Some(before) => before.bool_and(finite),
             None => finite,
         });

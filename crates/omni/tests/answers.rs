@@ -34,14 +34,8 @@ fn greedy() -> GenerateOptions {
 /// A copy of the small checkpoint whose config is changed.
 fn edited(edit: impl FnOnce(&mut Value)) -> TempDir {
     let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
-    edit_json(&directory.path().join("config.json"), edit);
+    testkit::edit_json(&directory.path().join("config.json"), edit);
     directory
-}
-
-fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
-    let mut json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    edit(&mut json);
-    std::fs::write(path, json.to_string()).unwrap();
 }
 
 fn load(directory: &TempDir) -> Result<Omni, Error> {
@@ -144,7 +138,9 @@ fn greedy_speech_keeps_the_checkpoints_penalty_and_the_predictor_follows_the_tal
     let released = codes(&testkit::tiny(), greedy());
     assert_eq!(codes(&testkit::tiny(), with_penalty(1.05)), released);
     let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
-    edit_json(&directory.path().join("generation_config.json"), |json| json["talker_repetition_penalty"] = json!(3.0));
+    testkit::edit_json(&directory.path().join("generation_config.json"), |json| {
+        json["talker_repetition_penalty"] = json!(3.0)
+    });
     let penalised = codes(directory.path(), greedy());
     assert_eq!(penalised, codes(&testkit::tiny(), with_penalty(3.0)));
     assert_ne!(penalised, released);
@@ -184,7 +180,7 @@ fn an_empty_answer_has_no_speech_and_is_no_error() {
     let id = first.generate(&question("hello"), &one.clone().text_only()).unwrap().token_ids[0];
     // With the first word as the end token, the model ends at once.
     let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
-    edit_json(&directory.path().join("generation_config.json"), |json| json["eos_token_id"] = json!(id));
+    testkit::edit_json(&directory.path().join("generation_config.json"), |json| json["eos_token_id"] = json!(id));
     let reply = load(&directory).unwrap().generate(&question("hello"), &greedy()).unwrap();
     assert_eq!((reply.text.as_str(), reply.token_ids.len(), reply.finish_reason), ("", 0, FinishReason::End));
     assert!(reply.speech.is_none());
@@ -245,7 +241,7 @@ fn ids_without_a_row_and_tokens_with_another_id_are_refused() {
     let directory = testkit::copy_of_tiny(&testkit::TINY_FILES);
     let whole = directory.path().join("tokenizer.json");
     std::fs::copy(testkit::tiny().join("alt/tokenizer.json"), &whole).unwrap();
-    edit_json(&whole, |json| json["model"]["vocab"]["zzzz"] = json!(4999));
+    testkit::edit_json(&whole, |json| json["model"]["vocab"]["zzzz"] = json!(4999));
     let message = load(&directory).err().unwrap().to_string();
     // The tokens that are added after the vocabulary would all get other ids.
     assert!(message.contains("`<|endoftext|>` should have id 956"), "{message}");

@@ -29,12 +29,6 @@ fn assert_names(message: &str, parts: &[&str]) {
     }
 }
 
-fn edit_json(path: PathBuf, edit: impl FnOnce(&mut Value)) {
-    let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    edit(&mut json);
-    std::fs::write(path, json.to_string()).unwrap();
-}
-
 /// Rewrites a shard's header; the tensor data stays.
 fn edit_header(path: &Path, edit: impl FnOnce(&mut Value)) {
     let bytes = std::fs::read(path).unwrap();
@@ -79,7 +73,7 @@ fn a_config_without_a_needed_key_names_file_and_key() {
         ("", "im_end_token_id"),
     ] {
         let directory = tiny();
-        edit_json(directory.path().join("config.json"), |config| {
+        testkit::edit_json(&directory.path().join("config.json"), |config| {
             config.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(key).unwrap();
         });
         let place = pointer.trim_start_matches('/').replace('/', ".");
@@ -87,7 +81,7 @@ fn a_config_without_a_needed_key_names_file_and_key() {
     }
     for (key, name) in [("rope_theta", "rope_theta"), ("num_experts", "num_experts")] {
         let directory = tiny();
-        edit_json(directory.path().join("config.json"), |config| {
+        testkit::edit_json(&directory.path().join("config.json"), |config| {
             config["thinker_config"]["text_config"].as_object_mut().unwrap().remove(key).unwrap();
         });
         assert_names(&error(directory.path()), &["thinker_config.text_config", name]);
@@ -110,7 +104,9 @@ fn contradictions_in_the_config_are_named() {
     ];
     for (pointer, key, value) in cases {
         let directory = tiny();
-        edit_json(directory.path().join("config.json"), |config| config.pointer_mut(pointer).unwrap()[key] = value);
+        testkit::edit_json(&directory.path().join("config.json"), |config| {
+            config.pointer_mut(pointer).unwrap()[key] = value
+        });
         let expected = if key == "num_key_value_heads" { "key/value heads" } else { key };
         assert_names(&error(directory.path()), &["config.json", expected]);
     }
@@ -126,12 +122,12 @@ fn a_missing_shard_is_named_with_the_index() {
 #[test]
 fn an_index_that_names_an_absent_file_or_tensor() {
     let directory = tiny();
-    edit_json(directory.path().join("model.safetensors.index.json"), |index| {
+    testkit::edit_json(&directory.path().join("model.safetensors.index.json"), |index| {
         index["weight_map"]["thinker.lm_head.weight"] = json!("elsewhere.safetensors");
     });
     assert_names(&error(directory.path()), &["elsewhere.safetensors", "thinker.lm_head.weight"]);
     let directory = tiny();
-    edit_json(directory.path().join("model.safetensors.index.json"), |index| {
+    testkit::edit_json(&directory.path().join("model.safetensors.index.json"), |index| {
         index["weight_map"]["made.up"] = json!("model-00001-of-00003.safetensors");
     });
     assert_names(&error(directory.path()), &["model-00001-of-00003.safetensors", "made.up"]);
@@ -204,7 +200,7 @@ fn one_error_lists_every_missing_unexpected_and_mismatched_tensor_with_shapes() 
 #[test]
 fn parts_that_are_not_asked_for_may_be_absent() {
     let directory = tiny();
-    edit_json(directory.path().join("config.json"), |config| {
+    testkit::edit_json(&directory.path().join("config.json"), |config| {
         config["enable_audio_output"] = json!(false);
         config.as_object_mut().unwrap().remove("talker_config");
         config.as_object_mut().unwrap().remove("code2wav_config");
@@ -221,7 +217,7 @@ fn parts_that_are_not_asked_for_may_be_absent() {
 fn a_text_only_load_needs_neither_the_talkers_shards_nor_its_config() {
     let directory = tiny();
     let index = directory.path().join("model.safetensors.index.json");
-    edit_json(index, |index| {
+    testkit::edit_json(&index, |index| {
         // As if the talker lay in a shard of its own, which was not fetched.
         for (name, shard) in index["weight_map"].as_object_mut().unwrap() {
             if name.starts_with("talker.") {
@@ -229,14 +225,14 @@ fn a_text_only_load_needs_neither_the_talkers_shards_nor_its_config() {
             }
         }
     });
-    edit_json(directory.path().join("config.json"), |config| {
+    testkit::edit_json(&directory.path().join("config.json"), |config| {
         config["talker_config"]["num_code_groups"] = json!(1);
     });
     let checkpoint = OmniCheckpoint::open(directory.path()).unwrap();
     checkpoint.check(&[Component::Thinker]).unwrap();
     let message = checkpoint.check(&[Component::Talker]).unwrap_err().to_string();
     assert_names(&message, &["config.json", "num_code_groups is 1", "at least 2"]);
-    edit_json(directory.path().join("config.json"), |config| {
+    testkit::edit_json(&directory.path().join("config.json"), |config| {
         config["talker_config"]["num_code_groups"] = json!(4);
     });
     assert_names(&error(directory.path()), &["talker.safetensors", "talker.", "not there"]);

@@ -12,7 +12,7 @@ use qwen3_omni::{
     AudioInput, Encoded, Error, Event, GenerateOptions, Message, ModalityEncoder, Omni, PartKind, Place, Reply,
     SpanLayout, TalkerPositions, VideoInput, VideoSound,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 fn sample(name: &str) -> PathBuf {
@@ -40,12 +40,6 @@ fn edited(files: &[&str], edit: impl FnOnce(&Path)) -> TempDir {
     let directory = testkit::copy_of_tiny(files);
     edit(directory.path());
     directory
-}
-
-fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
-    let mut json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    edit(&mut json);
-    std::fs::write(path, json.to_string()).unwrap();
 }
 
 fn refused(omni: &Omni, message: Message, options: &GenerateOptions) -> Error {
@@ -261,7 +255,7 @@ fn a_placeholder_in_a_text_part_is_refused_where_special_tokens_are_meant() {
 #[test]
 fn media_that_do_not_fit_the_context_are_refused_with_the_count_and_the_limit() {
     let directory = edited(&testkit::TINY_FILES, |path| {
-        edit_json(&path.join("config.json"), |config| {
+        testkit::edit_json(&path.join("config.json"), |config| {
             config["thinker_config"]["text_config"]["max_position_embeddings"] = json!(100);
         });
     });
@@ -298,7 +292,7 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
 #[test]
 fn videos_are_shrunk_to_the_context_and_the_refusal_names_the_options() {
     let directory = edited(&testkit::TINY_FILES, |path| {
-        edit_json(&path.join("config.json"), |config| {
+        testkit::edit_json(&path.join("config.json"), |config| {
             config["thinker_config"]["text_config"]["max_position_embeddings"] = json!(400);
         });
     });
@@ -348,7 +342,7 @@ fn the_talker_may_place_sound_in_video_as_the_reference_does() {
 /// Files of the Thinking and Captioner variants: no talker, no vocoder.
 fn silent_variant(edit: impl FnOnce(&Path)) -> TempDir {
     edited(&testkit::TINY_FILES, |path| {
-        edit_json(&path.join("config.json"), |config| {
+        testkit::edit_json(&path.join("config.json"), |config| {
             config["enable_audio_output"] = json!(false);
             config.as_object_mut().unwrap().retain(|key, _| key != "talker_config" && key != "code2wav_config");
         });
@@ -374,7 +368,7 @@ fn thinking_has_its_own_event_and_stays_out_of_the_text() {
     let renamed = |meaning: &str| {
         let (often, of_old) = (plain.token_ids[0].to_string(), meaning.to_owned());
         silent_variant(move |path| {
-            edit_json(&path.join("tokenizer_config.json"), |json| {
+            testkit::edit_json(&path.join("tokenizer_config.json"), |json| {
                 let tokens = json["added_tokens_decoder"].as_object_mut().unwrap();
                 let old = tokens.iter().find(|(_, token)| token["content"] == of_old.as_str()).unwrap().0.clone();
                 let (a, b) = (tokens[&often]["content"].clone(), tokens[&old]["content"].clone());

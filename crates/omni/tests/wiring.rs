@@ -1,7 +1,6 @@
 //! What files, options and plugged-in parts say is what happens.
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -13,7 +12,6 @@ use qwen3_omni::{
     Result, SamplingOptions, SpanLayout, Vocoder, VocoderMode, VocoderStream,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 fn greedy() -> GenerateOptions {
     GenerateOptions::default().greedy()
@@ -28,24 +26,6 @@ fn picture(name: &str) -> ImageInput {
     ImageInput::from(testkit::golden().join(name))
 }
 
-fn copy_of(directory: &Path) -> TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-        }
-    }
-    copy
-}
-
-fn edit(directory: &Path, file: &str, change: impl FnOnce(&mut Value)) {
-    let path = directory.join(file);
-    let mut json = std::fs::read(&path).map_or_else(|_| json!({}), |text| serde_json::from_slice(&text).unwrap());
-    change(&mut json);
-    std::fs::write(path, json.to_string()).unwrap();
-}
-
 fn ask(omni: &Omni, messages: &[Message], options: &GenerateOptions) -> Reply {
     omni.generate(messages, options).unwrap()
 }
@@ -55,8 +35,8 @@ fn the_talker_follows_generation_config() {
     let question = [Message::user().text("hello")];
     let options = GenerateOptions { max_new_tokens: 6, guards: Guards::off(), seed: 3, ..GenerateOptions::default() };
     let codes = |change: fn(&mut Value)| {
-        let directory = copy_of(&testkit::tiny());
-        edit(directory.path(), "generation_config.json", change);
+        let directory = testkit::copy_of(&testkit::tiny());
+        testkit::edit_json(&directory.path().join("generation_config.json"), change);
         ask(&Omni::builder(directory.path()).load().unwrap(), &question, &options).speech.map(|speech| speech.codes)
     };
     // Four codes: three of them are fed back.
@@ -91,15 +71,17 @@ fn a_text_ends_with_any_of_the_ids_that_generation_config_names() {
     let usual = ask(&Omni::builder(testkit::nano()).load().unwrap(), &question, &options);
     assert!(usual.token_ids.len() >= 3);
     let ends = |value: Value| {
-        let directory = copy_of(&testkit::nano());
-        edit(directory.path(), "generation_config.json", |config| config["eos_token_id"] = value);
+        let directory = testkit::copy_of(&testkit::nano());
+        testkit::edit_json(&directory.path().join("generation_config.json"), |config| config["eos_token_id"] = value);
         ask(&Omni::builder(directory.path()).load().unwrap(), &question, &options).token_ids
     };
     let second = usual.token_ids[1];
     assert_eq!(ends(json!(second)), usual.token_ids[..1]);
     assert_eq!(ends(json!([second, usual.token_ids[2]])), usual.token_ids[..1]);
-    let directory = copy_of(&testkit::nano());
-    edit(directory.path(), "generation_config.json", |config| config["eos_token_id"] = json!("end"));
+    let directory = testkit::copy_of(&testkit::nano());
+    testkit::edit_json(&directory.path().join("generation_config.json"), |config| {
+        config["eos_token_id"] = json!("end")
+    });
     let error = Omni::builder(directory.path()).load().err().unwrap().to_string();
     assert!(error.contains("generation_config.json"), "{error}");
 }
@@ -152,8 +134,8 @@ fn the_talker_of_a_session_does_not_take_states_of_media_for_others() {
 
 #[test]
 fn chunks_of_any_length_are_told_apart_by_what_they_are_padded_to() {
-    let directory = copy_of(&testkit::tiny());
-    edit(directory.path(), "config.json", |config| {
+    let directory = testkit::copy_of(&testkit::tiny());
+    testkit::edit_json(&directory.path().join("config.json"), |config| {
         config["thinker_config"]["audio_config"]["n_window"] = json!(52);
         config["thinker_config"]["audio_config"]["n_window_infer"] = json!(208);
     });

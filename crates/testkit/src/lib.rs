@@ -52,6 +52,53 @@ pub fn copy_of_tiny(files: &[&str]) -> tempfile::TempDir {
     directory
 }
 
+/// A copy of a checkpoint directory whose files may be changed.
+///
+/// # Panics
+/// If the directory cannot be read.
+pub fn copy_of(directory: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a temporary directory can be made");
+    for entry in std::fs::read_dir(directory).expect("the directory is there") {
+        let path = entry.expect("it can be read").path();
+        if path.is_file() {
+            std::fs::copy(&path, copy.path().join(path.file_name().expect("a file has a name")))
+                .expect("it can be copied");
+        }
+    }
+    copy
+}
+
+/// Changes a JSON file; one that is not there begins as `{}`.
+///
+/// # Panics
+/// If the file is no JSON.
+#[cfg(feature = "parity")]
+pub fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let text = std::fs::read(path).unwrap_or_else(|_| b"{}".to_vec());
+    let mut json = serde_json::from_slice(&text).expect("the file is JSON");
+    change(&mut json);
+    std::fs::write(path, json.to_string()).expect("it can be written to");
+}
+
+/// Recomputes the checksums of all pages of an OGG file, so that what was changed in it reaches the decoder.
+pub fn repair_ogg(bytes: &mut [u8]) {
+    let mut at = 0;
+    while let Some(found) = bytes[at..].windows(4).position(|window| window == b"OggS") {
+        at += found;
+        let Some(segments) = bytes.get(at + 26).map(|count| usize::from(*count)) else { return };
+        let Some(lengths) = bytes.get(at + 27..at + 27 + segments) else { return };
+        let end = at + 27 + segments + lengths.iter().map(|length| usize::from(*length)).sum::<usize>();
+        let Some(page) = bytes.get_mut(at..end) else { return };
+        page[22..26].fill(0);
+        let checksum = page.iter().fold(0u32, |sum, byte| {
+            let shift = |sum: u32, _| (sum << 1) ^ (0x04c1_1db7 & (sum >> 31).wrapping_neg());
+            (0..8).fold(sum ^ u32::from(*byte) << 24, shift)
+        });
+        page[22..26].copy_from_slice(&checksum.to_le_bytes());
+        at = end;
+    }
+}
+
 /// Every file of the small checkpoint.
 pub const TINY_FILES: [&str; 11] = [
     "chat_template.json",

@@ -18,7 +18,7 @@ pub fn damaged(seed: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
     for _ in 0..1 << random.random_range(0..5) {
         damage_bytes(&mut bytes, random);
     }
-    repair_ogg(&mut bytes);
+    qwen3_omni_testkit::repair_ogg(&mut bytes);
     repair_png(&mut bytes);
     bytes
 }
@@ -96,24 +96,6 @@ fn strange(value: &Value, random: &mut ChaCha8Rng) -> Value {
         json!([[[[]]]]),
     ];
     choices[random.random_range(0..choices.len())].clone()
-}
-
-/// Computes the checksums of all pages of an OGG file anew.
-fn repair_ogg(bytes: &mut [u8]) {
-    let mut at = 0;
-    while let Some(found) = bytes[at..].windows(4).position(|window| window == b"OggS") {
-        at += found;
-        let Some(segments) = bytes.get(at + 26).map(|count| usize::from(*count)) else { return };
-        let Some(lengths) = bytes.get(at + 27..at + 27 + segments) else { return };
-        let end = at + 27 + segments + lengths.iter().map(|length| usize::from(*length)).sum::<usize>();
-        let Some(page) = bytes.get_mut(at..end) else { return };
-        page[22..26].fill(0);
-        let sum = page.iter().fold(0u32, |sum, byte| {
-            (0..8).fold(sum ^ u32::from(*byte) << 24, |sum, _| sum << 1 ^ if sum >> 31 == 1 { 0x04c1_1db7 } else { 0 })
-        });
-        page[22..26].copy_from_slice(&sum.to_le_bytes());
-        at = end;
-    }
 }
 
 /// Computes the checksums of all chunks of a PNG file anew.

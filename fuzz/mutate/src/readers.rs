@@ -7,6 +7,7 @@ use qwen3_omni::media::audio::log_mel;
 use qwen3_omni::media::image::{ImageOptions, patches};
 use qwen3_omni::media::video::{VideoOptions, clip};
 use qwen3_omni::{ChatTemplate, Component, OmniCheckpoint, OmniConfig, TemplateOptions, Tokenizer};
+use qwen3_omni_testkit::fixtures;
 use serde_json::{Value, json};
 
 /// A reader of files.
@@ -57,10 +58,6 @@ pub const READERS: [Reader; 9] = [
         read: |path| clip(&path.into(), &VideoOptions::default()).is_ok(),
     },
 ];
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/testkit/fixtures")
-}
 
 fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(fixtures().join(name)).expect("the fixture is there")

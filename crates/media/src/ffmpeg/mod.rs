@@ -11,10 +11,7 @@ pub(crate) use sound::{Interleaved, sound};
 use crate::MediaError;
 
 /// Messages of old versions that do not know one of the options that are tried.
-#[cfg(feature = "video")]
 pub(crate) const UNKNOWN_OPTION: [&str; 3] = ["fps_mode", "enc_time_base", "Invalid time base"];
-#[cfg(not(feature = "video"))]
-const UNKNOWN_OPTION: [&str; 0] = [];
 
 /// Messages about a truncated file, after which ffmpeg nevertheless exits with success.
 const CUT_OFF: [&str; 4] = ["prematurely", "partial file", "Truncat", "truncated"];

@@ -9,7 +9,7 @@ use super::{Pixels, jpeg};
 use crate::{MediaError, Result, Source};
 
 /// Most pixels of a picture. A larger one is refused by its header alone; it would need a gigabyte to decode.
-pub(super) const MOST_PIXELS: u64 = 178_956_970;
+pub(crate) const MOST_PIXELS: u64 = 178_956_970;
 
 /// Most bytes of a JPEG, HEIC or AVIF file, which are read whole: three for each of the most pixels.
 const MOST_BYTES: u64 = 3 * MOST_PIXELS;

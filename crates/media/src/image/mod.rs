@@ -20,7 +20,7 @@ mod resize;
 mod size;
 
 #[cfg(feature = "video")]
-pub(crate) use decode::over_white;
+pub(crate) use decode::{MOST_PIXELS, over_white};
 pub use input::ImageInput;
 pub(crate) use patches::Cutter;
 pub use patches::Patches;

@@ -7,13 +7,11 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 
 use self::listing::Listing;
+use super::mp4::MOST_PIXELS;
 use super::track::Timing;
 use crate::ffmpeg::{Input, Run, UNKNOWN_OPTION, absent, arguments, failed, no_such_track};
 use crate::image::{Pixels, resize};
 use crate::{MediaError, Result, Source};
-
-/// Most pixels of a frame, the same limit as the MP4 reader's.
-const MOST_PIXELS: &str = "33500000";
 
 /// Most runs of frames per call, so that the expression that selects them stays far below the limit of a command line.
 const MOST_RUNS: usize = 512;
@@ -124,7 +122,7 @@ fn list(input: &Input, why: &str, pass_through: &[&str]) -> Result<(Listing, std
 /// Arguments that select the first video track that is not a cover picture, whole and with each frame's own time.
 fn video_arguments(input: &Input, pass_through: &[&str]) -> Vec<OsString> {
     // With more threads, whether a broken frame is noticed depends on which of them comes first.
-    let mut arguments = arguments(&["-threads", "1", "-max_pixels", MOST_PIXELS], &input.argument());
+    let mut arguments = arguments(&["-threads", "1", "-max_pixels", &MOST_PIXELS.to_string()], &input.argument());
     arguments.extend(["-map", "0:V:0"].iter().chain(pass_through).map(OsString::from));
     arguments
 }

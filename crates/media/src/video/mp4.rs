@@ -18,6 +18,7 @@ pub(crate) use self::contents::Contents;
 use self::decoder::{Frames, Look};
 use self::movie::{Config, Movie, Shown};
 use self::samples::Sample;
+pub(crate) use self::sequence::MOST_PIXELS;
 use self::units::{Role, Units};
 use super::track::Timing;
 use crate::image::{Pixels, resize};

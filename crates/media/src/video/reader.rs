@@ -19,17 +19,10 @@ pub(super) enum Reader {
 
 impl Reader {
     pub(super) fn open(source: &Source) -> Result<Self> {
-        let contents = match source {
-            Source::Bytes(bytes) => Some(Contents::of_bytes(bytes.clone())),
-            Source::Path(path) => open_mp4(path).map_err(|error| match error.kind() {
-                ErrorKind::IsADirectory => MediaError::unsupported(source.origin(), "this is no file"),
-                _ => MediaError::Io { path: path.clone(), source: error },
-            })?,
-        };
-        let why = match contents.map(|contents| Mp4Video::open(contents, &source.origin())).transpose()? {
+        let why = match mp4_contents(source)?.map(|contents| Mp4Video::open(contents, &source.origin())).transpose()? {
             Some(Ok(video)) => return Ok(Self::Mp4(video)),
             Some(Err(why)) => why,
-            None => "this is no MP4 or MOV".to_owned(),
+            None => NO_MP4.to_owned(),
         };
         Self::open_ffmpeg(source, &why)
     }
@@ -67,8 +60,25 @@ impl Reader {
     }
 }
 
+/// The reason why a file that is not even opened as MP4 goes to ffmpeg.
+pub(super) const NO_MP4: &str = "this is no MP4 or MOV";
+
+/// The contents of a source, if they may be MP4 or MOV.
+///
+/// # Errors
+/// [`MediaError`] if the file cannot be opened or is no regular file.
+pub(super) fn mp4_contents(source: &Source) -> Result<Option<Contents>> {
+    match source {
+        Source::Bytes(bytes) => Ok(Some(Contents::of_bytes(bytes.clone()))),
+        Source::Path(path) => open_mp4(path).map_err(|error| match error.kind() {
+            ErrorKind::IsADirectory => MediaError::unsupported(source.origin(), "this is no file"),
+            _ => MediaError::Io { path: path.clone(), source: error },
+        }),
+    }
+}
+
 /// Opens a file that starts as MP4 and MOV do: with a box whose name is letters.
-pub(super) fn open_mp4(path: &Path) -> io::Result<Option<Contents>> {
+fn open_mp4(path: &Path) -> io::Result<Option<Contents>> {
     // Before it is opened: a pipe would be waited for.
     if !std::fs::metadata(path)?.is_file() {
         return Err(ErrorKind::IsADirectory.into());

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 
 use super::VideoInput;
-use super::mp4::{Contents, has_sound as mp4_has_sound};
-use super::reader::open_mp4;
+use super::mp4::has_sound as mp4_has_sound;
+use super::reader::{NO_MP4, mp4_contents};
 use crate::ffmpeg::{Input, Run, absent, arguments, failed, no_such_track};
-use crate::{MediaError, Result, Source};
+use crate::{Result, Source};
 
 /// Whether a video has a sound track; chosen frames have none.
 ///
@@ -14,14 +14,10 @@ use crate::{MediaError, Result, Source};
 /// [`MediaError`] if the file cannot be read.
 pub fn has_sound(video: &VideoInput) -> Result<bool> {
     let VideoInput::Encoded(source) = video else { return Ok(false) };
-    let contents = match source {
-        Source::Bytes(bytes) => Some(Contents::of_bytes(bytes.clone())),
-        Source::Path(path) => open_mp4(path).map_err(|error| MediaError::Io { path: path.clone(), source: error })?,
-    };
-    match contents.map(|contents| mp4_has_sound(&contents, &source.origin())).transpose()? {
+    match mp4_contents(source)?.map(|contents| mp4_has_sound(&contents, &source.origin())).transpose()? {
         Some(Ok(found)) => Ok(found),
         Some(Err(why)) => by_ffmpeg(source, &why),
-        None => by_ffmpeg(source, "this is no MP4 or MOV"),
+        None => by_ffmpeg(source, NO_MP4),
     }
 }
 

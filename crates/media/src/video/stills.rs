@@ -4,11 +4,8 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 use crate::ffmpeg::{Input, Run, arguments, no_decoder};
-use crate::image::{Pixels, over_white};
+use crate::image::{MOST_PIXELS, Pixels, over_white};
 use crate::{MediaError, Result, Source};
-
-/// Most pixels of a coded picture, as of any other picture.
-const MOST_PIXELS: &str = "178956970";
 
 /// A decoded picture: RGB or grey, row by row.
 pub(crate) struct Still {
@@ -79,7 +76,8 @@ pub(crate) fn decode_stills(
     sink: &mut dyn FnMut(Still) -> Result<()>,
 ) -> Result<()> {
     let input = Input::new(&stream)?;
-    let limits = ["-threads", "1", "-max_pixels", MOST_PIXELS];
+    let most = MOST_PIXELS.to_string();
+    let limits = ["-threads", "1", "-max_pixels", &most];
     let form: Vec<&str> = if form.is_empty() { Vec::new() } else { vec!["-f", form] };
     let mut arguments = arguments(&[&limits[..], &form].concat(), &input.argument());
     let (filter, frames) = (colours.filter(), count.to_string());

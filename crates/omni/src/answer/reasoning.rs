@@ -6,8 +6,8 @@ use crate::prompt::{PendingText, Tokenizer};
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
-/// The prompt without the thinking part that the chat template writes into the answer's opening, which is not spoken. What it writes
-/// after that belongs to the answer.
+/// Removes the thinking part that the chat template writes into the answer's opening, since it is not spoken. Text after it belongs
+/// to the answer.
 pub(crate) fn without_thinking(prompt: &[u32], im_start: u32, tokenizer: &Tokenizer) -> Vec<u32> {
     let turn = prompt.iter().rposition(|id| *id == im_start).unwrap_or(0);
     let place = |token: &str, from: usize| {

@@ -26,7 +26,7 @@ impl StopStrings {
             return String::new();
         }
         self.held.push_str(piece);
-        // The one that is complete first, whatever the pieces.
+        // The stop string that is completed first, so that the result does not depend on token boundaries.
         let found = |stop: &String| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at));
         let first = self.stops.iter().filter_map(found).min().map(|(_, at)| at);
         self.found = first.is_some();
@@ -72,7 +72,7 @@ impl StopStrings {
         std::mem::take(&mut self.held)
     }
 
-    /// Starts anew: what came before was thinking.
+    /// Resets the matcher after the thinking part.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(&self.stops);
     }

@@ -54,7 +54,7 @@ type SpeechStart = (TalkerPrompt, Speaking, Vec<TokenKey>);
 struct Rows<'a> {
     model: &'a Model,
     words: &'a Receiver<Word>,
-    /// Rows `[n, D]` of text that the prompt had beyond its opening positions, and how many were given out.
+    /// Text rows `[n, D]` of the prompt after its opening positions, and the number already returned.
     trailing: Tensor<2>,
     given: usize,
     pad: Tensor<2>,

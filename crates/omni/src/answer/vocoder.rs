@@ -42,7 +42,7 @@ enum Stream<'a> {
     Custom(Box<dyn VocoderStream>),
 }
 
-/// Refuses samples that are not finite: they would be heard as silence, or as noise.
+/// Refuses NaN and infinite samples, which would play as silence or noise.
 fn finite(samples: Vec<f32>) -> Result<Vec<f32>> {
     match samples.iter().all(|sample| sample.is_finite()) {
         true => Ok(samples),

@@ -8,7 +8,7 @@ use crate::model::{GenerationConfig, image_bounds};
 use crate::prompt::{ChatTemplate, TemplateOptions, Tokenizer};
 
 impl OmniCheckpoint {
-    /// Reads tokenizer, chat template and settings as loading does, and renders a message; returns what is wrong with each.
+    /// Reads tokenizer, chat template and settings as loading does, and renders a message; returns the error of each that fails.
     pub fn companion_faults(&self) -> Vec<Error> {
         let (directory, config) = (self.directory(), self.config());
         let tokenizer = || token_check::check(config, &Tokenizer::from_directory(directory)?);

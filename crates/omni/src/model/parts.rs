@@ -8,7 +8,7 @@ use mtp::CodePredictor;
 use omni_core::{Encoded, ModalityEncoder, Result, Vocoder};
 use vision_encoder::{PixelPatches, VisionEncoder};
 
-/// Asked between pieces of work whether its result is still wanted. An encoder of the application's own is not interrupted.
+/// Polled between pieces of work; true cancels it. Custom encoders are not interrupted.
 pub(crate) type Stopped<'a> = &'a (dyn Fn() -> bool + Sync);
 
 pub(crate) struct Encoders {

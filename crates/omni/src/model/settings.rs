@@ -89,7 +89,7 @@ struct ImageProcessor {
     size: Edges,
 }
 
-/// Numbers of pixels in spite of their names.
+/// Pixel counts, despite their names.
 #[derive(Debug, Default, Deserialize)]
 struct Edges {
     shortest_edge: Option<usize>,

@@ -140,7 +140,7 @@ pub struct GenerateOptions {
     pub tools: Vec<Value>,
     /// Passed to the chat template if set.
     pub enable_thinking: Option<bool>,
-    /// Whether special tokens that stand in texts are tokens, as in the reference. By default they are text: what a user writes cannot
+    /// Whether special tokens in texts are recognised, as in the reference. By default they are plain text: what a user writes cannot
     /// end a turn, begin another, or stand for media.
     pub special_tokens_in_text: bool,
     /// Whether the answer starts with thinking text; `None` for whether it starts with `<think>` or the prompt ends with it.

@@ -5,7 +5,7 @@ use super::boxes::Fault;
 use super::colour::Colour;
 
 const LONGEST_SIDE: u32 = 8192;
-const MOST_PIXELS: u64 = 33_500_000;
+pub(crate) const MOST_PIXELS: u64 = 33_500_000;
 
 /// Profile numbers; those from 100 on have more fields.
 const BASELINE: u32 = 66;

@@ -1,20 +1,20 @@
-//! Bounds of what a chat template may cost.
+//! Limits on the resources that a chat template may use.
 
 use std::io::{self, Write};
 
-use minijinja::value::{Kwargs, Rest, Value, ValueOrKwargs, from_args};
+use minijinja::value::{Rest, Value, ValueOrKwargs};
 use minijinja::{Environment, ErrorKind};
 
-/// Steps of the template's program: sixty times those of a conversation of 1,000 messages.
+/// Instructions of one rendering.
 const STEPS: u64 = 20_000_000;
 
-/// Bytes of the template's text; those of models have 5 to 20 kB.
+/// Size of the template's text in bytes.
 const MOST_SOURCE: usize = 1 << 20;
 
-/// Bytes that a template may write, and that one filter may make.
+/// Size in bytes of the output, and of the result of one filter.
 const MOST_OUTPUT: usize = 1 << 26;
 
-/// Items of a list that a filter may make.
+/// Number of items in the list that a filter returns.
 const MOST_ITEMS: usize = 1 << 20;
 
 /// Blocks inside one another, further branches of an `if` included. The parser takes a stack frame for each.
@@ -115,10 +115,10 @@ impl Write for Bounded {
     }
 }
 
-/// The size of what a filter would make of its arguments; `None` for arguments that the filter itself refuses.
+/// Estimates the size in bytes of a filter's result; `None` for arguments that the filter itself rejects.
 type Size = fn(&[Value]) -> Option<usize>;
 
-/// Filters and methods that can make much out of little, with the size of what they would make.
+/// Filters and methods whose result can be far larger than their arguments.
 const GROWING: [(&str, Size); 16] = [
     ("replace", of_replacement),
     ("indent", of_indentation),
@@ -143,7 +143,7 @@ const ITEM_BYTES: usize = MOST_OUTPUT / MOST_ITEMS;
 
 /// An argument by its place or its name.
 fn argument(args: &[Value], index: usize, name: &str) -> Option<Value> {
-    let (positional, named): (&[Value], Kwargs) = from_args(args).ok()?;
+    let (positional, named) = super::arguments(args).ok()?;
     positional.get(index).cloned().or_else(|| named.get::<Value>(name).ok())
 }
 
@@ -223,7 +223,7 @@ fn bound(name: &str, args: &[Value]) -> Result<(), minijinja::Error> {
     }
 }
 
-/// Puts a bound before the filters and methods that can make much out of little.
+/// Wraps the filters and methods of [`GROWING`] so that their results are bounded, and sets the instruction limit.
 pub(super) fn set(environment: &mut Environment<'static>) {
     environment.set_fuel(Some(STEPS));
     let original = Environment::new();

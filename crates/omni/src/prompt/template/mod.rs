@@ -18,8 +18,8 @@ use limits::Bounded;
 
 /// The checkpoint's chat template, which renders a conversation as the prompt's text, before placeholders are expanded.
 ///
-/// A template is a program that comes with the weights: its size, its nesting, its steps and what it writes are bounded. Values that it
-/// makes on the way are not, nor the time that each step takes: load checkpoints of people whose programs you would run.
+/// A template is a program that comes with the weights: its size, its nesting, its steps and what it writes are bounded. Intermediate
+/// values and the time per step are not: load only checkpoints that you trust as you trust code.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,

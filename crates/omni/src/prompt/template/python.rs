@@ -1,4 +1,4 @@
-//! Values as Python writes them: chat templates are written for it.
+//! Python's formatting of values, which chat templates rely on.
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};

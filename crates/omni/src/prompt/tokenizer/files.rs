@@ -126,28 +126,25 @@ fn add_tokens(tokenizer: &mut Tokenizer, directory: &Path) -> Result<()> {
         let parsed = id.parse().map_err(|_| config(&settings_path, &format!("added token id `{id}` is no number")))?;
         tokens.push((parsed, content, *special, &settings_path));
     }
+    let listed: HashSet<&str> = tokens.iter().map(|(_, content, ..)| *content).collect();
     let by_text: BTreeMap<String, u32> = if added_path.exists() { read_json(&added_path)? } else { BTreeMap::new() };
-    let unlisted = by_text.iter().filter(|(text, _)| !tokens.iter().any(|(_, listed, ..)| listed == text));
-    let unlisted: Vec<_> = unlisted.collect();
-    tokens
-        .extend(unlisted.iter().map(|(text, id)| (**id, text.as_str(), special.contains(text.as_str()), &added_path)));
+    let unlisted = by_text.iter().filter(|(text, _)| !listed.contains(text.as_str()));
+    tokens.extend(unlisted.map(|(text, id)| (*id, text.as_str(), special.contains(text.as_str()), &added_path)));
     tokens.sort_by_key(|(id, ..)| *id);
-    for (id, content, special, path) in tokens {
-        add_token(tokenizer, id, content, special).map_err(|reason| config(path, &reason))?;
+    let known = tokenizer.get_added_tokens_decoder();
+    let is_known = |id: &u32, content: &str| known.get(id).is_some_and(|token| token.content == content);
+    let absent = tokens.iter().filter(|(id, content, ..)| !is_known(id, content));
+    let absent = absent.map(|(_, content, special, _)| AddedToken::from(*content, *special).normalized(false));
+    // All at once: the library rebuilds its matcher at each call.
+    guarded(|| tokenizer.add_tokens(absent.collect::<Vec<_>>())).map_err(|reason| config(&settings_path, &reason))?;
+    for (id, content, _, path) in tokens {
+        let given = tokenizer.token_to_id(content);
+        if given != Some(id) {
+            let reason = format!("added token `{content}` should have id {id}, but the tokenizer gives {given:?}");
+            return Err(config(path, &reason));
+        }
     }
     Ok(())
-}
-
-fn add_token(tokenizer: &mut Tokenizer, id: u32, content: &str, special: bool) -> std::result::Result<(), String> {
-    let known = tokenizer.get_added_tokens_decoder().contains_key(&id) && tokenizer.token_to_id(content) == Some(id);
-    if !known {
-        let token = [AddedToken::from(content, special).normalized(false)];
-        guarded(|| if special { tokenizer.add_special_tokens(token) } else { tokenizer.add_tokens(token) })?;
-    }
-    match tokenizer.token_to_id(content) {
-        Some(given) if given == id => Ok(()),
-        given => Err(format!("added token `{content}` should have id {id}, but the tokenizer gives {given:?}")),
-    }
 }
 
 fn config(path: &Path, reason: &dyn std::fmt::Display) -> Error {

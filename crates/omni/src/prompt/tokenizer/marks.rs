@@ -1,7 +1,7 @@
-//! Texts that hold a special token's letters without meaning the token.
+//! Special tokens spelled out in texts, where they are plain text.
 //!
-//! A text that says `<|im_end|>` must not end a turn. Before the chat template puts the texts together, a mark is set into each such
-//! place; the template's own tokens have none. Then everything between the template's tokens is encoded as text.
+//! A text that says `<|im_end|>` must not end a turn. A mark is inserted into each such token before the chat template is rendered, so
+//! that only the template's own special tokens are recognised; everything between them is encoded as text.
 
 use omni_core::{Error, Result};
 use serde_json::Value;
@@ -9,12 +9,12 @@ use tokenizers::tokenizer::{OffsetReferential, OffsetType};
 
 use super::{Tokenizer, guarded};
 
-/// A character that stands for nothing and that no text of the conversation holds.
+/// A Unicode noncharacter that occurs in no text of the conversation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark(char);
 
 impl Mark {
-    /// Chooses a mark for some values; `None` if none of their texts holds a special token.
+    /// Picks a mark that no text of `values` contains; `None` if no text contains a special token.
     ///
     /// # Errors
     /// [`Error::Request`] if the texts hold all of Unicode's 32 noncharacters of this block.
@@ -28,7 +28,7 @@ impl Mark {
         free.next().map(|mark| Some(Self(mark))).ok_or_else(refused)
     }
 
-    /// Sets the mark into every special token of every text.
+    /// Inserts the mark into every special token of every text.
     pub(crate) fn set(self, tokenizer: &Tokenizer, value: &mut Value) {
         match value {
             Value::String(text) => self.set_in_text(tokenizer, text),
@@ -58,7 +58,7 @@ impl Mark {
         }
     }
 
-    /// Encodes a rendered prompt: special tokens with a mark are text, and marks vanish.
+    /// Encodes a rendered prompt: special tokens with a mark are plain text, and marks are removed.
     ///
     /// # Errors
     /// [`Error::Request`] if the text cannot be encoded.

@@ -16,7 +16,7 @@ pub(crate) use marks::Mark;
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// The same without the special tokens, made when a text first holds one that is not meant.
+    /// The same tokenizer with special tokens encoded as plain text; created on first use.
     plain: Arc<OnceLock<tokenizers::Tokenizer>>,
     /// The added tokens that are flagged special.
     special: HashMap<u32, String>,
@@ -71,7 +71,7 @@ impl Tokenizer {
         encode_with(plain, text)
     }
 
-    /// The fewest tokens that a text can have, from its length and the longest token; far cheaper than encoding it.
+    /// Lower bound on the number of tokens, from the text's length and the longest token; much cheaper than encoding.
     pub(crate) fn fewest_tokens(&self, text: &str) -> usize {
         text.chars().count() / self.longest
     }
