@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Every target for so many seconds, as many at a time as there are processors, with the stable compiler:
-#   fuzz/run.sh [SECONDS]
-# Inputs that fail are left in fuzz/artifacts and printed.
+#   fuzz/run.sh [SECONDS] [SEED]
+# The same seed tries the same inputs, as many as there is time for. Inputs that fail are left in fuzz/artifacts and printed.
 set -euo pipefail
 cd "$(dirname "$0")"
-export seconds=${1:-30} built=${CARGO_TARGET_DIR:-target}/debug
+export seconds=${1:-30} seed=${2:-1} built=${CARGO_TARGET_DIR:-target}/debug
 
 RUSTC_WRAPPER=$PWD/instrumented cargo build --locked
 
@@ -16,7 +16,7 @@ run() {
     checkpoint) cp "$fixtures"/tiny/config.json "$fixtures"/quantized/* "$corpus" ;;
     *) find "$fixtures"/media -type f ! -name README.md -exec cp {} "$corpus" \; ;;
     esac
-    if "$built/$1" -max_total_time="$seconds" -timeout=60 -artifact_prefix=artifacts/"$1"/ "$corpus" >"$log" 2>&1; then
+    if "$built/$1" -seed="$seed" -max_total_time="$seconds" -timeout=60 -artifact_prefix=artifacts/"$1"/ "$corpus" >"$log" 2>&1; then
         echo "$1: $(tail -1 "$log")"
         rm -r "$corpus" "$log"
     else

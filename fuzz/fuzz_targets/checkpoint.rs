@@ -3,6 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use qwen3_omni_checkpoint::{Checkpoint, Expected, Manifest, TensorKind};
+use qwen3_omni_fuzz::begin;
 
 const CONFIG: &str = include_str!("../../crates/testkit/fixtures/tiny/config.json");
 
@@ -16,7 +17,7 @@ fn open(config: &[u8], shard: &[u8]) {
     }
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: begin(), |bytes: &[u8]| {
     open(CONFIG.as_bytes(), bytes);
     open(bytes, &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']);
 });
