@@ -1,9 +1,11 @@
 use omni_core::Result;
 
 use crate::{Code2Wav, VocoderRun};
+use serde::{Deserialize, Serialize};
 
 /// The reference's chunked decode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Chunking {
     /// Frames per chunk.
     pub frames: usize,

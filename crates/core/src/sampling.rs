@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// How a stage picks its next id from logits.
 ///
 /// The order is the reference's: repetition penalty, suppression, then, when sampling, temperature, top-k, top-p, min-p. Presence and
 /// frequency penalty and bias come after the repetition penalty; all of these stay on in greedy mode.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
     /// Whether the id of the highest logit is taken instead of a sampled one.
     pub greedy: bool,
@@ -29,6 +31,13 @@ pub struct SamplingOptions {
     pub logit_bias: BTreeMap<u32, f32>,
     /// Seed of the sampling: the same seed, options and input give the same ids on the same device.
     pub seed: u64,
+}
+
+impl Default for SamplingOptions {
+    /// Greedy choice.
+    fn default() -> Self {
+        Self::greedy()
+    }
 }
 
 impl SamplingOptions {

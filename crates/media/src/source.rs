@@ -1,3 +1,4 @@
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use base64::{Engine, alphabet};
 use crate::{MediaError, Result};
 
 /// Where encoded contents lie.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub enum Source {
     /// A file; nothing is read before it is needed.
     Path(PathBuf),
@@ -22,6 +24,22 @@ impl Source {
         match self {
             Source::Path(path) => path.display().to_string(),
             Source::Bytes(bytes) => format!("{} bytes in memory", bytes.len()),
+        }
+    }
+
+    /// Checks that a path names a regular file, before it is opened: a pipe would be waited for. Returns its length, or that of the
+    /// bytes.
+    pub(crate) fn check(&self) -> Result<u64> {
+        match self {
+            Source::Bytes(bytes) => Ok(bytes.len() as u64),
+            Source::Path(path) => {
+                let metadata = std::fs::metadata(path);
+                let metadata = metadata.map_err(|source| MediaError::Io { path: path.clone(), source })?;
+                match metadata.is_file() {
+                    true => Ok(metadata.len()),
+                    false => Err(MediaError::unsupported(self.origin(), "this is no file")),
+                }
+            }
         }
     }
 }
@@ -56,6 +74,34 @@ impl Source {
         let bytes =
             GeneralPurpose::new(&alphabet, lenient).decode(letters).map_err(|error| refused(error.to_string()))?;
         Ok(bytes.into())
+    }
+}
+
+/// The form in which a source is serialised: `{"path": …}` or `{"base64": …}`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Written {
+    Path(PathBuf),
+    Base64(String),
+}
+
+impl From<Source> for Written {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Path(path) => Self::Path(path),
+            Source::Bytes(bytes) => Self::Base64(base64::engine::general_purpose::STANDARD.encode(bytes)),
+        }
+    }
+}
+
+impl TryFrom<Written> for Source {
+    type Error = MediaError;
+
+    fn try_from(written: Written) -> Result<Self> {
+        match written {
+            Written::Path(path) => Ok(Self::Path(path)),
+            Written::Base64(text) => Self::from_base64(&text),
+        }
     }
 }
 

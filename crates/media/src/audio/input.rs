@@ -1,3 +1,4 @@
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
@@ -6,13 +7,13 @@ use super::{Mel, Resampler, SAMPLE_RATE};
 use crate::{MediaError, Result, Source};
 
 /// Sound as an application has it.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AudioInput {
     /// A file or its bytes, told by the contents. What is not decoded here goes to an installed `ffmpeg`.
     Encoded(Source),
     /// The sound track of a video file, read as [`AudioInput::Encoded`] is.
-    #[cfg(feature = "video")]
     SoundTrack(Source),
     /// Decoded samples, the channels interleaved.
     Samples {
@@ -37,7 +38,6 @@ impl AudioInput {
     pub fn origin(&self) -> String {
         match self {
             Self::Encoded(source) => source.origin(),
-            #[cfg(feature = "video")]
             Self::SoundTrack(source) => source.origin(),
             Self::Samples { samples, .. } => format!("{} decoded samples", samples.len()),
             Self::Frames(mel) => format!("{} log-mel frames", mel.frames()),
@@ -51,7 +51,6 @@ impl AudioInput {
     pub fn feed(&self, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         match self {
             Self::Encoded(source) => encoded(source, sink),
-            #[cfg(feature = "video")]
             Self::SoundTrack(source) => encoded(source, sink),
             Self::Frames(_) => Err(MediaError::unusable(self.origin(), "they hold no samples")),
             Self::Samples { samples, sample_rate, channels } => {

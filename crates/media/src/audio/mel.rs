@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
+use serde::{Deserialize, Serialize};
 
 use crate::{MediaError, Result};
 
@@ -16,9 +17,24 @@ const SPECTRUM: usize = FFT / 2 + 1;
 const FEWEST: usize = PAD + 1;
 
 /// Log-mel frames of one item: what the audio encoder takes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<f32>", into = "Vec<f32>")]
 pub struct Mel {
     values: Vec<f32>,
+}
+
+impl TryFrom<Vec<f32>> for Mel {
+    type Error = MediaError;
+
+    fn try_from(values: Vec<f32>) -> Result<Self> {
+        Self::new(values)
+    }
+}
+
+impl From<Mel> for Vec<f32> {
+    fn from(mel: Mel) -> Self {
+        mel.values
+    }
 }
 
 impl Mel {

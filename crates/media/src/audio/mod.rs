@@ -9,14 +9,20 @@
 //! # Ok::<(), qwen3_omni_media::MediaError>(())
 //! ```
 
+#[cfg(feature = "audio")]
 mod aac;
+#[cfg(feature = "audio")]
 mod contents;
 mod decode;
 mod input;
 mod mel;
+#[cfg(feature = "audio")]
 mod opus;
 mod resample;
+#[cfg(feature = "audio")]
 mod timeline;
+#[cfg(feature = "audio")]
+mod track;
 
 pub use input::{AudioInput, Mono, read};
 pub use mel::{BINS, HOP, Mel, MelStream, mel_filters, window};

@@ -20,12 +20,10 @@ pub(crate) struct Input {
 impl Input {
     pub(crate) fn new(source: &Source) -> Result<Self> {
         let origin = source.origin();
+        source.check()?;
         refuse_lists(source, &origin)?;
         match source {
-            Source::Path(path) => {
-                fs::metadata(path).map_err(|source| MediaError::Io { path: path.clone(), source })?;
-                Ok(Self { origin, path: path.clone(), temporary: false })
-            }
+            Source::Path(path) => Ok(Self { origin, path: path.clone(), temporary: false }),
             // Some formats keep their tables at the end, so that a pipe would not do.
             Source::Bytes(bytes) => {
                 let (mut file, path) = temporary(&std::env::temp_dir())?;

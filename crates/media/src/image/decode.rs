@@ -5,23 +5,18 @@ use image::error::ImageError;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
+use super::pixels::{MOST_PIXELS, over_white};
 use super::{Pixels, jpeg};
+use crate::error::guarded;
 use crate::{MediaError, Result, Source};
-
-/// Most pixels of a picture. A larger one is refused by its header alone; it would need a gigabyte to decode.
-pub(crate) const MOST_PIXELS: u64 = 178_956_970;
 
 /// Most bytes of a JPEG, HEIC or AVIF file, which are read whole: three for each of the most pixels.
 const MOST_BYTES: u64 = 3 * MOST_PIXELS;
 
-#[cfg(feature = "video")]
 const KNOWN: &str = "expected PNG, JPEG, WebP, TIFF, BMP, GIF, HEIC or AVIF";
-#[cfg(not(feature = "video"))]
-const KNOWN: &str = "expected PNG, JPEG, WebP, TIFF, BMP or GIF";
 
 /// Reads a picture's height and width when upright from its header; no pixel is decoded.
 pub(super) fn size(source: &Source) -> Result<[usize; 2]> {
-    #[cfg(feature = "video")]
     if let Some(heif) = heif(source)? {
         return Ok(heif.size());
     }
@@ -36,7 +31,6 @@ pub(super) fn size(source: &Source) -> Result<[usize; 2]> {
 
 /// Decodes a picture. The format is told by the contents, never by the file's name.
 pub(super) fn decode(source: &Source) -> Result<Pixels> {
-    #[cfg(feature = "video")]
     if let Some(heif) = heif(source)? {
         return heif.pixels();
     }
@@ -48,7 +42,6 @@ pub(super) fn decode(source: &Source) -> Result<Pixels> {
 }
 
 /// Reads the kinds of TIFF that the decoder here does not take, as those with a palette, through an installed `ffmpeg`.
-#[cfg(feature = "video")]
 fn rare(source: &Source, error: MediaError) -> Result<Pixels> {
     let mut head = Vec::new();
     open(source)?.take(HEAD).read_to_end(&mut head).map_err(|error| MediaError::damaged(source.origin(), error))?;
@@ -61,11 +54,6 @@ fn rare(source: &Source, error: MediaError) -> Result<Pixels> {
 /// Whether a file begins like TIFF or BigTIFF.
 fn is_tiff(head: &[u8]) -> bool {
     [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| head.starts_with(*magic))
-}
-
-#[cfg(not(feature = "video"))]
-fn rare(_: &Source, error: MediaError) -> Result<Pixels> {
-    Err(error)
 }
 
 /// The name of the format of a file that begins like HEIC or AVIF.
@@ -84,7 +72,6 @@ fn heif_name(head: &[u8]) -> Option<&'static str> {
 }
 
 /// Reads a HEIC or AVIF file, if it is one.
-#[cfg(feature = "video")]
 fn heif(source: &Source) -> Result<Option<super::heif::Heif>> {
     let origin = source.origin();
     let mut contents = open(source)?;
@@ -133,12 +120,9 @@ fn open(source: &Source) -> Result<Box<dyn Contents>> {
         Source::Bytes(bytes) => return Ok(Box::new(Cursor::new(bytes.clone()))),
         Source::Path(path) => path,
     };
-    let io = |source| MediaError::Io { path: path.clone(), source };
-    // Before it is opened: a pipe would be waited for.
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(MediaError::unsupported(source.origin(), "this is no file"));
-    }
-    Ok(Box::new(BufReader::new(File::open(path).map_err(io)?)))
+    source.check()?;
+    let file = File::open(path).map_err(|source| MediaError::Io { path: path.clone(), source })?;
+    Ok(Box::new(BufReader::new(file)))
 }
 
 /// A picture whose header was read.
@@ -162,7 +146,9 @@ impl Header {
             reader.set_format(ImageFormat::Tiff);
         }
         match reader.format() {
-            None | Some(ImageFormat::Avif) => return Err(unknown(source.origin(), &head)),
+            None | Some(ImageFormat::Avif) => {
+                return Err(MediaError::unsupported(origin, format!("the contents are no picture: {KNOWN}")));
+            }
             Some(ImageFormat::Jpeg) if length > MOST_BYTES => {
                 let reason = format!("a JPEG of {length} bytes, at most {MOST_BYTES} can be taken in");
                 return Err(MediaError::unusable(origin, reason));
@@ -174,13 +160,13 @@ impl Header {
         limits.max_alloc = Some(MOST_PIXELS * 16);
         reader.limits(limits);
         let mut decoder: Box<dyn ImageDecoder> =
-            Box::new(reader.into_decoder().map_err(|error| explain(&origin, &error))?);
+            Box::new(guarded(&origin, || reader.into_decoder())?.map_err(|error| explain(&origin, &error))?);
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > MOST_PIXELS {
             let reason = format!("{width} × {height} pixels, at most {MOST_PIXELS} in all can be taken in");
             return Err(MediaError::unusable(origin, reason));
         }
-        let orientation = decoder.orientation().map_err(|error| explain(&origin, &error))?;
+        let orientation = guarded(&origin, || decoder.orientation())?.map_err(|error| explain(&origin, &error))?;
         Ok(Self { decoder, orientation })
     }
 
@@ -194,19 +180,11 @@ impl Header {
     }
 
     fn decode(self, origin: &str) -> Result<Pixels> {
-        let mut picture = DynamicImage::from_decoder(self.decoder).map_err(|error| explain(origin, &error))?;
+        let picture = guarded(origin, || DynamicImage::from_decoder(self.decoder))?;
+        let mut picture = picture.map_err(|error| explain(origin, &error))?;
         picture.apply_orientation(self.orientation);
         flatten(picture)
     }
-}
-
-/// Why a file is not read that no decoder knows.
-fn unknown(origin: String, head: &[u8]) -> MediaError {
-    let reason = match heif_name(head) {
-        Some(name) => format!("this is {name}, which is read with the feature `video` only: {KNOWN}"),
-        None => format!("the contents are no picture: {KNOWN}"),
-    };
-    MediaError::unsupported(origin, reason)
 }
 
 fn explain(origin: &str, error: &ImageError) -> MediaError {
@@ -235,17 +213,4 @@ fn flatten(picture: DynamicImage) -> Result<Pixels> {
         return Pixels::new(width, height, picture.into_rgb8().into_raw());
     }
     over_white(width, height, &picture.into_rgba8().into_raw())
-}
-
-/// Lays RGB with transparency over white.
-pub(crate) fn over_white(width: usize, height: usize, rgba: &[u8]) -> Result<Pixels> {
-    let (pixels, _) = rgba.as_chunks::<4>();
-    let blended = |[r, g, b, a]: &[u8; 4]| [*r, *g, *b].map(|x| blend(x, *a));
-    Pixels::new(width, height, pixels.iter().flat_map(blended).collect())
-}
-
-/// `round((x * a + 255 * (255 - a)) / 255)`; a half cannot occur, as 255 is odd.
-pub(super) fn blend(x: u8, alpha: u8) -> u8 {
-    let (x, alpha) = (u32::from(x), u32::from(alpha));
-    ((x * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }

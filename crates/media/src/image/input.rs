@@ -1,16 +1,20 @@
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Pixels, decode};
+use super::Pixels;
+#[cfg(feature = "image")]
+use super::decode;
 use crate::{Result, Source};
 
 /// A picture as an application has it.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ImageInput {
-    /// A file or its bytes: PNG, JPEG, WebP, TIFF (first page), BMP or GIF (first frame); with the feature `video` and an installed
-    /// `ffmpeg` HEIC or AVIF.
+    /// A file or its bytes: PNG, JPEG, WebP, TIFF (first page), BMP or GIF (first frame); with an installed `ffmpeg` HEIC or AVIF.
+    /// Needs the feature `image`.
     Encoded(Source),
     /// Decoded pixels.
     Pixels(Arc<Pixels>),
@@ -45,6 +49,23 @@ impl ImageInput {
             Self::Encoded(source) => decode::decode(source).map(Cow::Owned),
             Self::Pixels(pixels) => Ok(Cow::Borrowed(pixels)),
         }
+    }
+}
+
+/// What stands for the decoders where they are not built in.
+#[cfg(not(feature = "image"))]
+mod decode {
+    use super::Pixels;
+    use crate::{MediaError, Result, Source};
+
+    pub(super) fn size(source: &Source) -> Result<[usize; 2]> {
+        source.check()?;
+        let reason = "this program was built without the feature `image`, which decodes picture files";
+        Err(MediaError::unsupported(source.origin(), reason))
+    }
+
+    pub(super) fn decode(source: &Source) -> Result<Pixels> {
+        size(source).map(|_| unreachable!("it is an error"))
     }
 }
 

@@ -9,26 +9,29 @@
 //! # Ok::<(), qwen3_omni_media::MediaError>(())
 //! ```
 
+#[cfg(feature = "image")]
 mod decode;
-#[cfg(feature = "video")]
+#[cfg(feature = "image")]
 mod heif;
 mod input;
+#[cfg(feature = "image")]
 mod jpeg;
 mod patches;
 mod pixels;
 mod resize;
 mod size;
 
-#[cfg(feature = "video")]
-pub(crate) use decode::{MOST_PIXELS, over_white};
 pub use input::ImageInput;
 pub(crate) use patches::Cutter;
 pub use patches::Patches;
 pub use pixels::Pixels;
+#[cfg(feature = "image")]
+pub(crate) use pixels::{MOST_PIXELS, over_white};
 pub use resize::resize;
 pub use size::{PixelBounds, target_size};
 
 use crate::Result;
+use serde::{Deserialize, Serialize};
 
 /// How pictures are prepared. `Default` is what the released model ships with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +43,8 @@ pub struct ImageOptions {
 }
 
 /// How the vision encoder cuts pictures; `Default` is the released encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct PatchSpec {
     /// Side of a patch in pixels.
     pub side: usize,

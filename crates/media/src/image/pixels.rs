@@ -1,13 +1,35 @@
 use std::fmt;
 
 use crate::{MediaError, Result};
+use serde::{Deserialize, Serialize};
+
+/// Most pixels of a picture. A larger one is refused by its header alone; it would need a gigabyte to decode.
+#[cfg(feature = "image")]
+pub(crate) const MOST_PIXELS: u64 = 178_956_970;
 
 /// A decoded picture: 8-bit RGB, row by row.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawPixels")]
 pub struct Pixels {
     width: usize,
     height: usize,
     rgb: Vec<u8>,
+}
+
+/// Pixels whose number was not compared with their sides.
+#[derive(Deserialize)]
+struct RawPixels {
+    width: usize,
+    height: usize,
+    rgb: Vec<u8>,
+}
+
+impl TryFrom<RawPixels> for Pixels {
+    type Error = MediaError;
+
+    fn try_from(raw: RawPixels) -> Result<Self> {
+        Self::new(raw.width, raw.height, raw.rgb)
+    }
 }
 
 impl Pixels {
@@ -44,4 +66,19 @@ impl fmt::Debug for Pixels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} × {} pixels", self.width, self.height)
     }
+}
+
+/// Lays RGB with transparency over white.
+#[cfg(feature = "image")]
+pub(crate) fn over_white(width: usize, height: usize, rgba: &[u8]) -> Result<Pixels> {
+    let (pixels, _) = rgba.as_chunks::<4>();
+    let blended = |[r, g, b, a]: &[u8; 4]| [*r, *g, *b].map(|x| blend(x, *a));
+    Pixels::new(width, height, pixels.iter().flat_map(blended).collect())
+}
+
+/// `round((x * a + 255 * (255 - a)) / 255)`; a half cannot occur, as 255 is odd.
+#[cfg(feature = "image")]
+pub(super) fn blend(x: u8, alpha: u8) -> u8 {
+    let (x, alpha) = (u32::from(x), u32::from(alpha));
+    ((x * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }

@@ -1,7 +1,9 @@
 use crate::{MediaError, Result};
+use serde::{Deserialize, Serialize};
 
 /// Fewest and most pixels of a resized picture or frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PixelBounds {
     /// Smaller ones are enlarged.
     pub min: usize,

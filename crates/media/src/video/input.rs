@@ -1,3 +1,4 @@
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
@@ -5,7 +6,8 @@ use crate::Source;
 use crate::image::{ImageInput, Pixels};
 
 /// A video as an application has it.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum VideoInput {
     /// A file or its bytes: MP4 or MOV with H.264; anything else that an installed `ffmpeg` reads.

@@ -21,10 +21,12 @@ mod plan;
 mod reader;
 mod sampling;
 mod sound;
+#[cfg(feature = "image")]
 pub(crate) mod stills;
 mod track;
 
 pub use input::VideoInput;
+#[cfg(feature = "image")]
 pub(crate) use mp4::boxes;
 pub use plan::{Plan, plan};
 pub use sampling::{VideoSampling, sample_indices};
@@ -32,9 +34,11 @@ pub use sound::has_sound;
 
 use crate::Result;
 use crate::image::{PatchSpec, Patches, PixelBounds};
+use serde::{Deserialize, Serialize};
 
 /// How videos are prepared. `Default` is the reference's processor with its sampling switched on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct VideoOptions {
     /// Frames taken per second of video.
     pub frames_per_second: f64,

@@ -6,6 +6,7 @@ mod colour;
 mod contents;
 mod decoder;
 mod fragments;
+mod h264;
 mod movie;
 mod samples;
 mod sequence;

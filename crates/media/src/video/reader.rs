@@ -1,7 +1,7 @@
 //! The readers of encoded video, and which of them takes a file.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::ffmpeg::FfmpegVideo;
@@ -70,19 +70,15 @@ pub(super) const NO_MP4: &str = "this is no MP4 or MOV";
 pub(super) fn mp4_contents(source: &Source) -> Result<Option<Contents>> {
     match source {
         Source::Bytes(bytes) => Ok(Some(Contents::of_bytes(bytes.clone()))),
-        Source::Path(path) => open_mp4(path).map_err(|error| match error.kind() {
-            ErrorKind::IsADirectory => MediaError::unsupported(source.origin(), "this is no file"),
-            _ => MediaError::Io { path: path.clone(), source: error },
-        }),
+        Source::Path(path) => {
+            source.check()?;
+            open_mp4(path).map_err(|source| MediaError::Io { path: path.clone(), source })
+        }
     }
 }
 
 /// Opens a file that starts as MP4 and MOV do: with a box whose name is letters.
 fn open_mp4(path: &Path) -> io::Result<Option<Contents>> {
-    // Before it is opened: a pipe would be waited for.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(ErrorKind::IsADirectory.into());
-    }
     let mut file = File::open(path)?;
     let mut head = Vec::new();
     file.by_ref().take(8).read_to_end(&mut head)?;

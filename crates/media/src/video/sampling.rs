@@ -1,11 +1,13 @@
 use super::VideoOptions;
 use super::track::Timing;
+use serde::{Deserialize, Serialize};
 
 /// Which frames are taken, their number being decided by rate and bounds.
 ///
 /// The two programs that prepare video for this model family count alike but choose differently: of 10 frames of which 4 are taken,
 /// the processor takes 0, 2, 5 and 7, the utilities 0, 3, 6 and 9.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum VideoSampling {
     /// Frame `i * frames / n`, rounded down, as the video processor of `transformers` takes it: the first of each of `n` equal

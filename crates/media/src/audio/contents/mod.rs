@@ -57,18 +57,13 @@ impl Contents {
     /// # Errors
     /// [`MediaError`] if it cannot be opened or is no file.
     pub(super) fn open(source: &Source) -> Result<Self> {
-        let origin = source.origin();
-        let (inner, len) = match source {
+        let (origin, len) = (source.origin(), source.check()?);
+        let inner = match source {
             Source::Path(path) => {
-                let io = |source| MediaError::Io { path: path.clone(), source };
-                // Before it is opened: a pipe would be waited for.
-                let metadata = std::fs::metadata(path).map_err(io)?;
-                if !metadata.is_file() {
-                    return Err(MediaError::unsupported(origin, "this is no file"));
-                }
-                (Inner::File(File::open(path).map_err(io)?), metadata.len())
+                let file = File::open(path).map_err(|source| MediaError::Io { path: path.clone(), source })?;
+                Inner::File(file)
             }
-            Source::Bytes(bytes) => (Inner::Bytes(bytes.clone()), bytes.len() as u64),
+            Source::Bytes(bytes) => Inner::Bytes(bytes.clone()),
         };
         Ok(Self { inner, len, origin })
     }

@@ -10,7 +10,7 @@ use image::{DynamicImage, RgbImage};
 
 use self::items::{Items, Layout};
 use super::Pixels;
-use super::decode::{MOST_PIXELS, blend};
+use super::pixels::{MOST_PIXELS, blend};
 use crate::video::boxes::Fault;
 use crate::video::stills::{Colours, Still, decode_stills};
 use crate::{MediaError, Result};

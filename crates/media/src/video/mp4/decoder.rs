@@ -1,11 +1,8 @@
 //! Decoding of H.264 to pictures, in order of decoding.
 
-use openh264::OpenH264API;
-use openh264::decoder::{DecodeOptions, DecodedYUV, Decoder, DecoderConfig, Flush};
-use openh264::formats::YUVSource;
-
 use super::boxes::Fault;
-use super::colour::{Colour, Converter, Planes, Turn};
+use super::colour::{Colour, Converter, Turn};
+use super::h264::{Decoder, Picture};
 use super::units::{self, Units};
 use crate::Result;
 use crate::image::Pixels;
@@ -43,9 +40,7 @@ pub(super) struct Frames {
 
 impl Frames {
     pub(super) fn new(length_bytes: usize, headers: &[Vec<u8>]) -> Result<Self, Fault> {
-        let config = DecoderConfig::new().flush_after_decode(Flush::NoFlush);
-        let decoder = Decoder::with_api_config(OpenH264API::from_source(), config)
-            .map_err(|error| Fault::Foreign(format!("the H.264 decoder cannot be made: {error}")))?;
+        let decoder = Decoder::new()?;
         let mut stream = Vec::new();
         for unit in headers {
             units::append(unit, true, &mut stream)?;
@@ -61,14 +56,9 @@ impl Frames {
     /// Decodes the picture of a sample.
     pub(super) fn decode(&mut self, sample: &[u8]) -> Result<Decoded<'_>, Fault> {
         self.gather(sample, false)?;
-        let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
-        let decoded = self.decoder.decode_with_options(&self.stream, options);
+        let decoded = self.decoder.decode(&self.stream);
         self.stream.clear();
-        match decoded {
-            Ok(Some(picture)) => Ok(Decoded(picture)),
-            Ok(None) => Err(Fault::Damaged("the H.264 decoder makes no picture of it".into())),
-            Err(error) => Err(Fault::Damaged(format!("the H.264 decoder cannot read it: {error}"))),
-        }
+        decoded.map(Decoded)
     }
 
     fn gather(&mut self, sample: &[u8], only_headers: bool) -> Result<(), Fault> {
@@ -80,18 +70,16 @@ impl Frames {
 }
 
 /// A picture that still lies in the decoder.
-pub(super) struct Decoded<'a>(DecodedYUV<'a>);
+pub(super) struct Decoded<'a>(Picture<'a>);
 
 impl Decoded<'_> {
     /// Converts the picture to pixels; `None` if it does not have the announced size.
     pub(super) fn pixels(&self, look: &Look) -> Option<Result<Pixels>> {
-        let (width, height) = self.0.dimensions();
-        let (luma, blue, red) = self.0.strides();
+        let planes = self.0.planes();
+        let (width, height) = (planes.width, planes.height);
         if (width, height) != (look.width, look.height) {
             return None;
         }
-        let planes =
-            Planes { width, height, luma: (self.0.y(), luma), blue: (self.0.u(), blue), red: (self.0.v(), red) };
         Some(look.turn.apply(width, height, look.converter.rgb(&planes)?))
     }
 }
