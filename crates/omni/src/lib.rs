@@ -25,8 +25,12 @@
 //! The parts are crates of their own and load alone: [`aut_encoder`], [`vision_encoder`], [`thinker`], [`talker`],
 //! [`code_predictor`], [`code2wav`]; [`media`] reads files without any model.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod answer;
 mod config;
+#[cfg(feature = "conversation")]
+mod conversation;
 mod load;
 mod model;
 mod omni;
@@ -36,10 +40,16 @@ mod prompt;
 mod schedule;
 mod session;
 
+#[cfg(feature = "async")]
+pub use answer::{AsyncEvents, PollEvent};
 pub use answer::{Canceller, ReplyStream};
 pub use code2wav::Chunking;
 pub use config::{Component, OmniConfig, TopConfig};
-pub use load::{Device, Loading, OmniBuilder, OmniCheckpoint};
+#[cfg(feature = "conversation")]
+pub use conversation::{
+    Conversation, ConversationEvent, ConversationEvents, ConversationOptions, TurnDetector, VoiceDetector,
+};
+pub use load::{Device, DeviceInfo, Loading, OmniBuilder, OmniCheckpoint};
 pub use media::audio::AudioInput;
 pub use media::image::ImageInput;
 pub use media::video::VideoInput;
@@ -47,10 +57,16 @@ pub use omni::Omni;
 pub use omni_core::{
     Dtype, Encoded, Error, ModalityEncoder, Place, Result, SamplingOptions, SpanLayout, Vocoder, VocoderStream,
 };
-pub use output::{Audio, Event, FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage, WavFile, WavWriter};
+pub use output::{
+    Audio, Event, FinishReason, LogProb, Played, PromptTokens, Reply, Speech, SpeechFinish, SpokenWord, Timings,
+    TokenLogProbs, ToolCall, Usage, WavFile, WavWriter,
+};
+#[cfg(feature = "grammar")]
+pub use prompt::Grammar;
 pub use prompt::{
-    ChatTemplate, ChunkRamp, GenerateOptions, Guards, LastWord, Message, Part, PartKind, PartTokens, Prompt, Role,
-    Stages, TalkerPositions, TemplateOptions, TextStream, Tokenizer, VideoSound, VocoderMode,
+    ChatTemplate, ChunkRamp, GenerateOptions, GivenText, Guards, HookContext, LastWord, Message, Part, PartKind,
+    PartTokens, Prompt, Role, SpeechFilter, Stages, TalkerPositions, TemplateOptions, TextStream, TokenHook,
+    TokenHooks, Tokenizer, VideoSound, VocoderMode,
 };
 pub use session::{Answer, AudioTurn, MelNorm, Session};
 

@@ -98,6 +98,26 @@ impl Omni {
         collect_reply(self.stream(messages, options)?)
     }
 
+    /// Generates `n` answers to the same conversation, one after another; the prompt is computed once. The seed of each is one more than
+    /// that of the one before, so that they differ if anything is sampled.
+    ///
+    /// # Errors
+    /// The errors of [`Omni::generate`]; [`Error::Request`] for none.
+    pub fn generate_n(&self, messages: &[Message], options: &GenerateOptions, n: usize) -> Result<Vec<Reply>> {
+        if n == 0 {
+            return Err(Error::Request("0 answers were asked for, expected at least 1".into()));
+        }
+        let mut session = self.session();
+        messages.iter().for_each(|message| session.push(message.clone()));
+        let answer = |index: usize| {
+            let options = GenerateOptions { seed: options.seed.wrapping_add(index as u64), ..options.clone() };
+            let reply = session.reply(&options)?;
+            session.truncate(messages.len());
+            Ok(reply)
+        };
+        (0..n).map(answer).collect()
+    }
+
     /// Generates the answer piece by piece: text as it is decoded, sound from the first word on. Work starts at once, in threads of
     /// its own, and waits for a slow reader. Dropping the stream stops it.
     ///
@@ -125,7 +145,7 @@ impl Omni {
         prefix_cache: Option<PrefixCache>,
         permit: Permit,
     ) -> Result<ReplyStream> {
-        let (tokens, limit) = (prompt.tokens(), self.context_length());
+        let (tokens, limit) = (prompt.tokens() + prompt.given.len(), self.context_length());
         // At least one token must be left for the answer.
         if tokens >= limit {
             return Err(Error::ContextLength { tokens, limit });
@@ -180,16 +200,17 @@ impl Omni {
         };
         let generation = &self.model.generation;
         // Each stage has its own seed, so that they do not draw the same numbers.
-        let [talker_seed, predictor_seed] =
-            [1, 2].map(|stage| options.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ stage);
-        let usual = SamplingOptions { greedy: options.greedy_speech, ..generation.talker(talker_seed) };
-        let sampling = options.talker.clone().unwrap_or(usual);
+        let usual = || SamplingOptions { greedy: options.greedy_speech, ..generation.talker(1) };
+        let mut sampling = options.talker.clone().unwrap_or_else(usual);
+        sampling.seed = options.stage_seed(sampling.seed);
         // The reference's code predictor follows the talker's choice.
         let greedy = sampling.greedy;
-        let predictor = || SamplingOptions { greedy, seed: predictor_seed, ..SamplingOptions::code_predictor() };
+        let usual = || SamplingOptions { greedy, seed: 2, ..SamplingOptions::code_predictor() };
+        let mut residual_sampling = options.code_predictor.clone().unwrap_or_else(usual);
+        residual_sampling.seed = options.stage_seed(residual_sampling.seed);
         Ok(Some(SpeechPlan {
             speaker,
-            residual_sampling: options.code_predictor.clone().unwrap_or_else(predictor),
+            residual_sampling,
             speak: moe_talker::SpeakOptions {
                 sampling,
                 max_codes: options.max_codes.unwrap_or(generation.max_codes()),

@@ -108,7 +108,7 @@ fn a_session_answers_as_a_fresh_run_of_the_conversation() {
     let picture = Message::user().image(samples().join("picture_where.png")).text("where is the blue square");
     for (turn, question) in [picture, Message::user().text("repeat cat")].into_iter().enumerate() {
         session.push(question);
-        let fresh = omni.generate(session.messages(), &GenerateOptions::default().greedy()).unwrap();
+        let fresh = omni.generate(&session.messages(), &GenerateOptions::default().greedy()).unwrap();
         let reply = session.reply(&GenerateOptions::default().greedy()).unwrap();
         assert_eq!((&reply.text, reply.usage.cached_tokens > 0), (&fresh.text, turn > 0));
         assert_eq!(reply.speech.unwrap().codes, fresh.speech.unwrap().codes);

@@ -22,7 +22,7 @@ fn sample(name: &str) -> std::path::PathBuf {
 /// The next turn of a session, which must be that of a fresh run of the whole conversation.
 fn turn(omni: &Omni, session: &mut Session, message: Message) -> Reply {
     session.push(message);
-    let fresh = omni.generate(session.messages(), &greedy()).unwrap();
+    let fresh = omni.generate(&session.messages(), &greedy()).unwrap();
     let reply = session.reply(&greedy()).unwrap();
     assert_eq!((&reply.text, &reply.token_ids), (&fresh.text, &fresh.token_ids));
     assert_eq!(reply.usage.prompt_tokens, fresh.usage.prompt_tokens);
@@ -56,7 +56,7 @@ fn every_turn_is_that_of_a_fresh_run_and_computes_only_what_is_new() {
     }
     assert_eq!(session.messages().len(), 10);
     assert!(session.cache_bytes() > 0);
-    session.forget();
+    session.forget().unwrap();
     assert_eq!(session.cache_bytes(), 0);
     assert_eq!(turn(&omni, &mut session, Message::user().text("repeat cat")).usage.cached_tokens, 0);
 }
@@ -107,13 +107,16 @@ fn an_interrupted_answer_is_truncated_to_what_was_played() {
     let reply = reply.unwrap();
     assert!(matches!(reply.speech.as_ref().unwrap().finish_reason, SpeechFinish::Cancelled | SpeechFinish::End));
     let heard = reply.played(played.min(2 * reply.speech.as_ref().unwrap().samples_per_frame));
-    session.truncate_answer(&heard).unwrap();
-    assert_eq!((session.messages().len(), heard.tokens), (2, heard.frames));
+    assert_eq!(heard.tokens, heard.frames);
     assert!((1..=3).contains(&heard.frames), "{} frames", heard.frames);
-    assert!(reply.text.starts_with(&heard.text) && !heard.text.is_empty());
+    assert!(
+        reply.text.starts_with(&heard.at_most) && !heard.at_most.is_empty() && heard.at_most.starts_with(&heard.text)
+    );
+    session.truncate_answer(&heard).unwrap();
+    assert_eq!(session.messages().len(), if heard.text.is_empty() { 1 } else { 2 });
     turn(&omni, &mut session, Message::user().text("what is one plus one"));
     // Nothing was played: the answer is taken back.
-    session.truncate_answer(&Played { text: String::new(), tokens: 0, frames: 0 }).unwrap();
+    session.truncate_answer(&Played::default()).unwrap();
     assert_eq!(session.messages().last().map(Message::role), Some(Role::User));
     let error = session.truncate_answer(&heard).unwrap_err();
     assert!(matches!(error, Error::Request(_)) && error.to_string().contains("end with an answer"), "{error}");
@@ -133,6 +136,54 @@ fn a_dropped_answer_leaves_the_session_usable() {
     assert!(session.reply(&greedy()).is_err());
     session.truncate(2);
     turn(&omni, &mut session, Message::user().text("repeat dog"));
+}
+
+#[test]
+fn an_answer_is_read_in_another_thread_while_the_session_is_added_to() {
+    let omni = nano();
+    let mut session = omni.session();
+    session.push(Message::user().text("repeat red cat nine"));
+    let answer = session.answer(&greedy()).unwrap();
+    for error in [session.answer(&greedy()).err(), session.forget().err()] {
+        let message = error.unwrap().to_string();
+        assert!(message.contains("has not ended"), "{message}");
+    }
+    // The reply stands behind what it answers, whatever was added meanwhile.
+    session.push(Message::user().text("repeat dog"));
+    let last = std::thread::spawn(move || answer.last().unwrap().unwrap()).join().unwrap();
+    assert!(matches!(last, Event::Done(reply) if reply.text == "red cat nine"));
+    let roles: Vec<Role> = session.messages().iter().map(Message::role).collect();
+    assert_eq!(roles, [Role::User, Role::Assistant, Role::User]);
+    let fresh = omni.generate(&session.messages(), &greedy()).unwrap();
+    assert_eq!(session.reply(&greedy()).unwrap().token_ids, fresh.token_ids);
+    // What was asked is taken back while it is answered: the reply belongs nowhere.
+    session.push(Message::user().text("repeat dog"));
+    let answer = session.answer(&greedy()).unwrap();
+    session.truncate(2);
+    session.push(Message::user().text("repeat cat"));
+    assert!(matches!(answer.last(), Some(Ok(Event::Done(_)))));
+    assert_eq!(session.messages().len(), 3);
+    let fresh = omni.generate(&session.messages(), &greedy()).unwrap();
+    assert_eq!(session.reply(&greedy()).unwrap().token_ids, fresh.token_ids);
+}
+
+#[test]
+fn an_answer_may_outlive_its_session_and_is_a_stream_for_asynchronous_readers() {
+    fn owned<T: Send + 'static>(value: T) -> T {
+        value
+    }
+    let omni = nano();
+    let mut session = omni.session();
+    session.push(Message::user().text("repeat red cat nine"));
+    let answer = owned(session.answer(&greedy()).unwrap().into_async());
+    drop(owned(session));
+    let mut text = String::new();
+    for event in futures_lite::stream::block_on(answer) {
+        if let Event::Text(piece) = event.unwrap() {
+            text.push_str(&piece);
+        }
+    }
+    assert_eq!(text, "red cat nine");
 }
 
 #[test]
@@ -254,7 +305,7 @@ fn an_audio_turn_leaves_earlier_turns_alone() {
     let long = [spoken(), spoken(), spoken()].concat();
     for norm in [MelNorm::SoFar, MelNorm::Exact] {
         speak(&mut session, &long, 16_000, norm);
-        let fresh = omni.generate(session.messages(), &greedy()).unwrap();
+        let fresh = omni.generate(&session.messages(), &greedy()).unwrap();
         let reply = session.reply(&greedy()).unwrap();
         assert_eq!(reply.token_ids, fresh.token_ids, "{norm:?}");
         let left = reply.usage.prompt_tokens - reply.usage.cached_tokens;
@@ -281,7 +332,7 @@ fn a_push_that_fails_loses_and_repeats_nothing() {
     let errors = samples.chunks(1_600).filter(|piece| audio_turn.push(piece, 16_000).is_err()).count();
     assert!(errors > 1, "{errors} errors");
     audio_turn.finish().unwrap();
-    let tokens = omni.prompt(session.messages(), &greedy()).unwrap().parts()[0].tokens;
+    let tokens = omni.prompt(&session.messages(), &greedy()).unwrap().parts()[0].tokens;
     assert_eq!(tokens, omni.config().audio.tokens(300));
     assert!(matches!(session.reply(&greedy()).unwrap_err(), Error::ContextLength { .. }));
 }
@@ -294,7 +345,7 @@ fn a_sound_that_gets_louder_is_read_again_or_stays_as_it_was_played() {
     let long: Vec<f32> = quiet.chain((0..8_000).map(|i| (i as f32 * 0.3).sin())).collect();
     let mut session = omni.session();
     speak(&mut session, &long, 16_000, MelNorm::Exact);
-    let fresh = omni.generate(session.messages(), &greedy()).unwrap();
+    let fresh = omni.generate(&session.messages(), &greedy()).unwrap();
     let reply = session.reply(&greedy()).unwrap();
     assert_eq!((&reply.text, &reply.token_ids), (&fresh.text, &fresh.token_ids));
     assert_eq!(reply.speech.map(|speech| speech.codes), fresh.speech.map(|speech| speech.codes));

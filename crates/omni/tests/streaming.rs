@@ -1,12 +1,8 @@
 //! Stages at once: cancelling, readers that go away or never read, guards, stages that fail.
 #![allow(clippy::unwrap_used)]
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use futures_core::Stream;
 use qwen3_omni::{
     ChunkRamp, Error, Event, FinishReason, GenerateOptions, Guards, Message, Omni, Reply, ReplyStream, SpeechFinish,
     Stages,
@@ -267,32 +263,13 @@ fn streams_of_many_threads_do_not_mix() {
     });
 }
 
-/// Wakes the thread that waits.
-struct Unpark(std::thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
 #[test]
 fn an_asynchronous_reader_gets_the_same_events() {
     let omni = nano();
     let expected = collect(omni.stream(&question(SUM), &greedy()).unwrap());
-    let mut stream = omni.stream(&question(SUM), &greedy()).unwrap();
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let events = std::iter::from_fn(|| {
-        loop {
-            match Pin::new(&mut stream).poll_next(&mut context) {
-                Poll::Ready(event) => return event,
-                Poll::Pending => std::thread::park(),
-            }
-        }
-    });
-    let (text, samples, reply) = collect(events);
+    let mut stream = omni.stream(&question(SUM), &greedy()).unwrap().into_async();
+    let (text, samples, reply) = collect(futures_lite::stream::block_on(&mut stream));
     assert_eq!((text, samples.len()), (expected.0, expected.1.len()));
     assert_eq!(reply.speech.unwrap().codes, expected.2.speech.unwrap().codes);
-    assert!(matches!(Pin::new(&mut stream).poll_next(&mut context), Poll::Ready(None)));
+    assert!(futures_lite::stream::block_on(&mut stream).next().is_none());
 }

@@ -1,8 +1,12 @@
 //! Generation of an answer: thinker, talker and vocoder, each a stage in a thread of its own, and the stream of their events.
 
+#[cfg(feature = "async")]
+mod asynchronous;
+mod choice;
 mod guards;
 mod outcome;
-mod reasoning;
+mod prose;
+mod splitter;
 mod stage;
 mod stop;
 mod stream;
@@ -10,4 +14,6 @@ mod talker;
 mod thinker;
 mod vocoder;
 
+#[cfg(feature = "async")]
+pub use asynchronous::{AsyncEvents, PollEvent};
 pub use stream::{Canceller, ReplyStream};

@@ -1,10 +1,15 @@
-//! Splitting of generated text into thinking text and the answer.
+//! Splitting of generated text into thinking text, the answer, and tool calls.
 
-use crate::output::Event;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::output::{Event, ToolCall};
 use crate::prompt::{PendingText, Tokenizer};
 
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
+const CALL_OPEN: &str = "<tool_call>";
+const CALL_CLOSE: &str = "</tool_call>";
 
 /// Removes the thinking part that the chat template writes into the answer's opening, since it is not spoken. Text after it belongs
 /// to the answer.
@@ -21,8 +26,9 @@ pub(crate) fn without_thinking(prompt: &[u32], im_start: u32, tokenizer: &Tokeni
     [&prompt[..open], &rest[begins..]].concat()
 }
 
-/// Splits text, while it is generated, at the tokens that open and close thinking.
-pub(crate) struct ReasoningSplitter {
+/// Splits text, while it is generated, at the tokens that open and close thinking and tool calls. What stands in a tool call and is no
+/// call stays text of the answer.
+pub(crate) struct Splitter {
     pending: PendingText,
     open: Option<u32>,
     close: Option<u32>,
@@ -33,13 +39,28 @@ pub(crate) struct ReasoningSplitter {
     answer_start: usize,
     /// Whether the last id belongs to the answer.
     speaks: bool,
-    /// Bytes of the answer's text so far.
-    answer_bytes: usize,
-    /// Whether line ends are skipped: those between thinking and the answer belong to neither.
+    /// Whether line ends are skipped: those between thinking, tool calls and the answer belong to none of them.
     skip_line_ends: bool,
+    call_open: Option<u32>,
+    call_close: Option<u32>,
+    /// Text of the tool call that has not ended.
+    call: Option<String>,
+    /// Line ends at the end of the answer so far, which are dropped if a tool call follows.
+    held: usize,
+    /// The answer's text so far.
+    said: String,
+    tool_calls: Vec<ToolCall>,
 }
 
-impl ReasoningSplitter {
+/// A tool call as the chat template tells the model to write it.
+#[derive(Deserialize)]
+struct WrittenCall {
+    name: String,
+    #[serde(default)]
+    arguments: Value,
+}
+
+impl Splitter {
     pub(crate) fn new(tokenizer: &Tokenizer, prompt: &[u32], starts_thinking: Option<bool>) -> Self {
         let (open, close) = (tokenizer.id(OPEN), tokenizer.id(CLOSE));
         let last = prompt.iter().rev().find(|id| [open, close].contains(&Some(**id)));
@@ -56,8 +77,13 @@ impl ReasoningSplitter {
             count: 0,
             answer_start: 0,
             speaks: false,
-            answer_bytes: 0,
             skip_line_ends: thinking,
+            call_open: tokenizer.id(CALL_OPEN),
+            call_close: tokenizer.id(CALL_CLOSE),
+            call: None,
+            held: 0,
+            said: String::new(),
+            tool_calls: Vec::new(),
         }
     }
 
@@ -69,11 +95,20 @@ impl ReasoningSplitter {
             (self.thinking, self.skip_line_ends) = (true, true);
             return None;
         }
-        if Some(id) == self.close {
+        if Some(id) == self.close && self.call.is_none() {
             let rest = self.finish();
             self.answer_start = self.count;
-            self.answer_bytes = 0;
+            self.said.clear();
             (self.thinking, self.skip_line_ends) = (false, true);
+            return rest;
+        }
+        if self.call.is_some() {
+            return self.push_call(tokenizer, id);
+        }
+        if Some(id) == self.call_open && !self.thinking {
+            let piece = self.pending.finish();
+            let rest = self.event(piece);
+            self.call = Some(String::new());
             return rest;
         }
         self.speaks = !self.thinking;
@@ -81,10 +116,44 @@ impl ReasoningSplitter {
         self.event(piece)
     }
 
+    /// Takes an id within a tool call.
+    fn push_call(&mut self, tokenizer: &Tokenizer, id: u32) -> Option<Event> {
+        if Some(id) != self.call_close {
+            let piece = self.pending.push(tokenizer, id);
+            self.call.iter_mut().for_each(|call| call.push_str(&piece));
+            return None;
+        }
+        let mut text = self.call.take().unwrap_or_default();
+        text.push_str(&self.pending.finish());
+        match serde_json::from_str::<WrittenCall>(text.trim()) {
+            Ok(WrittenCall { name, arguments }) => {
+                (self.skip_line_ends, self.held) = (true, 0);
+                let call = ToolCall { name, arguments };
+                self.tool_calls.push(call.clone());
+                Some(Event::ToolCall(call))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a tool call is no JSON object with a name; it stays text");
+                self.event(format!("{CALL_OPEN}{text}{CALL_CLOSE}"))
+            }
+        }
+    }
+
     /// Returns the text that was held back.
     pub(crate) fn finish(&mut self) -> Option<Event> {
         let piece = self.pending.finish();
-        self.event(piece)
+        let piece = match self.call.take() {
+            Some(call) => format!("{CALL_OPEN}{call}{piece}"),
+            None => piece,
+        };
+        let event = self.event(piece);
+        let rest = "\n".repeat(std::mem::take(&mut self.held));
+        self.said.push_str(&rest);
+        match event {
+            _ if rest.is_empty() => event,
+            Some(Event::Text(text)) => Some(Event::Text(text + &rest)),
+            _ => Some(Event::Text(rest)),
+        }
     }
 
     fn event(&mut self, mut piece: String) -> Option<Event> {
@@ -92,8 +161,26 @@ impl ReasoningSplitter {
             piece = piece.trim_start_matches('\n').to_owned();
             self.skip_line_ends = piece.is_empty();
         }
-        self.answer_bytes += if self.thinking { 0 } else { piece.len() };
-        (!piece.is_empty()).then_some(if self.thinking { Event::Thinking(piece) } else { Event::Text(piece) })
+        match self.thinking {
+            true => (!piece.is_empty()).then_some(Event::Thinking(piece)),
+            false => self.text(&piece),
+        }
+    }
+
+    /// Adds text to the answer. If the model may call tools, line ends wait for what follows.
+    fn text(&mut self, piece: &str) -> Option<Event> {
+        let kept = match self.call_open {
+            Some(_) => piece.trim_end_matches('\n'),
+            None => piece,
+        };
+        let ends = piece.len() - kept.len();
+        if kept.is_empty() {
+            self.held += ends;
+            return None;
+        }
+        let text = "\n".repeat(std::mem::replace(&mut self.held, ends)) + kept;
+        self.said.push_str(&text);
+        Some(Event::Text(text))
     }
 
     /// Whether the last id closed the thinking.
@@ -108,25 +195,26 @@ impl ReasoningSplitter {
 
     /// Bytes of the answer's text so far.
     pub(crate) fn answer_bytes(&self) -> usize {
-        self.answer_bytes
+        self.said.len() + self.held
     }
 
     /// Returns thinking text and answer as the reference does, split at the last closing token.
     pub(crate) fn texts(&self, tokenizer: &Tokenizer, ids: &[u32]) -> (Option<String>, String) {
-        let decode = |ids: &[u32]| tokenizer.decode(ids, true);
-        let without_open = |ids: &[u32]| match ids.split_first() {
-            Some((first, rest)) if Some(*first) == self.open => decode(rest),
-            _ => decode(ids),
+        let thinking = |ids: &[u32]| {
+            let rest = ids.split_first().filter(|(first, _)| Some(**first) == self.open).map_or(ids, |(_, rest)| rest);
+            tokenizer.decode(rest, true).trim_matches('\n').to_owned()
         };
         match (self.answer_start, self.thinking) {
             // The token limit stopped the text before the end of thinking.
-            (0, true) => (Some(without_open(ids).trim_matches('\n').to_owned()), String::new()),
-            (0, false) => (None, decode(ids)),
-            (start, _) => {
-                let thinking = without_open(&ids[..start - 1]).trim_matches('\n').to_owned();
-                (Some(thinking), decode(&ids[start..]).trim_start_matches('\n').to_owned())
-            }
+            (0, true) => (Some(thinking(ids)), String::new()),
+            (0, false) => (None, self.said.clone()),
+            (start, _) => (Some(thinking(&ids[..start - 1])), self.said.clone()),
         }
+    }
+
+    /// The tool calls of the answer, in order.
+    pub(crate) fn into_tool_calls(self) -> Vec<ToolCall> {
+        self.tool_calls
     }
 }
 
@@ -142,7 +230,7 @@ mod tests {
     fn read(text: &str, starts: Option<bool>) -> (String, String, (Option<String>, String)) {
         let tokenizer = tokenizer();
         let ids = tokenizer.encode(text).unwrap();
-        let mut splitter = ReasoningSplitter::new(&tokenizer, &[], starts);
+        let mut splitter = Splitter::new(&tokenizer, &[], starts);
         let mut events: Vec<Event> = ids.iter().filter_map(|id| splitter.push(&tokenizer, *id)).collect();
         events.extend(splitter.finish());
         let (mut thought, mut said) = (String::new(), String::new());
@@ -150,6 +238,7 @@ mod tests {
             match event {
                 Event::Thinking(piece) => thought.push_str(&piece),
                 Event::Text(piece) => said.push_str(&piece),
+                Event::ToolCall(call) => said.push_str(&format!("[{} {}]", call.name, call.arguments)),
                 other => panic!("{other:?}"),
             }
         }
@@ -174,5 +263,29 @@ mod tests {
         let late = read("let me see</think>three", None);
         assert_eq!((late.0.as_str(), late.1.as_str()), ("", "let me seethree"));
         assert_eq!(late.2, (Some("let me see".into()), "three".into()));
+    }
+
+    #[test]
+    fn tool_calls_are_taken_out_of_the_text_and_what_is_none_stays() {
+        let call = |body: &str| format!("<tool_call>\n{body}\n</tool_call>");
+        let one = call("{\"name\": \"look\", \"arguments\": {\"at\": 3}}");
+        let cases = [
+            (one.clone(), "[look {\"at\":3}]", ""),
+            (format!("let me see\n{one}\n{one}"), "let me see[look {\"at\":3}][look {\"at\":3}]", "let me see"),
+            (format!("{one}\nthree\n\n"), "[look {\"at\":3}]three\n\n", "three\n\n"),
+            (call("three"), "<tool_call>\nthree\n</tool_call>", "<tool_call>\nthree\n</tool_call>"),
+            ("a\n<tool_call>\n{".into(), "a\n<tool_call>\n{", "a\n<tool_call>\n{"),
+            ("a\n\nb\n".into(), "a\n\nb\n", "a\n\nb\n"),
+        ];
+        for (text, streamed, last) in cases {
+            let (thought, said, (thinking, answer)) = read(&text, None);
+            assert_eq!(
+                (thought.as_str(), said.as_str(), thinking, answer.as_str()),
+                ("", streamed, None, last),
+                "{text}"
+            );
+        }
+        let both = read(&format!("<think>\n{one}\n</think>\n{one}"), None);
+        assert_eq!((both.0.trim(), both.1.as_str()), (one.as_str(), "[look {\"at\":3}]"));
     }
 }

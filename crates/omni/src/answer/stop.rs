@@ -54,11 +54,12 @@ impl StopStrings {
         }
     }
 
-    /// The next id whose text is certain, with the offset at which that ends.
-    pub(crate) fn ready(&mut self) -> Option<(u32, usize)> {
-        let (id, _, end) = *self.waiting.front().filter(|(.., end)| self.found || *end <= self.released)?;
+    /// The next id whose text is certain, with the offsets at which that begins and ends.
+    pub(crate) fn ready(&mut self) -> Option<(u32, usize, usize)> {
+        let (id, start, end) = *self.waiting.front().filter(|(.., end)| self.found || *end <= self.released)?;
         self.waiting.pop_front();
-        Some((id, end.min(self.released)))
+        let end = end.min(self.released);
+        Some((id, start.min(end), end))
     }
 
     /// Where the answer's text ends, if a stop string was found.
@@ -113,7 +114,7 @@ mod tests {
         let mut step = |id, text: &str, at: usize| {
             let out = stops.push(text);
             stops.push_id(id, at, at + text.len());
-            (out, std::iter::from_fn(|| stops.ready()).map(|(id, _)| id).collect::<Vec<_>>())
+            (out, std::iter::from_fn(|| stops.ready()).map(|(id, ..)| id).collect::<Vec<_>>())
         };
         assert_eq!(step(1, "ab", 0), ("ab".into(), vec![1]));
         assert_eq!(step(2, "c", 2), (String::new(), vec![]));

@@ -1,5 +1,6 @@
 //! The stream of an answer: starts the stages and turns their reports into events.
 
+use std::iter::FusedIterator;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -8,6 +9,8 @@ use std::time::Instant;
 use async_channel::{Receiver, bounded};
 use omni_core::{Error, Result};
 
+#[cfg(feature = "async")]
+use super::asynchronous::AsyncEvents;
 use super::outcome::Outcome;
 use super::stage::{Report, Signals, StageContext};
 use super::talker::TalkerStage;
@@ -28,18 +31,31 @@ const FRAMES: usize = 64;
 ///
 /// The stages run in threads of their own, at most a few pieces ahead of the reader. Dropping the stream stops them, each
 /// after the token, frame or piece it is working on.
+#[must_use = "an answer that is dropped is cancelled"]
 pub struct ReplyStream {
     // Pinned for the asynchronous reader.
-    reports: Pin<Box<Receiver<Report>>>,
+    pub(super) reports: Pin<Box<Receiver<Report>>>,
     stages: Vec<(&'static str, JoinHandle<()>)>,
     signals: Arc<Signals>,
-    outcome: Option<Outcome>,
+    pub(super) outcome: Option<Outcome>,
+}
+
+impl std::fmt::Debug for ReplyStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReplyStream").field("ended", &self.outcome.is_none()).finish_non_exhaustive()
+    }
 }
 
 /// Cancels an answer from anywhere: another thread, a signal handler, the player of the sound.
 #[derive(Clone)]
 pub struct Canceller {
     signals: Arc<Signals>,
+}
+
+impl std::fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Canceller").finish_non_exhaustive()
+    }
 }
 
 impl Canceller {
@@ -80,7 +96,8 @@ impl ReplyStream {
             None => None,
             Some(SpeechPlan { speaker, speak, residual_sampling }) => {
                 // There is room for all words, which are only ids, so that text never waits for speech.
-                let most = options.max_new_tokens.min(model.thinker.context_length());
+                let most =
+                    (options.max_new_tokens.saturating_add(prompt.given.len())).min(model.thinker.context_length());
                 let (words, talker_words) = bounded(most.saturating_add(2));
                 let (frames, vocoder_frames) = bounded(FRAMES);
                 let talker = TalkerStage {
@@ -144,8 +161,14 @@ impl ReplyStream {
         self.signals.cancel();
     }
 
+    /// Turns the answer into a stream for an asynchronous reader.
+    #[cfg(feature = "async")]
+    pub fn into_async(self) -> AsyncEvents<Self> {
+        AsyncEvents::new(self)
+    }
+
     /// Takes a report, or the end of all reports; returns the next item of the iterator, or `None` if there is none yet.
-    fn receive(&mut self, report: Option<Report>) -> Option<Option<Result<Event>>> {
+    pub(super) fn receive(&mut self, report: Option<Report>) -> Option<Option<Result<Event>>> {
         let Some(outcome) = &mut self.outcome else {
             return Some(None);
         };
@@ -169,7 +192,7 @@ impl ReplyStream {
     }
 
     /// Stops the stages and discards what they have sent.
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.outcome = None;
         self.signals.fail();
         self.reports.close();
@@ -203,24 +226,7 @@ impl Iterator for ReplyStream {
     }
 }
 
-/// The same events for an asynchronous reader, in any runtime (feature `async`).
-#[cfg(feature = "async")]
-impl futures_core::Stream for ReplyStream {
-    type Item = Result<Event>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<Event>>> {
-        let this = self.get_mut();
-        loop {
-            if this.outcome.is_none() {
-                return std::task::Poll::Ready(None);
-            }
-            let report = std::task::ready!(this.reports.as_mut().poll_next(context));
-            if let Some(item) = this.receive(report) {
-                return std::task::Poll::Ready(item);
-            }
-        }
-    }
-}
+impl FusedIterator for ReplyStream {}
 
 impl Drop for ReplyStream {
     /// Stops the stages without waiting for them.

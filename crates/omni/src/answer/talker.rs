@@ -8,7 +8,7 @@ use omni_core::{Error, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::guards::{Loops, overrun};
-use super::reasoning::without_thinking;
+use super::splitter::without_thinking;
 use super::stage::{Report, StageContext, Word, requested_stop};
 use crate::model::{Model, SpeechParts};
 use crate::output::SpeechFinish;

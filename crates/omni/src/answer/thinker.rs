@@ -1,24 +1,25 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 use burn::tensor::Tensor;
 use moe_thinker::{ThinkerInput, ThinkerState};
-use nn::Sampler;
-use nn::sampler::Suppressed;
 use omni_core::{Positions, Result};
 
-use super::reasoning::ReasoningSplitter;
+use super::choice::{Choice, Chosen};
+use super::prose::Prose;
+use super::splitter::Splitter;
 use super::stage::{Report, StageContext, Word};
 use super::stop::StopStrings;
 use crate::model::Model;
-use crate::output::{Event, FinishReason};
+use crate::output::{Event, FinishReason, TokenLogProbs, ToolCall};
 use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, TokenKey, prefill};
-use crate::prompt::{GenerateOptions, LastWord, Prompt};
+use crate::prompt::{GenerateOptions, LastWord, Prompt, SpeechFilter};
 use crate::schedule::{Slot, ThinkerDone, ThinkerJob, forward_thinker_batch};
 
 /// The name of this stage in errors.
-const STAGE: &str = "thinker";
+pub(super) const STAGE: &str = "thinker";
 
 /// The stage of the thinker: prefills the prompt, decodes the text, and sends the talker what is to be spoken.
 pub(crate) struct ThinkerStage {
@@ -38,11 +39,16 @@ pub(crate) struct ThinkerReport {
     pub(crate) answer: Vec<u32>,
     pub(crate) text: String,
     pub(crate) thinking: Option<String>,
+    pub(crate) tool_calls: Vec<ToolCall>,
+    /// One for each token of the answer, if they are wanted.
+    pub(crate) log_probs: Vec<TokenLogProbs>,
     pub(crate) finish_reason: Option<FinishReason>,
     /// Where a stop string begins in the text.
     cut: Option<usize>,
     /// Byte offset in [`ThinkerReport::text`] at which the text of each spoken id ends.
     pub(crate) spoken: Vec<usize>,
+    /// For each byte of the text, whether it is spoken; `None` if all of it is.
+    pub(crate) mask: Option<Vec<bool>>,
     pub(crate) encoders: Duration,
     /// Time of prefill and decode, without the encoders.
     pub(crate) thinker: Duration,
@@ -58,9 +64,9 @@ pub(crate) struct ThinkerReport {
 /// The state of decoding between two tokens.
 struct Decoding {
     state: ThinkerState,
-    sampler: Sampler,
+    choice: Choice,
     delta: f32,
-    next: u32,
+    next: Chosen,
     /// Keys of the prompt's tokens, for the prefix cache.
     tokens: Vec<TokenKey>,
     /// `[M, D]`: states of the accepted layer at the prompt's media rows.
@@ -70,6 +76,10 @@ struct Decoding {
 /// The ids on their way to the talker.
 struct SpokenIds {
     stops: StopStrings,
+    /// Leaves out what is not read aloud, if that is wanted.
+    prose: Option<Prose>,
+    /// Ids of which is not decided whether they are spoken, with the offsets of their text.
+    undecided: VecDeque<(u32, usize, usize)>,
     /// The last id, if the reference is followed: its talker never gets the last token of a truncated text.
     pending: Option<u32>,
 }
@@ -77,8 +87,7 @@ struct SpokenIds {
 impl ThinkerStage {
     pub(crate) fn run(mut self) -> Result<()> {
         let mut report = ThinkerReport::default();
-        let mut splitter =
-            ReasoningSplitter::new(&self.model.tokenizer, self.prompt.ids(), self.options.starts_thinking);
+        let mut splitter = Splitter::new(&self.model.tokenizer, self.prompt.ids(), self.options.starts_thinking);
         if self.context.signals.stopped() {
             report.finish_reason = Some(FinishReason::Cancelled);
         } else {
@@ -86,24 +95,31 @@ impl ThinkerStage {
                 report.finish_reason = Some(FinishReason::Cancelled);
                 return self.finish(splitter, report);
             };
-            let mut spoken = SpokenIds { stops: StopStrings::new(&self.options.stop), pending: None };
+            let mut spoken = SpokenIds {
+                stops: StopStrings::new(&self.options.stop),
+                prose: self.new_prose(),
+                undecided: VecDeque::new(),
+                pending: None,
+            };
             let model = self.model.clone();
             let mut slot = model.batches.thinker_decode.slot();
-            while self.take_token(&decoding, &mut splitter, &mut report, &mut spoken) {
-                decoding = self.next_token(decoding, &mut slot, &mut report)?;
+            while let Some(id) = self.take_token(&mut decoding, &mut splitter, &mut report, &mut spoken) {
+                decoding = self.next_token(decoding, id, &mut slot, &mut report)?;
             }
             drop(slot);
             self.end_text(&mut splitter, &mut spoken, &mut report);
+            report.mask = spoken.prose.take().map(Prose::into_spoken);
             report.cache_bytes = decoding.state.bytes();
             self.cache(decoding, &report.answer);
         }
         self.finish(splitter, report)
     }
 
-    fn finish(mut self, splitter: ReasoningSplitter, mut report: ThinkerReport) -> Result<()> {
+    fn finish(mut self, splitter: Splitter, mut report: ThinkerReport) -> Result<()> {
         // A closed channel tells the talker that the text has ended.
         drop(self.words.take());
         let (thinking, mut text) = splitter.texts(&self.model.tokenizer, &report.answer);
+        report.tool_calls = splitter.into_tool_calls();
         if let Some(cut) = report.cut.filter(|cut| text.is_char_boundary(*cut)) {
             text.truncate(cut);
         }
@@ -127,11 +143,8 @@ impl ThinkerStage {
             return Ok(None);
         };
         (report.cached_tokens, report.encoders) = (cached_tokens, encoders);
-        let mut sampler = Sampler::new(&self.options.thinker, Suppressed::default());
-        // As in the reference, the repetition penalty acts on the prompt as well.
-        sampler.accept_prompt(self.prompt.ids());
-        let next = self.model.compute(|| sampler.sample(logits));
-        sampler.check(STAGE)?;
+        let mut choice = Choice::new(&mut self.prompt);
+        let next = self.model.compute(|| choice.choose(logits))?;
         if let Some(words) = &self.words {
             // If the talker has ended early, it reports why itself.
             let _ = words.send_blocking(Word::Tap(tap.clone().map(Box::new)));
@@ -139,7 +152,7 @@ impl ThinkerStage {
         drop(span);
         report.prefill = started.elapsed() - report.encoders;
         report.thinker = report.prefill;
-        Ok(Some(Decoding { state, sampler, delta, next, tokens, tap }))
+        Ok(Some(Decoding { state, choice, delta, next, tokens, tap }))
     }
 
     /// Puts the state into the session's prefix cache.
@@ -157,6 +170,7 @@ impl ThinkerStage {
     fn next_token(
         &self,
         mut decoding: Decoding,
+        last: u32,
         slot: &mut Slot<ThinkerJob, ThinkerDone>,
         report: &mut ThinkerReport,
     ) -> Result<Decoding> {
@@ -164,76 +178,102 @@ impl ThinkerStage {
         let started = Instant::now();
         let thinker = &self.model.thinker;
         let position = decoding.state.tokens() as f32 + decoding.delta;
-        let embeds = self.model.compute(|| thinker.embed(&[decoding.next]));
+        let embeds = self.model.compute(|| thinker.embed(&[last]));
         let input = ThinkerInput::text(embeds, Positions::sequence(position, 1));
         let output;
         (decoding.state, output) =
             slot.run((decoding.state, input), |steps| self.model.compute(|| forward_thinker_batch(thinker, steps)))?;
-        decoding.next = decoding.sampler.sample(output?.logits);
-        decoding.sampler.check(STAGE)?;
+        decoding.next = decoding.choice.choose(output?.logits)?;
         report.thinker += started.elapsed();
         Ok(decoding)
     }
 
-    /// Takes the sampled token: sends its text and, if it is spoken, its id. Returns whether decoding goes on.
+    /// Takes the chosen token: sends its text and, if it is spoken, its id. Returns the token if decoding goes on.
     fn take_token(
         &self,
-        decoding: &Decoding,
-        splitter: &mut ReasoningSplitter,
+        decoding: &mut Decoding,
+        splitter: &mut Splitter,
         report: &mut ThinkerReport,
         spoken: &mut SpokenIds,
-    ) -> bool {
-        let id = decoding.next;
+    ) -> Option<u32> {
+        let (id, log_probs) = decoding.next.take().unzip();
         if report.answer.is_empty() {
             report.first_token = self.context.started.elapsed();
         }
-        if self.model.generation.ends_text(id) {
+        let Some(id) = id.filter(|id| !self.model.generation.ends_text(*id)) else {
             report.finish_reason = Some(FinishReason::End);
-            return false;
-        }
+            return None;
+        };
         report.answer.push(id);
+        report.log_probs.extend(log_probs.flatten());
         let start = splitter.answer_bytes();
         let event = splitter.push(&self.model.tokenizer, id);
-        self.show(event, &mut spoken.stops);
+        self.show(event, spoken);
         if splitter.closed() {
             // What was shown was thinking after all; the answer begins here.
-            let held = spoken.stops.finish();
-            if !held.is_empty() {
-                self.context.event(Event::Text(held));
-            }
+            self.show_held(spoken);
             spoken.stops.reset();
+            spoken.prose = self.new_prose();
         }
         if splitter.speaks() {
             spoken.stops.push_id(id, start, splitter.answer_bytes());
         }
         self.speak_ready(spoken, report);
         let full = self.prompt.tokens() + report.answer.len() >= self.model.thinker.context_length();
-        report.finish_reason = match report.answer.len() >= self.options.max_new_tokens {
+        let generated = report.answer.len().saturating_sub(self.prompt.given.len());
+        report.finish_reason = match generated >= self.options.max_new_tokens {
             _ if self.context.signals.stopped() => Some(FinishReason::Cancelled),
             _ if spoken.stops.cut().is_some() => Some(FinishReason::Stop),
             _ if full => Some(FinishReason::Context),
             true => Some(FinishReason::Limit),
             false => None,
         };
-        report.finish_reason.is_none()
+        report.finish_reason.is_none().then_some(id)
     }
 
     /// Sends an event; text as far as no stop string can begin in it.
-    fn show(&self, event: Option<Event>, stops: &mut StopStrings) {
+    fn show(&self, event: Option<Event>, spoken: &mut SpokenIds) {
         match event {
             Some(Event::Text(piece)) => {
-                let text = stops.push(&piece);
-                if !text.is_empty() {
-                    self.context.event(Event::Text(text));
-                }
+                let text = spoken.stops.push(&piece);
+                self.show_text(text, spoken);
+            }
+            Some(event @ Event::ToolCall(_)) => {
+                self.show_held(spoken);
+                self.context.event(event);
             }
             other => other.into_iter().for_each(|event| self.context.event(event)),
         }
     }
 
+    /// Sends the text that was held back because a stop string could begin in it.
+    fn show_held(&self, spoken: &mut SpokenIds) {
+        let held = spoken.stops.finish();
+        self.show_text(held, spoken);
+    }
+
+    fn show_text(&self, text: String, spoken: &mut SpokenIds) {
+        if !text.is_empty() {
+            spoken.prose.iter_mut().for_each(|prose| prose.push(&text));
+            self.context.event(Event::Text(text));
+        }
+    }
+
+    fn new_prose(&self) -> Option<Prose> {
+        (self.options.speech_filter == SpeechFilter::Prose).then(Prose::default)
+    }
+
     /// Sends the talker the ids whose text is certain.
     fn speak_ready(&self, spoken: &mut SpokenIds, report: &mut ThinkerReport) {
-        while let Some((id, end)) = spoken.stops.ready() {
+        spoken.undecided.extend(std::iter::from_fn(|| spoken.stops.ready()));
+        while let Some((id, start, end)) = spoken.undecided.front().copied() {
+            let Some(speaks) = spoken.prose.as_ref().map_or(Some(true), |prose| prose.speaks(start, end)) else {
+                return;
+            };
+            spoken.undecided.pop_front();
+            if !speaks {
+                continue;
+            }
             self.send_pending(&mut spoken.pending, report);
             spoken.pending = Some(id);
             report.spoken.push(end);
@@ -244,13 +284,11 @@ impl ThinkerStage {
     }
 
     /// Sends what was held back, when the last token has been taken.
-    fn end_text(&self, splitter: &mut ReasoningSplitter, spoken: &mut SpokenIds, report: &mut ThinkerReport) {
-        self.show(splitter.finish(), &mut spoken.stops);
+    fn end_text(&self, splitter: &mut Splitter, spoken: &mut SpokenIds, report: &mut ThinkerReport) {
+        self.show(splitter.finish(), spoken);
         report.cut = spoken.stops.cut();
-        let held = spoken.stops.finish();
-        if !held.is_empty() {
-            self.context.event(Event::Text(held));
-        }
+        self.show_held(spoken);
+        spoken.prose.iter_mut().for_each(Prose::finish);
         self.speak_ready(spoken, report);
         self.send_pending(&mut spoken.pending, report);
     }

@@ -8,7 +8,7 @@ use omni_core::{Error, Result, VocoderStream};
 use super::guards::Silence;
 use super::stage::{Report, StageContext};
 use crate::model::{AnyVocoder, Model};
-use crate::output::{Audio, Event};
+use crate::output::{Audio, Event, Loudness};
 use crate::prompt::{GenerateOptions, VocoderMode};
 use crate::schedule::{Frame, Slot, VocoderDone, VocoderJob, forward_vocoder_batch};
 
@@ -26,6 +26,7 @@ pub(crate) struct VocoderReport {
     /// Codes of the frames that were decoded.
     pub(crate) codes: Vec<Vec<u32>>,
     pub(crate) samples: usize,
+    pub(crate) loudness: Loudness,
     /// Time from the request to the first piece of sound.
     pub(crate) first_audio: Option<Duration>,
     pub(crate) vocoder: Duration,
@@ -91,6 +92,7 @@ impl VocoderStage {
                 }
                 report.codes.extend(codes);
                 report.samples += samples.len();
+                report.loudness.push(&samples, per_frame);
                 report.first_audio.get_or_insert(self.context.started.elapsed());
                 self.context.event(Event::Audio(Audio { samples, sample_rate }));
             }

@@ -21,6 +21,7 @@ use crate::config::{Component, OmniConfig};
 use crate::model::{
     AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, GenerationConfig, Model, SpeechParts, image_bounds,
 };
+use crate::output::Pace;
 use crate::prompt::{ChatTemplate, Tokenizer};
 use crate::schedule::{Admission, Batches, CpuPool};
 
@@ -266,6 +267,7 @@ impl OmniBuilder {
             batches,
             admission,
             pool,
+            pace: Pace::default(),
         };
         Ok(Omni::new(Arc::new(model)))
     }

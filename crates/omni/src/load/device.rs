@@ -6,10 +6,11 @@ use burn::tensor::{DType, Tensor};
 use omni_core::{Dtype, Error, Place, Result};
 
 /// Where a model runs. The device is opened when the model is loaded; a missing one is an error then.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Device {
     /// The CPU, with the kernels of these crates, in pure Rust.
+    #[default]
     Cpu,
     /// The default GPU through Vulkan, Metal or DirectX 12.
     Wgpu,
@@ -161,15 +162,21 @@ fn open_wgpu() -> Result<burn::tensor::Device> {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(index: usize) -> Result<burn::tensor::Device> {
-    use burn::tensor::{Device, DeviceType};
-
-    let found = catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_vec().len()).unwrap_or(0);
+    let found = cuda_devices();
     match index < found {
-        true => Ok(Device::cuda(index)),
+        true => Ok(burn::tensor::Device::cuda(index)),
         false => Err(Error::Device(format!(
             "there is no CUDA device {index} on this machine ({found} found): is an NVIDIA driver installed?"
         ))),
     }
+}
+
+/// Number of NVIDIA GPUs.
+#[cfg(feature = "cuda")]
+pub(super) fn cuda_devices() -> usize {
+    use burn::tensor::{Device, DeviceType};
+
+    catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_vec().len()).unwrap_or(0)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -10,7 +10,7 @@ const ADVICE: &str = ". Less need: a quantised checkpoint, on the CPU one stored
 /// replaces what the system reports.
 pub(crate) fn check(estimate: MemoryEstimate, place: PlaceKind, limit: Option<u64>) -> Result<()> {
     // burn does not report the memory of other devices.
-    let available = limit.or_else(|| if place == PlaceKind::Host { system::available() } else { None });
+    let available = limit.or_else(|| if place == PlaceKind::Host { available_memory() } else { None });
     let Some(available) = available else { return Ok(()) };
     if estimate.resident > available {
         return Err(Error::Memory { needed: estimate.resident, available, advice: ADVICE });
@@ -24,6 +24,11 @@ pub(crate) fn check(estimate: MemoryEstimate, place: PlaceKind, limit: Option<u6
         );
     }
     Ok(())
+}
+
+/// Bytes of memory that this process can still take, where the system tells.
+pub(super) fn available_memory() -> Option<u64> {
+    system::available()
 }
 
 #[cfg(target_os = "linux")]

@@ -3,6 +3,7 @@
 mod builder;
 mod companions;
 mod device;
+mod device_list;
 mod memory_check;
 mod model_files;
 mod origin;
@@ -10,4 +11,5 @@ mod token_check;
 
 pub use builder::{Loading, OmniBuilder};
 pub use device::Device;
+pub use device_list::DeviceInfo;
 pub use model_files::OmniCheckpoint;

@@ -12,6 +12,7 @@ pub(crate) use parts::{AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, 
 pub(crate) use settings::{GenerationConfig, image_bounds};
 
 use crate::config::OmniConfig;
+use crate::output::Pace;
 use crate::prompt::{ChatTemplate, PromptModel, Tokenizer};
 use crate::schedule::{Admission, Batches, CpuPool};
 
@@ -31,6 +32,8 @@ pub(crate) struct Model {
     pub(crate) batches: Batches,
     pub(crate) admission: Admission,
     pub(crate) pool: CpuPool,
+    /// How fast its voice speaks.
+    pub(crate) pace: Pace,
 }
 
 impl Model {
@@ -55,6 +58,7 @@ impl Model {
             dtype: self.dtype,
             context_length: self.thinker.context_length(),
             has_encoders: self.encoders.is_some(),
+            end_ids: self.generation.end_ids(),
         }
     }
 }

@@ -68,10 +68,15 @@ impl GenerationConfig {
 
     /// Whether `id` ends the text.
     pub(crate) fn ends_text(&self, id: u32) -> bool {
+        self.end_ids().contains(&id)
+    }
+
+    /// Ids that end a text.
+    pub(crate) fn end_ids(&self) -> &[u32] {
         match &self.eos_token_id {
-            EndIds::Unnamed => false,
-            EndIds::One(end) => *end == id,
-            EndIds::Several(ends) => ends.contains(&id),
+            EndIds::Unnamed => &[],
+            EndIds::One(end) => std::slice::from_ref(end),
+            EndIds::Several(ends) => ends,
         }
     }
 

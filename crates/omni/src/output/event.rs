@@ -1,20 +1,24 @@
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
 
 use media::audio::Resampler;
 use omni_core::{Error, Result};
 
-use super::reply::Reply;
+use super::reply::{Reply, ToolCall};
 use super::wav::{WavFile, header, to_i16};
 
 /// An event of a stream: thinking text if the model thinks, then text and sound as they are made, then one `Done`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
     /// A piece of thinking text, before the answer; split only at character boundaries.
     Thinking(String),
     /// A piece of the answer's text, split only at character boundaries.
     Text(String),
+    /// The model calls a function. Its text is in no other event and is not spoken.
+    ToolCall(ToolCall),
     /// A piece of sound that follows the previous one without a gap.
     Audio(Audio),
     /// The answer is complete.
@@ -22,7 +26,7 @@ pub enum Event {
 }
 
 /// Sound: one channel, between −1 and 1.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Audio {
     /// Samples.
     pub samples: Vec<f32>,

@@ -2,10 +2,17 @@
 
 mod event;
 mod reply;
+mod seconds;
 mod wav;
+mod words;
 
 pub use event::{Audio, Event};
-pub use reply::{FinishReason, Played, Reply, Speech, SpeechFinish, Timings, Usage};
+pub use reply::{
+    FinishReason, LogProb, Played, PromptTokens, Reply, Speech, SpeechFinish, Timings, TokenLogProbs, ToolCall, Usage,
+};
 pub use wav::{WavFile, WavWriter};
 
+pub use words::SpokenWord;
+
 pub(crate) use reply::collect_reply;
+pub(crate) use words::{Loudness, Pace, Spoken};

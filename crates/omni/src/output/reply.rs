@@ -1,14 +1,19 @@
 //! A complete answer, with its counts and times.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
 use omni_core::Result;
+use serde_json::Value;
 
 use super::event::{Audio, Event};
+use super::words::SpokenWord;
+use crate::prompt::Message;
 
 /// Why the text ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FinishReason {
     /// The model generated its end token.
@@ -24,7 +29,8 @@ pub enum FinishReason {
 }
 
 /// Why the speech ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SpeechFinish {
     /// The talker chose its end code.
@@ -41,6 +47,13 @@ pub enum SpeechFinish {
     Silence,
 }
 
+impl SpeechFinish {
+    /// Whether all of the text was spoken.
+    pub(crate) fn is_whole(self) -> bool {
+        matches!(self, Self::End | Self::Silence)
+    }
+}
+
 impl From<moe_talker::SpeechFinish> for SpeechFinish {
     fn from(finish: moe_talker::SpeechFinish) -> Self {
         match finish {
@@ -51,12 +64,16 @@ impl From<moe_talker::SpeechFinish> for SpeechFinish {
 }
 
 /// A complete answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reply {
-    /// The text without special tokens; if the model was thinking, what follows the last `</think>`.
+    /// The text without special tokens and without tool calls; if the model was thinking, what follows the last `</think>`.
     pub text: String,
     /// The thinking text before the answer.
     pub thinking: Option<String>,
+    /// The functions that the model calls, in order.
+    pub tool_calls: Vec<ToolCall>,
+    /// For each of `token_ids`, if [`crate::GenerateOptions::log_probs`] is set.
+    pub log_probs: Vec<TokenLogProbs>,
     /// Ids of all generated tokens, thinking included, without the end token.
     pub token_ids: Vec<u32>,
     /// Why the text ended.
@@ -69,8 +86,35 @@ pub struct Reply {
     pub timings: Timings,
 }
 
+/// A function that the model calls.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Name of the function.
+    pub name: String,
+    /// Its arguments, an object as the function's schema describes it.
+    pub arguments: Value,
+}
+
+/// A token and its log-probability.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LogProb {
+    /// Id of the token.
+    pub id: u32,
+    /// Natural logarithm of its probability.
+    pub log_prob: f32,
+}
+
+/// The log-probabilities at one place of the answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogProbs {
+    /// The token that follows.
+    pub token: LogProb,
+    /// The likeliest tokens, best first.
+    pub best: Vec<LogProb>,
+}
+
 /// The speech of an answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Speech {
     /// The whole sound. Only [`crate::Omni::generate`] and [`crate::Session::reply`] fill it; a stream has handed it out in pieces.
     pub audio: Audio,
@@ -78,6 +122,8 @@ pub struct Speech {
     pub codes: Vec<Vec<u32>>,
     /// Why the speech ended.
     pub finish_reason: SpeechFinish,
+    /// The words of the spoken text and when they are spoken, estimated.
+    pub words: Vec<SpokenWord>,
     /// Byte offset in [`Reply::text`] at which the text of each spoken token ends.
     pub text_ends: Vec<usize>,
     /// Samples of one frame.
@@ -86,25 +132,49 @@ pub struct Speech {
     pub lookahead: usize,
 }
 
-/// The part of an answer that can have been heard when some of its samples were played.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl Speech {
+    /// The beginning of `text` whose words were heard in the first `samples` samples.
+    fn heard<'t>(&self, text: &'t str, samples: usize) -> &'t str {
+        let rate = f64::from(self.audio.sample_rate.max(1));
+        let played = Duration::from_secs_f64((samples + self.lookahead) as f64 / rate);
+        let count = self.words.partition_point(|word| (word.start + word.end) / 2 <= played);
+        // With what stands before the next word: its punctuation.
+        let end = match (count, self.words.get(count)) {
+            (0, _) => 0,
+            (_, Some(next)) => next.text.start,
+            (_, None) => self.words[count - 1].text.end,
+        };
+        text.get(..end).unwrap_or(text).trim_end()
+    }
+}
+
+/// The part of an answer that was heard when some of its samples were played.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Played {
-    /// The beginning of [`Reply::text`].
+    /// The beginning of [`Reply::text`] that was heard, estimated by [`Speech::words`].
     pub text: String,
-    /// Spoken tokens in [`Played::text`].
+    /// The beginning of [`Reply::text`] that can have been heard at most.
+    pub at_most: String,
+    /// Spoken tokens in [`Played::at_most`].
     pub tokens: usize,
     /// Frames that were played, the last one perhaps in part.
     pub frames: usize,
 }
 
 impl Reply {
-    /// Computes which part of the answer can have been heard when its first `samples` samples were played.
+    /// The answer as a message of the conversation, tool calls included.
+    pub fn to_message(&self) -> Message {
+        let message = Message::assistant(self.text.clone());
+        self.tool_calls.iter().fold(message, |message, call| message.tool_call(&call.name, call.arguments.clone()))
+    }
+
+    /// Computes which part of the answer was heard when its first `samples` samples were played.
     ///
-    /// The talker takes one token of text per frame, so a token that it had not taken when it made a frame cannot have been
-    /// heard in it. The talker reads ahead of its voice: the text may be longer than what was heard, never shorter.
+    /// A word counts as heard when half of it was played. The upper bound is certain: the talker takes one token of text per frame, so a
+    /// token that it had not taken when it made a frame cannot have been heard in it.
     pub fn played(&self, samples: usize) -> Played {
         let Some(speech) = self.speech.as_ref().filter(|_| samples > 0) else {
-            return Played { text: String::new(), tokens: 0, frames: 0 };
+            return Played::default();
         };
         let begun = samples.saturating_add(speech.lookahead).div_ceil(speech.samples_per_frame.max(1));
         let frames = begun.min(speech.codes.len());
@@ -113,8 +183,10 @@ impl Reply {
             0 => 0,
             tokens => speech.text_ends[tokens - 1],
         };
-        let text = self.text.get(..end).unwrap_or(&self.text).to_owned();
-        Played { text, tokens, frames }
+        let at_most = self.text.get(..end).unwrap_or(&self.text);
+        let all = frames == speech.codes.len();
+        let text = if all && speech.finish_reason.is_whole() { at_most } else { speech.heard(at_most, samples) };
+        Played { text: text.to_owned(), at_most: at_most.to_owned(), tokens, frames }
     }
 
     /// Text tokens per second, the first one and its prefill excluded.
@@ -132,10 +204,12 @@ impl Reply {
 }
 
 /// Counts of an answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Tokens of the prompt by kind.
+    pub prompt: PromptTokens,
     /// Tokens of the prompt that the session's prefix cache held.
     pub cached_tokens: usize,
     /// Tokens of the answer, without the end token.
@@ -143,9 +217,30 @@ pub struct Usage {
     /// Codec frames (80 ms each in the released model).
     pub frames: usize,
     /// Duration of the sound.
+    #[serde(with = "super::seconds")]
     pub audio: Duration,
     /// Bytes of the KV caches of thinker and talker at the end.
     pub cache_bytes: usize,
+}
+
+/// Tokens of a prompt by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptTokens {
+    /// Text, with all that the chat template adds.
+    pub text: usize,
+    /// Sound.
+    pub audio: usize,
+    /// Pictures.
+    pub image: usize,
+    /// Videos, with their sound.
+    pub video: usize,
+}
+
+impl PromptTokens {
+    /// All tokens.
+    pub fn total(&self) -> usize {
+        self.text + self.audio + self.image + self.video
+    }
 }
 
 impl fmt::Display for Usage {
@@ -160,29 +255,40 @@ impl fmt::Display for Usage {
 
 /// Times of an answer, by stage. Stages run concurrently, so their times overlap. On a GPU work is queued, and its time counts for
 /// the stage that waits for the result.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
     /// Preparation of the prompt: files, mel frames, patches, tokens. The other times do not include it.
+    #[serde(with = "super::seconds")]
     pub preprocessing: Duration,
     /// The audio and vision encoders.
+    #[serde(with = "super::seconds")]
     pub encoders: Duration,
     /// Prefill and decode of the thinker.
+    #[serde(with = "super::seconds")]
     pub thinker: Duration,
     /// Prefill of the thinker, up to the first token; a part of [`Timings::thinker`].
+    #[serde(with = "super::seconds")]
     pub prefill: Duration,
     /// From the request to the first token of text.
+    #[serde(with = "super::seconds")]
     pub first_text: Duration,
     /// Prefill of the talker, up to the first code.
+    #[serde(with = "super::seconds")]
     pub first_code: Duration,
     /// From the request to the first piece of sound.
+    #[serde(with = "super::seconds::optional")]
     pub first_audio: Option<Duration>,
     /// The talker, without the code predictor.
+    #[serde(with = "super::seconds")]
     pub talker: Duration,
     /// The code predictor.
+    #[serde(with = "super::seconds")]
     pub code_predictor: Duration,
     /// The vocoder.
+    #[serde(with = "super::seconds")]
     pub vocoder: Duration,
     /// From the request to the end.
+    #[serde(with = "super::seconds")]
     pub total: Duration,
 }
 
@@ -220,7 +326,7 @@ pub(crate) fn collect_reply(events: impl Iterator<Item = Result<Event>>) -> Resu
                 }
                 return Ok(*reply);
             }
-            Event::Thinking(_) | Event::Text(_) => {}
+            Event::Thinking(_) | Event::Text(_) | Event::ToolCall(_) => {}
         }
     }
     unreachable!("a stream ends with an error or with `Done`")
@@ -234,6 +340,8 @@ mod tests {
         Reply {
             text: String::new(),
             thinking: None,
+            tool_calls: Vec::new(),
+            log_probs: Vec::new(),
             token_ids: Vec::new(),
             finish_reason: FinishReason::End,
             speech: None,

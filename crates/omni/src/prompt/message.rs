@@ -1,11 +1,15 @@
+use std::str::FromStr;
+
 use media::audio::AudioInput;
 use media::image::ImageInput;
 use media::video::VideoInput;
 use omni_core::{Encoded, Error, Result, SpanLayout};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// The role of a message's author.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Instructions for the model.
     System,
@@ -29,8 +33,19 @@ impl Role {
     }
 }
 
+impl FromStr for Role {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Role::System, Role::User, Role::Assistant, Role::Tool];
+        let unknown = || Error::Request(format!("`{name}` is no role: expected system, user, assistant or tool"));
+        all.into_iter().find(|role| role.name() == name).ok_or_else(unknown)
+    }
+}
+
 /// One part of a message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Part {
     /// Text.
@@ -46,7 +61,8 @@ pub enum Part {
         /// Its sound.
         sound: VideoSound,
     },
-    /// Rows of a custom encoder: one item, which its span marks as sound, a picture or a video.
+    /// Rows of a custom encoder: one item, which its span marks as sound, a picture or a video. They cannot be serialised.
+    #[serde(skip)]
     Encoded(Box<Encoded>),
 }
 
@@ -79,7 +95,8 @@ impl Part {
 }
 
 /// The sound of a video, which is interleaved with its frames.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum VideoSound {
     /// The sound track of the file if [`crate::GenerateOptions::audio_in_video`] is set; a video without one is seen in silence.
@@ -96,7 +113,8 @@ pub enum VideoSound {
 }
 
 /// Kind of a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PartKind {
     /// Text.
     Text,
@@ -121,10 +139,13 @@ impl PartKind {
 }
 
 /// One turn of a conversation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     role: Role,
+    #[serde(default)]
     parts: Vec<Part>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Value>,
 }
 

@@ -1,6 +1,9 @@
 //! Preparation of prompts: messages, chat template, tokenizer, media, and the options of an answer.
 
 mod counted;
+#[cfg(feature = "grammar")]
+mod grammar;
+mod hook;
 mod message;
 mod options;
 mod prepare;
@@ -8,12 +11,18 @@ mod prepared;
 mod template;
 mod tokenizer;
 
+#[cfg(feature = "grammar")]
+pub use grammar::Grammar;
+pub use hook::{HookContext, TokenHook, TokenHooks};
 pub use message::{Message, Part, PartKind, Role, VideoSound};
-pub use options::{ChunkRamp, GenerateOptions, Guards, LastWord, Stages, TalkerPositions, VocoderMode};
+pub use options::{
+    ChunkRamp, GenerateOptions, GivenText, Guards, LastWord, SpeechFilter, Stages, TalkerPositions, VocoderMode,
+};
 pub use prepared::{PartTokens, Prompt};
 pub use template::{ChatTemplate, TemplateOptions};
 pub use tokenizer::{TextStream, Tokenizer};
 
+pub(crate) use hook::Hook;
 pub(crate) use prepare::{Preparer, PromptModel};
 pub(crate) use prepared::{Feature, Media, SpeechPlan};
 pub(crate) use tokenizer::PendingText;

@@ -2,13 +2,17 @@ use code2wav::Chunking;
 use media::image::PixelBounds;
 use media::video::VideoOptions;
 use omni_core::{Result, SamplingOptions};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::hook::TokenHooks;
 
 /// Whether the last token of an answer that the token limit truncated is spoken.
 ///
 /// The reference's talker never gets the last generated token. If that is the end token, nothing is lost; if the limit stopped the
 /// text, a word is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LastWord {
     /// All generated text is spoken.
     #[default]
@@ -18,7 +22,8 @@ pub enum LastWord {
 }
 
 /// Positions of sound in video, for the talker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TalkerPositions {
     /// Interleaved by time, as for the thinker.
     #[default]
@@ -28,7 +33,8 @@ pub enum TalkerPositions {
 }
 
 /// Decoding of codec frames to samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum VocoderMode {
     /// Exact streaming: the samples are those of one whole decode.
     #[default]
@@ -39,7 +45,8 @@ pub enum VocoderMode {
 
 /// Frames per piece of sound. The first piece is short, so that it comes soon; then the size doubles, since a long piece costs less
 /// per frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ChunkRamp {
     /// Frames of the first piece (a frame is 80 ms).
     pub first: usize,
@@ -68,7 +75,8 @@ impl ChunkRamp {
 }
 
 /// Concurrency of the stages of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stages {
     /// Thinker, talker and vocoder run concurrently, each in a thread of its own: speech starts with the first word.
     #[default]
@@ -78,7 +86,8 @@ pub enum Stages {
 }
 
 /// Guards that stop a talker that has lost its way. `None` turns a guard off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Guards {
     /// Most frames per token of spoken text; 50 more are allowed in all.
     pub frames_per_token: Option<usize>,
@@ -102,14 +111,58 @@ impl Guards {
     }
 }
 
+/// What of an answer's text is spoken. Thinking and tool calls never are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SpeechFilter {
+    /// All of it, as in the reference.
+    #[default]
+    Everything,
+    /// Prose: no code blocks, no addresses of links, no marks of Markdown. A token is left out if none of its characters is spoken.
+    Prose,
+}
+
+/// Text of an answer that is given instead of generated. It is streamed, spoken and part of the reply as if the model had written it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum GivenText {
+    /// The model writes the whole answer.
+    #[default]
+    Nothing,
+    /// The answer begins with this text and the model continues it. It does not count in `max_new_tokens`.
+    Beginning(String),
+    /// The answer is this text, which is only read aloud.
+    Whole(String),
+}
+
+impl GivenText {
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            GivenText::Nothing => None,
+            GivenText::Beginning(text) | GivenText::Whole(text) => Some(text),
+        }
+    }
+}
+
 /// Options of an answer. `Default` has the settings of the released model.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GenerateOptions {
-    /// Most text tokens.
+    /// Most text tokens that are generated.
     pub max_new_tokens: usize,
     /// Strings that end the answer. Text and speech stop before the first that is generated, also where it lies across tokens; what
     /// the model thinks does not count.
     pub stop: Vec<String>,
+    /// Text of the answer that is given instead of generated.
+    pub given: GivenText,
+    /// What comes between the thinker's logits and their sampling; not serialised.
+    #[serde(skip)]
+    pub hook: Option<TokenHooks>,
+    /// Reports the log-probability of each token, and of this many of the likeliest ones in its place, before penalties, bias and
+    /// temperature; see [`crate::Reply::log_probs`].
+    pub log_probs: Option<usize>,
     /// Sampling of the text; greedy by default, as in the reference.
     pub thinker: SamplingOptions,
     /// Whether the answer is spoken; `None` for whether the talker is loaded.
@@ -122,10 +175,13 @@ pub struct GenerateOptions {
     pub code_predictor: Option<SamplingOptions>,
     /// Samples first codes greedily if `talker` is `None`; the checkpoint's repetition penalty still applies.
     pub greedy_speech: bool,
-    /// Seed of the stages whose sampling is `None`; each stage derives its own from it.
+    /// Seed of everything that is random in the answer. Each stage derives its own from it and from the seed of its own sampling
+    /// options, which changes that stage alone.
     pub seed: u64,
     /// Most first codes; `None` for the checkpoint's `generation_config.json`.
     pub max_codes: Option<usize>,
+    /// What of the text is spoken.
+    pub speech_filter: SpeechFilter,
     /// Whether the last token of a truncated answer is spoken.
     pub last_word: LastWord,
     /// Decoding of codec frames to samples.
@@ -163,6 +219,9 @@ impl Default for GenerateOptions {
         Self {
             max_new_tokens: 1024,
             stop: Vec::new(),
+            given: GivenText::Nothing,
+            hook: None,
+            log_probs: None,
             thinker: SamplingOptions::greedy(),
             speech: None,
             speaker: None,
@@ -171,6 +230,7 @@ impl Default for GenerateOptions {
             greedy_speech: false,
             seed: 0,
             max_codes: None,
+            speech_filter: SpeechFilter::default(),
             last_word: LastWord::default(),
             vocoder: VocoderMode::default(),
             chunks: ChunkRamp::default(),
@@ -199,14 +259,29 @@ impl GenerateOptions {
         self
     }
 
+    /// Gives the whole text of the answer, so that it is only read aloud.
+    pub fn read_aloud(mut self, text: impl Into<String>) -> Self {
+        self.given = GivenText::Whole(text.into());
+        self
+    }
+
     /// Turns speech off.
     pub fn text_only(mut self) -> Self {
         self.speech = Some(false);
         self
     }
 
+    /// The seed of a stage whose own options have the seed `own`.
+    pub(crate) fn stage_seed(&self, own: u64) -> u64 {
+        // Seeds that follow each other lie far apart, so that no stage draws the numbers of another.
+        self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ own
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         self.thinker.validate("thinker")?;
+        if self.given.text() == Some("") {
+            return Err(omni_core::Error::Request("the given text of the answer is empty".into()));
+        }
         if self.stop.iter().any(String::is_empty) {
             return Err(omni_core::Error::Request("a stop string is empty".into()));
         }

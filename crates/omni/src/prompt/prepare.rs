@@ -12,6 +12,7 @@ use serde_json::Value;
 use tm_rope::{MediaItem, MediaLayout};
 
 use super::counted::{Counted, Room};
+use super::hook::{Hook, HookContext};
 use super::message::{Message, Part, PartKind, conversation};
 use super::options::GenerateOptions;
 use super::prepared::{Feature, Media, PartTokens, Prompt};
@@ -33,6 +34,8 @@ pub(crate) struct PromptModel<'a> {
     pub(crate) dtype: Dtype,
     pub(crate) context_length: usize,
     pub(crate) has_encoders: bool,
+    /// Ids that end an answer.
+    pub(crate) end_ids: &'a [u32],
 }
 
 /// Prepares conversations for one model.
@@ -75,9 +78,30 @@ impl<'a> Preparer<'a> {
         let ids = layout.expand(&unexpanded, self.audio_end(&layout)?)?;
         let parts = self.count(messages, &layout)?;
         let options = Arc::new(self.options.clone());
-        let prompt = Prompt { ids, layout, media, options, speech: None, preprocessing: Duration::ZERO, parts };
+        let given = self.given()?;
+        let hook = self.hook()?;
+        let prompt =
+            Prompt { ids, layout, media, options, given, hook, speech: None, preprocessing: Duration::ZERO, parts };
         tracing::debug!(tokens = prompt.tokens(), parts = prompt.parts.len(), "prompt");
         Ok(prompt)
+    }
+
+    /// Makes the application's hook.
+    fn hook(&self) -> Result<Option<Hook>> {
+        let PromptModel { config, tokenizer, end_ids, .. } = &self.model;
+        let context = HookContext { tokenizer, vocabulary: config.thinker.text.vocab_size, end_ids };
+        self.options.hook.as_ref().map(|hooks| hooks.make(&context)).transpose()
+    }
+
+    /// Encodes the given text that the answer begins with.
+    fn given(&self) -> Result<Vec<u32>> {
+        let (tokenizer, limit) = (self.model.tokenizer, self.model.context_length);
+        let Some(text) = self.options.given.text() else { return Ok(Vec::new()) };
+        let tokens = tokenizer.fewest_tokens(text);
+        if tokens >= limit {
+            return Err(Error::ContextLength { tokens, limit });
+        }
+        if self.options.special_tokens_in_text { tokenizer.encode(text) } else { tokenizer.encode_as_text(text) }
     }
 
     /// Renders the conversation with the chat template and encodes it.

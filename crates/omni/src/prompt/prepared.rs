@@ -10,8 +10,10 @@ use moe_talker::SpeakOptions;
 use omni_core::{Encoded, SamplingOptions};
 use tm_rope::MediaLayout;
 
+use super::hook::Hook;
 use super::message::PartKind;
 use super::options::GenerateOptions;
+use crate::output::PromptTokens;
 
 /// A request: a conversation that was read and counted, and the options it is answered with, checked and planned.
 #[derive(Debug)]
@@ -21,6 +23,10 @@ pub struct Prompt {
     /// In order of appearance, as in the layout.
     pub(crate) media: Vec<Media>,
     pub(crate) options: Arc<GenerateOptions>,
+    /// Ids of the given text that the answer begins with.
+    pub(crate) given: Vec<u32>,
+    /// The application's hook for this answer.
+    pub(crate) hook: Option<Hook>,
     /// `None` for text alone.
     pub(crate) speech: Option<SpeechPlan>,
     /// Time that the preparation took.
@@ -79,6 +85,13 @@ impl Prompt {
     /// Token counts of the parts.
     pub fn parts(&self) -> &[PartTokens] {
         &self.parts
+    }
+
+    /// Tokens of the prompt by kind.
+    pub fn tokens_by_kind(&self) -> PromptTokens {
+        let of = |kind| self.parts.iter().filter(|part| part.kind == kind).map(|part| part.tokens).sum();
+        let [audio, image, video] = [PartKind::Audio, PartKind::Image, PartKind::Video].map(of);
+        PromptTokens { text: self.tokens().saturating_sub(audio + image + video), audio, image, video }
     }
 
     /// The options that the prompt was made with and is answered with.

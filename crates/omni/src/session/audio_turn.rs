@@ -1,5 +1,6 @@
 //! User turns whose sound is prefilled while it is being spoken.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use media::MediaError;
@@ -11,7 +12,8 @@ use crate::prompt::{GenerateOptions, Message};
 
 /// Normalisation of log-mel frames before the sound has ended. The reference normalises all frames by the loudest one of the whole
 /// recording.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MelNorm {
     /// Windows are normalised by the loudest frame so far. If a louder one changes earlier windows, they are prefilled again from
     /// the first that differs: the answer is that of the whole recording.

@@ -1,17 +1,24 @@
 //! Conversations of several turns.
 
+mod answer;
 mod audio_turn;
+mod turns;
 
 use std::sync::Arc;
 
 use media::audio::AudioInput;
 use omni_core::{Error, Result};
 
+pub use answer::Answer;
 pub use audio_turn::{AudioTurn, MelNorm};
 
+#[cfg(feature = "conversation")]
+pub(crate) use turns::Turns;
+#[cfg(not(feature = "conversation"))]
+use turns::Turns;
+
 use crate::Omni;
-use crate::answer::{Canceller, ReplyStream};
-use crate::output::{Event, Played, Reply, collect_reply};
+use crate::output::{Played, Reply, collect_reply};
 use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, content_digests, prefill};
 use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, Role, VideoSound};
 
@@ -35,29 +42,24 @@ use crate::prompt::{Feature, GenerateOptions, Message, Part, PartKind, Prompt, R
 /// # }
 /// ```
 ///
-/// While an answer is being generated, the session cannot be asked again, from this thread or another:
+/// An answer belongs to whoever reads it: it can be sent to another thread, or handed to an asynchronous runtime. Until it has ended or
+/// was dropped, the session can be looked at and added to, but not asked again:
 ///
-/// ```compile_fail
+/// ```no_run
 /// # fn main() -> qwen3_omni::Result<()> {
 /// # let mut session = qwen3_omni::Omni::builder("model").load()?.session();
 /// # let options = qwen3_omni::GenerateOptions::default();
-/// let first = session.answer(&options)?;
-/// let second = session.answer(&options)?;
-/// first.cancel();
+/// let answer = session.answer(&options)?;
+/// assert!(session.answer(&options).is_err());
+/// let reader = std::thread::spawn(move || answer.count());
+/// # reader.join().unwrap();
 /// # Ok(())
 /// # }
 /// ```
 pub struct Session {
     omni: Omni,
-    messages: Vec<Message>,
+    turns: Turns,
     prefix_cache: PrefixCache,
-}
-
-/// An answer within a session: an iterator of events. With `Done` the answer becomes part of the conversation; if it is dropped
-/// before, the conversation stays as it was.
-pub struct Answer<'s> {
-    session: &'s mut Session,
-    stream: JoinOnDrop,
 }
 
 impl Omni {
@@ -69,57 +71,60 @@ impl Omni {
 
 impl Session {
     pub(crate) fn new(omni: Omni) -> Self {
-        Self { omni, messages: Vec::new(), prefix_cache: PrefixCache::default() }
+        Self { omni, turns: Turns::default(), prefix_cache: PrefixCache::default() }
     }
 
     /// The conversation so far. Sound of answered turns is kept as the log-mel frames that the model read.
-    pub fn messages(&self) -> &[Message] {
-        &self.messages
+    pub fn messages(&self) -> Vec<Message> {
+        self.turns.messages()
     }
 
     /// Adds a message.
     pub fn push(&mut self, message: Message) {
-        self.messages.push(message);
+        self.turns.push(message);
     }
 
     /// Removes all but the first `length` messages, to edit the conversation; the prefix cache keeps the rest.
     pub fn truncate(&mut self, length: usize) {
-        self.messages.truncate(length);
+        self.turns.truncate(length);
     }
 
     /// Answers the conversation piece by piece.
     ///
     /// # Errors
-    /// The errors of [`Omni::stream`]; the conversation stays as it is.
-    pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer<'_>> {
+    /// The errors of [`Omni::stream`], and [`Error::Request`] while the last answer is being read; the conversation stays as it is.
+    pub fn answer(&mut self, options: &GenerateOptions) -> Result<Answer> {
+        self.turns.settle()?;
         let permit = self.omni.admit()?;
-        let prompt = self.omni.prompt(&self.messages, options)?;
+        let prompt = self.omni.prompt(&self.messages(), options)?;
         self.keep_mel(&prompt);
         let stream = self.omni.stream_with(prompt, Some(self.prefix_cache.clone()), permit)?;
-        Ok(Answer { session: self, stream: JoinOnDrop(stream) })
+        Ok(Answer::new(self.turns.clone(), stream))
     }
 
     /// Replaces sound by the log-mel frames that the model reads. As in the reference, the last frame of a recording depends on the
     /// longest one it is prepared with; later turns must not change earlier ones.
-    fn keep_mel(&mut self, prompt: &Prompt) {
+    fn keep_mel(&self, prompt: &Prompt) {
         let (mut features, mut heard) = (prompt.audio(), prompt.layout.audio_in_video.iter());
-        for part in self.messages.iter_mut().flat_map(Message::parts_mut) {
-            let heard = part.kind() == PartKind::Video && heard.next() == Some(&true);
-            let input = match part {
-                Part::Audio(input) => input,
-                Part::Video { sound, .. } if heard => given(sound),
-                Part::Encoded(_) if part.kind() == PartKind::Audio => {
-                    features.next();
-                    continue;
+        self.turns.edit(|messages| {
+            for part in messages.iter_mut().flat_map(Message::parts_mut) {
+                let heard = part.kind() == PartKind::Video && heard.next() == Some(&true);
+                let input = match part {
+                    Part::Audio(input) => input,
+                    Part::Video { sound, .. } if heard => given(sound),
+                    Part::Encoded(_) if part.kind() == PartKind::Audio => {
+                        features.next();
+                        continue;
+                    }
+                    _ => continue,
+                };
+                if let Some(Feature::Raw(mel)) = features.next()
+                    && !matches!(input, AudioInput::Frames(_))
+                {
+                    *input = AudioInput::Frames(Arc::new(mel.clone()));
                 }
-                _ => continue,
-            };
-            if let Some(Feature::Raw(mel)) = features.next()
-                && !matches!(input, AudioInput::Frames(_))
-            {
-                *input = AudioInput::Frames(Arc::new(mel.clone()));
             }
-        }
+        });
     }
 
     /// Answers the conversation and returns the whole answer.
@@ -134,9 +139,11 @@ impl Session {
     /// does not grow with its length. The options must be those of the answer.
     ///
     /// # Errors
-    /// [`Error::NotLoaded`] without the encoders; [`Error::Request`] for options that cannot be served.
+    /// [`Error::NotLoaded`] without the encoders; [`Error::Request`] for options that cannot be served, or while the last answer is being
+    /// read.
     pub fn audio_turn(&mut self, options: &GenerateOptions, norm: MelNorm) -> Result<AudioTurn<'_>> {
         options.validate()?;
+        self.turns.settle()?;
         AudioTurn::new(self, options, norm)
     }
 
@@ -147,7 +154,7 @@ impl Session {
 
     /// Prefills the conversation and the sound of a turn that has not ended.
     pub(crate) fn prefill_audio(&self, message: Message, options: &GenerateOptions) -> Result<()> {
-        let messages = [self.messages.as_slice(), &[message]].concat();
+        let messages = [self.messages(), vec![message]].concat();
         let mut prompt = self.omni.prompt(&messages, options)?;
         let audio = prompt.layout.ids.audio;
         let end = prompt.ids().iter().rposition(|id| *id == audio).map_or(0, |last| last + 1);
@@ -171,61 +178,53 @@ impl Session {
     /// # Errors
     /// [`Error::Request`] if the conversation does not end with an answer.
     pub fn truncate_answer(&mut self, played: &Played) -> Result<()> {
-        if self.messages.last().map(Message::role) != Some(Role::Assistant) {
+        if self.turns.pop_if(|message| message.role() == Role::Assistant).is_none() {
             return Err(Error::Request("the conversation does not end with an answer that could be truncated".into()));
         }
-        self.messages.pop();
         if !played.text.is_empty() {
-            self.messages.push(Message::assistant(played.text.clone()));
+            self.push(Message::assistant(played.text.clone()));
         }
         Ok(())
     }
 
-    /// Bytes of keys and values in the prefix cache.
+    /// Bytes of keys and values in the prefix cache; those of an answer that is being read are not in it.
     pub fn cache_bytes(&self) -> usize {
+        let _ = self.turns.settle();
         self.prefix_cache.bytes()
     }
 
     /// Clears the prefix cache. The conversation stays, and its next turn computes all of it.
-    pub fn forget(&mut self) {
+    ///
+    /// # Errors
+    /// [`Error::Request`] while the last answer is being read: it would fill the cache again.
+    pub fn forget(&mut self) -> Result<()> {
+        self.turns.settle()?;
         self.prefix_cache.clear();
+        Ok(())
     }
 }
 
-impl Answer<'_> {
-    /// Returns a handle that cancels the answer from another thread.
-    pub fn canceller(&self) -> Canceller {
-        self.stream.0.canceller()
+/// What a conversation by voice needs.
+#[cfg(feature = "conversation")]
+impl Session {
+    /// Another handle of the same session.
+    pub(crate) fn handle(&self) -> Self {
+        Self { omni: self.omni.clone(), turns: self.turns.clone(), prefix_cache: self.prefix_cache.clone() }
     }
 
-    /// Stops the answer; see [`Canceller::cancel`].
-    pub fn cancel(&self) {
-        self.stream.0.cancel();
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
-}
 
-/// A stream that, when dropped, waits until its stages have put their states into the prefix cache. Each stage ends after the token,
-/// frame or piece it is working on.
-struct JoinOnDrop(ReplyStream);
-
-impl Drop for JoinOnDrop {
-    fn drop(&mut self) {
-        // Nothing is left to receive an error.
-        let _ = self.0.end();
+    /// Whether an answer with these options is spoken.
+    pub(crate) fn speaks(&self, options: &GenerateOptions) -> bool {
+        options.speech.unwrap_or(self.omni.speaks())
     }
 }
 
-impl Iterator for Answer<'_> {
-    type Item = Result<Event>;
-
-    fn next(&mut self) -> Option<Result<Event>> {
-        let event = self.stream.0.next();
-        if let Some(Ok(Event::Done(reply))) = &event
-            && !reply.text.is_empty()
-        {
-            self.session.push(Message::assistant(reply.text.clone()));
-        }
-        event
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("turns", &self.turns).finish_non_exhaustive()
     }
 }
 

@@ -13,7 +13,7 @@ use omni_core::{Error, Result};
 pub(crate) use marks::Mark;
 
 /// The checkpoint's tokenizer: byte-level BPE with added tokens.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// The same tokenizer with special tokens encoded as plain text; created on first use.
@@ -23,6 +23,9 @@ pub struct Tokenizer {
     size: u32,
     longest: usize,
     bytes: HashMap<char, u8>,
+    /// Its tokens as a grammar's parser takes them; made on first use.
+    #[cfg(feature = "grammar")]
+    pub(super) grammar: Arc<OnceLock<llguidance::toktrie::TokEnv>>,
 }
 
 impl Tokenizer {
@@ -39,7 +42,16 @@ impl Tokenizer {
         let vocabulary = inner.get_vocab(true);
         let size = vocabulary.values().max().map_or(0, |id| id.saturating_add(1));
         let longest = vocabulary.keys().map(|token| token.chars().count()).max().unwrap_or(1).max(1);
-        Ok(Self { inner, plain: Arc::default(), special, size, longest, bytes: byte_alphabet() })
+        Ok(Self {
+            inner,
+            plain: Arc::default(),
+            special,
+            size,
+            longest,
+            bytes: byte_alphabet(),
+            #[cfg(feature = "grammar")]
+            grammar: Arc::default(),
+        })
     }
 
     /// The largest id plus one.
@@ -94,11 +106,24 @@ impl Tokenizer {
         TextStream { tokenizer: self, pending: PendingText::new(skip_special) }
     }
 
+    /// The added tokens by id.
+    #[cfg(feature = "grammar")]
+    pub(super) fn added_tokens(&self) -> HashMap<u32, String> {
+        let added = self.inner.get_added_tokens_decoder();
+        added.into_iter().map(|(id, token)| (id, token.content)).collect()
+    }
+
     /// The bytes of one token; an id without a token (an unused embedding row) has none.
-    fn token_bytes(&self, id: u32) -> Vec<u8> {
+    pub(super) fn token_bytes(&self, id: u32) -> Vec<u8> {
         let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
         let mapped: Option<Vec<u8>> = token.chars().map(|c| self.bytes.get(&c).copied()).collect();
         mapped.unwrap_or_else(|| token.into_bytes())
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("size", &self.size).finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,68 @@
+//! Events for asynchronous readers, in any runtime (feature `async`).
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
+use omni_core::Result;
+
+use super::stream::ReplyStream;
+use crate::output::Event;
+
+/// The events of an answer as a `futures` stream, made by [`ReplyStream::into_async`] or [`crate::Answer::into_async`].
+///
+/// Dropping it stops the answer without waiting. The stages compute in threads of their own; polling never blocks.
+#[must_use = "a stream that is dropped cancels its answer"]
+#[derive(Debug)]
+pub struct AsyncEvents<A> {
+    answer: A,
+    ended: bool,
+}
+
+/// An answer that can be polled for its next event.
+pub trait PollEvent {
+    /// The next item of the stream; `None` after the last.
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event>>>;
+}
+
+impl<A> AsyncEvents<A> {
+    pub(crate) fn new(answer: A) -> Self {
+        Self { answer, ended: false }
+    }
+
+    /// The answer, to cancel it.
+    pub fn answer(&self) -> &A {
+        &self.answer
+    }
+}
+
+impl<A: PollEvent + Unpin> Stream for AsyncEvents<A> {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
+        let item = ready!(self.answer.poll_event(context));
+        self.ended = item.is_none();
+        Poll::Ready(item)
+    }
+}
+
+impl<A: PollEvent + Unpin> FusedStream for AsyncEvents<A> {
+    fn is_terminated(&self) -> bool {
+        self.ended
+    }
+}
+
+impl PollEvent for ReplyStream {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
+        loop {
+            if self.outcome.is_none() {
+                return Poll::Ready(None);
+            }
+            let report = ready!(self.reports.as_mut().poll_next(context));
+            if let Some(item) = self.receive(report) {
+                return Poll::Ready(item);
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! An answer within a session.
+
+use std::iter::FusedIterator;
+#[cfg(feature = "async")]
+use std::task::{Context, Poll, ready};
+
+use omni_core::Result;
+
+use super::turns::Turns;
+#[cfg(feature = "async")]
+use crate::answer::{AsyncEvents, PollEvent};
+use crate::answer::{Canceller, ReplyStream};
+use crate::output::Event;
+
+/// An answer within a session: an iterator of events, which can be sent to another thread and outlive the session's handle.
+///
+/// With `Done` the reply becomes part of the conversation, behind the messages that it answers. If the answer is dropped before, the
+/// conversation stays as it was.
+#[must_use = "an answer that is dropped is cancelled"]
+#[derive(Debug)]
+pub struct Answer {
+    turns: Turns,
+    canceller: Canceller,
+    /// `None` when the answer has ended.
+    stream: Option<ReplyStream>,
+    /// Whether dropping the answer waits for its stages.
+    waits: bool,
+}
+
+impl Answer {
+    pub(super) fn new(turns: Turns, stream: ReplyStream) -> Self {
+        turns.begin();
+        Self { turns, canceller: stream.canceller(), stream: Some(stream), waits: true }
+    }
+
+    /// Returns a handle that cancels the answer from another thread.
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
+    /// Stops the answer; see [`Canceller::cancel`].
+    pub fn cancel(&self) {
+        self.canceller.cancel();
+    }
+
+    /// Turns the answer into a stream for an asynchronous reader.
+    #[cfg(feature = "async")]
+    pub fn into_async(mut self) -> AsyncEvents<Self> {
+        self.waits = false;
+        AsyncEvents::new(self)
+    }
+
+    /// Takes an item of the stream.
+    fn receive(&mut self, item: Option<Result<Event>>) -> Option<Result<Event>> {
+        match &item {
+            Some(Ok(Event::Done(reply))) => {
+                self.stream = None;
+                let said = !reply.text.is_empty() || !reply.tool_calls.is_empty();
+                self.turns.end(said.then(|| reply.to_message()));
+            }
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => self.abandon(),
+        }
+        item
+    }
+
+    fn abandon(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.turns.abandon(stream);
+        }
+    }
+}
+
+#[cfg(feature = "async")]
+impl PollEvent for Answer {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let item = ready!(stream.poll_event(context));
+        Poll::Ready(self.receive(item))
+    }
+}
+
+impl Iterator for Answer {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Result<Event>> {
+        let item = self.stream.as_mut()?.next();
+        self.receive(item)
+    }
+}
+
+impl FusedIterator for Answer {}
+
+impl Drop for Answer {
+    /// Stops the answer: its stages end after the token, frame or piece they are working on. An iterator waits for them; an asynchronous
+    /// reader must not, so that there what the session does next waits.
+    fn drop(&mut self) {
+        self.abandon();
+        if self.waits {
+            // Only an answer that is being read would refuse, and this was it.
+            let _ = self.turns.settle();
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Control over an answer's text: given text, hooks, log-probabilities, tool calls.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use qwen3_omni::{
+    Event, FinishReason, GenerateOptions, GivenText, Grammar, Message, Omni, PartKind, PromptTokens, Result, Role,
+    SpeechFilter, TokenHook, TokenHooks,
+};
+use serde_json::json;
+
+const SUM: &str = "what is seven plus five";
+const CALL: &str = "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"red\"}}\n</tool_call>";
+
+fn nano() -> Omni {
+    Omni::builder(testkit::nano()).load().unwrap()
+}
+
+fn question(text: &str) -> [Message; 1] {
+    [Message::user().text(text)]
+}
+
+fn greedy() -> GenerateOptions {
+    GenerateOptions::default().greedy()
+}
+
+#[test]
+fn a_text_that_is_read_aloud_sounds_as_if_the_model_had_written_it() {
+    let omni = nano();
+    let written = omni.generate(&question("repeat red cat nine"), &greedy()).unwrap();
+    assert_eq!(written.text, "red cat nine");
+    let read = omni.generate(&question("repeat red cat nine"), &greedy().read_aloud("red cat nine")).unwrap();
+    assert_eq!(
+        (&read.text, &read.token_ids, read.finish_reason),
+        (&written.text, &written.token_ids, FinishReason::End)
+    );
+    assert_eq!(read.speech.unwrap().codes, written.speech.unwrap().codes);
+    // Also a text that the model would never write, and longer than it may generate.
+    let other = GenerateOptions { max_new_tokens: 1, ..greedy() }.read_aloud("nine red green cat");
+    let read = omni.generate(&question(SUM), &other).unwrap();
+    assert_eq!((read.text.as_str(), read.finish_reason), ("nine red green cat", FinishReason::End));
+    assert!(read.speech.is_some_and(|speech| !speech.codes.is_empty()));
+    let message = omni.generate(&question(SUM), &greedy().read_aloud("")).unwrap_err().to_string();
+    assert!(message.contains("given text"), "{message}");
+}
+
+#[test]
+fn an_answer_goes_on_from_its_given_beginning() {
+    let omni = nano();
+    let whole = omni.generate(&question(SUM), &greedy()).unwrap();
+    assert_eq!(whole.text, "seven plus five is twelve");
+    let given = GivenText::Beginning("seven plus five".into());
+    let options = GenerateOptions { given, max_new_tokens: 2, ..greedy() };
+    let mut session = omni.session();
+    session.push(Message::user().text(SUM));
+    let continued = session.reply(&options).unwrap();
+    assert_eq!((continued.text, continued.token_ids), (whole.text, whole.token_ids));
+    session.push(Message::user().text("what is one plus one"));
+    let next = session.reply(&greedy().text_only()).unwrap();
+    let fresh = omni.generate(&session.messages()[..3], &greedy().text_only()).unwrap();
+    assert_eq!(next.token_ids, fresh.token_ids);
+    assert!(next.usage.cached_tokens > continued.usage.prompt_tokens);
+}
+
+/// Forbids a token and keeps what it is told.
+struct Ban {
+    id: u32,
+    told: Arc<Mutex<Vec<u32>>>,
+}
+
+impl TokenHook for Ban {
+    fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
+        logits[self.id as usize] = f32::NEG_INFINITY;
+        Ok(())
+    }
+
+    fn observe(&mut self, id: u32) -> Result<()> {
+        self.told.lock().unwrap().push(id);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_hook_forbids_tokens_and_is_told_each_also_in_company() {
+    let omni = nano();
+    let free = omni.generate(&question(SUM), &greedy().text_only()).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (id, kept) = (free.token_ids[1], told.clone());
+    let hook = TokenHooks::new(move |_| Ok(Box::new(Ban { id, told: kept.clone() })));
+    let options = GenerateOptions { hook: Some(hook), log_probs: Some(1), ..greedy().text_only() };
+    // The other answer shares steps with the one that is held in check.
+    let streams = [omni.stream(&question(SUM), &options), omni.stream(&question(SUM), &greedy().text_only())];
+    let [banned, company] = streams.map(|stream| {
+        let stream = stream.unwrap();
+        std::thread::spawn(move || stream.last().unwrap().unwrap())
+    });
+    let [banned, company] = [banned, company].map(|reader| match reader.join().unwrap() {
+        Event::Done(reply) => reply,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(company.token_ids, free.token_ids);
+    assert!(!banned.token_ids.contains(&id));
+    assert_eq!(told.lock().unwrap()[..banned.token_ids.len()], banned.token_ids);
+    // The likeliest token before the hook was the one it forbids.
+    assert_eq!(banned.log_probs[1].best[0].id, id);
+}
+
+#[test]
+fn log_probabilities_stand_beside_every_token() {
+    let omni = nano();
+    let options = GenerateOptions { log_probs: Some(3), ..greedy().text_only() };
+    let reply = omni.generate(&question(SUM), &options).unwrap();
+    assert_eq!(reply.log_probs.len(), reply.token_ids.len());
+    for (id, place) in reply.token_ids.iter().zip(&reply.log_probs) {
+        assert_eq!((place.token.id, place.best[0]), (*id, place.token));
+        let sum: f32 = place.best.iter().map(|entry| entry.log_prob.exp()).sum();
+        assert!(place.best.len() == 3 && sum <= 1.0 + 1e-5 && place.best.is_sorted_by(|a, b| a.log_prob >= b.log_prob));
+    }
+    assert!(omni.generate(&question(SUM), &greedy().text_only()).unwrap().log_probs.is_empty());
+}
+
+#[test]
+fn tool_calls_are_events_and_never_spoken() {
+    let omni = nano();
+    let calls = |options: &GenerateOptions| {
+        let mut session = omni.session();
+        session.push(Message::user().text(SUM));
+        let (mut text, mut calls, mut reply) = (String::new(), Vec::new(), None);
+        for event in session.answer(options).unwrap() {
+            match event.unwrap() {
+                Event::Text(piece) => text.push_str(&piece),
+                Event::ToolCall(call) => calls.push(call),
+                Event::Done(done) => reply = Some(done),
+                _ => {}
+            }
+        }
+        let reply = reply.unwrap();
+        assert_eq!((&text, &calls), (&reply.text, &reply.tool_calls));
+        (session, reply)
+    };
+    let (mut session, alone) = calls(&greedy().read_aloud(CALL));
+    assert_eq!((alone.text.as_str(), alone.tool_calls.len()), ("", 1));
+    assert_eq!((alone.tool_calls[0].name.as_str(), &alone.tool_calls[0].arguments), ("look", &json!({"at": "red"})));
+    assert!(alone.speech.is_none(), "a call is not spoken");
+    let last = session.messages().pop().unwrap();
+    assert_eq!(last.role(), Role::Assistant);
+    // What the template makes of the call is what the model wrote: all of it is in the prefix cache.
+    session.push(Message::tool("cat"));
+    let next = session.reply(&greedy().text_only()).unwrap();
+    assert!(next.usage.cached_tokens >= alone.usage.prompt_tokens + alone.token_ids.len());
+    let said = omni.generate(&question(SUM), &greedy().read_aloud("red cat")).unwrap();
+    let (_, both) = calls(&greedy().read_aloud(format!("red cat\n{CALL}")));
+    assert_eq!((both.text.as_str(), both.tool_calls.len()), ("red cat", 1));
+    assert_eq!(both.speech.unwrap().text_ends, said.speech.unwrap().text_ends);
+}
+
+#[test]
+fn tokens_of_a_prompt_are_counted_by_kind() {
+    let omni = nano();
+    let message = Message::user().text("what do you see").image(testkit::media().join("picture.png"));
+    let prompt = omni.prompt(&[message], &greedy()).unwrap();
+    let image = prompt.parts().iter().find(|part| part.kind == PartKind::Image).unwrap().tokens;
+    let counted = prompt.tokens_by_kind();
+    assert_eq!(counted, PromptTokens { image, text: prompt.tokens() - image, ..PromptTokens::default() });
+    assert_eq!((counted.total(), image > 0), (prompt.tokens(), true));
+}
+
+/// Codec frames of each word in the recordings that nano's voice was made from; an answer is the words, joined.
+const FRAMES: [(&str, usize); 24] = [
+    ("zero", 6),
+    ("one", 6),
+    ("two", 4),
+    ("three", 5),
+    ("four", 6),
+    ("five", 6),
+    ("six", 6),
+    ("seven", 6),
+    ("eight", 5),
+    ("nine", 6),
+    ("ten", 5),
+    ("eleven", 7),
+    ("twelve", 7),
+    ("thirteen", 7),
+    ("seventeen", 9),
+    ("red", 6),
+    ("cat", 5),
+    ("dog", 5),
+    ("triangle", 8),
+    ("a", 3),
+    ("is", 5),
+    ("plus", 5),
+    ("minus", 7),
+    ("horse", 6),
+];
+
+#[test]
+fn what_was_heard_of_a_spoken_answer_is_told_to_a_word_at_every_cut() {
+    let (omni, frames) = (nano(), HashMap::from(FRAMES));
+    let (mut wrong, mut cuts) = (0, 0);
+    for question in
+        [SUM, "what is nine minus two", "what is ten plus three", "repeat red cat nine", "repeat triangle dog"]
+    {
+        let reply = omni.generate(&[Message::user().text(question)], &greedy()).unwrap();
+        let speech = reply.speech.as_ref().unwrap();
+        let words: Vec<&str> = reply.text.split_whitespace().collect();
+        let lengths: Vec<usize> = words.iter().map(|word| frames[word]).collect();
+        assert_eq!(speech.codes.len(), lengths.iter().sum::<usize>(), "{}", reply.text);
+        assert_eq!(speech.words.iter().map(|word| &reply.text[word.text.clone()]).collect::<Vec<_>>(), words);
+        for cut in 0..=speech.codes.len() {
+            // Half a word is a word.
+            let mut end = 0;
+            let heard = lengths.iter().filter(|length| (end += *length, 2 * cut + *length >= 2 * end).1).count();
+            let played = reply.played(cut * speech.samples_per_frame);
+            let told = played.text.split_whitespace().count();
+            assert!(told.abs_diff(heard) <= 1, "{}: {told} words instead of {heard} after {cut} frames", reply.text);
+            assert!(played.at_most.split_whitespace().count() >= heard && played.at_most.starts_with(&played.text));
+            (wrong, cuts) = (wrong + usize::from(told != heard), cuts + 1);
+        }
+        assert_eq!(reply.played(usize::MAX).text, reply.text);
+    }
+    assert!(5 * wrong < cuts, "{wrong} of {cuts} cuts are off by a word");
+}
+
+#[test]
+fn messages_options_and_replies_are_written_and_read_again() {
+    let omni = nano();
+    let message = Message::user().text("hi").audio("a.wav").image(vec![1u8, 2, 3]).tool_call("f", json!({"x": 1}));
+    let written = serde_json::to_string(&message).unwrap();
+    let read: Message = serde_json::from_str(&written).unwrap();
+    assert_eq!(serde_json::to_string(&read).unwrap(), written);
+    assert!(written.contains("\"path\":\"a.wav\"") && written.contains("\"base64\":\"AQID\""), "{written}");
+    let options: GenerateOptions = serde_json::from_value(
+        json!({"max_new_tokens": 7, "thinker": {"greedy": false, "seed": 3}, "given": {"whole": "x"}}),
+    )
+    .unwrap();
+    assert_eq!((options.max_new_tokens, options.thinker.seed), (7, 3));
+    assert_eq!(options.given, GivenText::Whole("x".into()));
+    let wrong = serde_json::from_value::<GenerateOptions>(json!({"max_tokens": 7})).unwrap_err().to_string();
+    assert!(wrong.contains("max_tokens"), "{wrong}");
+    let reply = omni.generate(&question(SUM), &greedy()).unwrap();
+    let value = serde_json::to_value(&reply).unwrap();
+    assert_eq!((&value["text"], &value["finish_reason"]), (&json!(reply.text), &json!("end")));
+    assert_eq!(value["timings"]["total"], json!(reply.timings.total.as_secs_f64()));
+    let again: qwen3_omni::Reply = serde_json::from_value(value).unwrap();
+    assert_eq!((again.token_ids, again.speech.unwrap().codes), (reply.token_ids, reply.speech.unwrap().codes));
+}
+
+#[test]
+fn an_answer_follows_its_grammar() {
+    let omni = nano();
+    let guided = |grammar: Grammar| {
+        let options = GenerateOptions { hook: Some(grammar.into()), ..greedy().text_only() };
+        omni.generate(&question(SUM), &options)
+    };
+    let word = guided(Grammar::Regex("(red|green) (cat|dog)".into())).unwrap();
+    assert!(["red cat", "red dog", "green cat", "green dog"].contains(&word.text.as_str()), "{}", word.text);
+    assert_eq!(word.finish_reason, FinishReason::End);
+    let lark = guided(Grammar::Lark("start: \"nine\" \" \" (\"cat\" | \"dog\")".into())).unwrap();
+    assert!(["nine cat", "nine dog"].contains(&lark.text.as_str()), "{}", lark.text);
+    let schema = json!({"type": "object", "properties": {"n": {"enum": ["one", "two"]}}, "required": ["n"],
+        "additionalProperties": false});
+    let object = guided(Grammar::JsonSchema(schema)).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&object.text).unwrap();
+    assert!(value["n"] == "one" || value["n"] == "two", "{value}");
+    // A grammar that is none is refused before anything runs.
+    for wrong in [Grammar::Regex("(".into()), Grammar::JsonSchema(json!({"type": "nothing"}))] {
+        let message = guided(wrong).unwrap_err().to_string();
+        assert!(message.contains("the grammar cannot be used"), "{message}");
+    }
+}
+
+#[test]
+fn several_answers_share_a_prompt_and_one_seed_gives_all_of_each() {
+    let omni = nano();
+    let sampled = |seed| {
+        let mut options = GenerateOptions { seed, ..GenerateOptions::default() };
+        (options.thinker.greedy, options.thinker.temperature) = (false, 3.0);
+        options
+    };
+    let several = omni.generate_n(&question(SUM), &sampled(5), 3).unwrap();
+    let texts: Vec<&str> = several.iter().map(|reply| reply.text.as_str()).collect();
+    assert!(texts[0] != texts[1] || texts[1] != texts[2], "{texts:?}");
+    for (index, reply) in several.iter().enumerate() {
+        let alone = omni.generate(&question(SUM), &sampled(5 + index as u64)).unwrap();
+        assert_eq!(alone.token_ids, reply.token_ids);
+        assert_eq!(alone.speech.map(|speech| speech.codes), reply.speech.as_ref().map(|speech| speech.codes.clone()));
+        assert_eq!(reply.usage.cached_tokens > 0, index > 0);
+    }
+    assert!(omni.generate_n(&question(SUM), &greedy(), 0).unwrap_err().to_string().contains("at least 1"));
+}
+
+#[test]
+fn code_and_links_are_shown_but_not_spoken() {
+    let omni = nano();
+    let said = |text: &str, speech_filter| {
+        let options = GenerateOptions { speech_filter, ..greedy().read_aloud(text) };
+        omni.generate(&question(SUM), &options).unwrap()
+    };
+    let plain = said("red cat", SpeechFilter::Everything);
+    let marked = "red cat\n```\nnine = one\n```\n";
+    let filtered = said(marked, SpeechFilter::Prose);
+    assert_eq!(filtered.text, marked);
+    let [plain, filtered] = [plain, filtered].map(|reply| reply.speech.unwrap());
+    assert_eq!(plain.words, filtered.words[..2].to_vec());
+    assert!(filtered.words.len() == 2 && filtered.codes.len().abs_diff(plain.codes.len()) <= 6);
+    assert!(said("```\none\n```", SpeechFilter::Prose).speech.is_none());
+}
