@@ -181,3 +181,14 @@ pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Pa
     }
     unreachable!("a stream ends with an error or with `Done`")
 }
+
+/// The programs of the book.
+#[cfg(doctest)]
+mod book {
+    #[doc = include_str!("../../docs/src/voice-assistant.md")]
+    struct VoiceAssistant;
+    #[doc = include_str!("../../docs/src/web-server.md")]
+    struct WebServer;
+    #[doc = include_str!("../../docs/src/tools-and-json.md")]
+    struct ToolsAndJson;
+}
