@@ -39,7 +39,7 @@ fn hear(file: &Path, window: usize, flags: &Flags) -> Result<Encoded> {
     let encoder =
         AutEncoder::from_checkpoint(&Checkpoint::open(flags.directory())?, &place, Dtype::F32)?.with_window(window)?;
     let named = |error: MediaError| error.in_part("the recording");
-    let mel = audio::log_mel(&[file.into()]).map_err(|(_, error)| named(error))?.remove(0);
+    let mel = audio::log_mel(&[file.into()]).map_err(|error| named(error.into()))?.remove(0);
     let shape = [mel.frames(), mel.bins()];
     encoder.encode(vec![Tensor::from_data(TensorData::new(mel.into_values(), shape), place.device())])
 }

@@ -61,6 +61,7 @@ fn positive(text: &str) -> std::result::Result<usize, String> {
 }
 
 /// A config, random weights, and where the times go.
+#[allow(missing_debug_implementations)] // It holds a callback.
 pub struct Bench<'a> {
     arguments: &'a Arguments,
     emit: &'a dyn Fn(Value),

@@ -50,6 +50,7 @@ impl VocoderState {
 }
 
 /// New frames of one stream.
+#[derive(Debug)]
 pub struct VocoderRun<'a> {
     /// The stream's state.
     pub state: &'a mut VocoderState,

@@ -47,6 +47,7 @@ impl Positions {
     ///
     /// # Panics
     /// If the range goes beyond the tokens, or there are several rows.
+    #[must_use]
     pub fn slice(&self, tokens: std::ops::Range<usize>) -> Self {
         assert_eq!(self.batch, 1, "positions of several rows");
         Self::new(1, self.axes.each_ref().map(|axis| axis[tokens.clone()].to_vec()))

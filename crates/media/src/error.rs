@@ -40,6 +40,13 @@ pub enum MediaError {
     },
 }
 
+/// For code that reads media outside of a message; within one, [`MediaError::in_part`] names the part.
+impl From<MediaError> for omni_core::Error {
+    fn from(error: MediaError) -> Self {
+        error.in_part("media")
+    }
+}
+
 /// `Result` with [`MediaError`].
 pub type Result<T, E = MediaError> = std::result::Result<T, E>;
 

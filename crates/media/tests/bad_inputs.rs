@@ -21,7 +21,7 @@ fn cut(name: &str, share: usize) -> Source {
 }
 
 fn heard(input: impl Into<AudioInput>) -> String {
-    let (_, error) = log_mel(&[input.into()]).unwrap_err();
+    let error = log_mel(&[input.into()]).unwrap_err().source;
     error.to_string()
 }
 
@@ -191,7 +191,7 @@ fn absurd_options_and_over_long_media_are_refused_early() {
     let options = VideoOptions { max_tokens: 100, ..VideoOptions::default() };
     let message = clip(&testkit::media().join("clip.mp4").into(), &options).unwrap_err().to_string();
     assert_says(&message, &["clip.mp4", "tokens, at most 100"]);
-    let (_, error) = log_mel_up_to(&[AudioInput::samples(vec![0.0; 48_000], 16_000, 1)], 200).unwrap_err();
+    let error = log_mel_up_to(&[AudioInput::samples(vec![0.0; 48_000], 16_000, 1)], 200).unwrap_err();
     assert_says(&error.to_string(), &["more than 2 s of sound"]);
 }
 

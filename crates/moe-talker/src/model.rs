@@ -39,6 +39,7 @@ pub struct TalkerInput {
 }
 
 /// One piece of input of one run.
+#[derive(Debug)]
 pub struct TalkerRun<'a> {
     /// The run's state.
     pub state: &'a mut TalkerState,

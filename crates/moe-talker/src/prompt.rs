@@ -19,6 +19,12 @@ pub struct Conversation<'a> {
     pub tap: Option<Tensor<2>>,
 }
 
+impl std::fmt::Debug for Conversation<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conversation").finish_non_exhaustive()
+    }
+}
+
 /// Everything a run of the talker starts from.
 #[derive(Debug, Clone)]
 pub struct TalkerPrompt {

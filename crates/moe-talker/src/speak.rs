@@ -28,6 +28,7 @@ pub enum SpeechFinish {
 }
 
 /// One run of the talker, between frames.
+#[derive(Debug)]
 pub struct Speaking {
     state: TalkerState,
     sampler: Sampler,
@@ -128,6 +129,12 @@ pub struct Advance<'a> {
     pub text: &'a Tensor<2>,
     /// Observes the step.
     pub probe: Option<&'a mut dyn SpeakProbe>,
+}
+
+impl std::fmt::Debug for Advance<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Advance").finish_non_exhaustive()
+    }
 }
 
 impl Talker {

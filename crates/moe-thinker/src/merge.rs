@@ -24,6 +24,7 @@ impl MediaRows {
 
     /// Removes and returns the first rows of each kind: one per placeholder in `ids`, a piece of the prompt, or all where there are
     /// fewer.
+    #[must_use]
     pub fn take(&mut self, ids: &[u32], media: &MediaIds) -> Self {
         let take = |rows: &mut Option<Encoded>, placeholder: u32| {
             let wanted = ids.iter().filter(|id| **id == placeholder).count();

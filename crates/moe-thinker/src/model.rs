@@ -47,6 +47,7 @@ impl ThinkerInput {
 }
 
 /// One piece of input of one run.
+#[derive(Debug)]
 pub struct ThinkerRun<'a> {
     /// The run's state.
     pub state: &'a mut ThinkerState,

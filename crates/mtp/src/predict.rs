@@ -22,6 +22,12 @@ pub struct FrameRun<'a> {
     pub probe: Option<&'a mut dyn PredictorProbe>,
 }
 
+impl std::fmt::Debug for FrameRun<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrameRun").finish_non_exhaustive()
+    }
+}
+
 impl<'a> FrameRun<'a> {
     /// Makes a frame without a probe.
     pub fn new(state: &'a mut PredictorState, start: &'a FrameStart) -> Self {

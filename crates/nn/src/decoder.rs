@@ -125,6 +125,7 @@ pub struct Decoder {
 }
 
 /// New tokens of one run.
+#[derive(Debug)]
 pub struct DecoderRun<'a> {
     /// The run's state.
     pub state: &'a mut DecoderState,

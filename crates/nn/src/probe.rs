@@ -28,6 +28,12 @@ pub trait Probe: Send {
     }
 }
 
+impl std::fmt::Debug for dyn Probe + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Probe")
+    }
+}
+
 impl Probe for () {
     fn wants_layer(&self, _: usize) -> bool {
         false

@@ -111,7 +111,7 @@ fn sounds(files: &[PathBuf], device: &burn::tensor::Device) -> Result<Vec<Vec<Te
     if inputs.is_empty() {
         inputs.push(AudioInput::samples(rising_tone(), SAMPLE_RATE, 1));
     }
-    let named = |(index, error): (usize, media::MediaError)| error.in_part(format!("sound {}", index + 1));
+    let named = |error: media::audio::ItemError| error.source.in_part(format!("sound {}", error.index + 1));
     let frames = log_mel(&inputs).map_err(named)?;
     let item = |mel: media::audio::Mel| {
         let shape = [mel.frames(), mel.bins()];

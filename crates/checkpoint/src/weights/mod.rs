@@ -49,6 +49,12 @@ pub struct Weights<'a> {
     progress: Option<Rc<RefCell<Box<ProgressFn<'a>>>>>,
 }
 
+impl std::fmt::Debug for Weights<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weights").finish_non_exhaustive()
+    }
+}
+
 #[derive(Clone)]
 enum Source<'a> {
     Disk(&'a Checkpoint),
@@ -131,12 +137,14 @@ impl<'a> Weights<'a> {
     }
 
     /// Reports progress to `callback`.
+    #[must_use]
     pub fn with_progress(mut self, callback: impl FnMut(LoadProgress) + 'a) -> Self {
         self.progress = Some(Rc::new(RefCell::new(Box::new(callback))));
         self
     }
 
     /// The same source, one module further down: `weights.at("model").at("layers.0")`.
+    #[must_use]
     pub fn at(&self, module: impl std::fmt::Display) -> Self {
         Self { prefix: format!("{}{module}.", self.prefix), ..self.clone() }
     }

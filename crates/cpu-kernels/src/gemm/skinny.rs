@@ -21,6 +21,7 @@ use crate::simd::{Instructions, Scalar, Simd};
 const TASK: usize = 32 << 10;
 
 /// One of several GEMVs (or skinny GEMMs) that share their activations.
+#[derive(Debug)]
 pub struct GemvOp<'a> {
     /// `[output, input]`.
     pub weight: Weight<'a>,

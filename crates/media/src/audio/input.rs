@@ -104,6 +104,7 @@ const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 const LOUDEST: f32 = 1e12;
 
 /// Converts interleaved channels of any rate to one channel at 16 kHz, piece by piece.
+#[derive(Debug)]
 pub struct Mono {
     origin: String,
     resampler: Option<Resampler>,

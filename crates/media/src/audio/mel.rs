@@ -88,6 +88,12 @@ pub struct MelStream {
     scratch: Scratch,
 }
 
+impl std::fmt::Debug for MelStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MelStream").finish_non_exhaustive()
+    }
+}
+
 /// Buffers of one frame.
 struct Scratch {
     input: Vec<f64>,

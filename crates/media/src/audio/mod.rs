@@ -4,7 +4,7 @@
 //! use qwen3_omni_media::audio::{AudioInput, log_mel};
 //!
 //! let second = AudioInput::samples(vec![0.1; 48_000], 48_000, 1);
-//! let mel = &log_mel(&[second]).map_err(|(_, error)| error)?[0];
+//! let mel = &log_mel(&[second])?[0];
 //! assert_eq!((mel.frames(), mel.bins()), (100, 128));
 //! # Ok::<(), qwen3_omni_media::MediaError>(())
 //! ```
@@ -35,14 +35,31 @@ use crate::{MediaError, Result};
 /// Samples per second the audio encoder was made for.
 pub const SAMPLE_RATE: u32 = 16_000;
 
+/// The item of several that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("item {}: {source}", index + 1)]
+#[non_exhaustive]
+pub struct ItemError {
+    /// Its index.
+    pub index: usize,
+    /// What is wrong with it.
+    pub source: MediaError,
+}
+
+impl From<ItemError> for MediaError {
+    fn from(error: ItemError) -> Self {
+        error.source
+    }
+}
+
 /// Log-mel frames of several items that go to the encoder in one call.
 ///
 /// As in the reference for one prompt, all items are first padded with silence to the longest one, which gives the shorter ones one
 /// more frame if they end inside a hop.
 ///
 /// # Errors
-/// The index of the item that cannot be used, with a [`MediaError`] naming its file.
-pub fn log_mel(items: &[AudioInput]) -> Result<Vec<Mel>, (usize, MediaError)> {
+/// [`ItemError`] with the index of the item that cannot be used.
+pub fn log_mel(items: &[AudioInput]) -> Result<Vec<Mel>, ItemError> {
     log_mel_up_to(items, usize::MAX)
 }
 
@@ -50,7 +67,7 @@ pub fn log_mel(items: &[AudioInput]) -> Result<Vec<Mel>, (usize, MediaError)> {
 ///
 /// # Errors
 /// The errors of [`log_mel`].
-pub fn log_mel_up_to(items: &[AudioInput], most: usize) -> Result<Vec<Mel>, (usize, MediaError)> {
+pub fn log_mel_up_to(items: &[AudioInput], most: usize) -> Result<Vec<Mel>, ItemError> {
     let mut streams = Vec::new();
     for (index, item) in items.iter().enumerate() {
         if let AudioInput::Frames(mel) = item {
@@ -65,12 +82,14 @@ pub fn log_mel_up_to(items: &[AudioInput], most: usize) -> Result<Vec<Mel>, (usi
                 false => Ok(()),
             }
         });
-        fed.map_err(|error| (index, error))?;
+        fed.map_err(|source| ItemError { index, source })?;
         streams.push(Ok(stream));
     }
     let longest = streams.iter().flatten().map(MelStream::samples).max().unwrap_or(0);
     let finish = |(index, stream): (usize, Result<MelStream, &Arc<Mel>>)| match stream {
-        Ok(stream) => stream.finish_padded(longest).map_err(|error| (index, error.named(items[index].origin()))),
+        Ok(stream) => stream
+            .finish_padded(longest)
+            .map_err(|error| ItemError { index, source: error.named(items[index].origin()) }),
         Err(made) => Ok(Mel::clone(made)),
     };
     streams.into_iter().enumerate().map(finish).collect()

@@ -16,6 +16,12 @@ pub struct Resampler {
     delay: usize,
 }
 
+impl std::fmt::Debug for Resampler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resampler").finish_non_exhaustive()
+    }
+}
+
 /// Approximate number of input samples per filter step: long enough for a steep filter, short enough to stream.
 const BLOCK: usize = 4096;
 

@@ -59,6 +59,7 @@ impl HostRows {
 pub type HostRotation = [Vec<f32>; 2];
 
 /// The experts chosen for each row, with the router's logits.
+#[derive(Debug)]
 pub struct HostRouting {
     logits: HostRows,
     assignments: Vec<Assignment>,

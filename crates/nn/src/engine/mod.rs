@@ -23,6 +23,7 @@ use crate::sampler::Logits;
 use crate::{Activation, Attention, Embedding, KvCache, LayerNorm, Linear, RmsNorm, Sampler, Vector};
 
 /// One run in a step of causal attention: its KV cache of one layer, and its number of new rows.
+#[derive(Debug)]
 pub struct Run<'a> {
     /// Keys and values of one layer.
     pub cache: &'a mut KvCache,
@@ -40,6 +41,7 @@ pub struct RunLength {
 }
 
 /// Queries, keys and values of windowed attention: separate, or side by side in rows `[N, 3 * D]`.
+#[derive(Debug)]
 pub enum Qkv<R> {
     /// `[N, D]` each.
     Split([R; 3]),

@@ -26,6 +26,7 @@ use crate::prompt::{ChatTemplate, Tokenizer};
 use crate::schedule::{Admission, Batches, CpuPool};
 
 /// Loads an [`Omni`] from a checkpoint directory.
+#[must_use]
 pub struct OmniBuilder {
     directory: PathBuf,
     device: Device,
@@ -37,8 +38,17 @@ pub struct OmniBuilder {
     threads: Option<usize>,
     memory_limit: Option<u64>,
     random_weights: Option<u64>,
-    progress: Option<Box<dyn FnMut(Loading)>>,
+    progress: Option<Box<dyn FnMut(Loading) + Send>>,
     plugged: Plugged,
+}
+
+impl std::fmt::Debug for OmniBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OmniBuilder")
+            .field("directory", &self.directory)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Parts supplied by the application, in place of the checkpoint's.
@@ -170,7 +180,7 @@ impl OmniBuilder {
     }
 
     /// Sets a callback for progress while weights are read.
-    pub fn progress(mut self, callback: impl FnMut(Loading) + 'static) -> Self {
+    pub fn progress(mut self, callback: impl FnMut(Loading) + Send + 'static) -> Self {
         self.progress = Some(Box::new(callback));
         self
     }

@@ -65,6 +65,7 @@ impl From<moe_talker::SpeechFinish> for SpeechFinish {
 
 /// A complete answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Reply {
     /// The text without special tokens and without tool calls; if the model was thinking, what follows the last `</think>`.
     pub text: String,
@@ -88,6 +89,7 @@ pub struct Reply {
 
 /// A function that the model calls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ToolCall {
     /// Name of the function.
     pub name: String,
@@ -97,6 +99,7 @@ pub struct ToolCall {
 
 /// A token and its log-probability.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LogProb {
     /// Id of the token.
     pub id: u32,
@@ -106,6 +109,7 @@ pub struct LogProb {
 
 /// The log-probabilities at one place of the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TokenLogProbs {
     /// The token that follows.
     pub token: LogProb,
@@ -115,6 +119,7 @@ pub struct TokenLogProbs {
 
 /// The speech of an answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Speech {
     /// The whole sound. Only [`crate::Omni::generate`] and [`crate::Session::reply`] fill it; a stream has handed it out in pieces.
     pub audio: Audio,
@@ -205,6 +210,7 @@ impl Reply {
 
 /// Counts of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -225,6 +231,7 @@ pub struct Usage {
 
 /// Tokens of a prompt by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PromptTokens {
     /// Text, with all that the chat template adds.
     pub text: usize,
@@ -256,6 +263,7 @@ impl fmt::Display for Usage {
 /// Times of an answer, by stage. Stages run concurrently, so their times overlap. On a GPU work is queued, and its time counts for
 /// the stage that waits for the result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Timings {
     /// Preparation of the prompt: files, mel frames, patches, tokens. The other times do not include it.
     #[serde(with = "super::seconds")]

@@ -85,6 +85,12 @@ pub struct WavFile {
     writer: Option<hound::WavWriter<BufWriter<File>>>,
 }
 
+impl std::fmt::Debug for WavFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WavFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 impl WavFile {
     /// Creates the temporary file.
     ///

@@ -141,6 +141,7 @@ impl PartKind {
 /// One turn of a conversation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[must_use]
 pub struct Message {
     role: Role,
     #[serde(default)]

@@ -149,6 +149,7 @@ impl GivenText {
 /// Options of an answer. `Default` has the settings of the released model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[must_use]
 pub struct GenerateOptions {
     /// Most text tokens that are generated.
     pub max_new_tokens: usize,

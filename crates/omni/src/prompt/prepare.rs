@@ -208,7 +208,7 @@ impl<'a> Preparer<'a> {
             return Ok(Vec::new());
         }
         let most = self.most_tokens().saturating_mul(MEL_PER_TOKEN);
-        log_mel_up_to(&inputs, most).map_err(|(index, error)| error.in_part(parts[index].name()))
+        log_mel_up_to(&inputs, most).map_err(|error| error.source.in_part(parts[error.index].name()))
     }
 
     fn image_options(&self) -> ImageOptions {

@@ -51,6 +51,12 @@ pub struct AudioTurn<'s> {
     windows: usize,
 }
 
+impl std::fmt::Debug for AudioTurn<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AudioTurn").finish_non_exhaustive()
+    }
+}
+
 impl<'s> AudioTurn<'s> {
     pub(crate) fn new(session: &'s mut Session, options: &GenerateOptions, norm: MelNorm) -> Result<Self> {
         let missing = || {

@@ -31,7 +31,7 @@ pub(super) fn mel(_: &Model, case: &mut Case) -> Result<()> {
 #[cfg(feature = "parity-media")]
 pub(super) fn compare_mel(case: &mut Case, waveforms: Vec<Vec<f32>>) -> Result<Vec<Mel>> {
     let inputs: Vec<_> = waveforms.into_iter().map(|samples| AudioInput::samples(samples, SAMPLE_RATE, 1)).collect();
-    let items = log_mel(&inputs).map_err(|(_, error)| error.in_part(case.name()))?;
+    let items = log_mel(&inputs).map_err(|error| error.source.in_part(case.name()))?;
     let frames = items.iter().map(Mel::frames).max().unwrap_or(0);
     let mask: Vec<i64> = items.iter().flat_map(|item| (0..frames).map(|f| i64::from(f < item.frames()))).collect();
     let mut values = Vec::with_capacity(items.len() * BINS * frames);
