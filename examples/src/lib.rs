@@ -182,9 +182,11 @@ pub fn answer(omni: &Omni, chat: &[Message], options: &GenerateOptions, out: &Pa
     unreachable!("a stream ends with an error or with `Done`")
 }
 
-/// The programs of the book.
+/// The programs of the README and the book.
 #[cfg(doctest)]
 mod book {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
     #[doc = include_str!("../../docs/src/voice-assistant.md")]
     struct VoiceAssistant;
     #[doc = include_str!("../../docs/src/web-server.md")]
