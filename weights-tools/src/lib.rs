@@ -1,5 +1,6 @@
 //! Inspect, verify, make, convert, quantise and compare Qwen3-Omni checkpoints: what the `weights-tools` program does, as a library.
 
+pub mod commands;
 pub mod compare;
 pub mod convert;
 mod foreign;
@@ -8,6 +9,7 @@ pub mod inspect;
 mod new_file;
 pub mod quantize;
 mod random;
+pub mod released;
 mod shards;
 mod source;
 pub mod verify;

@@ -17,6 +17,7 @@ pub mod video;
 
 pub use error::{MediaError, Result};
 pub use source::Source;
+pub use video::{Kind, kind};
 
 #[cfg(all(doctest, feature = "audio", feature = "image", feature = "video"))]
 #[doc = include_str!("../README.md")]

@@ -49,10 +49,11 @@ pub use config::{Component, OmniConfig, TopConfig};
 pub use conversation::{
     Conversation, ConversationEvent, ConversationEvents, ConversationOptions, TurnDetector, VoiceDetector,
 };
-pub use load::{Device, DeviceInfo, Loading, OmniBuilder, OmniCheckpoint};
+pub use load::{Device, DeviceInfo, Loading, OmniBuilder, OmniCheckpoint, available_memory};
 pub use media::audio::AudioInput;
 pub use media::image::ImageInput;
 pub use media::video::VideoInput;
+pub use model::image_bounds;
 pub use omni::Omni;
 pub use omni_core::{
     Dtype, Encoded, Error, ModalityEncoder, Place, Result, SamplingOptions, SpanLayout, Vocoder, VocoderStream,

@@ -5,11 +5,12 @@ mod companions;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use checkpoint::{ConfigFile, TensorReport};
-use omni_core::{Dtype, Error, PlaceKind, Result};
-use qwen3_omni::{Component, OmniCheckpoint, OmniConfig};
+use checkpoint::TensorReport;
+use omni_core::{Dtype, PlaceKind, Result};
+use qwen3_omni::{Component, OmniCheckpoint};
 use serde::Serialize;
 
+use crate::released;
 use crate::source::weight_files;
 
 /// The `config.json` of the released model, from which the released names and shapes follow.
@@ -73,7 +74,7 @@ pub fn inspect(directory: &Path, expect: Expect) -> Result<Inspection> {
     let absent = absent_shards(directory)?;
     let mut report = match expect {
         Expect::Config => checkpoint.report(&Component::ALL),
-        Expect::Released => checkpoint.report_against(&released_config()?, &Component::ALL)?,
+        Expect::Released => checkpoint.report_against(&released::config()?, &Component::ALL)?,
     };
     // One line says where they all are.
     let elsewhere: BTreeSet<&String> = absent.values().flatten().collect();
@@ -91,12 +92,6 @@ pub fn inspect(directory: &Path, expect: Expect) -> Result<Inspection> {
         components: present.filter(|summary| summary.tensors > 0).collect(),
         odd,
     })
-}
-
-pub(crate) fn released_config() -> Result<OmniConfig> {
-    let bad = |error: serde_json::Error| Error::Config(format!("the built-in released config: {error}"));
-    let json = serde_json::from_str(RELEASED).map_err(bad)?;
-    Ok(OmniConfig::of(&ConfigFile::of_json(Path::new("released_config.json"), json))?)
 }
 
 /// Shards that the index names but that are not there, with the tensors they should hold.

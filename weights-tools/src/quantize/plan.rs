@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn names_that_fit_nothing_are_named_with_what_may_have_been_meant() {
-        let manifest = crate::inspect::released_config().unwrap().manifest().unwrap();
+        let manifest = crate::released::config().unwrap().manifest().unwrap();
         let check = |ignore: &str| {
             let plan = Plan { bits: Some(4), ignore: vec![ignore.to_owned()], ..Plan::default() };
             plan.chooser().unwrap().check_names(&manifest)
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_released_model_fits_the_memory_a_recipe_is_named_after() {
-        let released = crate::inspect::released_config().unwrap().manifest().unwrap();
+        let released = crate::released::config().unwrap().manifest().unwrap();
         let sizes = [(Recipe::Gb24, 21_414_610_418), (Recipe::Gb48, 37_547_719_842), (Recipe::Gb80, 67_283_841_170)];
         for (recipe, expected) in sizes {
             let plan = Plan { recipe: Some(recipe), ..Plan::default() };

@@ -6,6 +6,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::pixels::{MOST_PIXELS, over_white};
+use super::signature::{heif_name, is_tiff};
 use super::{Pixels, jpeg};
 use crate::error::guarded;
 use crate::{MediaError, Result, Source};
@@ -49,26 +50,6 @@ fn rare(source: &Source, error: MediaError) -> Result<Pixels> {
         return Err(error);
     }
     crate::video::stills::first_picture(source, "this is a rare kind of TIFF")
-}
-
-/// Whether a file begins like TIFF or BigTIFF.
-fn is_tiff(head: &[u8]) -> bool {
-    [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| head.starts_with(*magic))
-}
-
-/// The name of the format of a file that begins like HEIC or AVIF.
-fn heif_name(head: &[u8]) -> Option<&'static str> {
-    let (size, rest) = head.split_first_chunk::<4>()?;
-    let brands = rest.strip_prefix(b"ftyp")?.as_chunks::<4>().0;
-    let brands = &brands[..brands.len().min((u32::from_be_bytes(*size) as usize / 4).saturating_sub(2))];
-    match brands.first()? {
-        b"avif" | b"avis" => Some("AVIF"),
-        b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" => Some("HEIC"),
-        // The common brands of any codec; which one it is stands further behind.
-        b"mif1" | b"msf1" | b"mif2" | b"miaf" if brands.contains(b"avif") => Some("AVIF"),
-        b"mif1" | b"msf1" | b"mif2" | b"miaf" => Some("HEIC"),
-        _ => None,
-    }
 }
 
 /// Reads a HEIC or AVIF file, if it is one.

@@ -19,6 +19,7 @@ mod jpeg;
 mod patches;
 mod pixels;
 mod resize;
+mod signature;
 mod size;
 
 pub use input::ImageInput;
@@ -28,6 +29,7 @@ pub use pixels::Pixels;
 #[cfg(feature = "image")]
 pub(crate) use pixels::{MOST_PIXELS, over_white};
 pub use resize::resize;
+pub(crate) use signature::is_picture;
 pub use size::{PixelBounds, target_size};
 
 use crate::Result;

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 
 use self::listing::Listing;
+use super::NO_VIDEO;
 use super::mp4::MOST_PIXELS;
 use super::track::Timing;
 use crate::ffmpeg::{Input, Run, UNKNOWN_OPTION, absent, arguments, failed, no_such_track};
@@ -129,7 +130,7 @@ fn video_arguments(input: &Input, pass_through: &[&str]) -> Vec<OsString> {
 
 fn broken(input: &Input, messages: &str) -> MediaError {
     match no_such_track(messages) {
-        true => MediaError::unusable(&input.origin, "there is no video track"),
+        true => MediaError::unusable(&input.origin, NO_VIDEO),
         false => failed(input, messages),
     }
 }

@@ -16,6 +16,7 @@
 
 mod ffmpeg;
 mod input;
+mod kinds;
 mod mp4;
 mod plan;
 mod reader;
@@ -26,6 +27,7 @@ pub(crate) mod stills;
 mod track;
 
 pub use input::VideoInput;
+pub use kinds::{Kind, kind};
 #[cfg(feature = "image")]
 pub(crate) use mp4::boxes;
 pub use plan::{Plan, plan};
@@ -114,6 +116,9 @@ impl Clip {
 pub fn clip(input: &VideoInput, options: &VideoOptions) -> Result<Clip> {
     plan(input, options)?.clip()
 }
+
+/// Why contents are no video that are something else.
+const NO_VIDEO: &str = "there is no video track";
 
 /// Accepted frame rates; others are mistakes, and would make positions that are not numbers.
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=1000.0;

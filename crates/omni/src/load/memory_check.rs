@@ -26,8 +26,9 @@ pub(crate) fn check(estimate: MemoryEstimate, place: PlaceKind, limit: Option<u6
     Ok(())
 }
 
-/// Bytes of memory that this process can still take, where the system tells.
-pub(super) fn available_memory() -> Option<u64> {
+/// Bytes of memory that this process can still take, by what the system says, its control groups included; `None` where that is
+/// not known. Loading compares with it what a model holds on the CPU.
+pub fn available_memory() -> Option<u64> {
     system::available()
 }
 

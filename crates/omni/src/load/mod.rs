@@ -12,4 +12,5 @@ mod token_check;
 pub use builder::{Loading, OmniBuilder};
 pub use device::Device;
 pub use device_list::DeviceInfo;
+pub use memory_check::available_memory;
 pub use model_files::OmniCheckpoint;

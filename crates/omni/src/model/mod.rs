@@ -9,7 +9,8 @@ use moe_thinker::Thinker;
 use omni_core::Dtype;
 
 pub(crate) use parts::{AnyAudioEncoder, AnyVisionEncoder, AnyVocoder, Encoders, SpeechParts, Stopped};
-pub(crate) use settings::{GenerationConfig, image_bounds};
+pub(crate) use settings::GenerationConfig;
+pub use settings::image_bounds;
 
 use crate::config::OmniConfig;
 use crate::output::Pace;

@@ -109,7 +109,10 @@ struct Processors {
 
 /// Reads the bounds of image sizes from `processor_config.json` or else `preprocessor_config.json`; the released values where there
 /// are none.
-pub(crate) fn image_bounds(directory: &Path) -> Result<PixelBounds> {
+///
+/// # Errors
+/// [`Error::Config`] for bounds that contradict each other or are no numbers.
+pub fn image_bounds(directory: &Path) -> Result<PixelBounds> {
     let [whole, single] = ["processor_config.json", "preprocessor_config.json"].map(|file| directory.join(file));
     let (path, settings) = match read_optional::<Processors>(&whole)?.image_processor {
         Some(settings) => (whole, settings),

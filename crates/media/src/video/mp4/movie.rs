@@ -5,6 +5,7 @@ use super::colour::{Colour, Turn};
 use super::contents::{Contents, TopBox};
 use super::samples::Samples;
 use super::{fragments, samples};
+use crate::video::NO_VIDEO;
 
 /// What the boxes say about the first video track.
 pub(super) struct Movie {
@@ -102,7 +103,7 @@ fn video_track(moov: &[u8]) -> Result<&[u8], Fault> {
             return Ok(atom.body);
         }
     }
-    Err(Fault::Unusable("there is no video track".into()))
+    Err(Fault::Unusable(NO_VIDEO.into()))
 }
 
 /// The track's number and how its pictures are turned for display.

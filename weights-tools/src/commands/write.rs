@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use clap::Args;
 use omni_core::{Dtype, Error, Result};
 use qwen3_omni::{Component, Device};
-use qwen3_omni_weights_tools::compare::{self, Prompts};
-use qwen3_omni_weights_tools::quantize::{self, Grouping, Plan, Recipe, Report, ReportFile};
-use qwen3_omni_weights_tools::{convert, init};
 
-use crate::comparing;
-use crate::progress::Watch;
-use crate::terminal::{Output, say};
+use super::compare::print;
+use super::progress::Watch;
+use super::terminal::{Output, say};
+use crate::compare::{self, Prompts};
+use crate::quantize::{self, Grouping, Plan, Recipe, Report, ReportFile};
+use crate::{convert, init};
 
 /// Which linear layers are quantised, and how.
-#[derive(Args)]
+#[derive(Debug, Args)]
 struct PlanArguments {
     /// 24gb, 48gb or 80gb: a choice per module that fits a GPU of this size
     #[arg(long)]
@@ -37,7 +37,7 @@ struct PlanArguments {
 }
 
 /// How a directory is written.
-#[derive(Args)]
+#[derive(Debug, Args)]
 struct TargetArguments {
     /// Size of a shard in megabytes
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -47,8 +47,8 @@ struct TargetArguments {
     restart: bool,
 }
 
-/// Options of `init`.
-#[derive(Args)]
+/// Write a random-weight checkpoint in the released layout, quantised if a recipe or bits are given
+#[derive(Debug, Args)]
 pub struct Init {
     /// A config.json of any size
     #[arg(long)]
@@ -74,8 +74,8 @@ pub struct Init {
     target: TargetArguments,
 }
 
-/// Options of `quantize`.
-#[derive(Args)]
+/// Quantise the linear layers of a checkpoint, in the layout of compressed-tensors
+#[derive(Debug, Args)]
 pub struct Quantize {
     /// Checkpoint directory
     source: PathBuf,
@@ -99,8 +99,8 @@ pub struct Quantize {
     target: TargetArguments,
 }
 
-/// Options of `convert`.
-#[derive(Args)]
+/// Change number type or shard size of a checkpoint, or turn packed layers into floats
+#[derive(Debug, Args)]
 pub struct Convert {
     /// Checkpoint directory
     source: PathBuf,
@@ -118,6 +118,9 @@ pub struct Convert {
 
 impl Init {
     /// Writes the checkpoint.
+    ///
+    /// # Errors
+    /// What stopped it; an interruption is one.
     pub fn run(self, out: &Output) -> Result<bool> {
         let plan = self.plan.is_given().then(|| self.plan.plan());
         let Self { config, seed, out: directory, layers, no_weights, dtype, .. } = self;
@@ -137,6 +140,9 @@ impl Init {
 
 impl Quantize {
     /// Writes the checkpoint and prints the error made.
+    ///
+    /// # Errors
+    /// What stopped it; an interruption is one.
     pub fn run(self, out: &Output) -> Result<bool> {
         let plan = self.plan.plan();
         let prompts = self.comparison()?;
@@ -155,7 +161,7 @@ impl Quantize {
         if let Some(prompts) = prompts {
             let (reference, other, device) = (options.source, options.out, Device::Cpu);
             let comparison = compare::Options { reference, other, prompts, device, dtype: Dtype::F32 };
-            comparing::print(&compare::compare(&comparison)?, out);
+            print(&compare::compare(&comparison)?, out);
         }
         Ok(true)
     }
@@ -174,6 +180,9 @@ impl Quantize {
 
 impl Convert {
     /// Writes the checkpoint.
+    ///
+    /// # Errors
+    /// What stopped it; an interruption is one.
     pub fn run(self, out: &Output) -> Result<bool> {
         let Self { source, out: directory, dtype, dequantize, target: TargetArguments { shard_mb, restart } } = self;
         let shard_bytes = shard_mb * 1_000_000;

@@ -6,22 +6,24 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use omni_core::Result;
-use qwen3_omni_weights_tools::Progress;
+use omni_core::{Error, Result};
 
-use crate::interrupt::Writing;
-use crate::terminal::note;
+use super::interrupt::Busy;
+use super::terminal::note;
+use crate::Progress;
 
 /// Time between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Shows progress on standard error and stops when the program is interrupted.
+#[derive(Debug)]
 pub struct Watch<'a> {
     out: &'a Path,
-    writing: Writing,
+    busy: Busy,
     shown: Shown,
 }
 
+#[derive(Debug)]
 enum Shown {
     Bar(ProgressBar),
     Lines(Lines),
@@ -31,16 +33,16 @@ impl<'a> Watch<'a> {
     /// Begins to watch the writing of a directory.
     ///
     /// # Errors
-    /// The errors of [`Writing::begin`].
+    /// The errors of [`Busy::begin`].
     pub fn begin(out: &'a Path) -> Result<Self> {
         let shown = if stderr().is_terminal() { Shown::Bar(bar()) } else { Shown::Lines(Lines::new(Instant::now())) };
-        Ok(Self { out, writing: Writing::begin()?, shown })
+        Ok(Self { out, busy: Busy::begin()?, shown })
     }
 
     /// Shows how far writing has come.
     ///
     /// # Errors
-    /// The errors of [`Writing::go_on`].
+    /// [`Error::Io`] naming the directory once the program was interrupted.
     pub fn show(&mut self, progress: Progress) -> Result<()> {
         match &mut self.shown {
             Shown::Bar(bar) => {
@@ -53,7 +55,10 @@ impl<'a> Watch<'a> {
                 }
             }
         }
-        self.writing.go_on(self.out)
+        match self.busy.is_asked() {
+            false => Ok(()),
+            true => Err(Error::io(self.out, std::io::Error::other("interrupted; the same command resumes"))),
+        }
     }
 }
 
@@ -71,6 +76,7 @@ fn bar() -> ProgressBar {
 }
 
 /// When the last line was due.
+#[derive(Debug)]
 struct Lines {
     begun: Instant,
     last: Option<Instant>,

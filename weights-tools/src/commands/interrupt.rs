@@ -1,6 +1,5 @@
-//! Ctrl-C, and the signal that asks a program to end, while a checkpoint is written.
+//! Ctrl-C, and the signal that asks a program to end, while a checkpoint is written or an answer is generated.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -12,22 +11,25 @@ use signal_hook::flag::{register, register_conditional_shutdown};
 pub const EXIT_CODE: u8 = 130;
 
 /// The state that signals change.
+#[derive(Debug)]
 struct Signals {
-    /// Nothing is being written, so that the program can end at once.
+    /// There is nothing to finish, so that the program can end at once.
     idle: Arc<AtomicBool>,
-    /// A signal has come while something was written.
+    /// A signal has come during the work.
     asked: Arc<AtomicBool>,
 }
 
 static SIGNALS: OnceLock<Signals> = OnceLock::new();
 
-/// Lasts as long as a directory is written: an interruption stops the writing, which then removes what is unfinished.
+/// Lasts as long as there is work that an interruption must not cut off: the first asks for its end, a second ends the program at
+/// once.
 ///
-/// A second interruption ends the program at once. SIGHUP is left alone, which `nohup` ignores.
-pub struct Writing(&'static Signals);
+/// SIGHUP is left alone, which `nohup` ignores.
+#[derive(Debug)]
+pub struct Busy(&'static Signals);
 
-impl Writing {
-    /// Begins to listen.
+impl Busy {
+    /// Begins to listen; an interruption of earlier work is forgotten.
     ///
     /// # Errors
     /// [`Error::Request`] if the system refuses.
@@ -40,23 +42,18 @@ impl Writing {
                 SIGNALS.get_or_init(|| listening)
             }
         };
+        signals.asked.store(false, Ordering::SeqCst);
         signals.idle.store(false, Ordering::SeqCst);
         Ok(Self(signals))
     }
 
-    /// Returns an error once the program was interrupted.
-    ///
-    /// # Errors
-    /// [`Error::Io`] naming the directory that is written.
-    pub fn go_on(&self, out: &Path) -> Result<()> {
-        match self.0.asked.load(Ordering::SeqCst) {
-            false => Ok(()),
-            true => Err(Error::io(out, std::io::Error::other("interrupted; the same command resumes"))),
-        }
+    /// Whether the program was interrupted since this began.
+    pub fn is_asked(&self) -> bool {
+        self.0.asked.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Writing {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.idle.store(true, Ordering::SeqCst);
     }
@@ -66,7 +63,7 @@ impl Signals {
     fn listen() -> std::io::Result<Self> {
         let signals = Self { idle: Arc::default(), asked: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
-            // They run in this order: the first signal sets the flag that the second finds set.
+            // Handlers run in this order: the first signal sets the flag that the second finds set.
             for ends in [&signals.idle, &signals.asked] {
                 register_conditional_shutdown(signal, EXIT_CODE.into(), ends.clone())?;
             }
@@ -76,7 +73,7 @@ impl Signals {
     }
 }
 
-/// Whether the program was interrupted while it wrote.
+/// Whether the last work was interrupted.
 pub fn asked() -> bool {
     SIGNALS.get().is_some_and(|signals| signals.asked.load(Ordering::SeqCst))
 }

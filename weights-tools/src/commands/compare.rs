@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
+use crate::compare::{Comparison, Options, Prompts, compare};
 use clap::Args;
 use omni_core::{Dtype, Result};
 use qwen3_omni::Device;
-use qwen3_omni_weights_tools::compare::{Comparison, Options, Prompts, compare};
 
-use crate::terminal::{Output, note, say};
+use super::terminal::{Output, note, say};
 
-/// Options of `compare`.
-#[derive(Args)]
+/// Run two checkpoints of one model on the same inputs and report how far their outputs lie apart, part by part
+#[derive(Debug, Args)]
 pub struct Compare {
     /// Directory of the reference checkpoint
     reference: PathBuf,
@@ -44,6 +44,9 @@ pub struct Compare {
 
 impl Compare {
     /// Compares, and returns whether the outputs are near enough.
+    ///
+    /// # Errors
+    /// The errors of [`compare`].
     pub fn run(self, out: &Output) -> Result<bool> {
         let texts = self.prompts.as_deref().map(Prompts::from_file).transpose()?.unwrap_or_default();
         let prompts = Prompts { texts, sounds: self.sound, pictures: self.picture, golden: self.golden };
@@ -69,7 +72,7 @@ fn cosine(text: &str) -> Result<f64, String> {
 }
 
 /// One line per output.
-pub fn print(comparison: &Comparison, out: &Output) {
+pub(super) fn print(comparison: &Comparison, out: &Output) {
     say!(
         out,
         "{:16} {:14} {:>10} {:>11} {:>10} {:>10} {:>10}",

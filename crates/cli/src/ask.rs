@@ -1,0 +1,51 @@
+//! One question.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use qwen3_omni::Result;
+use weights_tools::commands::{Output, interrupt};
+
+use crate::answer::{AnswerArguments, Answered, answer};
+use crate::model::ModelArguments;
+use crate::parts::Parts;
+use crate::speech::SpeechArguments;
+
+/// Ask one question: text and files in any order; the answer goes to standard output, spoken to a file
+#[derive(Debug, Args)]
+#[command(after_help = "Example: qwen3-omni ask cat.png question.mp3 \"answer in one word\" --out reply.wav")]
+pub struct Ask {
+    #[command(flatten)]
+    parts: Parts,
+    /// Print JSON: text, reason of its end, speech, counts, times in seconds
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    speech: SpeechArguments,
+    #[command(flatten)]
+    answer: AnswerArguments,
+    #[command(flatten)]
+    model: ModelArguments,
+}
+
+impl Ask {
+    /// Answers.
+    pub fn run(self, out: &Output) -> Result<ExitCode> {
+        self.speech.check()?;
+        let mut chat = self.answer.opening();
+        chat.push(self.parts.message()?);
+        let omni = self.model.load(self.speech.is_wanted())?;
+        let options = self.answer.options(&self.speech, self.model.is_nano());
+        let answered = answer(&omni, &chat, &options, &self.speech, (!self.json).then_some(out))?;
+        Ok(tell(&answered, self.json, self.answer.is_verbose(), out))
+    }
+}
+
+/// Tells what is told behind an answer's text; an interrupted program exits as one.
+pub fn tell(answered: &Answered, json: bool, is_verbose: bool, out: &Output) -> ExitCode {
+    match json {
+        true => out.json(&answered.to_json()),
+        false => answered.tell(is_verbose),
+    }
+    if answered.is_interrupted { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,78 @@
+//! Which model answers, and where.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use qwen3_omni::{Device, Dtype, Omni, Result};
+
+/// Flags that choose and place the model.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArguments {
+    /// Checkpoint directory in Hugging Face layout; without one, nano, the toy model inside this program
+    #[arg(long, value_name = "DIR", env = "QWEN3_OMNI_MODEL", hide_env_values = true)]
+    model: Option<PathBuf>,
+    /// cpu, wgpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// f32, bf16 or f16 [default: bf16 on cuda, f32 on wgpu, and on cpu bf16 if the checkpoint is]
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// Threads on the CPU [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+#[cfg(feature = "nano")]
+const NANO: &str = "nano answers, a toy model that knows 50 words (\"what is seven plus five\", \"repeat red cat nine\"): \
+                    --model or QWEN3_OMNI_MODEL names a real one";
+
+impl ModelArguments {
+    /// Whether the toy model inside the program answers.
+    pub fn is_nano(&self) -> bool {
+        self.model.is_none()
+    }
+
+    /// Loads the model with a progress bar, and says so if it is the toy. `speaks` loads what makes speech.
+    ///
+    /// # Errors
+    /// The errors of [`qwen3_omni::OmniBuilder::load`].
+    pub fn load(&self, speaks: bool) -> Result<Omni> {
+        let directory = match &self.model {
+            Some(directory) => directory.clone(),
+            None => built_in()?,
+        };
+        let template = "loading {bar:40} {bytes}/{total_bytes}";
+        let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a valid template"));
+        let shown = bar.clone();
+        let mut builder = Omni::builder(directory).device(self.device.clone()).progress(move |loading| {
+            shown.set_length(loading.total as u64);
+            shown.set_position(loading.bytes as u64);
+        });
+        if let Some(dtype) = self.dtype {
+            builder = builder.dtype(dtype);
+        }
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads.into());
+        }
+        if !speaks {
+            builder = builder.text_only();
+        }
+        let omni = builder.load();
+        bar.finish_and_clear();
+        omni
+    }
+}
+
+#[cfg(feature = "nano")]
+fn built_in() -> Result<PathBuf> {
+    weights_tools::commands::note(NANO);
+    crate::nano::directory()
+}
+
+#[cfg(not(feature = "nano"))]
+fn built_in() -> Result<PathBuf> {
+    let reason = "no model: --model or QWEN3_OMNI_MODEL names a checkpoint directory";
+    Err(qwen3_omni::Error::Request(reason.into()))
+}

@@ -1,0 +1,62 @@
+//! How far a download has come.
+
+use std::cell::Cell;
+use std::io::{IsTerminal, stderr};
+use std::rc::Rc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use weights_tools::commands::note;
+
+/// A bar where somebody watches; a line for each file where it goes to a file. Clones are one.
+#[derive(Clone)]
+pub struct Progress {
+    name: String,
+    bar: ProgressBar,
+    counts: Rc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    size: Cell<u64>,
+    /// The most bytes that lay on the disk.
+    received: Cell<u64>,
+}
+
+impl Progress {
+    pub fn new(name: String) -> Self {
+        let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a valid template"));
+        Self { bar: bar.with_message(name.clone()), name, counts: Rc::default() }
+    }
+
+    /// Bytes that came so far, in all attempts.
+    pub fn received(&self) -> u64 {
+        self.counts.received.get()
+    }
+
+    /// Bytes of the file, as the hub says.
+    pub fn size(&self) -> u64 {
+        self.counts.size.get()
+    }
+}
+
+impl hf_hub::api::Progress for Progress {
+    /// Called before each attempt; what was there before comes as an update.
+    fn init(&mut self, size: usize, _: &str) {
+        self.counts.size.set(size as u64);
+        self.bar.set_length(size as u64);
+        self.bar.set_position(0);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.bar.inc(size as u64);
+        self.counts.received.set(self.counts.received.get().max(self.bar.position()));
+    }
+
+    fn finish(&mut self) {
+        self.bar.finish_and_clear();
+        if !stderr().is_terminal() {
+            note(format_args!("{}, {:.1} MB", self.name, self.size() as f64 / 1e6));
+        }
+    }
+}
