@@ -47,4 +47,12 @@ mod tests {
         assert_eq!([0, 1, 2].map(|axis| axes.iter().filter(|a| **a == axis).count()), [24, 20, 20]);
         assert_eq!(axes[57..], [0, 1, 2, 0, 0, 0, 0]);
     }
+
+    #[test]
+    fn there_is_a_frequency_for_every_two_of_the_head() {
+        let frequencies = RopeConfig::plain(8, 1e4).inverse_frequencies();
+        let expected = [1.0, 0.1, 0.01, 0.001];
+        assert_eq!(frequencies.len(), expected.len());
+        assert!(frequencies.iter().zip(expected).all(|(found, expected)| (found / expected - 1.0).abs() < 1e-5));
+    }
 }
