@@ -11,7 +11,7 @@ use crate::{Result, Source};
 /// Whether a video has a sound track; chosen frames have none.
 ///
 /// # Errors
-/// [`MediaError`] if the file cannot be read.
+/// [`crate::MediaError`] if the file cannot be read.
 pub fn has_sound(video: &VideoInput) -> Result<bool> {
     let VideoInput::Encoded(source) = video else { return Ok(false) };
     match mp4_contents(source)?.map(|contents| mp4_has_sound(&contents, &source.origin())).transpose()? {
