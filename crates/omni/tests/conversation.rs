@@ -4,7 +4,7 @@
 use qwen3_omni::media::audio::{SAMPLE_RATE, read};
 use qwen3_omni::{
     AudioInput, ConversationEvent, ConversationEvents, ConversationOptions, GenerateOptions, Message, Omni, Role,
-    TurnDetector,
+    TurnDetector, VoiceDetector,
 };
 
 /// Speaks while the sound is not silent.
@@ -179,4 +179,18 @@ fn events_are_a_stream_for_asynchronous_readers() {
         }
     }
     assert_eq!(text, "red cat nine");
+}
+
+#[test]
+fn voice_begins_a_turn_and_noise_does_not() {
+    let mut detector = VoiceDetector::default();
+    let mut turns = |sound: &[f32]| {
+        let (frames, _) = sound.as_chunks::<256>();
+        let speaking: Vec<bool> = frames.iter().map(|frame| detector.is_speaking(frame)).collect();
+        speaking.windows(2).filter(|pair| pair[0] != pair[1]).count()
+    };
+    let noise: Vec<f32> = testkit::noise(2 * SAMPLE_RATE as usize, 1).iter().map(|sample| 0.003 * sample).collect();
+    assert_eq!(turns(&noise), 0);
+    // It begins once and ends once.
+    assert_eq!(turns(&[&noise[..8000], &spoken("spoken_sum_question.wav"), &noise].concat()), 2);
 }
