@@ -23,7 +23,7 @@ use crate::model::{
 };
 use crate::output::Pace;
 use crate::prompt::{ChatTemplate, Tokenizer};
-use crate::schedule::{Admission, Batches, CpuPool};
+use crate::schedule::{Admission, Batches, CpuPool, Gate};
 
 /// Loads an [`Omni`] from a checkpoint directory.
 #[must_use]
@@ -276,6 +276,7 @@ impl OmniBuilder {
             speech,
             batches,
             admission,
+            encoding: Gate::default(),
             pool,
             pace: Pace::default(),
         };

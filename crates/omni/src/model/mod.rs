@@ -15,7 +15,7 @@ pub use settings::image_bounds;
 use crate::config::OmniConfig;
 use crate::output::Pace;
 use crate::prompt::{ChatTemplate, PromptModel, Tokenizer};
-use crate::schedule::{Admission, Batches, CpuPool};
+use crate::schedule::{Admission, Batches, CpuPool, Gate};
 
 pub(crate) struct Model {
     pub(crate) config: OmniConfig,
@@ -32,6 +32,8 @@ pub(crate) struct Model {
     pub(crate) speech: Option<SpeechParts>,
     pub(crate) batches: Batches,
     pub(crate) admission: Admission,
+    /// Passed by the answer that encodes its media.
+    pub(crate) encoding: Gate,
     pub(crate) pool: CpuPool,
     /// How fast its voice speaks.
     pub(crate) pace: Pace,

@@ -16,6 +16,13 @@ pub(crate) struct Encoders {
     pub(crate) vision: AnyVisionEncoder,
 }
 
+impl Encoders {
+    /// Whether both are the checkpoint's.
+    pub(crate) fn are_builtin(&self) -> bool {
+        matches!((&self.audio, &self.vision), (AnyAudioEncoder::Builtin(_), AnyVisionEncoder::Builtin(_)))
+    }
+}
+
 /// The audio encoder.
 #[allow(clippy::large_enum_variant)] // One per model.
 pub(crate) enum AnyAudioEncoder {

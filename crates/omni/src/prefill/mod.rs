@@ -14,7 +14,7 @@ use encode::{CachedRows, encode};
 use prefix_cache::common_prefix;
 pub(crate) use prefix_cache::{PrefixCache, TalkerPrefix, ThinkerPrefix, TokenKey, chained_digests, content_digests};
 
-use crate::model::{Model, Stopped};
+use crate::model::{Encoders, Model, Stopped};
 use crate::prompt::Prompt;
 use crate::schedule::{Batcher, forward_thinker_batch};
 
@@ -114,11 +114,18 @@ fn prefill_in_chunks(
 ) -> Result<Option<Prefilled>> {
     let (positions, delta) = prompt.layout.positions(prompt.ids())?;
     let (partial, cached) = PartialPrefill::new(model, prompt, request, &positions, cache);
-    let started = Instant::now();
     let ids = prompt.layout.ids;
     let count = |kind: u32| prompt.ids()[..cached].iter().filter(|id| **id == kind).count();
     let rows = CachedRows { audio: count(ids.audio), image: count(ids.image), video: count(ids.video) };
-    let mut media = match model.compute(|| encode(model, prompt, rows, request.stopped)) {
+    // The application's own encoders may not compute here, and then need no turn.
+    let shares_threads = prompt.has_media() && model.encoders.as_ref().is_some_and(Encoders::are_builtin);
+    let turn = if shares_threads { model.encoding.enter(request.stopped).map(Some) } else { Some(None) };
+    let started = Instant::now();
+    let encoded = match turn {
+        Some(_turn) => model.compute(|| encode(model, prompt, rows, request.stopped)),
+        None => Err(Error::Cancelled),
+    };
+    let mut media = match encoded {
         Ok(media) => media,
         Err(Error::Cancelled) => {
             partial.store(cache);
