@@ -180,7 +180,7 @@ fn drain(
     Err(Error::Cancelled)
 }
 
-/// Thinking text is no part of the answer, so it goes to standard error.
+/// Thinking text does not belong to the answer, so it goes to standard error.
 fn tell_thought(piece: &str) {
     use std::io::Write;
     let _ = write!(std::io::stderr(), "{piece}");

@@ -88,7 +88,7 @@ impl Command {
     }
 }
 
-/// What is logged without `RUST_LOG`: warnings, but none of a prober that finds every MP4 odd.
+/// The log filter without `RUST_LOG`: warnings, except those of symphonia, whose prober warns about every MP4.
 const LOGGED: &str = "warn,symphonia_core=error";
 
 /// Writes what libraries log to standard error.

@@ -102,7 +102,7 @@ impl Omni {
     /// that of the one before, so that they differ if anything is sampled.
     ///
     /// # Errors
-    /// The errors of [`Omni::generate`]; [`Error::Request`] for none.
+    /// The errors of [`Omni::generate`]; [`Error::Request`] if `n` is 0.
     pub fn generate_n(&self, messages: &[Message], options: &GenerateOptions, n: usize) -> Result<Vec<Reply>> {
         if n == 0 {
             return Err(Error::Request("0 answers were asked for, expected at least 1".into()));

@@ -56,7 +56,7 @@ impl Input {
         match editor.readline(&prompt) {
             Ok(line) => {
                 if !line.trim().is_empty() {
-                    // A history that cannot be kept is no reason to stop.
+                    // The chat goes on even if its history cannot be saved.
                     let _ = editor.add_history_entry(&line);
                 }
                 Ok(Line::Text(line))

@@ -106,7 +106,7 @@ pub fn ffmpeg() -> Option<String> {
 #[derive(Debug, Serialize)]
 pub struct Cache {
     pub folder: PathBuf,
-    /// In bytes; none where it is not known.
+    /// In bytes; `None` if unknown.
     pub free: Option<u64>,
 }
 

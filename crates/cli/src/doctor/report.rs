@@ -26,7 +26,7 @@ pub struct Report {
 struct Model {
     /// The name of its recipe, or `bf16`.
     form: &'static str,
-    /// Of its weights.
+    /// Size of its weights in bytes.
     bytes: u64,
     /// Whether the weights fit into the memory of this machine. If not, the CPU reads them from the disk again and again.
     fits: bool,

@@ -60,7 +60,7 @@ impl Speakers {
     /// Takes sound, to be played after what came before.
     ///
     /// # Errors
-    /// [`qwen3_omni::Error::Media`] for samples that are no numbers.
+    /// [`qwen3_omni::Error::Media`] for NaN or infinite samples.
     pub fn queue(&self, audio: &Audio) -> Result<()> {
         let mut resampler = self.resampler.borrow_mut();
         let resampler = resampler.get_or_insert_with(|| Resampler::new(audio.sample_rate, self.rate));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use indicatif::{ProgressBar, ProgressStyle};
 use weights_tools::commands::note;
 
-/// A bar where somebody watches; a line for each file where it goes to a file. Clones are one.
+/// A progress bar on a terminal, one line per file elsewhere. Clones share their state.
 #[derive(Clone)]
 pub struct Progress {
     name: String,

@@ -47,7 +47,7 @@ impl AudioInput {
     /// Passes the sound to `sink` piece by piece, at 16 kHz and one channel; the whole is never held.
     ///
     /// # Errors
-    /// [`MediaError`] if it cannot be read or decoded, is empty, or a sample is no number; errors of `sink` are passed on.
+    /// [`MediaError`] if it cannot be read or decoded, is empty, or has a NaN or infinite sample; errors of `sink` are passed on.
     pub fn feed(&self, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         match self {
             Self::Encoded(source) => encoded(source, sink),
@@ -121,7 +121,7 @@ impl Mono {
     /// Takes a piece of interleaved samples and passes on what is ready.
     ///
     /// # Errors
-    /// [`MediaError`] if a sample is no number, or rate or channels are absurd or change; errors of `sink` are passed on.
+    /// [`MediaError`] if a sample is NaN or infinite, or rate or channels are implausible or change; errors of `sink` are passed on.
     pub fn push(
         &mut self,
         piece: &[f32],

@@ -131,7 +131,7 @@ impl MelStream {
     /// Appends samples.
     ///
     /// # Errors
-    /// [`MediaError::Unusable`] if a sample is no number.
+    /// [`MediaError::Unusable`] if a sample is NaN or infinite.
     pub fn push(&mut self, samples: &[f32]) -> Result<()> {
         if let Some(at) = samples.iter().position(|sample| !sample.is_finite()) {
             return Err(MediaError::unusable("sound", format!("sample {} is no number", self.samples + at)));

@@ -35,7 +35,7 @@ use crate::{MediaError, Result};
 /// Samples per second the audio encoder was made for.
 pub const SAMPLE_RATE: u32 = 16_000;
 
-/// The item of several that cannot be used.
+/// One of several inputs cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("item {}: {source}", index + 1)]
 #[non_exhaustive]

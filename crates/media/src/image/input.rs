@@ -52,7 +52,7 @@ impl ImageInput {
     }
 }
 
-/// What stands for the decoders where they are not built in.
+/// Stands in for the decoders in a build without the feature `image`.
 #[cfg(not(feature = "image"))]
 mod decode {
     use super::Pixels;

@@ -16,7 +16,7 @@ pub struct Pixels {
     rgb: Vec<u8>,
 }
 
-/// Pixels whose number was not compared with their sides.
+/// Pixels before their number is checked against width and height.
 #[derive(Deserialize)]
 struct RawPixels {
     width: usize,

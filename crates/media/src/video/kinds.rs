@@ -40,7 +40,7 @@ pub fn kind(source: &Source) -> Result<Kind> {
     match (Reader::open(source), is_container(&head)) {
         (Ok(_), _) => Ok(Kind::Video),
         (Err(MediaError::Unusable { reason, .. }), _) if reason == NO_VIDEO => Ok(Kind::Sound),
-        // The one who reads it says what is wrong with it.
+        // What is wrong with it is reported when it is read.
         (Err(_), true) => Ok(Kind::Video),
         (Err(error @ MediaError::Io { .. }), _) => Err(error),
         (Err(error), false) => {

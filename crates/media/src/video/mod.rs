@@ -117,7 +117,7 @@ pub fn clip(input: &VideoInput, options: &VideoOptions) -> Result<Clip> {
     plan(input, options)?.clip()
 }
 
-/// Why contents are no video that are something else.
+/// The reason given for contents that are not a video.
 const NO_VIDEO: &str = "there is no video track";
 
 /// Accepted frame rates; others are mistakes, and would make positions that are not numbers.

@@ -45,7 +45,7 @@ impl Choice {
     /// Chooses the next token.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for logits to choose from that are not finite, and the hook's errors.
+    /// [`Error::NotFinite`] if a logit is NaN or infinite; the hook's errors.
     pub(super) fn choose(&mut self, logits: Logits) -> Result<Chosen> {
         if self.given.is_empty() && self.only_given {
             return Ok(None);

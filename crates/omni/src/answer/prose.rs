@@ -18,9 +18,9 @@ pub(super) struct Prose {
     last: Option<char>,
 }
 
-/// What a text that is not decided begins with.
+/// The decision about the beginning of the undecided text.
 enum Next {
-    /// So many bytes, spoken or not.
+    /// This many bytes are decided, and whether they are spoken.
     Decided(usize, bool),
     /// More text is needed.
     Unknown,
@@ -101,7 +101,7 @@ impl Prose {
         Next::Decided(first.len_utf8(), self.is_spoken(first, second))
     }
 
-    /// Whether a character outside of fences is spoken; moves on behind it.
+    /// Decides whether a character outside of code fences is spoken, and moves past it.
     fn is_spoken(&mut self, first: char, second: Option<char>) -> bool {
         let line_start = self.line_start;
         self.line_start = first == '\n' || (line_start && first == ' ');

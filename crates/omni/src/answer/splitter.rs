@@ -26,8 +26,8 @@ pub(crate) fn without_thinking(prompt: &[u32], im_start: u32, tokenizer: &Tokeni
     [&prompt[..open], &rest[begins..]].concat()
 }
 
-/// Splits text, while it is generated, at the tokens that open and close thinking and tool calls. What stands in a tool call and is no
-/// call stays text of the answer.
+/// Splits text, while it is generated, at the tokens that open and close thinking and tool calls. The contents of a
+/// tool call that cannot be parsed stay in the answer's text.
 pub(crate) struct Splitter {
     pending: PendingText,
     open: Option<u32>,
@@ -45,7 +45,7 @@ pub(crate) struct Splitter {
     call_close: Option<u32>,
     /// Text of the tool call that has not ended.
     call: Option<String>,
-    /// Line ends at the end of the answer so far, which are dropped if a tool call follows.
+    /// Number of newlines at the end of the answer so far; dropped if a tool call follows.
     held: usize,
     /// The answer's text so far.
     said: String,

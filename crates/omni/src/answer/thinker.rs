@@ -78,7 +78,7 @@ struct SpokenIds {
     stops: StopStrings,
     /// Leaves out what is not read aloud, if that is wanted.
     prose: Option<Prose>,
-    /// Ids of which is not decided whether they are spoken, with the offsets of their text.
+    /// Ids waiting for the decision whether they are spoken, with the offsets of their text.
     undecided: VecDeque<(u32, usize, usize)>,
     /// The last id, if the reference is followed: its talker never gets the last token of a truncated text.
     pending: Option<u32>,

@@ -43,8 +43,8 @@ impl Default for VoiceDetector {
 }
 
 impl VoiceDetector {
-    /// Makes a detector: frames of at least this score (0 to 1) are voice; so much of it in a row begins a turn, so much without any
-    /// ends it. Both are rounded to 16 ms.
+    /// Makes a detector. A frame whose score (0 to 1) reaches `threshold` is voice; uninterrupted voice for `begins_after` begins a turn,
+    /// uninterrupted silence for `ends_after` ends it. Both are rounded to 16 ms.
     pub fn new(threshold: f32, begins_after: Duration, ends_after: Duration) -> Self {
         let frames = |time: Duration| ((time.as_millis() + 8) / 16).max(1) as usize;
         Self {

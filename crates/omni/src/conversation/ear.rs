@@ -1,4 +1,4 @@
-//! Sound as it comes, cut into frames, and what of it belongs to a turn.
+//! Cuts incoming sound into frames and finds the turns in it.
 
 use std::collections::VecDeque;
 

@@ -167,7 +167,7 @@ impl Worker {
             Input::Message(message) => Step::Message(message),
             Input::Answer(number, item) if number == self.answers => Step::Answer(item),
             Input::AnswerEnded(number) if number == self.answers => Step::AnswerEnded,
-            // Of an answer that is over.
+            // A late item of an earlier answer.
             Input::Answer(..) | Input::AnswerEnded(_) => return Flow::Continue(()),
             Input::Closed => {
                 self.closed = true;

@@ -11,7 +11,7 @@ pub struct DeviceInfo {
     pub device: Device,
     /// The name of the processor or card.
     pub name: String,
-    /// Bytes of memory that are free, where the system tells; burn does not tell that of cards.
+    /// Free memory in bytes; `None` if the system does not report it, and for GPUs, where burn does not.
     pub memory: Option<u64>,
 }
 

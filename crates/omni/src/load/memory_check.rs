@@ -26,8 +26,8 @@ pub(crate) fn check(estimate: MemoryEstimate, place: PlaceKind, limit: Option<u6
     Ok(())
 }
 
-/// Bytes of memory that this process can still take, by what the system says, its control groups included; `None` where that is
-/// not known. Loading compares with it what a model holds on the CPU.
+/// Memory in bytes that this process can still allocate, according to the system and its control groups; `None` if unknown. Loading
+/// a model on the CPU compares its memory estimate with it.
 pub fn available_memory() -> Option<u64> {
     system::available()
 }

@@ -32,7 +32,7 @@ pub(crate) struct Model {
     pub(crate) speech: Option<SpeechParts>,
     pub(crate) batches: Batches,
     pub(crate) admission: Admission,
-    /// Passed by the answer that encodes its media.
+    /// Held by the answer that is encoding its media.
     pub(crate) encoding: Gate,
     pub(crate) pool: CpuPool,
     /// How fast its voice speaks.

@@ -111,7 +111,7 @@ struct Processors {
 /// are none.
 ///
 /// # Errors
-/// [`Error::Config`] for bounds that contradict each other or are no numbers.
+/// [`Error::Config`] if the lower bound exceeds the upper one, or a bound is not a number.
 pub fn image_bounds(directory: &Path) -> Result<PixelBounds> {
     let [whole, single] = ["processor_config.json", "preprocessor_config.json"].map(|file| directory.join(file));
     let (path, settings) = match read_optional::<Processors>(&whole)?.image_processor {

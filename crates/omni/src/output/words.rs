@@ -135,7 +135,7 @@ impl Spoken<'_> {
     }
 
     fn timed(&self, text: Range<usize>, voice: &[f64], start: f64, end: f64) -> SpokenWord {
-        // A word begins behind a pause and ends before the next one.
+        // A word begins after a pause and ends before the next one.
         let first = voice.partition_point(|voice| *voice <= start);
         let last = voice.partition_point(|voice| *voice < end);
         let at = |frame: usize, within: f64| {

@@ -117,7 +117,7 @@ fn prefill_in_chunks(
     let ids = prompt.layout.ids;
     let count = |kind: u32| prompt.ids()[..cached].iter().filter(|id| **id == kind).count();
     let rows = CachedRows { audio: count(ids.audio), image: count(ids.image), video: count(ids.video) };
-    // The application's own encoders may not compute here, and then need no turn.
+    // Custom encoders may compute elsewhere, so they do not wait for a turn.
     let shares_threads = prompt.has_media() && model.encoders.as_ref().is_some_and(Encoders::are_builtin);
     let turn = if shares_threads { model.encoding.enter(request.stopped).map(Some) } else { Some(None) };
     let started = Instant::now();

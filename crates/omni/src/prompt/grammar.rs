@@ -93,7 +93,7 @@ impl TokenHook for Guided {
     }
 }
 
-/// Asks for JSON without free blanks, of which a model may write without end, unless the schema says what it wants.
+/// Requests JSON without optional whitespace, which a model could generate endlessly, unless the schema sets this itself.
 fn compact(mut schema: Value) -> Value {
     if let Some(members) = schema.as_object_mut() {
         members.entry("x-guidance").or_insert_with(|| json!({"whitespace_flexible": false}));

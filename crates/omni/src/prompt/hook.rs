@@ -18,7 +18,7 @@ pub trait TokenHook: Send {
     /// Any error ends the answer.
     fn mask(&mut self, logits: &mut [f32]) -> Result<()>;
 
-    /// Is told the id that follows, chosen or given. An end token is told, too.
+    /// Receives the id that was chosen or given, end tokens included.
     ///
     /// # Errors
     /// Any error ends the answer.

@@ -158,11 +158,11 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Text of the answer that is given instead of generated.
     pub given: GivenText,
-    /// What comes between the thinker's logits and their sampling; not serialised.
+    /// Hook between the thinker's logits and the sampler; not serialised.
     #[serde(skip)]
     pub hook: Option<TokenHooks>,
-    /// Reports the log-probability of each token, and of this many of the likeliest ones in its place, before penalties, bias and
-    /// temperature; see [`crate::Reply::log_probs`].
+    /// Number of most likely tokens whose log-probabilities are reported at each place, beside that of the token itself; `None`
+    /// reports nothing. Computed before penalties, bias and temperature; see [`crate::Reply::log_probs`].
     pub log_probs: Option<usize>,
     /// Sampling of the text; greedy by default, as in the reference.
     pub thinker: SamplingOptions,

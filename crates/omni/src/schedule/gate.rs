@@ -1,9 +1,9 @@
-//! A gate that lets one pass at a time, and whose waiters can be cancelled.
+//! A gate that admits one holder at a time and whose waiters can be cancelled.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often a waiter looks whether it was cancelled.
+/// How often a waiter checks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(5);
 
 /// Lets one answer at a time encode its media. An encoder uses all threads: several at once only delay each other, and a cancelled one

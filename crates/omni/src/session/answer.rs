@@ -92,12 +92,12 @@ impl Iterator for Answer {
 impl FusedIterator for Answer {}
 
 impl Drop for Answer {
-    /// Stops the answer: its stages end after the token, frame or piece they are working on. An iterator waits for them; an asynchronous
-    /// reader must not, so that there what the session does next waits.
+    /// Stops the answer: its stages end after the token, frame or piece they are working on. Dropping the iterator
+    /// waits for them. Dropping an asynchronous reader must not block, so there the session's next operation waits.
     fn drop(&mut self) {
         self.abandon();
         if self.waits {
-            // Only an answer that is being read would refuse, and this was it.
+            // This fails only while an answer is being read, and this was that answer.
             let _ = self.turns.settle();
         }
     }

@@ -61,7 +61,7 @@ impl Turns {
         }
     }
 
-    /// Removes the last message if `wanted` takes it.
+    /// Removes the last message if `wanted` returns true for it.
     pub(super) fn pop_if(&self, wanted: impl FnOnce(&mut Message) -> bool) -> Option<Message> {
         self.lock().messages.pop_if(wanted)
     }
