@@ -17,6 +17,7 @@ mod modality;
 mod place;
 mod position;
 mod sampling;
+mod setters;
 mod vocoder;
 
 pub use codec::{FrameCodes, FrameStart};

@@ -7,8 +7,16 @@ use serde::{Deserialize, Serialize};
 ///
 /// The order is the reference's: repetition penalty, suppression, then, when sampling, temperature, top-k, top-p, min-p. Presence and
 /// frequency penalty and bias come after the repetition penalty; all of these stay on in greedy mode.
+///
+/// ```
+/// # use qwen3_omni_core::SamplingOptions;
+/// let warm = SamplingOptions::default().sampled().temperature(0.7).top_p(0.9);
+/// assert!(!warm.greedy && warm.top_k == 0);
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[must_use]
+#[non_exhaustive]
 pub struct SamplingOptions {
     /// Whether the id of the highest logit is taken instead of a sampled one.
     pub greedy: bool,
@@ -33,6 +41,18 @@ pub struct SamplingOptions {
     pub seed: u64,
 }
 
+crate::setters! { SamplingOptions {
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    repetition_penalty: f32,
+    min_p: f32,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+    logit_bias: impl IntoIterator<Item = (u32, f32)> => logit_bias.into_iter().collect(),
+    seed: u64,
+} without greedy }
+
 impl Default for SamplingOptions {
     /// Greedy choice.
     fn default() -> Self {
@@ -55,6 +75,12 @@ impl SamplingOptions {
             logit_bias: BTreeMap::new(),
             seed: 0,
         }
+    }
+
+    /// Sets [`SamplingOptions::greedy`](field@Self::greedy) to false: ids are sampled.
+    pub fn sampled(mut self) -> Self {
+        self.greedy = false;
+        self
     }
 
     /// The talker's released settings.

@@ -3,7 +3,7 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use crate::simd::Processor;
+use crate::simd::{Processor, Vectorized};
 
 /// Elements that one task takes at a time.
 const PIECE: usize = 1 << 14;
@@ -24,6 +24,20 @@ pub fn gelu_tanh(values: &mut [f32]) {
 
 pub(crate) fn gelu_tanh_on(arch: Arch, values: &mut [f32]) {
     each(arch, values, by_tanh::<false>);
+}
+
+/// Applies ELU to every value: `x` where it is positive, `e^x - 1` elsewhere.
+pub fn elu(values: &mut [f32]) {
+    elu_on(Processor::best().arch, values);
+}
+
+fn elu_on(arch: Arch, values: &mut [f32]) {
+    each(
+        arch,
+        values,
+        #[inline(always)]
+        |x| if x > 0.0 { x } else { exp::<false>(x) - 1.0 },
+    );
 }
 
 /// Snake activation with a frequency and an amplitude per channel: `x + sin²(x * frequency) * amplitude`.
@@ -65,15 +79,66 @@ impl Snake<'_> {
     /// Activates the values of one channel.
     pub(crate) fn channel(&self, arch: Arch, channel: usize, values: &mut [f32]) {
         let (frequency, amplitude) = (self.frequency[channel], self.amplitude[channel]);
-        arch.dispatch(|| {
-            values.iter_mut().for_each(|x| *x += sine_squared(*x * frequency) * amplitude);
-        });
+        arch.dispatch(Vectorized(
+            #[inline(always)]
+            || {
+                values.iter_mut().for_each(|x| *x += sine_squared(*x * frequency) * amplitude);
+            },
+        ));
     }
+
+    /// Turns the gradient of one channel's outputs into that of its inputs `x`; returns those of the frequency and the amplitude.
+    pub(crate) fn channel_backward(&self, arch: Arch, channel: usize, x: &[f32], gradient: &mut [f32]) -> [f32; 2] {
+        let (frequency, amplitude) = (self.frequency[channel], self.amplitude[channel]);
+        arch.dispatch(Vectorized(
+            #[inline(always)]
+            || snake_backward([frequency, amplitude], x, gradient),
+        ))
+    }
+}
+
+/// Sums are split over this many, so that compilers vectorise them.
+const LANES: usize = 16;
+
+#[inline(always)]
+fn snake_backward([frequency, amplitude]: [f32; 2], x: &[f32], gradient: &mut [f32]) -> [f32; 2] {
+    let mut sums = [[0.0; LANES]; 2];
+    let mut step = |x: f32, gradient: &mut f32, lane: usize| {
+        let [sine, cosine] = half_turn(x * frequency);
+        let (square, slope) = (sine * sine, 2.0 * sine * cosine);
+        sums[0][lane] += *gradient * x * slope;
+        sums[1][lane] += *gradient * square;
+        *gradient *= 1.0 + amplitude * frequency * slope;
+    };
+    let ((chunks, rest), (gradients, others)) = (x.as_chunks::<LANES>(), gradient.as_chunks_mut::<LANES>());
+    for (x, gradient) in chunks.iter().zip(gradients) {
+        for lane in 0..LANES {
+            step(x[lane], &mut gradient[lane], lane);
+        }
+    }
+    rest.iter().zip(others).for_each(|(x, gradient)| step(*x, gradient, 0));
+    let [of_frequency, of_amplitude] = sums.map(|sums| sums.iter().sum::<f32>());
+    [amplitude * of_frequency, of_amplitude]
 }
 
 /// `sin²(x)` with an error below 1e-6 for arguments up to some thousands.
 #[inline(always)]
 fn sine_squared(x: f32) -> f32 {
+    let (sine, _) = sine_of_half_turn(x);
+    sine * sine
+}
+
+/// Sine and cosine of `x` reduced modulo π; both may have the opposite sign, which cancels in their product and squares.
+#[inline(always)]
+fn half_turn(x: f32) -> [f32; 2] {
+    let (sine, square) = sine_of_half_turn(x);
+    let series = [1.0 / 479_001_600.0, -1.0 / 3_628_800.0, 1.0 / 40_320.0, -1.0 / 720.0, 1.0 / 24.0, -0.5, 1.0];
+    [sine, series.into_iter().fold(0.0, |sum: f32, factor| sum * square + factor)]
+}
+
+/// Sine of `x` reduced modulo π, and the square of that argument.
+#[inline(always)]
+fn sine_of_half_turn(x: f32) -> (f32, f32) {
     // Adding this rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
     // The square repeats after π; multiples of it are subtracted in three parts, for accuracy.
@@ -81,13 +146,15 @@ fn sine_squared(x: f32) -> f32 {
     let x = ((x - turns * 3.140_625) - turns * 9.670_257e-4) - turns * 6.277_114e-7;
     let square = x * x;
     let series = [-2.505_210_8e-8, 2.755_731_9e-6, -1.984_127e-4, 8.333_334e-3, -0.166_666_67, 1.0];
-    let sine = x * series.into_iter().fold(0.0, |sum: f32, factor| sum * square + factor);
-    sine * sine
+    (x * series.into_iter().fold(0.0, |sum: f32, factor| sum * square + factor), square)
 }
 
 fn each(arch: Arch, values: &mut [f32], f: impl Fn(f32) -> f32 + Copy + Sync) {
     values.par_chunks_mut(PIECE).for_each(|piece| {
-        arch.dispatch(|| piece.iter_mut().for_each(|value| *value = f(*value)));
+        arch.dispatch(Vectorized(
+            #[inline(always)]
+            || piece.iter_mut().for_each(|value| *value = f(*value)),
+        ));
     });
 }
 
@@ -112,14 +179,21 @@ pub(crate) fn by_tanh<const FUSED: bool>(x: f32) -> f32 {
     x / (1.0 + exp::<FUSED>(-TWICE * x * multiply_add::<FUSED>(CUBIC * x, x, 1.0)))
 }
 
-/// Exact GELU, by Abramowitz and Stegun's 7.1.26 for the error function, whose error is below 1.5e-7.
+/// Exact GELU; see [`normal`].
 #[inline(always)]
 pub(crate) fn exact<const FUSED: bool>(x: f32) -> f32 {
+    let (erf, _) = normal::<FUSED>(x);
+    multiply_add::<FUSED>(0.5 * x.abs(), erf, 0.5 * x)
+}
+
+/// `erf(|x| / √2)`, by Abramowitz and Stegun's 7.1.26, whose error is below 1.5e-7, and `e^(-x² / 2)`.
+#[inline(always)]
+pub(crate) fn normal<const FUSED: bool>(x: f32) -> (f32, f32) {
     let y = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / multiply_add::<FUSED>(0.327_591_1, y, 1.0);
     let sum = polynomial::<FUSED, 5>([1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6], t) * t;
-    let erf = multiply_add::<FUSED>(-sum, exp::<FUSED>(-y * y), 1.0);
-    multiply_add::<FUSED>(0.5 * x.abs(), erf, 0.5 * x)
+    let bell = exp::<FUSED>(-y * y);
+    (multiply_add::<FUSED>(-sum, bell, 1.0), bell)
 }
 
 /// `e^x` to a few units in the last place, in operations that compilers vectorise.
@@ -143,6 +217,7 @@ pub(crate) fn silu(x: f32) -> f32 {
 }
 
 /// `sigmoid(x)`.
+#[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp::<false>(-x))
 }
@@ -185,6 +260,22 @@ mod tests {
             assert!(exact.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-5), "{processor:?}: {exact:?}");
             assert!(by_tanh.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-3), "{processor:?}: {by_tanh:?}");
         }
+    }
+
+    #[test]
+    fn elu_is_right_on_both_sides_of_zero() {
+        let values: Vec<f32> = (-4000..400).map(|i| i as f32 / 37.0).chain([-1e-7, f32::MIN, f32::MAX]).collect();
+        for processor in Processor::all() {
+            let mut activated = values.clone();
+            elu_on(processor.arch, &mut activated);
+            for (x, y) in values.iter().zip(&activated) {
+                let expected = if *x > 0.0 { f64::from(*x) } else { f64::from(*x).exp_m1() };
+                assert!((expected - f64::from(*y)).abs() < 2e-7, "{processor:?}: {x}: {y} instead of {expected}");
+            }
+        }
+        let mut unknown = [f32::NAN];
+        elu(&mut unknown);
+        assert!(unknown[0].is_nan());
     }
 
     #[test]

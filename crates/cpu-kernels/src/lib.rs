@@ -22,18 +22,23 @@ mod attention;
 mod buffer;
 mod conv;
 mod gemm;
+mod gradient;
 mod moe;
 mod norm;
 mod rope;
 mod simd;
 
-pub use activation::{Snake, gelu, gelu_tanh, sigmoid, silu_multiply};
+pub use activation::{Snake, elu, gelu, gelu_tanh, sigmoid, silu_multiply};
 pub use attention::{AttentionShape, PagedKv, Run, cached_attention, window_attention};
 pub use buffer::read_all;
-pub use conv::{Conv1d, Conv2dStack, Conv2dWeights, ConvStream};
+pub use conv::{Conv1d, Conv1dGradients, Conv2dStack, Conv2dWeights, ConvStream, TrainedConv1d, Windows2d};
 pub use gemm::{
     Activations, Epilogue, GemvOp, LinearArgs, LinearShape, Packed, Precision, SKINNY_MAX_ROWS, Scales, Weight,
     gemv_batch, linear, linear_to,
+};
+pub use gradient::{
+    gelu_backward, label_log_probs, label_log_probs_backward, rms_norm_rows, rms_norm_rows_backward, rotate_heads,
+    silu_gate, silu_gate_backward, softmax_rows, softmax_rows_backward,
 };
 pub use moe::{Assignment, Expert, ExpertsScratch, experts};
 pub use norm::{layer_norm, rms_norm, rms_norm_in_place};

@@ -4,7 +4,7 @@ const PARTS: usize = 16;
 
 use rayon::prelude::*;
 
-use crate::simd::Processor;
+use crate::simd::{Processor, Vectorized};
 
 /// RMSNorm of one row: `x / sqrt(mean(x²) + eps) * weight`.
 ///
@@ -27,7 +27,7 @@ pub fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
 }
 
 #[inline(always)]
-fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+pub(crate) fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum(x, |x| x * x) / x.len() as f32 + eps).sqrt()
 }
 
@@ -41,21 +41,24 @@ pub fn layer_norm(x: &[f32], [weight, bias]: [&[f32]; 2], eps: f32, y: &mut [f32
     assert!(x.len().is_multiple_of(width), "x [rows, width]");
     let arch = Processor::best().arch;
     y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).with_min_len(8).for_each(|(y, x)| {
-        arch.dispatch(|| {
-            let mean = sum(x, |x| x) / width as f32;
-            let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f32;
-            let factor = 1.0 / (variance + eps).sqrt();
-            let weights = weight.iter().zip(bias);
-            y.iter_mut().zip(x).zip(weights).for_each(|((y, x), (weight, bias))| {
-                *y = (x - mean) * factor * weight + bias;
-            });
-        });
+        arch.dispatch(Vectorized(
+            #[inline(always)]
+            || {
+                let mean = sum(x, |x| x) / width as f32;
+                let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f32;
+                let factor = 1.0 / (variance + eps).sqrt();
+                let weights = weight.iter().zip(bias);
+                y.iter_mut().zip(x).zip(weights).for_each(|((y, x), (weight, bias))| {
+                    *y = (x - mean) * factor * weight + bias;
+                });
+            },
+        ));
     });
 }
 
 /// Sums `f` over all numbers.
 #[inline(always)]
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = x.as_chunks::<PARTS>();
     let mut sums = [0.0; PARTS];
     for chunk in chunks {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::buffer::size;
-use crate::simd::Processor;
+use crate::simd::{Processor, Vectorized};
 
 /// Rotates one head: `x * cos + rotate_half(x) * sin`. `cos` and `sin` cover the first half; the second half repeats them.
 ///
@@ -35,7 +35,10 @@ pub fn rotate_rows(x: &mut [f32], stride: usize, heads: usize, cos: &[f32], sin:
     x.par_chunks_exact_mut(stride).enumerate().with_min_len(8).for_each(|(row, x)| {
         let of_row = row * half..(row + 1) * half;
         let (cos, sin) = (&cos[of_row.clone()], &sin[of_row]);
-        arch.dispatch(|| x[..2 * half * heads].chunks_exact_mut(2 * half).for_each(|head| rotate(head, cos, sin)));
+        arch.dispatch(Vectorized(
+            #[inline(always)]
+            || x[..2 * half * heads].chunks_exact_mut(2 * half).for_each(|head| rotate(head, cos, sin)),
+        ));
     });
 }
 

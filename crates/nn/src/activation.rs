@@ -14,11 +14,6 @@ pub enum Activation {
     Silu,
 }
 
-/// [`Activation::Gelu`] of a tensor.
-pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    activation::gelu(x)
-}
-
 /// [`Activation::GeluTanh`] of a tensor.
 pub(crate) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     // burn's own GELU computes the power through a logarithm. (1 + tanh(y)) / 2 equals sigmoid(2 y).
@@ -33,6 +28,7 @@ const TWICE: f64 = 1.595_769_121_605_731;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fused::gelu;
     use burn::tensor::Device;
 
     fn worst(f: impl Fn(Tensor<1>) -> Tensor<1>, expected: impl Fn(f64) -> f64) -> f64 {

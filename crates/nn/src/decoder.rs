@@ -210,6 +210,11 @@ impl Decoder {
         DecoderState { caches: vec![KvCache::default(); self.layers.len()], tokens: 0 }
     }
 
+    /// A state of a run that ends after its first step, as in training: no keys are kept, and runs of one step are computed together.
+    pub fn start_once(&self) -> DecoderState {
+        DecoderState { caches: vec![KvCache::discarding(); self.layers.len()], tokens: 0 }
+    }
+
     /// Checks that a state has room for `tokens` more tokens.
     ///
     /// # Errors

@@ -14,13 +14,25 @@ enum Store {
     Empty,
     Paged(PagedKv),
     Tensors(TensorKv),
+    /// Nothing is kept: the run ends after its first step.
+    Discarded,
 }
 
 impl KvCache {
+    /// A cache of a run that ends after its first step, as in training: nothing is kept.
+    pub fn discarding() -> Self {
+        Self { store: Store::Discarded }
+    }
+
+    /// Whether nothing is kept.
+    pub(crate) fn discards(&self) -> bool {
+        matches!(self.store, Store::Discarded)
+    }
+
     /// Number of keys held that a later query can still see.
     pub fn len(&self) -> usize {
         match &self.store {
-            Store::Empty => 0,
+            Store::Empty | Store::Discarded => 0,
             Store::Paged(pages) => pages.len(),
             Store::Tensors(tensors) => tensors.length,
         }
@@ -34,7 +46,7 @@ impl KvCache {
     /// Bytes held, memory allocated ahead included.
     pub fn bytes(&self) -> usize {
         match &self.store {
-            Store::Empty => 0,
+            Store::Empty | Store::Discarded => 0,
             Store::Paged(pages) => pages.bytes(),
             Store::Tensors(tensors) => tensors.bytes(),
         }
@@ -46,7 +58,7 @@ impl KvCache {
     /// If the cache holds fewer keys, or keeps only a window.
     pub fn truncate(&mut self, length: usize) {
         match &mut self.store {
-            Store::Empty => assert_eq!(length, 0, "an empty cache cut to {length} keys"),
+            Store::Empty | Store::Discarded => assert_eq!(length, 0, "an empty cache cut to {length} keys"),
             Store::Paged(pages) => pages.truncate(length),
             Store::Tensors(tensors) => tensors.truncate(length),
         }
@@ -55,7 +67,7 @@ impl KvCache {
     /// Drops the keys but keeps the memory of the first page.
     pub fn clear(&mut self) {
         match &mut self.store {
-            Store::Empty => {}
+            Store::Empty | Store::Discarded => {}
             Store::Paged(pages) => pages.clear(),
             Store::Tensors(tensors) => tensors.clear(),
         }
@@ -66,7 +78,7 @@ impl KvCache {
     /// # Panics
     /// If another engine made the cache.
     pub(crate) fn paged(&mut self, heads: usize, head_dim: usize, bf16: bool) -> &mut PagedKv {
-        if let Store::Empty = self.store {
+        if let Store::Empty | Store::Discarded = self.store {
             self.store = Store::Paged(PagedKv::new(heads, head_dim, bf16));
         }
         match &mut self.store {
@@ -80,7 +92,7 @@ impl KvCache {
     /// # Panics
     /// If another engine made the cache.
     pub(crate) fn tensors(&mut self, window: Option<usize>) -> &mut TensorKv {
-        if let Store::Empty = self.store {
+        if let Store::Empty | Store::Discarded = self.store {
             self.store = Store::Tensors(TensorKv { window, ..TensorKv::default() });
         }
         match &mut self.store {
@@ -137,8 +149,25 @@ impl TensorKv {
         }
     }
 
+    /// All keys and values held.
+    ///
+    /// # Shapes
+    /// `[B, K, S, Dh]` each.
+    ///
+    /// # Panics
+    /// If nothing was appended yet.
+    pub(crate) fn all(&self) -> [Tensor<4>; 2] {
+        let store = self.store.clone().expect("keys were appended");
+        store.map(|held| held.narrow(2, 0, self.length))
+    }
+
     fn append_growing(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
         let (start, end) = (self.length, self.length + keys.dims()[2]);
+        if self.store.is_none() {
+            // Nothing to copy to: a run that ends after its first step, as in training, allocates nothing ahead.
+            self.length = end;
+            return self.store.insert([keys, values]).clone();
+        }
         let [old_keys, old_values] = match self.store.take() {
             Some(store) if store[0].dims()[2] >= end => store,
             old => {
@@ -204,7 +233,7 @@ mod tests {
             let [keys, vals] = cache.append(rows(at..at + step), rows(at..at + step));
             at += step;
             let expected: Vec<f32> = (0..at).map(|x| x as f32).collect();
-            assert_eq!(values(&keys), expected);
+            assert_eq!(values(&keys), expected, "after {step} more");
             assert_eq!(values(&vals), expected);
             assert_eq!(cache.length, at as usize);
         }

@@ -10,6 +10,8 @@ mod config;
 mod decoder;
 mod encoder_layer;
 mod engine;
+mod fused;
+mod host_gradient;
 mod kv_cache;
 mod linear;
 mod mask;
@@ -31,6 +33,8 @@ pub use decoder::{
 };
 pub use encoder_layer::{EncoderLayer, QkvProjection};
 pub use engine::{AnyEngine, DeviceEngine, Engine, HostEngine, HostRows, Qkv, Run, RunLength, WeightedRow};
+pub use fused::bias_gelu;
+pub use host_gradient::{HostFunction, HostInput, Values, has_host_gradients, host_function};
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, Linear};
 pub use matrix::{HostMatrix, HostVector, Matrix, PackedTensor, Vector};

@@ -58,6 +58,11 @@ impl Embedding {
         Ok(Self { weight: Matrix::load(weights, shape, TensorKind::Table)? })
     }
 
+    /// The table as the matrix of a language-model head that shares it.
+    pub fn tied(&self) -> Linear {
+        Linear { weight: self.weight.clone(), bias: None }
+    }
+
     /// Number of rows of the table, `V`.
     pub fn rows(&self) -> usize {
         self.weight.shape()[0]

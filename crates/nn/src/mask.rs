@@ -47,6 +47,15 @@ impl Mask {
         mask
     }
 
+    /// The mask of queries that see every key.
+    pub(crate) fn open(queries: usize, keys: usize, device: &Device) -> Self {
+        let mut mask =
+            Self { blocks: Vec::new(), spec: MaskSpec { queries, keys, window: None }, device: device.clone() };
+        let block = |start| MaskBlock { start, queries: QUERIES_PER_BLOCK.min(queries - start), bias: None };
+        mask.blocks = mask.starts().map(block).collect();
+        mask
+    }
+
     /// The blocks, in order.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = MaskBlock> {
         let kept = self.blocks.iter().cloned();

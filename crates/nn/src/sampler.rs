@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_draws_the_same_and_another_seed_differs() {
-        let options = |seed| SamplingOptions { repetition_penalty: 1.0, seed, ..SamplingOptions::talker() };
+        let options = |seed| SamplingOptions::talker().repetition_penalty(1.0).seed(seed);
         let values: Vec<f32> = (0..32).map(|i| (i % 7) as f32 * 0.3).collect();
         assert_eq!(draws(options(1), &values, 40), draws(options(1), &values, 40));
         assert_ne!(draws(options(1), &values, 40), draws(options(2), &values, 40));
@@ -403,8 +403,7 @@ mod tests {
 
     #[test]
     fn frequencies_follow_the_distribution() {
-        let options =
-            SamplingOptions { temperature: 1.0, top_k: 0, repetition_penalty: 1.0, ..SamplingOptions::talker() };
+        let options = SamplingOptions::talker().temperature(1.0).top_k(0).repetition_penalty(1.0);
         let values = [0.5f32, 0.3, 0.2].map(f32::ln);
         let drawn = draws(options, &values, 4000);
         for (id, expected) in [0.5, 0.3, 0.2].into_iter().enumerate() {
@@ -415,11 +414,11 @@ mod tests {
 
     #[test]
     fn limits_exclude_ids() {
-        let base = SamplingOptions { temperature: 1.0, repetition_penalty: 1.0, ..SamplingOptions::talker() };
+        let base = SamplingOptions::talker().temperature(1.0).repetition_penalty(1.0);
         let values = [2.0, 1.0, 1.5, 0.0];
-        let k = SamplingOptions { top_k: 2, ..base.clone() };
+        let k = base.clone().top_k(2);
         assert!(draws(k, &values, 200).iter().all(|id| [0, 2].contains(id)));
-        let p = SamplingOptions { top_k: 0, top_p: 0.1, ..base };
+        let p = base.top_k(0).top_p(0.1);
         assert!(draws(p, &values, 200).iter().all(|id| *id == 0));
     }
 
@@ -427,15 +426,11 @@ mod tests {
     fn min_p_penalties_and_bias_do_what_their_formulas_say() {
         // Probabilities 8/15, 4/15, 2/15, 1/15: only the first two are at least 0.4 times as probable as the best.
         let values = [8.0f32, 4.0, 2.0, 1.0].map(f32::ln);
-        let options = SamplingOptions { greedy: false, min_p: 0.4, ..SamplingOptions::greedy() };
+        let options = SamplingOptions::default().sampled().min_p(0.4);
         let drawn = draws(options, &values, 300);
         assert!(drawn.iter().all(|id| *id < 2) && drawn.contains(&0) && drawn.contains(&1));
-        let options = SamplingOptions {
-            presence_penalty: 0.5,
-            frequency_penalty: 0.25,
-            logit_bias: [(2, 1.0), (9, 5.0)].into(),
-            ..SamplingOptions::greedy()
-        };
+        let options =
+            SamplingOptions::greedy().presence_penalty(0.5).frequency_penalty(0.25).logit_bias([(2, 1.0), (9, 5.0)]);
         let mut sampler = Sampler::new(&options, Suppressed::default());
         sampler.accept_prompt(&[0]);
         [1, 1, 3].into_iter().for_each(|id| sampler.accept(id));
@@ -445,7 +440,7 @@ mod tests {
 
     #[test]
     fn suppressed_ids_never_win_and_the_penalty_acts_in_greedy_mode() {
-        let options = SamplingOptions { repetition_penalty: 2.0, ..SamplingOptions::greedy() };
+        let options = SamplingOptions::greedy().repetition_penalty(2.0);
         let suppressed = Suppressed { ids: 0..2, except: Some(1) };
         let values = [9.0, 1.0, 1.5, 0.0];
         let mut on_device = Sampler::new(&options, suppressed.clone());
@@ -484,7 +479,7 @@ mod tests {
         for (top_k, top_p, repetition_penalty) in
             [(0, 1.0, 1.0), (50, 0.8, 1.0), (50, 1.0, 1.05), (0, 0.3, 1.0), (1, 1.0, 1.0), (50, 1.0, 1.5)]
         {
-            let options = SamplingOptions { top_k, top_p, repetition_penalty, ..SamplingOptions::talker() };
+            let options = SamplingOptions::talker().top_k(top_k).top_p(top_p).repetition_penalty(repetition_penalty);
             let suppressed = Suppressed { ids: 90..120, except: Some(95) };
             let mut samplers = [0, 1].map(|_| Sampler::new(&options, suppressed.clone()));
             for _ in 0..100 {
@@ -494,21 +489,19 @@ mod tests {
                 assert!(!(90..120).contains(&row) || row == 95);
             }
         }
-        let penalties = SamplingOptions {
-            top_k: 0,
-            min_p: 0.3,
-            presence_penalty: 0.4,
-            frequency_penalty: -0.2,
-            logit_bias: [(7, 3.0), (31, -2.0)].into(),
-            ..SamplingOptions::talker()
-        };
+        let penalties = SamplingOptions::talker()
+            .top_k(0)
+            .min_p(0.3)
+            .presence_penalty(0.4)
+            .frequency_penalty(-0.2)
+            .logit_bias([(7, 3.0), (31, -2.0)]);
         let mut samplers = [0, 1].map(|_| Sampler::new(&penalties, Suppressed::default()));
         samplers.iter_mut().for_each(|sampler| sampler.accept_prompt(&[3, 50]));
         for _ in 0..100 {
             let row = samplers[0].sample(Logits::Host(values.clone()));
             assert_eq!(row, samplers[1].sample(Logits::Device(scores(&values))));
         }
-        let greedy = SamplingOptions { repetition_penalty: 1.0, ..SamplingOptions::greedy() };
+        let greedy = SamplingOptions::greedy().repetition_penalty(1.0);
         assert_eq!(Sampler::new(&greedy, Suppressed::default()).choose_row(&mut [1.0, 3.0, 3.0]), 1);
     }
 }

@@ -251,6 +251,60 @@ mod tests {
     }
 
     #[test]
+    fn sound_and_video_take_turns_by_time() {
+        // Steps of a second and a half at two positions a second: the video stands at 0 and 3, the sound at 0, 1, 2, 3, 4.
+        let order = interleave(5, [2, 1, 1], 1.5, 2.0);
+        assert_eq!(order, [false, true, true, true, false, true, true]);
+        let span = SpanLayout::AudioInVideo { audio_tokens: 5, grid: [2, 1, 1], seconds_per_step: 1.5 };
+        let (positions, _) = positions(&[span, SpanLayout::Sequence { tokens: 1 }], 2.0);
+        assert_eq!(positions.axis(0), [0., 0., 1., 2., 3., 3., 4., 5.]);
+    }
+
+    #[test]
+    fn what_follows_sound_in_video_is_decided_by_the_rows_left_over() {
+        // The reference's rule: the picture is wider than its time, and the sound at the end is short.
+        let span = SpanLayout::AudioInVideo { audio_tokens: 3, grid: [1, 1, 9], seconds_per_step: 1.0 };
+        let (positions, _) = positions(&[span, SpanLayout::Sequence { tokens: 1 }], 1.0);
+        assert_eq!(*positions.axis(0).last().unwrap(), 3.0);
+    }
+
+    #[test]
+    fn either_kind_may_open_sound_in_video() {
+        let ids = MediaIds { audio: 1, image: 2, video: 3, audio_start: 4, vision_start: 5 };
+        let media = [MediaItem::Video([1, 1, 1], 1.0), MediaItem::Audio(1)];
+        for row in [vec![5, 4, 3, 1], vec![5, 4, 1, 3]] {
+            let spans = scan_spans(&row, &ids, &media, true).unwrap();
+            assert!(matches!(spans[..], [_, SpanLayout::AudioInVideo { .. }]), "{row:?}: {spans:?}");
+        }
+    }
+
+    #[test]
+    fn an_item_alone_leaves_no_empty_text_around_it() {
+        let ids = MediaIds { audio: 1, image: 2, video: 3, audio_start: 4, vision_start: 5 };
+        assert_eq!(
+            scan_spans(&[1, 1], &ids, &[MediaItem::Audio(2)], false).unwrap(),
+            [SpanLayout::Audio { tokens: 2 }]
+        );
+    }
+
+    #[test]
+    fn items_are_told_by_their_spans_and_count_their_rows() {
+        let grid = |t, seconds_per_step| SpanLayout::Grid { t, h: 3, w: 5, seconds_per_step };
+        for (span, item, tokens) in [
+            (SpanLayout::Audio { tokens: 7 }, MediaItem::Audio(7), 7),
+            (SpanLayout::Sequence { tokens: 7 }, MediaItem::Audio(7), 7),
+            (grid(1, 0.0), MediaItem::Image([3, 5]), 15),
+            (grid(1, 0.5), MediaItem::Video([1, 3, 5], 0.5), 15),
+            (grid(4, 0.5), MediaItem::Video([4, 3, 5], 0.5), 60),
+        ] {
+            assert_eq!(MediaItem::of(&span), Some(item));
+            assert_eq!(item.tokens(), tokens);
+        }
+        let joint = SpanLayout::AudioInVideo { audio_tokens: 1, grid: [1, 1, 1], seconds_per_step: 1.0 };
+        assert_eq!(MediaItem::of(&joint), None);
+    }
+
+    #[test]
     fn placeholders_that_do_not_match_are_refused() {
         let ids = MediaIds { audio: 1, image: 2, video: 3, audio_start: 4, vision_start: 5 };
         for (row, media) in [

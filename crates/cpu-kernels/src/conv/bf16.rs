@@ -19,8 +19,8 @@ use crate::gemm::join;
 use crate::gemm::{Block, PairColumns, SIDE, Shift, TILE, Tiles, WeightRows, block};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Bf16Instructions;
-use crate::simd::Processor;
 use crate::simd::narrow;
+use crate::simd::{Processor, Vectorized};
 
 /// Most columns of the output that one task computes.
 const COLUMNS: usize = 1024;
@@ -152,9 +152,12 @@ impl Bf16Conv {
                 }
             }
             let (a, b) = rows.split_at(width);
-            arch.dispatch(|| {
-                out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = join(*a, *b));
-            });
+            arch.dispatch(Vectorized(
+                #[inline(always)]
+                || {
+                    out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = join(*a, *b));
+                },
+            ));
             ROWS.set(rows);
         });
         pairs

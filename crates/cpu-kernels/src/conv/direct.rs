@@ -1,5 +1,6 @@
 //! Convolutions along time in f32 by direct sums, on every processor.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::stream::{ConvShape, ConvStream};
@@ -75,7 +76,7 @@ impl DirectConv {
 
     /// Multiplies the blocks of columns; `steps` is the number of columns in all blocks.
     fn multiply(&self, x: &[f32], width: usize, blocks: &[[usize; 2]], steps: usize, add: bool, y: &mut [f32]) {
-        let ConvShape { input, taps, stride, .. } = self.shape;
+        let ConvShape { input, taps, dilation, stride, .. } = self.shape;
         let arch = Processor::best().arch;
         // The rows of one channel, or the channels of one group of rows, belong to one task.
         let sums: Vec<Vec<f32>> = self
@@ -85,7 +86,8 @@ impl DirectConv {
                 let mut sums = vec![0.0; ROWS * steps];
                 let mut at = 0;
                 for [start, count] in blocks {
-                    let block = arch.dispatch(|| self.block(x, width, weight, *start));
+                    let block =
+                        arch.dispatch(Block { x, width, weight: weight.as_chunks().0, taps, dilation, start: *start });
                     for (sums, block) in sums.chunks_exact_mut(steps).zip(&block) {
                         sums[at..at + count].copy_from_slice(&block[..*count]);
                     }
@@ -105,27 +107,50 @@ impl DirectConv {
             }
         });
     }
+}
 
-    /// Sums of four rows of weights for the columns from `start` on.
+/// Sums of four rows of weights for the columns from `start` on.
+struct Block<'a> {
+    /// `[input, width]`.
+    x: &'a [f32],
+    width: usize,
+    /// `[input, taps]` of four rows.
+    weight: &'a [[f32; ROWS]],
+    taps: usize,
+    dilation: usize,
+    start: usize,
+}
+
+/// Vectors of columns whose sums stay in registers.
+const VECTORS: usize = 2;
+
+impl WithSimd for Block<'_> {
+    type Output = [[f32; COLUMNS]; ROWS];
+
     #[inline(always)]
-    fn block(&self, x: &[f32], width: usize, weight: &[f32], start: usize) -> [[f32; COLUMNS]; ROWS] {
-        let mut sums = [[0.0; COLUMNS]; ROWS];
-        let mut weight = weight.as_chunks::<ROWS>().0.iter();
-        for row in x.chunks_exact(width) {
-            for tap in 0..self.shape.taps {
-                let at = start + tap * self.shape.dilation;
-                let (Some(x), Some(weight)) = (row.get(at..).and_then(<[f32]>::first_chunk::<COLUMNS>), weight.next())
-                else {
-                    continue;
-                };
-                for r in 0..ROWS {
-                    for c in 0..COLUMNS {
-                        sums[r][c] += weight[r] * x[c];
+    fn with_simd<S: Simd>(self, simd: S) -> [[f32; COLUMNS]; ROWS] {
+        let mut block = [[0.0; COLUMNS]; ROWS];
+        let wide = VECTORS * S::F32_LANES;
+        for first in (0..COLUMNS).step_by(wide) {
+            let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+            let mut weight = self.weight.iter();
+            for row in self.x.chunks_exact(self.width) {
+                for tap in 0..self.taps {
+                    let at = self.start + first + tap * self.dilation;
+                    let (Some(x), Some(weight)) = (row.get(at..at + wide), weight.next()) else { continue };
+                    let [x, y] = S::as_simd_f32s(x).0 else { continue };
+                    for r in 0..ROWS {
+                        let weight = simd.splat_f32s(weight[r]);
+                        sums[r][0] = simd.mul_add_e_f32s(weight, *x, sums[r][0]);
+                        sums[r][1] = simd.mul_add_e_f32s(weight, *y, sums[r][1]);
                     }
                 }
             }
+            for (block, sums) in block.iter_mut().zip(sums) {
+                S::as_mut_simd_f32s(&mut block[first..first + wide]).0.copy_from_slice(&sums);
+            }
         }
-        sums
+        block
     }
 }
 

@@ -69,15 +69,25 @@ impl ConvShape {
         self.output * self.stride
     }
 
+    /// Zeros that a causal convolution sees before a stream's first input.
+    pub(crate) fn zeros(&self) -> usize {
+        if self.transposed { 0 } else { self.past() }
+    }
+
     /// The weight of a row for a channel at a tap; the first tap sees the earliest input.
     pub(crate) fn at(&self, weight: &[f32], row: usize, channel: usize, tap: usize) -> f32 {
+        weight[self.place(row, channel, tap)]
+    }
+
+    /// Where the weight of a row for a channel at a tap lies.
+    pub(crate) fn place(&self, row: usize, channel: usize, tap: usize) -> usize {
         let Self { input, output, taps, stride, .. } = *self;
         if !self.transposed {
-            return weight[(row * input + channel) * taps + tap];
+            return (row * input + channel) * taps + tap;
         }
         // The earlier input meets the later half of the kernel.
         let place = row % stride + (taps - 1 - tap) * stride;
-        weight[(channel * output + row / stride) * taps * stride + place]
+        (channel * output + row / stride) * taps * stride + place
     }
 
     /// Fills the histories of new streams with zeros where needed, and returns the number of inputs of each stream, history
@@ -91,8 +101,8 @@ impl ConvShape {
         let channels = activation.map(|activation| activation.channels());
         assert!(channels.is_none_or(|channels| channels == self.input), "an activation of {channels:?} channels");
         let begin = |stream: &mut ConvStream| {
-            if stream.history.is_empty() && !self.transposed {
-                stream.history.resize(size([self.input, self.past()]), 0.0);
+            if stream.history.is_empty() {
+                stream.history.resize(size([self.input, self.zeros()]), 0.0);
             }
             let held = stream.history.len() / self.input;
             let whole = stream.history.len() == held * self.input;

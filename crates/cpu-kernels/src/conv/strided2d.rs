@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::strided2d_bf16::{Bf16Conv2d, Planes};
+use crate::buffer::size;
 use crate::gemm::{Epilogue, LinearArgs, LinearShape, Precision, Weight};
 
 /// Taps of the kernel over pictures.
@@ -104,32 +105,109 @@ impl DirectConv2d {
     }
 
     /// Convolves `[pictures, height, width, input]` into `[pictures, height / 2, width / 2, output]`, halves rounded up.
-    fn run(&self, x: &[f32], pictures: usize, [height, width]: [usize; 2]) -> (Vec<f32>, [usize; 2]) {
-        let out = [height.div_ceil(2), width.div_ceil(2)];
-        let pixels = pictures * out[0] * out[1];
-        let (depth, mut y) = (TAPS * self.input, vec![0.0; pixels * self.output]);
+    fn run(&self, x: &[f32], pictures: usize, size: [usize; 2]) -> (Vec<f32>, [usize; 2]) {
+        let all = Windows2d { pictures, size, channels: self.input };
+        let (depth, mut y) = (TAPS * self.input, vec![0.0; all.count() * self.output]);
         let mut windows = Vec::new();
         for (block, y) in y.chunks_mut(WINDOWS * self.output).enumerate() {
             let rows = y.len() / self.output;
             windows.clear();
             windows.resize(rows * depth, 0.0);
-            windows.par_chunks_exact_mut(depth).enumerate().for_each(|(row, window)| {
-                let at = block * WINDOWS + row;
-                let (picture, row, column) = (at / (out[0] * out[1]), at / out[1] % out[0], at % out[1]);
-                for (tap, values) in window.chunks_exact_mut(self.input).enumerate() {
-                    // In the padded picture: its first row and column are zeros.
-                    let (row, column) = (2 * row + tap / 3, 2 * column + tap % 3);
-                    if (1..=height).contains(&row) && (1..=width).contains(&column) {
-                        let pixel = (picture * height + row - 1) * width + column - 1;
-                        values.copy_from_slice(&x[pixel * self.input..][..self.input]);
-                    }
-                }
-            });
+            all.gather(x, block * WINDOWS, &mut windows);
             let shape = LinearShape { rows, input: depth, output: self.output };
             let (weight, bias) = (Weight::F32(&self.weight), Some(&self.bias[..]));
             LinearArgs { weight, bias, shape, precision: Precision::F32, epilogue: Epilogue::Gelu }.apply(&windows, y);
         }
-        (y, out)
+        (y, all.output_size())
+    }
+}
+
+/// The windows of 3 × 3 pixels that a convolution with stride 2 and zero padding of 1 sees.
+#[derive(Debug, Clone, Copy)]
+pub struct Windows2d {
+    /// Number of pictures.
+    pub pictures: usize,
+    /// Height and width of a picture.
+    pub size: [usize; 2],
+    /// Values of a pixel.
+    pub channels: usize,
+}
+
+impl Windows2d {
+    /// Height and width after the convolution: halves, rounded up.
+    pub fn output_size(&self) -> [usize; 2] {
+        self.size.map(|side| side.div_ceil(2))
+    }
+
+    /// Windows of all pictures.
+    pub fn count(&self) -> usize {
+        let [height, width] = self.output_size();
+        size([self.pictures, height, width])
+    }
+
+    /// Gathers the windows `[count, 9 * channels]`, channels fastest, of pictures `[pictures, height, width, channels]`.
+    ///
+    /// # Panics
+    /// If the pictures have other sizes.
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        self.check(x);
+        let mut windows = vec![0.0; size([self.count(), TAPS, self.channels])];
+        self.gather(x, 0, &mut windows);
+        windows
+    }
+
+    /// Adds the gradient of each window to those of its pixels.
+    ///
+    /// # Panics
+    /// If the windows have other sizes.
+    pub fn backward(&self, windows: &[f32]) -> Vec<f32> {
+        let depth = TAPS * self.channels;
+        assert_eq!(windows.len(), size([self.count(), depth]), "windows [count, 9 * channels]");
+        let [height, width] = self.size;
+        let mut x = vec![0.0; size([self.pictures, height, width, self.channels])];
+        let of_picture = self.count() / self.pictures.max(1);
+        x.par_chunks_exact_mut((height * width * self.channels).max(1)).enumerate().for_each(|(picture, x)| {
+            let first = picture * of_picture;
+            for (at, window) in windows[first * depth..][..of_picture * depth].chunks_exact(depth).enumerate() {
+                for (pixel, values) in self.pixels(first + at).into_iter().zip(window.chunks_exact(self.channels)) {
+                    let Some(pixel) = pixel else { continue };
+                    let pixel = &mut x[(pixel - picture * height * width) * self.channels..][..self.channels];
+                    pixel.iter_mut().zip(values).for_each(|(sum, x)| *sum += x);
+                }
+            }
+        });
+        x
+    }
+
+    fn check(&self, x: &[f32]) {
+        let [height, width] = self.size;
+        let expected = size([self.pictures, height, width, self.channels]);
+        assert!(x.len() == expected && self.channels > 0, "x [pictures, height, width, channels]");
+    }
+
+    /// Gathers windows from the window `first` on; `windows` holds zeros.
+    fn gather(&self, x: &[f32], first: usize, windows: &mut [f32]) {
+        windows.par_chunks_exact_mut(TAPS * self.channels).enumerate().for_each(|(index, window)| {
+            for (pixel, values) in self.pixels(first + index).into_iter().zip(window.chunks_exact_mut(self.channels)) {
+                if let Some(pixel) = pixel {
+                    values.copy_from_slice(&x[pixel * self.channels..][..self.channels]);
+                }
+            }
+        });
+    }
+
+    /// The pixels of a window, tap by tap, counted over all pictures; `None` in the padding.
+    #[inline(always)]
+    fn pixels(&self, window: usize) -> [Option<usize>; TAPS] {
+        let ([height, width], out) = (self.size, self.output_size());
+        let (line, column) = (window / out[1], 2 * (window % out[1]));
+        let (picture, row) = (line / out[0], 2 * (line % out[0]));
+        std::array::from_fn(|tap| {
+            // In the padded picture: its first row and column are zeros.
+            let (row, column) = (row + tap / 3, column + tap % 3);
+            let inside = (1..=height).contains(&row) && (1..=width).contains(&column);
+            inside.then(|| (picture * height + row - 1) * width + column - 1)
+        })
     }
 }
 
@@ -140,6 +218,20 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        /// `Σ windows(x) · g = Σ x · backward(g)` for all `x` and `g`, as gathering is linear.
+        #[test]
+        fn gradients_of_windows_go_where_their_pixels_came_from(
+            pictures in 1..3usize, size in [1..9usize, 1..9], channels in 1..4usize,
+        ) {
+            let windows = Windows2d { pictures, size, channels };
+            let x = numbers(pictures * size[0] * size[1] * channels, 1);
+            let y = windows.forward(&x);
+            let g = numbers(y.len(), 2);
+            let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            let (found, expected) = (product(&x, &windows.backward(&g)), product(&y, &g));
+            prop_assert!((found - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{} {}", found, expected);
+        }
+
         #[test]
         fn both_precisions_convolve_pictures_alike(pictures in 1..3usize, height in 1..20usize, width in 1..20usize) {
             let (channels, x) = (3, numbers(pictures * height * width, 1));

@@ -27,4 +27,4 @@ pub(crate) use level::Processor;
 pub(crate) use level::tests;
 pub use level::{SimdLevel, simd_level};
 pub(crate) use scalar::Scalar;
-pub(crate) use vector::{Instructions, PIECE, Simd, Split, Stored};
+pub(crate) use vector::{Instructions, PIECE, Simd, Split, Stored, Vectorized};

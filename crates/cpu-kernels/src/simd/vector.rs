@@ -195,3 +195,18 @@ impl Instructions {
         }
     }
 }
+
+/// Makes `pulp` compile a loop for the processor's instructions.
+///
+/// A plain closure passed to `dispatch` may be compiled as a separate function for the baseline processor. The closure must be
+/// `#[inline(always)]`.
+pub(crate) struct Vectorized<F>(pub(crate) F);
+
+impl<R, F: FnMut() -> R> pulp::WithSimd for Vectorized<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, _: S) -> R {
+        (self.0)()
+    }
+}

@@ -1,12 +1,14 @@
 //! The engine of burn tensors: runs on any device of burn; on an autodiff device every operation is differentiable.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use omni_core::Dtype;
 
 use super::{Engine, Qkv, Run, RunLength, WeightedRow};
+use crate::fused;
 use crate::mask::{Mask, MaskSpec};
 use crate::moe::{DeviceRouting, Experts, Router, Routing};
 use crate::sampler::Logits;
@@ -31,10 +33,41 @@ pub struct DeviceRotation {
 #[derive(Debug)]
 pub struct DeviceStep {
     rotation: DeviceRotation,
-    /// Causal mask of each run.
-    masks: Vec<Mask>,
+    /// Causal mask of each run, made when first needed: a padded batch needs only one.
+    masks: Vec<LazyMask>,
     window: Option<usize>,
+    /// Places of the rows in a padded batch; `None` for a single run, runs with a past, or much padding.
+    padding: Option<Padding>,
 }
+
+/// A mask that is made when it is needed.
+#[derive(Debug)]
+struct LazyMask {
+    spec: MaskSpec,
+    made: OnceLock<Mask>,
+}
+
+impl LazyMask {
+    fn get(&self, device: &Device) -> &Mask {
+        self.made.get_or_init(|| Mask::new(&self.spec, device))
+    }
+}
+
+/// Places of ragged rows in a batch `[B, T]` of runs that are padded at the end to the longest.
+#[derive(Debug)]
+struct Padding {
+    batch: usize,
+    longest: usize,
+    /// The run whose mask is that of the batch.
+    longest_run: usize,
+    /// `[B * T]`: the row at each place; padding repeats a row, which no valid query sees.
+    into: Tensor<1, Int>,
+    /// `[N]`: the place of each row.
+    back: Tensor<1, Int>,
+}
+
+/// Most places of a padded batch per row.
+const MOST_PADDING: usize = 2;
 
 impl DeviceEngine {
     /// Makes an engine whose tensors have `dtype` and lie on `device`.
@@ -72,48 +105,78 @@ impl DeviceEngine {
         DeviceRotation { cos: upload(cos), sin: upload(sin) }
     }
 
-    /// `softmax(q kᵀ / √Dh) v` of one run.
+    /// Plans a padded batch of runs without a past.
+    fn padding(&self, runs: &[RunLength]) -> Option<Padding> {
+        let (rows, longest) =
+            (runs.iter().map(|run| run.queries).sum::<usize>(), runs.iter().map(|run| run.queries).max()?);
+        let places = runs.len() * longest;
+        if runs.len() < 2 || runs.iter().any(|run| run.past > 0 || run.queries == 0) || places > MOST_PADDING * rows {
+            return None;
+        }
+        let (mut into, mut back, mut start) = (Vec::with_capacity(places), Vec::with_capacity(rows), 0);
+        for (index, RunLength { queries, .. }) in runs.iter().enumerate() {
+            into.extend((0..longest).map(|at| start + at.min(queries - 1)));
+            back.extend((0..*queries).map(|at| index * longest + at));
+            start += queries;
+        }
+        let longest_run = runs.iter().position(|run| run.queries == longest)?;
+        let [into, back] = [into, back].map(|places| self.indices(&places));
+        Some(Padding { batch: runs.len(), longest, longest_run, into, back })
+    }
+
+    /// Attention of all runs in one batch; they keep no keys.
+    ///
+    /// # Shapes
+    /// `q` `[N, H, Dh]`, `k` and `v` `[N, K, Dh]` → `[N, H * Dh]`.
+    fn attend_together(&self, qkv: [Tensor<3>; 3], mask: &Mask, padding: &Padding) -> Tensor<2> {
+        let Padding { batch, longest, .. } = *padding;
+        let [q, k, v] = qkv.map(|x| {
+            let [_, heads, head_dim] = x.dims();
+            x.select(0, padding.into.clone()).reshape([batch, longest, heads, head_dim]).swap_dims(1, 2)
+        }); // [B, H, T, Dh]
+        self.attended([q, k, v], mask).select(0, padding.back.clone())
+    }
+
+    /// Attention of one run over the keys of its cache and its own.
     ///
     /// # Shapes
     /// `q` `[T, H, Dh]`, `k` and `v` `[T, K, Dh]` → `[T, H * Dh]`.
-    fn attend(&self, [q, k, v]: [Tensor<3>; 3], run: &mut Run, mask: &Mask, window: Option<usize>) -> Tensor<2> {
-        let [queries, heads, head_dim] = q.dims();
+    fn attend(&self, qkv: [Tensor<3>; 3], run: &mut Run, mask: &Mask, window: Option<usize>) -> Tensor<2> {
+        let [q, k, v] = qkv.map(|x| x.swap_dims(0, 1).unsqueeze::<4>()); // [1, H, T, Dh]
+        let [k, v] = if run.cache.discards() { [k, v] } else { run.cache.tensors(window).append(k, v) }; // [1, K, S, Dh]
+        self.attended([q, k, v], mask)
+    }
+
+    /// `softmax(q kᵀ / √Dh) v`.
+    ///
+    /// # Shapes
+    /// `q` `[B, H, T, Dh]`, `k` and `v` `[B, K, S, Dh]` → `[B * T, H * Dh]`.
+    fn attended(&self, [q, k, v]: [Tensor<4>; 3], mask: &Mask) -> Tensor<2> {
+        let [batch, heads, queries, head_dim] = q.dims();
         let kv_heads = k.dims()[1];
-        let [q, k, v] = [q, k, v].map(|x| x.swap_dims(0, 1).unsqueeze::<4>()); // [1, H, T, Dh]
-        let [k, v] = run.cache.tensors(window).append(k, v); // [1, K, S, Dh]
         let q = q * (head_dim as f64).powf(-0.5);
         let blocks: Vec<Tensor<4>> = mask
             .blocks()
             .map(|block| {
                 // The query heads that share a key/value head are folded into the query axis, so keys are never copied.
-                let (group, keys) = (heads / kv_heads, k.dims()[2]);
+                let group = heads / kv_heads;
                 let q = q.clone().narrow(2, block.start, block.queries);
-                let q = q.reshape([1, kv_heads, group * block.queries, head_dim]); // [1, K, G * T, Dh]
+                let q = q.reshape([batch, kv_heads, group * block.queries, head_dim]); // [B, K, G * T, Dh]
                 let dtype = q.dtype();
-                let mut scores = q.matmul(k.clone().swap_dims(2, 3)).cast(DType::F32); // [1, K, G * T, S]
-                if let Some(bias) = &block.bias {
-                    let grouped = scores.reshape([1, kv_heads, group, block.queries, keys]) + bias.clone();
-                    scores = grouped.reshape([1, kv_heads, group * block.queries, keys]);
-                }
-                let out = softmax(scores, 3).cast(dtype).matmul(v.clone()); // [1, K, G * T, Dh]
-                out.reshape([1, heads, block.queries, head_dim])
+                let scores = q.matmul(k.clone().swap_dims(2, 3)).cast(DType::F32); // [B, K, G * T, S]
+                let weights = fused::softmax(scores, block.bias.as_ref()).cast(dtype);
+                let out = weights.matmul(v.clone()); // [B, K, G * T, Dh]
+                out.reshape([batch, heads, block.queries, head_dim])
             })
             .collect();
-        joined(blocks, 2).swap_dims(1, 2).reshape([queries, heads * head_dim])
+        joined(blocks, 2).swap_dims(1, 2).reshape([batch * queries, heads * head_dim])
     }
 }
 
 impl DeviceRotation {
-    /// `x * cos + rotate_half(x) * sin`, in the number type of the tables.
-    ///
-    /// # Shapes
-    /// `[N, H, Dh]` → `[N, H, Dh]`.
+    /// Rotates heads `[N, H, Dh]`.
     fn apply(&self, x: Tensor<3>) -> Tensor<3> {
-        let (dtype, half) = (x.dtype(), x.dims()[2] / 2);
-        let x = x.cast(self.cos.dtype());
-        let [first, second] = [x.clone().narrow(2, 0, half), x.clone().narrow(2, half, half)];
-        let rotated = Tensor::cat(vec![second.neg(), first], 2);
-        (x * self.cos.clone() + rotated * self.sin.clone()).cast(dtype)
+        fused::rotate(x, &self.cos, &self.sin)
     }
 }
 
@@ -133,10 +196,17 @@ fn pieces<const D: usize>(x: Tensor<D>, lengths: &[usize]) -> Vec<Tensor<D>> {
     }
 }
 
+/// `[N, H * Dh]` → `[1, H, T, Dh]` of each run.
+fn heads_of_runs(x: Tensor<2>, heads: usize, runs: &[usize]) -> Vec<Tensor<4>> {
+    let [_, width] = x.dims();
+    let each = pieces(x, runs).into_iter().zip(runs);
+    each.map(|(x, rows)| x.reshape([1, *rows, heads, width / heads]).swap_dims(1, 2)).collect()
+}
+
 fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
     match act {
         Activation::None => x,
-        Activation::Gelu => crate::activation::gelu(x),
+        Activation::Gelu => fused::gelu(x),
         Activation::GeluTanh => crate::activation::gelu_tanh(x),
         Activation::Silu => silu(x),
     }
@@ -144,11 +214,7 @@ fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
 
 /// RMSNorm of the last axis.
 fn rms_norm<const D: usize>(x: Tensor<D>, norm: &RmsNorm) -> Tensor<D> {
-    let dtype = x.dtype();
-    let x = x.cast(DType::F32);
-    let mean_square = x.clone().square().mean_dim(D - 1);
-    let normed = (x / (mean_square + norm.eps).sqrt()).cast(dtype);
-    normed * norm.weight.tensor().unsqueeze()
+    fused::rms_norm(x, norm.weight.tensor(), norm.eps)
 }
 
 /// `x Wᵀ + b`.
@@ -249,6 +315,9 @@ impl Engine for DeviceEngine {
     }
 
     fn linear_act(&self, x: &mut Tensor<2>, layer: &Linear, act: Activation) -> Tensor<2> {
+        if let (Activation::Gelu, Some(bias)) = (act, &layer.bias) {
+            return fused::bias_gelu(x.clone().matmul(layer.weight.tensor().transpose()), bias.tensor());
+        }
         activate(linear(x.clone(), layer), act)
     }
 
@@ -262,7 +331,7 @@ impl Engine for DeviceEngine {
     }
 
     fn silu_gate(&self, x: &mut Tensor<2>, gate: &Linear, up: &Linear) -> Tensor<2> {
-        silu(linear(x.clone(), gate)) * linear(x.clone(), up)
+        fused::silu_gate(linear(x.clone(), gate), linear(x.clone(), up))
     }
 
     fn rms_norm(&self, x: &Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
@@ -289,10 +358,10 @@ impl Engine for DeviceEngine {
         let rows = runs.iter().map(|run| run.queries).sum();
         let mask = |run: &RunLength| {
             let spec = MaskSpec { queries: run.queries, keys: run.past + run.queries, window };
-            Mask::new(&spec, &self.device)
+            LazyMask { spec, made: OnceLock::new() }
         };
         let rotation = self.rotation_in(tables, self.dtype.into(), rows);
-        DeviceStep { rotation, masks: runs.iter().map(mask).collect(), window }
+        DeviceStep { rotation, masks: runs.iter().map(mask).collect(), window, padding: self.padding(runs) }
     }
 
     fn causal_attention(
@@ -312,11 +381,37 @@ impl Engine for DeviceEngine {
         let q = step.rotation.apply(split(q, heads, q_norm)); // [N, H, Dh]
         let k = step.rotation.apply(split(k, kv_heads, k_norm)); // [N, K, Dh]
         let v = split(v, kv_heads, None); // [N, K, Dh]
+        if let Some(padding) = step.padding.as_ref().filter(|_| runs.iter().all(|run| run.cache.discards())) {
+            return self.attend_together([q, k, v], step.masks[padding.longest_run].get(&self.device), padding);
+        }
         let lengths: Vec<usize> = runs.iter().map(|run| run.rows).collect();
         let [q, k, v] = [q, k, v].map(|x| pieces(x, &lengths));
         let each = runs.iter_mut().zip(&step.masks).zip(q.into_iter().zip(k).zip(v));
-        let heads = each.map(|((run, mask), ((q, k), v))| self.attend([q, k, v], run, mask, step.window));
+        let heads =
+            each.map(|((run, mask), ((q, k), v))| self.attend([q, k, v], run, mask.get(&self.device), step.window));
         joined(heads.collect(), 0)
+    }
+
+    fn append(&self, kv: [Tensor<2>; 2], heads: usize, runs: &mut [Run]) {
+        let lengths: Vec<usize> = runs.iter().map(|run| run.rows).collect();
+        let [k, v] = kv.map(|x| heads_of_runs(x, heads, &lengths));
+        for (run, (k, v)) in runs.iter_mut().zip(k.into_iter().zip(v)) {
+            run.cache.tensors(None).append(k, v);
+        }
+    }
+
+    fn attend(&self, q: Tensor<2>, heads: usize, runs: &mut [Run], causal: bool) -> Tensor<2> {
+        let lengths: Vec<usize> = runs.iter().map(|run| run.rows).collect();
+        let queries = heads_of_runs(q, heads, &lengths); // [1, H, T, Dh] each
+        let each = runs.iter_mut().zip(queries).map(|(run, q)| {
+            let [k, v] = run.cache.tensors(None).all();
+            let mask = match causal {
+                true => Mask::new(&MaskSpec { queries: run.rows, keys: k.dims()[2], window: None }, &self.device),
+                false => Mask::open(run.rows, k.dims()[2], &self.device),
+            };
+            self.attended([q, k, v], &mask)
+        });
+        joined(each.collect(), 0)
     }
 
     fn window_attention(

@@ -392,6 +392,32 @@ impl Engine for HostEngine {
         y
     }
 
+    fn append(&self, [k, v]: [HostRows; 2], heads: usize, runs: &mut [Run]) {
+        let width = k.0.width();
+        let mut new = k.values().chunks_exact(width).zip(v.values().chunks_exact(width));
+        for run in runs {
+            let cache = run.cache.paged(heads, width / heads, self.bf16);
+            new.by_ref().take(run.rows).for_each(|(k, v)| cache.append(k, v));
+        }
+    }
+
+    fn attend(&self, q: HostRows, heads: usize, runs: &mut [Run], causal: bool) -> HostRows {
+        let [rows, width] = q.shape();
+        let attended: Vec<cpu_kernels::Run> = runs
+            .iter_mut()
+            .flat_map(|run| {
+                let rows = run.rows;
+                let cache: &cpu_kernels::PagedKv = run.cache.paged(heads, width / heads, self.bf16);
+                // A run of one row sees every key.
+                let (count, rows) = if causal { (1, rows) } else { (rows, 1) };
+                std::iter::repeat_n(cpu_kernels::Run { cache, rows }, count)
+            })
+            .collect();
+        let mut y = self.take(rows, width);
+        cpu_kernels::cached_attention(q.values(), &attended, heads, None, self.precision(), y.values_mut());
+        y
+    }
+
     fn window_attention(
         &self,
         mut qkv: Qkv<HostRows>,

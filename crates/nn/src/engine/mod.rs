@@ -135,6 +135,17 @@ pub trait Engine: Send + Sync {
         step: &Self::Step,
         runs: &mut [Run],
     ) -> Self::Rows;
+    /// Appends the keys and values of new rows to each run's cache as they are, neither normalised nor rotated.
+    ///
+    /// # Shapes
+    /// `k` and `v` `[N, H * Dh]`; the runs' rows add up to `N`.
+    fn append(&self, kv: [Self::Rows; 2], heads: usize, runs: &mut [Run]);
+    /// `softmax(q kᵀ / √Dh) v` over the keys that the runs' caches hold: the rows of a run see all of them, or, if `causal`, those up to
+    /// their own, which are the last of the cache.
+    ///
+    /// # Shapes
+    /// `q` `[N, H * Dh]` → `[N, H * Dh]`; the runs' rows add up to `N`.
+    fn attend(&self, q: Self::Rows, heads: usize, runs: &mut [Run], causal: bool) -> Self::Rows;
     /// Full attention inside each window of rows and none across windows; if a rotation is given, queries and keys are rotated
     /// first.
     ///

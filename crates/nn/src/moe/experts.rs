@@ -7,6 +7,7 @@ use checkpoint::{TensorKind, Weights};
 use omni_core::Result;
 
 use super::DeviceRouting;
+use crate::fused::silu_gate;
 use crate::matrix::{HostMatrix, PackedTensor, stacked_numbers};
 
 /// How the chosen experts are computed on a device.
@@ -174,7 +175,7 @@ impl Experts {
             ExpertWeights::Each(experts) => {
                 let ExpertParams { gate_proj, up_proj, down_proj } = &experts[expert];
                 let [gate, up] = [gate_proj, up_proj].map(|matrix| x.clone().matmul(matrix.val().transpose()));
-                return (silu(gate) * up).matmul(down_proj.val().transpose());
+                return silu_gate(gate, up).matmul(down_proj.val().transpose());
             }
             ExpertWeights::Dense(StackedExperts { gate_up, down }) => {
                 [gate_up, down].map(|matrices| matrices.clone().narrow(0, expert, 1).squeeze_dim::<2>(0))
