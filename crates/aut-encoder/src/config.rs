@@ -68,12 +68,17 @@ impl ConfigSection for AudioConfig {
 }
 
 impl AudioConfig {
+    /// Log-mel frames of one chunk: the stem's convolutions and the positions start afresh in each.
+    pub fn chunk_frames(&self) -> usize {
+        2 * self.n_window
+    }
+
     /// Number of rows the encoder makes of `mel_frames` mel frames: 13 for each whole chunk, three halvings (rounding up) for the
     /// rest.
     pub fn tokens(&self, mel_frames: usize) -> usize {
         // The reference fixes 13 rows per chunk, which fits the released chunk of 100 frames.
         const PER_CHUNK: usize = 13;
-        let chunk = 2 * self.n_window;
+        let chunk = self.chunk_frames();
         let rest = (0..3).fold(mel_frames % chunk, |n, _| n.div_ceil(2));
         rest + mel_frames / chunk * PER_CHUNK
     }
@@ -85,16 +90,11 @@ pub const MEL_PER_SECOND: usize = 100;
 /// Attention windows the model was trained with, in seconds.
 const SECONDS: std::ops::RangeInclusive<usize> = 1..=8;
 
-/// Mel frames of one chunk: the stem's convolutions and the positions start afresh in each.
-pub(crate) fn chunk(config: &AudioConfig) -> usize {
-    2 * config.n_window
-}
-
 /// Number of chunks in an attention window of `seconds` seconds.
 pub(crate) fn window_chunks(config: &AudioConfig, seconds: usize) -> Result<usize> {
     if !SECONDS.contains(&seconds) {
         let reason = format!("an attention window of {seconds} seconds: the audio encoder was trained with 1 to 8");
         return Err(Error::Request(reason));
     }
-    Ok((seconds * MEL_PER_SECOND / chunk(config)).max(1))
+    Ok((seconds * MEL_PER_SECOND / config.chunk_frames()).max(1))
 }

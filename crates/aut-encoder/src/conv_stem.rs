@@ -5,8 +5,11 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, TensorData, activation};
 use checkpoint::Weights;
-use cpu_kernels::{Conv2dStack, Precision};
-use nn::{DeviceEngine, Engine, HostEngine, HostRows, Linear, with_f32_slice};
+use cpu_kernels::{Conv2dStack, Precision, Windows2d};
+use nn::{
+    DeviceEngine, Engine, HostEngine, HostFunction, HostInput, HostRows, Linear, Values, bias_gelu, host_function,
+    with_f32_slice,
+};
 use omni_core::{Dtype, Result};
 
 use crate::config::AudioConfig;
@@ -58,6 +61,55 @@ impl Conv {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let options = ConvOptions::new([2, 2], [1, 1], [1, 1], 1);
         activation::gelu(conv2d(x, self.weight.val(), Some(self.bias.val()), options))
+    }
+
+    /// The same of pixels `[B * h * w, in]`, where gradients are computed in host memory: one GEMM over windows.
+    fn over_windows(&self, x: Tensor<2>, windows: Windows2d) -> Option<Tensor<2>> {
+        let x = host_function::<_, 1, 2>(&Windows(windows), [HostInput::new(x)])?; // [B * h/2 * w/2, 9 * in]
+        let [output, input, ..] = self.weight.dims();
+        let weight = self.weight.val().permute([0, 2, 3, 1]).reshape([output, 9 * input]);
+        Some(bias_gelu(x.matmul(weight.transpose()), self.bias.val()))
+    }
+}
+
+/// Windows of pictures, as a function with a gradient.
+#[derive(Debug, Clone, Copy)]
+struct Windows(Windows2d);
+
+impl HostFunction<1> for Windows {
+    fn forward(&self, [x]: [Values; 1]) -> (Vec<usize>, Vec<f32>) {
+        let windows = self.0.forward(x.values);
+        (vec![self.0.count(), windows.len() / self.0.count().max(1)], windows)
+    }
+
+    fn backward(&self, _: [Values; 1], _: Values, gradient: &[f32]) -> [Vec<f32>; 1] {
+        [self.0.backward(gradient)]
+    }
+}
+
+impl DeviceConvolutions {
+    /// Convolves pictures `[B, M, F]` to rows `[B * F/8, C * M/8]`.
+    fn forward(&self, x: Tensor<3>) -> Tensor<2> {
+        self.over_windows(x.clone()).unwrap_or_else(|| {
+            let x = self.conv2d1.forward(x.unsqueeze_dim(1));
+            let x = self.conv2d3.forward(self.conv2d2.forward(x)); // [B, C, M/8, F/8]
+            let [batch, channels, bands, time] = x.dims();
+            x.permute([0, 3, 1, 2]).reshape([batch * time, channels * bands])
+        })
+    }
+
+    /// The same by GEMMs over windows; `None` where gradients are not computed in host memory.
+    fn over_windows(&self, x: Tensor<3>) -> Option<Tensor<2>> {
+        let [pictures, bands, frames] = x.dims();
+        let mut windows = Windows2d { pictures, size: [bands, frames], channels: 1 };
+        let mut x = x.reshape([pictures * bands * frames, 1]);
+        for conv in [&self.conv2d1, &self.conv2d2, &self.conv2d3] {
+            x = conv.over_windows(x, windows)?;
+            windows = Windows2d { size: windows.output_size(), channels: x.dims()[1], ..windows };
+        }
+        let ([bands, time], channels) = (windows.size, windows.channels);
+        let x = x.reshape([pictures, bands, time, channels]).permute([0, 2, 3, 1]); // [B, F/8, C, M/8]
+        Some(x.reshape([pictures * time, channels * bands]))
     }
 }
 
@@ -131,7 +183,7 @@ impl StemEngine for HostEngine {
 
 impl StemEngine for DeviceEngine {
     fn convolve(&self, convolutions: &Convolutions, chunks: &[Tensor<2>], padded: usize) -> Tensor<2> {
-        let Convolutions::Device(DeviceConvolutions { conv2d1, conv2d2, conv2d3 }) = convolutions else {
+        let Convolutions::Device(convolutions) = convolutions else {
             panic!("weights in host memory were handed to the engine of a device")
         };
         let whole = chunks.iter().map(|chunk| {
@@ -143,10 +195,7 @@ impl StemEngine for DeviceEngine {
             };
             chunk.transpose() // [M, F]
         });
-        let x = Tensor::stack::<3>(whole.collect(), 0).unsqueeze_dim(1); // [B, 1, M, F]
-        let x = conv2d3.forward(conv2d2.forward(conv2d1.forward(x))); // [B, C, M/8, F/8]
-        let [batch, channels, bands, time] = x.dims();
-        x.permute([0, 3, 1, 2]).reshape([batch * time, channels * bands])
+        convolutions.forward(Tensor::stack(whole.collect(), 0))
     }
 }
 

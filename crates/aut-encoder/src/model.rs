@@ -1,10 +1,10 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use checkpoint::{Checkpoint, Weights};
-use nn::{Activation, AnyEngine, LayerNorm, Linear, on_engine};
+use nn::{Activation, AnyEngine, Engine, LayerNorm, Linear, on_engine};
 use omni_core::{Dtype, Encoded, Error, ModalityEncoder, Place, Result, SpanLayout};
 
-use crate::config::{chunk, window_chunks};
+use crate::config::window_chunks;
 use crate::conv_stem::{ConvStem, StemEngine, pictures, tensor_of};
 use crate::layer::{AutLayer, EPS};
 use crate::positions::sinusoids;
@@ -60,7 +60,7 @@ impl AutEncoder {
     pub fn load_parts(weights: &Weights, config: &AudioConfig) -> Result<Self> {
         let (width, output) = (config.d_model, config.output_dim);
         let layer = |index| AutLayer::load(&weights.at("layers").at(index), config);
-        let rows = config.tokens(chunk(config)).max(config.tokens(chunk(config) - 1));
+        let rows = config.tokens(config.chunk_frames()).max(config.tokens(config.chunk_frames() - 1));
         Ok(Self {
             stem: ConvStem::load(weights, config)?,
             // A width beyond any model's must not cost a table before it is compared with the tensors.
@@ -70,7 +70,7 @@ impl AutEncoder {
             proj1: Linear::load(&weights.at("proj1"), [width, width], true)?,
             proj2: Linear::load(&weights.at("proj2"), [output, width], true)?,
             config: config.clone(),
-            window: (config.n_window_infer / chunk(config)).max(1),
+            window: (config.n_window_infer / config.chunk_frames()).max(1),
             engine: AnyEngine::of(weights),
         })
     }
@@ -82,6 +82,11 @@ impl AutEncoder {
     pub fn with_window(mut self, seconds: usize) -> Result<Self> {
         self.window = window_chunks(&self.config, seconds)?;
         Ok(self)
+    }
+
+    /// The device of items.
+    pub fn device(&self) -> burn::tensor::Device {
+        self.engine.tensors().0
     }
 
     /// Number of rows the encoder makes of `mel_frames` log-mel frames.
@@ -107,7 +112,7 @@ impl AutEncoder {
 
     fn encode_all(&self, items: &[Tensor<2>], probe: &mut dyn AutProbe, stopped: &dyn Fn() -> bool) -> Result<Encoded> {
         let frames = self.check(items)?;
-        let windows = windows(&frames, chunk(&self.config), self.window);
+        let windows = windows(&frames, self.config.chunk_frames(), self.window);
         let spans = frames.iter().map(|frames| SpanLayout::Audio { tokens: self.tokens(*frames) }).collect();
         Ok(Encoded { embeds: self.encode_windows(items, &windows, probe, stopped)?, spans, deepstack: Vec::new() })
     }
@@ -125,7 +130,7 @@ impl AutEncoder {
     /// If there are no rows beyond the first `known`.
     pub fn encode_after(&self, items: &[Tensor<2>], known: usize, stopped: &dyn Fn() -> bool) -> Result<Tensor<2>> {
         let frames = self.check(items)?;
-        let windows = windows(&frames, chunk(&self.config), self.window);
+        let windows = windows(&frames, self.config.chunk_frames(), self.window);
         let mut before = 0;
         let first = windows.iter().take_while(|window| {
             let whole = before + self.rows_of(window) <= known;
@@ -138,6 +143,28 @@ impl AutEncoder {
         Ok(rest.narrow(0, begun, left - begun))
     }
 
+    /// Encodes items up to the last norm, before the projection to the thinker's width: what a text decoder attends to when the
+    /// encoder is trained to transcribe. `seconds` is the attention window, 1 to 8; `None` is the encoder's own.
+    ///
+    /// # Shapes
+    /// → `[N, D]`, one item after another; [`AutEncoder::tokens`] gives the rows of each.
+    ///
+    /// # Errors
+    /// The errors of [`ModalityEncoder::encode`], and those of [`AutEncoder::with_window`].
+    pub fn hidden_states(&self, items: &[Tensor<2>], seconds: Option<usize>) -> Result<Tensor<2>> {
+        let frames = self.check(items)?;
+        let window = seconds.map_or(Ok(self.window), |seconds| window_chunks(&self.config, seconds))?;
+        let windows = windows(&frames, self.config.chunk_frames(), window);
+        let padded = self.longest_chunk(items);
+        let of_batch = |batch: &[Window]| {
+            on_engine!(self.engine, |e| {
+                let x = self.normed(e, items, batch, padded, &mut ());
+                e.tensor(&x, 0..e.shape(&x)[0])
+            })
+        };
+        Ok(Tensor::cat(windows.chunks(WINDOWS_PER_BATCH).map(of_batch).collect(), 0))
+    }
+
     /// Encodes some windows of a call.
     fn encode_windows(
         &self,
@@ -146,9 +173,7 @@ impl AutEncoder {
         probe: &mut dyn AutProbe,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Tensor<2>> {
-        // The reference pads all chunks of a call to the longest one.
-        let size = chunk(&self.config);
-        let padded = items.iter().map(|item| item.dims()[0].min(size)).max().unwrap_or(0);
+        let padded = self.longest_chunk(items);
         let mut rows = Vec::new();
         for batch in windows.chunks(WINDOWS_PER_BATCH) {
             if stopped() {
@@ -159,6 +184,11 @@ impl AutEncoder {
         Ok(Tensor::cat(rows, 0))
     }
 
+    /// Frames of the longest chunk of a call; the reference pads the others to it.
+    fn longest_chunk(&self, items: &[Tensor<2>]) -> usize {
+        items.iter().map(|item| item.dims()[0].min(self.config.chunk_frames())).max().unwrap_or(0)
+    }
+
     /// Rows the encoder makes of a window.
     fn rows_of(&self, window: &Window) -> usize {
         window.chunks.iter().map(|range| self.tokens(range.len())).sum()
@@ -166,12 +196,12 @@ impl AutEncoder {
 
     /// Log-mel frames of one chunk, which is convolved on its own and padded to the longest of the call.
     pub fn chunk_frames(&self) -> usize {
-        chunk(&self.config)
+        self.config.chunk_frames()
     }
 
     /// Log-mel frames of one attention window: rows of different windows do not depend on each other.
     pub fn window_frames(&self) -> usize {
-        chunk(&self.config) * self.window
+        self.config.chunk_frames() * self.window
     }
 
     fn check(&self, items: &[Tensor<2>]) -> Result<Vec<usize>> {
@@ -201,6 +231,21 @@ impl AutEncoder {
         padded: usize,
         probe: &mut dyn AutProbe,
     ) -> Tensor<2> {
+        let mut x = self.normed(e, items, batch, padded, probe);
+        let mut inner = e.linear_act(&mut x, &self.proj1, Activation::Gelu);
+        let [y] = e.linear(&mut inner, [&self.proj2]);
+        e.tensor(&y, 0..e.shape(&y)[0])
+    }
+
+    /// Encodes a batch of windows up to the last norm, before the projection to the thinker's width: `[N, D]`.
+    fn normed<E: StemEngine>(
+        &self,
+        e: &E,
+        items: &[Tensor<2>],
+        batch: &[Window],
+        padded: usize,
+        probe: &mut dyn AutProbe,
+    ) -> E::Rows {
         let lengths: Vec<usize> = batch.iter().map(|window| self.rows_of(window)).collect();
         let rows = lengths.iter().sum();
         let mut x = self.rows(e, items, batch, padded, probe); // [N, D]
@@ -213,13 +258,11 @@ impl AutEncoder {
                 probe.layer(index, &e.tensor(&x, 0..rows));
             }
         }
-        let mut x = e.layer_norm(&x, &self.ln_post);
+        let x = e.layer_norm(&x, &self.ln_post);
         if probe.is_active() {
             probe.norm(&e.tensor(&x, 0..rows));
         }
-        let mut inner = e.linear_act(&mut x, &self.proj1, Activation::Gelu);
-        let [y] = e.linear(&mut inner, [&self.proj2]);
-        e.tensor(&y, 0..rows)
+        x
     }
 
     /// Convolves a batch of windows and adds positions, with padding dropped.

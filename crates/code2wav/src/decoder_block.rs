@@ -16,13 +16,20 @@ pub(crate) struct DecoderBlock {
 }
 
 /// What a block carries between steps.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct BlockState {
     transposed: History,
     units: [History; 3],
 }
 
 const DILATIONS: [usize; 3] = [1, 3, 9];
+
+impl BlockState {
+    /// The state before the first step, with a history like the one given for each convolution.
+    pub(crate) fn new(history: &History) -> Self {
+        Self { transposed: history.clone(), units: DILATIONS.map(|_| history.clone()) }
+    }
+}
 
 impl DecoderBlock {
     /// `channels` at the entrance; half of them leave.

@@ -9,6 +9,7 @@ use nn::{DeviceEngine, Engine, HostEngine, HostRows};
 use crate::conv::{CausalConv, Depthwise, DepthwiseWeight, TransposedConv, UpsampleConv};
 use crate::history::History;
 use crate::snake::Snake;
+use crate::trained;
 
 /// The engine's operations for the vocoder. Rows hold streams one below another; a signal holds them side by side along time.
 pub(crate) trait VocoderEngine: Engine {
@@ -19,8 +20,8 @@ pub(crate) trait VocoderEngine: Engine {
     fn upsample(&self, x: &mut Self::Rows, conv: &UpsampleConv) -> Self::Rows;
     /// Causal depthwise convolution; each stream is given by its history and its number of rows.
     fn depthwise(&self, x: &Self::Rows, conv: &Depthwise, streams: &mut [(&mut History, usize)]) -> Self::Rows;
-    /// Rows `[sum T, C]` as channels over time.
-    fn signal(&self, x: Self::Rows, times: &[usize]) -> Self::Signal;
+    /// Rows `[sum T, C]` as channels over time; `whole` says that all streams end with this step.
+    fn signal(&self, x: Self::Rows, times: &[usize], whole: bool) -> Self::Signal;
     /// The convolution of the activated input.
     fn conv(
         &self,
@@ -43,6 +44,8 @@ pub(crate) trait VocoderEngine: Engine {
     fn activated(&self, x: &Self::Signal, act: &Snake) -> Self::Signal;
     /// The first stream `[C, T]`, for a probe.
     fn signal_tensor(&self, x: &Self::Signal) -> Tensor<2>;
+    /// The only channel `[T]` of each stream, unclamped.
+    fn waves(&self, x: Self::Signal) -> Vec<Tensor<1>>;
     /// The only channel of each stream, between −1 and 1.
     fn samples(&self, x: Self::Signal) -> Vec<Vec<f32>>;
 }
@@ -111,7 +114,7 @@ impl VocoderEngine for HostEngine {
         y
     }
 
-    fn signal(&self, x: HostRows, times: &[usize]) -> HostSignal {
+    fn signal(&self, x: HostRows, times: &[usize], _: bool) -> HostSignal {
         let [time, channels] = x.shape();
         let mut rows = self.take(channels, time);
         for (channel, row) in rows.values_mut().chunks_exact_mut(time.max(1)).enumerate() {
@@ -171,6 +174,15 @@ impl VocoderEngine for HostEngine {
         Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), [channels, x.times[0]]), self.device())
     }
 
+    fn waves(&self, x: HostSignal) -> Vec<Tensor<1>> {
+        let mut start = 0;
+        let each = x.times.iter().map(|time| {
+            start += time;
+            Tensor::from_data(TensorData::new(x.rows.values()[start - time..start].to_vec(), [*time]), self.device())
+        });
+        each.collect()
+    }
+
     fn samples(&self, x: HostSignal) -> Vec<Vec<f32>> {
         of_streams(x.rows.values(), &x.times)
     }
@@ -204,19 +216,47 @@ fn causal(
         0 => x,
         _ => {
             let zeros = || Tensor::zeros([1, channels, past], (&x.device(), x.dtype()));
-            let before = history.take_tensor().unwrap_or_else(zeros);
+            let before = history.tensor().unwrap_or_else(zeros);
             let padded = Tensor::cat(vec![before, x], 2); // [1, C, past + T]
             let length = padded.dims()[2];
-            *history = History::Tensor(padded.clone().narrow(2, length - past, past));
+            history.keep(|| padded.clone().narrow(2, length - past, past));
             padded
         }
     };
     conv1d(x, weight, Some(bias), ConvOptions::new([1], [0], [dilation], groups))
 }
 
-impl VocoderEngine for DeviceEngine {
+/// Channels over time on a device.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // One at a time.
+pub(crate) enum DeviceSignal {
     /// `[1, C, T]` of each stream.
-    type Signal = Vec<Tensor<3>>;
+    Streams(Vec<Tensor<3>>),
+    /// `[C, sum T]` of whole streams, where gradients are computed in host memory.
+    Joined(Tensor<2>, Vec<usize>),
+}
+
+impl DeviceSignal {
+    fn count(&self) -> usize {
+        match self {
+            DeviceSignal::Streams(streams) => streams.len(),
+            DeviceSignal::Joined(_, times) => times.len(),
+        }
+    }
+
+    /// Each stream on its own.
+    fn streams(&self) -> Vec<Tensor<3>> {
+        match self {
+            DeviceSignal::Streams(streams) => streams.clone(),
+            DeviceSignal::Joined(x, times) => {
+                x.clone().split_with_sizes(times.clone(), 1).into_iter().map(Tensor::unsqueeze).collect()
+            }
+        }
+    }
+}
+
+impl VocoderEngine for DeviceEngine {
+    type Signal = DeviceSignal;
 
     fn upsample(&self, x: &mut Tensor<2>, conv: &UpsampleConv) -> Tensor<2> {
         let UpsampleConv::Device(kernel) = conv else {
@@ -233,6 +273,12 @@ impl VocoderEngine for DeviceEngine {
         let DepthwiseWeight::Device(weight) = &conv.weight else {
             panic!("weights in host memory were handed to the engine of a device")
         };
+        if streams.iter().all(|(history, _)| history.discards()) {
+            let times: Vec<usize> = streams.iter().map(|(_, rows)| *rows).collect();
+            if let Some(y) = trained::depthwise(x, weight.val(), conv.bias.tensor(), &times) {
+                return y;
+            }
+        }
         let mut start = 0;
         let each = streams.iter_mut().map(|(history, rows)| {
             let x = x.clone().narrow(0, start, *rows).transpose().unsqueeze::<3>(); // [1, C, T]
@@ -244,53 +290,74 @@ impl VocoderEngine for DeviceEngine {
         Tensor::cat(each.collect(), 0)
     }
 
-    fn signal(&self, x: Tensor<2>, times: &[usize]) -> Vec<Tensor<3>> {
-        let mut start = 0;
-        let each = times.iter().map(|time| {
-            start += time;
-            x.clone().narrow(0, start - time, *time).transpose().unsqueeze::<3>()
-        });
-        each.collect()
+    fn signal(&self, x: Tensor<2>, times: &[usize], whole: bool) -> DeviceSignal {
+        if whole && nn::has_host_gradients(&x) {
+            return DeviceSignal::Joined(x.transpose(), times.to_vec());
+        }
+        let streams = x.split_with_sizes(times.to_vec(), 0);
+        DeviceSignal::Streams(streams.into_iter().map(|x| x.transpose().unsqueeze::<3>()).collect())
     }
 
     fn conv(
         &self,
-        x: &Vec<Tensor<3>>,
+        x: &DeviceSignal,
         conv: &CausalConv,
         act: Option<&Snake>,
         histories: &mut [&mut History],
-    ) -> Vec<Tensor<3>> {
+    ) -> DeviceSignal {
+        let x = match x {
+            DeviceSignal::Joined(x, times) => {
+                let y = trained::causal(x, conv, act.map(Snake::device), times);
+                return DeviceSignal::Joined(y, times.clone());
+            }
+            DeviceSignal::Streams(x) => x,
+        };
         let kernel = conv.kernel.device();
         let each = x.iter().zip(histories).map(|(x, history)| {
             causal(activated(x, act), kernel.weight.val(), kernel.bias.val(), [conv.dilation, 1], history)
         });
-        each.collect()
+        DeviceSignal::Streams(each.collect())
     }
 
-    fn add_conv(&self, residual: Vec<Tensor<3>>, x: &Vec<Tensor<3>>, conv: &CausalConv, act: &Snake) -> Vec<Tensor<3>> {
-        let mut none = vec![History::None; x.len()];
+    fn add_conv(&self, residual: DeviceSignal, x: &DeviceSignal, conv: &CausalConv, act: &Snake) -> DeviceSignal {
+        let mut none = vec![History::Discard; x.count()];
         let y = self.conv(x, conv, Some(act), &mut none.iter_mut().collect::<Vec<_>>());
-        residual.into_iter().zip(y).map(|(x, y)| x + y).collect()
+        match (residual, y) {
+            (DeviceSignal::Joined(x, times), DeviceSignal::Joined(y, _)) => DeviceSignal::Joined(x + y, times),
+            (x, y) => {
+                let sums = x.streams().into_iter().zip(y.streams()).map(|(x, y)| x + y);
+                DeviceSignal::Streams(sums.collect())
+            }
+        }
     }
 
     fn transposed_conv(
         &self,
-        x: &Vec<Tensor<3>>,
+        x: &DeviceSignal,
         conv: &TransposedConv,
         act: &Snake,
         histories: &mut [&mut History],
-    ) -> Vec<Tensor<3>> {
+    ) -> DeviceSignal {
         let (kernel, stride) = (conv.kernel.device(), conv.stride);
+        let overlaps = kernel.weight.dims()[2] != stride;
+        let x = match x {
+            DeviceSignal::Joined(x, times) => {
+                let length = |time: &usize| (time - usize::from(overlaps)) * stride;
+                let y = trained::transposed(x, conv, act.device(), times);
+                return DeviceSignal::Joined(y, times.iter().map(length).collect());
+            }
+            DeviceSignal::Streams(x) => x,
+        };
         let options = ConvTransposeOptions::new([stride], [0], [0], [1], 1);
         let run = |x| conv_transpose1d(x, kernel.weight.val(), Some(kernel.bias.val()), options.clone());
         let each = x.iter().zip(histories).map(|(x, history)| {
             let x = act.on_device(x.clone());
-            if kernel.weight.dims()[2] == stride {
+            if !overlaps {
                 return run(x);
             }
             let last = x.dims()[2] - 1;
-            let before = history.take_tensor();
-            **history = History::Tensor(x.clone().narrow(2, last, 1));
+            let before = history.tensor();
+            history.keep(|| x.clone().narrow(2, last, 1));
             let x = match before {
                 Some(before) => Tensor::cat(vec![before, x], 2),
                 None => x,
@@ -298,21 +365,26 @@ impl VocoderEngine for DeviceEngine {
             let inputs = x.dims()[2];
             run(x).narrow(2, stride, (inputs - 1) * stride)
         });
-        each.collect()
+        DeviceSignal::Streams(each.collect())
     }
 
-    fn activated(&self, x: &Vec<Tensor<3>>, act: &Snake) -> Vec<Tensor<3>> {
-        x.iter().map(|x| act.on_device(x.clone())).collect()
+    fn activated(&self, x: &DeviceSignal, act: &Snake) -> DeviceSignal {
+        DeviceSignal::Streams(x.streams().into_iter().map(|x| act.on_device(x)).collect())
     }
 
-    fn signal_tensor(&self, x: &Vec<Tensor<3>>) -> Tensor<2> {
-        x[0].clone().squeeze_dim(0)
+    fn signal_tensor(&self, x: &DeviceSignal) -> Tensor<2> {
+        x.streams().remove(0).squeeze_dim(0)
     }
 
-    fn samples(&self, x: Vec<Tensor<3>>) -> Vec<Vec<f32>> {
-        let times: Vec<usize> = x.iter().map(|x| x.dims()[2]).collect();
+    fn waves(&self, x: DeviceSignal) -> Vec<Tensor<1>> {
+        x.streams().into_iter().map(|x| x.flatten(0, 2)).collect()
+    }
+
+    fn samples(&self, x: DeviceSignal) -> Vec<Vec<f32>> {
+        let streams = x.streams();
+        let times: Vec<usize> = streams.iter().map(|x| x.dims()[2]).collect();
         // One read for all streams, because each read waits for the device.
-        let all = nn::to_f32_vec(&Tensor::cat(x, 2).cast(DType::F32));
+        let all = nn::to_f32_vec(&Tensor::cat(streams, 2).cast(DType::F32));
         of_streams(&all, &times)
     }
 }

@@ -7,6 +7,8 @@ pub(crate) enum History {
     /// Before the first step.
     #[default]
     None,
+    /// The stream ends with its first step, so nothing is kept.
+    Discard,
     /// On a device: `[1, C, past]`, activated.
     Tensor(Tensor<3>),
     /// In host memory: `[C, past]`, not yet activated; for a depthwise convolution rows `[past, C]`.
@@ -19,7 +21,7 @@ impl History {
     /// # Panics
     /// If the engine of a device kept it.
     pub(crate) fn host(&mut self) -> &mut Vec<f32> {
-        if let History::None = self {
+        if let History::None | History::Discard = self {
             *self = History::Host(Vec::new());
         }
         match self {
@@ -28,15 +30,27 @@ impl History {
         }
     }
 
-    /// Takes the tensor, if there is one.
+    /// Whether the stream ends with this step.
+    pub(crate) fn discards(&self) -> bool {
+        matches!(self, History::Discard)
+    }
+
+    /// The tensor, if there is one.
     ///
     /// # Panics
     /// If the engine of host memory kept it.
-    pub(crate) fn take_tensor(&mut self) -> Option<Tensor<3>> {
-        match std::mem::take(self) {
-            History::None => None,
-            History::Tensor(tensor) => Some(tensor),
+    pub(crate) fn tensor(&self) -> Option<Tensor<3>> {
+        match self {
+            History::None | History::Discard => None,
+            History::Tensor(tensor) => Some(tensor.clone()),
             History::Host(_) => panic!("a stream in host memory was handed to the engine of a device"),
+        }
+    }
+
+    /// Keeps a tensor for the next step, if there is one.
+    pub(crate) fn keep(&mut self, tensor: impl FnOnce() -> Tensor<3>) {
+        if !self.discards() {
+            *self = History::Tensor(tensor());
         }
     }
 }

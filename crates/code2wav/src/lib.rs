@@ -17,6 +17,7 @@ mod pre_transformer;
 mod probe;
 mod snake;
 mod stream;
+mod trained;
 
 pub use checkpoint::{Checkpoint, Weights};
 pub use config::Code2WavConfig;

@@ -1,6 +1,7 @@
 use burn::module::Module;
+use burn::tensor::Tensor;
 use checkpoint::{Checkpoint, Weights};
-use nn::{AnyEngine, Embedding, Engine, admitted, on_engine};
+use nn::{AnyEngine, Embedding, Engine, KvCache, admitted, on_engine};
 use omni_core::{Dtype, Error, Place, Result};
 
 use crate::config::Code2WavConfig;
@@ -128,12 +129,21 @@ impl Code2Wav {
 
     /// A fresh stream.
     pub fn start(&self) -> VocoderState {
+        self.start_with(KvCache::default(), History::None)
+    }
+
+    /// A stream that ends with its first step: it keeps nothing.
+    fn start_once(&self) -> VocoderState {
+        self.start_with(KvCache::discarding(), History::Discard)
+    }
+
+    fn start_with(&self, cache: KvCache, history: History) -> VocoderState {
         VocoderState {
-            pre_transformer: self.pre_transformer.start(),
-            upsample: vec![History::None; self.upsample.len()],
-            entrance: History::None,
-            blocks: vec![BlockState::default(); self.blocks.len()],
-            exit: History::None,
+            pre_transformer: self.pre_transformer.start(cache),
+            upsample: vec![history.clone(); self.upsample.len()],
+            entrance: history.clone(),
+            blocks: vec![BlockState::new(&history); self.blocks.len()],
+            exit: history,
         }
     }
 
@@ -150,7 +160,46 @@ impl Code2Wav {
     /// its state is unchanged.
     pub fn forward(&self, runs: Vec<VocoderRun>) -> Vec<Result<Vec<f32>>> {
         let check = |run: &VocoderRun| self.check(run.frames);
-        admitted(runs, check, |runs| on_engine!(self.engine, |e| self.run(e, runs, None)))
+        admitted(runs, check, |runs| on_engine!(self.engine, |e| e.samples(self.run(e, runs, None))))
+    }
+
+    /// Decodes whole streams to waves, unclamped: what a loss compares, since clamped samples have no gradient.
+    ///
+    /// # Shapes
+    /// `[F, Q]` codes of each stream → `[F * samples_per_frame - lookahead]`.
+    ///
+    /// # Errors
+    /// The errors of [`Code2Wav::forward`]; the first one of any stream.
+    pub fn waves(&self, streams: &[Vec<Vec<u32>>]) -> Result<Vec<Tensor<1>>> {
+        streams.iter().try_for_each(|frames| self.check(frames))?;
+        let mut states: Vec<VocoderState> = streams.iter().map(|_| self.start_once()).collect();
+        let runs = states.iter_mut().zip(streams).map(|(state, frames)| VocoderRun { state, frames });
+        let runs = runs.collect();
+        Ok(on_engine!(self.engine, |e| e.waves(self.run(e, runs, None))))
+    }
+
+    /// Decodes whole streams as [`Code2Wav::waves`] does, from the mean of each frame's code embeddings: how a quantiser that is trained
+    /// with the vocoder hands over what it chose, with gradients.
+    ///
+    /// # Shapes
+    /// `[F, D]` of each stream → `[F * samples_per_frame - lookahead]`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a stream without frames, or of another width.
+    pub fn waves_of_means(&self, streams: &[Tensor<2>]) -> Result<Vec<Tensor<1>>> {
+        let expected = self.code_embedding.width();
+        if let Some([frames, width]) = streams.iter().map(Tensor::dims).find(|dims| dims[0] == 0 || dims[1] != expected)
+        {
+            let reason = format!("embeddings [{frames}, {width}] for the vocoder, expected 1 or more of {expected}");
+            return Err(Error::Request(reason));
+        }
+        let mut states: Vec<VocoderState> = streams.iter().map(|_| self.start_once()).collect();
+        let states = states.iter_mut().collect();
+        let frames = streams.iter().map(|stream| stream.dims()[0]).collect();
+        Ok(on_engine!(self.engine, |e| {
+            let x = e.rows(&streams.iter().collect::<Vec<_>>());
+            e.waves(self.behind_embedding(e, x, states, frames, &mut None))
+        }))
     }
 
     /// Decodes one step of one stream, showing every part to `probe`.
@@ -159,7 +208,7 @@ impl Code2Wav {
     /// The errors of [`Code2Wav::forward`].
     pub fn forward_with(&self, run: VocoderRun, probe: &mut dyn VocoderProbe) -> Result<Vec<f32>> {
         self.check(run.frames)?;
-        Ok(on_engine!(self.engine, |e| self.run(e, vec![run], Some(probe))).remove(0))
+        Ok(on_engine!(self.engine, |e| e.samples(self.run(e, vec![run], Some(probe)))).remove(0))
     }
 
     fn check(&self, frames: &[Vec<u32>]) -> Result<()> {
@@ -186,50 +235,63 @@ impl Code2Wav {
     fn run<E: VocoderEngine>(
         &self,
         e: &E,
-        mut runs: Vec<VocoderRun>,
+        runs: Vec<VocoderRun>,
         mut probe: Option<&mut dyn VocoderProbe>,
-    ) -> Vec<Vec<f32>> {
-        let probe = &mut probe;
-        let (x, times) = self.upsampled(e, &mut runs, probe); // [N, D]
-        let x = e.signal(x, &times); // [D, sum T]
-        let mut histories: Vec<_> = runs.iter_mut().map(|run| &mut run.state.entrance).collect();
-        let mut x = e.conv(&x, &self.entrance, None, &mut histories);
-        show(e, probe, 0, &x);
-        for (index, block) in self.blocks.iter().enumerate() {
-            let mut states: Vec<_> = runs.iter_mut().map(|run| &mut run.state.blocks[index]).collect();
-            x = block.forward(e, x, &mut states);
-            show(e, probe, index + 1, &x);
-        }
-        if probe.is_some() {
-            show(e, probe, self.blocks.len() + 1, &e.activated(&x, &self.act));
-        }
-        let mut histories: Vec<_> = runs.iter_mut().map(|run| &mut run.state.exit).collect();
-        let x = e.conv(&x, &self.exit, Some(&self.act), &mut histories); // [1, sum N]
-        show(e, probe, self.blocks.len() + 2, &x);
-        e.samples(x)
-    }
-
-    /// Embedding, transformer and upsampling: rows `[sum T, D]` of all streams, one below another, and the `T` of each.
-    fn upsampled<E: VocoderEngine>(
-        &self,
-        e: &E,
-        runs: &mut [VocoderRun],
-        probe: &mut Option<&mut dyn VocoderProbe>,
-    ) -> (E::Rows, Vec<usize>) {
-        let mut times: Vec<usize> = runs.iter().map(|run| run.frames.len()).collect();
+    ) -> E::Signal {
         // One table holds all codebooks after one another.
         let of_frame = |frame: &Vec<u32>| {
             frame.iter().enumerate().map(|(book, code)| (book * self.codebook_size) as u32 + code).collect::<Vec<_>>()
         };
         let ids: Vec<u32> = runs.iter().flat_map(|run| run.frames.iter().flat_map(of_frame)).collect();
         let x = e.embed_mean(&self.code_embedding, &ids, self.codebooks); // [N, D]
-        show_rows(e, probe, "embedding_mean", 0, &x, false);
-        let streams = runs.iter_mut().zip(&times).map(|(run, frames)| (&mut run.state.pre_transformer, *frames));
+        show_rows(e, &mut probe, "embedding_mean", 0, &x, false);
+        let (states, frames) = runs.into_iter().map(|run| (run.state, run.frames.len())).unzip();
+        self.behind_embedding(e, x, states, frames, &mut probe)
+    }
+
+    /// Everything behind the embedding, on rows `[N, D]` of streams one below another, given by their states and numbers of frames.
+    fn behind_embedding<E: VocoderEngine>(
+        &self,
+        e: &E,
+        x: E::Rows,
+        mut states: Vec<&mut VocoderState>,
+        frames: Vec<usize>,
+        probe: &mut Option<&mut dyn VocoderProbe>,
+    ) -> E::Signal {
+        let (x, times) = self.upsampled(e, x, (&mut states, frames), probe); // [N, D]
+        let whole = states.iter().all(|state| state.entrance.discards());
+        let x = e.signal(x, &times, whole); // [D, sum T]
+        let mut histories: Vec<_> = states.iter_mut().map(|state| &mut state.entrance).collect();
+        let mut x = e.conv(&x, &self.entrance, None, &mut histories);
+        show(e, probe, 0, &x);
+        for (index, block) in self.blocks.iter().enumerate() {
+            let mut states: Vec<_> = states.iter_mut().map(|state| &mut state.blocks[index]).collect();
+            x = block.forward(e, x, &mut states);
+            show(e, probe, index + 1, &x);
+        }
+        if probe.is_some() {
+            show(e, probe, self.blocks.len() + 1, &e.activated(&x, &self.act));
+        }
+        let mut histories: Vec<_> = states.iter_mut().map(|state| &mut state.exit).collect();
+        let x = e.conv(&x, &self.exit, Some(&self.act), &mut histories); // [1, sum N]
+        show(e, probe, self.blocks.len() + 2, &x);
+        x
+    }
+
+    /// Transformer and upsampling: rows `[sum T, D]` of all streams, one below another, and the `T` of each.
+    fn upsampled<E: VocoderEngine>(
+        &self,
+        e: &E,
+        x: E::Rows,
+        (states, mut times): (&mut [&mut VocoderState], Vec<usize>),
+        probe: &mut Option<&mut dyn VocoderProbe>,
+    ) -> (E::Rows, Vec<usize>) {
+        let streams = states.iter_mut().zip(&times).map(|(state, frames)| (&mut state.pre_transformer, *frames));
         let mut x = self.pre_transformer.forward(e, x, &mut streams.collect::<Vec<_>>(), probe);
         show_rows(e, probe, "norm", 0, &x, false);
         for (index, stage) in self.upsample.iter().enumerate() {
             times.iter_mut().for_each(|time| *time *= stage.factor());
-            let streams = runs.iter_mut().zip(&times).map(|(run, time)| (&mut run.state.upsample[index], *time));
+            let streams = states.iter_mut().zip(&times).map(|(state, time)| (&mut state.upsample[index], *time));
             x = stage.forward(e, x, &mut streams.collect::<Vec<_>>(), index, probe);
         }
         (x, times)

@@ -36,8 +36,9 @@ impl PreTransformer {
         })
     }
 
-    pub(crate) fn start(&self) -> PreTransformerState {
-        PreTransformerState { caches: vec![KvCache::default(); self.layers.len()], frames: 0 }
+    /// The state before the first step, with a cache like the one given for each layer.
+    pub(crate) fn start(&self, cache: KvCache) -> PreTransformerState {
+        PreTransformerState { caches: vec![cache; self.layers.len()], frames: 0 }
     }
 
     /// Runs the transformer on new frames of consecutive streams, each given by its state and its number of frames:

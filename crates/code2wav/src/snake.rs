@@ -17,10 +17,13 @@ pub(crate) enum Snake {
 #[derive(Module, Debug)]
 pub(crate) struct DeviceSnake {
     /// Logarithm of the frequency.
-    alpha: Param<Tensor<1>>,
+    pub(crate) alpha: Param<Tensor<1>>,
     /// Logarithm of the inverse amplitude.
-    beta: Param<Tensor<1>>,
+    pub(crate) beta: Param<Tensor<1>>,
 }
+
+/// Keeps the amplitude finite.
+const AMPLITUDE_EPS: f32 = 1e-9;
 
 /// Frequency and amplitude of each channel.
 #[derive(Module, Debug)]
@@ -36,8 +39,7 @@ impl Snake {
             return Ok(Snake::Device(DeviceSnake { alpha: load("alpha")?, beta: load("beta")? }));
         }
         let load = |name| weights.values(name, &[channels]);
-        let frequency = load("alpha")?.into_iter().map(f32::exp).collect();
-        let amplitude = load("beta")?.into_iter().map(|beta| 1.0 / (beta.exp() + 1e-9)).collect();
+        let [frequency, amplitude] = frequency_and_amplitude(&load("alpha")?, &load("beta")?);
         let (frequency, amplitude) = (Vector::of_values(frequency), Vector::of_values(amplitude));
         Ok(Snake::Host(HostSnake { frequency, amplitude }))
     }
@@ -55,17 +57,34 @@ impl Snake {
         }
     }
 
+    /// The activation on a device.
+    ///
+    /// # Panics
+    /// If the model was loaded for host memory.
+    pub(crate) fn device(&self) -> &DeviceSnake {
+        match self {
+            Snake::Device(snake) => snake,
+            Snake::Host(_) => panic!("weights in host memory were handed to the engine of a device"),
+        }
+    }
+
     /// Applies the activation on a device: `[1, C, T]` → `[1, C, T]`.
     ///
     /// # Panics
     /// If the model was loaded for host memory.
     pub(crate) fn on_device(&self, x: Tensor<3>) -> Tensor<3> {
-        let Snake::Device(DeviceSnake { alpha, beta }) = self else {
-            panic!("weights in host memory were handed to the engine of a device")
-        };
+        let DeviceSnake { alpha, beta } = self.device();
         let channels = alpha.dims()[0];
         let frequency = alpha.val().exp().reshape([1, channels, 1]);
-        let amplitude = (beta.val().exp() + 1e-9).recip().reshape([1, channels, 1]);
+        let amplitude = (beta.val().exp() + AMPLITUDE_EPS).recip().reshape([1, channels, 1]);
         x.clone() + (x * frequency).sin().square() * amplitude
     }
+}
+
+/// `e^α` and `1 / (e^β + 1e-9)` of each channel.
+pub(crate) fn frequency_and_amplitude(alpha: &[f32], beta: &[f32]) -> [Vec<f32>; 2] {
+    [
+        alpha.iter().map(|alpha| alpha.exp()).collect(),
+        beta.iter().map(|beta| 1.0 / (beta.exp() + AMPLITUDE_EPS)).collect(),
+    ]
 }

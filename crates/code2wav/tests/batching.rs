@@ -3,9 +3,9 @@
 
 mod frames;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use frames::{codes, load};
-use qwen3_omni_code2wav::{Code2Wav, Dtype, Place, VocoderRun, VocoderState};
+use qwen3_omni_code2wav::{Checkpoint, Code2Wav, Dtype, Place, VocoderRun, VocoderState, Weights};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -130,4 +130,38 @@ fn a_stream_with_codes_outside_the_table_fails_alone() {
     let error = made.pop().unwrap().unwrap_err().to_string();
     assert!(error.contains("codec frame 4: code 4294967295 of codebook 0"), "{error}");
     assert!(vocoder.forward(Vec::new()).is_empty());
+}
+
+#[test]
+fn waves_of_mean_embeddings_are_those_of_the_codes() {
+    for place in [Place::Host(Device::flex()), Place::Device(Device::flex())] {
+        let vocoder = load(testkit::tiny(), &place, Dtype::F32);
+        let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+        let shape = [vocoder.codebooks() * vocoder.codebook_size(), 32];
+        let weights = Weights::new(&checkpoint, &place, Dtype::F32);
+        let table = weights.values("code2wav.code_embedding.weight", &shape).unwrap();
+        let streams = [codes(&vocoder, 7, 1), codes(&vocoder, 3, 2)];
+        let means = streams.each_ref().map(|frames| {
+            let row = |frame: &Vec<u32>| {
+                let rows = frame.iter().enumerate().map(|(book, code)| book * vocoder.codebook_size() + *code as usize);
+                let rows: Vec<&[f32]> = rows.map(|row| &table[32 * row..][..32]).collect();
+                (0..32)
+                    .map(move |at| rows.iter().map(|row| row[at]).sum::<f32>() / rows.len() as f32)
+                    .collect::<Vec<_>>()
+            };
+            let values: Vec<f32> = frames.iter().flat_map(row).collect();
+            Tensor::<2>::from_data(TensorData::new(values, [frames.len(), 32]), place.device())
+        });
+        let [found, expected] = [vocoder.waves_of_means(&means), vocoder.waves(&streams)].map(|waves| {
+            waves.unwrap().iter().map(|wave| wave.to_data().try_to_vec::<f32>().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(found.len(), 2);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(difference(found, expected) < 1e-5);
+        }
+        for shape in [[0, 32], [4, 31]] {
+            let refused = vocoder.waves_of_means(&[Tensor::zeros(shape, place.device())]);
+            assert!(refused.unwrap_err().to_string().contains("expected 1 or more of 32"));
+        }
+    }
 }

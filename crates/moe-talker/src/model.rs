@@ -5,7 +5,7 @@ use nn::{
     AnyEngine, Decoder, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, admitted, last_rows,
     on_engine,
 };
-use omni_core::{Dtype, Place, Positions, Result};
+use omni_core::{Dtype, Error, Place, Positions, Result};
 
 use crate::config::{Controls, TalkerConfig, Turns, talker_spec};
 use crate::projection::ResizeMlp;
@@ -133,6 +133,11 @@ impl Talker {
         self.model.start()
     }
 
+    /// A state of a run that ends after its first piece, as in training; see [`Decoder::start_once`].
+    pub fn start_once(&self) -> TalkerState {
+        self.model.start_once()
+    }
+
     /// Runs the model on one piece of each run: each weight is read once for all runs, and each run gets the results it gets alone.
     ///
     /// # Errors
@@ -162,19 +167,59 @@ impl Talker {
         self.model.forward(e, x, &mut runs.collect::<Vec<_>>())
     }
 
+    /// Computes the states after the final norm of all rows of several runs in one batch, from which [`Talker::logits`] makes logits.
+    ///
+    /// # Shapes
+    /// → `[N, D]`, one run after another.
+    ///
+    /// # Errors
+    /// The errors of [`Talker::forward`]; the first one of any run.
+    pub fn hidden_states(&self, runs: Vec<TalkerRun>) -> Result<Tensor<2>> {
+        for run in &runs {
+            self.model.check_room(run.state, run.input.positions.tokens())?;
+        }
+        Ok(on_engine!(self.engine, |e| {
+            let hidden = self.hidden(e, runs);
+            let rows = e.shape(&hidden)[0];
+            e.tensor(&hidden, 0..rows)
+        }))
+    }
+
+    /// Computes the logits of the first codes after some states.
+    ///
+    /// # Shapes
+    /// `[n, D]`, after the final norm → `[n, V]`.
+    pub fn logits(&self, hidden: &Tensor<2>) -> Tensor<2> {
+        on_engine!(self.engine, |e| {
+            let [logits] = e.linear(&mut e.rows(&[hidden]), [&self.codec_head]);
+            e.tensor(&logits, 0..hidden.dims()[0])
+        })
+    }
+
     /// Computes the outputs for every row of one piece.
     ///
     /// # Errors
     /// The errors of [`Talker::forward`].
     pub fn states(&self, run: TalkerRun) -> Result<TalkerStates> {
-        let tokens = run.input.positions.tokens();
-        self.model.check_room(run.state, tokens)?;
-        Ok(on_engine!(self.engine, |e| {
-            let mut hidden = self.hidden(e, vec![run]);
-            let [logits] = e.linear(&mut hidden, [&self.codec_head]);
-            let [hidden, logits] = [hidden, logits].map(|rows| e.tensor(&rows, 0..tokens));
-            TalkerStates { hidden, logits }
-        }))
+        let hidden = self.hidden_states(vec![run])?;
+        let logits = self.logits(&hidden);
+        Ok(TalkerStates { hidden, logits })
+    }
+
+    /// Looks up rows of the codec embedding, if it has them.
+    ///
+    /// # Shapes
+    /// `[T]` first codes or control ids → `[T, D]`.
+    ///
+    /// # Errors
+    /// [`omni_core::Error::Request`] for no ids, or one that is not in the table.
+    pub fn codec_rows_checked(&self, ids: &[u32]) -> Result<Tensor<2>> {
+        let rows = self.vocabulary();
+        match ids.iter().find(|id| **id as usize >= rows) {
+            Some(id) => Err(Error::Request(format!("codec id {id} is beyond the {rows} rows of its table"))),
+            None if ids.is_empty() => Err(Error::Request("no codec ids were given".into())),
+            None => Ok(self.codec_rows(ids)),
+        }
     }
 
     /// Looks up rows of the codec embedding.

@@ -12,7 +12,7 @@ mod tap;
 pub use checkpoint::{Checkpoint, Weights};
 pub use config::{ThinkerConfig, media_ids, thinker_spec};
 pub use merge::{MediaRows, merge};
-pub use model::{Thinker, ThinkerInput, ThinkerOutput, ThinkerRun, ThinkerState, ThinkerStates};
+pub use model::{Thinker, ThinkerHidden, ThinkerInput, ThinkerOutput, ThinkerRun, ThinkerState, ThinkerStates};
 pub use nn::{DecoderConfig, Logits};
 pub use omni_core::{Dtype, Place, Positions, VisualRows};
 

@@ -74,6 +74,15 @@ pub struct ThinkerOutput {
     pub tap: Option<Tensor<2>>,
 }
 
+/// The thinker's states of the rows of several runs, one run after another.
+#[derive(Debug, Clone)]
+pub struct ThinkerHidden {
+    /// `[N, D]`, after the final norm.
+    pub hidden: Tensor<2>,
+    /// States of the accepted layer of each run; see [`ThinkerOutput::tap`].
+    pub taps: Vec<Option<Tensor<2>>>,
+}
+
 /// The thinker's outputs for every row of a piece.
 #[derive(Debug, Clone)]
 pub struct ThinkerStates {
@@ -136,6 +145,11 @@ impl Thinker {
     /// A fresh state.
     pub fn start(&self) -> ThinkerState {
         self.model.start()
+    }
+
+    /// A state of a run that ends after its first piece, as in training; see [`Decoder::start_once`].
+    pub fn start_once(&self) -> ThinkerState {
+        self.model.start_once()
     }
 
     /// Looks up rows of the embedding table.
@@ -208,18 +222,39 @@ impl Thinker {
         (hidden, taken)
     }
 
+    /// Computes the states of all rows of several runs in one batch, from which [`Thinker::logits`] makes logits.
+    ///
+    /// # Errors
+    /// The errors of [`Thinker::forward`]; the first one of any run.
+    pub fn hidden_states(&self, runs: Vec<ThinkerRun>) -> Result<ThinkerHidden> {
+        for run in &runs {
+            self.model.check_room(run.state, run.input.positions.tokens())?;
+        }
+        Ok(on_engine!(self.engine, |e| {
+            let (hidden, taps) = self.hidden(e, runs);
+            let rows = e.shape(&hidden)[0];
+            ThinkerHidden { hidden: e.tensor(&hidden, 0..rows), taps }
+        }))
+    }
+
+    /// Computes the logits of the tokens after some states.
+    ///
+    /// # Shapes
+    /// `[n, D]`, after the final norm → `[n, V]`.
+    pub fn logits(&self, hidden: &Tensor<2>) -> Tensor<2> {
+        on_engine!(self.engine, |e| {
+            let [logits] = e.linear(&mut e.rows(&[hidden]), [&self.lm_head]);
+            e.tensor(&logits, 0..hidden.dims()[0])
+        })
+    }
+
     /// Computes the outputs for every row of one piece.
     ///
     /// # Errors
     /// The errors of [`Thinker::forward`].
     pub fn states(&self, run: ThinkerRun) -> Result<ThinkerStates> {
-        let tokens = run.input.positions.tokens();
-        self.model.check_room(run.state, tokens)?;
-        Ok(on_engine!(self.engine, |e| {
-            let (mut hidden, mut taps) = self.hidden(e, vec![run]);
-            let [logits] = e.linear(&mut hidden, [&self.lm_head]);
-            let [hidden, logits] = [hidden, logits].map(|rows| e.tensor(&rows, 0..tokens));
-            ThinkerStates { hidden, logits, tap: taps.remove(0) }
-        }))
+        let ThinkerHidden { hidden, mut taps } = self.hidden_states(vec![run])?;
+        let logits = self.logits(&hidden);
+        Ok(ThinkerStates { hidden, logits, tap: taps.remove(0) })
     }
 }

@@ -6,12 +6,14 @@
 mod config;
 mod model;
 mod predict;
+mod teacher_forcing;
 
 pub use checkpoint::{Checkpoint, Weights};
 pub use config::{CodePredictorConfig, predictor_spec};
 pub use model::CodePredictor;
 pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, SamplingOptions};
 pub use predict::{FrameRun, PredictorProbe, PredictorState};
+pub use teacher_forcing::{GivenFrames, GivenFramesOutput};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -71,6 +71,18 @@ impl CodePredictor {
     /// # Errors
     /// [`Error::Request`] for another number of codes, or a code outside its table.
     pub fn embed(&self, residual: &[u32]) -> Result<Tensor<2>> {
+        self.check(residual)?;
+        Ok(on_engine!(self.engine, |e| {
+            let rows = self.codec_embedding.iter().zip(residual).map(|(table, code)| e.embed(table, &e.ids(&[*code])));
+            let sum = rows.fold(None, |sum, row| match sum {
+                Some(sum) => Some(e.add(sum, &row)),
+                None => Some(e.widened(&row)),
+            });
+            e.tensor(&sum.expect("there is at least one residual codebook"), 0..1)
+        }))
+    }
+
+    pub(crate) fn check(&self, residual: &[u32]) -> Result<()> {
         if residual.len() != self.codec_embedding.len() {
             let (found, expected) = (residual.len(), self.codec_embedding.len());
             return Err(Error::Request(format!("a frame of {found} residual codes, expected {expected}")));
@@ -81,13 +93,6 @@ impl CodePredictor {
                 return Err(Error::Request(format!("code {code} of codebook {book}, which has {rows} codes")));
             }
         }
-        Ok(on_engine!(self.engine, |e| {
-            let rows = self.codec_embedding.iter().zip(residual).map(|(table, code)| e.embed(table, &e.ids(&[*code])));
-            let sum = rows.fold(None, |sum, row| match sum {
-                Some(sum) => Some(e.add(sum, &row)),
-                None => Some(e.widened(&row)),
-            });
-            e.tensor(&sum.expect("there is at least one residual codebook"), 0..1)
-        }))
+        Ok(())
     }
 }

@@ -21,7 +21,7 @@ fn predictor(place: &Place) -> (CodePredictor, usize) {
 
 fn sampling(seed: u64) -> SamplingOptions {
     match seed % 2 {
-        0 => SamplingOptions { seed, ..SamplingOptions::code_predictor() },
+        0 => SamplingOptions::code_predictor().seed(seed),
         _ => SamplingOptions::greedy(),
     }
 }
@@ -59,7 +59,7 @@ fn the_sum_of_embeddings_is_that_of_the_codes_and_another_seed_draws_other_codes
     let (predictor, width) = predictor(&Place::Host(Device::flex()));
     let start = FrameStart { hidden: row(width, 1), first: row(width, 2) };
     let draw = |seed| {
-        let options = SamplingOptions { seed, temperature: 3.0, top_p: 1.0, ..SamplingOptions::code_predictor() };
+        let options = SamplingOptions::code_predictor().seed(seed).temperature(3.0).top_p(1.0);
         let mut state = predictor.start(&options);
         let frames =
             (0..8).map(|_| predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap().remove(0).unwrap());

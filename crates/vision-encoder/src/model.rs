@@ -88,6 +88,11 @@ impl VisionEncoder {
         })
     }
 
+    /// Patches that are merged to one row, along each side.
+    pub fn merge_size(&self) -> usize {
+        self.config.spatial_merge_size
+    }
+
     /// Encodes as [`ModalityEncoder::encode`] does, showing every block to `probe`.
     ///
     /// # Errors
