@@ -1,5 +1,5 @@
-//! Checkpoints in another number type, with shards of another size, with packed layers turned into floats again, or from the packing
-//! of another tool.
+//! Checkpoints in another number type, with shards of another size, with packed layers turned into floats again, with adapters merged,
+//! or from the packing of another tool.
 
 use std::path::PathBuf;
 
@@ -11,13 +11,17 @@ use serde_json::{Value, json};
 
 use crate::foreign;
 use crate::shards::{self, Job, OutTensor, Progress, Sink, Unit, natural};
-use crate::source::{Source, float_type, floats, remove_key, set_dtype, stored_type, write_converted, write_floats};
+use crate::source::{
+    Source, adapter_states, float_type, floats, remove_key, set_dtype, stored_type, write_converted, write_floats,
+};
 
 /// What to convert, and into what.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// A checkpoint directory.
     pub source: PathBuf,
+    /// Adapters (LoRA) in PEFT's form to merge; see [`OmniCheckpoint::add_adapter`].
+    pub adapters: Vec<PathBuf>,
     /// The directory to make; it must be new, empty, or half-written by the same options.
     pub out: PathBuf,
     /// Number type of every float tensor that is not part of a packed layer; `None` keeps each one's own.
@@ -38,17 +42,23 @@ const ROWS: usize = 256;
 ///
 /// # Errors
 /// [`Error::Request`] for a directory that holds a checkpoint or one that another command has begun; [`Error::Weights`]
-/// for a value that the number type cannot hold; [`Error::Unsupported`] for a packing that cannot be read; [`Error::Io`] naming
+/// for a value that the number type cannot hold, or an adapter that does not fit; [`Error::Unsupported`] for a packing that cannot be read; [`Error::Io`] naming
 /// the file.
 pub fn convert(options: &Options, mut progress: impl FnMut(Progress) -> Result<()>) -> Result<()> {
-    if let Some(converted) = foreign::convert(options, &mut progress) {
+    // Adapters are merged into floats: a packing of another tool is refused where it is opened as an ordinary checkpoint.
+    let foreign = options.adapters.is_empty().then(|| foreign::convert(options, &mut progress));
+    if let Some(converted) = foreign.flatten() {
         return converted;
     }
-    let source = Source::open(&options.source)?;
+    let mut source = Source::open(&options.source)?;
+    options.adapters.iter().try_for_each(|adapter| source.checkpoint.add_adapter(adapter))?;
     let checkpoint = &source.checkpoint;
     checkpoint.check(&Component::ALL)?;
     let mut identity = source.identity("convert", options.dtype, options.shard_bytes)?;
     identity.insert("dequantize".into(), json!(options.dequantize));
+    if !options.adapters.is_empty() {
+        identity.insert("adapters".into(), adapter_states(&options.adapters)?);
+    }
     let job = Job {
         out: &options.out,
         identity,
@@ -120,7 +130,7 @@ fn write_unit(checkpoint: &Checkpoint, unit: &Unit, options: &Options, sink: &mu
             return write_converted(checkpoint, &out.name, dtype, sink);
         }
         for (index, out) in unit.tensors.iter().enumerate() {
-            sink.write(index, checkpoint.bytes(&checkpoint.tensors()[&out.name]))?;
+            sink.write(index, &checkpoint.contents(&out.name)?)?;
         }
         return Ok(());
     }

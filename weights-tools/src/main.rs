@@ -1,11 +1,11 @@
-//! Inspect, verify, make, convert, quantise and compare Qwen3-Omni checkpoints.
+//! Inspect, verify, make, convert, merge, quantise and compare Qwen3-Omni checkpoints.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use omni_core::Result;
 use qwen3_omni_weights_tools::commands::{
-    Compare, Convert, Init, Inspect, Output, Quantize, Verify, interrupt, note, usage,
+    Compare, Convert, Init, Inspect, Merge, Output, Quantize, Verify, interrupt, note, usage,
 };
 
 #[derive(Parser)]
@@ -23,6 +23,7 @@ enum Command {
     Init(Init),
     Quantize(Quantize),
     Convert(Convert),
+    Merge(Merge),
 }
 
 fn main() -> ExitCode {
@@ -50,5 +51,6 @@ fn run(command: Command, out: &Output) -> Result<bool> {
         Command::Init(arguments) => arguments.run(out),
         Command::Quantize(arguments) => arguments.run(out),
         Command::Convert(arguments) => arguments.run(out),
+        Command::Merge(arguments) => arguments.run(out),
     }
 }

@@ -21,7 +21,8 @@ fn quantized(plan: Plan) -> TempDir {
 fn unpacked(packed: &Path) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let (source, out, shard_bytes) = (packed.to_owned(), directory.path().to_owned(), 400_000);
-    let options = convert::Options { source, out, dtype: None, dequantize: true, shard_bytes, restart: false };
+    let options =
+        convert::Options { source, out, adapters: vec![], dtype: None, dequantize: true, shard_bytes, restart: false };
     convert(&options, |_| Ok(())).unwrap();
     directory
 }

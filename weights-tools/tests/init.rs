@@ -32,7 +32,7 @@ fn what_init_writes_loads_and_answers() {
     assert_eq!(checkpoint.config().thinker.text.num_hidden_layers, 2);
     checkpoint.check(&Component::ALL).unwrap();
     let omni = Omni::builder(directory.path()).load().unwrap();
-    let options = GenerateOptions { max_new_tokens: 4, max_codes: Some(4), ..Default::default() };
+    let options = GenerateOptions::default().max_new_tokens(4).max_codes(4);
     let reply = omni.generate(&[Message::user().text("hello")], &options).unwrap();
     assert_eq!(reply.token_ids.len(), 4);
 }

@@ -71,7 +71,7 @@ fn source(module: &str, parts: &[Part], config: Value) -> TempDir {
 
 fn options(source: &Path, out: &Path) -> Options {
     let (source, out) = (source.to_owned(), out.to_owned());
-    Options { source, out, dtype: None, dequantize: false, shard_bytes: 1_000_000, restart: false }
+    Options { source, out, adapters: vec![], dtype: None, dequantize: false, shard_bytes: 1_000_000, restart: false }
 }
 
 fn converted(source: &Path, dtype: Option<Dtype>, dequantize: bool) -> (TempDir, OmniCheckpoint) {
@@ -225,7 +225,7 @@ fn what_does_not_fit_is_named() {
     let source = source(LAYER, &broken, fp8([32, 32]));
     let out = tempfile::tempdir().unwrap();
     let message = convert(&options(source.path(), out.path()), |_| Ok(())).unwrap_err().to_string();
-    assert!(message.contains("row 1, column 3 is not a number"), "{message}");
+    assert!(message.contains("row 1, column 3 is not a finite number"), "{message}");
 }
 
 #[test]

@@ -81,6 +81,7 @@ fn commands(out: &Path) -> Vec<Vec<String>> {
         words(&["init", "--config", &config, "--layers", "1", "--out", &out("init")]),
         words(&["quantize", &tiny, &out("quantized"), "--bits", "8"]),
         words(&["convert", &tiny, &out("converted"), "--dtype", "bf16"]),
+        words(&["merge", &tiny, path(&testkit::adapters().join("talker")), &out("merged")]),
         words(&["compare", &tiny, &tiny]),
         words(&["--help"]),
         words(&["--version"]),

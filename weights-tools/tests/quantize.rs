@@ -34,8 +34,11 @@ fn quantized(plan: Plan) -> (tempfile::TempDir, Report) {
 fn converted(source: &Path, dtype: Option<Dtype>, dequantize: bool) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let (source, out) = (source.to_owned(), directory.path().to_owned());
-    convert(&convert::Options { source, out, dtype, dequantize, shard_bytes: SHARD, restart: false }, |_| Ok(()))
-        .unwrap();
+    convert(
+        &convert::Options { source, out, adapters: vec![], dtype, dequantize, shard_bytes: SHARD, restart: false },
+        |_| Ok(()),
+    )
+    .unwrap();
     directory
 }
 
@@ -336,7 +339,15 @@ fn a_value_too_large_for_the_type_is_named() {
     let out = tempfile::tempdir().unwrap();
     let (source, out) = (source.path().to_owned(), out.path().to_owned());
     let dtype = Some(Dtype::F16);
-    let options = convert::Options { source, out, dtype, dequantize: false, shard_bytes: SHARD, restart: false };
+    let options = convert::Options {
+        source,
+        out,
+        adapters: vec![],
+        dtype,
+        dequantize: false,
+        shard_bytes: SHARD,
+        restart: false,
+    };
     let message = convert(&options, |_| Ok(())).unwrap_err().to_string();
     assert_names(&message, &["code2wav.code_embedding.weight", "1000000", "too large for f16"]);
 }

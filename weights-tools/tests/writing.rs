@@ -16,7 +16,15 @@ const LOCK: &str = "weights-tools.lock";
 
 fn options(source: &Path, out: &Path) -> Options {
     let (source, out) = (source.to_owned(), out.to_owned());
-    Options { source, out, dtype: Some(Dtype::Bf16), dequantize: false, shard_bytes: SHARD, restart: false }
+    Options {
+        source,
+        out,
+        adapters: vec![],
+        dtype: Some(Dtype::Bf16),
+        dequantize: false,
+        shard_bytes: SHARD,
+        restart: false,
+    }
 }
 
 fn go_on(_: Progress) -> Result<()> {
@@ -217,4 +225,24 @@ fn notes_and_config_are_replaced_and_not_written_over() {
     let before = std::fs::read(&link).unwrap();
     convert(&options, stop_after(2 * SHARD + 100_000)).unwrap_err();
     assert!(std::fs::read(&link).unwrap() == before && std::fs::read(&notes).unwrap() != before);
+}
+
+#[test]
+fn a_half_written_merge_goes_on_only_with_the_same_adapters() {
+    let (directory, adapter) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for file in checkpoint::Adapter::FILES {
+        std::fs::copy(testkit::adapters().join("talker").join(file), adapter.path().join(file)).unwrap();
+    }
+    let adapters = vec![adapter.path().to_owned()];
+    let options = Options { adapters, dtype: None, ..options(&testkit::tiny(), directory.path()) };
+    convert(&options, stop_after(2 * SHARD)).unwrap_err();
+    assert_names(&message(&Options { adapters: vec![], ..options.clone() }), &["adapters"]);
+    let config = adapter.path().join("adapter_config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"lora_alpha\": 3", "\"lora_alpha\": 4")).unwrap();
+    assert_names(&message(&options), &["adapters", "adapter_config.json"]);
+    convert(&Options { restart: true, ..options.clone() }, go_on).unwrap();
+    let again = tempfile::tempdir().unwrap();
+    convert(&Options { out: again.path().to_owned(), ..options }, go_on).unwrap();
+    assert!(files(directory.path()) == files(again.path()));
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use omni_core::Dtype;
-use safetensors::tensor::{SafeTensorError, SafeTensors};
+use safetensors::tensor::{SafeTensorError, SafeTensors, TensorInfo};
 
+use crate::adapter::Change;
 use crate::config_file::{ConfigFile, read_json};
 use crate::manifest::MOST_TENSORS;
 use crate::stored::Bytes;
@@ -30,6 +31,8 @@ pub struct Checkpoint {
     pub(crate) tensors: BTreeMap<String, Tensor>,
     /// Shards that the index names but that do not exist, with the tensors they should hold.
     pub(crate) absent: BTreeMap<PathBuf, Vec<String>>,
+    /// What adapters change, by tensor.
+    pub(crate) changes: BTreeMap<String, Vec<Change>>,
 }
 
 #[derive(Debug)]
@@ -46,7 +49,7 @@ pub struct Tensor {
     /// Shape on disk.
     pub shape: Vec<usize>,
     shard: usize,
-    bytes: Range<usize>,
+    pub(crate) bytes: Range<usize>,
 }
 
 impl Tensor {
@@ -103,6 +106,7 @@ impl Checkpoint {
             shards: vec![],
             tensors: BTreeMap::new(),
             absent: BTreeMap::new(),
+            changes: BTreeMap::new(),
         };
         if directory.join(INDEX).is_file() {
             checkpoint.add_indexed(&directory.join(INDEX))?;
@@ -115,7 +119,27 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The path of the directory.
+    /// Opens a file of tensors that lies beside the checkpoint's own and is none of them: with its config, but without its tensors, and
+    /// not packed.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming the file, if it is missing or damaged.
+    pub fn companion(&self, name: &str) -> Result<Self, CheckpointError> {
+        let path = self.directory.join(name);
+        let mut companion = Self {
+            directory: path.clone(),
+            quantization: None,
+            config: self.config.clone(),
+            shards: vec![],
+            tensors: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            changes: BTreeMap::new(),
+        };
+        companion.add_shard(path)?;
+        Ok(companion)
+    }
+
+    /// The path of the directory, or of the file that was opened as a [`Checkpoint::companion`].
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -151,7 +175,7 @@ impl Checkpoint {
         Bytes::mapped(self.shards[tensor.shard].map.clone(), tensor.bytes.clone())
     }
 
-    /// The raw little-endian bytes of a tensor.
+    /// The raw little-endian bytes of a tensor on disk, without adapters; see [`Checkpoint::contents`].
     pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
         &self.shards[tensor.shard].map[tensor.bytes.clone()]
     }
@@ -184,22 +208,31 @@ impl Checkpoint {
     }
 
     fn add_shard(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
-        let map = map_file(&path)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(|error| CheckpointError::Shard { path: path.clone(), reason: diagnose(&map, &error) })?;
-        let start = header + 8;
-        for (name, info) in metadata.tensors() {
-            let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
-            let tensor = Tensor { dtype: info.dtype, shape: info.shape.clone(), shard: self.shards.len(), bytes };
+        let (map, tensors) = map_shard(&path, self.shards.len())?;
+        tracing::debug!(shard = %path.display(), tensors = tensors.len(), "header parsed");
+        for (name, tensor) in tensors {
             if let Some(other) = self.tensors.insert(name.clone(), tensor) {
                 let reason = format!("`{name}` is also in {}", self.shards[other.shard].path.display());
                 return Err(CheckpointError::Shard { path, reason });
             }
         }
-        tracing::debug!(shard = %path.display(), tensors = metadata.tensors().len(), "header parsed");
         self.shards.push(Shard { path, map: Arc::new(map) });
         Ok(())
     }
+}
+
+/// Maps a safetensors file and reads its header; `shard` is the index that its tensors are to have.
+pub(crate) fn map_shard(path: &Path, shard: usize) -> Result<(Mmap, Vec<(String, Tensor)>), CheckpointError> {
+    let map = map_file(path)?;
+    let (header, metadata) = SafeTensors::read_metadata(&map)
+        .map_err(|error| CheckpointError::Shard { path: path.to_owned(), reason: diagnose(&map, &error) })?;
+    let start = header + 8;
+    let tensor = |(name, info): (String, &TensorInfo)| {
+        let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
+        (name, Tensor { dtype: info.dtype, shape: info.shape.clone(), shard, bytes })
+    };
+    let tensors = metadata.tensors().into_iter().map(tensor).collect();
+    Ok((map, tensors))
 }
 
 /// Returns the path if joining it cannot leave the directory. Symbolic links are followed: the hub's cache consists of them.
@@ -301,7 +334,7 @@ fn unknown_type(header: &[u8]) -> Option<(String, String)> {
 
 fn wrong_extent(header: &[u8]) -> Option<String> {
     entries(header).into_iter().find_map(|(name, entry)| {
-        let info: safetensors::tensor::TensorInfo = serde_json::from_value(entry).ok()?;
+        let info: TensorInfo = serde_json::from_value(entry).ok()?;
         let elements = info.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
         let held = info.data_offsets.1.checked_sub(info.data_offsets.0).and_then(|n| n.checked_mul(8));

@@ -67,6 +67,16 @@ pub enum CheckpointError {
         /// What was found and what was expected.
         reason: String,
     },
+    /// A tensor of an adapter fits no tensor of the checkpoint, or its values cannot be merged.
+    #[error("adapter {}: `{name}` {reason}", path.display())]
+    Adapter {
+        /// The adapter's file.
+        path: PathBuf,
+        /// The tensor's name in that file.
+        name: String,
+        /// What was found and what was expected.
+        reason: String,
+    },
     /// A tensor has a number type that cannot be read.
     #[error("tensor `{name}` in {}: number type {dtype} cannot be read; expected {expected}", path.display())]
     Dtype {

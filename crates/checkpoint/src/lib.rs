@@ -3,8 +3,10 @@
 //! [`Checkpoint::open`] reads `config.json`, maps the safetensors shards into memory and parses each header once. A model reads
 //! its [`ConfigSection`]; [`record`] lists the tensors that its loading function asks for, and [`Checkpoint::check`] compares
 //! names and shapes with that list before any weight is read. The matrix of a linear layer may be packed ([`Checkpoint::packed`]).
-//! [`Weights`] then hands tensors to the model, by name, in the number type of the computation.
+//! [`Weights`] then hands tensors to the model, by name, in the number type of the computation, with the [`Adapter`]s that were
+//! added to the checkpoint merged.
 
+mod adapter;
 mod arena;
 mod check;
 mod config_file;
@@ -20,6 +22,7 @@ mod weights;
 
 pub mod packed;
 
+pub use adapter::Adapter;
 pub use config_file::{ConfigFault, ConfigFile, ConfigSection, read_json};
 pub use directory::{Checkpoint, Tensor as StoredTensor, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
@@ -31,7 +34,7 @@ pub use packed_layer::PackedTensors;
 pub use quantization::QuantizationConfig;
 pub use random::{RandomCheckpoint, random_range};
 pub use stored::StoredMatrix;
-pub use weights::{LoadProgress, ProgressFn, Weights};
+pub use weights::{LoadProgress, ProgressFn, Weights, param_id};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -35,7 +35,14 @@ impl Checkpoint {
                 (Some(module), ..) => self.add_packed(&mut estimate, module, place, dtype),
                 (None, None, _) => {}
                 (None, Some(tensor), PlaceKind::Device) => estimate.resident += elements(tensor) * dtype.size() as u64,
-                (None, Some(tensor), PlaceKind::Host) => add_on_cpu(&mut estimate, expected, tensor, dtype),
+                (None, Some(tensor), PlaceKind::Host) => {
+                    let mut own = MemoryEstimate::default();
+                    add_on_cpu(&mut own, expected, tensor, dtype);
+                    // What an adapter changes is in no file.
+                    let mapped = if self.is_adapted(name) { 0 } else { own.mapped };
+                    estimate.resident += own.total() - mapped;
+                    estimate.mapped += mapped;
+                }
             }
         }
         estimate

@@ -57,8 +57,11 @@ fn sound_without_length_or_too_short_or_with_nan_is_refused() {
     assert!(log_mel(&[AudioInput::samples(vec![0.1; 201], 16_000, 1)]).is_ok());
     let mut samples = vec![0.0; 5000];
     samples[4321] = f32::NAN;
-    assert_says(&heard(AudioInput::samples(samples.clone(), 16_000, 1)), &["sample 4321 is no number"]);
-    assert_says(&heard(AudioInput::samples(vec![f32::INFINITY; 5000], 48_000, 1)), &["sample 0 is no number"]);
+    assert_says(&heard(AudioInput::samples(samples.clone(), 16_000, 1)), &["sample 4321 is not a finite number"]);
+    assert_says(
+        &heard(AudioInput::samples(vec![f32::INFINITY; 5000], 48_000, 1)),
+        &["sample 0 is not a finite number"],
+    );
     assert_says(&heard(AudioInput::samples(vec![0.0; 5000], 0, 1)), &["0 samples per second"]);
     assert_says(&heard(AudioInput::samples(vec![0.0; 5000], 16_000, 0)), &["0 channels"]);
     assert_says(&heard(AudioInput::samples(vec![0.0; 5001], 16_000, 2)), &["do not divide into 2 channels"]);
@@ -72,7 +75,7 @@ fn sound_without_length_or_too_short_or_with_nan_is_refused() {
     let mut writer = hound::WavWriter::new(&mut wav, spec).unwrap();
     samples.iter().for_each(|sample| writer.write_sample(*sample).unwrap());
     writer.finalize().unwrap();
-    assert_says(&heard(wav.into_inner()), &["sample 4321 is no number"]);
+    assert_says(&heard(wav.into_inner()), &["sample 4321 is not a finite number"]);
 }
 
 #[test]
@@ -170,10 +173,10 @@ fn videos_without_frames_or_without_sound_are_told_apart() {
         &watched(VideoInput::images(vec![testkit::media().join("picture.png")], 0.0)),
         &["0 frames per second", "0.001 to 1000"],
     );
-    let options = VideoOptions { max_frames: 2, min_frames: 2, ..VideoOptions::default() };
+    let options = VideoOptions::default().max_frames(2).min_frames(2);
     let many = VideoInput::images(vec![testkit::media().join("picture.png"); 3], 1.0);
     assert_says(&clip(&many, &options).unwrap_err().to_string(), &["3 frames, expected 1 to 2"]);
-    let options = VideoOptions { frames_per_second: f64::NAN, ..VideoOptions::default() };
+    let options = VideoOptions::default().frames_per_second(f64::NAN);
     assert_says(&clip(&many, &options).unwrap_err().to_string(), &["NaN frames per second"]);
 }
 
@@ -183,12 +186,12 @@ fn absurd_options_and_over_long_media_are_refused_early() {
     use qwen3_omni_media::image::PixelBounds;
     let picture: ImageInput = testkit::media().join("picture.png").into();
     for (min, max) in [(10, 5), (usize::MAX, usize::MAX)] {
-        let options = ImageOptions { bounds: PixelBounds { min, max }, ..ImageOptions::default() };
+        let options = ImageOptions::default().bounds(PixelBounds { min, max });
         assert_says(&patches(&picture, &options).unwrap_err().to_string(), &["picture.png", "nothing fits"]);
     }
     // Pictures and frames are counted by their headers, so that nothing is decoded of what will not fit.
     assert_eq!(ImageInput::from(huge_png(10_000, 10_000)).size().unwrap(), [10_000, 10_000]);
-    let options = VideoOptions { max_tokens: 100, ..VideoOptions::default() };
+    let options = VideoOptions::default().max_tokens(100);
     let message = clip(&testkit::media().join("clip.mp4").into(), &options).unwrap_err().to_string();
     assert_says(&message, &["clip.mp4", "tokens, at most 100"]);
     let error = log_mel_up_to(&[AudioInput::samples(vec![0.0; 48_000], 16_000, 1)], 200).unwrap_err();
@@ -230,7 +233,7 @@ fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
 
 fn small() -> VideoOptions {
     let bounds = qwen3_omni_media::image::PixelBounds { min: 1024, max: 16_384 };
-    VideoOptions { bounds, max_frames: 6, ..VideoOptions::default() }
+    VideoOptions::default().bounds(bounds).max_frames(6)
 }
 
 /// Changes in the first bytes, where the headers are.

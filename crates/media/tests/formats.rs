@@ -223,9 +223,9 @@ fn videos_are_sampled_with_their_effective_rate() {
         }
     }
     // At some times more frames are asked for than the variable rate has: the frame shown then is taken again.
-    let dense = VideoOptions { min_frames: 6, frames_per_second: 10.0, ..options };
+    let dense = options.min_frames(6).frames_per_second(10.0);
     assert_eq!(clip(&file("clip_vfr.mp4").into(), &dense).unwrap().patches().grid()[0], 3);
-    let more = VideoOptions { frames_per_second: 10.0, max_frames: 13, ..options };
+    let more = options.frames_per_second(10.0).max_frames(13);
     assert_eq!(clip(&file("clip.mp4").into(), &more).unwrap().patches().grid()[0], 6);
 }
 
@@ -283,7 +283,7 @@ fn frames_share_a_total_as_in_the_reference() {
     let frames =
         |count| VideoInput::frames(vec![Pixels::new(1920, 1080, vec![0; 1920 * 1080 * 3]).unwrap(); count], 2.0);
     let size = |count, budget| {
-        let options = VideoOptions { token_budget: Some(budget), ..VideoOptions::default() };
+        let options = VideoOptions::default().token_budget(budget);
         let [t, h, w] = plan(&frames(count), &options).unwrap().grid();
         assert_eq!(t, count / 2);
         [h * 16, w * 16]
@@ -292,7 +292,7 @@ fn frames_share_a_total_as_in_the_reference() {
         [size(2, 115_200), size(4, 1000), size(8, 1000), size(40, 1000)],
         [[640, 1152], [512, 928], [352, 672], [256, 480]]
     );
-    let options = VideoOptions { max_tokens: 1000, ..VideoOptions::default() };
+    let options = VideoOptions::default().max_tokens(1000);
     let message = plan(&frames(4), &options).unwrap_err().to_string();
     for named in
         ["1440 tokens, at most 1000", "`frames_per_second` (2)", "`max_frames` (768)", "`token_budget`", "`bounds`"]
@@ -304,17 +304,16 @@ fn frames_share_a_total_as_in_the_reference() {
 /// `torch.linspace(0, frames - 1, n).round()`, which `qwen-omni-utils` 0.0.9 takes.
 #[test]
 fn the_utilities_take_first_and_last() {
-    let indices =
-        |frames, rate, sampling| sample_indices(frames, rate, &VideoOptions { sampling, ..VideoOptions::default() });
+    let indices = |frames, rate, sampling| sample_indices(frames, rate, &VideoOptions::default().sampling(sampling));
     assert_eq!(indices(10, 10.0, VideoSampling::Utilities), [0, 3, 6, 9]);
     assert_eq!(indices(10, 10.0, VideoSampling::Processor), [0, 2, 5, 7]);
     let twelve = [0, 2, 4, 6, 8, 10, 13, 15, 17, 19, 21, 23];
     assert_eq!(indices(24, 4.0, VideoSampling::Utilities), twelve);
     // Without the single rounding, number 461 would be the frame before.
-    let options = VideoOptions { sampling: VideoSampling::Utilities, max_frames: 650, ..VideoOptions::default() };
+    let options = VideoOptions::default().sampling(VideoSampling::Utilities).max_frames(650);
     let long = sample_indices(16_352, 25.0, &options);
     assert_eq!((long.len(), long[460], long[461], long[649]), (650, 11_589, 11_615, 16_351));
-    let options = VideoOptions { sampling: VideoSampling::Utilities, ..VideoOptions::default() };
+    let options = VideoOptions::default().sampling(VideoSampling::Utilities);
     let ends = clip(&file("clip.mp4").into(), &options).unwrap();
     assert_eq!((ends.patches().grid()[0], ends.frames_per_second()), (2, 2.0));
     assert_ne!(ends, clip(&file("clip.mp4").into(), &VideoOptions::default()).unwrap());

@@ -16,4 +16,4 @@ pub use inspect::Inspect;
 pub use progress::Watch;
 pub use terminal::{Output, note, usage};
 pub use verify::Verify;
-pub use write::{Convert, Init, Quantize};
+pub use write::{Convert, Init, Merge, Quantize};

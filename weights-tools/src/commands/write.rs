@@ -116,6 +116,24 @@ pub struct Convert {
     target: TargetArguments,
 }
 
+/// Merge adapters (LoRA) in PEFT's form into a checkpoint
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// Checkpoint directory, not quantised where an adapter changes it
+    source: PathBuf,
+    /// Directories of adapters, which add up
+    #[arg(required = true, value_name = "ADAPTER")]
+    adapters: Vec<PathBuf>,
+    /// Directory to make; the same command resumes a half-written one
+    #[arg(required = true)]
+    out: PathBuf,
+    /// f32, bf16 or f16 [default: as it is]
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
 impl Init {
     /// Writes the checkpoint.
     ///
@@ -185,15 +203,30 @@ impl Convert {
     /// What stopped it; an interruption is one.
     pub fn run(self, out: &Output) -> Result<bool> {
         let Self { source, out: directory, dtype, dequantize, target: TargetArguments { shard_mb, restart } } = self;
-        let shard_bytes = shard_mb * 1_000_000;
-        let options = convert::Options { source, out: directory, dtype, dequantize, shard_bytes, restart };
-        {
-            let mut watch = Watch::begin(&options.out)?;
-            convert::convert(&options, |progress| watch.show(progress))?;
-        }
-        say!(out, "written: {}", options.out.display());
-        Ok(true)
+        let (adapters, shard_bytes) = (Vec::new(), shard_mb * 1_000_000);
+        converted(&convert::Options { source, adapters, out: directory, dtype, dequantize, shard_bytes, restart }, out)
     }
+}
+
+impl Merge {
+    /// Writes the merged checkpoint.
+    ///
+    /// # Errors
+    /// What stopped it; an interruption is one.
+    pub fn run(self, out: &Output) -> Result<bool> {
+        let Self { source, adapters, out: directory, dtype, target: TargetArguments { shard_mb, restart } } = self;
+        let (dequantize, shard_bytes) = (false, shard_mb * 1_000_000);
+        converted(&convert::Options { source, adapters, out: directory, dtype, dequantize, shard_bytes, restart }, out)
+    }
+}
+
+fn converted(options: &convert::Options, out: &Output) -> Result<bool> {
+    {
+        let mut watch = Watch::begin(&options.out)?;
+        convert::convert(options, |progress| watch.show(progress))?;
+    }
+    say!(out, "written: {}", options.out.display());
+    Ok(true)
 }
 
 impl PlanArguments {

@@ -96,7 +96,7 @@ impl Inputs {
 /// Each question as the only message of a conversation.
 fn ids(texts: &[String], directory: &Path) -> Result<Vec<Vec<u32>>> {
     let (template, tokenizer) = (ChatTemplate::from_directory(directory)?, Tokenizer::from_directory(directory)?);
-    let options = TemplateOptions { tools: Vec::new(), add_generation_prompt: true, enable_thinking: None };
+    let options = TemplateOptions::default().add_generation_prompt(true);
     let usual = QUESTIONS.map(str::to_owned);
     let texts = if texts.is_empty() { &usual } else { texts };
     let prompt = |text: &String| {
@@ -138,7 +138,7 @@ fn pictures(files: &[PathBuf], reference: &Side) -> Result<Vec<Vec<PixelPatches>
     let vision = &reference.config().vision;
     let patch =
         PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size };
-    let options = ImageOptions { patch, ..ImageOptions::default() };
+    let options = ImageOptions::default().patch(patch);
     let picture = |(index, input): (usize, &ImageInput)| {
         let cut = patches(input, &options).map_err(|error| error.in_part(format!("picture {}", index + 1)))?;
         let (grid, shape) = (cut.grid(), [cut.patches(), cut.patch_len()]);

@@ -41,7 +41,7 @@ pub(super) fn write(
     let bytes = tensors.read(name)?;
     if let Some(at) = bytes.iter().position(|byte| byte & 0x7F == 0x7F) {
         let (row, column) = (at / inputs, at % inputs);
-        return Err(Error::Weights(format!("tensor `{name}`: row {row}, column {column} is not a number")));
+        return Err(Error::Weights(format!("tensor `{name}`: row {row}, column {column} is not a finite number")));
     }
     for (rows, scales) in bytes.chunks(block[0].saturating_mul(inputs)).zip(scales.chunks(blocks)) {
         let value = |(at, byte): (usize, &u8)| table[usize::from(*byte)] * scales[at % inputs / block[1]];

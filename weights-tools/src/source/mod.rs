@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::shards::{LOCK, Sink};
 use weight_files::states;
-pub(crate) use weight_files::weight_files;
+pub(crate) use weight_files::{adapter_states, weight_files};
 
 /// Another version may write other bytes.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -177,9 +177,8 @@ fn fill<const N: usize>(bytes: &mut [u8], values: &[f32], convert: impl Fn(f32) 
 
 /// Writes a tensor as the first of its unit, in another number type.
 pub(crate) fn write_converted(checkpoint: &Checkpoint, name: &str, dtype: Dtype, sink: &mut Sink<'_>) -> Result<()> {
-    let tensor = &checkpoint.tensors()[name];
-    let from = float_type(name, tensor)?;
-    for bytes in checkpoint.bytes(tensor).chunks(PIECE) {
+    let from = float_type(name, &checkpoint.tensors()[name])?;
+    for bytes in checkpoint.contents(name)?.chunks(PIECE) {
         match from == dtype {
             true => sink.write(0, bytes)?,
             false => write_floats(name, &floats(bytes, from), dtype, sink)?,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use checkpoint::Adapter;
 use crc32fast::Hasher;
 use omni_core::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -45,6 +46,16 @@ pub(super) fn states(directory: &Path) -> Result<Value> {
         Ok((name, json!(state)))
     });
     states.collect::<Result<Map<String, Value>>>().map(Value::Object)
+}
+
+/// What a change of adapters shows in, in their order.
+pub(crate) fn adapter_states(directories: &[PathBuf]) -> Result<Value> {
+    let file = |path: PathBuf| {
+        let state = state(&path).map_err(|source| Error::io(&path, source))?;
+        Ok(format!("{}: {state}", path.canonicalize().unwrap_or(path).display()))
+    };
+    let files = directories.iter().flat_map(|adapter| Adapter::FILES.map(|name| adapter.join(name)));
+    files.map(file).collect::<Result<Vec<String>>>().map(|states| json!(states))
 }
 
 fn state(path: &Path) -> std::io::Result<String> {

@@ -10,14 +10,14 @@ use crate::arena::Arena;
 use crate::stored::Bytes;
 
 /// Values of one tensor, or of one layer's experts, in the number type of the computation.
-pub(super) enum Buffer {
+pub(crate) enum Buffer {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
 }
 
 impl Buffer {
-    pub(super) fn new(dtype: Dtype, elements: usize) -> Self {
+    pub(crate) fn new(dtype: Dtype, elements: usize) -> Self {
         match dtype {
             Dtype::F32 => Buffer::F32(Vec::with_capacity(elements)),
             Dtype::Bf16 => Buffer::Bf16(Vec::with_capacity(elements)),
@@ -25,7 +25,7 @@ impl Buffer {
         }
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8], stored: Dtype) {
+    pub(crate) fn append(&mut self, bytes: &[u8], stored: Dtype) {
         match self {
             Buffer::F32(out) => extend(out, bytes, stored, |x| x, bf16::to_f32, f16::to_f32),
             Buffer::Bf16(out) => extend(out, bytes, stored, bf16::from_f32, |x| x, |x| bf16::from_f32(x.to_f32())),
@@ -33,7 +33,7 @@ impl Buffer {
         }
     }
 
-    pub(super) fn extend_from_f32(&mut self, values: &[f32]) {
+    pub(crate) fn extend_from_f32(&mut self, values: &[f32]) {
         match self {
             Buffer::F32(out) => out.extend_from_slice(values),
             Buffer::Bf16(out) => out.extend(values.iter().map(|x| bf16::from_f32(*x))),
@@ -43,20 +43,24 @@ impl Buffer {
 
     /// # Panics
     /// For any type but f32.
-    pub(super) fn into_f32(self) -> Vec<f32> {
+    pub(crate) fn into_f32(self) -> Vec<f32> {
         match self {
             Buffer::F32(values) => values,
             _ => unreachable!("a buffer of f32 was asked for"),
         }
     }
 
-    pub(super) fn bytes(self, arena: &mut Arena) -> Bytes {
-        let bytes = match &self {
+    /// The values as they lie in memory.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
             Buffer::F32(values) => bytemuck::cast_slice(values),
             Buffer::Bf16(values) => bytemuck::cast_slice(values.reinterpret_cast()),
             Buffer::F16(values) => bytemuck::cast_slice(values.reinterpret_cast()),
-        };
-        Bytes::kept(bytes, arena)
+        }
+    }
+
+    pub(super) fn bytes(self, arena: &mut Arena) -> Bytes {
+        Bytes::kept(self.as_bytes(), arena)
     }
 
     /// # Panics

@@ -1,8 +1,9 @@
 //! Hands weights to models by name, for the place where a model computes.
 
-mod buffer;
+pub(crate) mod buffer;
 mod draw;
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -16,7 +17,9 @@ use draw::{Packing, hash, xorshift};
 use crate::arena::Arena;
 use crate::random::{RandomCheckpoint, random_range};
 use crate::stored::Bytes;
-use crate::{Checkpoint, CheckpointError, Expected, Manifest, PackedTensors, Scheme, StoredMatrix, TensorKind};
+use crate::{
+    Checkpoint, CheckpointError, Expected, Manifest, PackedTensors, Scheme, StoredMatrix, StoredTensor, TensorKind,
+};
 
 /// Progress of loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,12 @@ pub struct LoadProgress {
 
 /// Called after each tensor (each layer of experts counts as one call).
 pub type ProgressFn<'a> = dyn FnMut(LoadProgress) + 'a;
+
+/// The id of the parameter that holds the tensor of this name, the same in every process: by it, gradients and optimiser state are
+/// found under the names on disk.
+pub fn param_id(name: &str) -> ParamId {
+    ParamId::from(hash(name))
+}
 
 /// Weights by name, for the place where a model computes.
 ///
@@ -225,7 +234,7 @@ impl<'a> Weights<'a> {
         Ok(tensor)
     }
 
-    /// Reads one tensor as a parameter of a module, trainable on an autodiff device.
+    /// Reads one tensor as a parameter of a module, trainable on an autodiff device; its id is the [`param_id`] of its name.
     ///
     /// # Errors
     /// The errors of [`Weights::tensor`].
@@ -234,7 +243,7 @@ impl<'a> Weights<'a> {
             self.note(&format!("{}{name}", self.prefix), &shape, TensorKind::Values)?;
             return Ok(self.unallocated(shape));
         }
-        self.tensor(name, shape).map(Param::from_tensor)
+        Ok(self.parameter(name, self.tensor(name, shape)?))
     }
 
     /// Reads `weight` of this module, the matrix of a linear layer or a table, as a parameter `[out, in]`. A weight with more
@@ -247,7 +256,14 @@ impl<'a> Weights<'a> {
             self.note(&format!("{}weight", self.prefix), &shape, kind)?;
             return Ok(self.unallocated(flat(shape)));
         }
-        Ok(Param::from_tensor(self.tensor("weight", shape)?.reshape(flat(shape))))
+        let values = self.tensor("weight", shape)?.reshape(flat(shape));
+        Ok(self.parameter("weight", values))
+    }
+
+    fn parameter<const D: usize>(&self, name: &str, values: Tensor<D>) -> Param<Tensor<D>> {
+        // Parameters are leaves of the graph, and a reshaped tensor is none.
+        let values = if self.device().is_autodiff() { values.detach().require_grad() } else { values };
+        Param::initialized(param_id(&format!("{}{name}", self.prefix)), values)
     }
 
     /// Makes a parameter that takes no memory unless it is read.
@@ -309,17 +325,25 @@ impl<'a> Weights<'a> {
         match stored.map(|tensor| (tensor, tensor.float_type())) {
             Some((tensor, Some(Dtype::Bf16))) => {
                 self.count(tensor.len());
-                Ok(StoredMatrix::bf16(shape, checkpoint.shared(tensor)))
+                Ok(StoredMatrix::bf16(shape, self.in_place(checkpoint, &name, tensor)?))
             }
             Some((tensor, Some(Dtype::F32))) if self.matrix_type() == Dtype::F32 => {
                 self.count(tensor.len());
-                Ok(StoredMatrix::f32(shape, checkpoint.shared(tensor)))
+                Ok(StoredMatrix::f32(shape, self.in_place(checkpoint, &name, tensor)?))
             }
             _ => {
                 let mut buffer = Buffer::new(self.matrix_type(), shape.iter().product());
                 self.read(checkpoint, &name, on_disk, &mut buffer)?;
                 Ok(buffer.matrix(shape, &mut self.arena.borrow_mut()))
             }
+        }
+    }
+
+    /// The bytes of a tensor where they lie in the file, or in memory if an adapter changes them.
+    fn in_place(&self, checkpoint: &Checkpoint, name: &str, tensor: &StoredTensor) -> Result<Bytes> {
+        match checkpoint.contents(name)? {
+            Cow::Borrowed(_) => Ok(checkpoint.shared(tensor)),
+            Cow::Owned(merged) => Ok(Bytes::kept(&merged, &mut self.arena.borrow_mut())),
         }
     }
 
@@ -402,7 +426,7 @@ impl<'a> Weights<'a> {
             return Err(Error::Weights(format!("tensor `{name}`: expected {shape:?}, found {:?}", tensor.shape)));
         }
         let dtype = tensor.float_type().ok_or_else(|| -> CheckpointError { checkpoint.unreadable(name, tensor) })?;
-        buffer.append(checkpoint.bytes(tensor), dtype);
+        buffer.append(&checkpoint.contents(name)?, dtype);
         self.count(tensor.len());
         Ok(())
     }

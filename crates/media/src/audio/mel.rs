@@ -134,7 +134,7 @@ impl MelStream {
     /// [`MediaError::Unusable`] if a sample is NaN or infinite.
     pub fn push(&mut self, samples: &[f32]) -> Result<()> {
         if let Some(at) = samples.iter().position(|sample| !sample.is_finite()) {
-            return Err(MediaError::unusable("sound", format!("sample {} is no number", self.samples + at)));
+            return Err(MediaError::unusable("sound", format!("sample {} is not a finite number", self.samples + at)));
         }
         let started = self.samples >= FEWEST;
         self.samples += samples.len();
@@ -173,6 +173,17 @@ impl MelStream {
     pub fn finish(self) -> Result<Mel> {
         let samples = self.samples;
         self.finish_padded(samples)
+    }
+
+    /// Finishes an item on its own, with silence behind it if it has fewer than `frames` frames.
+    ///
+    /// # Errors
+    /// Those of [`MelStream::finish`] for the sound itself.
+    pub fn finish_at_least(mut self, frames: usize) -> Result<Mel> {
+        if self.samples >= FEWEST {
+            self.push(&vec![0.0; (frames * HOP).saturating_sub(self.samples)])?;
+        }
+        self.finish()
     }
 
     /// Finishes an item of a call whose longest item has `longest` samples: shorter ones are padded with silence before anything

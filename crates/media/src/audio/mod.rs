@@ -24,7 +24,7 @@ mod timeline;
 #[cfg(feature = "audio")]
 mod track;
 
-pub use input::{AudioInput, Mono, read};
+pub use input::{AudioInput, Mono, read, read_at};
 pub use mel::{BINS, HOP, Mel, MelStream, mel_filters, window};
 pub use resample::Resampler;
 
@@ -93,4 +93,17 @@ pub fn log_mel_up_to(items: &[AudioInput], most: usize) -> Result<Vec<Mel>, Item
         Err(made) => Ok(Mel::clone(made)),
     };
     streams.into_iter().enumerate().map(finish).collect()
+}
+
+/// Log-mel frames of one item on its own, with silence behind it if it has fewer than `frames` frames.
+///
+/// # Errors
+/// [`MediaError`] naming the item, if it cannot be used.
+pub fn log_mel_at_least(item: &AudioInput, frames: usize) -> Result<Mel> {
+    if let AudioInput::Frames(mel) = item {
+        return Ok(Mel::clone(mel));
+    }
+    let mut stream = MelStream::new();
+    item.feed(&mut |piece| stream.push(piece).map_err(|error| error.named(item.origin())))?;
+    stream.finish_at_least(frames).map_err(|error| error.named(item.origin()))
 }

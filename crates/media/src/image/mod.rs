@@ -37,12 +37,19 @@ use serde::{Deserialize, Serialize};
 
 /// How pictures are prepared. `Default` is what the released model ships with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
 pub struct ImageOptions {
     /// Pixels of the resized picture.
     pub bounds: PixelBounds,
     /// Sizes of the vision encoder.
     pub patch: PatchSpec,
 }
+
+omni_core::setters! { ImageOptions {
+    bounds: PixelBounds,
+    patch: PatchSpec,
+} }
 
 /// How the vision encoder cuts pictures; `Default` is the released encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

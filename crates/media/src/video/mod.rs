@@ -41,6 +41,8 @@ use serde::{Deserialize, Serialize};
 /// How videos are prepared. `Default` is the reference's processor with its sampling switched on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[must_use]
+#[non_exhaustive]
 pub struct VideoOptions {
     /// Frames taken per second of video.
     pub frames_per_second: f64,
@@ -63,6 +65,17 @@ pub struct VideoOptions {
     /// Sizes of the vision encoder.
     pub patch: PatchSpec,
 }
+
+omni_core::setters! { VideoOptions {
+    frames_per_second: f64,
+    min_frames: usize,
+    max_frames: usize,
+    sampling: VideoSampling,
+    bounds: PixelBounds,
+    token_budget: impl Into<Option<usize>> => token_budget.into(),
+    max_tokens: usize,
+    patch: PatchSpec,
+} }
 
 impl Default for VideoOptions {
     fn default() -> Self {
