@@ -5,9 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use qwen3_omni::{
-    Canceller, Error, Event, FinishReason, GenerateOptions, Message, Omni, Reply, Result, SamplingOptions, SpeechFinish,
-};
+use qwen3_omni::{Canceller, Error, Event, FinishReason, GenerateOptions, Message, Omni, Reply, Result, SpeechFinish};
 use serde_json::{Value, json};
 use weights_tools::commands::interrupt::Busy;
 use weights_tools::commands::{Output, note};
@@ -54,16 +52,14 @@ impl AnswerArguments {
 
     /// The options of an answer that is spoken as `speech` says.
     pub fn options(&self, speech: &SpeechArguments, is_nano: bool) -> GenerateOptions {
-        let mut options = GenerateOptions {
-            max_new_tokens: self.max_tokens,
-            seed: self.seed,
-            speech: Some(speech.is_wanted()),
-            speaker: speech.speaker.clone(),
-            audio_in_video: self.audio_in_video,
-            ..GenerateOptions::default()
-        };
+        let mut options = GenerateOptions::default()
+            .max_new_tokens(self.max_tokens)
+            .seed(self.seed)
+            .speech(speech.is_wanted())
+            .audio_in_video(self.audio_in_video);
+        options.speaker = speech.speaker.clone();
         if let Some(temperature) = self.temperature {
-            options.thinker = SamplingOptions { greedy: false, temperature, seed: self.seed, ..options.thinker };
+            options.thinker = options.thinker.sampled().temperature(temperature).seed(self.seed);
         }
         if is_nano {
             // It learnt from pictures of 96 × 96 pixels.

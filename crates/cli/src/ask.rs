@@ -6,10 +6,9 @@ use clap::Args;
 use qwen3_omni::Result;
 use weights_tools::commands::{Output, interrupt};
 
-use crate::answer::{AnswerArguments, Answered, answer};
-use crate::model::ModelArguments;
+use crate::answer::{Answered, answer};
 use crate::parts::Parts;
-use crate::speech::SpeechArguments;
+use crate::spoken::SpokenArguments;
 
 /// Ask one question: text and files in any order; the answer goes to standard output, spoken to a file
 #[derive(Debug, Args)]
@@ -21,23 +20,19 @@ pub struct Ask {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    speech: SpeechArguments,
-    #[command(flatten)]
-    answer: AnswerArguments,
-    #[command(flatten)]
-    model: ModelArguments,
+    spoken: SpokenArguments,
 }
 
 impl Ask {
     /// Answers.
     pub fn run(self, out: &Output) -> Result<ExitCode> {
-        self.speech.check()?;
-        let mut chat = self.answer.opening();
-        chat.push(self.parts.message()?);
-        let omni = self.model.load(self.speech.is_wanted())?;
-        let options = self.answer.options(&self.speech, self.model.is_nano());
-        let answered = answer(&omni, &chat, &options, &self.speech, (!self.json).then_some(out))?;
-        Ok(tell(&answered, self.json, self.answer.is_verbose(), out))
+        let Self { parts, json, spoken } = self;
+        spoken.speech.check()?;
+        let mut chat = spoken.opening();
+        chat.push(parts.message()?);
+        let omni = spoken.load()?;
+        let answered = answer(&omni, &chat, &spoken.options(), &spoken.speech, (!json).then_some(out))?;
+        Ok(tell(&answered, json, spoken.answer.is_verbose(), out))
     }
 }
 

@@ -17,6 +17,7 @@ mod parts;
 mod pull;
 mod say;
 mod speech;
+mod spoken;
 
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
@@ -54,6 +55,8 @@ enum Command {
     Quantize(commands::Quantize),
     #[command(after_help = "Example: qwen3-omni convert gptq-checkpoint converted --dtype bf16")]
     Convert(commands::Convert),
+    #[command(after_help = "Example: qwen3-omni merge /models/Qwen3-Omni-30B-A3B-Instruct tuned/step-000200 merged")]
+    Merge(commands::Merge),
     #[command(after_help = "Example: qwen3-omni compare DIR omni-24gb --picture cat.png --json")]
     Compare(commands::Compare),
     Completions(completions::Completions),
@@ -63,8 +66,8 @@ impl Command {
     /// Whether this is a command of `weights-tools`, whose exit codes tell a checkpoint that is not as it should be (1) from a command
     /// that could not run (2).
     fn is_tool(&self) -> bool {
-        use Command::{Compare, Convert, Inspect, Quantize, Verify};
-        matches!(self, Inspect(_) | Verify(_) | Quantize(_) | Convert(_) | Compare(_))
+        use Command::{Compare, Convert, Inspect, Merge, Quantize, Verify};
+        matches!(self, Inspect(_) | Verify(_) | Quantize(_) | Convert(_) | Merge(_) | Compare(_))
     }
 
     fn run(self, out: &Output) -> Result<ExitCode> {
@@ -82,6 +85,7 @@ impl Command {
             Command::Verify(arguments) => arguments.run(out).map(code),
             Command::Quantize(arguments) => arguments.run(out).map(code),
             Command::Convert(arguments) => arguments.run(out).map(code),
+            Command::Merge(arguments) => arguments.run(out).map(code),
             Command::Compare(arguments) => arguments.run(out).map(code),
             Command::Completions(arguments) => arguments.run(out).map(code),
         }

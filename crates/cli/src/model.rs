@@ -13,6 +13,9 @@ pub struct ModelArguments {
     /// Checkpoint directory in Hugging Face layout; without one, nano, the toy model inside this program
     #[arg(long, value_name = "DIR", env = "QWEN3_OMNI_MODEL", hide_env_values = true)]
     model: Option<PathBuf>,
+    /// Adapter (LoRA) in PEFT's form, merged while loading; may be repeated
+    #[arg(long, value_name = "DIR", requires = "model")]
+    adapter: Vec<PathBuf>,
     /// cpu, wgpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -50,6 +53,9 @@ impl ModelArguments {
             shown.set_length(loading.total as u64);
             shown.set_position(loading.bytes as u64);
         });
+        for adapter in &self.adapter {
+            builder = builder.adapter(adapter);
+        }
         if let Some(dtype) = self.dtype {
             builder = builder.dtype(dtype);
         }

@@ -7,11 +7,10 @@ use clap::Args;
 use qwen3_omni::{Error, Message, Result};
 use weights_tools::commands::Output;
 
-use crate::answer::{AnswerArguments, answer};
+use crate::answer::answer;
 use crate::ask::tell;
-use crate::model::ModelArguments;
 use crate::parts::standard_input;
-use crate::speech::SpeechArguments;
+use crate::spoken::SpokenArguments;
 
 /// The place of the text in a prompt.
 const TEXT: &str = "{text}";
@@ -39,31 +38,27 @@ pub struct Say {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    speech: SpeechArguments,
-    #[command(flatten)]
-    answer: AnswerArguments,
-    #[command(flatten)]
-    model: ModelArguments,
+    spoken: SpokenArguments,
 }
 
 impl Say {
     /// Speaks.
-    pub fn run(mut self, out: &Output) -> Result<ExitCode> {
-        let text = if self.text == ["-"] { standard_input()? } else { self.text.join(" ") };
+    pub fn run(self, out: &Output) -> Result<ExitCode> {
+        let Self { text, prompt, json, mut spoken } = self;
+        let text = if text == ["-"] { standard_input()? } else { text.join(" ") };
         let words = words(&text);
         if words.is_empty() {
             return Err(Error::Request("there is nothing to say: the text has no words".into()));
         }
-        if !self.speech.is_wanted() {
-            self.speech.out = Some(PathBuf::from("speech.wav"));
+        if !spoken.speech.is_wanted() {
+            spoken.speech.out = Some(PathBuf::from("speech.wav"));
         }
-        let (text, usual) = if self.model.is_nano() { (words.join(" "), REPEAT) } else { (text, READ_ALOUD) };
-        let mut chat = self.answer.opening();
-        chat.push(Message::user().text(self.prompt.as_deref().unwrap_or(usual).replace(TEXT, &text)));
-        let omni = self.model.load(true)?;
-        let options = self.answer.options(&self.speech, self.model.is_nano()).read_aloud(text);
-        let answered = answer(&omni, &chat, &options, &self.speech, None)?;
-        Ok(tell(&answered, self.json, self.answer.is_verbose(), out))
+        let (text, usual) = if spoken.model.is_nano() { (words.join(" "), REPEAT) } else { (text, READ_ALOUD) };
+        let mut chat = spoken.opening();
+        chat.push(Message::user().text(prompt.as_deref().unwrap_or(usual).replace(TEXT, &text)));
+        let omni = spoken.load()?;
+        let answered = answer(&omni, &chat, &spoken.options().read_aloud(text), &spoken.speech, None)?;
+        Ok(tell(&answered, json, spoken.answer.is_verbose(), out))
     }
 }
 

@@ -37,11 +37,12 @@ mod omni;
 mod output;
 mod prefill;
 mod prompt;
+mod recogniser;
 mod schedule;
 mod session;
 
 #[cfg(feature = "async")]
-pub use answer::{AsyncEvents, PollEvent};
+pub use answer::AsyncEvents;
 pub use answer::{Canceller, ReplyStream};
 pub use code2wav::Chunking;
 pub use config::{Component, OmniConfig, TopConfig};
@@ -65,10 +66,11 @@ pub use output::{
 #[cfg(feature = "grammar")]
 pub use prompt::Grammar;
 pub use prompt::{
-    ChatTemplate, ChunkRamp, GenerateOptions, GivenText, Guards, HookContext, LastWord, Message, Part, PartKind,
-    PartTokens, Prompt, Role, SpeechFilter, Stages, TalkerPositions, TemplateOptions, TextStream, TokenHook,
-    TokenHooks, Tokenizer, VideoSound, VocoderMode,
+    ChatTemplate, ChunkRamp, ConversationReader, GenerateOptions, GivenText, Guards, HookContext, LastWord, Message,
+    Part, PartKind, PartTokens, Prompt, ReadConversation, ReadMedia, Role, SpeechFilter, Stages, TalkerPositions,
+    TemplateOptions, TextStream, TokenHook, TokenHooks, Tokenizer, VideoSound, VocoderMode,
 };
+pub use recogniser::{AutOptions, AutPrompt, AutRecogniser, AutTask, recognition_mel};
 pub use session::{Answer, AudioTurn, MelNorm, Session};
 
 pub use aut_encoder;

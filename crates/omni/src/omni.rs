@@ -13,6 +13,15 @@ use crate::prompt::{GenerateOptions, Message, Preparer, Prompt, SpeechPlan, Toke
 use crate::schedule::Permit;
 
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
+///
+/// ```no_run
+/// use qwen3_omni::{GenerateOptions, Message, Omni};
+///
+/// let omni = Omni::builder("/models/Qwen3-Omni-30B-A3B-Instruct").load()?;
+/// let other = omni.clone(); // the same weights
+/// std::thread::spawn(move || other.generate(&[Message::user().text("hello")], &GenerateOptions::default()));
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Omni {
     model: Arc<Model>,
@@ -54,6 +63,13 @@ impl Omni {
     }
 
     /// Names of the speakers; empty if the model does not speak.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// println!("expected one of {}", omni.speakers().join(", "));
+    /// let options = qwen3_omni::GenerateOptions::default().speaker("chelsie");
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     pub fn speakers(&self) -> Vec<&str> {
         let talker = self.model.config.talker().ok().filter(|_| self.speaks());
         talker.map_or_else(Vec::new, |talker| talker.speaker_id.keys().map(String::as_str).collect())
@@ -76,6 +92,15 @@ impl Omni {
 
     /// Prepares a conversation with all its media and counts its tokens, without running the model.
     ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # use qwen3_omni::{GenerateOptions, Message};
+    /// let question = Message::user().video("holiday.mp4").text("Where is this?");
+    /// let prompt = omni.prompt(&[question], &GenerateOptions::default())?;
+    /// println!("{} of {} tokens, {:?}", prompt.tokens(), omni.context_length(), prompt.tokens_by_kind());
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Request`] if there is nothing to answer, [`Error::Media`] naming the message and the part that cannot be read
     /// or used, [`Error::NotLoaded`] for media if no encoders are loaded, [`Error::ContextLength`] for pictures and videos that do not
@@ -92,6 +117,17 @@ impl Omni {
 
     /// Generates the whole answer.
     ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # use qwen3_omni::{GenerateOptions, Message};
+    /// let reply = omni.generate(&[Message::user().text("Name a sea.")], &GenerateOptions::default())?;
+    /// println!("{}", reply.text);
+    /// if let Some(speech) = reply.speech {
+    ///     speech.audio.save_wav("reply.wav")?;
+    /// }
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The errors of [`Omni::stream`] and its events.
     pub fn generate(&self, messages: &[Message], options: &GenerateOptions) -> Result<Reply> {
@@ -100,6 +136,16 @@ impl Omni {
 
     /// Generates `n` answers to the same conversation, one after another; the prompt is computed once. The seed of each is one more than
     /// that of the one before, so that they differ if anything is sampled.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # use qwen3_omni::{GenerateOptions, Message, SamplingOptions};
+    /// let sampled = GenerateOptions::default().thinker(SamplingOptions::default().sampled().temperature(0.8));
+    /// for reply in omni.generate_n(&[Message::user().text("Name a ship.")], &sampled.text_only(), 3)? {
+    ///     println!("{}", reply.text);
+    /// }
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The errors of [`Omni::generate`]; [`Error::Request`] if `n` is 0.
@@ -110,8 +156,8 @@ impl Omni {
         let mut session = self.session();
         messages.iter().for_each(|message| session.push(message.clone()));
         let answer = |index: usize| {
-            let options = GenerateOptions { seed: options.seed.wrapping_add(index as u64), ..options.clone() };
-            let reply = session.reply(&options)?;
+            let seed = options.seed.wrapping_add(index as u64);
+            let reply = session.reply(&options.clone().seed(seed))?;
             session.truncate(messages.len());
             Ok(reply)
         };
@@ -120,6 +166,17 @@ impl Omni {
 
     /// Generates the answer piece by piece: text as it is decoded, sound from the first word on. Work starts at once, in threads of
     /// its own, and waits for a slow reader. Dropping the stream stops it.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # use qwen3_omni::{Event, GenerateOptions, Message};
+    /// for event in omni.stream(&[Message::user().text("Count to ten.")], &GenerateOptions::default())? {
+    ///     if let Event::Text(piece) = event? {
+    ///         print!("{piece}");
+    ///     }
+    /// }
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Before the model runs: [`Error::Busy`] if as many answers are being generated as
@@ -132,6 +189,16 @@ impl Omni {
     }
 
     /// Streams the answer to a prompt, with the options that [`Omni::prompt`] made it with.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # use qwen3_omni::{GenerateOptions, Message};
+    /// let prompt = omni.prompt(&[Message::user().image("page.png").text("Read this.")], &GenerateOptions::default())?;
+    /// if prompt.tokens() < 4096 {
+    ///     let stream = omni.stream_prompt(prompt)?;
+    /// }
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The errors of [`Omni::stream`].
@@ -200,12 +267,19 @@ impl Omni {
         };
         let generation = &self.model.generation;
         // Each stage has its own seed, so that they do not draw the same numbers.
-        let usual = || SamplingOptions { greedy: options.greedy_speech, ..generation.talker(1) };
+        let usual = || {
+            let mut usual = generation.talker(1);
+            usual.greedy = options.greedy_speech;
+            usual
+        };
         let mut sampling = options.talker.clone().unwrap_or_else(usual);
         sampling.seed = options.stage_seed(sampling.seed);
         // The reference's code predictor follows the talker's choice.
-        let greedy = sampling.greedy;
-        let usual = || SamplingOptions { greedy, seed: 2, ..SamplingOptions::code_predictor() };
+        let usual = || {
+            let mut usual = SamplingOptions::code_predictor().seed(2);
+            usual.greedy = sampling.greedy;
+            usual
+        };
         let mut residual_sampling = options.code_predictor.clone().unwrap_or_else(usual);
         residual_sampling.seed = options.stage_seed(residual_sampling.seed);
         Ok(Some(SpeechPlan {

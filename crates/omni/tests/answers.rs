@@ -68,13 +68,14 @@ fn a_stream_gives_what_generate_gives_for_every_chunk_size() {
     let omni = exact();
     let whole = omni.generate(&question(SUM), &greedy()).unwrap();
     let speech = whole.speech.unwrap();
-    let ramps = [ChunkRamp::fixed(1), ChunkRamp::fixed(5), ChunkRamp::fixed(1000), ChunkRamp { first: 2, most: 4 }];
+    let ramps =
+        [ChunkRamp::fixed(1), ChunkRamp::fixed(5), ChunkRamp::fixed(1000), ChunkRamp::default().first(2).most(4)];
     for (chunks, stages) in ramps
         .into_iter()
         .map(|ramp| (ramp, Stages::Concurrent))
         .chain([(ChunkRamp::default(), Stages::Sequential), (ChunkRamp::fixed(3), Stages::Sequential)])
     {
-        let options = GenerateOptions { chunks, stages, ..greedy() };
+        let options = greedy().chunks(chunks).stages(stages);
         let (text, samples, reply) = collect(&omni, &options);
         assert_eq!((&text, &reply.text), (&whole.text, &whole.text));
         assert_eq!(reply.usage, whole.usage);
@@ -101,8 +102,7 @@ fn reply_times_add_up(timings: &qwen3_omni::Timings) -> bool {
 fn the_reference_way_of_decoding_is_offered() {
     let omni = exact();
     let chunking = Chunking { frames: 12, left_context: 5 };
-    let mut options = greedy();
-    options.vocoder = VocoderMode::Chunked(chunking);
+    let options = greedy().vocoder(VocoderMode::Chunked(chunking));
     let speech = omni.generate(&question(SUM), &options).unwrap().speech.unwrap();
     let checkpoint = checkpoint::Checkpoint::open(testkit::nano()).unwrap();
     let place = Device::Cpu.place(Dtype::F32).unwrap();
@@ -116,8 +116,7 @@ fn seeds_repeat_speech_and_differ_from_each_other() {
     // Random weights have flat distributions, so that other draws give other codes.
     let omni = Omni::builder(testkit::tiny()).load().unwrap();
     let codes = |seed| {
-        let mut options = GenerateOptions::default();
-        (options.seed, options.max_new_tokens, options.max_codes) = (seed, 4, Some(12));
+        let options = GenerateOptions::default().seed(seed).max_new_tokens(4).max_codes(12);
         omni.generate(&question("hello"), &options).unwrap().speech.unwrap().codes
     };
     assert_eq!(codes(3), codes(3));
@@ -127,13 +126,13 @@ fn seeds_repeat_speech_and_differ_from_each_other() {
 #[test]
 fn greedy_speech_keeps_the_checkpoints_penalty_and_the_predictor_follows_the_talker() {
     let codes = |directory: &Path, options: GenerateOptions| {
-        let options = GenerateOptions { max_new_tokens: 4, max_codes: Some(16), ..options };
+        let options = options.max_new_tokens(4).max_codes(16);
         let omni = Omni::builder(directory).load().unwrap();
         omni.generate(&question("hello"), &options).unwrap().speech.unwrap().codes
     };
     let with_penalty = |repetition_penalty| {
-        let talker = SamplingOptions { repetition_penalty, ..SamplingOptions::greedy() };
-        GenerateOptions { talker: Some(talker), ..Default::default() }
+        let talker = SamplingOptions::greedy().repetition_penalty(repetition_penalty);
+        GenerateOptions::default().talker(talker)
     };
     let released = codes(&testkit::tiny(), greedy());
     assert_eq!(codes(&testkit::tiny(), with_penalty(1.05)), released);
@@ -163,7 +162,7 @@ fn the_last_word_of_a_cut_answer_is_spoken_unless_the_reference_is_followed() {
     let omni = nano();
     let whole = |question_text: &str| omni.generate(&question(question_text), &greedy()).unwrap().speech.unwrap().codes;
     let cut = |last_word| {
-        let options = GenerateOptions { max_new_tokens: 2, last_word, ..greedy() };
+        let options = greedy().max_new_tokens(2).last_word(last_word);
         let reply = omni.generate(&question("repeat red cat nine"), &options).unwrap();
         assert_eq!((reply.text.as_str(), reply.finish_reason), ("red cat", FinishReason::Limit));
         reply.speech.unwrap().codes
@@ -193,11 +192,7 @@ fn an_empty_answer_has_no_speech_and_is_no_error() {
 fn unknown_speakers_list_the_known_ones_and_known_ones_match_in_any_case() {
     let omni = nano();
     assert_eq!(omni.speakers(), ["aiden", "chelsie", "ethan"]);
-    let with = |name: &str| {
-        let mut options = greedy();
-        options.speaker = Some(name.into());
-        options
-    };
+    let with = |name: &str| greedy().speaker(name);
     let message = omni.stream(&question(SUM), &with("Bob")).err().unwrap().to_string();
     assert!(message.contains("`Bob`") && message.contains("aiden, chelsie, ethan"), "{message}");
     let [a, b] = ["ETHAN", "ethan"].map(|name| omni.generate(&question("repeat cat"), &with(name)).unwrap());
@@ -215,8 +210,7 @@ fn conversations_that_cannot_be_answered_are_refused_before_any_work() {
         let error = omni.stream(&chat, &greedy()).err().unwrap();
         assert!(matches!(error, Error::Request(_)) && error.to_string().contains(expected), "{error}");
     }
-    let mut options = greedy();
-    options.talker = Some(SamplingOptions { temperature: f32::NAN, ..SamplingOptions::talker() });
+    let options = greedy().talker(SamplingOptions::talker().temperature(f32::NAN));
     let message = omni.stream(&question(SUM), &options).err().unwrap().to_string();
     assert!(message.contains("talker") && message.contains("temperature"), "{message}");
 }
@@ -251,10 +245,9 @@ fn ids_without_a_row_and_tokens_with_another_id_are_refused() {
 fn text_only_models_say_so_when_speech_is_asked_for() {
     let omni = Omni::builder(testkit::tiny()).text_only().load().unwrap();
     assert!(!omni.speaks() && omni.speakers().is_empty());
-    let mut options = greedy();
-    options.max_new_tokens = 2;
+    let options = greedy().max_new_tokens(2);
     assert!(omni.generate(&question("hi"), &options).unwrap().speech.is_none());
-    options.speech = Some(true);
+    let options = options.speech(true);
     let error = omni.stream(&question("hi"), &options).err().unwrap();
     assert!(matches!(error, Error::NotLoaded(_)), "{error}");
     // Thinking and Captioner checkpoints have no talker at all.

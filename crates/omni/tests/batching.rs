@@ -25,7 +25,7 @@ fn greedy() -> GenerateOptions {
 
 /// Random weights write and speak for as long as they may.
 fn endless() -> GenerateOptions {
-    GenerateOptions { max_new_tokens: 100, max_codes: Some(2000), guards: Guards::off(), ..greedy() }
+    greedy().max_new_tokens(100).max_codes(2000).guards(Guards::off())
 }
 
 fn ask(text: &str) -> [Message; 1] {
@@ -95,15 +95,15 @@ fn in_single_precision_their_sound_is_the_same_too() {
 
 #[test]
 fn each_answer_keeps_its_own_seed() {
-    let hot = |seed| SamplingOptions { greedy: false, temperature: 1.2, seed, ..SamplingOptions::talker() };
-    let options = |seed| GenerateOptions {
-        thinker: hot(seed),
-        talker: Some(hot(seed)),
-        code_predictor: Some(hot(seed)),
-        max_new_tokens: 24,
-        max_codes: Some(30),
-        seed,
-        ..GenerateOptions::default()
+    let hot = |seed| SamplingOptions::talker().temperature(1.2).seed(seed);
+    let options = |seed| {
+        GenerateOptions::default()
+            .thinker(hot(seed))
+            .talker(hot(seed))
+            .code_predictor(hot(seed))
+            .max_new_tokens(24)
+            .max_codes(30)
+            .seed(seed)
     };
     let requests: Vec<_> = (0..4).map(|seed| (Message::user().text("repeat cat"), options(seed))).collect();
     assert_as_alone(&nano(), &requests, HALF);
@@ -114,13 +114,11 @@ fn more_answers_than_one_batch_takes_and_stages_of_every_kind() {
     // The batches of the talker and the code predictor hold seven.
     let omni = Omni::builder(testkit::tiny()).max_answers(12).load().unwrap();
     let requests = (0..12).map(|which: usize| {
-        let options = GenerateOptions {
-            max_new_tokens: 5 + 3 * which,
-            max_codes: Some(40 - 3 * which),
-            stages: if which.is_multiple_of(3) { Stages::Sequential } else { Stages::Concurrent },
-            chunks: ChunkRamp { first: 1 + which % 3, most: 8 },
-            ..endless()
-        };
+        let options = endless()
+            .max_new_tokens(5 + 3 * which)
+            .max_codes(40 - 3 * which)
+            .stages(if which.is_multiple_of(3) { Stages::Sequential } else { Stages::Concurrent })
+            .chunks(ChunkRamp::default().first(1 + which % 3).most(8));
         (Message::user().text(format!("question {which}")), options)
     });
     assert_as_alone(&omni, &requests.collect::<Vec<_>>(), SINGLE);
@@ -129,7 +127,7 @@ fn more_answers_than_one_batch_takes_and_stages_of_every_kind() {
 #[test]
 fn an_answer_that_ends_early_leaves_the_others_alone() {
     let omni = Omni::builder(testkit::tiny()).load().unwrap();
-    let whole = GenerateOptions { max_codes: Some(60), ..endless() };
+    let whole = endless().max_codes(60);
     let expected = contents(omni.generate(&ask("hello"), &whole).unwrap());
     scope(|scope| {
         for _ in 0..3 {
@@ -162,7 +160,7 @@ fn an_answer_that_fails_leaves_the_others_alone() {
     config["talker_config"]["text_config"]["max_position_embeddings"] = 40.into();
     std::fs::write(&path, config.to_string()).unwrap();
     let omni = Omni::builder(directory.path()).load().unwrap();
-    let options = GenerateOptions { max_new_tokens: 30, ..endless() };
+    let options = endless().max_new_tokens(30);
     let expected = contents(omni.generate(&ask("hi"), &options).unwrap());
     scope(|scope| {
         for _ in 0..3 {
@@ -212,7 +210,7 @@ fn answers_beyond_the_limit_are_refused_until_one_has_ended() {
             first.cancel();
             first.for_each(|event| drop(event.unwrap()));
             // The permit is returned when `Done` has been handed out.
-            let short = GenerateOptions { max_new_tokens: 2, ..greedy() };
+            let short = greedy().max_new_tokens(2);
             omni.generate(&ask("hello"), &short.text_only()).unwrap();
         }
         drop(stream_when_free(&omni));
@@ -224,10 +222,10 @@ fn refused_requests_hold_no_permit() {
     let omni = Omni::builder(testkit::tiny()).max_answers(1).load().unwrap();
     for _ in 0..3 {
         assert!(matches!(omni.stream(&[], &greedy()).err(), Some(Error::Request(_))));
-        let absurd = GenerateOptions { max_new_tokens: 0, ..greedy() };
+        let absurd = greedy().max_new_tokens(0);
         assert!(matches!(omni.stream(&ask("hello"), &absurd).err(), Some(Error::Request(_))));
     }
-    omni.generate(&ask("hello"), &GenerateOptions { max_new_tokens: 2, ..greedy() }.text_only()).unwrap();
+    omni.generate(&ask("hello"), &greedy().max_new_tokens(2).text_only()).unwrap();
 }
 
 #[test]

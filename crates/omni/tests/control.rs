@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use qwen3_omni::{
-    Event, FinishReason, GenerateOptions, GivenText, Grammar, Message, Omni, PartKind, Result, Role, SpeechFilter,
-    TokenHook, TokenHooks,
+    Event, FinishReason, GenerateOptions, GivenText, Grammar, Message, Omni, PartKind, Result, Role, SamplingOptions,
+    SpeechFilter, TokenHook, TokenHooks,
 };
 use serde_json::json;
 
@@ -37,7 +37,7 @@ fn a_text_that_is_read_aloud_sounds_as_if_the_model_had_written_it() {
     );
     assert_eq!(read.speech.unwrap().codes, written.speech.unwrap().codes);
     // Also a text that the model would never write, and longer than it may generate.
-    let other = GenerateOptions { max_new_tokens: 1, ..greedy() }.read_aloud("nine red green cat");
+    let other = greedy().max_new_tokens(1).read_aloud("nine red green cat");
     let read = omni.generate(&question(SUM), &other).unwrap();
     assert_eq!((read.text.as_str(), read.finish_reason), ("nine red green cat", FinishReason::End));
     assert!(read.speech.is_some_and(|speech| !speech.codes.is_empty()));
@@ -51,7 +51,7 @@ fn an_answer_goes_on_from_its_given_beginning() {
     let whole = omni.generate(&question(SUM), &greedy()).unwrap();
     assert_eq!(whole.text, "seven plus five is twelve");
     let given = GivenText::Beginning("seven plus five".into());
-    let options = GenerateOptions { given, max_new_tokens: 2, ..greedy() };
+    let options = greedy().given(given).max_new_tokens(2);
     let mut session = omni.session();
     session.push(Message::user().text(SUM));
     let continued = session.reply(&options).unwrap();
@@ -88,7 +88,7 @@ fn a_hook_forbids_tokens_and_is_told_each_also_in_company() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let (id, kept) = (free.token_ids[1], told.clone());
     let hook = TokenHooks::new(move |_| Ok(Box::new(Ban { id, told: kept.clone() })));
-    let options = GenerateOptions { hook: Some(hook), log_probs: Some(1), ..greedy().text_only() };
+    let options = greedy().text_only().hook(hook).log_probs(1);
     // The other answer shares steps with the one that is held in check.
     let streams = [omni.stream(&question(SUM), &options), omni.stream(&question(SUM), &greedy().text_only())];
     let [banned, company] = streams.map(|stream| {
@@ -109,7 +109,7 @@ fn a_hook_forbids_tokens_and_is_told_each_also_in_company() {
 #[test]
 fn log_probabilities_stand_beside_every_token() {
     let omni = nano();
-    let options = GenerateOptions { log_probs: Some(3), ..greedy().text_only() };
+    let options = greedy().text_only().log_probs(3);
     let reply = omni.generate(&question(SUM), &options).unwrap();
     assert_eq!(reply.log_probs.len(), reply.token_ids.len());
     for (id, place) in reply.token_ids.iter().zip(&reply.log_probs) {
@@ -118,6 +118,38 @@ fn log_probabilities_stand_beside_every_token() {
         assert!(place.best.len() == 3 && sum <= 1.0 + 1e-5 && place.best.is_sorted_by(|a, b| a.log_prob >= b.log_prob));
     }
     assert!(omni.generate(&question(SUM), &greedy().text_only()).unwrap().log_probs.is_empty());
+}
+
+#[test]
+fn streamed_log_probabilities_equal_those_of_the_reply_and_none_comes_after_its_text() {
+    let omni = nano();
+    let streamed = |options: &GenerateOptions| {
+        let (mut places, mut text, mut reply) = (Vec::new(), String::new(), None);
+        for event in omni.stream(&question(SUM), options).unwrap() {
+            match event.unwrap() {
+                Event::LogProbs(place) => places.push(place),
+                Event::Text(piece) => {
+                    text.push_str(&piece);
+                    let ids: Vec<u32> = places.iter().map(|place| place.token.id).collect();
+                    let known = omni.tokenizer().decode(&ids, true);
+                    assert!(options.log_probs.is_none() || known.starts_with(&text), "{text:?} after {known:?}");
+                }
+                Event::Done(done) => reply = Some(done),
+                _ => {}
+            }
+        }
+        (places, reply.unwrap())
+    };
+    let asked = greedy().log_probs(2);
+    // Text that is held back, text that is given, and text that is none.
+    let cases =
+        [asked.clone(), asked.clone().stop(["five is"]), asked.clone().read_aloud("red cat"), asked.read_aloud(CALL)];
+    for options in cases {
+        let (places, reply) = streamed(&options);
+        assert_eq!((&places, places.len()), (&reply.log_probs, reply.token_ids.len()));
+        assert!(!places.is_empty() && places.iter().all(|place| place.best.len() == 2));
+    }
+    assert!(streamed(&greedy()).0.is_empty());
 }
 
 #[test]
@@ -250,7 +282,7 @@ fn messages_options_and_replies_are_written_and_read_again() {
 fn an_answer_follows_its_grammar() {
     let omni = nano();
     let guided = |grammar: Grammar| {
-        let options = GenerateOptions { hook: Some(grammar.into()), ..greedy().text_only() };
+        let options = greedy().text_only().hook(grammar);
         omni.generate(&question(SUM), &options)
     };
     let word = guided(Grammar::Regex("(red|green) (cat|dog)".into())).unwrap();
@@ -273,11 +305,8 @@ fn an_answer_follows_its_grammar() {
 #[test]
 fn several_answers_share_a_prompt_and_one_seed_gives_all_of_each() {
     let omni = nano();
-    let sampled = |seed| {
-        let mut options = GenerateOptions { seed, ..GenerateOptions::default() };
-        (options.thinker.greedy, options.thinker.temperature) = (false, 3.0);
-        options
-    };
+    let sampled =
+        |seed| GenerateOptions::default().seed(seed).thinker(SamplingOptions::default().sampled().temperature(3.0));
     let several = omni.generate_n(&question(SUM), &sampled(5), 3).unwrap();
     let texts: Vec<&str> = several.iter().map(|reply| reply.text.as_str()).collect();
     assert!(texts[0] != texts[1] || texts[1] != texts[2], "{texts:?}");
@@ -294,7 +323,7 @@ fn several_answers_share_a_prompt_and_one_seed_gives_all_of_each() {
 fn code_and_links_are_shown_but_not_spoken() {
     let omni = nano();
     let said = |text: &str, speech_filter| {
-        let options = GenerateOptions { speech_filter, ..greedy().read_aloud(text) };
+        let options = greedy().read_aloud(text).speech_filter(speech_filter);
         omni.generate(&question(SUM), &options).unwrap()
     };
     let plain = said("red cat", SpeechFilter::Everything);

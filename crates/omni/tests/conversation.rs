@@ -24,18 +24,12 @@ impl TurnDetector for Loud {
     }
 }
 
-fn loud() -> Box<dyn TurnDetector> {
-    Box::new(Loud { quiet: 1000 })
-}
-
 fn nano() -> Omni {
     Omni::builder(testkit::nano()).load().unwrap()
 }
 
 fn options() -> ConversationOptions {
-    let mut options = ConversationOptions::default();
-    (options.answer, options.detector) = (GenerateOptions::default().greedy(), loud());
-    options
+    ConversationOptions::default().answer(GenerateOptions::default().greedy()).detector(Loud { quiet: 1000 })
 }
 
 fn spoken(name: &str) -> Vec<f32> {
@@ -50,6 +44,7 @@ fn answer(events: &mut ConversationEvents, last: &str) -> (Vec<&'static str>, St
     for event in events {
         let word = match event.unwrap() {
             ConversationEvent::SpeechStarted => "started",
+            ConversationEvent::TurnResumed => "resumed",
             ConversationEvent::TurnEnded => "ended",
             ConversationEvent::Text(piece) => {
                 text.push_str(&piece);
@@ -121,6 +116,42 @@ fn speech_interrupts_an_answer_and_is_heard() {
 }
 
 #[test]
+fn speech_that_goes_on_before_the_answer_is_heard_goes_on_with_its_turn() {
+    let omni = nano();
+    let (conversation, mut events) = omni.session().converse(options()).unwrap();
+    let question = spoken("spoken_sum_question.wav");
+    let (first, rest) = question.split_at(question.len() / 3);
+    conversation.push(first, SAMPLE_RATE);
+    conversation.push(&[0.0; 8000], SAMPLE_RATE);
+    answer(&mut events, "ended");
+    // All of the answer may have been handed out, but nothing of it was played.
+    conversation.played(0);
+    conversation.push(rest, SAMPLE_RATE);
+    let (words, ..) = answer(&mut events, "resumed");
+    assert!(
+        words.ends_with(&["started", "interrupted", "resumed"])
+            || words.ends_with(&["started", "done", "interrupted", "resumed"]),
+        "{words:?}"
+    );
+    let (words, text, samples) = answer(&mut events, "done");
+    assert_eq!(words[0], "ended");
+    let roles = || conversation.messages().iter().map(Message::role).collect::<Vec<Role>>();
+    assert_eq!(roles(), [Role::User, Role::Assistant]);
+    let joined = &conversation.messages()[..1];
+    assert_eq!(omni.generate(joined, &GenerateOptions::default().greedy()).unwrap().text, text);
+    // Both pieces, with the pause.
+    let pieces = AudioInput::samples(question[..question.len() - SAMPLE_RATE as usize].to_vec(), SAMPLE_RATE, 1);
+    let tokens = |message| omni.prompt(&[message], &GenerateOptions::default()).unwrap().tokens();
+    assert!(tokens(joined[0].clone()) > tokens(Message::user().audio(pieces)));
+    // Now the beginning of the answer was played.
+    conversation.played(samples / 2);
+    conversation.push(&question, SAMPLE_RATE);
+    let (words, ..) = answer(&mut events, "done");
+    assert_eq!(words[..3], ["started", "interrupted", "ended"]);
+    assert_eq!(roles(), [Role::User, Role::Assistant, Role::User, Role::Assistant]);
+}
+
+#[test]
 fn an_interruption_while_it_is_generated_stops_it() {
     let omni = nano();
     let (conversation, mut events) = omni.session().converse(options()).unwrap();
@@ -138,8 +169,7 @@ fn an_interruption_while_it_is_generated_stops_it() {
 #[test]
 fn an_answer_that_cannot_be_interrupted_is_given_first_and_the_turn_is_kept() {
     let omni = nano();
-    let (conversation, mut events) =
-        omni.session().converse(ConversationOptions { interruptible: false, ..options() }).unwrap();
+    let (conversation, mut events) = omni.session().converse(options().interruptible(false)).unwrap();
     conversation.say(Message::user().text("what is seven plus five"));
     conversation.played(0);
     conversation.push(&spoken("spoken_sum_question.wav"), SAMPLE_RATE);
@@ -155,7 +185,7 @@ fn a_button_ends_a_turn_and_wrong_sound_is_an_error_that_ends_nothing() {
     let omni = nano();
     let (conversation, mut events) = omni.session().converse(options()).unwrap();
     conversation.push(&[0.5, f32::NAN], SAMPLE_RATE);
-    assert!(events.next().unwrap().unwrap_err().to_string().contains("no number"));
+    assert!(events.next().unwrap().unwrap_err().to_string().contains("not a finite number"));
     let question = spoken("spoken_sum_question.wav");
     conversation.push(&question[..question.len() - SAMPLE_RATE as usize], SAMPLE_RATE);
     conversation.end_turn();

@@ -33,7 +33,7 @@ fn greedy() -> GenerateOptions {
 
 /// Few tokens and frames, for random weights.
 fn short() -> GenerateOptions {
-    GenerateOptions { max_new_tokens: 5, max_codes: Some(5), ..greedy() }
+    greedy().max_new_tokens(5).max_codes(5)
 }
 
 fn edited(files: &[&str], edit: impl FnOnce(&Path)) -> TempDir {
@@ -101,8 +101,7 @@ fn bytes_samples_and_pixels_answer_as_the_files_they_come_from() {
 #[test]
 fn a_clip_of_one_shape_is_understood_with_and_without_its_sound() {
     let omni = nano();
-    let mut options = small_frames();
-    (options.max_new_tokens, options.max_codes) = (1024, None);
+    let mut options = small_frames().max_new_tokens(1024).max_codes(None);
     let chat = [Message::user().video(sample("clip.mp4")).text("what do you see")];
     let mut tokens = Vec::new();
     for audio_in_video in [false, true] {
@@ -220,7 +219,7 @@ fn what_cannot_be_read_is_named_by_message_part_and_file() {
 fn each_video_is_heard_or_seen_in_silence() {
     let omni = tiny();
     let [clip, silent] = ["clip.mp4", "silent.mp4"].map(|name| testkit::media().join(name));
-    let options = GenerateOptions { audio_in_video: true, ..small_frames() };
+    let options = small_frames().audio_in_video(true);
     let counts = |message: Message, options: &GenerateOptions| -> Vec<usize> {
         omni.prompt(&[message], options).unwrap().parts().iter().map(|part| part.tokens).collect()
     };
@@ -247,7 +246,7 @@ fn each_video_is_heard_or_seen_in_silence() {
 
 #[test]
 fn a_placeholder_in_a_text_part_is_refused_where_special_tokens_are_meant() {
-    let options = GenerateOptions { special_tokens_in_text: true, ..greedy() };
+    let options = greedy().special_tokens_in_text(true);
     let message = refused(&nano(), Message::user().text("a <|image_pad|> b"), &options).to_string();
     assert!(message.contains("1 image placeholders for 0 image parts"), "{message}");
 }
@@ -331,7 +330,7 @@ fn the_talker_may_place_sound_in_video_as_the_reference_does() {
     let sound = AudioInput::samples((0..36_800).map(|i| (i as f32 * 0.05).sin() * 0.2).collect::<Vec<_>>(), 16_000, 1);
     let message = Message::user().video_with_sound(VideoInput::frames(frames(4), 2.0), sound).text("What is said?");
     let answer = |talker_positions| {
-        let options = GenerateOptions { audio_in_video: true, talker_positions, max_codes: Some(12), ..small_frames() };
+        let options = small_frames().audio_in_video(true).talker_positions(talker_positions).max_codes(12);
         omni.generate(std::slice::from_ref(&message), &options).unwrap()
     };
     let [exact, reference] = [TalkerPositions::Exact, TalkerPositions::AsReference].map(answer);
@@ -361,7 +360,7 @@ fn the_captioner_answers_sound_alone_with_text() {
 fn thinking_has_its_own_event_and_stays_out_of_the_text() {
     const QUESTION: &str = "How many people are speaking in the blue lighthouse?";
     let chat = [Message::system("You are a helpful assistant."), Message::user().text(QUESTION)];
-    let options = GenerateOptions { max_new_tokens: 20, ..greedy() };
+    let options = greedy().max_new_tokens(20);
     let plain = Omni::builder(testkit::tiny()).text_only().load().unwrap().generate(&chat, &options).unwrap();
     assert!(plain.thinking.is_none());
     // The tokens the model writes first and often are given other meanings.
@@ -392,7 +391,7 @@ fn thinking_has_its_own_event_and_stays_out_of_the_text() {
     let (thought, said, reply) = answer(&renamed("<think>"), &options);
     assert!(said.is_empty() && reply.text.is_empty() && !thought.is_empty());
     assert!(thought.contains(reply.thinking.as_deref().unwrap().trim()));
-    let ended = GenerateOptions { starts_thinking: Some(true), ..options };
+    let ended = options.starts_thinking(true);
     let (thought, said, reply) = answer(&renamed("</think>"), &ended);
     assert!(thought.is_empty() && !said.is_empty());
     // As the reference reads it: what stands after the last closing token.

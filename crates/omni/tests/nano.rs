@@ -86,11 +86,10 @@ fn a_stream_is_the_whole_answer_in_pieces_with_and_without_media() {
     let omni = Omni::builder(testkit::nano()).device(device).dtype(Dtype::F32).load().unwrap();
     let picture = Message::user().image(samples().join("picture_where.png")).text("where is the blue square");
     for question in [Message::user().text("repeat cat"), picture] {
-        let sequential =
-            GenerateOptions { stages: Stages::Sequential, chunks: ChunkRamp::fixed(1000), ..Default::default() };
+        let sequential = GenerateOptions::default().stages(Stages::Sequential).chunks(ChunkRamp::fixed(1000));
         let whole = omni.generate(std::slice::from_ref(&question), &sequential.greedy()).unwrap().speech.unwrap();
-        for chunks in [ChunkRamp::default(), ChunkRamp::fixed(1), ChunkRamp { first: 3, most: 4 }] {
-            let options = GenerateOptions { chunks, ..Default::default() }.greedy();
+        for chunks in [ChunkRamp::default(), ChunkRamp::fixed(1), ChunkRamp::default().first(3).most(4)] {
+            let options = GenerateOptions::default().chunks(chunks).greedy();
             let speech = omni.generate(std::slice::from_ref(&question), &options).unwrap().speech.unwrap();
             assert_eq!(speech.codes, whole.codes, "{chunks:?}");
             let (samples, expected) = (speech.audio.samples, &whole.audio.samples);

@@ -152,7 +152,7 @@ fn weights_that_are_no_numbers_end_in_an_error_that_names_the_stage() {
             "sound" => Message::user().audio(qwen3_omni::AudioInput::samples(vec![0.1; 8000], 16_000, 1)),
             text => Message::user().text(text),
         };
-        let options = GenerateOptions { max_new_tokens: 6, max_codes: Some(9), ..GenerateOptions::default() };
+        let options = GenerateOptions::default().max_new_tokens(6).max_codes(9);
         let error = load(&directory).generate(&[message], &options).unwrap_err();
         assert!(matches!(error, Error::NotFinite { stage: found } if found == stage), "{stage}: {error}");
     }
@@ -213,11 +213,7 @@ fn null_stands_for_an_absent_key_and_two_names_of_one_key_may_stand_together() {
     let omni = load(&directory);
     let config = OmniCheckpoint::open(directory.path()).unwrap();
     assert_eq!(config.config().top.dtype.as_deref(), Some("bfloat16"));
-    omni.generate(
-        &[Message::user().text("hello")],
-        &GenerateOptions { max_new_tokens: 2, ..GenerateOptions::default() }.text_only(),
-    )
-    .unwrap();
+    omni.generate(&[Message::user().text("hello")], &GenerateOptions::default().max_new_tokens(2).text_only()).unwrap();
 }
 
 #[test]
@@ -229,10 +225,8 @@ fn a_checkpoint_that_does_not_speak_may_keep_defaults_for_the_parts_it_lacks() {
         json["code2wav_config"] = json!({"codebook_size": 2048});
     });
     rewrite(&directory, |name, _| !name.starts_with("talker.") && !name.starts_with("code2wav."), &[]);
-    let reply = load(&directory).generate(
-        &[Message::user().text("hello")],
-        &GenerateOptions { max_new_tokens: 2, ..GenerateOptions::default() },
-    );
+    let reply =
+        load(&directory).generate(&[Message::user().text("hello")], &GenerateOptions::default().max_new_tokens(2));
     assert!(reply.unwrap().speech.is_none());
 }
 

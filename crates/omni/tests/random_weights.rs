@@ -16,8 +16,7 @@ fn ask(directory: &Path, seed: u64) -> Reply {
     // The estimate takes kernels of convolutions for f32 on the CPU, where some are kept in bf16.
     let last = loading.into_iter().last().unwrap();
     assert!(last.bytes <= last.total && last.bytes > last.total / 10 * 8, "{last:?}");
-    let options =
-        GenerateOptions { max_new_tokens: 8, max_codes: Some(8), guards: Guards::off(), ..Default::default() };
+    let options = GenerateOptions::default().max_new_tokens(8).max_codes(8).guards(Guards::off());
     omni.generate(&[Message::user().text("hello")], &options.greedy()).unwrap()
 }
 

@@ -196,7 +196,7 @@ fn a_session_stays_usable_when_a_stage_fails_or_the_context_is_full() {
         std::fs::write(&path, config.to_string()).unwrap();
         Omni::builder(directory.path()).load().unwrap()
     };
-    let short = || GenerateOptions { max_new_tokens: 40, max_codes: Some(20), ..greedy() };
+    let short = || greedy().max_new_tokens(40).max_codes(20);
     // The talker's prompt does not fit: it fails when the thinker has already written.
     let omni = limited("talker_config", 12);
     let mut session = omni.session();
@@ -372,7 +372,7 @@ fn silence_is_answered_and_what_is_no_sound_is_refused() {
     };
     assert!(refused(&[]).contains("no samples"));
     assert!(refused(&[(&[0.1; 100], 16_000)]).contains("100 samples"));
-    assert!(refused(&[(&[0.1, f32::NAN], 16_000)]).contains("sample 1 is no number"));
+    assert!(refused(&[(&[0.1, f32::NAN], 16_000)]).contains("sample 1 is not a finite number"));
     assert!(refused(&[(&[0.1; 400], 16_000), (&[0.1; 400], 48_000)]).contains("change in the middle"));
     assert!(refused(&[(&[0.1; 400], 0)]).contains("0 samples per second"));
     assert_eq!(session.messages().len(), count);

@@ -43,10 +43,10 @@ fn converse(omni: &Omni, seed: u64, until: Instant, expected: &[Answered]) -> us
     let mut answers = 0;
     while Instant::now() < until {
         let which = random.random_range(0..questions.len());
-        let chunks = ChunkRamp { first: random.random_range(1..4), most: random.random_range(4..9) };
+        let chunks = ChunkRamp::default().first(random.random_range(1..4)).most(random.random_range(4..9));
         let mut session = omni.session();
         session.push(questions[which].clone());
-        let mut stream = session.answer(&GenerateOptions { chunks, ..greedy() }).unwrap();
+        let mut stream = session.answer(&greedy().chunks(chunks)).unwrap();
         // Half of the answers are cancelled or dropped somewhere.
         let (end, drops) = (random.random_range(0..24usize), random.random_range(0..4u8) == 0);
         let (mut text, mut samples, mut read, mut done) = (String::new(), 0, 0, None);

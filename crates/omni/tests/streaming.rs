@@ -44,15 +44,15 @@ fn collect(stream: impl Iterator<Item = Result<Event, Error>>) -> (String, Vec<f
 
 /// Random weights write and speak for as long as they may.
 fn endless() -> GenerateOptions {
-    GenerateOptions { max_new_tokens: 100, max_codes: Some(2000), guards: Guards::off(), ..greedy() }
+    greedy().max_new_tokens(100).max_codes(2000).guards(Guards::off())
 }
 
 #[test]
 fn the_first_sound_leaves_before_the_text_is_complete() {
     let omni = tiny();
-    let options = GenerateOptions { max_codes: Some(40), ..endless() };
+    let options = endless().max_codes(40);
     let sound_before_last_text = |stages| {
-        let stream = omni.stream(&question("hello"), &GenerateOptions { stages, ..options.clone() }).unwrap();
+        let stream = omni.stream(&question("hello"), &options.clone().stages(stages)).unwrap();
         let events: Vec<Event> = stream.map(Result::unwrap).collect();
         let last_text = events.iter().rposition(|event| matches!(event, Event::Text(_))).unwrap();
         events[..last_text].iter().any(|event| matches!(event, Event::Audio(_)))
@@ -106,7 +106,7 @@ fn cancelling_before_anything_was_made_gives_an_empty_reply() {
 #[test]
 fn a_reader_that_is_late_misses_nothing() {
     let omni = tiny();
-    let options = GenerateOptions { max_new_tokens: 60, max_codes: Some(60), ..endless() };
+    let options = endless().max_new_tokens(60).max_codes(60);
     let expected = collect(omni.stream(&question("hello"), &options).unwrap());
     let stream = omni.stream(&question("hello"), &options).unwrap();
     std::thread::sleep(Duration::from_millis(400));
@@ -139,17 +139,17 @@ fn dropped_and_unread_streams_end_their_threads() {
 fn a_talker_beyond_its_text_is_stopped_with_the_reason() {
     let omni = tiny();
     let stopped = |guards| {
-        let options = GenerateOptions { guards, max_new_tokens: 3, ..greedy() };
+        let options = greedy().guards(guards).max_new_tokens(3);
         let speech = omni.generate(&question("hello"), &options).unwrap().speech.unwrap();
         (speech.finish_reason, speech.codes.len())
     };
     let alone = stopped(Guards::off());
     assert!(alone.1 > 53, "{alone:?}");
-    let overrun = Guards { frames_per_token: Some(1), ..Guards::off() };
+    let overrun = Guards::off().frames_per_token(1);
     assert_eq!(stopped(overrun), (SpeechFinish::Overrun, 53));
     // Random weights are not silent.
-    assert_eq!(stopped(Guards { silent_frames: Some(3), ..Guards::off() }), alone);
-    let silence = Guards { silent_frames: Some(usize::MAX), looping_frames: Some(usize::MAX), ..Guards::off() };
+    assert_eq!(stopped(Guards::off().silent_frames(3)), alone);
+    let silence = Guards::off().silent_frames(usize::MAX).looping_frames(usize::MAX);
     assert_eq!(stopped(silence), alone);
 }
 
@@ -173,11 +173,11 @@ fn a_silent_voice_and_a_loop_are_stopped_at_the_same_frame_for_every_ramp() {
     let directory = mute();
     let omni = Omni::builder(directory.path()).load().unwrap();
     let said = |omni: &Omni, guards, chunks| {
-        let options = GenerateOptions { guards, chunks, max_new_tokens: 3, ..greedy() };
+        let options = greedy().guards(guards).chunks(chunks).max_new_tokens(3);
         let speech = omni.generate(&question("hello"), &options).unwrap().speech.unwrap();
         (speech.finish_reason, speech.codes, speech.audio.samples.len(), speech.samples_per_frame)
     };
-    let silent = Guards { silent_frames: Some(20), ..Guards::off() };
+    let silent = Guards::off().silent_frames(20);
     for chunks in [ChunkRamp::default(), ChunkRamp::fixed(1), ChunkRamp::fixed(7), ChunkRamp::fixed(1000)] {
         let (stop, codes, samples, per_frame) = said(&omni, silent, chunks);
         assert_eq!((stop, codes.len(), samples), (SpeechFinish::Silence, 20, 20 * per_frame), "{chunks:?}");
@@ -189,7 +189,7 @@ fn a_silent_voice_and_a_loop_are_stopped_at_the_same_frame_for_every_ramp() {
     let repeats = |at: usize| whole[at.saturating_sub(16)..at].iter().any(|frame| first(frame) == first(&whole[at]));
     let expected = (0..whole.len()).find(|at| repeats(*at)).expect("a code comes twice in a while");
     for chunks in [ChunkRamp::default(), ChunkRamp::fixed(3)] {
-        let looping = Guards { looping_frames: Some(1), ..Guards::off() };
+        let looping = Guards::off().looping_frames(1);
         let (stop, codes, ..) = said(&talkative, looping, chunks);
         assert_eq!((stop, codes.as_slice()), (SpeechFinish::Loop, &whole[..expected]), "{chunks:?}");
     }
@@ -198,7 +198,7 @@ fn a_silent_voice_and_a_loop_are_stopped_at_the_same_frame_for_every_ramp() {
 #[test]
 fn guards_do_not_touch_speech_that_goes_well() {
     let omni = nano();
-    let with = |guards| omni.generate(&question(SUM), &GenerateOptions { guards, ..greedy() }).unwrap().speech.unwrap();
+    let with = |guards| omni.generate(&question(SUM), &greedy().guards(guards)).unwrap().speech.unwrap();
     let (on, off) = (with(Guards::default()), with(Guards::off()));
     assert_eq!((on.codes, on.finish_reason), (off.codes, SpeechFinish::End));
 }
@@ -238,7 +238,7 @@ fn a_stage_that_fails_in_the_middle_ends_the_stream_once() {
     assert!(matches!(error, Error::ContextLength { limit: 12, .. }), "{error}");
     assert!(stream.next().is_none());
     // Without speech the model still answers.
-    let options = GenerateOptions { max_new_tokens: 3, ..greedy() };
+    let options = greedy().max_new_tokens(3);
     assert_eq!(omni.generate(&long, &options.text_only()).unwrap().token_ids.len(), 3);
 }
 
@@ -252,8 +252,7 @@ fn streams_of_many_threads_do_not_mix() {
             for ramp in [ChunkRamp::fixed(1), ChunkRamp::default()] {
                 let omni = &omni;
                 scope.spawn(move || {
-                    let stream: ReplyStream =
-                        omni.stream(&question(asked), &GenerateOptions { chunks: ramp, ..greedy() }).unwrap();
+                    let stream: ReplyStream = omni.stream(&question(asked), &greedy().chunks(ramp)).unwrap();
                     let (text, _, reply) = collect(stream);
                     assert_eq!(text, alone.text);
                     assert_eq!(reply.speech.unwrap().codes, alone.speech.as_ref().unwrap().codes);

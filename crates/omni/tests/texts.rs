@@ -48,8 +48,8 @@ fn what_a_user_writes_cannot_end_a_turn_or_begin_one() {
     }
     // Tools are text as well.
     let with = |description: &str, key: &str| {
-        let tools = vec![json!({"type": "function", "function": {"name": "f", "description": description, key: 1}})];
-        turns(&prompt(&omni, &[Message::user().text("x")], &GenerateOptions { tools, ..GenerateOptions::default() }))
+        let tools = [json!({"type": "function", "function": {"name": "f", "description": description, key: 1}})];
+        turns(&prompt(&omni, &[Message::user().text("x")], &GenerateOptions::default().tools(tools)))
     };
     assert_eq!(with("<|im_end|>", "<|im_start|>"), with("ends", "starts"));
 }
@@ -78,7 +78,7 @@ fn special_tokens_in_texts_are_tokens_for_those_who_ask() {
     let omni = tiny();
     let messages = [Message::user().text("x<|im_end|>")];
     let as_text = turns(&prompt(&omni, &messages, &GenerateOptions::default()));
-    let options = GenerateOptions { special_tokens_in_text: true, ..GenerateOptions::default() };
+    let options = GenerateOptions::default().special_tokens_in_text(true);
     let as_token = turns(&prompt(&omni, &messages, &options));
     assert_eq!(as_token, [as_text[0], as_text[1] + 1]);
     let error = omni.prompt(&[Message::user().text("a <|image_pad|> b")], &options).unwrap_err().to_string();
@@ -100,7 +100,7 @@ fn an_empty_result_answer_or_system_text_is_answered() {
         vec![user("x"), Message::assistant(""), user("repeat cat")],
         vec![Message::system(""), user("repeat cat")],
     ] {
-        let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() }.text_only();
+        let options = GenerateOptions::default().max_new_tokens(4).text_only();
         omni.generate(&messages, &options).unwrap();
     }
 }
@@ -109,7 +109,7 @@ fn an_empty_result_answer_or_system_text_is_answered() {
 fn the_first_word_is_spoken_when_the_template_closes_the_thinking() {
     let omni = nano();
     let speech = |question: &str, enable_thinking| {
-        let options = GenerateOptions { enable_thinking, ..GenerateOptions::default() }.greedy();
+        let options = GenerateOptions::default().enable_thinking(enable_thinking).greedy();
         let reply = omni.generate(&[Message::user().text(question)], &options).unwrap();
         (reply.text, reply.speech.unwrap().codes)
     };
@@ -136,7 +136,7 @@ fn the_repetition_penalty_acts_on_the_prompt() {
     let question = [Message::user().text("what is seven plus five")];
     // Below 1 it is a reward: what the prompt does not hold has no chance.
     let foreign = |repetition_penalty| {
-        let mut options = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() }.text_only();
+        let mut options = GenerateOptions::default().max_new_tokens(6).text_only();
         options.thinker.repetition_penalty = repetition_penalty;
         let prompt = prompt(&omni, &question, &options);
         let answer = omni.generate(&question, &options).unwrap().token_ids;
@@ -151,8 +151,7 @@ fn an_answer_ends_before_a_stop_string_and_so_does_its_speech() {
     let omni = nano();
     let question = [Message::user().text("repeat red cat nine")];
     let answer = |stop: &[&str]| {
-        let stop = stop.iter().map(|text| (*text).to_owned()).collect();
-        let options = GenerateOptions { stop, ..GenerateOptions::default() }.greedy();
+        let options = GenerateOptions::default().stop(stop.to_vec()).greedy();
         let (mut shown, mut done) = (String::new(), None);
         for event in omni.stream(&question, &options).unwrap() {
             match event.unwrap() {
@@ -179,7 +178,7 @@ fn an_answer_ends_before_a_stop_string_and_so_does_its_speech() {
     // The beginning of one is no reason to stop.
     let reply = answer(&["nine red", "cat!"]);
     assert_eq!((reply.text.as_str(), reply.finish_reason), (whole.text.as_str(), FinishReason::End));
-    let refused = omni.prompt(&question, &GenerateOptions { stop: vec![String::new()], ..GenerateOptions::default() });
+    let refused = omni.prompt(&question, &GenerateOptions::default().stop([""]));
     assert!(refused.unwrap_err().to_string().contains("stop string is empty"));
 }
 
@@ -187,7 +186,7 @@ fn an_answer_ends_before_a_stop_string_and_so_does_its_speech() {
 fn a_bias_chooses_the_next_token() {
     let (omni, tokenizer) = (nano(), Tokenizer::from_directory(&testkit::nano()).unwrap());
     let nine = tokenizer.encode(" nine").unwrap();
-    let mut options = GenerateOptions { max_new_tokens: 3, ..GenerateOptions::default() }.text_only();
+    let mut options = GenerateOptions::default().max_new_tokens(3).text_only();
     options.thinker.logit_bias = [(nine[0], 1000.0)].into();
     let reply = omni.generate(&[Message::user().text("repeat red")], &options).unwrap();
     assert_eq!(reply.token_ids, [nine[0]; 3]);

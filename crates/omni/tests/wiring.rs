@@ -19,7 +19,7 @@ fn greedy() -> GenerateOptions {
 
 /// Random weights do not end by themselves.
 fn short() -> GenerateOptions {
-    GenerateOptions { max_new_tokens: 6, max_codes: Some(9), guards: Guards::off(), ..greedy() }
+    greedy().max_new_tokens(6).max_codes(9).guards(Guards::off())
 }
 
 fn picture(name: &str) -> ImageInput {
@@ -33,7 +33,7 @@ fn ask(omni: &Omni, messages: &[Message], options: &GenerateOptions) -> Reply {
 #[test]
 fn the_talker_follows_generation_config() {
     let question = [Message::user().text("hello")];
-    let options = GenerateOptions { max_new_tokens: 6, guards: Guards::off(), seed: 3, ..GenerateOptions::default() };
+    let options = GenerateOptions::default().max_new_tokens(6).guards(Guards::off()).seed(3);
     let codes = |change: fn(&mut Value)| {
         let directory = testkit::copy_of(&testkit::tiny());
         testkit::edit_json(&directory.path().join("generation_config.json"), change);
@@ -90,7 +90,7 @@ fn a_text_ends_with_any_of_the_ids_that_generation_config_names() {
 fn bounds_of_pictures_decide_their_tokens() {
     let omni = Omni::builder(testkit::tiny()).load().unwrap();
     let tokens = |bounds| {
-        let options = GenerateOptions { image_bounds: bounds, ..greedy() };
+        let options = greedy().image_bounds(bounds);
         omni.prompt(&[Message::user().image(picture("img_a.png"))], &options).unwrap().tokens()
     };
     let usual = tokens(None);
@@ -293,7 +293,7 @@ fn a_vocoder_of_a_third_party_takes_the_place_of_the_checkpoints() {
     assert_eq!(speech.audio.sample_rate, 8_000);
     assert_eq!(speech.audio.samples.len(), 640 * speech.codes.len() + 7);
     assert_eq!(speech.audio.samples.last(), Some(&0.25));
-    let options = GenerateOptions { vocoder: VocoderMode::Chunked(Chunking::default()), ..greedy() };
+    let options = greedy().vocoder(VocoderMode::Chunked(Chunking::default()));
     let error = omni.generate(&question, &options).unwrap_err().to_string();
     assert!(error.contains("another vocoder"), "{error}");
     // The codes are those of the checkpoint's own.
@@ -305,8 +305,8 @@ fn a_vocoder_of_a_third_party_takes_the_place_of_the_checkpoints() {
 fn what_is_asked_for_outranks_generation_config() {
     let omni = Omni::builder(testkit::tiny()).load().unwrap();
     let question = [Message::user().text("hello")];
-    let talker = SamplingOptions { repetition_penalty: 5.0, ..SamplingOptions::greedy() };
-    let options = GenerateOptions { talker: Some(talker), ..short() };
+    let talker = SamplingOptions::greedy().repetition_penalty(5.0);
+    let options = short().talker(talker);
     let [usual, free] = [&short(), &options].map(|options| ask(&omni, &question, options).speech.unwrap().codes);
     assert_ne!(usual, free);
 }

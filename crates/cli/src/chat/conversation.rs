@@ -8,7 +8,7 @@ use weights_tools::commands::{Output, note};
 use super::request::{HELP, Request};
 use crate::answer::{Answered, stream};
 use crate::parts;
-use crate::speech::SpeechArguments;
+use crate::spoken::SpokenArguments;
 
 /// A session, and the files that wait for the next message.
 pub struct Conversation<'a> {
@@ -17,24 +17,18 @@ pub struct Conversation<'a> {
     /// Messages before the first turn.
     opening: usize,
     options: GenerateOptions,
-    speech: &'a SpeechArguments,
-    is_verbose: bool,
+    spoken: &'a SpokenArguments,
     files: Vec<Part>,
     /// Number of the next answer.
     turn: usize,
 }
 
 impl<'a> Conversation<'a> {
-    pub fn new(
-        omni: &'a Omni,
-        opening: Vec<Message>,
-        options: GenerateOptions,
-        speech: &'a SpeechArguments,
-        is_verbose: bool,
-    ) -> Self {
-        let (mut session, length) = (omni.session(), opening.len());
+    pub fn new(omni: &'a Omni, spoken: &'a SpokenArguments) -> Self {
+        let (mut session, opening) = (omni.session(), spoken.opening());
+        let length = opening.len();
         opening.into_iter().for_each(|message| session.push(message));
-        Self { omni, session, opening: length, options, speech, is_verbose, files: Vec::new(), turn: 1 }
+        Self { omni, session, opening: length, options: spoken.options(), spoken, files: Vec::new(), turn: 1 }
     }
 
     /// Number of files that wait for the next message.
@@ -79,7 +73,7 @@ impl<'a> Conversation<'a> {
         self.session.push(if text.is_empty() { message } else { message.text(text) });
         match self.answer(out) {
             Ok(answered) => {
-                answered.tell(self.is_verbose);
+                answered.tell(self.spoken.answer.is_verbose());
                 self.files.clear();
                 self.turn += 1;
                 // An empty answer cannot stand in a conversation.
@@ -95,8 +89,9 @@ impl<'a> Conversation<'a> {
     }
 
     fn answer(&mut self, out: &Output) -> Result<Answered> {
-        let file = self.speech.out.as_deref().map(|file| numbered(file, self.turn));
-        let speech = self.speech.open(self.omni, file.as_deref())?;
+        let speech = &self.spoken.speech;
+        let file = speech.out.as_deref().map(|file| numbered(file, self.turn));
+        let speech = speech.open(self.omni, file.as_deref())?;
         let answer = self.session.answer(&self.options)?;
         let canceller = answer.canceller();
         stream(answer, &canceller, speech, Some(out))

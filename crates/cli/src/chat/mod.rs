@@ -12,9 +12,7 @@ use clap::Args;
 use qwen3_omni::Result;
 use weights_tools::commands::{Output, interrupt, note};
 
-use crate::answer::AnswerArguments;
-use crate::model::ModelArguments;
-use crate::speech::SpeechArguments;
+use crate::spoken::SpokenArguments;
 use conversation::Conversation;
 use input::{Input, Line};
 use request::{HELP, Request};
@@ -31,11 +29,7 @@ pub struct Chat {
     #[arg(long, conflicts_with_all = ["out", "play"])]
     voice: bool,
     #[command(flatten)]
-    speech: SpeechArguments,
-    #[command(flatten)]
-    answer: AnswerArguments,
-    #[command(flatten)]
-    model: ModelArguments,
+    spoken: SpokenArguments,
 }
 
 impl Chat {
@@ -45,18 +39,17 @@ impl Chat {
         if self.voice {
             return self.talk(out);
         }
-        self.speech.check()?;
+        let spoken = self.spoken;
+        spoken.speech.check()?;
         let mut input = Input::open();
-        let omni = self.model.load(self.speech.is_wanted())?;
+        let omni = spoken.load()?;
         if input.is_watched() {
             note(HELP);
         }
-        if self.model.is_nano() {
+        if spoken.model.is_nano() {
             note("nano was not taught conversations of several turns: /reset helps it");
         }
-        let options = self.answer.options(&self.speech, self.model.is_nano());
-        let mut conversation =
-            Conversation::new(&omni, self.answer.opening(), options, &self.speech, self.answer.is_verbose());
+        let mut conversation = Conversation::new(&omni, &spoken);
         let mut is_leaving = false;
         loop {
             match input.next(conversation.files())? {
@@ -78,10 +71,9 @@ impl Chat {
 
     #[cfg(feature = "live")]
     fn talk(self, out: &Output) -> Result<ExitCode> {
-        let omni = self.model.load(true)?;
-        let options = self.answer.options(&self.speech, self.model.is_nano());
-        let options = qwen3_omni::GenerateOptions { speech: None, ..options };
-        voice::talk(&omni, self.answer.opening(), options, out)?;
+        let omni = self.spoken.model.load(true)?;
+        let options = self.spoken.options().speech(None);
+        voice::talk(&omni, self.spoken.opening(), options, out)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -19,8 +19,7 @@ pub fn talk(omni: &Omni, opening: Vec<Message>, options: GenerateOptions, out: &
     let speakers = Speakers::open()?;
     let mut session = omni.session();
     opening.into_iter().for_each(|message| session.push(message));
-    let (conversation, events) =
-        session.converse(ConversationOptions { answer: options, ..ConversationOptions::default() })?;
+    let (conversation, events) = session.converse(ConversationOptions::default().answer(options))?;
     let recorder = conversation.clone();
     let _microphone = Microphone::open(move |samples, rate| recorder.push(samples, rate))?;
     let played = speakers.counter(omni.sample_rate());

@@ -28,15 +28,15 @@ impl Counts {
     pub fn of_model(directory: &Path) -> qwen3_omni::Result<Self> {
         let config = OmniConfig::read(&directory.join("config.json"))?;
         let bounds = image_bounds(directory)?;
-        Ok(Self::new(config, ImageOptions { bounds, ..ImageOptions::default() }))
+        Ok(Self::new(config, ImageOptions::default().bounds(bounds)))
     }
 
     fn new(config: OmniConfig, image: ImageOptions) -> Self {
         let vision = &config.vision;
         let patch =
             PatchSpec { side: vision.patch_size, frames: vision.temporal_patch_size, merge: vision.spatial_merge_size };
-        let video = VideoOptions { patch, ..VideoOptions::default() };
-        Self { image: ImageOptions { patch, ..image }, video, config }
+        let video = VideoOptions::default().patch(patch);
+        Self { image: image.patch(patch), video, config }
     }
 
     /// Reads a file to its end.

@@ -1,14 +1,17 @@
 //! The files of one revision of a repository.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo, Metadata};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use qwen3_omni::{Error, Result};
 
-use super::progress::Progress;
+use super::checksum::Checksum;
+use super::progress::{Progress, bar};
 
 /// Time before a broken connection is taken up again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -19,6 +22,13 @@ pub struct Hub {
     repository: String,
     commit: String,
     files: Vec<String>,
+}
+
+/// A cache, and what fetches into it.
+struct Store {
+    api: Api,
+    repo: ApiRepo,
+    cached: CacheRepo,
 }
 
 impl Hub {
@@ -45,16 +55,10 @@ impl Hub {
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn download(&self) -> Result<PathBuf> {
-        let cache = Cache::from_env();
-        let repo = api(&self.endpoint, cache.clone())?.repo(self.repo());
-        let cached = cache.repo(self.repo());
+        let store = self.store(Cache::from_env())?;
         let mut directory = None;
-        for (index, name) in self.files.iter().enumerate() {
-            let path = match cached.get(name) {
-                Some(path) => path,
-                None => self.fetch(&repo, index)?,
-            };
-            directory = path.parent().map(Path::to_owned);
+        for index in 0..self.files.len() {
+            directory = self.obtain(&store, index)?.parent().map(Path::to_owned);
         }
         directory.ok_or_else(|| Error::Request(format!("{}: there are no files", self.repository)))
     }
@@ -66,13 +70,13 @@ impl Hub {
     pub fn download_to(&self, directory: &Path) -> Result<PathBuf> {
         let partial = directory.join(".pull");
         self.claim(directory, &partial)?;
-        let repo = api(&self.endpoint, Cache::new(partial.clone()))?.repo(self.repo());
+        let store = self.store(Cache::new(partial.clone()))?;
         for (index, name) in self.files.iter().enumerate() {
             let path = directory.join(name);
             if path.is_file() {
                 continue;
             }
-            let whole = self.fetch(&repo, index)?;
+            let whole = self.obtain(&store, index)?;
             let moved = whole.canonicalize().and_then(|whole| std::fs::rename(whole, &path));
             moved.map_err(|source| Error::io(path, source))?;
         }
@@ -95,36 +99,78 @@ impl Hub {
         written.map_err(|source| Error::io(note, source))
     }
 
-    fn repo(&self) -> Repo {
-        Repo::with_revision(self.repository.clone(), RepoType::Model, self.commit.clone())
+    fn store(&self, cache: Cache) -> Result<Store> {
+        let repo = Repo::with_revision(self.repository.clone(), RepoType::Model, self.commit.clone());
+        let api = api(&self.endpoint, cache.clone())?;
+        Ok(Store { repo: api.repo(repo.clone()), api, cached: cache.repo(repo) })
     }
 
-    /// Downloads a file into the cache, however often the connection breaks on the way.
-    fn fetch(&self, repo: &ApiRepo, index: usize) -> Result<PathBuf> {
-        let (name, url) = (&self.files[index], repo.url(&self.files[index]));
-        let progress = Progress::new(format!("{}/{} {name}", index + 1, self.files.len()));
-        let path = loop {
-            // Each attempt goes on where the last one ended. (The library's own retries can lose their place.)
-            let before = progress.received();
-            match repo.download_with_progress(name, progress.clone()) {
-                Ok(path) => break path,
-                Err(error) if progress.received() > before => {
-                    tracing::info!("{url}: {error}; going on");
-                    thread::sleep(PAUSE);
-                }
-                Err(error) => return Err(failed(&url, error)),
-            }
+    /// Returns a file of the cache, fetched if it is not there, and checked if it was not checked before. A wrong one is removed.
+    fn obtain(&self, store: &Store, index: usize) -> Result<PathBuf> {
+        let name = &self.files[index];
+        let (cached, note) = (store.cached.get(name), self.note(store, name));
+        if let Some(path) = cached.clone().filter(|_| note.is_file()) {
+            return Ok(path);
+        }
+        let (url, label) = (store.repo.url(name), format!("{}/{} {name}", index + 1, self.files.len()));
+        let metadata = store.api.metadata(&url).map_err(|error| failed(&url, error))?;
+        let path = match cached {
+            Some(path) => path,
+            None => fetch(&store.repo, name, &label)?,
         };
-        let length = std::fs::metadata(&path).map_err(|source| Error::io(&path, source))?.len();
-        match length == progress.size() {
-            true => Ok(path),
-            false => {
-                let _ = path.canonicalize().and_then(std::fs::remove_file);
-                let reason = format!("{length} of {} bytes came; the same command fetches it anew", progress.size());
-                Err(Error::io(url, std::io::Error::other(reason)))
+        if let Some(fault) = fault(&path, &metadata, &label).map_err(|source| Error::io(&path, source))? {
+            remove(&path).map_err(|source| Error::io(&path, source))?;
+            return Err(Error::io(url, io::Error::other(format!("{fault}; the same command fetches it anew"))));
+        }
+        // Without the note it is checked again.
+        let _ = note.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| File::create(note));
+        Ok(path)
+    }
+
+    /// Returns the path of the empty file that marks a file of the cache as checked. Other programs that share the cache ignore it.
+    fn note(&self, store: &Store, name: &str) -> PathBuf {
+        let snapshot = store.cached.pointer_path(&self.commit);
+        let repository = snapshot.ancestors().nth(2).unwrap_or(&snapshot);
+        repository.join("checked").join(&self.commit).join(name)
+    }
+}
+
+/// Downloads a file into the cache, however often the connection breaks on the way.
+fn fetch(repo: &ApiRepo, name: &str, label: &str) -> Result<PathBuf> {
+    let progress = Progress::new(label.to_owned());
+    loop {
+        // Each attempt goes on where the last one ended. (The library's own retries can lose their place.)
+        let before = progress.received();
+        match repo.download_with_progress(name, progress.clone()) {
+            Ok(path) => return Ok(path),
+            Err(error) if progress.received() > before => {
+                tracing::info!("{}: {error}; going on", repo.url(name));
+                thread::sleep(PAUSE);
             }
+            Err(error) => return Err(failed(&repo.url(name), error)),
         }
     }
+}
+
+/// What is wrong with a file, by its length, and by its checksum if the hub gives one.
+fn fault(path: &Path, metadata: &Metadata, label: &str) -> io::Result<Option<String>> {
+    let (length, size) = (std::fs::metadata(path)?.len(), metadata.size() as u64);
+    if length != size {
+        return Ok(Some(format!("{length} of {size} bytes came")));
+    }
+    let Some(checksum) = Checksum::of_etag(metadata.etag()) else { return Ok(None) };
+    let shown = bar(format!("checking {label}"), length);
+    let is_right = checksum.matches(length, shown.wrap_read(File::open(path)?))?;
+    shown.finish_and_clear();
+    Ok((!is_right).then(|| format!("the content is corrupted: the hub gives {checksum}")))
+}
+
+/// Removes a file from the cache: the link in its snapshot, and the content that this leads to.
+fn remove(path: &Path) -> io::Result<()> {
+    let content = path.canonicalize()?;
+    std::fs::remove_file(path)?;
+    // On systems without links the content itself lies in the snapshot.
+    if content.exists() { std::fs::remove_file(content) } else { Ok(()) }
 }
 
 fn occupied(directory: &Path, found: &str) -> Error {
@@ -139,7 +185,7 @@ fn api(endpoint: &str, cache: Cache) -> Result<Api> {
 }
 
 fn failed(what: &str, error: ApiError) -> Error {
-    Error::io(what, std::io::Error::other(error))
+    Error::io(what, io::Error::other(error))
 }
 
 /// Files that make a checkpoint: weights, configs, tokenizer, template, licence; at the top, and of no other format.

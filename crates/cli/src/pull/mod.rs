@@ -1,5 +1,6 @@
 //! Checkpoints from a hub.
 
+mod checksum;
 mod hub;
 mod progress;
 
@@ -14,7 +15,7 @@ use hub::Hub;
 
 /// Download a checkpoint from a hub, and pack it if a recipe is given
 ///
-/// An interrupted download is resumed by the same command. Prints the directory for --model.
+/// An interrupted download is resumed by the same command. Files are checked against the hub's checksums. Prints the directory for --model.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: qwen3-omni pull Qwen/Qwen3-Omni-30B-A3B-Instruct --recipe 24gb\n\n\
     HF_TOKEN, or the token that `hf auth login` keeps, opens repositories that ask for one; HF_HOME is where files are kept.")]

@@ -22,21 +22,21 @@ struct Counts {
     received: Cell<u64>,
 }
 
+/// A progress bar of bytes.
+pub fn bar(name: String, size: u64) -> ProgressBar {
+    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(template).expect("a valid template");
+    ProgressBar::new(size).with_style(style).with_message(name)
+}
+
 impl Progress {
     pub fn new(name: String) -> Self {
-        let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-        let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a valid template"));
-        Self { bar: bar.with_message(name.clone()), name, counts: Rc::default() }
+        Self { bar: bar(name.clone(), 0), name, counts: Rc::default() }
     }
 
     /// Bytes that came so far, in all attempts.
     pub fn received(&self) -> u64 {
         self.counts.received.get()
-    }
-
-    /// Bytes of the file, as the hub says.
-    pub fn size(&self) -> u64 {
-        self.counts.size.get()
     }
 }
 
@@ -56,7 +56,7 @@ impl hf_hub::api::Progress for Progress {
     fn finish(&mut self) {
         self.bar.finish_and_clear();
         if !stderr().is_terminal() {
-            note(format_args!("{}, {:.1} MB", self.name, self.size() as f64 / 1e6));
+            note(format_args!("{}, {:.1} MB", self.name, self.counts.size.get() as f64 / 1e6));
         }
     }
 }

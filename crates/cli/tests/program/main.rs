@@ -1,6 +1,7 @@
 //! The program as people run it: with nano, files that come with the repository, and a hub on this machine.
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
 mod answers;
 mod chat;
 mod files;

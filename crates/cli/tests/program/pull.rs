@@ -2,10 +2,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 
 use crate::{json, path, program, refused, text};
 
@@ -13,14 +16,16 @@ use crate::{json, path, program, refused, text};
 const REPOSITORY: &str = "someone/tiny";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// How a hub answers when it is first asked for a shard.
+/// How a hub answers when it is first asked for a file.
 #[derive(Clone, Copy, PartialEq)]
 enum Manners {
     Good,
-    /// It breaks off in the middle.
+    /// It breaks off in the middle of the shard.
     Breaks,
-    /// It stops in the middle and never ends.
+    /// It stops in the middle of the shard and never ends.
     Stalls,
+    /// It gives checksums, and one byte of this file is another.
+    Corrupts(&'static str),
 }
 
 /// Serves the small checkpoint as a hub does. Stays until the test ends.
@@ -52,8 +57,9 @@ impl Hub {
     }
 }
 
-/// The file that manners are about.
+/// A file in Git LFS, and one in git itself.
 const SHARD: &str = "model-00001-of-00003.safetensors";
+const SMALL: &str = "merges.txt";
 
 fn serve(mut stream: TcpStream, manners: Manners, asked: &Mutex<Vec<(String, u64)>>) -> Option<()> {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
@@ -78,8 +84,9 @@ fn serve(mut stream: TcpStream, manners: Manners, asked: &Mutex<Vec<(String, u64
     let range = headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned))?;
     let (start, end) = range.split_once('-')?;
     let (start, end) = (start.parse::<usize>().ok()?, end.parse().unwrap_or(bytes.len() - 1));
+    let tags = tags(&name, &bytes, manners);
     let head = format!(
-        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {start}-{end}/{}\r\nETag: \"{name}-etag\"\r\n\
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {start}-{end}/{}\r\n{tags}\
          X-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n",
         end + 1 - start,
         bytes.len()
@@ -92,7 +99,12 @@ fn serve(mut stream: TcpStream, manners: Manners, asked: &Mutex<Vec<(String, u64
         is_first = asked.iter().all(|(file, _)| *file != name);
         asked.push((name.clone(), start as u64));
     }
-    if is_first && name == SHARD && manners != Manners::Good {
+    if is_first && matches!(manners, Manners::Corrupts(wrong) if wrong == name) {
+        let mut bytes = bytes;
+        bytes[end / 2] ^= 1;
+        return stream.write_all(&bytes[start..=end]).ok();
+    }
+    if is_first && name == SHARD && matches!(manners, Manners::Breaks | Manners::Stalls) {
         stream.write_all(&bytes[..bytes.len() / 2]).ok()?;
         if manners == Manners::Stalls {
             thread::sleep(Duration::from_secs(600));
@@ -100,6 +112,20 @@ fn serve(mut stream: TcpStream, manners: Manners, asked: &Mutex<Vec<(String, u64
         return None;
     }
     stream.write_all(&bytes[start..=end]).ok()
+}
+
+/// The headers that name a content: a hub's own, or those of another server, which say nothing about the content.
+fn tags(name: &str, bytes: &[u8], manners: Manners) -> String {
+    let digits = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    if !matches!(manners, Manners::Corrupts(_)) {
+        return format!("ETag: \"{name}-etag\"\r\n");
+    }
+    if name.ends_with(".safetensors") {
+        let sha256 = digits(&Sha256::digest(bytes));
+        return format!("ETag: \"storage\"\r\nX-Linked-ETag: \"{sha256}\"\r\n");
+    }
+    let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
+    format!("ETag: \"{}\"\r\n", digits(&Sha1::digest(&blob)))
 }
 
 /// `pull` of the repository into a cache of its own.
@@ -152,6 +178,49 @@ fn a_killed_download_goes_on_where_it_was() {
     // Other files are left alone.
     let output = pull(&hub, home.path(), &["--to", &path(home.path())]).output().unwrap();
     assert!(text(&output.stderr).contains("expected a new or empty directory"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_corrupted_file_is_named_removed_and_fetched_anew() {
+    for (name, checksum) in [(SHARD, "SHA-256"), (SMALL, "SHA-1")] {
+        for is_cached in [true, false] {
+            let (home, hub) = (tempfile::tempdir().unwrap(), Hub::start(Manners::Corrupts(name)));
+            let to = path(&home.path().join("model"));
+            let more: &[&str] = if is_cached { &[] } else { &["--to", &to] };
+            let failed = pull(&hub, home.path(), more).output().unwrap();
+            let error = text(&failed.stderr).lines().last().unwrap_or_default().to_owned();
+            assert_eq!(failed.status.code(), Some(1), "{error}");
+            assert!(error.contains(name) && error.contains("corrupted") && error.contains(checksum), "{error}");
+            let output = pull(&hub, home.path(), more).output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let directory = PathBuf::from(text(&output.stdout).trim());
+            assert_eq!(hub.starts(name), [0, 0]);
+            let right = std::fs::read(testkit::tiny().join(name)).unwrap();
+            assert!(is_whole(&directory) && std::fs::read(directory.join(name)).unwrap() == right);
+        }
+    }
+}
+
+#[test]
+fn what_lies_in_the_cache_is_checked_once() {
+    let (home, hub) = (tempfile::tempdir().unwrap(), Hub::start(Manners::Corrupts("none of them")));
+    let output = pull(&hub, home.path(), &[]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let directory = PathBuf::from(text(&output.stdout).trim());
+    let small = directory.join(SMALL);
+    let right = std::fs::read(&small).unwrap();
+    let mut wrong = right.clone();
+    // In the comment of its first line.
+    wrong[1] ^= 1;
+    std::fs::write(&small, &wrong).unwrap();
+    assert!(pull(&hub, home.path(), &[]).output().unwrap().status.success(), "it was checked again");
+    // As if another program had fetched it.
+    std::fs::remove_dir_all(directory.ancestors().nth(2).unwrap().join("checked")).unwrap();
+    let error = text(&pull(&hub, home.path(), &[]).output().unwrap().stderr);
+    assert!(error.contains(SMALL) && error.contains("corrupted"), "{error}");
+    assert!(pull(&hub, home.path(), &[]).output().unwrap().status.success());
+    assert_eq!((hub.starts(SMALL), hub.starts(SHARD)), (vec![0, 0], vec![0]));
+    assert_eq!(std::fs::read(small).unwrap(), right);
 }
 
 #[test]

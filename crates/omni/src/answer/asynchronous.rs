@@ -13,6 +13,15 @@ use crate::output::Event;
 /// The events of an answer as a `futures` stream, made by [`ReplyStream::into_async`] or [`crate::Answer::into_async`].
 ///
 /// Dropping it stops the answer without waiting. The stages compute in threads of their own; polling never blocks.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # use futures_lite::StreamExt;
+/// # let chat = [qwen3_omni::Message::user().text("hello")];
+/// let mut events = omni.stream(&chat, &Default::default())?.into_async();
+/// let first = async move { events.next().await };
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[must_use = "a stream that is dropped cancels its answer"]
 #[derive(Debug)]
 pub struct AsyncEvents<A> {
@@ -21,7 +30,7 @@ pub struct AsyncEvents<A> {
 }
 
 /// An answer that can be polled for its next event.
-pub trait PollEvent {
+pub(crate) trait PollEvent {
     /// The next item of the stream; `None` after the last.
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event>>>;
 }

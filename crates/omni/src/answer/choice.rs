@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use nn::Sampler;
 use nn::sampler::{Logits, NEVER, Suppressed};
-use omni_core::{Error, Result, SamplingOptions};
+use omni_core::{Error, Result};
 
 use super::thinker::STAGE;
 use crate::output::{LogProb, TokenLogProbs};
@@ -29,7 +29,7 @@ impl Choice {
         let hook = prompt.hook.take();
         let options = prompt.options();
         let seed = options.stage_seed(options.thinker.seed);
-        let sampling = SamplingOptions { seed, ..options.thinker.clone() };
+        let sampling = options.thinker.clone().seed(seed);
         let mut sampler = Sampler::new(&sampling, Suppressed::default());
         // As in the reference, the repetition penalty acts on the prompt as well.
         sampler.accept_prompt(prompt.ids());

@@ -15,5 +15,7 @@ mod thinker;
 mod vocoder;
 
 #[cfg(feature = "async")]
-pub use asynchronous::{AsyncEvents, PollEvent};
+pub use asynchronous::AsyncEvents;
+#[cfg(feature = "async")]
+pub(crate) use asynchronous::PollEvent;
 pub use stream::{Canceller, ReplyStream};

@@ -31,6 +31,17 @@ const FRAMES: usize = 64;
 ///
 /// The stages run in threads of their own, at most a few pieces ahead of the reader. Dropping the stream stops them, each
 /// after the token, frame or piece it is working on.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let chat = [qwen3_omni::Message::user().text("hello")];
+/// let stream = omni.stream(&chat, &Default::default())?;
+/// let sounds = stream.filter_map(|event| match event {
+///     Ok(qwen3_omni::Event::Audio(sound)) => Some(sound.samples),
+///     _ => None,
+/// });
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[must_use = "an answer that is dropped is cancelled"]
 pub struct ReplyStream {
     // Pinned for the asynchronous reader.
@@ -47,6 +58,17 @@ impl std::fmt::Debug for ReplyStream {
 }
 
 /// Cancels an answer from anywhere: another thread, a signal handler, the player of the sound.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let stream = omni.stream(&[], &Default::default())?;
+/// let canceller = stream.canceller();
+/// std::thread::spawn(move || {
+///     std::thread::sleep(std::time::Duration::from_secs(20));
+///     canceller.cancel(); // the stream ends with `Done`
+/// });
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Canceller {
     signals: Arc<Signals>,

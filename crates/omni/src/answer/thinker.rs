@@ -205,7 +205,10 @@ impl ThinkerStage {
             return None;
         };
         report.answer.push(id);
-        report.log_probs.extend(log_probs.flatten());
+        if let Some(log_probs) = log_probs.flatten() {
+            self.context.event(Event::LogProbs(log_probs.clone()));
+            report.log_probs.push(log_probs);
+        }
         let start = splitter.answer_bytes();
         let event = splitter.push(&self.model.tokenizer, id);
         self.show(event, spoken);

@@ -3,6 +3,12 @@
 use std::fmt;
 
 /// A part of the model that can be loaded without the others.
+///
+/// ```
+/// use qwen3_omni::Component;
+///
+/// assert_eq!(Component::of("talker.code_predictor.model.norm.weight"), Some(Component::CodePredictor));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Component {
     /// `thinker.model`, `thinker.lm_head`.

@@ -17,6 +17,12 @@ use vision_encoder::{VisionConfig, VisionEncoder};
 pub use component::Component;
 
 /// The whole `config.json`, in the key style of the released files or in the one transformers 5 writes.
+///
+/// ```no_run
+/// let config = qwen3_omni::OmniConfig::read("model/config.json".as_ref())?;
+/// println!("{} layers, speaks: {}", config.thinker.text.num_hidden_layers, config.talker().is_ok());
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct OmniConfig {
     /// Keys that belong to no part.

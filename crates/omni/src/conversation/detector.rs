@@ -11,6 +11,19 @@ pub(super) const FRAME: usize = 256;
 ///
 /// [`VoiceDetector`] goes by voice and silence alone. A model that knows when a sentence is complete can take its place: every frame
 /// passes through here.
+///
+/// ```
+/// # use qwen3_omni::{ConversationOptions, TurnDetector};
+/// # use std::sync::atomic::{AtomicBool, Ordering};
+/// static PRESSED: AtomicBool = AtomicBool::new(false);
+/// struct Button;
+/// impl TurnDetector for Button {
+///     fn is_speaking(&mut self, _: &[f32]) -> bool {
+///         PRESSED.load(Ordering::Relaxed)
+///     }
+/// }
+/// let options = ConversationOptions::default().detector(Button);
+/// ```
 pub trait TurnDetector: Send {
     /// Takes the next frame, 256 samples of one channel at 16 kHz, and returns whether a turn is going on.
     fn is_speaking(&mut self, frame: &[f32]) -> bool;

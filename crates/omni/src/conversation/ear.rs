@@ -41,7 +41,7 @@ impl Ear {
     /// Takes samples and returns what is heard in them, in order.
     ///
     /// # Errors
-    /// [`omni_core::Error::Media`] if a sample is not a number, or the rate is absurd or changes.
+    /// [`omni_core::Error::Media`] if a sample is not a finite number, or the rate is absurd or changes.
     pub(super) fn push(&mut self, samples: &[f32], sample_rate: u32) -> Result<Vec<Heard>> {
         let partial = &mut self.partial;
         let taken = self.mono.push(samples, sample_rate, 1, &mut |piece| {
@@ -145,7 +145,7 @@ mod tests {
         let mut piece = vec![0.9; 2 * FRAME];
         piece[FRAME + 1] = f32::NAN;
         let message = ear.push(&piece, SAMPLE_RATE).unwrap_err().to_string();
-        assert!(message.contains("no number"), "{message}");
+        assert!(message.contains("not a finite number"), "{message}");
         assert!(ear.push(&vec![0.9; 2 * FRAME], SAMPLE_RATE).is_ok());
         assert!(ear.end() && !ear.end());
     }

@@ -14,7 +14,7 @@ use omni_core::{Error, Result};
 
 pub use detector::{TurnDetector, VoiceDetector};
 
-use crate::output::{Audio, Played, Reply, ToolCall};
+use crate::output::{Audio, Played, Reply, TokenLogProbs, ToolCall};
 use crate::prompt::{GenerateOptions, Message};
 use crate::session::{MelNorm, Session, Turns};
 use worker::{Input, Worker};
@@ -23,7 +23,8 @@ use worker::{Input, Worker};
 ///
 /// It listens all the time. When a person begins to speak, their sound is prefilled as it comes; when their turn ends, the model
 /// answers. Sound that comes while the model answers is heard, too: a person who begins to speak interrupts the answer, which is then
-/// cut to what was played of it.
+/// cut to what was played of it. If that is nothing, the person had only paused: the answer is dropped, and what they say now goes on
+/// from their last turn, as one message with one answer.
 ///
 /// Handles are cheap to clone and may be used from any thread; no call waits. The conversation ends when the last handle was dropped and
 /// what was said before has been answered, or when its [`ConversationEvents`] are dropped.
@@ -66,17 +67,37 @@ impl Drop for Inputs {
 }
 
 /// What happens in a conversation, in order.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let (conversation, events) = omni.session().converse(Default::default())?;
+/// use qwen3_omni::ConversationEvent as Event;
+///
+/// for event in events {
+///     match event? {
+///         Event::TurnResumed => println!("(the last answer was not heard and is dropped)"),
+///         Event::Interrupted(heard) => println!("[heard: {}]", heard.text),
+///         _ => {}
+///     }
+/// }
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ConversationEvent {
     /// A person has begun to speak.
     SpeechStarted,
+    /// The person goes on with their last turn, of whose answer nothing was heard yet. That answer is dropped; the next one is to all that
+    /// they said. Comes after `SpeechStarted` and `Interrupted`.
+    TurnResumed,
     /// The person's turn has ended; the answer begins.
     TurnEnded,
     /// A piece of thinking text.
     Thinking(String),
     /// A piece of the answer's text.
     Text(String),
+    /// The log-probabilities at the answer's next token, as in [`Event::LogProbs`](crate::Event::LogProbs).
+    LogProbs(TokenLogProbs),
     /// A piece of the answer's sound, which follows the previous one of the same answer without a gap.
     Audio(Audio),
     /// The model calls a function.
@@ -88,6 +109,16 @@ pub enum ConversationEvent {
 }
 
 /// How a conversation is held.
+///
+/// ```
+/// use qwen3_omni::{ConversationOptions, VoiceDetector};
+/// use std::time::Duration;
+///
+/// let patient = VoiceDetector::new(0.5, Duration::from_millis(64), Duration::from_millis(1200));
+/// let options = ConversationOptions::default().detector(patient).interruptible(false);
+/// ```
+#[must_use]
+#[non_exhaustive]
 pub struct ConversationOptions {
     /// Options of all answers.
     pub answer: GenerateOptions,
@@ -98,6 +129,13 @@ pub struct ConversationOptions {
     /// Whether a person who speaks interrupts the answer. Otherwise their turn is taken up when the answer has been generated.
     pub interruptible: bool,
 }
+
+omni_core::setters! { ConversationOptions {
+    answer: GenerateOptions,
+    mel_norm: MelNorm,
+    detector: impl TurnDetector + 'static => Box::new(detector),
+    interruptible: bool,
+} }
 
 impl Default for ConversationOptions {
     /// [`VoiceDetector`]; answers can be interrupted.
@@ -123,6 +161,15 @@ impl std::fmt::Debug for ConversationOptions {
 
 impl Session {
     /// Goes on by voice, behind the messages that the session holds.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// let mut session = omni.session();
+    /// session.push(qwen3_omni::Message::system("Answer in one sentence."));
+    /// let (conversation, events) = session.converse(Default::default())?;
+    /// conversation.say(qwen3_omni::Message::user().text("Greet me."));
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotLoaded`] without the checkpoint's audio encoder; [`Error::Request`] for options that cannot be served, or while an
@@ -157,7 +204,8 @@ impl Conversation {
         self.send(Input::EndTurn);
     }
 
-    /// Interrupts the answer as speech does; without an answer it does nothing.
+    /// Interrupts the answer as speech does; without an answer it does nothing. The turn that was answered is over: what is said next is a
+    /// message of its own.
     pub fn interrupt(&self) {
         self.send(Input::Interrupt);
     }

@@ -59,10 +59,20 @@ pub(super) struct Worker {
     /// Steps that were not taken yet.
     waiting: VecDeque<Step>,
     playing: Option<Playing>,
+    /// The spoken turn that the last answer answers.
+    spoken: Option<SpokenTurn>,
     /// Number of answers so far.
     answers: u64,
     /// Whether no more inputs come from outside.
     closed: bool,
+}
+
+/// A turn that was spoken.
+struct SpokenTurn {
+    /// One channel at 16 kHz.
+    sound: Vec<f32>,
+    /// Number of messages before it.
+    before: usize,
 }
 
 /// An answer on its way to a person's ears.
@@ -71,6 +81,8 @@ struct Playing {
     /// `None` while it is generated.
     reply: Option<Box<Reply>>,
     generated: bool,
+    /// Whether a function call was handed out, or text of an answer that is not spoken: neither can be taken back.
+    acted_on: bool,
     /// Samples that were handed out.
     samples: usize,
     sample_rate: u32,
@@ -84,6 +96,11 @@ impl Playing {
     fn played(&self) -> usize {
         let clock = || self.since.map_or(0.0, |since| since.elapsed().as_secs_f64()) * f64::from(self.sample_rate);
         self.played.unwrap_or_else(|| clock() as usize).min(self.samples)
+    }
+
+    /// Whether the answer can be dropped without anybody missing it.
+    fn is_unnoticed(&self) -> bool {
+        !self.acted_on && self.played() == 0
     }
 
     /// Whether nothing is left to interrupt.
@@ -113,6 +130,7 @@ impl Worker {
             events,
             waiting: VecDeque::new(),
             playing: None,
+            spoken: None,
             answers: 0,
             closed: false,
         }
@@ -183,33 +201,37 @@ impl Worker {
         match self.next()? {
             Step::Heard(Heard::Begin(sound)) => {
                 self.emit(Ok(ConversationEvent::SpeechStarted))?;
-                match self.interruptible {
-                    true => self.interrupt()?,
-                    false => self.playing = None,
-                }
-                self.listen(sound)
+                let unnoticed = self.interruptible && self.interrupt()?;
+                self.playing = None;
+                let earlier = self.spoken.take().filter(|_| unnoticed);
+                self.listen(sound, earlier)
             }
             Step::Message(message) => {
                 self.interrupt()?;
+                self.spoken = None;
                 self.session.push(*message);
                 self.answer()
             }
-            Step::Interrupt => self.interrupt(),
-            Step::Answer(item) => self.hand_out(item),
-            Step::AnswerEnded => {
-                self.playing.iter_mut().for_each(|playing| playing.generated = true);
-                Flow::Continue(())
-            }
+            Step::Interrupt => self.interrupt().map_continue(drop),
+            step @ (Step::Answer(_) | Step::AnswerEnded) => self.hand_out_step(step),
             // What follows a turn that failed.
             Step::Heard(_) | Step::EndTurn => Flow::Continue(()),
         }
     }
 
-    /// Follows a person's turn to its end, then answers.
-    fn listen(&mut self, sound: Vec<f32>) -> Flow {
-        let taken = self.hear_turn(sound)?;
-        match taken {
-            Ok(()) => {
+    /// Follows a person's turn to its end, then answers. A turn goes on from `earlier` if that one was only paused.
+    fn listen(&mut self, sound: Vec<f32>, earlier: Option<SpokenTurn>) -> Flow {
+        let turn = match earlier {
+            Some(SpokenTurn { sound: earlier, before }) => {
+                self.session.truncate(before);
+                self.emit(Ok(ConversationEvent::TurnResumed))?;
+                SpokenTurn { sound: [earlier, sound].concat(), before }
+            }
+            None => SpokenTurn { sound, before: self.session.messages().len() },
+        };
+        match self.hear_turn(turn)? {
+            Ok(turn) => {
+                self.spoken = Some(turn);
                 self.emit(Ok(ConversationEvent::TurnEnded))?;
                 self.answer()
             }
@@ -217,8 +239,8 @@ impl Worker {
         }
     }
 
-    /// Prefills a turn as it is spoken.
-    fn hear_turn(&mut self, sound: Vec<f32>) -> Flow<Result<()>> {
+    /// Prefills a turn as it is spoken; returns all of it.
+    fn hear_turn(&mut self, mut spoken: SpokenTurn) -> Flow<Result<SpokenTurn>> {
         let (options, norm) = (self.answer_options.clone(), self.mel_norm);
         // The turn borrows the session, the rest of the worker is needed meanwhile.
         let mut session = self.session.handle();
@@ -227,18 +249,21 @@ impl Worker {
             Err(error) => return Flow::Continue(Err(error)),
         };
         let push = |turn: &mut AudioTurn, sound: &[f32]| turn.push(sound, media::audio::SAMPLE_RATE);
-        let mut pushed = push(&mut turn, &sound);
+        let mut pushed = push(&mut turn, &spoken.sound);
         let mut later = Vec::new();
         while pushed.is_ok() {
             match self.next()? {
-                Step::Heard(Heard::More(sound)) => pushed = push(&mut turn, &sound),
+                Step::Heard(Heard::More(sound)) => {
+                    pushed = push(&mut turn, &sound);
+                    spoken.sound.extend(sound);
+                }
                 Step::Heard(Heard::End) | Step::EndTurn => break,
                 Step::Message(message) => later.push(Step::Message(message)),
                 Step::Heard(Heard::Begin(_)) | Step::Interrupt | Step::Answer(_) | Step::AnswerEnded => {}
             }
         }
         self.waiting.extend(later);
-        Flow::Continue(pushed.and_then(|()| turn.finish()))
+        Flow::Continue(pushed.and_then(|()| turn.finish()).map(|()| spoken))
     }
 
     /// Begins to answer. The items come back as inputs.
@@ -264,6 +289,7 @@ impl Worker {
             canceller,
             reply: None,
             generated: false,
+            acted_on: false,
             samples: 0,
             sample_rate: 0,
             since: None,
@@ -278,7 +304,9 @@ impl Worker {
         while self.playing.as_ref().is_some_and(|playing| !playing.generated) {
             match self.next()? {
                 step @ (Step::Answer(_) | Step::AnswerEnded) => self.hand_out_step(step)?,
-                Step::Interrupt => self.interrupt()?,
+                Step::Interrupt => {
+                    self.interrupt()?;
+                }
                 step => later.push_back(step),
             }
         }
@@ -299,9 +327,15 @@ impl Worker {
     /// Passes an item of the answer on.
     fn hand_out(&mut self, item: Result<Event>) -> Flow {
         let Some(playing) = &mut self.playing else { return Flow::Continue(()) };
+        playing.acted_on |= match &item {
+            Ok(Event::ToolCall(_)) => true,
+            Ok(Event::Text(_)) => !self.speaks,
+            _ => false,
+        };
         let event = match item {
             Ok(Event::Text(piece)) => ConversationEvent::Text(piece),
             Ok(Event::Thinking(piece)) => ConversationEvent::Thinking(piece),
+            Ok(Event::LogProbs(log_probs)) => ConversationEvent::LogProbs(log_probs),
             Ok(Event::ToolCall(call)) => ConversationEvent::ToolCall(call),
             Ok(Event::Audio(sound)) => {
                 playing.samples += sound.samples.len();
@@ -318,13 +352,14 @@ impl Worker {
         self.emit(Ok(event))
     }
 
-    /// Stops the answer that is being generated or played, and cuts it to what was played.
-    fn interrupt(&mut self) -> Flow {
-        let Some(mut playing) = self.playing.take() else { return Flow::Continue(()) };
+    /// Stops the answer that is being generated or played, and cuts it to what was played. Returns whether nobody noticed that there
+    /// was one.
+    fn interrupt(&mut self) -> Flow<bool> {
+        let Some(mut playing) = self.playing.take() else { return Flow::Continue(false) };
         if playing.is_over() {
-            return Flow::Continue(());
+            return Flow::Continue(false);
         }
-        let heard = playing.played();
+        let (heard, unnoticed) = (playing.played(), playing.is_unnoticed());
         playing.canceller.cancel();
         let mut later = VecDeque::new();
         while !playing.generated {
@@ -342,16 +377,18 @@ impl Worker {
         }
         later.append(&mut self.waiting);
         self.waiting = later;
-        let Some(reply) = playing.reply else { return Flow::Continue(()) };
-        if !self.speaks {
+        let Some(reply) = playing.reply else { return Flow::Continue(unnoticed) };
+        if !self.speaks && !unnoticed {
             // What was written stays.
             let (text, tokens) = (reply.text.clone(), reply.token_ids.len());
             let played = Played { at_most: text.clone(), text, tokens, frames: 0 };
-            return self.emit(Ok(ConversationEvent::Interrupted(played)));
+            self.emit(Ok(ConversationEvent::Interrupted(played)))?;
+            return Flow::Continue(false);
         }
         let played = reply.played(heard);
         // Without an answer at the end there is nothing to cut: it was interrupted before its first word.
         let _ = self.session.truncate_answer(&played);
-        self.emit(Ok(ConversationEvent::Interrupted(played)))
+        self.emit(Ok(ConversationEvent::Interrupted(played)))?;
+        Flow::Continue(unnoticed)
     }
 }

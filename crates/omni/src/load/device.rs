@@ -6,6 +6,14 @@ use burn::tensor::{DType, Tensor};
 use omni_core::{Dtype, Error, Place, Result};
 
 /// Where a model runs. The device is opened when the model is loaded; a missing one is an error then.
+///
+/// ```
+/// use qwen3_omni::{Device, Dtype};
+///
+/// let device: Device = "cuda:1".parse()?;
+/// assert_eq!((&device, device.default_dtype()), (&Device::cuda(1), Dtype::Bf16));
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Device {

@@ -17,6 +17,12 @@ pub struct DeviceInfo {
 
 impl Device {
     /// Lists the devices that this build has a backend for and that the machine has. Opening cards can take some seconds.
+    ///
+    /// ```
+    /// for found in qwen3_omni::Device::list() {
+    ///     println!("--device {}: {}", found.device, found.name);
+    /// }
+    /// ```
     pub fn list() -> Vec<DeviceInfo> {
         [cpu(), wgpu(), cuda()].into_iter().flatten().collect()
     }

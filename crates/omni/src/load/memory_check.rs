@@ -28,6 +28,10 @@ pub(crate) fn check(estimate: MemoryEstimate, place: PlaceKind, limit: Option<u6
 
 /// Memory in bytes that this process can still allocate, according to the system and its control groups; `None` if unknown. Loading
 /// a model on the CPU compares its memory estimate with it.
+///
+/// ```
+/// let enough = qwen3_omni::available_memory().is_none_or(|bytes| bytes > 24 << 30);
+/// ```
 pub fn available_memory() -> Option<u64> {
     system::available()
 }

@@ -1,5 +1,6 @@
 //! Loading a checkpoint directory: device, files, weights, memory.
 
+mod adapter;
 mod builder;
 mod companions;
 mod device;

@@ -9,6 +9,14 @@ use omni_core::{Dtype, PlaceKind, Result};
 use crate::config::{Component, OmniConfig};
 
 /// An opened checkpoint directory: config read and the tensors of every part recorded; no weight read yet.
+///
+/// ```no_run
+/// use qwen3_omni::{Component, OmniCheckpoint};
+///
+/// let checkpoint = OmniCheckpoint::open("/models/Qwen3-Omni-30B-A3B-Instruct")?;
+/// checkpoint.check(&Component::ALL)?; // names every missing or mismatched tensor
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct OmniCheckpoint {
     checkpoint: Checkpoint,
@@ -26,6 +34,10 @@ impl OmniCheckpoint {
         let config = OmniConfig::of(checkpoint.config())?;
         let manifest = config.manifest_up_to(checkpoint.most_tensors())?;
         Ok(Self { checkpoint, config, manifest })
+    }
+
+    pub(super) fn checkpoint_mut(&mut self) -> &mut Checkpoint {
+        &mut self.checkpoint
     }
 
     /// The contents of `config.json`.

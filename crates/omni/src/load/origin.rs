@@ -1,9 +1,9 @@
 //! Source of the weights: a checkpoint on disk, or random numbers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use checkpoint::{ConfigFile, MemoryEstimate, QuantizationConfig, RandomCheckpoint, Weights};
-use omni_core::{Dtype, Place, PlaceKind, Result};
+use omni_core::{Dtype, Error, Place, PlaceKind, Result};
 
 use super::model_files::{OmniCheckpoint, belongs};
 use crate::config::{Component, OmniConfig};
@@ -15,8 +15,16 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    pub(crate) fn open(directory: &Path, random: Option<u64>) -> Result<Self> {
-        let Some(seed) = random else { return Ok(Origin::Disk(Box::new(OmniCheckpoint::open(directory)?))) };
+    pub(crate) fn open(directory: &Path, random: Option<u64>, adapters: &[PathBuf]) -> Result<Self> {
+        let Some(seed) = random else {
+            let mut checkpoint = OmniCheckpoint::open(directory)?;
+            adapters.iter().try_for_each(|adapter| checkpoint.add_adapter(adapter))?;
+            return Ok(Origin::Disk(Box::new(checkpoint)));
+        };
+        if let Some(adapter) = adapters.first() {
+            let reason = format!("adapter {}: random weights take none", adapter.display());
+            return Err(Error::Request(reason));
+        }
         let file = ConfigFile::read(&directory.join("config.json"))?;
         let config = Box::new(OmniConfig::of(&file)?);
         let weights = RandomCheckpoint::new(config.manifest()?, QuantizationConfig::of(&file)?.as_ref());

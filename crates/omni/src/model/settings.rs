@@ -55,15 +55,12 @@ impl GenerationConfig {
     }
 
     pub(crate) fn talker(&self, seed: u64) -> SamplingOptions {
-        SamplingOptions {
-            greedy: false,
-            temperature: self.talker_temperature,
-            top_k: self.talker_top_k,
-            top_p: self.talker_top_p,
-            repetition_penalty: self.talker_repetition_penalty,
-            seed,
-            ..SamplingOptions::talker()
-        }
+        SamplingOptions::talker()
+            .temperature(self.talker_temperature)
+            .top_k(self.talker_top_k)
+            .top_p(self.talker_top_p)
+            .repetition_penalty(self.talker_repetition_penalty)
+            .seed(seed)
     }
 
     /// Whether `id` ends the text.

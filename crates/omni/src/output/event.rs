@@ -5,10 +5,23 @@ use std::time::Duration;
 use media::audio::Resampler;
 use omni_core::{Error, Result};
 
-use super::reply::{Reply, ToolCall};
+use super::reply::{Reply, TokenLogProbs, ToolCall};
 use super::wav::{WavFile, header, to_i16};
 
 /// An event of a stream: thinking text if the model thinks, then text and sound as they are made, then one `Done`.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let (chat, options) = ([qwen3_omni::Message::user().text("Weather?")], Default::default());
+/// for event in omni.stream(&chat, &options)? {
+///     match event? {
+///         qwen3_omni::Event::Thinking(piece) => eprint!("{piece}"),
+///         qwen3_omni::Event::ToolCall(call) => println!("{}({})", call.name, call.arguments),
+///         _ => {}
+///     }
+/// }
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -17,6 +30,9 @@ pub enum Event {
     Thinking(String),
     /// A piece of the answer's text, split only at character boundaries.
     Text(String),
+    /// The log-probabilities at the next token, thinking and tool calls included, before any text that the token completes. Only if
+    /// [`crate::GenerateOptions::log_probs`] is set; in order they are [`Reply::log_probs`].
+    LogProbs(TokenLogProbs),
     /// The model calls a function. Its text is in no other event and is not spoken.
     ToolCall(ToolCall),
     /// A piece of sound that follows the previous one without a gap.
@@ -26,6 +42,14 @@ pub enum Event {
 }
 
 /// Sound: one channel, between −1 and 1.
+///
+/// ```
+/// let tone: Vec<f32> = (0..12_000).map(|at| (at as f32 * 0.1).sin()).collect();
+/// let audio = qwen3_omni::Audio { samples: tone, sample_rate: 24_000 };
+/// let call = audio.resampled(8_000)?;
+/// assert_eq!((call.duration().as_millis(), call.to_wav().len()), (500, 44 + 2 * 4000));
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Audio {
     /// Samples.

@@ -64,6 +64,15 @@ impl From<moe_talker::SpeechFinish> for SpeechFinish {
 }
 
 /// A complete answer.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let chat = [qwen3_omni::Message::user().text("hello")];
+/// let reply = omni.generate(&chat, &Default::default())?;
+/// println!("{:?}: {}; {}", reply.finish_reason, reply.usage, reply.timings);
+/// let next = [chat.to_vec(), vec![reply.to_message()]].concat();
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Reply {
@@ -73,7 +82,7 @@ pub struct Reply {
     pub thinking: Option<String>,
     /// The functions that the model calls, in order.
     pub tool_calls: Vec<ToolCall>,
-    /// For each of `token_ids`, if [`crate::GenerateOptions::log_probs`] is set.
+    /// For each of `token_ids`, if [`crate::GenerateOptions::log_probs`] is set. A stream hands each out as [`Event::LogProbs`], too.
     pub log_probs: Vec<TokenLogProbs>,
     /// Ids of all generated tokens, thinking included, without the end token.
     pub token_ids: Vec<u32>,
@@ -88,6 +97,17 @@ pub struct Reply {
 }
 
 /// A function that the model calls.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let mut session = omni.session();
+/// let reply = session.reply(&Default::default())?;
+/// for call in &reply.tool_calls {
+///     let result = if call.name == "weather" { "light rain" } else { "there is no such function" };
+///     session.push(qwen3_omni::Message::tool(result));
+/// }
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ToolCall {
@@ -108,6 +128,18 @@ pub struct LogProb {
 }
 
 /// The log-probabilities at one place of the answer.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # use qwen3_omni::{Event, GenerateOptions};
+/// # let chat = [qwen3_omni::Message::user().text("Yes or no?")];
+/// for event in omni.stream(&chat, &GenerateOptions::default().log_probs(5))? {
+///     if let Event::LogProbs(place) = event? {
+///         println!("{:.0} %, of {} likely ones", 100.0 * place.token.log_prob.exp(), place.best.len());
+///     }
+/// }
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TokenLogProbs {
@@ -118,6 +150,15 @@ pub struct TokenLogProbs {
 }
 
 /// The speech of an answer.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let reply = omni.generate(&[], &Default::default())?;
+/// for word in reply.speech.iter().flat_map(|speech| &speech.words) {
+///     println!("{:?} {}", word.start, &reply.text[word.text.clone()]); // subtitles
+/// }
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Speech {
@@ -177,6 +218,14 @@ impl Reply {
     ///
     /// A word counts as heard when half of it was played. The upper bound is certain: the talker takes one token of text per frame, so a
     /// token that it had not taken when it made a frame cannot have been heard in it.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # let reply = omni.generate(&[], &Default::default())?;
+    /// let second = omni.sample_rate() as usize;
+    /// println!("heard in the first second: {}", reply.played(second).text);
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     pub fn played(&self, samples: usize) -> Played {
         let Some(speech) = self.speech.as_ref().filter(|_| samples > 0) else {
             return Played::default();
@@ -334,7 +383,7 @@ pub(crate) fn collect_reply(events: impl Iterator<Item = Result<Event>>) -> Resu
                 }
                 return Ok(*reply);
             }
-            Event::Thinking(_) | Event::Text(_) | Event::ToolCall(_) => {}
+            Event::Thinking(_) | Event::Text(_) | Event::LogProbs(_) | Event::ToolCall(_) => {}
         }
     }
     unreachable!("a stream ends with an error or with `Done`")

@@ -42,6 +42,13 @@ pub(super) fn header(sample_rate: u32, samples: Option<usize>) -> [u8; HEADER] {
 
 /// Writes 16-bit mono WAV to anything that takes bytes, a pipe or a network connection for example, while the sound is being made.
 /// The header comes first and says that the length is not known.
+///
+/// ```
+/// let mut writer = qwen3_omni::WavWriter::new(Vec::new(), 24_000)?; // or a connection, or stdout
+/// writer.write(&[0.0, 0.5, -0.5])?;
+/// assert!(writer.finish()?.starts_with(b"RIFF"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct WavWriter<W: Write> {
     out: W,
@@ -79,6 +86,13 @@ impl<W: Write> WavWriter<W> {
 /// A 16-bit mono WAV file that appears under its name only when it is complete.
 ///
 /// Samples go to a temporary file in the same directory; dropping without [`WavFile::finish`] removes it.
+///
+/// ```no_run
+/// let mut file = qwen3_omni::WavFile::create("reply.wav".as_ref(), 24_000)?;
+/// file.write(&[0.0; 2400])?; // piece by piece, as the sound is made
+/// file.finish()?;
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 pub struct WavFile {
     path: PathBuf,
     partial: PathBuf,

@@ -16,7 +16,7 @@ use super::tokenizer::Tokenizer;
 /// use serde_json::json;
 ///
 /// let colour = Grammar::JsonSchema(json!({"type": "object", "properties": {"colour": {"type": "string"}}}));
-/// let options = GenerateOptions { hook: Some(colour.into()), ..Default::default() }.text_only();
+/// let options = GenerateOptions::default().hook(colour).text_only();
 /// # assert!(options.hook.is_some());
 /// ```
 ///

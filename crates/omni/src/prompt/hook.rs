@@ -10,6 +10,18 @@ use super::tokenizer::Tokenizer;
 /// Sees and changes what the thinker chooses from, token by token, for one answer.
 ///
 /// It is called in the thread of the answer's thinker, also when answers share a step; work there delays that answer alone.
+///
+/// ```
+/// # use qwen3_omni::{GenerateOptions, Result, TokenHook, TokenHooks};
+/// struct Never(u32);
+/// impl TokenHook for Never {
+///     fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
+///         logits[self.0 as usize] = f32::NEG_INFINITY;
+///         Ok(())
+///     }
+/// }
+/// let options = GenerateOptions::default().hook(TokenHooks::new(|_| Ok(Box::new(Never(13)))));
+/// ```
 pub trait TokenHook: Send {
     /// Changes the logits `[V]` from which the next token is chosen; minus infinity forbids a token. Called before penalties, bias and
     /// sampling, but not for tokens of a given text.
@@ -29,6 +41,15 @@ pub trait TokenHook: Send {
 }
 
 /// Makes the hook of each answer.
+///
+/// ```
+/// use qwen3_omni::{HookContext, Result, TokenHook, TokenHooks};
+///
+/// // A hook that needs the ids of a word.
+/// fn about(word: &'static str, make: fn(Vec<u32>) -> Box<dyn TokenHook>) -> TokenHooks {
+///     TokenHooks::new(move |context: &HookContext| Ok(make(context.tokenizer.encode(word)?)))
+/// }
+/// ```
 #[derive(Clone)]
 pub struct TokenHooks(Arc<MakeHook>);
 

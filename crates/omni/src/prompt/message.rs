@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// The role of a message's author.
+///
+/// ```
+/// use qwen3_omni::{Message, Role};
+///
+/// // From a log with names.
+/// let message = Message::new("assistant".parse()?).text("It is nine.");
+/// assert_eq!(message.role(), Role::Assistant);
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -95,6 +104,12 @@ impl Part {
 }
 
 /// The sound of a video, which is interleaved with its frames.
+///
+/// ```
+/// use qwen3_omni::{Message, VideoSound};
+///
+/// let heard = Message::user().video_with("speech.mp4", VideoSound::Track).text("What is said?");
+/// ```
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -139,6 +154,14 @@ impl PartKind {
 }
 
 /// One turn of a conversation.
+///
+/// ```
+/// use qwen3_omni::{AudioInput, Message, Role};
+///
+/// let beep = AudioInput::samples(vec![0.1; 16_000], 16_000, 1);
+/// let question = Message::user().text("What do you hear and see?").audio(beep).image("cat.png");
+/// assert_eq!((question.role(), question.parts().len()), (Role::User, 3));
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[must_use]
@@ -218,6 +241,14 @@ impl Message {
     }
 
     /// Adds a function call that the model made in this message.
+    ///
+    /// ```
+    /// use qwen3_omni::Message;
+    /// use serde_json::json;
+    ///
+    /// let call = Message::assistant("").tool_call("weather", json!({"city": "Lisbon"}));
+    /// let chat = [Message::user().text("Do I need an umbrella?"), call, Message::tool("light rain")];
+    /// ```
     pub fn tool_call(mut self, name: impl Into<String>, arguments: Value) -> Self {
         self.tool_calls.push(json!({"name": name.into(), "arguments": arguments}));
         self
@@ -230,6 +261,11 @@ impl Message {
     /// The role of the author.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// The function calls, each with `name` and `arguments`.
+    pub fn tool_calls(&self) -> &[Value] {
+        &self.tool_calls
     }
 
     /// The parts.
@@ -259,15 +295,41 @@ impl Message {
     }
 }
 
-/// Checks a conversation and converts it to the form that chat templates take.
+/// Checks a conversation that is to be answered and converts it to the form that chat templates take.
 ///
 /// # Errors
 /// [`Error::Request`] if there is nothing to answer.
 pub(crate) fn conversation(messages: &[Message]) -> Result<Value> {
+    check(messages)?;
+    if let Some(Message { role, .. }) = messages.last().filter(|last| !matches!(last.role, Role::User | Role::Tool)) {
+        let role = role.name();
+        return Err(Error::Request(format!(
+            "the conversation ends with a turn of `{role}`: expected a user or tool message to answer"
+        )));
+    }
+    Ok(messages.iter().map(Message::to_json).collect())
+}
+
+/// Checks a whole conversation, its answers included, and converts it to the form that chat templates take. Every content is a list of
+/// parts: for a text the released template would write an empty thinking part before the last answer.
+///
+/// # Errors
+/// [`Error::Request`] for an empty conversation or user message, and for media outside user messages.
+pub(crate) fn whole_conversation(messages: &[Message]) -> Result<Value> {
+    check(messages)?;
+    let listed = messages.iter().map(|message| {
+        let mut json = message.to_json();
+        json["content"] = message.parts.iter().map(Part::to_json).collect();
+        json
+    });
+    Ok(listed.collect())
+}
+
+fn check(messages: &[Message]) -> Result<()> {
     let refuse = |reason: String| Err(Error::Request(reason));
-    let Some(last) = messages.last() else {
+    if messages.is_empty() {
         return refuse("the conversation is empty: expected at least one user message".into());
-    };
+    }
     if let Some(index) = messages.iter().position(Message::is_empty) {
         let role = messages[index].role.name();
         return refuse(format!("message {} ({role}) is empty: expected at least one part with content", index + 1));
@@ -277,13 +339,7 @@ pub(crate) fn conversation(messages: &[Message]) -> Result<Value> {
         let role = messages[index].role.name();
         return refuse(format!("message {} ({role}) holds media: expected them in user messages", index + 1));
     }
-    if !matches!(last.role, Role::User | Role::Tool) {
-        let role = last.role.name();
-        return refuse(format!(
-            "the conversation ends with a turn of `{role}`: expected a user or tool message to answer"
-        ));
-    }
-    Ok(messages.iter().map(Message::to_json).collect())
+    Ok(())
 }
 
 #[cfg(test)]

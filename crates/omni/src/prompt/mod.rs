@@ -8,6 +8,7 @@ mod message;
 mod options;
 mod prepare;
 mod prepared;
+mod reader;
 mod template;
 mod tokenizer;
 
@@ -19,6 +20,7 @@ pub use options::{
     ChunkRamp, GenerateOptions, GivenText, Guards, LastWord, SpeechFilter, Stages, TalkerPositions, VocoderMode,
 };
 pub use prepared::{PartTokens, Prompt};
+pub use reader::{ConversationReader, ReadConversation, ReadMedia};
 pub use template::{ChatTemplate, TemplateOptions};
 pub use tokenizer::{TextStream, Tokenizer};
 

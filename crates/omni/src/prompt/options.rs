@@ -33,6 +33,13 @@ pub enum TalkerPositions {
 }
 
 /// Decoding of codec frames to samples.
+///
+/// ```
+/// use qwen3_omni::{Chunking, GenerateOptions, VocoderMode};
+///
+/// // Chunks of 300 frames after 25 of left context, as the reference decodes.
+/// let options = GenerateOptions::default().vocoder(VocoderMode::Chunked(Chunking::default()));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VocoderMode {
@@ -45,14 +52,28 @@ pub enum VocoderMode {
 
 /// Frames per piece of sound. The first piece is short, so that it comes soon; then the size doubles, since a long piece costs less
 /// per frame.
+///
+/// ```
+/// use qwen3_omni::{ChunkRamp, GenerateOptions};
+///
+/// // Pieces of 4, 8, 16, 16, … frames: later, but with less work for each.
+/// let options = GenerateOptions::default().chunks(ChunkRamp::default().first(4).most(16));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[must_use]
+#[non_exhaustive]
 pub struct ChunkRamp {
     /// Frames of the first piece (a frame is 80 ms).
     pub first: usize,
     /// Most frames of a piece.
     pub most: usize,
 }
+
+omni_core::setters! { ChunkRamp {
+    first: usize,
+    most: usize,
+} }
 
 impl Default for ChunkRamp {
     /// 1, 2, 4, 8, 8, …
@@ -86,8 +107,17 @@ pub enum Stages {
 }
 
 /// Guards that stop a talker that has lost its way. `None` turns a guard off.
+///
+/// ```
+/// use qwen3_omni::{GenerateOptions, Guards};
+///
+/// // Long pauses are wanted; the other guards stay on.
+/// let options = GenerateOptions::default().guards(Guards::default().silent_frames(None));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[must_use]
+#[non_exhaustive]
 pub struct Guards {
     /// Most frames per token of spoken text; 50 more are allowed in all.
     pub frames_per_token: Option<usize>,
@@ -96,6 +126,12 @@ pub struct Guards {
     /// Consecutive silent frames.
     pub silent_frames: Option<usize>,
 }
+
+omni_core::setters! { Guards {
+    frames_per_token: impl Into<Option<usize>> => frames_per_token.into(),
+    looping_frames: impl Into<Option<usize>> => looping_frames.into(),
+    silent_frames: impl Into<Option<usize>> => silent_frames.into(),
+} }
 
 impl Default for Guards {
     /// 40 frames (3.2 s) per token; loops of 8 s; silence of 8 s.
@@ -112,6 +148,12 @@ impl Guards {
 }
 
 /// What of an answer's text is spoken. Thinking and tool calls never are.
+///
+/// ```
+/// use qwen3_omni::{GenerateOptions, SpeechFilter};
+///
+/// let options = GenerateOptions::default().speech_filter(SpeechFilter::Prose);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -124,6 +166,12 @@ pub enum SpeechFilter {
 }
 
 /// Text of an answer that is given instead of generated. It is streamed, spoken and part of the reply as if the model had written it.
+///
+/// ```
+/// use qwen3_omni::{GenerateOptions, GivenText};
+///
+/// let options = GenerateOptions::default().given(GivenText::Beginning("In one word:".into()));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -147,9 +195,19 @@ impl GivenText {
 }
 
 /// Options of an answer. `Default` has the settings of the released model.
+///
+/// Each field has a setter of its name; those of optional fields take the value, or `None`.
+///
+/// ```
+/// use qwen3_omni::{GenerateOptions, SpeechFilter};
+///
+/// let mut options = GenerateOptions::default().max_new_tokens(200).stop(["\n\n"]).speaker("chelsie").seed(7);
+/// options.speech_filter = SpeechFilter::Prose; // the fields are public, too
+/// ```
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[must_use]
+#[non_exhaustive]
 pub struct GenerateOptions {
     /// Most text tokens that are generated.
     pub max_new_tokens: usize,
@@ -162,7 +220,8 @@ pub struct GenerateOptions {
     #[serde(skip)]
     pub hook: Option<TokenHooks>,
     /// Number of most likely tokens whose log-probabilities are reported at each place, beside that of the token itself; `None`
-    /// reports nothing. Computed before penalties, bias and temperature; see [`crate::Reply::log_probs`].
+    /// reports nothing. Computed before penalties, bias and temperature; see [`crate::Event::LogProbs`] and
+    /// [`crate::Reply::log_probs`].
     pub log_probs: Option<usize>,
     /// Sampling of the text; greedy by default, as in the reference.
     pub thinker: SamplingOptions,
@@ -215,6 +274,36 @@ pub struct GenerateOptions {
     pub video: VideoOptions,
 }
 
+omni_core::setters! { GenerateOptions {
+    max_new_tokens: usize,
+    stop: impl IntoIterator<Item = impl Into<String>> => stop.into_iter().map(Into::into).collect(),
+    given: GivenText,
+    hook: impl Into<TokenHooks> => Some(hook.into()),
+    log_probs: impl Into<Option<usize>> => log_probs.into(),
+    thinker: SamplingOptions,
+    speech: impl Into<Option<bool>> => speech.into(),
+    speaker: impl Into<String> => Some(speaker.into()),
+    talker: impl Into<Option<SamplingOptions>> => talker.into(),
+    code_predictor: impl Into<Option<SamplingOptions>> => code_predictor.into(),
+    greedy_speech: bool,
+    seed: u64,
+    max_codes: impl Into<Option<usize>> => max_codes.into(),
+    speech_filter: SpeechFilter,
+    last_word: LastWord,
+    vocoder: VocoderMode,
+    chunks: ChunkRamp,
+    stages: Stages,
+    guards: Guards,
+    tools: impl IntoIterator<Item = Value> => tools.into_iter().collect(),
+    enable_thinking: impl Into<Option<bool>> => enable_thinking.into(),
+    special_tokens_in_text: bool,
+    starts_thinking: impl Into<Option<bool>> => starts_thinking.into(),
+    audio_in_video: bool,
+    talker_positions: TalkerPositions,
+    image_bounds: impl Into<Option<PixelBounds>> => image_bounds.into(),
+    video: VideoOptions,
+} }
+
 impl Default for GenerateOptions {
     fn default() -> Self {
         Self {
@@ -251,6 +340,11 @@ impl Default for GenerateOptions {
 
 impl GenerateOptions {
     /// Makes text and speech greedy, so that the answer is the same every time. The talker's repetition penalty still applies.
+    ///
+    /// ```
+    /// let options = qwen3_omni::GenerateOptions::default().greedy();
+    /// assert!(options.thinker.greedy && options.greedy_speech);
+    /// ```
     pub fn greedy(mut self) -> Self {
         self.thinker.greedy = true;
         self.greedy_speech = true;
@@ -261,6 +355,14 @@ impl GenerateOptions {
     }
 
     /// Gives the whole text of the answer, so that it is only read aloud.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # use qwen3_omni::{GenerateOptions, Message};
+    /// let chat = [Message::user().text("Read this to me.")];
+    /// let reply = omni.generate(&chat, &GenerateOptions::default().read_aloud("The ship leaves at nine."))?;
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     pub fn read_aloud(mut self, text: impl Into<String>) -> Self {
         self.given = GivenText::Whole(text.into());
         self
@@ -320,7 +422,7 @@ mod tests {
 
     #[test]
     fn zero_limits_and_bad_sampling_are_refused_by_name() {
-        let bad = SamplingOptions { top_p: 2.0, ..SamplingOptions::talker() };
+        let bad = SamplingOptions::talker().top_p(2.0);
         let cases = [
             (GenerateOptions { max_new_tokens: 0, ..Default::default() }, "max_new_tokens"),
             (GenerateOptions { max_codes: Some(0), ..Default::default() }, "max_codes"),

@@ -13,7 +13,7 @@ use tm_rope::{MediaItem, MediaLayout};
 
 use super::counted::{Counted, Room};
 use super::hook::{Hook, HookContext};
-use super::message::{Message, Part, PartKind, conversation};
+use super::message::{Message, Part, PartKind, conversation, whole_conversation};
 use super::options::GenerateOptions;
 use super::prepared::{Feature, Media, PartTokens, Prompt};
 use super::template::{ChatTemplate, TemplateOptions};
@@ -62,8 +62,17 @@ impl<'a> Preparer<'a> {
         Self { model, options }
     }
 
+    /// Prepares a conversation that is to be answered.
     pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Prompt> {
-        let mut conversation = conversation(messages)?;
+        self.prepare(messages, conversation(messages)?, true)
+    }
+
+    /// Prepares a whole conversation, its answers included.
+    pub(crate) fn whole(&self, messages: &[Message]) -> Result<Prompt> {
+        self.prepare(messages, whole_conversation(messages)?, false)
+    }
+
+    fn prepare(&self, messages: &[Message], mut conversation: Value, opens_answer: bool) -> Result<Prompt> {
         let media_parts = media_parts(messages);
         let needs_encoders = media_parts.iter().any(|media| !matches!(media.part, Part::Encoded(_)));
         if needs_encoders && !self.model.has_encoders {
@@ -71,7 +80,7 @@ impl<'a> Preparer<'a> {
                 "the conversation holds media, but the model was loaded without encoders".into(),
             ));
         }
-        let unexpanded = self.encode(&mut conversation)?;
+        let unexpanded = self.encode(&mut conversation, opens_answer)?;
         self.check_placeholders(&unexpanded, &media_parts)?;
         let (media, audio_in_video) = self.media(&media_parts, unexpanded.len() - media_parts.len())?;
         let layout = self.layout(&media, audio_in_video);
@@ -105,11 +114,11 @@ impl<'a> Preparer<'a> {
     }
 
     /// Renders the conversation with the chat template and encodes it.
-    fn encode(&self, conversation: &mut Value) -> Result<Vec<u32>> {
+    fn encode(&self, conversation: &mut Value, opens_answer: bool) -> Result<Vec<u32>> {
         let (tokenizer, limit) = (self.model.tokenizer, self.model.context_length);
         let mut template = TemplateOptions {
             tools: self.options.tools.clone(),
-            add_generation_prompt: true,
+            add_generation_prompt: opens_answer,
             enable_thinking: self.options.enable_thinking,
         };
         let texts: Vec<&Value> = std::iter::once(&*conversation).chain(&template.tools).collect();
@@ -213,11 +222,11 @@ impl<'a> Preparer<'a> {
 
     fn image_options(&self) -> ImageOptions {
         let bounds = self.options.image_bounds.unwrap_or(self.model.image_bounds);
-        ImageOptions { bounds, patch: self.patch() }
+        ImageOptions::default().bounds(bounds).patch(self.patch())
     }
 
     fn video_options(&self) -> VideoOptions {
-        VideoOptions { patch: self.patch(), ..self.options.video }
+        self.options.video.patch(self.patch())
     }
 
     /// Checks the rows of a custom encoder.

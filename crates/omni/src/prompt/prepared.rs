@@ -16,6 +16,15 @@ use super::options::GenerateOptions;
 use crate::output::PromptTokens;
 
 /// A request: a conversation that was read and counted, and the options it is answered with, checked and planned.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let chat = [qwen3_omni::Message::user().image("a.png").image("b.png").text("Which is older?")];
+/// for part in omni.prompt(&chat, &Default::default())?.parts() {
+///     println!("message {}, part {}: {} tokens of {}", part.message, part.part, part.tokens, part.kind.name());
+/// }
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Prompt {
     pub(crate) ids: Vec<u32>,

@@ -16,6 +16,16 @@ use crate::output::Event;
 ///
 /// With `Done` the reply becomes part of the conversation, behind the messages that it answers. If the answer is dropped before, the
 /// conversation stays as it was.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// # let mut session = omni.session();
+/// session.push(qwen3_omni::Message::user().text("Tell me a story."));
+/// let mut answer = session.answer(&Default::default())?;
+/// let beginning: Vec<_> = answer.by_ref().take(10).collect();
+/// drop(answer); // nobody listens any more: the session is as it was before
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[must_use = "an answer that is dropped is cancelled"]
 #[derive(Debug)]
 pub struct Answer {

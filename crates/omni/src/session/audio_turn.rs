@@ -81,7 +81,7 @@ impl<'s> AudioTurn<'s> {
     /// the model was loaded), it is encoded and prefilled before this returns.
     ///
     /// # Errors
-    /// [`Error::Media`] if a sample is not a number, or the rate is absurd or changes; [`Error::ContextLength`] when the context
+    /// [`Error::Media`] if a sample is not a finite number, or the rate is absurd or changes; [`Error::ContextLength`] when the context
     /// is full. Samples taken before are kept.
     pub fn push(&mut self, samples: &[f32], sample_rate: u32) -> Result<()> {
         let Self { mono, mel, samples: kept, .. } = self;

@@ -85,6 +85,16 @@ impl Session {
     }
 
     /// Removes all but the first `length` messages, to edit the conversation; the prefix cache keeps the rest.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # let mut session = omni.session();
+    /// let before = session.messages().len();
+    /// session.push(qwen3_omni::Message::user().text("And in French?"));
+    /// session.reply(&Default::default())?;
+    /// session.truncate(before); // as if it had not been asked
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     pub fn truncate(&mut self, length: usize) {
         self.turns.truncate(length);
     }
@@ -138,6 +148,19 @@ impl Session {
     /// Starts a user turn that is still being spoken. Its sound is prefilled as it comes, so the time from its end to the answer
     /// does not grow with its length. The options must be those of the answer.
     ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # fn microphone() -> Option<Vec<f32>> { None }
+    /// # let (mut session, options) = (omni.session(), Default::default());
+    /// let mut turn = session.audio_turn(&options, Default::default())?;
+    /// while let Some(samples) = microphone() {
+    ///     turn.push(&samples, 48_000)?;
+    /// }
+    /// turn.finish()?;
+    /// let reply = session.reply(&options)?;
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NotLoaded`] without the encoders; [`Error::Request`] for options that cannot be served, or while the last answer is being
     /// read.
@@ -174,6 +197,14 @@ impl Session {
 
     /// Shortens the last answer to what was played of it ([`Reply::played`]), as when the user interrupts. An answer of which
     /// nothing was played is removed.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # let mut session = omni.session();
+    /// let reply = session.reply(&Default::default())?;
+    /// session.truncate_answer(&reply.played(12_000))?; // only half a second was played
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Request`] if the conversation does not end with an answer.

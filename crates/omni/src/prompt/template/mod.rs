@@ -20,6 +20,15 @@ use limits::Bounded;
 ///
 /// A template is a program that comes with the weights: its size, its nesting, its steps and what it writes are bounded. Intermediate
 /// values and the time per step are not: load only checkpoints that you trust as you trust code.
+///
+/// ```
+/// use qwen3_omni::{ChatTemplate, TemplateOptions};
+///
+/// let template = ChatTemplate::new("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}".into())?;
+/// let chat = serde_json::json!([{"role": "user", "content": "hello"}]);
+/// assert_eq!(template.render(&chat, &TemplateOptions::default())?, "<user>hello");
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -27,6 +36,8 @@ pub struct ChatTemplate {
 
 /// Variables of the template besides the messages.
 #[derive(Debug, Clone, Default)]
+#[must_use]
+#[non_exhaustive]
 pub struct TemplateOptions {
     /// Functions that the model may call, as JSON schemas.
     pub tools: Vec<Json>,
@@ -35,6 +46,12 @@ pub struct TemplateOptions {
     /// Passed to the template only if set; `Some(false)` closes the thinking part at once.
     pub enable_thinking: Option<bool>,
 }
+
+omni_core::setters! { TemplateOptions {
+    tools: impl IntoIterator<Item = Json> => tools.into_iter().collect(),
+    add_generation_prompt: bool,
+    enable_thinking: impl Into<Option<bool>> => enable_thinking.into(),
+} }
 
 const NAME: &str = "chat_template";
 const SETTINGS: &str = "tokenizer_config.json";

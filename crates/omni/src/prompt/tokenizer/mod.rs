@@ -13,6 +13,13 @@ use omni_core::{Error, Result};
 pub(crate) use marks::Mark;
 
 /// The checkpoint's tokenizer: byte-level BPE with added tokens.
+///
+/// ```no_run
+/// # let omni = qwen3_omni::Omni::builder("model").load()?;
+/// let ids = omni.tokenizer().encode("seven plus five")?;
+/// assert_eq!(omni.tokenizer().decode(&ids, true), "seven plus five");
+/// # Ok::<(), qwen3_omni::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -71,7 +78,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Request`] if the text cannot be encoded.
-    pub(crate) fn encode_as_text(&self, text: &str) -> Result<Vec<u32>> {
+    pub fn encode_as_text(&self, text: &str) -> Result<Vec<u32>> {
         if !self.special.values().any(|token| text.contains(token)) {
             return self.encode(text);
         }
@@ -99,6 +106,11 @@ impl Tokenizer {
     /// The id of an added token or vocabulary entry.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The token of an id as the vocabulary writes it: a byte-level one in the alphabet of its own; `None` for an id without a token.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// Starts a decoder that takes id by id and returns text at character boundaries.
