@@ -1,0 +1,133 @@
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Gradients, ParamNames, Result};
+
+/// Settings of AdamW.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled decay of tensors of two axes and more; vectors (norms, biases, scales) never decay.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 }
+    }
+}
+
+/// AdamW over parameters by name: first the decay, then the step, as in PyTorch.
+///
+/// A trained parameter whose gradient has no path counts as one whose gradient is zero: it decays.
+#[derive(Debug, Clone, Default)]
+pub struct AdamW {
+    config: AdamWConfig,
+    steps: i32,
+    moments: BTreeMap<String, Moments>,
+}
+
+const FIRST: &str = ".exp_avg";
+const SECOND: &str = ".exp_avg_sq";
+
+/// Flattened first and second moment.
+#[derive(Debug, Clone)]
+struct Moments {
+    first: Tensor<1>,
+    second: Tensor<1>,
+}
+
+impl AdamW {
+    /// Makes an optimiser without moments.
+    pub fn new(config: AdamWConfig) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// Number of steps taken.
+    pub fn steps(&self) -> i32 {
+        self.steps
+    }
+
+    /// The moments of every parameter that was moved, under PyTorch's names: `NAME.exp_avg` and `NAME.exp_avg_sq`.
+    pub fn state(&self) -> BTreeMap<String, Tensor<1>> {
+        let both = self.moments.iter().flat_map(|(name, Moments { first, second })| {
+            [(format!("{name}{FIRST}"), first.clone()), (format!("{name}{SECOND}"), second.clone())]
+        });
+        both.collect()
+    }
+
+    /// Continues after `steps` steps with the moments of [`AdamW::state`].
+    ///
+    /// # Errors
+    /// [`Error::Batch`] naming a moment whose other half is missing.
+    pub fn resume(config: AdamWConfig, steps: i32, mut state: BTreeMap<String, Tensor<1>>) -> Result<Self> {
+        let firsts: Vec<String> = state.keys().filter_map(|key| Some(key.strip_suffix(FIRST)?.to_owned())).collect();
+        let mut moments = BTreeMap::new();
+        for name in firsts {
+            let [first, second] = [FIRST, SECOND].map(|suffix| state.remove(&format!("{name}{suffix}")));
+            let (Some(first), Some(second)) = (first, second) else {
+                return Err(Error::Batch(format!("optimiser state: `{name}{SECOND}` is missing")));
+            };
+            moments.insert(name, Moments { first, second });
+        }
+        Ok(Self { config, steps, moments })
+    }
+
+    /// Takes one step with learning rate `rate`: moves all parameters that have an entry in `gradients`.
+    #[must_use]
+    pub fn step<M: Module>(&mut self, module: M, names: &ParamNames, gradients: Gradients, rate: f64) -> M {
+        self.steps += 1;
+        module.map(&mut Step { optimizer: self, names, gradients, rate })
+    }
+
+    /// The value after a step, flattened.
+    fn stepped(
+        &mut self,
+        name: &str,
+        value: Tensor<1>,
+        gradient: Option<Tensor<1>>,
+        decay: f64,
+        rate: f64,
+    ) -> Tensor<1> {
+        let AdamWConfig { beta1, beta2, epsilon, .. } = self.config;
+        let gradient = gradient.unwrap_or_else(|| value.zeros_like());
+        let moments = self.moments.remove(name);
+        let Moments { first, second } =
+            moments.unwrap_or_else(|| Moments { first: value.zeros_like(), second: value.zeros_like() });
+        let first = first * beta1 + gradient.clone() * (1.0 - beta1);
+        let second = second * beta2 + gradient.square() * (1.0 - beta2);
+        let corrected = |beta: f64| 1.0 - beta.powi(self.steps);
+        let root = (second.clone() / corrected(beta2)).sqrt() + epsilon;
+        let step = first.clone() / root * (rate / corrected(beta1));
+        self.moments.insert(name.to_owned(), Moments { first, second });
+        value * (1.0 - rate * decay) - step
+    }
+}
+
+struct Step<'a> {
+    optimizer: &'a mut AdamW,
+    names: &'a ParamNames,
+    gradients: Gradients,
+    rate: f64,
+}
+
+impl ModuleMapper for Step<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(name) = self.names.get(param.id) else { return param };
+        let Some(gradient) = self.gradients.0.remove(name) else { return param };
+        let decay = if D > 1 { self.optimizer.config.weight_decay } else { 0.0 };
+        let (id, value, mapper) = param.consume();
+        let dims = value.dims();
+        let moved = self.optimizer.stepped(name, value.inner().flatten(0, D - 1), gradient, decay, self.rate);
+        Param::from_mapped_value(id, Tensor::from_inner(moved.reshape(dims)).require_grad(), mapper)
+    }
+}

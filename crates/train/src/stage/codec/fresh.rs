@@ -1,0 +1,61 @@
+//! Random values for a vocoder that is trained from the beginning.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Tensor};
+use checkpoint::Checkpoint;
+use code2wav::Code2WavConfig;
+
+use crate::Result;
+use crate::loss::constants;
+use crate::random::normal;
+
+/// Scales of residual branches.
+const BRANCH: f32 = 0.1;
+
+/// Values of all tensors of the vocoder, flattened by name; the same seed gives the same.
+pub(super) fn values(checkpoint: &Checkpoint, seed: u64, device: &Device) -> Result<BTreeMap<String, Tensor<1>>> {
+    let config: Code2WavConfig = checkpoint.config().section()?;
+    // Behind the first convolution and the blocks stand an activation and the last convolution.
+    let last = format!("code2wav.decoder.{}.", config.upsample_rates.len() + 2);
+    let device = device.clone().without_autodiff();
+    let tensors = checkpoint.tensors().iter().filter(|(name, _)| name.starts_with("code2wav."));
+    let drawn = tensors.map(|(name, tensor)| {
+        let count = tensor.shape.iter().product();
+        let values = match kind(name, &tensor.shape) {
+            Kind::Constant(value) => vec![value; count],
+            Kind::Normal(fan) => {
+                let part = if name.starts_with(&last) { 0.1 } else { branch_end(name) };
+                normal(seed, name, count, part * (fan.max(1) as f64).powf(-0.5))
+            }
+        };
+        (name.clone(), constants(values, &device))
+    });
+    Ok(drawn.collect())
+}
+
+enum Kind {
+    Constant(f32),
+    /// Normal with the variance of one by the number of inputs of an output.
+    Normal(usize),
+}
+
+fn kind(name: &str, shape: &[usize]) -> Kind {
+    let ends = |suffix: &str| name.ends_with(suffix);
+    match *shape {
+        _ if ends("layer_scale.scale") || ends(".gamma") => Kind::Constant(BRANCH),
+        // Logarithms.
+        _ if ends(".alpha") || ends(".beta") || ends(".bias") => Kind::Constant(0.0),
+        // Transposed convolutions, `[in, out, kernel]`: two inputs meet in an output if the kernel is twice the stride.
+        [inputs, ..] if name.contains(".block.1.conv.") => Kind::Normal(2 * inputs),
+        [inputs, _, _] if name.contains(".upsample.") && !name.contains("dwconv") => Kind::Normal(inputs),
+        [_, ref inputs @ ..] if !inputs.is_empty() => Kind::Normal(inputs.iter().product()),
+        // Norms.
+        _ => Kind::Constant(1.0),
+    }
+}
+
+/// Part of its usual size that the last convolution of a residual unit has.
+fn branch_end(name: &str) -> f64 {
+    if name.ends_with("conv2.conv.weight") { 0.3 } else { 1.0 }
+}

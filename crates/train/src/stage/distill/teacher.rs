@@ -1,0 +1,100 @@
+use std::fmt::Debug;
+use std::path::Path;
+
+use burn::tensor::{Device, Int, Tensor};
+use checkpoint::Checkpoint;
+
+use super::Lessons;
+use super::vocabulary::{Vocabulary, refuse_other};
+use crate::loss::top_k;
+use crate::model::{Sample, ThinkerModel};
+use crate::{Error, Result};
+
+/// A source of logits that a student learns to imitate; any model with the student's vocabulary can be one.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use qwen3_omni_train::stage::{Lessons, Teacher, TeacherLogits};
+///
+/// /// Finds every token of a vocabulary of a thousand equally likely.
+/// #[derive(Debug)]
+/// struct Undecided;
+///
+/// impl Teacher for Undecided {
+///     fn logits(&self, lessons: &Lessons) -> qwen3_omni_train::Result<TeacherLogits> {
+///         let rows = lessons.samples.iter().map(|sample| sample.learned()).sum();
+///         Ok(TeacherLogits { logits: Tensor::zeros([rows, 1000], &Device::default()), ids: None })
+///     }
+/// }
+/// ```
+pub trait Teacher: Debug + Send + Sync {
+    /// Logits of all rows that carry loss, one conversation after another.
+    ///
+    /// # Errors
+    /// [`Error::Data`] or [`Error::Batch`] for a conversation that the teacher cannot judge.
+    fn logits(&self, lessons: &Lessons) -> Result<TeacherLogits>;
+
+    /// Whether it can judge answers that it has not seen before.
+    fn knows_new_answers(&self) -> bool {
+        true
+    }
+}
+
+/// What a teacher gives.
+#[derive(Debug, Clone)]
+pub struct TeacherLogits {
+    /// Logits of the whole vocabulary, `[rows, V]`, or of some ids, `[rows, k]`.
+    pub logits: Tensor<2>,
+    /// Which ids these are, `[rows, k]`; `None` for all.
+    pub ids: Option<Tensor<2, Int>>,
+}
+
+impl TeacherLogits {
+    /// Ids and logits of the `k` best of each row, `[rows, k]` each; a teacher who gives some ids must give as many.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for more than there are, or 0.
+    pub fn best(self, k: usize) -> Result<(Tensor<2, Int>, Tensor<2>)> {
+        let [_, width] = self.logits.dims();
+        let refuse =
+            |expected: String| Err(Error::Option { name: "top_k", reason: format!("{k}, expected {expected}") });
+        match self.ids {
+            Some(_) if k != width => refuse(format!("{width}, as many as are stored")),
+            Some(ids) => Ok((ids, self.logits)),
+            None if k == 0 || k > width => refuse(format!("1 to {width}, the vocabulary")),
+            None => Ok(top_k(self.logits, k)),
+        }
+    }
+}
+
+/// Another checkpoint, of any size, with the student's vocabulary.
+#[derive(Debug)]
+pub struct CheckpointTeacher {
+    model: ThinkerModel,
+}
+
+impl CheckpointTeacher {
+    /// Loads a checkpoint that is to teach another one; `device` is one without gradients.
+    ///
+    /// # Errors
+    /// The errors of the checkpoint, and [`Error::Option`] naming the first id that means something else to the student.
+    pub fn open(directory: &Path, student: &Path, device: &Device) -> Result<Self> {
+        refuse_other(&Vocabulary::open(student)?, &Vocabulary::open(directory)?)?;
+        Self::alone(directory, device)
+    }
+
+    /// Loads a checkpoint whose logits are to be stored.
+    ///
+    /// # Errors
+    /// The errors of the checkpoint.
+    pub fn alone(directory: &Path, device: &Device) -> Result<Self> {
+        Ok(Self { model: ThinkerModel::from_checkpoint(&Checkpoint::open(directory)?, device)? })
+    }
+}
+
+impl Teacher for CheckpointTeacher {
+    fn logits(&self, lessons: &Lessons) -> Result<TeacherLogits> {
+        let samples: Vec<Sample> = lessons.samples.iter().map(Sample::inner).collect();
+        Ok(TeacherLogits { logits: self.model.forward(&samples, false)?.logits, ids: None })
+    }
+}

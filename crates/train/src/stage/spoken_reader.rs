@@ -1,0 +1,57 @@
+use burn::tensor::{Device, Tensor};
+use checkpoint::Checkpoint;
+use moe_talker::Turns;
+use tm_rope::MediaItem;
+
+use super::talker::SpokenSample;
+use crate::Result;
+use crate::loss::indices;
+use crate::model::{Sample, SpokenAnswer, TalkerForward, TalkerModel, ThinkerModel, split_answer};
+
+/// Reads conversations for the talker with a thinker that is not trained.
+#[derive(Debug)]
+pub(super) struct SpokenReader {
+    thinker: ThinkerModel,
+    turns: Turns,
+    end: u32,
+}
+
+impl SpokenReader {
+    /// Loads the thinker; `device` is one without gradients.
+    pub(super) fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+        Ok(Self {
+            thinker: ThinkerModel::from_checkpoint(checkpoint, device)?,
+            turns: checkpoint.config().section()?,
+            end: end_of_turn(checkpoint)?,
+        })
+    }
+
+    /// Runs the talker on spoken answers.
+    pub(super) fn forward(&self, model: &TalkerModel, samples: &[SpokenSample]) -> Result<TalkerForward> {
+        let embed = |ids: &[u32]| Tensor::from_inner(self.thinker.embed(ids));
+        let answers = samples.iter().map(|SpokenSample { sample, speaker, codes, ends }| {
+            let (prompt, answer) = split_answer(&sample.ids, &self.turns, self.end)?;
+            let (tap, items) = self.media(sample, prompt)?;
+            Ok(SpokenAnswer { prompt, answer, items, tap, embed: &embed, speaker: *speaker, codes, ends: *ends })
+        });
+        model.forward(&answers.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// The thinker's states at the media rows of a prompt, and its media items.
+    fn media(&self, sample: &Sample, prompt: &[u32]) -> Result<(Option<Tensor<2>>, Vec<MediaItem>)> {
+        let places: Vec<usize> =
+            (0..prompt.len()).filter(|at| self.turns.placeholders.contains(&prompt[*at])).collect();
+        if places.is_empty() {
+            return Ok((None, Vec::new()));
+        }
+        let states = self.thinker.tap(sample)?;
+        let rows = states.clone().select(0, indices(places, &states.device()));
+        Ok((Some(Tensor::from_inner(rows)), self.thinker.items(&sample.media)))
+    }
+}
+
+/// The id that ends a turn.
+fn end_of_turn(checkpoint: &Checkpoint) -> Result<u32> {
+    let id = checkpoint.config().get("im_end_token_id").and_then(|id| id.as_u64());
+    id.map(|id| id as u32).ok_or_else(|| omni_core::Error::Config("`im_end_token_id` is missing".into()).into())
+}

@@ -1,0 +1,135 @@
+//! Files of a training run.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::{Error, Result};
+
+/// Names the file of a failed operation.
+pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    move |source| omni_core::Error::io(path, source).into()
+}
+
+/// Writes flattened f32 tensors under their names and waits until they are on disk.
+pub(super) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Vec<f32>>) -> Result<()> {
+    let bytes: BTreeMap<&String, Vec<u8>> = tensors.iter().map(|(name, values)| (name, to_bytes(values))).collect();
+    let views = bytes.iter().map(|(name, bytes)| Ok((*name, view(Dtype::F32, &[bytes.len() / 4], bytes, path)?)));
+    write_views(path, views.collect::<Result<_>>()?)
+}
+
+/// PEFT's names of an adapter's files.
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+
+/// Writes an adapter's factors and its settings, in PEFT's file names.
+pub(crate) fn write_adapter_files(
+    folder: &Path,
+    factors: &BTreeMap<String, ([usize; 2], &[f32])>,
+    config: &serde_json::Value,
+) -> Result<()> {
+    write_json(&folder.join(ADAPTER_CONFIG), config)?;
+    write_shaped(&folder.join(ADAPTER_WEIGHTS), factors)
+}
+
+/// Writes f32 tensors with their shapes and waits until they are on disk. A file that is there already is replaced, not written into:
+/// it may be a link to that of another checkpoint.
+pub(crate) fn write_shaped<S: AsRef<[usize]>, V: AsRef<[f32]>>(
+    path: &Path,
+    tensors: &BTreeMap<String, (S, V)>,
+) -> Result<()> {
+    if path.exists() {
+        std::fs::remove_file(path).map_err(io(path))?;
+    }
+    let bytes: BTreeMap<_, _> =
+        tensors.iter().map(|(name, (shape, values))| (name, (shape.as_ref(), to_bytes(values.as_ref())))).collect();
+    let views = bytes.iter().map(|(name, (shape, bytes))| Ok((*name, view(Dtype::F32, shape, bytes, path)?)));
+    write_views(path, views.collect::<Result<_>>()?)
+}
+
+/// Writes a JSON file and waits until it is on disk.
+pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let json = serde_json::to_vec_pretty(value).map_err(|error| damaged(path, error))?;
+    std::fs::write(path, json).map_err(io(path))?;
+    sync(path)
+}
+
+/// Reads tensors written by [`write_tensors`].
+pub(crate) fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor<1>>> {
+    let bytes = std::fs::read(path).map_err(io(path))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(path, error))?;
+    let tensors = file.tensors().into_iter().map(|(name, view)| match view.dtype() {
+        Dtype::F32 => {
+            let (fours, _) = view.data().as_chunks::<4>();
+            let values: Vec<f32> = fours.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let count = values.len();
+            Ok((name, Tensor::from_data(TensorData::new(values, [count]), device)))
+        }
+        other => Err(damaged(path, format!("tensor `{name}` is {other:?}, expected F32"))),
+    });
+    tensors.collect()
+}
+
+/// Copies a shard with some of its tensors replaced, each in the number type it had. Returns whether any was; if none was, nothing is
+/// written.
+pub(super) fn rewrite_shard(source: &Path, target: &Path, values: &BTreeMap<String, Vec<f32>>) -> Result<bool> {
+    let bytes = std::fs::read(source).map_err(io(source))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(source, error))?;
+    if !file.names().iter().any(|name| values.contains_key(*name)) {
+        return Ok(false);
+    }
+    let mut replaced = BTreeMap::new();
+    for (name, stored) in file.tensors() {
+        if let Some(values) = values.get(&name) {
+            let bytes = as_dtype(values, stored.dtype());
+            let bytes = bytes.filter(|bytes| bytes.len() == stored.data().len()).ok_or_else(|| {
+                let (shape, dtype) = (stored.shape(), stored.dtype());
+                damaged(source, format!("tensor `{name}` {shape:?} in {dtype:?} cannot take {} values", values.len()))
+            })?;
+            replaced.insert(name, bytes);
+        }
+    }
+    let views = file.tensors().into_iter().map(|(name, stored)| match replaced.get(&name) {
+        Some(bytes) => Ok((name, view(stored.dtype(), stored.shape(), bytes, target)?)),
+        None => Ok((name, stored)),
+    });
+    write_views(target, views.collect::<Result<Vec<_>>>()?)?;
+    Ok(true)
+}
+
+fn view<'a>(dtype: Dtype, shape: &[usize], bytes: &'a [u8], path: &Path) -> Result<TensorView<'a>> {
+    TensorView::new(dtype, shape.to_vec(), bytes).map_err(|error| damaged(path, error))
+}
+
+fn write_views<N: AsRef<str> + Ord + std::fmt::Display>(path: &Path, views: Vec<(N, TensorView)>) -> Result<()> {
+    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+    safetensors::serialize_to_file(views, metadata, path).map_err(|error| damaged(path, error))?;
+    sync(path)
+}
+
+/// Waits until a file or directory is on disk.
+pub(super) fn sync(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(io(path))
+}
+
+fn as_dtype(values: &[f32], dtype: Dtype) -> Option<Vec<u8>> {
+    match dtype {
+        Dtype::F32 => Some(to_bytes(values)),
+        Dtype::BF16 => Some(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()),
+        Dtype::F16 => Some(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()),
+        _ => None,
+    }
+}
+
+fn to_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+pub(crate) fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {
+    omni_core::Error::Weights(format!("{}: {reason}", path.display())).into()
+}
