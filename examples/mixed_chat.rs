@@ -36,8 +36,7 @@ fn run(Arguments { parts, audio_in_video, flags }: Arguments) -> Result<()> {
         true => Message::user().image(sample("picture_spoken.png")).audio(sample("picture_spoken_question.wav")),
         false => parts.iter().fold(Message::user(), |message, part| add(message, part)),
     };
-    let mut options = flags.options();
-    options.audio_in_video = audio_in_video;
+    let options = flags.options().audio_in_video(audio_in_video);
     let omni = flags.load()?;
     answer(&omni, &[question], &options, &flags.out)?;
     Ok(())

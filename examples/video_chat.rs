@@ -40,8 +40,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let Arguments { file, text, audio_in_video, fps, max_frames, min_pixels, flags } = arguments;
     let video = Message::user().video(file.unwrap_or_else(|| sample("clip.mp4")));
     let question = if text.is_empty() { video } else { video.text(text) };
-    let mut options = flags.options();
-    options.audio_in_video = audio_in_video;
+    let mut options = flags.options().audio_in_video(audio_in_video);
     options.video.frames_per_second = fps;
     options.video.max_frames = max_frames;
     options.video.min_frames = options.video.min_frames.min(max_frames);

@@ -27,12 +27,7 @@ fn main() {
     let directory = tempfile::tempdir().unwrap();
     let (model, options, runs) = match at_full_size {
         true => {
-            let limits = GenerateOptions {
-                max_new_tokens: TOKENS,
-                max_codes: Some(CODES),
-                guards: Guards::off(),
-                ..GenerateOptions::default()
-            };
+            let limits = GenerateOptions::default().max_new_tokens(TOKENS).max_codes(CODES).guards(Guards::off());
             let out = directory.path().join("model");
             full_size::write(&out, Some(LAYERS), Plan::default()).unwrap();
             (out, limits, 3)
@@ -52,7 +47,7 @@ fn main() {
             ("8", ChunkRamp::fixed(8)),
             ("25", ChunkRamp::fixed(25)),
         ] {
-            let options = GenerateOptions { stages, chunks, ..options.clone() }.greedy();
+            let options = options.clone().stages(stages).chunks(chunks).greedy();
             let mut replies: Vec<Reply> = (0..runs).map(|_| omni.generate(&question, &options).unwrap()).collect();
             replies.sort_by_key(|reply| reply.timings.first_audio);
             let median = &replies[runs / 2];

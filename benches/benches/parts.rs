@@ -1,10 +1,12 @@
-//! Thinker decode, talker step, code predictor frame and vocoder frame of the small checkpoint: overhead, not arithmetic.
+//! Thinker decode, talker step, code predictor frame and vocoder frame of the small checkpoint, and a frame of a small Mimi: overhead,
+//! not arithmetic.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use burn::tensor::{Distribution, Tensor};
-use checkpoint::Weights;
+use checkpoint::{Checkpoint, Weights};
 use code2wav::{Code2Wav, VocoderRun};
 use criterion::{Criterion, criterion_group, criterion_main};
+use mimi_encoder::MimiEncoder;
 use moe_talker::{Talker, TalkerInput, TalkerRun};
 use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
 use mtp::{CodePredictor, FrameRun};
@@ -77,5 +79,14 @@ fn parts(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, parts);
+fn mimi(criterion: &mut Criterion) {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/mimi-encoder/fixtures/tiny");
+    let place = qwen3_omni::Device::cpu().place(Dtype::F32).unwrap();
+    let encoder = MimiEncoder::from_checkpoint(&Checkpoint::open(directory).unwrap(), &place).unwrap();
+    let (mut state, samples) = (encoder.start(), vec![0.1; encoder.samples_per_frame()]);
+    criterion
+        .bench_function("Mimi frame", |bencher| bencher.iter(|| encoder.encode_step(&mut state, &samples).unwrap()));
+}
+
+criterion_group!(benches, parts, mimi);
 criterion_main!(benches);

@@ -59,8 +59,8 @@ pub fn sample(name: &str) -> PathBuf {
 impl Flags {
     /// How the answer is to be made.
     pub fn options(&self) -> GenerateOptions {
-        let mut options =
-            GenerateOptions { seed: self.seed, speaker: self.speaker.clone(), ..GenerateOptions::default() };
+        let mut options = GenerateOptions::default().seed(self.seed);
+        options.speaker = self.speaker.clone();
         if self.greedy {
             options = options.greedy();
         }

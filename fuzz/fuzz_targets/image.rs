@@ -8,5 +8,5 @@ use qwen3_omni_media::image::{ImageInput, ImageOptions, PixelBounds, patches};
 fuzz_target!(init: begin(), |bytes: &[u8]| {
     let (input, bounds) = (ImageInput::from(bytes), PixelBounds { min: 1024, max: 65_536 });
     let _ = input.size();
-    let _ = patches(&input, &ImageOptions { bounds, ..Default::default() });
+    let _ = patches(&input, &ImageOptions::default().bounds(bounds));
 });

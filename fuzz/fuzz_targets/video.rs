@@ -9,6 +9,6 @@ use qwen3_omni_media::video::{VideoOptions, clip};
 
 fuzz_target!(init: begin(), |bytes: &[u8]| {
     let bounds = PixelBounds { min: 1024, max: 65_536 };
-    let _ = clip(&bytes.into(), &VideoOptions { bounds, max_frames: 8, ..Default::default() });
+    let _ = clip(&bytes.into(), &VideoOptions::default().bounds(bounds).max_frames(8));
     let _ = read(&AudioInput::SoundTrack(bytes.into()));
 });

@@ -46,12 +46,10 @@ fn run() -> Result<()> {
     let started = Instant::now();
     let omni = Omni::builder(&directory).dtype(Dtype::Bf16).load()?;
     let loaded = started.elapsed();
-    let options = GenerateOptions {
-        max_new_tokens: tokens,
-        max_codes: Some(tokens * FRAMES_PER_TOKEN + 1),
-        guards: Guards::off(),
-        ..GenerateOptions::default()
-    };
+    let options = GenerateOptions::default()
+        .max_new_tokens(tokens)
+        .max_codes(tokens * FRAMES_PER_TOKEN + 1)
+        .guards(Guards::off());
     let question = characters.map_or_else(|| "what is seven plus five".to_owned(), noise);
     let question = [Message::user().text(&question)];
     for answer in 0..if characters.is_some() { 1 } else { ANSWERS } {

@@ -31,12 +31,7 @@ fn main() {
     let at_full_size = arguments.iter().any(|argument| argument == "--full-size");
     let half = arguments.windows(2).any(|pair| pair[0] == "--dtype" && pair[1] == "bf16");
     let directory = tempfile::tempdir().unwrap();
-    let limits = GenerateOptions {
-        max_new_tokens: TOKENS,
-        max_codes: Some(CODES),
-        guards: Guards::off(),
-        ..GenerateOptions::default()
-    };
+    let limits = GenerateOptions::default().max_new_tokens(TOKENS).max_codes(CODES).guards(Guards::off());
     let named = arguments.windows(2).find(|pair| pair[0] == "--model").map(|pair| PathBuf::from(&pair[1]));
     let (model, options, rounds) = match (named, at_full_size) {
         (Some(model), _) => (model, limits, 1),

@@ -117,8 +117,8 @@ fn model(arguments: &Arguments, temporary: &Path) -> Result<PathBuf> {
 
 /// Random weights do not end by themselves.
 fn options(tokens: usize) -> GenerateOptions {
-    let max_codes = Some(tokens * FRAMES_PER_TOKEN + 1);
-    GenerateOptions { max_new_tokens: tokens, max_codes, guards: Guards::off(), ..GenerateOptions::default() }.greedy()
+    let max_codes = tokens * FRAMES_PER_TOKEN + 1;
+    GenerateOptions::default().max_new_tokens(tokens).max_codes(max_codes).guards(Guards::off()).greedy()
 }
 
 struct Ask<'a> {

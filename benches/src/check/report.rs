@@ -176,7 +176,7 @@ fn parts(findings: &[Value]) -> String {
         let each = launches.zip(finding["median_ms"].as_f64()).filter(|(launches, _)| *launches > 0);
         let each = each.map_or_else(String::new, |(launches, ms)| format!("{:.1}", ms * 1e3 / launches as f64));
         let case = format!("{}, {}", cell(&finding["case"]), cell(&finding["per"]));
-        let case = if finding["not_finite"] == true { format!("{case} (**not a number**)") } else { case };
+        let case = if finding["not_finite"] == true { format!("{case} (**not a finite number**)") } else { case };
         let mut cells = ["device", "dtype", "part"].map(|key| cell(&finding[key])).to_vec();
         cells.push(case);
         cells.extend(["median_ms", "min_ms", "runs", "launches"].map(|key| cell(&finding[key])));

@@ -25,6 +25,16 @@ pub fn golden() -> PathBuf {
     fixtures().join("golden")
 }
 
+/// Golden losses, gradients and optimiser steps of the small checkpoint.
+pub fn training() -> PathBuf {
+    fixtures().join("train")
+}
+
+/// Adapters that PEFT has made for the small checkpoint, with what it merges from them.
+pub fn adapters() -> PathBuf {
+    fixtures().join("adapters")
+}
+
 /// The reference's own errors in bf16, measured against the golden data.
 pub fn bf16_errors() -> PathBuf {
     fixtures().join("bf16/tiny.json")
@@ -78,6 +88,22 @@ pub fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     let mut json = serde_json::from_slice(&text).expect("the file is JSON");
     change(&mut json);
     std::fs::write(path, json.to_string()).expect("it can be written to");
+}
+
+/// A copy of the small checkpoint with a text decoder behind its audio encoder: random weights, those of the golden training case.
+///
+/// # Panics
+/// If a fixture is missing.
+#[cfg(feature = "parity")]
+pub fn tiny_with_decoder() -> tempfile::TempDir {
+    let copy = copy_of(&tiny());
+    let bytes = std::fs::read(training().join("aut_asr.safetensors")).expect("the fixture exists");
+    let golden = safetensors::SafeTensors::deserialize(&bytes).expect("the fixture is whole");
+    let named = |(name, view): (String, _)| Some((name.strip_prefix("in.")?.to_owned(), view));
+    let decoder = golden.tensors().into_iter().filter_map(named).filter(|(name, _)| name.starts_with("decoder."));
+    safetensors::serialize_to_file(decoder, None, &copy.path().join("aut-decoder.safetensors"))
+        .expect("it can be written");
+    copy
 }
 
 /// Recomputes the checksums of all pages of an OGG file, so that what was changed in it reaches the decoder.

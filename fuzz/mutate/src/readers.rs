@@ -123,9 +123,9 @@ fn read_template(path: &Path) -> bool {
         {"role": "assistant", "content": "hello", "tool_calls": [{"name": "f", "arguments": {"a": 1.5}}]},
         {"role": "tool", "content": "x"},
     ]);
-    let tools = vec![json!({"type": "function", "function": {"name": "f"}})];
+    let tools = [json!({"type": "function", "function": {"name": "f"}})];
     template
-        .render(&messages, &TemplateOptions { tools, add_generation_prompt: true, enable_thinking: Some(false) })
+        .render(&messages, &TemplateOptions::default().tools(tools).add_generation_prompt(true).enable_thinking(false))
         .is_ok()
 }
 

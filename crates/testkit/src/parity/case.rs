@@ -14,7 +14,7 @@ use super::limits::Limits;
 pub struct Check {
     /// Name of the golden tensor, or of the part of it.
     pub tensor: String,
-    /// Largest absolute difference; `None` if the shapes differ or a value is not a number.
+    /// Largest absolute difference; `None` if the shapes differ or a value is not finite.
     pub max_abs_error: Option<f64>,
     /// Largest difference allowed; 0 if it must be exact.
     pub tolerance: f64,
@@ -188,7 +188,7 @@ impl Case {
         let (mut error, mut squares, mut count, mut passed) = (0f64, 0f64, 0, true);
         for (_, (value, expected)) in pairs {
             let difference = (f64::from(*value) - f64::from(*expected)).abs();
-            // A value that is not a number must not pass for a small one.
+            // A value that is not finite must not pass for a small one.
             error = if difference.is_finite() { error.max(difference) } else { f64::INFINITY };
             let relative =
                 if tolerance == 0.0 { 0.0 } else { self.limits.slack() * RELATIVE * f64::from(expected.abs()) };
@@ -196,7 +196,7 @@ impl Case {
             squares += difference * difference;
             count += 1;
         }
-        let mut note = (!error.is_finite()).then(|| "a value is no number".to_owned());
+        let mut note = (!error.is_finite()).then(|| "a value is not a finite number".to_owned());
         if let Some(reference) = reference {
             // One value may be far off where a row was routed to another expert; the RMS over all of them may not.
             let (rms, allowed) = ((squares / f64::from(count.max(1))).sqrt(), reference.rms.max(STATES));

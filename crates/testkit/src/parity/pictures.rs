@@ -15,7 +15,7 @@ fn patch_spec(model: &Model) -> Result<PatchSpec> {
 }
 
 fn options(model: &Model) -> Result<ImageOptions> {
-    Ok(ImageOptions { patch: patch_spec(model)?, ..ImageOptions::default() })
+    Ok(ImageOptions::default().patch(patch_spec(model)?))
 }
 
 fn bytes(case: &mut Case, name: &str) -> Result<Vec<u8>> {
@@ -67,9 +67,9 @@ pub(super) fn sizes(model: &Model, case: &mut Case) -> Result<()> {
 
 /// The pixel bounds that a video case was made with: those of the settings, or the processor's defaults.
 pub(super) fn video_options(model: &Model, bounds: Option<[usize; 2]>) -> Result<VideoOptions> {
-    let usual = VideoOptions { patch: patch_spec(model)?, ..VideoOptions::default() };
+    let usual = VideoOptions::default().patch(patch_spec(model)?);
     Ok(match bounds {
-        Some([min, max]) => VideoOptions { bounds: PixelBounds { min, max }, ..usual },
+        Some([min, max]) => usual.bounds(PixelBounds { min, max }),
         None => usual,
     })
 }
@@ -114,7 +114,7 @@ pub(super) fn sampling(_: &Model, case: &mut Case) -> Result<()> {
     let bad = |error: serde_json::Error| Error::Request(format!("golden case `{}`: {error}", case.name()));
     let cases: Vec<Sampling> = serde_json::from_value(case.json().clone()).map_err(bad)?;
     for Sampling { total_frames, source_fps, fps, indices } in cases {
-        let options = VideoOptions { frames_per_second: fps, ..VideoOptions::default() };
+        let options = VideoOptions::default().frames_per_second(fps);
         let found = sample_indices(total_frames, source_fps, &options);
         let name = format!("{total_frames} frames at {source_fps}, {fps} wanted");
         case.compare_text(&name, &format!("{found:?}"), &format!("{indices:?}"));

@@ -205,7 +205,7 @@ fn speak(
     let predictor = CodePredictor::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let penalty = settings["talker_repetition_penalty"].as_f64().unwrap_or(1.05) as f32;
     let options = SpeakOptions {
-        sampling: SamplingOptions { repetition_penalty: penalty, ..SamplingOptions::greedy() },
+        sampling: SamplingOptions::greedy().repetition_penalty(penalty),
         max_codes: count(settings, "talker_max_new_tokens", 4096),
         end_code: settings["talker_eos_token_id"].as_u64().map(|code| code as u32),
     };

@@ -36,11 +36,10 @@ pub(super) fn template(model: &Model, case: &mut Case) -> Result<()> {
     let tokenizer = Tokenizer::from_directory(&model.directory)?;
     for entry in list(case)? {
         let name = entry["name"].as_str().unwrap_or("?").to_owned();
-        let options = TemplateOptions {
-            tools: entry["tools"].as_array().cloned().unwrap_or_default(),
-            add_generation_prompt: entry["add_generation_prompt"].as_bool().unwrap_or(false),
-            enable_thinking: entry["enable_thinking"].as_bool(),
-        };
+        let options = TemplateOptions::default()
+            .tools(entry["tools"].as_array().cloned().unwrap_or_default())
+            .add_generation_prompt(entry["add_generation_prompt"].as_bool().unwrap_or(false))
+            .enable_thinking(entry["enable_thinking"].as_bool());
         let rendered = template.render(&entry["messages"], &options)?;
         case.compare_text(&format!("{name}.rendered"), &rendered, entry["rendered"].as_str().unwrap_or_default());
         if entry["ids"].is_array() {
