@@ -10,7 +10,7 @@ use crate::simd::{Processor, Vectorized};
 
 /// Values that one task takes at a time, in whole rows.
 const PIECE: usize = 1 << 14;
-/// Sums are split over this many, so that compilers vectorise them.
+/// Sums and loops are split over this many, so that compilers vectorise them.
 const LANES: usize = 16;
 
 /// `silu(gate) * up`.
@@ -271,8 +271,17 @@ fn each<const N: usize>(inputs: [&[f32]; N], y: &mut [f32], f: impl Fn([f32; N])
         arch.dispatch(Vectorized(
             #[inline(always)]
             || {
-                for (at, y) in y.iter_mut().enumerate() {
-                    *y = f(inputs.map(|input| input[at]));
+                // Arrays of a fixed length, whose places need no checks: compilers vectorise these.
+                let (pieces, rest) = y.as_chunks_mut::<LANES>();
+                let inputs = inputs.map(|input| input.as_chunks::<LANES>());
+                for (at, y) in pieces.iter_mut().enumerate() {
+                    let inputs = inputs.map(|(pieces, _)| pieces[at]);
+                    for lane in 0..LANES {
+                        y[lane] = f(inputs.map(|input| input[lane]));
+                    }
+                }
+                for (at, y) in rest.iter_mut().enumerate() {
+                    *y = f(inputs.map(|(_, rest)| rest[at]));
                 }
             },
         ));
