@@ -44,7 +44,7 @@ pub fn write_nano_without_weights(out: &Path, nano: &Path, layers: Option<usize>
 fn options(source: &Path, out: &Path, layers: Option<usize>, plan: Plan) -> Options {
     let plan = (plan.recipe.is_some() || plan.bits.is_some()).then_some(plan);
     let (config, out, shard_bytes) = (source.join("config.json"), out.to_owned(), 4 << 30);
-    Options { config, out, seed: 0, layers, dtype: Dtype::Bf16, plan, shard_bytes, restart: true }
+    Options { config, out, seed: 0, layers, dtype: Dtype::Bf16, plan, shard_bytes, for_training: false, restart: true }
 }
 
 /// The released config beside nano's tokenizer.

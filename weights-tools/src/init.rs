@@ -29,6 +29,8 @@ pub struct Options {
     pub plan: Option<Plan>,
     /// Bytes after which a new shard is begun.
     pub shard_bytes: u64,
+    /// Draw values that training can begin with, instead of ones that keep activations in range.
+    pub for_training: bool,
     /// Start over if the directory is half-written.
     pub restart: bool,
 }
@@ -149,6 +151,7 @@ fn identity(options: &Options, config: &Value) -> Map<String, Value> {
         ("seed", json!(options.seed)),
         ("layers", json!(options.layers)),
         ("dtype", json!(options.dtype.name())),
+        ("for_training", json!(options.for_training)),
         ("shard_bytes", json!(options.shard_bytes)),
     ];
     identity.extend(entries.into_iter().map(|(key, value)| (key.to_owned(), value)));
@@ -177,7 +180,45 @@ fn companions(config: &Path) -> Vec<PathBuf> {
 fn write_plain(tensor: &OutTensor, options: &Options, sink: &mut Sink<'_>) -> Result<()> {
     let random = Random::new(options.seed, &tensor.name);
     let count = tensor.shape.iter().product();
-    random.uniform(random_range(&tensor.name, &tensor.shape), options.dtype, count, |bytes| sink.write(0, bytes))
+    let range = if options.for_training { training_range } else { random_range };
+    random.uniform(range(&tensor.name, &tensor.shape), options.dtype, count, |bytes| sink.write(0, bytes))
+}
+
+/// The range that a value is drawn from before training: matrices by their inputs, those that end a residual branch smaller, so that
+/// layers begin close to doing nothing; embeddings as large as what the first layers add to them.
+fn training_range(name: &str, shape: &[usize]) -> (f32, f32) {
+    let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
+    let deviation = match shape {
+        _ if ends(&["layer_scale.scale", ".gamma"]) => return (0.1, 0.1),
+        // Of activations, they are logarithms.
+        _ if ends(&[".alpha", ".beta", ".bias"]) => return (0.0, 0.0),
+        [] | [_] => return (1.0, 1.0),
+        _ if name.ends_with("thinker.model.embed_tokens.weight") => 0.4,
+        _ if ends(&["pos_embed.weight", "embedding.weight"]) || name.contains("codec_embedding.") => 0.2,
+        [_, inputs @ ..] => {
+            let part = match inputs {
+                _ if ends(&[
+                    "o_proj.weight",
+                    "down_proj.weight",
+                    "fc2.weight",
+                    "out_proj.weight",
+                    "attn.proj.weight",
+                ]) =>
+                {
+                    0.4
+                }
+                _ if ends(&["mlp.2.weight"]) => 0.4,
+                _ if name.contains("lm_head") || name.contains("codec_head") => 0.3,
+                // In front of a GELU, which halves the variance.
+                [_, _, _] => std::f32::consts::SQRT_2,
+                _ => 1.0,
+            };
+            part / (inputs.iter().product::<usize>() as f32).sqrt()
+        }
+    };
+    // A uniform value's deviation.
+    let bound = deviation * 3.0_f32.sqrt();
+    (-bound, bound)
 }
 
 /// Writes a packed tensor. Any word is valid; the scales make the values as large as those of [`write_plain`].

@@ -16,6 +16,7 @@ fn options(out: &std::path::Path) -> Options {
         dtype: Dtype::Bf16,
         plan: None,
         shard_bytes: 500_000,
+        for_training: false,
         restart: false,
     }
 }
@@ -50,6 +51,30 @@ fn the_same_seed_gives_the_same_bytes() {
             std::fs::read(b.path().join(&name)).unwrap(),
             "{name:?}"
         );
+    }
+}
+
+#[test]
+fn values_to_train_from_are_scaled_by_their_place() {
+    let directory = tempfile::tempdir().unwrap();
+    init(&Options { for_training: true, dtype: Dtype::F32, ..options(directory.path()) }, |_| {}).unwrap();
+    let checkpoint = checkpoint::Checkpoint::open(directory.path()).unwrap();
+    let deviation = |name: &str| {
+        let (values, _) = checkpoint.bytes(&checkpoint.tensors()[name]).as_chunks::<4>();
+        let values: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        (values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32).sqrt()
+    };
+    let attention = "thinker.model.layers.0.self_attn";
+    for (name, expected) in [
+        ("thinker.model.embed_tokens.weight", 0.4),
+        (&format!("{attention}.q_proj.weight"), 1.0 / 64.0_f32.sqrt()),
+        (&format!("{attention}.o_proj.weight"), 0.4 / 128.0_f32.sqrt()),
+        ("thinker.lm_head.weight", 0.3 / 64.0_f32.sqrt()),
+    ] {
+        assert!((deviation(name) / expected - 1.0).abs() < 0.05, "{name}: {}, expected {expected}", deviation(name));
+    }
+    for (name, expected) in [("thinker.model.norm.weight", 1.0), ("thinker.audio_tower.proj1.bias", 0.0)] {
+        assert_eq!(deviation(name), expected, "{name}");
     }
 }
 

@@ -328,6 +328,7 @@ fn a_value_too_large_for_the_type_is_named() {
         dtype: Dtype::F32,
         plan: None,
         shard_bytes: u64::MAX,
+        for_training: false,
         restart: false,
     };
     init(&made, |_| {}).unwrap();
@@ -364,6 +365,7 @@ fn init_draws_packed_layers_of_the_right_size() {
             dtype: Dtype::Bf16,
             plan: Some(Plan { asymmetric, ..plan(Recipe::Gb24) }),
             shard_bytes: SHARD,
+            for_training: false,
             restart: false,
         };
         init(&made, |_| {}).unwrap();
@@ -387,6 +389,7 @@ fn init_error(plan: Plan) -> String {
         dtype: Dtype::Bf16,
         plan: Some(plan),
         shard_bytes: SHARD,
+        for_training: false,
         restart: false,
     };
     init(&made, |_| {}).unwrap_err().to_string()

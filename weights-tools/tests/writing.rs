@@ -163,6 +163,7 @@ fn a_directory_with_files_of_others_is_refused_and_left_as_it_is() {
                 dtype: Dtype::Bf16,
                 plan: None,
                 shard_bytes: SHARD,
+                for_training: false,
                 restart,
             };
             let message = init_without_weights(&blank).unwrap_err().to_string();

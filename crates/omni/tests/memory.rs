@@ -28,7 +28,11 @@ fn model(directory: &Path, dtype: Dtype, plan: Option<Plan>) -> PathBuf {
     }
     let out = directory.join("model");
     let (layers, shard_bytes, restart) = (Some(8), 8_000_000, false);
-    init(&Options { config, out: out.clone(), seed: 1, layers, dtype, plan, shard_bytes, restart }, |_| {}).unwrap();
+    init(
+        &Options { config, out: out.clone(), seed: 1, layers, dtype, plan, shard_bytes, for_training: false, restart },
+        |_| {},
+    )
+    .unwrap();
     out
 }
 

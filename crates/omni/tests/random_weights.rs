@@ -28,7 +28,18 @@ fn a_model_is_drawn_packed_or_not_and_the_same_for_a_seed() {
         let out = directory.path().to_owned();
         let config = testkit::tiny().join("config.json");
         let (seed, layers, dtype, shard_bytes, restart) = (0, None, Dtype::Bf16, 1 << 30, false);
-        init_without_weights(&Options { config, out, seed, layers, dtype, plan, shard_bytes, restart }).unwrap();
+        init_without_weights(&Options {
+            config,
+            out,
+            seed,
+            layers,
+            dtype,
+            plan,
+            shard_bytes,
+            for_training: false,
+            restart,
+        })
+        .unwrap();
         let [first, again, other] = [3, 3, 4].map(|seed| ask(directory.path(), seed));
         let codes = |reply: &Reply| reply.speech.as_ref().unwrap().codes.clone();
         assert_eq!((first.token_ids.len(), codes(&first).len()), (8, 7));

@@ -65,6 +65,9 @@ pub struct Init {
     /// Write config and tokenizer only: the weights are drawn when the directory is loaded with `random_weights`
     #[arg(long)]
     no_weights: bool,
+    /// Draw values that training can begin with; without it, they are for tests and benchmarks
+    #[arg(long, conflicts_with_all = ["no_weights", "PlanArguments"])]
+    for_training: bool,
     /// f32, bf16 or f16, for what is not quantised
     #[arg(long, default_value = "bf16")]
     dtype: Dtype,
@@ -141,10 +144,11 @@ impl Init {
     /// What stopped it; an interruption is one.
     pub fn run(self, out: &Output) -> Result<bool> {
         let plan = self.plan.is_given().then(|| self.plan.plan());
-        let Self { config, seed, out: directory, layers, no_weights, dtype, .. } = self;
+        let Self { config, seed, out: directory, layers, no_weights, for_training, dtype, .. } = self;
         let TargetArguments { shard_mb, restart } = self.target;
         let shard_bytes = shard_mb * 1_000_000;
-        let options = init::Options { config, out: directory, seed, layers, dtype, plan, shard_bytes, restart };
+        let options =
+            init::Options { config, out: directory, seed, layers, dtype, plan, shard_bytes, for_training, restart };
         if no_weights {
             init::init_without_weights(&options)?;
         } else {
