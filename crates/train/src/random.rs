@@ -13,7 +13,7 @@ pub(crate) enum Purpose {
     Batches,
     /// The attention window of a batch of sounds: seed, batch.
     AttentionWindow,
-    /// What is masked in a sound: seed, batch, item.
+    /// How a sound is changed and what is masked in it: seed, batch, item.
     Masks,
     /// The order of a window's segments of recordings: seed, window.
     Segments,
@@ -35,6 +35,19 @@ pub(crate) struct Draws(u64);
 impl Draws {
     pub(crate) fn new(purpose: Purpose, keys: &[u64]) -> Self {
         Self(keys.iter().fold(purpose as u64, |state, key| output(state ^ key).wrapping_add(1)))
+    }
+
+    /// A number between −1 and 1.
+    pub(crate) fn symmetric(&mut self) -> f64 {
+        const STEPS: usize = 1 << 30;
+        2.0 * (self.below(STEPS) as f64 + 0.5) / STEPS as f64 - 1.0
+    }
+
+    /// A normal number of mean 0 and deviation 1 (Box and Muller's method).
+    pub(crate) fn normal(&mut self) -> f64 {
+        // Half of an interval without its ends, whose logarithm is finite.
+        let [radius, angle] = [self.symmetric(), self.symmetric()];
+        (-2.0 * ((radius + 1.0) / 2.0).ln()).sqrt() * (std::f64::consts::PI * angle).cos()
     }
 
     /// One of the numbers `0..count`.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use qwen3_omni_train::model::Sample;
+use qwen3_omni_train::optim::AdamWConfig;
 use qwen3_omni_train::stage::{Conversations, LoraSettings, Sft, SftSettings};
 use qwen3_omni_train::trainer::{Ended, Feed, Limits, Log, Run, RunSettings, Started, TrainState, Trainer, resume};
 use qwen3_omni_train::{Error, Result};
@@ -36,7 +37,13 @@ impl Feed<Sft> for Numbers {
 
 fn settings(lora: Option<LoraSettings>) -> SftSettings {
     let run = RunSettings { steps: 6, rate: 1e-3, ..RunSettings::default() };
-    SftSettings { train: "+thinker.model.layers.1.* +thinker.lm_head.*".into(), lora, run, balance: 0.01 }
+    SftSettings {
+        train: "+thinker.model.layers.1.* +thinker.lm_head.*".into(),
+        lora,
+        run,
+        balance: 0.01,
+        ..SftSettings::default()
+    }
 }
 
 fn begin(settings: &SftSettings) -> (Trainer<Sft>, TrainState) {
@@ -162,6 +169,38 @@ fn a_checkpoint_holds_the_moving_average() {
     let worst = (0..start.len()).map(|at| (average[at] - expected(at)).abs()).fold(0.0, f32::max);
     let moved = (0..start.len()).map(|at| (average[at] - two[at]).abs()).fold(0.0, f32::max);
     assert!(worst < 1e-6 && moved > 1e-5, "{worst}, {moved}");
+}
+
+#[test]
+fn wide_matrices_move_by_smaller_steps() {
+    let settings = settings(None);
+    let moved = |rate_fan_in| {
+        let mut settings = settings.clone();
+        settings.run.optimizer = AdamWConfig { weight_decay: 0.0, rate_fan_in, ..AdamWConfig::default() };
+        let mut trainer = begin(&settings).0;
+        let values = |trainer: &Trainer<Sft>| {
+            let name = "thinker.model.layers.1.self_attn.q_proj.weight";
+            let norm = "thinker.model.layers.1.input_layernorm.weight";
+            let mut values = trainer.names.values(&trainer.model);
+            [name, norm].map(|name| nn::to_f32_vec(&values.remove(name).unwrap()))
+        };
+        let before = values(&trainer);
+        trainer.step(1, &[batch(0)], 1e-3, 1).unwrap();
+        let after = values(&trainer);
+        // The first step moves each value by the rate.
+        [0, 1].map(|index| {
+            let moves = before[index].iter().zip(&after[index]).map(|(before, after)| (after - before).abs());
+            moves.fold(0.0, f32::max)
+        })
+    };
+    let inputs = 64;
+    for (most, factor) in [(None, 1.0), (Some(inputs), 1.0), (Some(inputs / 4), 0.25)] {
+        let [matrix, norm] = moved(most);
+        assert!((matrix - factor * 1e-3).abs() < 2e-6 && (norm - 1e-3).abs() < 2e-6, "{most:?}: {matrix}, {norm}");
+    }
+    let zero =
+        RunSettings { optimizer: AdamWConfig { rate_fan_in: Some(0), ..AdamWConfig::default() }, ..settings.run };
+    assert!(zero.schedule().unwrap_err().to_string().contains("rate_fan_in"));
 }
 
 fn values(checkpoint: &checkpoint::Checkpoint, name: &str) -> Vec<f32> {

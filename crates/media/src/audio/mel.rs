@@ -65,6 +65,11 @@ impl Mel {
         &self.values
     }
 
+    /// `[T, M]`, frame after frame, to be changed in place.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
     /// `[T, M]`, frame after frame.
     pub fn into_values(self) -> Vec<f32> {
         self.values

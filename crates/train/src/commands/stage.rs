@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use qwen3_omni::Device;
 use qwen3_omni_train::data::{BatchOptions, Batches, BatchesState, DataSource, SampleOptions, SampleReader};
 use qwen3_omni_train::stage::{
-    BatchFeed, DpoSettings, GspoSettings, LoraSettings, Preferring, Rewarding, Rollouts, Sft, SftSettings,
+    Augmenter, BatchFeed, DpoSettings, GspoSettings, LoraSettings, Preferring, Rewarding, Rollouts, Sft, SftSettings,
     SpeechReader, TalkerSettings, Talking, conversations,
 };
 use qwen3_omni_train::trainer::{
@@ -110,7 +110,11 @@ impl SftCommand {
         let on = device.clone().autodiff();
         let feed = |state| {
             let batches = self.common.batches(&settings.run, false, true, state)?;
-            Ok(BatchFeed::new(batches, settings.run.batches_per_step, move |batch| Ok(conversations(batch, &on))))
+            let mut augmenter = Augmenter::new(settings.augment.clone(), settings.run.seed, batches.state().batches);
+            Ok(BatchFeed::new(batches, settings.run.batches_per_step, move |mut batch| {
+                augmenter.augment(&mut batch);
+                Ok(conversations(batch, &on))
+            }))
         };
         self.common.train(&settings, &settings.run, (trainer, &device), feed)
     }
@@ -204,7 +208,7 @@ impl Common {
         let state = batches_state(state)?;
         let mut options = BatchOptions::default();
         (options.tokens_per_batch, options.seed, options.strict) = (run.tokens_per_batch, run.seed, self.strict);
-        (options.rejected, options.needs_labels) = (rejected, needs_labels);
+        (options.window, options.rejected, options.needs_labels) = (run.window, rejected, needs_labels);
         Batches::start(sources(&self.data)?, reader, options, state)
     }
 

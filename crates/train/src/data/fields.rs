@@ -30,6 +30,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// True or false; false without the key.
+    pub(super) fn flag(&mut self, key: &str) -> Result<bool> {
+        match self.take(key) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(other) => Err(self.location.refuse(format!("`{key}` is {}, expected true or false", kind(&other)))),
+        }
+    }
+
     /// A list of objects; the list, or each of its objects, may be written as a string of JSON.
     pub(super) fn objects(&mut self, key: &str) -> Result<Vec<Value>> {
         let Some(value) = self.take(key) else { return Ok(Vec::new()) };

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use qwen3_omni::{Message, Part, Role};
+use qwen3_omni::{GenerateOptions, Message, Part, Role};
 use serde_json::{Map, Value};
 
 use super::entries::{MediaLists, check_path};
@@ -38,6 +38,8 @@ pub struct Line {
     pub learns: Vec<bool>,
     /// Functions the model may call, as JSON schemas.
     pub tools: Vec<Value>,
+    /// Whether the model hears the sound of videos that have any.
+    pub audio_in_video: bool,
     /// A worse answer in place of the last one.
     pub rejected: Option<String>,
     /// The last answer, spoken.
@@ -99,6 +101,7 @@ impl Line {
         let line = Self {
             rejected: rejected(&mut fields)?,
             tools: fields.objects("tools")?,
+            audio_in_video: fields.flag("use_audio_in_video")?,
             speech: speech(&mut fields, "speech", "codes")?,
             rejected_speech: speech(&mut fields, "rejected_speech", "rejected_codes")?,
             speaker: fields.text("speaker")?,
@@ -132,6 +135,14 @@ impl Line {
     pub fn prompt(&self) -> &[Message] {
         let end = self.messages.len() - usize::from(self.ends_with_answer());
         &self.messages[..end]
+    }
+
+    /// Options of an answer to the line's prompt: others, with what the line says of its tools and of the sound of its videos.
+    pub fn answer_options(&self, others: &GenerateOptions) -> GenerateOptions {
+        let mut options = others.clone();
+        options.tools.extend(self.tools.iter().cloned());
+        options.audio_in_video |= self.audio_in_video;
+        options
     }
 
     /// Text for pre-training: of a lone assistant message that is only text and is not spoken.

@@ -125,7 +125,7 @@ impl SampleReader {
         let learns = self.learned(line);
         let (messages, reasoning) = without_reasoning(line, &learns)?;
         let ReadConversation { mut ids, media, audio_in_video } =
-            self.reader.read(&messages, &self.generate_options(line))?;
+            self.reader.read(&messages, &line.answer_options(&self.options.generate))?;
         if let Some(reasoning) = reasoning.filter(|_| !self.options.without_reasoning) {
             let start = last_answer(&ids, &self.ids).ok_or_else(|| line.location.refuse("no answer to reason for"))?;
             ids.splice(start..start, self.reasoning(&reasoning)?);
@@ -139,14 +139,6 @@ impl SampleReader {
         let tokenizer = self.reader.tokenizer();
         let inside = tokenizer.encode_as_text(&format!("\n{text}\n"))?;
         Ok([tokenizer.encode(OPENS)?, inside, tokenizer.encode(&format!("{CLOSES}\n\n"))?].concat())
-    }
-
-    fn generate_options(&self, line: &Line) -> Cow<'_, GenerateOptions> {
-        let mut options = Cow::Borrowed(&self.options.generate);
-        if !line.tools.is_empty() {
-            options.to_mut().tools.extend(line.tools.iter().cloned());
-        }
-        options
     }
 
     fn learned(&self, line: &Line) -> Vec<bool> {

@@ -37,6 +37,7 @@ pub(super) fn line(mut fields: Fields) -> Result<Line> {
         messages: vec![user, Message::assistant(text)],
         learns: vec![true],
         tools: Vec::new(),
+        audio_in_video: false,
         rejected: None,
         speech: None,
         rejected_speech: None,

@@ -75,13 +75,14 @@ impl Windows {
         let BatchOptions { window, tokens_per_batch, rows, memory, .. } = self.options;
         // A window is no longer than the data: few lines would fill it many times over.
         let all = self.cursor.lines().max(1);
-        let (most_tokens, most_rows) =
-            (window.saturating_mul(tokens_per_batch), rows.map_or(all, |rows| rows.saturating_mul(window).min(all)));
-        let (mut drawn, mut tokens, mut held) = (Vec::new(), 0, 0);
-        let full = |tokens, lines| tokens >= most_tokens || lines >= most_rows;
-        while !full(tokens, drawn.len()) && !self.stop.load(Ordering::Relaxed) {
+        let most_rows = rows.map_or(all, |rows| rows.saturating_mul(window).min(all));
+        // Less than a line of each batch stays free. More lines would need a batch of their own.
+        let most_tokens = |longest: usize| window.saturating_mul(tokens_per_batch - longest.min(tokens_per_batch / 2));
+        let (mut drawn, mut tokens, mut longest, mut held) = (Vec::new(), 0, 0, 0);
+        let full = |tokens, longest, lines| tokens >= most_tokens(longest) || lines >= most_rows;
+        while !full(tokens, longest, drawn.len()) && !self.stop.load(Ordering::Relaxed) {
             let Some(mut next) = self.draw()? else { break };
-            tokens += next.tokens;
+            (tokens, longest) = (tokens + next.tokens, longest.max(next.tokens));
             held += next.read.as_ref().map_or(0, ReadLine::bytes);
             if held > memory {
                 // What does not fit is read again when its batch is made.
@@ -171,8 +172,24 @@ fn read_checked(reader: &SampleReader, options: &BatchOptions, line: &Line) -> R
     }
 }
 
-/// Cuts lengths into runs of at most `tokens` in sum and `rows` in number.
+/// Cuts lengths into as few runs as have at most `tokens` in sum and `rows` in number, and as even as possible: each step counts
+/// alike, whatever it holds.
 pub(crate) fn cut(lengths: &[usize], tokens: usize, rows: Option<usize>) -> Vec<Range<usize>> {
+    let fewest = filled(lengths, tokens, rows).len();
+    // The smallest of the largest runs.
+    let (mut too_small, mut enough) = (0, tokens);
+    while too_small + 1 < enough {
+        let middle = too_small + (enough - too_small) / 2;
+        match filled(lengths, middle, rows).len() > fewest {
+            true => too_small = middle,
+            false => enough = middle,
+        }
+    }
+    filled(lengths, enough, rows)
+}
+
+/// Cuts lengths into runs that are filled one after another.
+fn filled(lengths: &[usize], tokens: usize, rows: Option<usize>) -> Vec<Range<usize>> {
     let (mut cuts, mut start, mut sum) = (Vec::new(), 0, 0);
     for (at, length) in lengths.iter().enumerate() {
         if at > start && (sum + length > tokens || rows.is_some_and(|rows| at - start >= rows)) {
@@ -196,6 +213,8 @@ mod tests {
         assert_eq!(cut(&[1, 2, 3, 4, 5], 6, None), [0..3, 3..4, 4..5]);
         assert_eq!(cut(&[1, 1, 1, 1, 5], 6, Some(2)), [0..2, 2..4, 4..5]);
         assert_eq!(cut(&[6, 6], 6, Some(8)), [0..1, 1..2]);
+        assert_eq!(cut(&[1; 7], 6, None), [0..4, 4..7], "even ones");
+        assert_eq!(cut(&[9, 1], 6, None), [0..1, 1..2], "one that is too long");
         assert!(cut(&[], 6, None).is_empty());
     }
 }

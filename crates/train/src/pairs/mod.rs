@@ -145,8 +145,7 @@ impl Pairing<'_> {
             .talker(settings.temperature.map(|temperature| SamplingOptions::talker().temperature(temperature)))
             .seed(spread_seed(settings.seed, line.location.line));
         options.speaker = line.speaker.clone().or_else(|| settings.speaker.clone());
-        options.tools = line.tools.clone();
-        options
+        line.answer_options(&options)
     }
 
     /// What the recogniser hears of each speech, all at once.

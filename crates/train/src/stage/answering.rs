@@ -105,7 +105,7 @@ impl<'a> Answering<'a> {
 
     /// Writes the answers to one prompt.
     fn answers(&self, omni: &Omni, BatchItem { line, sample, .. }: BatchItem, number: u64) -> Result<Answered> {
-        let options = self.options(number);
+        let options = line.answer_options(&self.options(number));
         let asked = (0..self.settings.group as u64)
             .map(|index| (line.prompt(), options.clone().seed(options.seed.wrapping_add(index))));
         let replies = at_once(omni, asked)?;

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod answering;
+mod augment;
 mod aut;
 mod codec;
 mod distill;
@@ -14,7 +15,8 @@ mod sft;
 mod spoken_reader;
 mod talker;
 
-pub use aut::{AugmentSettings, AutSettings, Transcribing, TranscriptReader, TranscriptSample, Transcripts};
+pub use augment::{AugmentSettings, Augmenter};
+pub use aut::{AutSettings, Transcribing, TranscriptReader, TranscriptSample, Transcripts};
 pub use codec::{
     CodecSettings, CodedWave, CodedWaves, Coding, DiscriminatorSettings, Recordings, SpeechEncoder, Vocoding,
 };

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::augment::AugmentSettings;
 use crate::loss::ClipRange;
 use crate::trainer::RunSettings;
 use crate::{Error, Result};
@@ -32,6 +33,8 @@ pub struct SftSettings {
     pub balance: f64,
     /// Adapters; without them, parameters are trained in full.
     pub lora: Option<LoraSettings>,
+    /// How sounds are changed.
+    pub augment: AugmentSettings,
     /// Settings of the run.
     pub run: RunSettings,
 }
@@ -42,6 +45,7 @@ impl Default for SftSettings {
             train: "+thinker.model.* +thinker.lm_head.*".into(),
             balance: 0.001,
             lora: None,
+            augment: AugmentSettings::off(),
             run: RunSettings::default(),
         }
     }

@@ -38,6 +38,7 @@ impl Sft {
     /// # Errors
     /// The errors of the checkpoint, [`crate::Error::NothingTrained`] for patterns that match nothing, and [`crate::Error::Option`] naming a setting.
     pub fn trainer(directory: &Path, settings: &SftSettings, device: &Device) -> Result<Trainer<Self>> {
+        settings.augment.validate()?;
         let checkpoint = Checkpoint::open(directory)?;
         let SftSettings { train, lora, run, .. } = settings;
         let (model, names) = trainable_thinker(&checkpoint, train, lora.as_ref(), run.seed, device)?;

@@ -11,6 +11,9 @@ pub struct RunSettings {
     pub steps: usize,
     /// Most tokens of one batch.
     pub tokens_per_batch: usize,
+    /// Batches whose lines are sorted by length together before they are cut into batches: many save padding, with 1 each batch has
+    /// lines of all lengths and kinds.
+    pub window: usize,
     /// Batches whose gradients make one step.
     pub batches_per_step: usize,
     /// Highest learning rate.
@@ -40,6 +43,7 @@ impl Default for RunSettings {
         Self {
             steps: 1000,
             tokens_per_batch: 8192,
+            window: 64,
             batches_per_step: 1,
             rate: 1e-5,
             lowest_rate: 0.1,
@@ -64,12 +68,17 @@ impl RunSettings {
         let counts = [
             ("steps", self.steps),
             ("tokens_per_batch", self.tokens_per_batch),
+            ("window", self.window),
             ("batches_per_step", self.batches_per_step),
             ("save_every", self.save_every),
             ("keep", self.keep),
         ];
         if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(Error::Option { name, reason: "0, expected 1 or more".into() });
+        }
+        if self.optimizer.rate_fan_in == Some(0) {
+            let reason = "0, expected a number of inputs".into();
+            return Err(Error::Option { name: "optimizer.rate_fan_in", reason });
         }
         for (name, part) in [("warm_up", self.warm_up), ("lowest_rate", self.lowest_rate)] {
             if !(0.0..=1.0).contains(&part) {

@@ -59,6 +59,7 @@ impl<M: Module> Trained<'_, M> {
             beta2: beta(1)?,
             epsilon: setting("eps")?,
             weight_decay: setting("weight_decay")?,
+            ..AdamWConfig::default()
         });
         for (step, expected) in norms.iter().enumerate() {
             let LossParts { loss: value, parts } = loss(&model)?;

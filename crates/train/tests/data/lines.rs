@@ -1,5 +1,5 @@
 use qwen3_omni::media::Source;
-use qwen3_omni::{AudioInput, ImageInput, Message, Part, Role, VideoInput};
+use qwen3_omni::{AudioInput, GenerateOptions, ImageInput, Message, Part, Role, VideoInput};
 use qwen3_omni_train::data::SpeechTarget;
 use serde_json::{Value, json};
 
@@ -193,6 +193,7 @@ fn every_refusal_names_file_and_line_and_what_was_expected() {
         (talk("videos", json!([[1]])), "0 tags `<video>`"),
         (talk("tools", json!("[")), "`tools`: no JSON"),
         (talk("tools", json!([1])), "`tools`: an item is a number, expected a list of objects"),
+        (talk("use_audio_in_video", json!("yes")), "`use_audio_in_video` is a string, expected true or false"),
         (talk("rejected_response", json!(1)), "`rejected_response` is a number, expected a string"),
         (talk("rejected_messages", json!([user(json!("a"))])), "`rejected_messages`, expected a list that ends with"),
         (talk("speech", json!("http://a/b.wav")), "URL `http://a/b.wav`"),
@@ -203,6 +204,21 @@ fn every_refusal_names_file_and_line_and_what_was_expected() {
         let message = refused(&line);
         assert!(message.starts_with("/data/talks.jsonl:7: ") && message.contains(expected), "{line}: {message}");
     }
+}
+
+#[test]
+fn answers_are_given_with_what_the_line_says() {
+    let line = |more: Value| {
+        let mut line = json!({"messages": [user(json!("Who?")), assistant("I.")], "tools": [{"name": "add"}]});
+        line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        parse(line).unwrap()
+    };
+    let others = GenerateOptions::default().seed(9).tools([json!({"name": "first"})]);
+    let options = line(json!({"use_audio_in_video": true})).answer_options(&others);
+    assert_eq!((options.seed, options.audio_in_video), (9, true));
+    assert_eq!(options.tools, [json!({"name": "first"}), json!({"name": "add"})]);
+    assert!(!line(json!({})).answer_options(&others).audio_in_video);
+    assert!(line(json!({})).answer_options(&others.audio_in_video(true)).audio_in_video);
 }
 
 #[test]

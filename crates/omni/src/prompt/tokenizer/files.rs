@@ -17,10 +17,6 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 use super::guarded;
 
-/// Pattern that splits text into pieces, which BPE encodes separately (Qwen2: one digit per piece).
-const PIECES: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
 const WHOLE: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
 const ADDED: &str = "added_tokens.json";
@@ -59,7 +55,8 @@ fn assemble(directory: &Path) -> Result<Tokenizer> {
     let bpe = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy());
     let bpe = guarded(|| bpe.build()).map_err(|error| config(&vocab, &error))?;
     let mut tokenizer = Tokenizer::new(bpe);
-    let split = Split::new(SplitPattern::Regex(PIECES.into()), SplitDelimiterBehavior::Isolated, false);
+    let split =
+        Split::new(SplitPattern::Regex(super::Tokenizer::PIECES.into()), SplitDelimiterBehavior::Isolated, false);
     let split = split.map_err(|error| Error::Config(format!("the tokenizer's pattern: {error}")))?;
     let bytes = ByteLevel::new(false, false, false);
     tokenizer.with_normalizer(Some(NFC)).map_err(|error| config(&vocab, &error))?;

@@ -36,6 +36,9 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Regular expression that splits texts into pieces, which byte-pair encoding encodes separately (Qwen2: one digit per piece).
+    pub const PIECES: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
     /// Loads the tokenizer from `tokenizer.json`, or else from `vocab.json` and `merges.txt`; added tokens also from
     /// `tokenizer_config.json` and `added_tokens.json`.
     ///

@@ -1,6 +1,5 @@
 //! Training of the audio encoder with a text decoder behind it (paper, section 2.2).
 
-mod augment;
 mod decoder;
 mod reader;
 mod settings;
@@ -11,7 +10,6 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 
-pub use augment::AugmentSettings;
 pub use reader::TranscriptReader;
 pub use settings::AutSettings;
 

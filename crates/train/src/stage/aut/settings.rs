@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::augment::AugmentSettings;
+use crate::stage::AugmentSettings;
 use crate::trainer::RunSettings;
 use crate::{Error, Result};
 
@@ -16,7 +16,7 @@ pub struct AutSettings {
     pub windows: Vec<usize>,
     /// Weight that each label shares with the whole vocabulary.
     pub label_smoothing: f64,
-    /// What is masked in the sounds.
+    /// How sounds are changed.
     pub augment: AugmentSettings,
     /// Settings of the run.
     pub run: RunSettings,

@@ -1,0 +1,216 @@
+//! Sounds are changed while they are learned from: SpecAugment masks bands and spans of a log-mel spectrogram, and level, colour and
+//! noise vary.
+
+use std::ops::Range;
+
+use qwen3_omni::ReadMedia;
+use serde::{Deserialize, Serialize};
+
+use crate::data::Batch;
+use crate::random::{Draws, Purpose};
+use crate::{Error, Result};
+
+/// How log-mel frames are changed while they are learned from. One unit of their values is 40 dB.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AugmentSettings {
+    /// Number of spans of time that are masked (SpecAugment).
+    pub time_masks: usize,
+    /// Longest of these, as a part of the sound.
+    pub longest_time: f64,
+    /// Number of frequency bands that are masked.
+    pub frequency_masks: usize,
+    /// Widest of these, in mel bins.
+    pub widest_frequency: usize,
+    /// Largest change of all values together, up or down, as of another level.
+    pub gain: f64,
+    /// Largest change at the lowest and, the other way round, the highest bin, as of another microphone.
+    pub tilt: f64,
+    /// Largest deviation of the normal noise that is added to each value.
+    pub noise: f64,
+}
+
+impl Default for AugmentSettings {
+    /// Masks as in SpecAugment's policy for LibriSpeech, and nothing else.
+    fn default() -> Self {
+        Self { time_masks: 2, longest_time: 0.1, frequency_masks: 2, widest_frequency: 27, ..Self::off() }
+    }
+}
+
+impl AugmentSettings {
+    /// Sounds are learned from as they are.
+    pub fn off() -> Self {
+        Self {
+            time_masks: 0,
+            longest_time: 0.1,
+            frequency_masks: 0,
+            widest_frequency: 27,
+            gain: 0.0,
+            tilt: 0.0,
+            noise: 0.0,
+        }
+    }
+
+    /// Checks that the settings make sense.
+    ///
+    /// # Errors
+    /// [`Error::Option`] naming one that does not.
+    pub fn validate(&self) -> Result<()> {
+        if !(0.0..=1.0).contains(&self.longest_time) {
+            let reason = format!("{}, expected a part between 0 and 1", self.longest_time);
+            return Err(Error::Option { name: "augment.longest_time", reason });
+        }
+        let changes = [("augment.gain", self.gain), ("augment.tilt", self.tilt), ("augment.noise", self.noise)];
+        match changes.into_iter().find(|(_, change)| !(*change >= 0.0 && change.is_finite())) {
+            Some((name, change)) => Err(Error::Option { name, reason: format!("{change}, expected 0 or more") }),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes log-mel frames `[T, bins]`; what is masked becomes their least value.
+    pub(super) fn apply(&self, mel: &mut [f32], bins: usize, draws: &mut Draws) {
+        self.colour(mel, bins, draws);
+        let (frames, least) = (mel.len() / bins, mel.iter().copied().fold(f32::INFINITY, f32::min));
+        let longest = (self.longest_time * frames as f64) as usize;
+        for _ in 0..self.time_masks {
+            let masked = span(frames, longest, draws);
+            mel[masked.start * bins..masked.end * bins].fill(least);
+        }
+        for _ in 0..self.frequency_masks {
+            let masked = span(bins, self.widest_frequency, draws);
+            mel.chunks_exact_mut(bins).for_each(|frame| frame[masked.clone()].fill(least));
+        }
+    }
+
+    fn colour(&self, mel: &mut [f32], bins: usize, draws: &mut Draws) {
+        if [self.gain, self.tilt, self.noise] == [0.0; 3] {
+            return;
+        }
+        let [gain, tilt, noise] = [self.gain, self.tilt, self.noise].map(|largest| largest * draws.symmetric());
+        let last = (bins - 1).max(1) as f64;
+        for frame in mel.chunks_exact_mut(bins) {
+            for (bin, value) in frame.iter_mut().enumerate() {
+                let slope = 2.0 * bin as f64 / last - 1.0;
+                *value += (gain + tilt * slope + noise * draws.normal()) as f32;
+            }
+        }
+    }
+}
+
+/// Changes the sounds of batches of conversations. What is drawn depends on the seed, the batch's number and the item only.
+#[derive(Debug)]
+pub struct Augmenter {
+    settings: AugmentSettings,
+    seed: u64,
+    /// The number of the last batch.
+    number: u64,
+}
+
+impl Augmenter {
+    /// Makes one whose first batch is the one after the first `taken`.
+    pub fn new(settings: AugmentSettings, seed: u64, taken: u64) -> Self {
+        Self { settings, seed, number: taken }
+    }
+
+    /// Changes the sounds of the next batch, those of videos included.
+    pub fn augment(&mut self, batch: &mut Batch) {
+        self.number += 1;
+        if self.settings == AugmentSettings::off() {
+            return;
+        }
+        for (index, item) in batch.items.iter_mut().enumerate() {
+            let mut draws = Draws::new(Purpose::Masks, &[self.seed, self.number, index as u64]);
+            for media in &mut item.sample.media {
+                if let ReadMedia::Sound(mel) = media {
+                    let bins = mel.bins();
+                    self.settings.apply(mel.values_mut(), bins, &mut draws);
+                }
+            }
+        }
+    }
+}
+
+/// A span of at most `longest` within `0..length`, any length and then any place equally likely.
+fn span(length: usize, longest: usize, draws: &mut Draws) -> Range<usize> {
+    let width = draws.below(longest.min(length) + 1);
+    let start = draws.below(length - width + 1);
+    start..start + width
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::random::Purpose;
+
+    const BINS: usize = 128;
+
+    /// Frames whose values are all different and above −1, but for one.
+    fn mel(frames: usize) -> Vec<f32> {
+        let mut mel: Vec<f32> = (0..frames * BINS).map(|at| at as f32 * 1e-4).collect();
+        mel[frames / 2 * BINS] = -1.0;
+        mel
+    }
+
+    proptest! {
+        #[test]
+        fn masks_stay_within_their_bounds_and_all_else_as_it_was(frames in 2_usize..400, seed: u64) {
+            let (before, mut after) = (mel(frames), mel(frames));
+            AugmentSettings::default().apply(&mut after, BINS, &mut Draws::new(Purpose::Masks, &[seed]));
+            let changed = |at: &usize| before[*at] != after[*at];
+            prop_assert!((0..after.len()).filter(changed).all(|at| after[at] == -1.0));
+            // A frame that is masked as a whole, or a bin that is masked in all frames; the one that was least may be either.
+            let whole_frame = |frame: &usize| (0..BINS).all(|bin| after[frame * BINS + bin] == -1.0);
+            let whole_bin = |bin: &usize| (0..frames).all(|frame| after[frame * BINS + bin] == -1.0);
+            let (times, bands): (Vec<usize>, Vec<usize>) =
+                ((0..frames).filter(whole_frame).collect(), (0..BINS).filter(whole_bin).collect());
+            prop_assert!(times.len() <= 2 * (frames / 10), "{} of {} frames", times.len(), frames);
+            prop_assert!(bands.len() <= 2 * 27, "{} bins", bands.len());
+            let explained = |at: usize| times.contains(&(at / BINS)) || bands.contains(&(at % BINS));
+            prop_assert!((0..after.len()).filter(changed).all(explained));
+        }
+    }
+
+    #[test]
+    fn masks_of_every_width_and_place_are_drawn_and_depend_on_the_keys_only() {
+        let mask = |settings: &AugmentSettings, seed: u64| {
+            let mut values = mel(200);
+            settings.apply(&mut values, BINS, &mut Draws::new(Purpose::Masks, &[seed]));
+            values
+        };
+        let settings = AugmentSettings::default();
+        assert_eq!(mask(&settings, 7), mask(&settings, 7));
+        assert_ne!(mask(&settings, 7), mask(&settings, 8));
+        let off = AugmentSettings { time_masks: 0, frequency_masks: 0, ..settings.clone() };
+        assert_eq!(mask(&off, 7), mel(200));
+        let one = AugmentSettings { time_masks: 1, frequency_masks: 0, ..settings };
+        let widths: std::collections::BTreeSet<usize> = (0..500)
+            .map(|seed| mask(&one, seed).chunks(BINS).filter(|frame| frame.iter().all(|value| *value == -1.0)).count())
+            .collect();
+        assert!(widths.into_iter().eq(0..=20), "every width up to a tenth of 200 frames, and none beyond");
+    }
+
+    #[test]
+    fn level_colour_and_noise_stay_within_their_bounds() {
+        let changed = |settings: &AugmentSettings, seed: u64| {
+            let (before, mut after) = (mel(60), mel(60));
+            settings.apply(&mut after, BINS, &mut Draws::new(Purpose::Masks, &[seed]));
+            before.iter().zip(&after).map(|(before, after)| f64::from(after - before)).collect::<Vec<f64>>()
+        };
+        let gain = AugmentSettings { gain: 0.15, ..AugmentSettings::off() };
+        let gains: Vec<f64> = (0..200).map(|seed| changed(&gain, seed)[0]).collect();
+        assert!(gains.iter().all(|gain| gain.abs() <= 0.15) && gains.iter().any(|gain| *gain > 0.1), "{gains:?}");
+        assert!(gains.iter().any(|gain| *gain < -0.1), "{gains:?}");
+        let same = changed(&gain, 3);
+        assert!(same.iter().all(|change| (change - same[0]).abs() < 1e-6));
+        let tilted = changed(&AugmentSettings { tilt: 0.2, ..AugmentSettings::off() }, 3);
+        assert!(
+            (tilted[0] + tilted[BINS - 1]).abs() < 1e-6 && (tilted[0] - tilted[BINS]).abs() < 1e-6 && tilted[0] != 0.0
+        );
+        let noisy = changed(&AugmentSettings { noise: 0.06, ..AugmentSettings::off() }, 3);
+        let [mean, square] =
+            [1, 2].map(|power| noisy.iter().map(|change| change.powi(power)).sum::<f64>() / noisy.len() as f64);
+        assert!(mean.abs() < 0.003 && square.sqrt() < 0.061 && square > 0.0, "{mean}, {square}");
+    }
+}
