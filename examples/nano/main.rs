@@ -1,0 +1,48 @@
+//! Nano, the model that comes with this repository: its data and how good it is. `README.md` beside this file says how it is trained.
+//!
+//! ```sh
+//! cargo run --release --example nano -- evaluate --model examples/assets/nano --data held/text.jsonl
+//! ```
+#![allow(clippy::print_stdout, clippy::print_stderr)] // Examples own the terminal.
+
+mod data;
+mod evaluate;
+mod files;
+mod join;
+mod start;
+mod tokenizer;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use qwen3_omni_examples::exit;
+
+/// The data of nano, and how good it is
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Data(data::Options),
+    Start(start::Start),
+    Join(join::Join),
+    Evaluate(evaluate::Evaluate),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Data(options) => match data::generate(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Start(start) => exit(start.run()),
+        Command::Join(join) => exit(join.run()),
+        Command::Evaluate(evaluate) => exit(evaluate.run()),
+    }
+}

@@ -1,0 +1,121 @@
+//! The checkpoint that training starts from: tokenizer, config and random weights.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use qwen3_omni::{Dtype, Error, Result};
+use serde_json::{Map, Value, json};
+use weights_tools::init::{Options, init};
+
+use crate::files::{io, read_json, read_text, write_json};
+use crate::tokenizer;
+
+/// Make the checkpoint that training starts from: a tokenizer for the words of the data, the config, and random weights
+#[derive(Args)]
+pub(crate) struct Start {
+    /// Folder that `data` made
+    data: PathBuf,
+    /// Directory to make
+    out: PathBuf,
+    /// Config with nano's sizes; ids of tokens are filled in
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/nano/config.json"))]
+    config: PathBuf,
+    /// Tokens, added ones not counted
+    #[arg(long, default_value_t = 1000)]
+    tokens: usize,
+    /// Seed of the weights
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+}
+
+/// Directory whose chat template, added tokens and settings the new checkpoint takes.
+const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/nano");
+
+/// Files that are taken as they are.
+const COPIED: [&str; 2] = ["generation_config.json", "preprocessor_config.json"];
+
+/// The vocabulary is padded to a multiple of this, as in the released model.
+const MULTIPLE: usize = 64;
+
+/// Lines of tools that the tokenizer is shown; all have the same few functions.
+const TOOL_LINES: usize = 50;
+
+impl Start {
+    pub(crate) fn run(&self) -> Result<()> {
+        let template = Path::new(TEMPLATE);
+        let files = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
+        let words: Vec<String> =
+            read_text(&self.data.join("words.txt"))?.split_whitespace().map(str::to_owned).collect();
+        let ids = tokenizer::write(&words, &self.texts(template)?, self.tokens, template, files.path())?;
+        let config = with_ids(read_json(&self.config)?, &ids)?;
+        write_json(&files.path().join("config.json"), &config)?;
+        for name in COPIED {
+            let to = files.path().join(name);
+            std::fs::copy(template.join(name), &to).map_err(io(&to))?;
+        }
+        let options = Options {
+            config: files.path().join("config.json"),
+            out: self.out.clone(),
+            seed: self.seed,
+            layers: None,
+            dtype: Dtype::F32,
+            plan: None,
+            shard_bytes: u64::MAX,
+            for_training: true,
+            restart: false,
+        };
+        init(&options, |_| {})?;
+        println!("{} tokens: {}", ids.len(), self.out.display());
+        Ok(())
+    }
+
+    /// What else is read often: the words that the chat template puts around tools, and the functions.
+    fn texts(&self, template: &Path) -> Result<Vec<String>> {
+        let chat = read_json(&template.join("chat_template.json"))?;
+        let mut texts = vec![chat["chat_template"].as_str().unwrap_or_default().to_owned()];
+        let tools = self.data.join("train/tools.jsonl");
+        for line in read_text(&tools)?.lines().take(TOOL_LINES) {
+            let line: Value =
+                serde_json::from_str(line).map_err(|error| Error::Request(format!("{}: {error}", tools.display())))?;
+            texts.push(line["tools"].to_string());
+        }
+        Ok(texts)
+    }
+}
+
+/// A config whose ids of tokens, and the size of the vocabulary, are those of a tokenizer.
+fn with_ids(mut config: Value, ids: &Map<String, Value>) -> Result<Value> {
+    let id = |token: &str| {
+        let missing = || Error::Config(format!("the tokenizer has no `{token}`"));
+        ids.get(token).and_then(Value::as_u64).ok_or_else(missing)
+    };
+    let vocabulary = ids.len().next_multiple_of(MULTIPLE);
+    for (key, token) in [
+        ("user_token_id", "user"),
+        ("assistant_token_id", "assistant"),
+        ("system_token_id", "system"),
+        ("im_start_token_id", "<|im_start|>"),
+        ("im_end_token_id", "<|im_end|>"),
+        ("tts_pad_token_id", "<tts_pad>"),
+        ("tts_bos_token_id", "<tts_text_bos>"),
+        ("tts_eos_token_id", "<tts_text_eod>"),
+    ] {
+        config[key] = json!(id(token)?);
+    }
+    for section in ["thinker_config", "talker_config"] {
+        for (key, token) in [
+            ("audio_token_id", "<|audio_pad|>"),
+            ("image_token_id", "<|image_pad|>"),
+            ("video_token_id", "<|video_pad|>"),
+            ("audio_start_token_id", "<|audio_start|>"),
+            ("audio_end_token_id", "<|audio_end|>"),
+            ("vision_start_token_id", "<|vision_start|>"),
+        ] {
+            config[section][key] = json!(id(token)?);
+        }
+    }
+    config["thinker_config"]["vision_end_token_id"] = json!(id("<|vision_end|>")?);
+    config["thinker_config"]["user_token_id"] = json!(id("user")?);
+    config["thinker_config"]["text_config"]["vocab_size"] = json!(vocabulary);
+    Ok(config)
+}
