@@ -19,7 +19,7 @@ pub(crate) struct Evaluate {
     /// Checkpoint directory
     #[arg(long)]
     model: PathBuf,
-    /// Lines as for training; the last message is the expected answer, `kind` the row of the table
+    /// Lines as for training; the last message, or the first call of a function, is the expected answer, `kind` the row of the table
     #[arg(long, required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Also speak each answer, into WAV files of this folder, and list them in its `items.jsonl`
@@ -63,6 +63,7 @@ struct Count {
 
 impl Evaluate {
     pub(crate) fn run(&self) -> Result<()> {
+        // Twice as many: one may begin before the one before it has quite ended.
         let builder = Omni::builder(&self.model).max_answers(2 * self.answers.max(1));
         let omni = if self.speech.is_some() { builder } else { builder.text_only() }.load()?;
         let lines = self.lines()?;
@@ -110,14 +111,13 @@ impl Evaluate {
                 });
             }
             drop(send);
-            answers.iter().collect()
+            // The first error ends the iteration and with it the receiver, so that no more answers are begun.
+            answers.into_iter().collect()
         })
     }
 
     fn ask(&self, omni: &Omni, line: &Line, at: usize) -> Result<Answered> {
-        let Some((expected, prompt)) = line.messages.split_last() else {
-            return Err(Error::Request(format!("{}: no messages", line.location)));
-        };
+        let (prompt, expected) = question(line)?;
         let mut options = line.answer_options(&GenerateOptions::default().max_new_tokens(128));
         options.speaker.clone_from(&line.speaker);
         options = match self.sampled {
@@ -139,7 +139,7 @@ impl Evaluate {
             _ => (None, None),
         };
         Ok(Answered {
-            kind: line.extra.get("kind").and_then(Value::as_str).unwrap_or("all").to_owned(),
+            kind: line.extra.get("kind").and_then(Value::as_str).unwrap_or("other").to_owned(),
             place: line.location.to_string(),
             expected: written(expected),
             said: answer_of(&reply),
@@ -178,6 +178,18 @@ impl Evaluate {
     }
 }
 
+/// What a line asks, and the answer that it expects: the first call of a function, since what follows gives it away, or else the last
+/// message.
+fn question(line: &Line) -> Result<(&[Message], &Message)> {
+    let messages = &line.messages;
+    let call = messages.iter().position(|message| !message.tool_calls().is_empty());
+    let at = call.unwrap_or(messages.len().saturating_sub(1));
+    match messages.get(at) {
+        Some(expected) if at > 0 => Ok((&messages[..at], expected)),
+        _ => Err(Error::Request(format!("{}: expected a question and an answer", line.location))),
+    }
+}
+
 /// What a model should say, as [`answer_of`] writes it.
 fn written(message: &Message) -> String {
     let texts = message.parts().iter().filter_map(|part| match part {
@@ -212,4 +224,63 @@ fn write_items(path: &Path, answered: &[Answered]) -> Result<()> {
             + "\n"
     });
     write_text(path, &lines.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use train::data::Location;
+
+    use super::*;
+
+    fn line(json: &Value) -> Line {
+        Line::parse(&json.to_string(), &Location { path: Path::new("a.jsonl").into(), line: 1 }).unwrap()
+    }
+
+    #[test]
+    fn calls_are_asked_for_before_their_results_are_known() {
+        let call = json!({"type": "function", "function": {"name": "light", "arguments": {"colour": "red"}}});
+        let called = line(&json!({"messages": [
+            {"role": "user", "content": "make the light red"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "done"},
+            {"role": "assistant", "content": "the light is red"},
+        ]}));
+        let (prompt, expected) = question(&called).unwrap();
+        assert_eq!((prompt.len(), written(expected).as_str()), (1, "light{\"colour\":\"red\"}"));
+        let said = line(
+            &json!({"messages": [{"role": "user", "content": "who"}, {"role": "assistant", "content": "<think>\nI.\n</think>\n\nme"}]}),
+        );
+        let (prompt, expected) = question(&said).unwrap();
+        assert_eq!((prompt.len(), written(expected).as_str()), (1, "me"));
+    }
+
+    #[test]
+    fn kinds_are_counted_apart_and_together() {
+        let answered = |kind: &str, said: &str, ended| Answered {
+            kind: kind.into(),
+            place: "a.jsonl:1".into(),
+            expected: "yes".into(),
+            said: said.into(),
+            ended,
+            wav: None,
+        };
+        let all = [answered("a", "yes", Some(true)), answered("a", "no", Some(false)), answered("b", "yes", None)];
+        let evaluate = Evaluate {
+            model: PathBuf::new(),
+            data: Vec::new(),
+            speech: None,
+            read_aloud: false,
+            sampled: None,
+            most: None,
+            answers: 1,
+            show: 1,
+        };
+        let table = evaluate.table(&all);
+        for row in
+            ["| a | 2 | 1 (50.0 %) | 1 of 2 |", "| b | 1 | 1 (100.0 %) | 0 of 0 |", "| all | 3 | 2 (66.7 %) | 1 of 2 |"]
+        {
+            assert!(table.contains(row), "{table}");
+        }
+        assert!(table.starts_with("a.jsonl:1: \"no\", expected \"yes\""), "{table}");
+    }
 }

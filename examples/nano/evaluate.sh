@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How good a nano is: examples/nano/evaluate.sh DATA MODEL [OUT]
-# Answers on what training never saw, then, into OUT (default: evaluation), spoken ones and their word error if `faster-whisper` is installed.
+# Answers to the lines below held/, then, into OUT (default: evaluation), spoken ones and their word error if `faster-whisper` is installed.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 data=$(realpath "$1") model=$(realpath "$2") out=${3:-evaluation}

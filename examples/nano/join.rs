@@ -34,7 +34,20 @@ impl Join {
                 part.split_once('=').ok_or_else(|| Error::Request(format!("--part {part}: expected PREFIX=DIR")))?;
             parts.push((prefix, Path::new(directory), Checkpoint::open(directory)?));
         }
-        std::fs::create_dir(&self.out).map_err(io(&self.out))?;
+        if self.out.exists() {
+            return Err(Error::Request(format!("{} is there already", self.out.display())));
+        }
+        let unknown =
+            |(prefix, ..): &&(&str, &Path, Checkpoint)| !base.tensors().keys().any(|name| name.starts_with(prefix));
+        if let Some((prefix, ..)) = parts.iter().find(unknown) {
+            return Err(Error::Request(format!("--part {prefix}: no tensor's name begins so")));
+        }
+        // It appears under its name when all of it is there.
+        let partial = self.out.with_extension("partial");
+        if partial.exists() {
+            std::fs::remove_dir_all(&partial).map_err(io(&partial))?;
+        }
+        std::fs::create_dir(&partial).map_err(io(&partial))?;
         let mut tensors = BTreeMap::new();
         for (name, tensor) in base.tensors() {
             let from = parts.iter().find(|(prefix, ..)| name.starts_with(prefix)).map_or(&base, |(.., other)| other);
@@ -44,7 +57,7 @@ impl Join {
             let view = TensorView::new(found.dtype, found.shape.clone(), from.bytes(found));
             tensors.insert(name, view.map_err(|error| Error::Config(format!("`{name}`: {error}")))?);
         }
-        let path = self.out.join("model.safetensors");
+        let path = partial.join("model.safetensors");
         let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
         safetensors::serialize_to_file(tensors, Some(metadata), &path)
             .map_err(|error| Error::Config(format!("{}: {error}", path.display())))?;
@@ -52,20 +65,63 @@ impl Join {
             let from = entry.map_err(io(&self.model))?.path();
             let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if from.is_file() && !name.contains(".safetensors") {
-                self.copy(&from, &name)?;
+                copy(&from, &partial.join(name))?;
             }
         }
         for (_, directory, _) in &parts {
             for name in CODEC.iter().filter(|name| directory.join(name).is_file()) {
-                self.copy(&directory.join(name), name)?;
+                copy(&directory.join(name), &partial.join(name))?;
             }
         }
+        std::fs::rename(&partial, &self.out).map_err(io(&self.out))?;
         println!("{}", self.out.display());
         Ok(())
     }
+}
 
-    fn copy(&self, from: &Path, name: &str) -> Result<()> {
-        let to = self.out.join(name);
-        std::fs::copy(from, &to).map(drop).map_err(io(&to))
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to).map(drop).map_err(io(to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+        checkpoint.bytes(&checkpoint.tensors()[name]).to_vec()
+    }
+
+    #[test]
+    fn parts_come_from_where_they_were_trained() {
+        let folder = tempfile::tempdir().unwrap();
+        let nano = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/nano"));
+        let drawn = folder.path().join("drawn");
+        let options = weights_tools::init::Options {
+            config: nano.join("config.json"),
+            out: drawn.clone(),
+            seed: 1,
+            layers: None,
+            dtype: qwen3_omni::Dtype::Bf16,
+            plan: None,
+            shard_bytes: u64::MAX,
+            for_training: true,
+            restart: false,
+        };
+        weights_tools::init::init(&options, |_| {}).unwrap();
+        let out = folder.path().join("joined");
+        let join = |prefix: &str| Join {
+            model: nano.to_owned(),
+            out: out.clone(),
+            part: vec![format!("{prefix}={}", drawn.display())],
+        };
+        assert!(join("code2vaw.").run().unwrap_err().to_string().contains("code2vaw."));
+        join("code2wav.").run().unwrap();
+        assert!(join("code2wav.").run().unwrap_err().to_string().contains("joined"));
+        let [joined, nano, drawn] = [&out, nano, &drawn].map(|path| Checkpoint::open(path).unwrap());
+        for name in joined.tensors().keys() {
+            let from = if name.starts_with("code2wav.") { &drawn } else { &nano };
+            assert!(values(&joined, name) == values(from, name), "{name}");
+        }
+        assert_eq!(joined.tensors().len(), nano.tensors().len());
     }
 }

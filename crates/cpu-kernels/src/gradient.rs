@@ -10,7 +10,7 @@ use crate::simd::{Processor, Vectorized};
 
 /// Values that one task takes at a time, in whole rows.
 const PIECE: usize = 1 << 14;
-/// Sums and loops are split over this many, so that compilers vectorise them.
+/// Values that sums and loops take at once, so that compilers vectorise them.
 const LANES: usize = 16;
 
 /// `silu(gate) * up`.

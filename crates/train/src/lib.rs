@@ -8,6 +8,7 @@
 mod at_once;
 pub mod data;
 mod error;
+mod fan_in;
 pub mod lora;
 pub mod loss;
 mod mixture;

@@ -34,6 +34,12 @@ use crate::data::world::held::Side;
 /// What can go wrong is told to a person, who reads it.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
+/// Names the file of an error.
+fn in_file<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> Box<dyn Error + Send + Sync> {
+    let path = path.to_owned();
+    move |error| format!("{}: {error}", path.display()).into()
+}
+
 /// Make the training data of nano
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -42,7 +48,7 @@ pub struct Options {
     /// Decides everything
     #[arg(long, default_value_t = 7)]
     pub seed: u64,
-    /// How much to make: 1 is 60,000 lines, 0.01 a quick trial
+    /// How much to make: 1 is about 55,000 lines for training, 0.01 a quick trial
     #[arg(long, default_value_t = 1.0)]
     pub scale: f64,
     /// Threads; one per processor if not given
@@ -68,11 +74,14 @@ struct Half {
 /// For a folder that is not empty, a program that is not installed or fails, and files that cannot be written.
 pub fn generate(options: &Options) -> Result<()> {
     let out = &options.out;
+    if !(options.scale.is_finite() && options.scale > 0.0) {
+        return Err(format!("--scale {}: expected a number above 0", options.scale).into());
+    }
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(format!("{} is not empty", out.display()).into());
     }
     check_programs(options.piper.is_some())?;
-    fs::create_dir_all(out)?;
+    fs::create_dir_all(out).map_err(in_file(out))?;
     // Programs that run in another folder must find it.
     let piper = options.piper.as_deref().map(fs::canonicalize).transpose()?;
     let work = fs::canonicalize(out)?.join(".work");
@@ -82,16 +91,16 @@ pub fn generate(options: &Options) -> Result<()> {
         let train = train(options);
         let held = held(options, &studio, &train.speeches);
         let halves = [train, held];
+        for half in &halves {
+            half.render(&studio, options)?;
+        }
+        // Last, so that lines whose media are missing do not exist.
         let mut corpus = Corpus::default();
         for half in &halves {
             half.write(out, &mut corpus)?;
         }
-        write_lines(&out.join("corpus.txt"), corpus.texts())?;
         write_lines(&out.join("words.txt"), &corpus.words())?;
-        for half in &halves {
-            half.render(&studio, options)?;
-        }
-        Ok(fs::remove_dir_all(work)?)
+        fs::remove_dir_all(&work).map_err(in_file(&work))
     })
 }
 
@@ -179,7 +188,7 @@ impl Half {
     /// Writes the lines.
     fn write(&self, out: &Path, corpus: &mut Corpus) -> Result<()> {
         let folder = out.join(self.side.name());
-        fs::create_dir_all(&folder)?;
+        fs::create_dir_all(&folder).map_err(in_file(&folder))?;
         for (name, lines) in &self.files {
             lines.iter().for_each(|line| corpus.add(line));
             write_lines(&folder.join(format!("{name}.jsonl")), lines)?;
@@ -209,11 +218,9 @@ fn timed(what: &str, make: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn write_lines<T: std::fmt::Display>(path: &Path, lines: &[T]) -> Result<()> {
-    let mut file = BufWriter::new(fs::File::create(path)?);
-    for line in lines {
-        writeln!(file, "{line}")?;
-    }
-    Ok(file.flush()?)
+    let mut file = BufWriter::new(fs::File::create(path).map_err(in_file(path))?);
+    let written = lines.iter().try_for_each(|line| writeln!(file, "{line}")).and_then(|()| file.flush());
+    written.map_err(in_file(path))
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ impl Line {
         &self.messages[..end]
     }
 
-    /// Options of an answer to the line's prompt: others, with what the line says of its tools and of the sound of its videos.
+    /// `others` with the line's tools and whether the sound of its videos is heard.
     pub fn answer_options(&self, others: &GenerateOptions) -> GenerateOptions {
         let mut options = others.clone();
         options.tools.extend(self.tools.iter().cloned());

@@ -76,7 +76,7 @@ impl Windows {
         // A window is no longer than the data: few lines would fill it many times over.
         let all = self.cursor.lines().max(1);
         let most_rows = rows.map_or(all, |rows| rows.saturating_mul(window).min(all));
-        // Less than a line of each batch stays free. More lines would need a batch of their own.
+        // Each batch may leave up to one line's tokens unused, so a window draws about that much less.
         let most_tokens = |longest: usize| window.saturating_mul(tokens_per_batch - longest.min(tokens_per_batch / 2));
         let (mut drawn, mut tokens, mut longest, mut held) = (Vec::new(), 0, 0, 0);
         let full = |tokens, longest, lines| tokens >= most_tokens(longest) || lines >= most_rows;
@@ -172,8 +172,8 @@ fn read_checked(reader: &SampleReader, options: &BatchOptions, line: &Line) -> R
     }
 }
 
-/// Cuts lengths into as few runs as have at most `tokens` in sum and `rows` in number, and as even as possible: each step counts
-/// alike, whatever it holds.
+/// Cuts lengths into as few runs as have at most `tokens` in sum and `rows` in number, and as even as possible, because each step
+/// counts alike whatever its batch holds.
 pub(crate) fn cut(lengths: &[usize], tokens: usize, rows: Option<usize>) -> Vec<Range<usize>> {
     let fewest = filled(lengths, tokens, rows).len();
     // The smallest of the largest runs.

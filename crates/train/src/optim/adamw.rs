@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::fan_in::fan_in;
 use crate::{Error, Gradients, ParamNames, Result};
 
 /// Settings of AdamW.
@@ -18,8 +19,8 @@ pub struct AdamWConfig {
     pub epsilon: f64,
     /// Decoupled decay of tensors of two axes and more; vectors (norms, biases, scales) never decay.
     pub weight_decay: f64,
-    /// The learning rate holds for matrices with this many inputs or fewer; with more, it falls with their number. A step of AdamW
-    /// moves each value equally far, so that with one rate for all, the outputs of wide matrices change most.
+    /// Most inputs of a matrix that takes the full learning rate; a wider one takes that rate times `rate_fan_in / inputs`. A step of
+    /// AdamW moves each value equally far, so that with one rate for all, the outputs of wide matrices change most.
     pub rate_fan_in: Option<usize>,
 }
 
@@ -30,11 +31,10 @@ impl Default for AdamWConfig {
 }
 
 impl AdamWConfig {
-    /// The learning rate of a parameter `[out, in, …]`, as a part of that of the step.
-    fn rate_factor(&self, dims: &[usize]) -> f64 {
-        let inputs: usize = dims.iter().skip(1).product();
-        match self.rate_fan_in {
-            Some(most) if dims.len() > 1 && inputs > most => most as f64 / inputs as f64,
+    /// The learning rate of a parameter, as a part of that of the step.
+    fn rate_factor(&self, name: &str, shape: &[usize]) -> f64 {
+        match (self.rate_fan_in, fan_in(name, shape)) {
+            (Some(most), Some(inputs)) if inputs > most => most as f64 / inputs as f64,
             _ => 1.0,
         }
     }
@@ -141,7 +141,7 @@ impl ModuleMapper for Step<'_> {
         let decay = if D > 1 { self.optimizer.config.weight_decay } else { 0.0 };
         let (id, value, mapper) = param.consume();
         let dims = value.dims();
-        let rate = self.rate * self.optimizer.config.rate_factor(&dims);
+        let rate = self.rate * self.optimizer.config.rate_factor(name, &dims);
         let moved = self.optimizer.stepped(name, value.inner().flatten(0, D - 1), gradient, decay, rate);
         Param::from_mapped_value(id, Tensor::from_inner(moved.reshape(dims)).require_grad(), mapper)
     }

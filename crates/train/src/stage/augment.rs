@@ -1,4 +1,4 @@
-//! Sounds are changed while they are learned from: SpecAugment masks bands and spans of a log-mel spectrogram, and level, colour and
+//! Sounds are changed while they are learned from: SpecAugment masks bands and spans of a log-mel spectrogram, and level, tilt and
 //! noise vary.
 
 use std::ops::Range;
@@ -22,24 +22,17 @@ pub struct AugmentSettings {
     pub frequency_masks: usize,
     /// Widest of these, in mel bins.
     pub widest_frequency: usize,
-    /// Largest change of all values together, up or down, as of another level.
+    /// Most that is added to all values, or taken from them: another level.
     pub gain: f64,
-    /// Largest change at the lowest and, the other way round, the highest bin, as of another microphone.
+    /// Most that is added at the lowest bin and taken at the highest, or the reverse: another microphone.
     pub tilt: f64,
-    /// Largest deviation of the normal noise that is added to each value.
+    /// Largest standard deviation of the normal noise that is added to each value.
     pub noise: f64,
 }
 
 impl Default for AugmentSettings {
-    /// Masks as in SpecAugment's policy for LibriSpeech, and nothing else.
-    fn default() -> Self {
-        Self { time_masks: 2, longest_time: 0.1, frequency_masks: 2, widest_frequency: 27, ..Self::off() }
-    }
-}
-
-impl AugmentSettings {
     /// Sounds are learned from as they are.
-    pub fn off() -> Self {
+    fn default() -> Self {
         Self {
             time_masks: 0,
             longest_time: 0.1,
@@ -49,6 +42,18 @@ impl AugmentSettings {
             tilt: 0.0,
             noise: 0.0,
         }
+    }
+}
+
+impl AugmentSettings {
+    /// Two masks of either kind, as in SpecAugment's policy for LibriSpeech, and nothing else.
+    pub fn spec_augment() -> Self {
+        Self { time_masks: 2, frequency_masks: 2, ..Self::default() }
+    }
+
+    /// The numbers that decide how an item of a batch is changed.
+    pub(super) fn draws(seed: u64, batch: u64, item: usize) -> Draws {
+        Draws::new(Purpose::Masks, &[seed, batch, item as u64])
     }
 
     /// Checks that the settings make sense.
@@ -69,7 +74,7 @@ impl AugmentSettings {
 
     /// Changes log-mel frames `[T, bins]`; what is masked becomes their least value.
     pub(super) fn apply(&self, mel: &mut [f32], bins: usize, draws: &mut Draws) {
-        self.colour(mel, bins, draws);
+        self.vary(mel, bins, draws);
         let (frames, least) = (mel.len() / bins, mel.iter().copied().fold(f32::INFINITY, f32::min));
         let longest = (self.longest_time * frames as f64) as usize;
         for _ in 0..self.time_masks {
@@ -82,7 +87,8 @@ impl AugmentSettings {
         }
     }
 
-    fn colour(&self, mel: &mut [f32], bins: usize, draws: &mut Draws) {
+    /// Varies level, tilt and noise.
+    fn vary(&self, mel: &mut [f32], bins: usize, draws: &mut Draws) {
         if [self.gain, self.tilt, self.noise] == [0.0; 3] {
             return;
         }
@@ -115,11 +121,11 @@ impl Augmenter {
     /// Changes the sounds of the next batch, those of videos included.
     pub fn augment(&mut self, batch: &mut Batch) {
         self.number += 1;
-        if self.settings == AugmentSettings::off() {
+        if self.settings == AugmentSettings::default() {
             return;
         }
         for (index, item) in batch.items.iter_mut().enumerate() {
-            let mut draws = Draws::new(Purpose::Masks, &[self.seed, self.number, index as u64]);
+            let mut draws = AugmentSettings::draws(self.seed, self.number, index);
             for media in &mut item.sample.media {
                 if let ReadMedia::Sound(mel) = media {
                     let bins = mel.bins();
@@ -157,7 +163,7 @@ mod tests {
         #[test]
         fn masks_stay_within_their_bounds_and_all_else_as_it_was(frames in 2_usize..400, seed: u64) {
             let (before, mut after) = (mel(frames), mel(frames));
-            AugmentSettings::default().apply(&mut after, BINS, &mut Draws::new(Purpose::Masks, &[seed]));
+            AugmentSettings::spec_augment().apply(&mut after, BINS, &mut Draws::new(Purpose::Masks, &[seed]));
             let changed = |at: &usize| before[*at] != after[*at];
             prop_assert!((0..after.len()).filter(changed).all(|at| after[at] == -1.0));
             // A frame that is masked as a whole, or a bin that is masked in all frames; the one that was least may be either.
@@ -179,7 +185,7 @@ mod tests {
             settings.apply(&mut values, BINS, &mut Draws::new(Purpose::Masks, &[seed]));
             values
         };
-        let settings = AugmentSettings::default();
+        let settings = AugmentSettings::spec_augment();
         assert_eq!(mask(&settings, 7), mask(&settings, 7));
         assert_ne!(mask(&settings, 7), mask(&settings, 8));
         let off = AugmentSettings { time_masks: 0, frequency_masks: 0, ..settings.clone() };
@@ -198,17 +204,17 @@ mod tests {
             settings.apply(&mut after, BINS, &mut Draws::new(Purpose::Masks, &[seed]));
             before.iter().zip(&after).map(|(before, after)| f64::from(after - before)).collect::<Vec<f64>>()
         };
-        let gain = AugmentSettings { gain: 0.15, ..AugmentSettings::off() };
+        let gain = AugmentSettings { gain: 0.15, ..AugmentSettings::default() };
         let gains: Vec<f64> = (0..200).map(|seed| changed(&gain, seed)[0]).collect();
         assert!(gains.iter().all(|gain| gain.abs() <= 0.15) && gains.iter().any(|gain| *gain > 0.1), "{gains:?}");
         assert!(gains.iter().any(|gain| *gain < -0.1), "{gains:?}");
         let same = changed(&gain, 3);
         assert!(same.iter().all(|change| (change - same[0]).abs() < 1e-6));
-        let tilted = changed(&AugmentSettings { tilt: 0.2, ..AugmentSettings::off() }, 3);
+        let tilted = changed(&AugmentSettings { tilt: 0.2, ..AugmentSettings::default() }, 3);
         assert!(
             (tilted[0] + tilted[BINS - 1]).abs() < 1e-6 && (tilted[0] - tilted[BINS]).abs() < 1e-6 && tilted[0] != 0.0
         );
-        let noisy = changed(&AugmentSettings { noise: 0.06, ..AugmentSettings::off() }, 3);
+        let noisy = changed(&AugmentSettings { noise: 0.06, ..AugmentSettings::default() }, 3);
         let [mean, square] =
             [1, 2].map(|power| noisy.iter().map(|change| change.powi(power)).sum::<f64>() / noisy.len() as f64);
         assert!(mean.abs() < 0.003 && square.sqrt() < 0.061 && square > 0.0, "{mean}, {square}");

@@ -45,7 +45,7 @@ impl Default for SftSettings {
             train: "+thinker.model.* +thinker.lm_head.*".into(),
             balance: 0.001,
             lora: None,
-            augment: AugmentSettings::off(),
+            augment: AugmentSettings::default(),
             run: RunSettings::default(),
         }
     }

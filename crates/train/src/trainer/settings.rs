@@ -11,8 +11,8 @@ pub struct RunSettings {
     pub steps: usize,
     /// Most tokens of one batch.
     pub tokens_per_batch: usize,
-    /// Batches whose lines are sorted by length together before they are cut into batches: many save padding, with 1 each batch has
-    /// lines of all lengths and kinds.
+    /// About how many batches have their lines sorted by length together before they are cut. More waste less attention on padding;
+    /// with 1, each batch has lines of all lengths and kinds. The codec's segments and a model's own answers have none.
     pub window: usize,
     /// Batches whose gradients make one step.
     pub batches_per_step: usize,

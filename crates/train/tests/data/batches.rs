@@ -2,8 +2,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use qwen3_omni::ReadMedia;
 use qwen3_omni_train::Error;
 use qwen3_omni_train::data::{Batch, BatchOptions, Batches, BatchesState, DataSource, SampleOptions, SampleReader};
+use qwen3_omni_train::stage::{AugmentSettings, Augmenter};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -92,6 +94,42 @@ fn batches_keep_their_limits_and_hold_lines_of_like_length() {
     assert!(!ranges.is_sorted(), "batches are shuffled");
     ranges.sort();
     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:?}");
+}
+
+#[test]
+fn sounds_are_changed_alike_after_a_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let tone = testkit::media().join("tone.flac").display().to_string();
+    let line = |id: usize| json!({"id": id, "audio": tone, "text": "a tone"}).to_string();
+    let path = write(&folder, "sounds.jsonl", (0..6).map(line));
+    let options = BatchOptions::default().rows(2).window(1).epochs(1);
+    let mels = |batch: &Batch| -> Vec<Vec<f32>> {
+        let of_item = |item: &qwen3_omni_train::data::BatchItem| match item.sample.media.as_slice() {
+            [ReadMedia::Sound(mel)] => mel.values().to_vec(),
+            other => panic!("{other:?}"),
+        };
+        batch.items.iter().map(of_item).collect()
+    };
+    let changed = |settings: &AugmentSettings, taken: usize| -> Vec<Vec<Vec<f32>>> {
+        let mut augmenter = Augmenter::new(settings.clone(), 5, taken as u64);
+        let batches = start(&[&path], &options, None).map(Result::unwrap).skip(taken);
+        batches
+            .map(|mut batch| {
+                augmenter.augment(&mut batch);
+                mels(&batch)
+            })
+            .collect()
+    };
+    let plain: Vec<_> = start(&[&path], &options, None).map(|batch| mels(&batch.unwrap())).collect();
+    assert_eq!(plain.len(), 3);
+    assert!(changed(&AugmentSettings::default(), 0) == plain, "off");
+    let settings = AugmentSettings { gain: 0.1, noise: 0.05, ..AugmentSettings::spec_augment() };
+    let whole = changed(&settings, 0);
+    assert!(changed(&settings, 1) == whole[1..], "after a resume");
+    // The same tone in every line, and no two alike.
+    let mut all: Vec<Vec<f32>> = whole.concat();
+    all.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    assert!(all.windows(2).all(|pair| pair[0] != pair[1]) && !all.contains(&plain[0][0]));
 }
 
 #[test]

@@ -122,6 +122,20 @@ fn media_become_tensors_and_their_placeholders_are_not_learned() {
 }
 
 #[test]
+fn videos_are_heard_if_the_line_says_so() {
+    let reader = reader(&testkit::tiny());
+    let clip = testkit::media().join("clip.mp4").display().to_string();
+    let media = |heard: bool| {
+        let messages = [turn("user", "<video>"), turn("assistant", "A clip.")];
+        let line = json!({"messages": messages, "videos": [clip], "use_audio_in_video": heard});
+        let read = reader.read(&parse(line).unwrap()).unwrap();
+        (read.audio_in_video.clone(), read.to_sample(&Device::flex()).media.sounds.len())
+    };
+    assert_eq!(media(true), (vec![true], 1));
+    assert_eq!(media(false), (vec![false], 0));
+}
+
+#[test]
 fn what_cannot_be_read_names_its_line() {
     let short = SampleReader::open(testkit::tiny(), SampleOptions::default().context(20)).unwrap();
     let error = short.read(&parse(json!({ "messages": chats()[1] })).unwrap()).unwrap_err();

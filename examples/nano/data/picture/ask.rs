@@ -108,7 +108,7 @@ impl Question {
         }
     }
 
-    /// Whether it is about one shape.
+    /// A question that is answered by yes or no.
     pub fn any_yes_no(draw: &mut Draw) -> Self {
         match draw.chance(0.55) {
             true => Self::IsColour(draw.pick(Colour::ALL)),

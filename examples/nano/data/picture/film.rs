@@ -98,7 +98,7 @@ impl Film {
         let colour = self.look.colour.drawn(draw);
         let turned = if let Action::Turn(colour) = self.action { colour.drawn(draw) } else { colour };
         let ground = ground(&[colour, turned], draw);
-        let middle = [draw.real(43.0, 53.0), draw.real(43.0, 53.0)];
+        let middle = [draw.real(45.0, 51.0), draw.real(45.0, 51.0)];
         let (slim, wide, radius) = (draw.real(10.0, 13.0), draw.real(28.0, 33.0), draw.real(14.0, 22.0));
         let travel = draw.real(22.0, 28.0);
         let scene = |number: usize| {

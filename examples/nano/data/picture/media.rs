@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::data::Result;
 use crate::data::picture::film::Film;
 use crate::data::picture::mp4::encode;
 use crate::data::picture::paint::paint;
 use crate::data::picture::scene::Scene;
+use crate::data::sound::surroundings::RATE;
 use crate::data::sound::tone::Tone;
 use crate::data::sound::wave::Wave;
 use crate::data::world::draw::Draw;
 use crate::data::world::held::Side;
+use crate::data::{Result, in_file};
 
 /// Films that are encoded at a time.
 const FILMS: usize = 20;
@@ -59,29 +60,31 @@ impl Media {
     }
 
     fn make_folder(&self, out: &Path, folder: &str) -> Result<()> {
-        Ok(std::fs::create_dir_all(out.join("media").join(folder).join(self.side.name()))?)
+        let path = out.join("media").join(folder).join(self.side.name());
+        std::fs::create_dir_all(&path).map_err(in_file(&path))
     }
 
     /// Makes pictures and tones.
     ///
     /// # Errors
-    /// Of files.
+    /// Errors of files.
     pub fn render_stills(&self, out: &Path, seed: u64) -> Result<()> {
         self.make_folder(out, "pictures")?;
         self.make_folder(out, "tones")?;
         self.scenes.par_iter().enumerate().try_for_each(|(number, scene)| -> Result<()> {
-            Ok(paint(scene).save(self.file(out, "pictures", number, "png"))?)
+            let path = self.file(out, "pictures", number, "png");
+            paint(scene).save(&path).map_err(in_file(&path))
         })?;
         self.tones.par_iter().enumerate().try_for_each(|(number, tone)| {
             let mut draw = Draw::new(seed, &format!("tone {}", self.side.name()), number as u64);
-            Wave { rate: 16_000, samples: tone.sound(&mut draw) }.write(&self.file(out, "tones", number, "wav"))
+            Wave { rate: RATE, samples: tone.sound(&mut draw) }.write(&self.file(out, "tones", number, "wav"))
         })
     }
 
     /// Makes films. Recordings that they sound like must be there.
     ///
     /// # Errors
-    /// Of files and of `ffmpeg`.
+    /// Errors of files and of `ffmpeg`.
     pub fn render_films(&self, out: &Path, seed: u64) -> Result<()> {
         self.make_folder(out, "clips")?;
         let films: Vec<_> = self.films.iter().enumerate().collect();

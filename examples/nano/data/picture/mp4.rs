@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::data::Result;
 use crate::data::sound::studio::run;
 use crate::data::sound::surroundings::RATE;
+use crate::data::{Result, in_file};
 
 /// Frames a second.
 pub const PACE: usize = 2;
@@ -27,13 +27,13 @@ pub struct Take {
 /// Writes MP4 files. One run makes all of them: most of its time would go into starting.
 ///
 /// # Errors
-/// Of files and of `ffmpeg`.
+/// Errors of files and of `ffmpeg`.
 pub fn encode(takes: &[Take]) -> Result<()> {
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-v", "error", "-threads", "1"]);
     let mut written = Vec::new();
     let mut input = |path: PathBuf, bytes: &[u8], form: &[&str]| -> Result<usize> {
-        fs::write(&path, bytes)?;
+        fs::write(&path, bytes).map_err(in_file(&path))?;
         ffmpeg.args(form).arg("-i").arg(&path);
         written.push(path);
         Ok(written.len() - 1)
@@ -57,5 +57,5 @@ pub fn encode(takes: &[Take]) -> Result<()> {
         ffmpeg.args(["-threads", "1", "-flags", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1"]).arg(path);
     }
     run(&mut ffmpeg, b"")?;
-    written.into_iter().try_for_each(|path| Ok(fs::remove_file(path)?))
+    written.into_iter().try_for_each(|path| fs::remove_file(&path).map_err(in_file(&path)))
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::data::Result;
 use crate::data::picture::media::on_disk;
 use crate::data::sound::studio::{Sentence, Studio};
 use crate::data::sound::surroundings::{Around, RATE, place};
@@ -12,6 +11,7 @@ use crate::data::world::draw::Draw;
 use crate::data::world::held::Side;
 use crate::data::world::sums::Sum;
 use crate::data::world::topic::{Group, Topic};
+use crate::data::{Result, in_file};
 
 /// Groups and how many of 1,000 recordings they have.
 const SHARES: [(Group, usize); 8] = [
@@ -131,9 +131,10 @@ impl Ears {
     /// Records everything that is heard.
     ///
     /// # Errors
-    /// Of the programs that speak, and of files.
+    /// Errors of the programs that speak, and of files.
     pub fn render(&self, studio: &Studio, out: &Path, seed: u64) -> Result<()> {
-        std::fs::create_dir_all(out.join("media/heard").join(self.folder))?;
+        let folder = out.join("media/heard").join(self.folder);
+        std::fs::create_dir_all(&folder).map_err(in_file(&folder))?;
         let used: Vec<&Clip> = self.clips.iter().filter(|clip| !clip.uses.is_empty()).collect();
         let sentence = |clip: &&Clip| Sentence { text: clip.spoken.clone(), voice: clip.voice };
         let sentences: Vec<Sentence> = used.iter().map(sentence).collect();

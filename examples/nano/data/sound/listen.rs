@@ -43,7 +43,8 @@ pub fn in_silence(count: usize, ears: &mut Ears) -> Vec<Line> {
     let line = |number: usize| {
         let group = if number.is_multiple_of(2) { Group::Sum } else { Group::Say };
         let seconds = if (number / 2).is_multiple_of(2) { 0.5 } else { 1.0 };
-        answered(ears.hear_as(group, Around::Silence(seconds)))
+        let kind = if seconds < 1.0 { "0.5 s of silence" } else { "1 s of silence" };
+        answered(ears.hear_as(group, Around::Silence(seconds))).of_kind(kind)
     };
     (0..count).map(line).collect()
 }
@@ -54,7 +55,16 @@ pub fn strangers(count: usize, studio: &Studio, draw: &mut Draw) -> (Vec<Line>, 
     let voices: Vec<_> = STRANGERS.into_iter().filter(|voice| can_speak(voice.engine)).collect();
     let mut ears = Ears::strangers(&voices, count.div_ceil(4), draw);
     let silences = [0.0, 0.25, 0.5, 1.0];
-    let line = |number: usize| answered(ears.hear_number(number / 4, Around::Silence(silences[number % 4])));
+    let kinds = [
+        "stranger, no silence",
+        "stranger, 0.25 s of silence",
+        "stranger, 0.5 s of silence",
+        "stranger, 1 s of silence",
+    ];
+    let line = |number: usize| {
+        let around = Around::Silence(silences[number % 4]);
+        answered(ears.hear_number(number / 4, around)).of_kind(kinds[number % 4])
+    };
     ((0..count).map(line).collect(), ears)
 }
 

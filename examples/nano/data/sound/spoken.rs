@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::data::Result;
 use crate::data::picture::media::on_disk;
 use crate::data::sound::resample::to_rate;
 use crate::data::sound::studio::{Sentence, Studio};
@@ -17,6 +16,7 @@ use crate::data::typed::tools::UNKNOWN;
 use crate::data::world::draw::Draw;
 use crate::data::world::held::{self, Side};
 use crate::data::world::sentences;
+use crate::data::{Result, in_file};
 
 /// Samples per second of speech, and of a frame of its codec.
 const RATE: u32 = 24_000;
@@ -27,7 +27,7 @@ const TAIL: usize = 720;
 /// How loud the voiced part is, and the peak that is not passed.
 const LOUDNESS: f32 = 0.08;
 const PEAK: f32 = 0.89;
-/// Of 100 lines, so many have the question that belongs to the answer.
+/// Percentage of lines whose question belongs to the answer.
 const FITTING: usize = 15;
 
 /// Lines whose questions are used: of text, sound, and pictures or films.
@@ -151,11 +151,11 @@ impl Speeches {
     /// Records everything.
     ///
     /// # Errors
-    /// Of the programs that speak, and of files.
+    /// Errors of the programs that speak, and of files.
     pub fn render(&self, studio: &Studio, out: &Path) -> Result<()> {
         for (_, path) in &self.sentences {
             if let Some(folder) = on_disk(out, path).parent() {
-                std::fs::create_dir_all(folder)?;
+                std::fs::create_dir_all(folder).map_err(in_file(folder))?;
             }
         }
         let sentences: Vec<Sentence> = self.sentences.iter().map(|(sentence, _)| sentence.clone()).collect();

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::data::Result;
 use crate::data::sound::voices::{Engine, Voice};
 use crate::data::sound::wave::Wave;
+use crate::data::{Result, in_file};
 
 /// A sentence and who says it.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl<'a> Studio<'a> {
     /// # Errors
     /// For a folder that cannot be made.
     pub fn new(work: PathBuf, piper: Option<&'a Path>) -> Result<Self> {
-        std::fs::create_dir_all(&work)?;
+        std::fs::create_dir_all(&work).map_err(in_file(&work))?;
         Ok(Self { work, piper })
     }
 
@@ -72,7 +72,7 @@ impl<'a> Studio<'a> {
             for (number, Sentence { text, .. }, file) in &recorded {
                 let path = self.work.join(file);
                 let wave = Wave::read(&path).map_err(|error| format!("\"{text}\" was not recorded: {error}"))?;
-                std::fs::remove_file(path)?;
+                std::fs::remove_file(&path).map_err(in_file(&path))?;
                 each(*number, &wave)?;
             }
             let before = done.fetch_add(batch.len(), Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl<'a> Studio<'a> {
 /// Runs a program to its end.
 ///
 /// # Errors
-/// With its last words if it fails.
+/// What it wrote to stderr, if it fails.
 pub fn run(command: &mut Command, input: &[u8]) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -145,7 +145,7 @@ fn script(voice: &str, batch: &[(usize, &Sentence, String)]) -> String {
 /// Checks that everything is installed.
 ///
 /// # Errors
-/// Naming the Debian package that lacks.
+/// Names the Debian package that is missing.
 pub fn check_programs(with_piper: bool) -> Result<()> {
     let programs =
         [("espeak-ng", "--version", "espeak-ng"), ("flite", "-lv", "flite"), ("ffmpeg", "-version", "ffmpeg")];

@@ -18,7 +18,7 @@ pub enum Around {
     Any,
     /// Anything, but with little silence, for films of a few seconds.
     Short,
-    /// So many seconds of silence on both sides, and hardly any noise.
+    /// Seconds of silence on both sides, and hardly any noise.
     Silence(f32),
 }
 

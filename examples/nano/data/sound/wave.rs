@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::data::Result;
+use crate::data::{Result, in_file};
 
 /// The loudness of silence, against the peak. Voices made of recordings are never quite silent.
 const SILENT: f32 = 0.003;
@@ -44,11 +44,11 @@ impl Wave {
             bits_per_sample: 16,
             sample_format: hound::SampleFormat::Int,
         };
-        let mut writer = hound::WavWriter::create(path, spec)?;
+        let mut writer = hound::WavWriter::create(path, spec).map_err(in_file(path))?;
         for value in to_bits(&self.samples) {
-            writer.write_sample(value)?;
+            writer.write_sample(value).map_err(in_file(path))?;
         }
-        Ok(writer.finalize()?)
+        writer.finalize().map_err(in_file(path))
     }
 
     /// The loudest sample.

@@ -47,6 +47,7 @@ impl Corpus {
     }
 
     /// The texts.
+    #[cfg(test)]
     pub fn texts(&self) -> &[String] {
         &self.texts
     }

@@ -26,7 +26,7 @@ enum Kind {
 pub fn lines(side: Side, count: usize, draw: &mut Draw) -> Vec<Line> {
     let kinds = [(35, Kind::Sum), (40, Kind::Repeat), (5, Kind::Greeting), (12, Kind::System), (8, Kind::Json)];
     let line = |draw: &mut Draw| match draw.weighted(&kinds) {
-        Kind::Sum => sum("sum", any_sum(draw)),
+        Kind::Sum => sum(if side == Side::Held { "sum, read in training" } else { "sum" }, any_sum(draw)),
         Kind::Repeat => repeat("repeat", &side.list(draw)),
         Kind::Greeting => greeting("greeting", draw),
         Kind::System => system(side, draw),

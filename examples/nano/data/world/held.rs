@@ -27,7 +27,7 @@ static SUMS: LazyLock<Vec<Sum>> = LazyLock::new(|| {
 static WORDS_OF_SUMS: LazyLock<HashSet<String>> =
     LazyLock::new(|| SUMS.iter().flat_map(|sum| [sum.question(), sum.answer()]).collect());
 
-/// Single shapes that training never shows.
+/// Single shapes that training never names.
 pub const COMBINATIONS: [(Size, Colour, Shape); 8] = [
     (Size::Big, Colour::Purple, Shape::Triangle),
     (Size::Small, Colour::Red, Shape::Square),

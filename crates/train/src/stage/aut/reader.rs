@@ -6,6 +6,7 @@ use super::{TranscriptSample, Transcripts};
 use crate::Result;
 use crate::data::{Batch, BatchItem};
 use crate::random::{Draws, Purpose};
+use crate::stage::AugmentSettings;
 
 /// Makes batches for [`super::Transcribing`]: draws the attention window of each and masks its sounds. What is drawn depends on the
 /// seed and the batch's number only.
@@ -42,7 +43,7 @@ impl TranscriptReader {
         };
         let (frames, bins) = (mel.frames(), mel.bins());
         let mut values = mel.into_values();
-        let mut draws = Draws::new(Purpose::Masks, &[self.settings.run.seed, self.number, index as u64]);
+        let mut draws = AugmentSettings::draws(self.settings.run.seed, self.number, index);
         self.settings.augment.apply(&mut values, bins, &mut draws);
         let rows = sample.ids.iter().take_while(|id| **id == sample.ids[0]).count();
         Ok(TranscriptSample {

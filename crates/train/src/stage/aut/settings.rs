@@ -30,7 +30,7 @@ impl Default for AutSettings {
             layers: None,
             windows: vec![1, 2, 4, 8],
             label_smoothing: 0.0,
-            augment: AugmentSettings::default(),
+            augment: AugmentSettings::spec_augment(),
             run: RunSettings { rate: 2e-4, ..RunSettings::default() },
         }
     }

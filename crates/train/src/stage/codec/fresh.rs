@@ -7,6 +7,7 @@ use checkpoint::Checkpoint;
 use code2wav::Code2WavConfig;
 
 use crate::Result;
+use crate::fan_in::fan_in;
 use crate::loss::constants;
 use crate::random::normal;
 
@@ -42,16 +43,15 @@ enum Kind {
 
 fn kind(name: &str, shape: &[usize]) -> Kind {
     let ends = |suffix: &str| name.ends_with(suffix);
-    match *shape {
+    match fan_in(name, shape) {
         _ if ends("layer_scale.scale") || ends(".gamma") => Kind::Constant(BRANCH),
         // Logarithms.
         _ if ends(".alpha") || ends(".beta") || ends(".bias") => Kind::Constant(0.0),
-        // Transposed convolutions, `[in, out, kernel]`: two inputs meet in an output if the kernel is twice the stride.
-        [inputs, ..] if name.contains(".block.1.conv.") => Kind::Normal(2 * inputs),
-        [inputs, _, _] if name.contains(".upsample.") && !name.contains("dwconv") => Kind::Normal(inputs),
-        [_, ref inputs @ ..] if !inputs.is_empty() => Kind::Normal(inputs.iter().product()),
+        Some(inputs) => Kind::Normal(inputs),
+        // The code embedding: its rows are means of as many values as it is wide.
+        None if shape.len() > 1 => Kind::Normal(shape[1]),
         // Norms.
-        _ => Kind::Constant(1.0),
+        None => Kind::Constant(1.0),
     }
 }
 
