@@ -14,6 +14,8 @@ cargo build --release --locked -p qwen3-omni-train --bin qwen3-omni-train
 cargo build --release --locked -p qwen3-omni-examples --example nano
 train=target/release/qwen3-omni-train nano=target/release/examples/nano
 
+export RAYON_NUM_THREADS=${RAYON_NUM_THREADS:-1}
+
 # Refuses what was made of something else: made NAME INPUT...
 made() {
     local from=$out/$1.from
@@ -38,28 +40,42 @@ run() {
 [ -e "$out/start" ] || "$nano" start "$data" "$out/start"
 lines=$data/train
 
-# The codec and the thinker need nothing of each other: each has a core. Neither outlives the other's failure.
-codec() {
+# What is spoken and what is understood are trained beside each other, on a core each. Neither outlives the other's failure.
+spoken() {
     run codec codec "$out/start" "$lines/spoken.jsonl" --fresh --discriminator
     made codes "$(readlink -f "$out/codec.done")"
     [ -e "$out/codes/spoken.jsonl" ] ||
         "$train" encode --strict --codec "$out/codec.done" --data "$lines/spoken.jsonl" --out "$out/codes"
     run vocoder codec "$out/codec.done" "$lines/spoken.jsonl" --decoder-only
+    # The talker reads the thinker's states where a prompt has media: those of an early thinker do for most of its training.
+    until [ -e "$out/look.done" ]; do sleep 5; done
+    join early "$out/look.done" "code2wav.=$out/vocoder.done"
+    run talker talker "$out/early" "$out/codes/spoken.jsonl"
+}
+# Puts parts into one checkpoint: join NAME MODEL PREFIX=DIR...
+join() {
+    local name=$1 model parts=() part
+    model=$(readlink -f "$2")
+    for part in "${@:3}"; do parts+=(--part "${part%%=*}=$(readlink -f "${part#*=}")"); done
+    made "$name" "$model" "${parts[@]}"
+    [ -e "$out/$name" ] || "$nano" join "$model" "$out/$name" "${parts[@]}"
 }
 set -m
-codec &
-codec=$!
-trap 'kill -- -$codec 2>/dev/null || true' EXIT
+spoken &
+spoken=$!
+trap 'kill -- -$spoken 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
-still_well() { kill -0 "$codec" 2>/dev/null || wait "$codec"; }
+# bash tells how a job ended only once.
+ended=
+finish() { [ -n "$ended" ] || { wait "$spoken"; ended=1; }; }
+still_well() { kill -0 "$spoken" 2>/dev/null || finish; }
 run look sft "$out/start" "$lines/text.jsonl=5" "$lines/heard.jsonl=10" "$lines/pictures.jsonl=70" \
     "$lines/pictures-heard.jsonl=10" "$lines/clips.jsonl=5"
 still_well
 run thinker sft "$out/look.done" "$lines/text.jsonl=8" "$lines/talks.jsonl=8" "$lines/tools.jsonl=10" "$lines/heard.jsonl=34" \
     "$lines/pictures.jsonl=14" "$lines/pictures-heard.jsonl=16" "$lines/clips.jsonl=10"
-wait "$codec"
+finish
 trap - EXIT
-made joined "$(readlink -f "$out/thinker.done")" "$(readlink -f "$out/vocoder.done")"
-[ -e "$out/joined" ] || "$nano" join "$out/thinker.done" "$out/joined" --part "code2wav.=$out/vocoder.done"
-run talker talker "$out/joined" "$out/codes/spoken.jsonl"
-echo "$out/talker.done"
+join joined "$out/thinker.done" "code2wav.=$out/vocoder.done" "talker.=$out/talker.done"
+run settle talker "$out/joined" "$out/codes/spoken.jsonl"
+echo "$out/settle.done"
