@@ -180,8 +180,9 @@ fn sources_have_their_shares_of_tokens_and_repeat() {
     let mut batches = Batches::start(sources, Arc::clone(&READER), small().epochs(None), None).unwrap();
     assert!(batches.by_ref().take(60).all(|batch| batch.is_ok()));
     let read: Vec<_> = batches.sources().map(|(_, state)| state.clone()).collect();
-    let share = read[1].tokens as f64 / read[0].tokens as f64;
-    assert!((share - 3.0).abs() < 0.05, "{share}");
+    // The next line is always one of the source that is furthest behind, so that none is ahead by more than its longest line.
+    let ahead = read[1].tokens as f64 / 3.0 - read[0].tokens as f64;
+    assert!(ahead.abs() <= 80.0 && read[0].tokens > 800, "{ahead} of {read:?}");
     assert!(read[1].epoch > 10 && read[2].tokens == 0, "{read:?}");
 }
 
