@@ -27,7 +27,12 @@ pub struct Sentence {
 pub struct Studio<'a> {
     work: PathBuf,
     piper: Option<&'a Path>,
+    /// Records a batch into the folder.
+    speak: fn(&Self, &[Recorded<'_>]) -> Result<()>,
 }
+
+/// A sentence with its number and the name of its file.
+type Recorded<'a> = (usize, &'a Sentence, String);
 
 /// Sentences of one run of a program that takes many.
 const BATCH: usize = 50;
@@ -39,7 +44,7 @@ impl<'a> Studio<'a> {
     /// For a folder that cannot be made.
     pub fn new(work: PathBuf, piper: Option<&'a Path>) -> Result<Self> {
         std::fs::create_dir_all(&work).map_err(in_file(&work))?;
-        Ok(Self { work, piper })
+        Ok(Self { work, piper, speak: Self::run })
     }
 
     /// Whether `piper` can be used.
@@ -66,9 +71,9 @@ impl<'a> Studio<'a> {
         let batches: Vec<&[usize]> = by_voice.values().flat_map(|numbers| numbers.chunks(BATCH)).collect();
         let done = AtomicUsize::new(0);
         batches.par_iter().try_for_each(|batch| {
-            let recorded: Vec<(usize, &Sentence, String)> =
+            let recorded: Vec<Recorded<'_>> =
                 batch.iter().map(|at| (*at, &sentences[*at], format!("{at:06}.wav"))).collect();
-            self.run(&recorded)?;
+            (self.speak)(self, &recorded)?;
             for (number, Sentence { text, .. }, file) in &recorded {
                 let path = self.work.join(file);
                 let wave = Wave::read(&path).map_err(|error| format!("\"{text}\" was not recorded: {error}"))?;
@@ -84,7 +89,7 @@ impl<'a> Studio<'a> {
         })
     }
 
-    fn run(&self, batch: &[(usize, &Sentence, String)]) -> Result<()> {
+    fn run(&self, batch: &[Recorded<'_>]) -> Result<()> {
         if let Some((_, Sentence { voice: voice @ Voice { engine: Engine::Festival, .. }, .. }, _)) = batch.first() {
             return self.pipe(Command::new("festival").arg("--pipe"), &script(voice.name, batch));
         }
@@ -133,7 +138,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Result<()> {
 }
 
 /// Scheme that makes a file of each sentence.
-fn script(voice: &str, batch: &[(usize, &Sentence, String)]) -> String {
+fn script(voice: &str, batch: &[Recorded<'_>]) -> String {
     let mut script = format!("(voice_{voice})\n");
     for (_, Sentence { text, .. }, file) in batch {
         // Writing to a string does not fail.
@@ -173,4 +178,19 @@ pub fn check_programs(with_piper: bool) -> Result<()> {
 
 fn lacks(what: &str, package: &str) -> String {
     format!("{what} is not installed: apt-get install {package}")
+}
+
+#[cfg(test)]
+impl Studio<'_> {
+    /// One that needs no program: each sentence is a tone of its own, as long as its text.
+    pub fn humming(work: PathBuf) -> Self {
+        let speak = |studio: &Self, batch: &[Recorded<'_>]| {
+            batch.iter().try_for_each(|(_, Sentence { text, .. }, file)| {
+                let pitch = 0.02 + text.bytes().map(f32::from).sum::<f32>() * 1e-5;
+                let samples = (0..800 * text.len()).map(|at| 0.3 * (at as f32 * pitch).sin()).collect();
+                Wave { rate: 16_000, samples }.write(&studio.work.join(file))
+            })
+        };
+        Self { speak, ..Self::new(work, None).unwrap() }
+    }
 }
