@@ -7,7 +7,7 @@ data=$(realpath "$1") model=$(realpath "$2") out=${3:-evaluation}
 mkdir -p "$out"
 out=$(realpath "$out")
 cd "$here/../.."
-nano=(cargo run --release --locked --quiet -p qwen3-omni-examples --example nano --)
+nano=(cargo run --release --locked --quiet -p qwen3-omni-nano --)
 files=()
 for name in text talks tools heard heard-silence strangers pictures pictures-heard clips; do files+=("$data/held/$name.jsonl"); done
 "${nano[@]}" evaluate --model "$model" --data "${files[@]}" --show 2

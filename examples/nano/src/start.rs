@@ -18,7 +18,7 @@ pub(crate) struct Start {
     /// Directory to make
     out: PathBuf,
     /// Config with nano's sizes; ids of tokens are filled in
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/nano/config.json"))]
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/config.json"))]
     config: PathBuf,
     /// Tokens, added ones not counted
     #[arg(long, default_value_t = 1000)]
@@ -29,7 +29,7 @@ pub(crate) struct Start {
 }
 
 /// Directory whose chat template, added tokens and settings the new checkpoint takes.
-const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/nano");
+const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano");
 
 /// Files that are taken as they are.
 const COPIED: [&str; 2] = ["generation_config.json", "preprocessor_config.json"];

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn parts_come_from_where_they_were_trained() {
         let folder = tempfile::tempdir().unwrap();
-        let nano = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/nano"));
+        let nano = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano"));
         let drawn = folder.path().join("drawn");
         let options = weights_tools::init::Options {
             config: nano.join("config.json"),
