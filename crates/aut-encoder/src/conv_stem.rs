@@ -5,10 +5,9 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, TensorData, activation};
 use checkpoint::Weights;
-use cpu_kernels::{Conv2dStack, Precision, Windows2d};
+use cpu_kernels::{Conv2dStack, Precision, TrainedConv2dStack};
 use nn::{
-    DeviceEngine, Engine, HostEngine, HostFunction, HostInput, HostRows, Linear, Values, bias_gelu, host_function,
-    with_f32_slice,
+    DeviceEngine, Engine, HostEngine, HostFunction, HostInput, HostRows, Linear, Values, host_function, with_f32_slice,
 };
 use omni_core::{Dtype, Result};
 
@@ -62,35 +61,49 @@ impl Conv {
         let options = ConvOptions::new([2, 2], [1, 1], [1, 1], 1);
         activation::gelu(conv2d(x, self.weight.val(), Some(self.bias.val()), options))
     }
+}
 
-    /// The same of pixels `[B * h * w, in]`, where gradients are computed in host memory: one GEMM over windows.
-    fn over_windows(&self, x: Tensor<2>, windows: Windows2d) -> Option<Tensor<2>> {
-        let x = host_function::<_, 1, 2>(&Windows(windows), [HostInput::new(x)])?; // [B * h/2 * w/2, 9 * in]
-        let [output, input, ..] = self.weight.dims();
-        let weight = self.weight.val().permute([0, 2, 3, 1]).reshape([output, 9 * input]);
-        Some(bias_gelu(x.matmul(weight.transpose()), self.bias.val()))
+/// All three convolutions as one function with a gradient: pictures `[B, M, F]`, and weight and bias of each.
+#[derive(Debug, Clone, Copy)]
+struct Trained;
+
+impl Trained {
+    fn stack(inputs: &[Values; 7]) -> TrainedConv2dStack {
+        TrainedConv2dStack::new([1, 3, 5].map(|at| {
+            let (weight, bias) = (inputs[at], inputs[at + 1]);
+            (weight.values, bias.values, [weight.shape[0], weight.shape[1]])
+        }))
+    }
+
+    fn size(pictures: Values) -> [usize; 2] {
+        [pictures.shape[1], pictures.shape[2]]
     }
 }
 
-/// Windows of pictures, as a function with a gradient.
-#[derive(Debug, Clone, Copy)]
-struct Windows(Windows2d);
-
-impl HostFunction<1> for Windows {
-    fn forward(&self, [x]: [Values; 1]) -> (Vec<usize>, Vec<f32>) {
-        let windows = self.0.forward(x.values);
-        (vec![self.0.count(), windows.len() / self.0.count().max(1)], windows)
+impl HostFunction<7> for Trained {
+    fn forward(&self, inputs: [Values; 7]) -> (Vec<usize>, Vec<f32>) {
+        let [x, ..] = inputs;
+        let rows = Self::stack(&inputs).forward(x.values, Self::size(x));
+        let time = x.shape[0] * (0..3).fold(x.shape[2], |frames, _| frames.div_ceil(2));
+        (vec![time, rows.len() / time.max(1)], rows)
     }
 
-    fn backward(&self, _: [Values; 1], _: Values, gradient: &[f32]) -> [Vec<f32>; 1] {
-        [self.0.backward(gradient)]
+    fn backward(&self, inputs: [Values; 7], output: Values, gradient: &[f32]) -> [Vec<f32>; 7] {
+        self.backward_of(inputs, output, gradient, [true; 7])
+    }
+
+    fn backward_of(&self, inputs: [Values; 7], _: Values, gradient: &[f32], wanted: [bool; 7]) -> [Vec<f32>; 7] {
+        let [x, ..] = inputs;
+        let found = Self::stack(&inputs).backward(x.values, Self::size(x), gradient, wanted[0]);
+        let [first, second, third] = found.layers;
+        [found.x, first.weight, first.bias, second.weight, second.bias, third.weight, third.bias]
     }
 }
 
 impl DeviceConvolutions {
     /// Convolves pictures `[B, M, F]` to rows `[B * F/8, C * M/8]`.
     fn forward(&self, x: Tensor<3>) -> Tensor<2> {
-        self.over_windows(x.clone()).unwrap_or_else(|| {
+        self.trained(&x).unwrap_or_else(|| {
             let x = self.conv2d1.forward(x.unsqueeze_dim(1));
             let x = self.conv2d3.forward(self.conv2d2.forward(x)); // [B, C, M/8, F/8]
             let [batch, channels, bands, time] = x.dims();
@@ -98,18 +111,11 @@ impl DeviceConvolutions {
         })
     }
 
-    /// The same by GEMMs over windows; `None` where gradients are not computed in host memory.
-    fn over_windows(&self, x: Tensor<3>) -> Option<Tensor<2>> {
-        let [pictures, bands, frames] = x.dims();
-        let mut windows = Windows2d { pictures, size: [bands, frames], channels: 1 };
-        let mut x = x.reshape([pictures * bands * frames, 1]);
-        for conv in [&self.conv2d1, &self.conv2d2, &self.conv2d3] {
-            x = conv.over_windows(x, windows)?;
-            windows = Windows2d { size: windows.output_size(), channels: x.dims()[1], ..windows };
-        }
-        let ([bands, time], channels) = (windows.size, windows.channels);
-        let x = x.reshape([pictures, bands, time, channels]).permute([0, 2, 3, 1]); // [B, F/8, C, M/8]
-        Some(x.reshape([pictures * time, channels * bands]))
+    /// The same as one function; `None` where gradients are not computed in host memory.
+    fn trained(&self, x: &Tensor<3>) -> Option<Tensor<2>> {
+        let of = |conv: &Conv| [HostInput::new(conv.weight.val()), HostInput::new(conv.bias.val())];
+        let [[a, b], [c, d], [e, f]] = [of(&self.conv2d1), of(&self.conv2d2), of(&self.conv2d3)];
+        host_function(&Trained, [HostInput::new(x.clone()), a, b, c, d, e, f])
     }
 }
 

@@ -31,7 +31,10 @@ mod simd;
 pub use activation::{Snake, elu, gelu, gelu_tanh, sigmoid, silu_multiply};
 pub use attention::{AttentionShape, PagedKv, Run, cached_attention, window_attention};
 pub use buffer::read_all;
-pub use conv::{Conv1d, Conv1dGradients, Conv2dStack, Conv2dWeights, ConvStream, TrainedConv1d, Windows2d};
+pub use conv::{
+    Conv1d, Conv1dGradients, Conv2dGradients, Conv2dStack, Conv2dStackGradients, Conv2dWeights, ConvStream,
+    TrainedConv1d, TrainedConv2dStack,
+};
 pub use gemm::{
     Activations, Epilogue, GemvOp, LinearArgs, LinearShape, Packed, Precision, SKINNY_MAX_ROWS, Scales, Weight,
     gemv_batch, linear, linear_to,

@@ -18,7 +18,7 @@ pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// Exact GELU of rows `[N, D]` to which a bias `[D]` is added first.
-pub fn bias_gelu(x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+pub(crate) fn bias_gelu(x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
     let inputs = [HostInput::new(x.clone()), HostInput::new(bias.clone())];
     host_function(&Gelu, inputs).unwrap_or_else(|| burn::tensor::activation::gelu(x + bias.unsqueeze()))
 }

@@ -23,6 +23,13 @@ pub trait HostFunction<const N: usize>: Debug + Clone + Send + Sync + 'static {
 
     /// Computes the gradient of each input from that of the output; that of an input that is a constant may be left empty.
     fn backward(&self, inputs: [Values; N], output: Values, gradient: &[f32]) -> [Vec<f32>; N];
+
+    /// Computes the gradients of the inputs that are `wanted`, those that something learns from; the others may be left empty. For
+    /// functions that save work by it.
+    fn backward_of(&self, inputs: [Values; N], output: Values, gradient: &[f32], wanted: [bool; N]) -> [Vec<f32>; N] {
+        let _ = wanted;
+        self.backward(inputs, output, gradient)
+    }
 }
 
 /// A tensor that [`host_function`] can take.
@@ -93,10 +100,11 @@ mod inner {
             let Saved { function, inputs, output } = &ops.state;
             let shapes = inputs.each_ref().map(dims);
             let shape = dims(output);
-            let found = function.backward(
+            let found = function.backward_of(
                 std::array::from_fn(|index| view(&shapes[index], &inputs[index])),
                 view(&shape, output),
                 slice(&gradient),
+                ops.parents.each_ref().map(Option::is_some),
             );
             for ((parent, values), shape) in ops.parents.iter().zip(found).zip(shapes) {
                 if let Some(parent) = parent {

@@ -33,7 +33,6 @@ pub use decoder::{
 };
 pub use encoder_layer::{EncoderLayer, QkvProjection};
 pub use engine::{AnyEngine, DeviceEngine, Engine, HostEngine, HostRows, Qkv, Run, RunLength, WeightedRow};
-pub use fused::bias_gelu;
 pub use host_gradient::{HostFunction, HostInput, Values, has_host_gradients, host_function};
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, Linear};

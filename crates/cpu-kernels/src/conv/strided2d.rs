@@ -7,7 +7,7 @@ use crate::buffer::size;
 use crate::gemm::{Epilogue, LinearArgs, LinearShape, Precision, Weight};
 
 /// Taps of the kernel over pictures.
-const TAPS: usize = 9;
+pub(super) const TAPS: usize = 9;
 /// Windows that are gathered at a time.
 const WINDOWS: usize = 1024;
 
@@ -68,21 +68,23 @@ impl Conv2dStack {
                 let [height, width] = size;
                 let at = |(picture, place): (usize, usize)| pixel(picture, place / width, place % width);
                 let places = (0..pictures).flat_map(|picture| (0..height * width).map(move |place| (picture, place)));
-                let mut x: Vec<f32> = places.map(at).collect();
-                let mut size = size;
-                for layer in layers.iter() {
-                    (x, size) = layer.run(&x, pictures, size);
-                }
-                let ([height, width], channels) = (size, layers[2].output);
-                y.resize(x.len(), 0.0);
-                let pixels = x.chunks_exact(channels).enumerate();
-                pixels.for_each(|(at, values)| {
-                    let (picture, row, column) = (at / (height * width), at / width % height, at % width);
-                    let start = (picture * width + column) * channels * height + row;
-                    values.iter().enumerate().for_each(|(channel, value)| y[start + channel * height] = *value);
-                });
+                columns(layers, &places.map(at).collect::<Vec<f32>>(), pictures, size, y);
             }
         }
+    }
+}
+
+/// Convolves pictures `[pictures, height, width]` into `y` `[pictures, columns, channels, rows of pixels]`.
+pub(super) fn columns(layers: &[DirectConv2d; 3], x: &[f32], pictures: usize, size: [usize; 2], y: &mut Vec<f32>) {
+    let (first, size) = layers[0].run(x, pictures, size);
+    let (second, size) = layers[1].run(&first, pictures, size);
+    let (third, [height, width]) = layers[2].run(&second, pictures, size);
+    let channels = layers[2].output;
+    y.resize(third.len(), 0.0);
+    for (at, values) in third.chunks_exact(channels).enumerate() {
+        let (picture, row, column) = (at / (height * width), at / width % height, at % width);
+        let start = (picture * width + column) * channels * height + row;
+        values.iter().enumerate().for_each(|(channel, value)| y[start + channel * height] = *value);
     }
 }
 
@@ -90,14 +92,14 @@ impl Conv2dStack {
 #[derive(Debug, Clone)]
 pub struct DirectConv2d {
     /// `[output, 3, 3, input]`.
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    input: usize,
-    output: usize,
+    pub(super) weight: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+    pub(super) input: usize,
+    pub(super) output: usize,
 }
 
 impl DirectConv2d {
-    fn new(weight: &[f32], bias: &[f32], [output, input]: [usize; 2]) -> Self {
+    pub(super) fn new(weight: &[f32], bias: &[f32], [output, input]: [usize; 2]) -> Self {
         assert!(weight.len() == output * input * TAPS && bias.len() == output, "weight [output, input, 3, 3], bias");
         let channels = |row: usize, tap: usize| (0..input).map(move |c| weight[(row * input + c) * TAPS + tap]);
         let weight = (0..output).flat_map(|row| (0..TAPS).flat_map(move |tap| channels(row, tap))).collect();
@@ -120,27 +122,33 @@ impl DirectConv2d {
         }
         (y, all.output_size())
     }
+
+    /// The weight with its axes exchanged, `[3, 3, input, output]`.
+    pub(super) fn transposed(&self) -> Vec<f32> {
+        let depth = TAPS * self.input;
+        (0..depth).flat_map(|at| self.weight[at..].iter().step_by(depth).copied()).collect()
+    }
 }
 
 /// The windows of 3 × 3 pixels that a convolution with stride 2 and zero padding of 1 sees.
 #[derive(Debug, Clone, Copy)]
-pub struct Windows2d {
+pub(super) struct Windows2d {
     /// Number of pictures.
-    pub pictures: usize,
+    pub(super) pictures: usize,
     /// Height and width of a picture.
-    pub size: [usize; 2],
+    pub(super) size: [usize; 2],
     /// Values of a pixel.
-    pub channels: usize,
+    pub(super) channels: usize,
 }
 
 impl Windows2d {
     /// Height and width after the convolution: halves, rounded up.
-    pub fn output_size(&self) -> [usize; 2] {
+    pub(super) fn output_size(&self) -> [usize; 2] {
         self.size.map(|side| side.div_ceil(2))
     }
 
     /// Windows of all pictures.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         let [height, width] = self.output_size();
         size([self.pictures, height, width])
     }
@@ -149,7 +157,7 @@ impl Windows2d {
     ///
     /// # Panics
     /// If the pictures have other sizes.
-    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+    pub(super) fn forward(&self, x: &[f32]) -> Vec<f32> {
         self.check(x);
         let mut windows = vec![0.0; size([self.count(), TAPS, self.channels])];
         self.gather(x, 0, &mut windows);
@@ -160,7 +168,7 @@ impl Windows2d {
     ///
     /// # Panics
     /// If the windows have other sizes.
-    pub fn backward(&self, windows: &[f32]) -> Vec<f32> {
+    pub(super) fn backward(&self, windows: &[f32]) -> Vec<f32> {
         let depth = TAPS * self.channels;
         assert_eq!(windows.len(), size([self.count(), depth]), "windows [count, 9 * channels]");
         let [height, width] = self.size;

@@ -1,0 +1,400 @@
+//! Gradients of the stack of strided convolutions, for training in f32.
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::strided2d::{Conv2dWeights, DirectConv2d, TAPS, Windows2d, columns};
+use crate::activation::gelu_on;
+use crate::buffer::size;
+use crate::gemm::{LinearShape, Precision, Weight, linear};
+use crate::gradient::gelu_backward;
+use crate::simd::Processor;
+
+/// Pictures whose gradients are added up by one task: a fixed number, so that sums do not depend on the number of threads.
+const TOGETHER: usize = 8;
+/// Rows and vectors of the gradient of a weight whose sums stay in registers.
+const ROWS: usize = 4;
+const VECTORS: usize = 2;
+/// Windows taken at a time, so that the columns of a tile stay in the first cache.
+const WINDOWS: usize = 256;
+
+/// What [`super::Conv2dStack`] computes in f32, with its gradients.
+///
+/// Picture by picture, so that windows and values between the layers stay in the cache: those of a whole batch take hundreds of
+/// megabytes. For the gradients they are computed once more.
+#[derive(Debug, Clone)]
+pub struct TrainedConv2dStack {
+    layers: [DirectConv2d; 3],
+}
+
+/// Gradients of one layer.
+#[derive(Debug, Clone)]
+pub struct Conv2dGradients {
+    /// `[output, input, 3, 3]`.
+    pub weight: Vec<f32>,
+    /// `[output]`.
+    pub bias: Vec<f32>,
+}
+
+/// Gradients with respect to all that a stack is computed from.
+#[derive(Debug, Clone)]
+pub struct Conv2dStackGradients {
+    /// `[pictures, height, width]`; empty if it was not wanted.
+    pub x: Vec<f32>,
+    /// Of the three layers.
+    pub layers: [Conv2dGradients; 3],
+}
+
+/// Values of a layer for one picture.
+struct Seen {
+    /// Height and width of its input.
+    windows: Windows2d,
+    /// `[count, 9 * input]`.
+    gathered: Vec<f32>,
+    /// `[count, output]`, before the activation.
+    y: Vec<f32>,
+}
+
+impl TrainedConv2dStack {
+    /// Creates the stack.
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn new(layers: [Conv2dWeights; 3]) -> Self {
+        Self { layers: layers.map(|(weight, bias, shape)| DirectConv2d::new(weight, bias, shape)) }
+    }
+
+    /// Convolves pictures `[pictures, height, width]` into `[pictures, columns, channels, rows of pixels]`.
+    ///
+    /// # Panics
+    /// If `x` is not whole pictures.
+    pub fn forward(&self, x: &[f32], size: [usize; 2]) -> Vec<f32> {
+        let pictures = pictures(x, size);
+        let run = |x: &[f32]| {
+            let mut y = Vec::new();
+            columns(&self.layers, x, 1, size, &mut y);
+            y
+        };
+        pictures.map(run).collect::<Vec<_>>().concat()
+    }
+
+    /// Computes all gradients from that of the output; that of `x` if it is `wanted`.
+    ///
+    /// # Panics
+    /// If the lengths do not agree.
+    pub fn backward(&self, x: &[f32], size: [usize; 2], gradient: &[f32], wanted: bool) -> Conv2dStackGradients {
+        let pixels = size[0] * size[1];
+        let of_picture = self.output(size);
+        assert_eq!(gradient.len() * pixels, x.len() * of_picture, "gradient [pictures, columns, channels, rows]");
+        let mut of_x = vec![0.0; if wanted { x.len() } else { 0 }];
+        let mut wanted: Vec<Option<&mut [f32]>> = of_x.chunks_mut(pixels.max(1)).map(Some).collect();
+        wanted.resize_with(x.len() / pixels.max(1), || None);
+        let groups = wanted.par_chunks_mut(TOGETHER).enumerate().map(|(group, wanted)| {
+            let mut sums = self.layers.each_ref().map(Sums::new);
+            for (index, of_x) in wanted.iter_mut().enumerate() {
+                let picture = group * TOGETHER + index;
+                let (x, gradient) = (&x[picture * pixels..][..pixels], &gradient[picture * of_picture..][..of_picture]);
+                let of_input = self.picture(x, size, gradient, &mut sums, of_x.is_some());
+                if let Some(of_x) = of_x {
+                    of_x.copy_from_slice(&of_input);
+                }
+            }
+            sums
+        });
+        // In the order of the pictures, whoever computed them.
+        let mut sums = self.layers.each_ref().map(Sums::new);
+        for group in groups.collect::<Vec<_>>() {
+            sums.iter_mut().zip(&group).for_each(|(sum, more)| sum.add(more));
+        }
+        let mut layers = self.layers.iter().zip(sums);
+        let layers = [(); 3].map(|()| layers.next().map(|(layer, sums)| sums.finish(layer)).expect("three layers"));
+        Conv2dStackGradients { x: of_x, layers }
+    }
+
+    /// Values of the output of one picture.
+    fn output(&self, size_of_picture: [usize; 2]) -> usize {
+        let [height, width] = (0..3).fold(size_of_picture, |size, _| size.map(|side| side.div_ceil(2)));
+        size([height, width, self.layers[2].output])
+    }
+
+    /// Adds the gradients of one picture; returns that of the picture if it is `wanted`.
+    fn picture(&self, x: &[f32], size: [usize; 2], gradient: &[f32], sums: &mut [Sums; 3], wanted: bool) -> Vec<f32> {
+        let seen = self.seen(x, size);
+        let [_, _, last] = &seen;
+        let ([height, width], channels) = (last.windows.output_size(), self.layers[2].output);
+        let mut of_y = vec![0.0; gradient.len()]; // [height, width, channels]
+        for (at, pixel) in of_y.chunks_exact_mut(channels).enumerate() {
+            let (row, column) = (at / width, at % width);
+            let from = gradient[column * channels * height..][..channels * height].iter().skip(row).step_by(height);
+            pixel.iter_mut().zip(from).for_each(|(y, x)| *y = *x);
+        }
+        for (index, ((layer, seen), sums)) in self.layers.iter().zip(&seen).zip(sums.iter_mut()).enumerate().rev() {
+            let before = gelu_backward(&seen.y, &of_y);
+            sums.take(&before, &seen.gathered);
+            if index == 0 && !wanted {
+                return Vec::new();
+            }
+            let shape = LinearShape { rows: seen.windows.count(), input: layer.output, output: TAPS * layer.input };
+            let of_windows = linear(&before, Weight::F32(&layer.transposed()), None, shape, Precision::F32);
+            of_y = seen.windows.backward(&of_windows);
+        }
+        of_y
+    }
+
+    /// The values of all layers for one picture.
+    fn seen(&self, x: &[f32], size: [usize; 2]) -> [Seen; 3] {
+        let (mut x, mut size) = (x.to_vec(), size);
+        self.layers.each_ref().map(|layer| {
+            let windows = Windows2d { pictures: 1, size, channels: layer.input };
+            let gathered = windows.forward(&x);
+            let shape = LinearShape { rows: windows.count(), input: TAPS * layer.input, output: layer.output };
+            let y = linear(&gathered, Weight::F32(&layer.weight), Some(&layer.bias), shape, Precision::F32);
+            x.clone_from(&y);
+            gelu_on(Processor::best().arch, &mut x);
+            size = windows.output_size();
+            Seen { windows, gathered, y }
+        })
+    }
+}
+
+/// Pictures of `size`.
+fn pictures(x: &[f32], size_of_picture: [usize; 2]) -> rayon::slice::ChunksExact<'_, f32> {
+    let pixels = size(size_of_picture);
+    assert!(pixels > 0 && x.len().is_multiple_of(pixels), "x [pictures, height, width]");
+    x.par_chunks_exact(pixels)
+}
+
+/// Sums of the gradients of one layer.
+struct Sums {
+    /// `[output, 9 * input]`, as the layer's weight.
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Sums {
+    fn new(layer: &DirectConv2d) -> Self {
+        Self { weight: vec![0.0; layer.weight.len()], bias: vec![0.0; layer.output] }
+    }
+
+    /// Adds the products of the gradients `[count, output]` and the windows `[count, depth]`.
+    fn take(&mut self, gradient: &[f32], windows: &[f32]) {
+        let (output, arch) = (self.bias.len(), Processor::best().arch);
+        let depth = self.weight.len() / output;
+        for (a, b) in gradient.chunks(WINDOWS * output).zip(windows.chunks(WINDOWS * depth)) {
+            arch.dispatch(Outer { a, b, widths: [output, depth], sums: &mut self.weight });
+        }
+        for row in gradient.chunks_exact(output) {
+            self.bias.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        for (sums, more) in [(&mut self.weight, &more.weight), (&mut self.bias, &more.bias)] {
+            sums.iter_mut().zip(more).for_each(|(sum, x)| *sum += x);
+        }
+    }
+
+    /// Puts the taps last again.
+    fn finish(self, layer: &DirectConv2d) -> Conv2dGradients {
+        let (input, weight) = (layer.input, &self.weight);
+        let of_output = (0..layer.output).flat_map(|output| (0..input).map(move |channel| (output, channel)));
+        let weight = of_output
+            .flat_map(|(output, channel)| (0..TAPS).map(move |tap| weight[(output * TAPS + tap) * input + channel]))
+            .collect();
+        Conv2dGradients { weight, bias: self.bias }
+    }
+}
+
+/// `sums[i, j] += Σ a[row, i] · b[row, j]`.
+struct Outer<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+    widths: [usize; 2],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for Outer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { a, b, widths: [height, width], sums } = self;
+        let step = VECTORS * S::F32_LANES;
+        for start in (0..width).step_by(step) {
+            let columns = step.min(width - start);
+            for first in (0..height).step_by(ROWS) {
+                // Beyond the last row, that one again.
+                let rows: [usize; ROWS] = std::array::from_fn(|row| (first + row).min(height - 1));
+                let tile = tile(simd, [a, b], [height, width], rows, start..start + columns);
+                for (row, tile) in (first..height.min(first + ROWS)).zip(tile) {
+                    let sums = &mut sums[row * width + start..][..columns];
+                    for (sums, more) in sums.chunks_mut(S::F32_LANES).zip(tile) {
+                        let sum = simd.add_f32s(simd.partial_load_f32s(sums), more);
+                        simd.partial_store_f32s(sums, sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sums of the products of `rows` of `a` with at most [`VECTORS`] vectors of `columns` of `b`.
+#[inline(always)]
+fn tile<S: Simd>(
+    simd: S,
+    [a, b]: [&[f32]; 2],
+    [height, width]: [usize; 2],
+    rows: [usize; ROWS],
+    columns: std::ops::Range<usize>,
+) -> [[S::f32s; VECTORS]; ROWS] {
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    let whole = columns.len() == VECTORS * S::F32_LANES;
+    for (a, b) in a.chunks_exact(height).zip(b.chunks_exact(width)) {
+        let b = &b[columns.clone()];
+        let vectors = match (whole, S::as_simd_f32s(b).0) {
+            (true, [first, second]) => [*first, *second],
+            _ => {
+                let (first, second) = b.split_at(b.len().min(S::F32_LANES));
+                [simd.partial_load_f32s(first), simd.partial_load_f32s(second)]
+            }
+        };
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let x = simd.splat_f32s(a[row]);
+            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                *sum = simd.mul_add_e_f32s(x, vector, *sum);
+            }
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conv::Conv2dStack;
+    use crate::gemm::tests::numbers;
+    use proptest::prelude::*;
+
+    struct Values {
+        x: Vec<f32>,
+        layers: [(Vec<f32>, Vec<f32>); 3],
+    }
+
+    impl Values {
+        fn new(pictures: usize, [height, width]: [usize; 2], channels: usize) -> Self {
+            let smaller = |values: Vec<f32>| values.iter().map(|x| x / 3.0).collect::<Vec<_>>();
+            let layer = |index: usize| {
+                let weight = numbers(channels * inputs(index, channels) * TAPS, index + 2);
+                (smaller(weight), numbers(channels, index + 5))
+            };
+            Self { x: numbers(pictures * height * width, 1), layers: [layer(0), layer(1), layer(2)] }
+        }
+
+        fn lent(&self, channels: usize) -> [Conv2dWeights<'_>; 3] {
+            let layer = |index: usize| {
+                let (weight, bias) = &self.layers[index];
+                (&weight[..], &bias[..], [channels, inputs(index, channels)])
+            };
+            [layer(0), layer(1), layer(2)]
+        }
+
+        /// All values, one after the other.
+        fn each(&mut self) -> Vec<&mut Vec<f32>> {
+            let layers = self.layers.iter_mut().flat_map(|(weight, bias)| [weight, bias]);
+            std::iter::once(&mut self.x).chain(layers).collect()
+        }
+    }
+
+    fn inputs(index: usize, channels: usize) -> usize {
+        if index == 0 { 1 } else { channels }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn gradients_of_a_stack_are_its_slopes(
+            pictures in 1..4usize, size in [1..12usize, 1..12], channels in 1..6usize,
+        ) {
+            let mut values = Values::new(pictures, size, channels);
+            let y = |values: &Values| TrainedConv2dStack::new(values.lent(channels)).forward(&values.x, size);
+            let g = numbers(y(&values).len(), 9);
+            let sum = |values: &Values| y(values).iter().zip(&g).map(|(y, g)| f64::from(y * g)).sum::<f64>();
+            let found = TrainedConv2dStack::new(values.lent(channels)).backward(&values.x, size, &g, true);
+            let found: Vec<Vec<f32>> = std::iter::once(found.x)
+                .chain(found.layers.into_iter().flat_map(|layer| [layer.weight, layer.bias]))
+                .collect();
+            let mut pairs = Vec::new();
+            for (part, found) in found.iter().enumerate() {
+                prop_assert_eq!(found.len(), values.each()[part].len());
+                for (at, found) in found.iter().enumerate() {
+                    let mut moved = |step: f32| {
+                        values.each()[part][at] += step;
+                        let sum = sum(&values);
+                        values.each()[part][at] -= step;
+                        sum
+                    };
+                    let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+                    pairs.push((f64::from(*found), slope));
+                }
+            }
+            let largest = pairs.iter().map(|(_, slope)| slope.abs()).fold(1.0, f64::max);
+            for (found, slope) in pairs {
+                prop_assert!((found - slope).abs() < 5e-3 * largest, "{} instead of {}", found, slope);
+            }
+        }
+
+        #[test]
+        fn a_trained_stack_is_the_one_that_answers(pictures in 1..4usize, size in [1..20usize, 1..20], channels in 1..5usize) {
+            let values = Values::new(pictures, size, channels);
+            let found = TrainedConv2dStack::new(values.lent(channels)).forward(&values.x, size);
+            let mut expected = Vec::new();
+            let pixel = |picture: usize, row: usize, column: usize| values.x[(picture * size[0] + row) * size[1] + column];
+            Conv2dStack::new(values.lent(channels), Precision::F32).columns((pictures, size), pixel, &mut expected);
+            prop_assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                prop_assert!((found - expected).abs() < 1e-5, "{} {}", found, expected);
+            }
+        }
+
+        #[test]
+        fn sums_of_products_take_every_row_and_column(count in 1..40usize, height in 1..11usize, width in 1..70usize) {
+            let (a, b) = (numbers(count * height, 1), numbers(count * width, 2));
+            let before = numbers(height * width, 3);
+            let expected: Vec<f64> = (0..height * width)
+                .map(|at| {
+                    let products = (0..count).map(|row| a[row * height + at / width] * b[row * width + at % width]);
+                    f64::from(before[at]) + products.map(f64::from).sum::<f64>()
+                })
+                .collect();
+            for processor in Processor::all() {
+                let mut sums = before.clone();
+                processor.arch.dispatch(Outer { a: &a, b: &b, widths: [height, width], sums: &mut sums });
+                for (sum, expected) in sums.iter().zip(&expected) {
+                    prop_assert!((f64::from(*sum) - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{} {}", sum, expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_of_many_pictures_are_those_of_each() {
+        let (size, channels, pictures) = ([9, 14], 3, 2 * TOGETHER + 3);
+        let values = Values::new(pictures, size, channels);
+        let stack = TrainedConv2dStack::new(values.lent(channels));
+        let g = numbers(stack.forward(&values.x, size).len(), 4);
+        let all = stack.backward(&values.x, size, &g, false);
+        assert!(all.x.is_empty());
+        let (pixels, of_picture) = (size[0] * size[1], g.len() / pictures);
+        let each = values.x.chunks_exact(pixels).zip(g.chunks_exact(of_picture));
+        let each: Vec<_> = each.map(|(x, g)| stack.backward(x, size, g, false)).collect();
+        for layer in 0..3 {
+            for (at, found) in all.layers[layer].weight.iter().enumerate() {
+                let expected: f32 = each.iter().map(|one| one.layers[layer].weight[at]).sum();
+                assert!(
+                    (found - expected).abs() < 1e-3 * (1.0 + expected.abs()),
+                    "layer {layer}, {at}: {found} {expected}"
+                );
+            }
+        }
+    }
+}
