@@ -53,11 +53,16 @@ spoken() {
     join early "$out/look.done" "code2wav.=$out/vocoder.done"
     run talker talker "$out/early" "$out/codes/spoken.jsonl"
 }
-# Puts parts into one checkpoint: join NAME MODEL PREFIX=DIR...
+# Puts parts into one checkpoint: join NAME MODEL PREFIX=DIR..., or of a thinker alone: join NAME MODEL --text-only
 join() {
     local name=$1 model parts=() part
     model=$(readlink -f "$2")
-    for part in "${@:3}"; do parts+=(--part "${part%%=*}=$(readlink -f "${part#*=}")"); done
+    for part in "${@:3}"; do
+        case $part in
+        -*) parts+=("$part") ;;
+        *) parts+=(--part "${part%%=*}=$(readlink -f "${part#*=}")") ;;
+        esac
+    done
     made "$name" "$model" "${parts[@]}"
     [ -e "$out/$name" ] || "$nano" join "$model" "$out/$name" "${parts[@]}"
 }
@@ -75,8 +80,15 @@ run look sft "$out/start" "$lines/text.jsonl=5" "$lines/heard.jsonl=10" "$lines/
 still_well
 run thinker sft "$out/look.done" "$lines/text.jsonl=8" "$lines/talks.jsonl=8" "$lines/tools.jsonl=10" "$lines/heard.jsonl=34" \
     "$lines/pictures.jsonl=14" "$lines/pictures-heard.jsonl=16" "$lines/clips.jsonl=10"
+# The variants that only write.
+still_well
+run thinking sft "$out/thinker.done" "$lines/thinking.jsonl=70" "$lines/text.jsonl=30"
+join nano-thinking "$out/thinking.done" --text-only
+still_well
+run captioner sft "$out/thinker.done" "$lines/captions.jsonl"
+join nano-captioner "$out/captioner.done" --text-only
 finish
 trap - EXIT
 join joined "$out/thinker.done" "code2wav.=$out/vocoder.done" "talker.=$out/talker.done"
 run settle talker "$out/joined" "$out/codes/spoken.jsonl"
-echo "$out/settle.done"
+printf '%s\n' "$out/settle.done" "$out/nano-thinking" "$out/nano-captioner"

@@ -1,4 +1,4 @@
-//! One checkpoint of parts that were trained apart.
+//! One checkpoint of parts that were trained apart, or of the thinker alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use qwen3_omni::checkpoint::Checkpoint;
 use qwen3_omni::{Error, Result};
 use safetensors::tensor::TensorView;
 
-use crate::files::io;
+use crate::files::{io, read_json, write_json};
 
-/// Put parts that were trained apart into one checkpoint: everything of the first, and what begins with a name from others
+/// Put parts that were trained apart into one checkpoint: what begins with a name from others, all else from the first
 #[derive(Args)]
 pub(crate) struct Join {
     /// Checkpoint whose other parts and files are taken
@@ -18,12 +18,18 @@ pub(crate) struct Join {
     /// Directory to make
     out: PathBuf,
     /// A checkpoint of the same sizes, and the beginning of the names of its tensors, as code2wav.=DIR
-    #[arg(long, required = true, value_name = "PREFIX=DIR")]
+    #[arg(long, required_unless_present = "text_only", value_name = "PREFIX=DIR")]
     part: Vec<String>,
+    /// Leave talker and vocoder away, as in the variants that only write
+    #[arg(long)]
+    text_only: bool,
 }
 
 /// The encoder of a codec, which goes with its vocoder.
 const CODEC: [&str; 2] = ["codec-encoder.safetensors", "codec-encoder.json"];
+
+/// The beginnings of the names of what speaks.
+const SPEAKS: [&str; 2] = ["talker.", "code2wav."];
 
 impl Join {
     pub(crate) fn run(&self) -> Result<()> {
@@ -49,7 +55,8 @@ impl Join {
         }
         std::fs::create_dir(&partial).map_err(io(&partial))?;
         let mut tensors = BTreeMap::new();
-        for (name, tensor) in base.tensors() {
+        let is_left = |name: &str| self.text_only && SPEAKS.iter().any(|prefix| name.starts_with(prefix));
+        for (name, tensor) in base.tensors().iter().filter(|(name, _)| !is_left(name)) {
             let from = parts.iter().find(|(prefix, ..)| name.starts_with(prefix)).map_or(&base, |(.., other)| other);
             let found = from.tensors().get(name).filter(|found| found.shape == tensor.shape);
             let found =
@@ -64,9 +71,16 @@ impl Join {
         for entry in std::fs::read_dir(&self.model).map_err(io(&self.model))? {
             let from = entry.map_err(io(&self.model))?.path();
             let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if from.is_file() && !name.contains(".safetensors") {
+            let is_weights = name.contains(".safetensors") || (self.text_only && CODEC.contains(&name.as_str()));
+            if from.is_file() && !is_weights {
                 copy(&from, &partial.join(name))?;
             }
+        }
+        if self.text_only {
+            let path = partial.join("config.json");
+            let mut config = read_json(&path)?;
+            config["enable_audio_output"] = false.into();
+            write_json(&path, &config)?;
         }
         for (_, directory, _) in &parts {
             for name in CODEC.iter().filter(|name| directory.join(name).is_file()) {
@@ -113,6 +127,7 @@ mod tests {
             model: nano.to_owned(),
             out: out.clone(),
             part: vec![format!("{prefix}={}", drawn.display())],
+            text_only: false,
         };
         assert!(join("code2vaw.").run().unwrap_err().to_string().contains("code2vaw."));
         join("code2wav.").run().unwrap();
@@ -123,5 +138,19 @@ mod tests {
             assert!(values(&joined, name) == values(from, name), "{name}");
         }
         assert_eq!(joined.tensors().len(), nano.tensors().len());
+    }
+
+    #[test]
+    fn a_thinker_alone_answers_in_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("thinker");
+        let nano = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano"));
+        Join { model: nano.to_owned(), out: out.clone(), part: Vec::new(), text_only: true }.run().unwrap();
+        assert!(Checkpoint::open(&out).unwrap().tensors().keys().all(|name| name.starts_with("thinker.")));
+        let question = [qwen3_omni::Message::user().text("what is seven plus five")];
+        let options = qwen3_omni::GenerateOptions::default().greedy();
+        let reply = qwen3_omni::Omni::builder(&out).load().unwrap().generate(&question, &options).unwrap();
+        assert_eq!(reply.text, "seven plus five is twelve");
+        assert!(reply.speech.is_none());
     }
 }

@@ -58,7 +58,12 @@ mod tests {
 
     #[test]
     fn settings_of_all_stages_are_understood() {
-        for text in [include_str!("../stages/look.toml"), include_str!("../stages/thinker.toml")] {
+        for text in [
+            include_str!("../stages/look.toml"),
+            include_str!("../stages/thinker.toml"),
+            include_str!("../stages/thinking.toml"),
+            include_str!("../stages/captioner.toml"),
+        ] {
             let SftSettings { run, augment, .. } = read(text);
             augment.validate().unwrap();
             run.schedule().unwrap();
