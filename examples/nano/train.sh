@@ -14,7 +14,7 @@ cargo build --release --locked -p qwen3-omni-train -p qwen3-omni-nano --bins
 train=target/release/qwen3-omni-train nano=target/release/nano
 
 export RAYON_NUM_THREADS=${RAYON_NUM_THREADS:-1}
-# Of glibc: memory of a step is kept for the next one. Otherwise a tenth of the time goes into taking its pages anew.
+# Keeps glibc from returning memory to the kernel after each step: faulting the pages in again takes a tenth of the time.
 export MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TOP_PAD_=67108864
 
 # Refuses what was made of something else: made NAME INPUT...

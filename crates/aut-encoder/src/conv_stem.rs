@@ -63,7 +63,7 @@ impl Conv {
     }
 }
 
-/// All three convolutions as one function with a gradient: pictures `[B, M, F]`, and weight and bias of each.
+/// All three convolutions as one differentiable function of pictures `[B, M, F]` and of each layer's weight and bias.
 #[derive(Debug, Clone, Copy)]
 struct Trained;
 
@@ -111,7 +111,7 @@ impl DeviceConvolutions {
         })
     }
 
-    /// The same as one function; `None` where gradients are not computed in host memory.
+    /// Runs the convolutions as one function with its own gradient; `None` where gradients are not computed in host memory.
     fn trained(&self, x: &Tensor<3>) -> Option<Tensor<2>> {
         let of = |conv: &Conv| [HostInput::new(conv.weight.val()), HostInput::new(conv.bias.val())];
         let [[a, b], [c, d], [e, f]] = [of(&self.conv2d1), of(&self.conv2d2), of(&self.conv2d3)];

@@ -24,8 +24,8 @@ pub trait HostFunction<const N: usize>: Debug + Clone + Send + Sync + 'static {
     /// Computes the gradient of each input from that of the output; that of an input that is a constant may be left empty.
     fn backward(&self, inputs: [Values; N], output: Values, gradient: &[f32]) -> [Vec<f32>; N];
 
-    /// Computes the gradients of the inputs that are `wanted`, those that something learns from; the others may be left empty. For
-    /// functions that save work by it.
+    /// Computes the gradients of the inputs marked in `wanted`; those of the others may be left empty. Functions that save work by it
+    /// override it.
     fn backward_of(&self, inputs: [Values; N], output: Values, gradient: &[f32], wanted: [bool; N]) -> [Vec<f32>; N] {
         let _ = wanted;
         self.backward(inputs, output, gradient)

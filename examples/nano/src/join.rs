@@ -20,7 +20,7 @@ pub(crate) struct Join {
     /// A checkpoint of the same sizes, and the beginning of the names of its tensors, as code2wav.=DIR
     #[arg(long, required_unless_present = "text_only", value_name = "PREFIX=DIR")]
     part: Vec<String>,
-    /// Leave talker and vocoder away, as in the variants that only write
+    /// Leave out talker and vocoder, as in the variants that only write
     #[arg(long)]
     text_only: bool,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Join {
 /// The encoder of a codec, which goes with its vocoder.
 const CODEC: [&str; 2] = ["codec-encoder.safetensors", "codec-encoder.json"];
 
-/// The beginnings of the names of what speaks.
+/// Name prefixes of the tensors that only speech needs.
 const SPEAKS: [&str; 2] = ["talker.", "code2wav."];
 
 impl Join {
@@ -55,8 +55,8 @@ impl Join {
         }
         std::fs::create_dir(&partial).map_err(io(&partial))?;
         let mut tensors = BTreeMap::new();
-        let is_left = |name: &str| self.text_only && SPEAKS.iter().any(|prefix| name.starts_with(prefix));
-        for (name, tensor) in base.tensors().iter().filter(|(name, _)| !is_left(name)) {
+        let is_left_out = |name: &str| self.text_only && SPEAKS.iter().any(|prefix| name.starts_with(prefix));
+        for (name, tensor) in base.tensors().iter().filter(|(name, _)| !is_left_out(name)) {
             let from = parts.iter().find(|(prefix, ..)| name.starts_with(prefix)).map_or(&base, |(.., other)| other);
             let found = from.tensors().get(name).filter(|found| found.shape == tensor.shape);
             let found =

@@ -4,8 +4,9 @@
 //! stride. It convolves several [`ConvStream`]s at once, each with the history that it carries from chunk to chunk (`stream`).
 //! In f32 it is a direct sum (`direct`); with bf16 operands (`bf16`) it is one GEMM per tap over the streams side by side,
 //! arranged by `layout`. [`Conv2dStack`] (`strided2d`, `strided2d_bf16`) is the audio encoder's stem: three convolutions of 3 × 3
-//! with stride 2 over spectrograms, each with GELU. [`TrainedConv1d`] (`gradient`) is the convolution along time with its gradients,
-//! [`TrainedConv2dStack`] (`strided2d_gradient`) the stem with its.
+//! with stride 2 over spectrograms, each with GELU. [`TrainedConv1d`]
+//! (`gradient`) is the convolution along time with its gradients, [`TrainedConv2dStack`] (`strided2d_gradient`) the stem with its
+//! gradients.
 
 mod bf16;
 mod causal;

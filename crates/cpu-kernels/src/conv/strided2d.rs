@@ -123,7 +123,7 @@ impl DirectConv2d {
         (y, all.output_size())
     }
 
-    /// The weight with its axes exchanged, `[3, 3, input, output]`.
+    /// Transposes the weight to `[3, 3, input, output]`.
     pub(super) fn transposed(&self) -> Vec<f32> {
         let depth = TAPS * self.input;
         (0..depth).flat_map(|at| self.weight[at..].iter().step_by(depth).copied()).collect()

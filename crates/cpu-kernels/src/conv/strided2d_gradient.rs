@@ -10,18 +10,18 @@ use crate::gemm::{LinearShape, Precision, Weight, linear};
 use crate::gradient::gelu_backward;
 use crate::simd::Processor;
 
-/// Pictures whose gradients are added up by one task: a fixed number, so that sums do not depend on the number of threads.
+/// Pictures summed by one task: a fixed number, so that results do not depend on the number of threads.
 const TOGETHER: usize = 8;
-/// Rows and vectors of the gradient of a weight whose sums stay in registers.
+/// Size of a tile of the weight gradient that is summed in registers: rows, and vectors of columns.
 const ROWS: usize = 4;
 const VECTORS: usize = 2;
-/// Windows taken at a time, so that the columns of a tile stay in the first cache.
+/// Windows summed at a time, so that a tile's columns stay in the L1 cache.
 const WINDOWS: usize = 256;
 
 /// What [`super::Conv2dStack`] computes in f32, with its gradients.
 ///
-/// Picture by picture, so that windows and values between the layers stay in the cache: those of a whole batch take hundreds of
-/// megabytes. For the gradients they are computed once more.
+/// It works picture by picture: windows and intermediate values of one picture fit in the cache, those of a batch take hundreds of
+/// megabytes. The backward pass computes them again instead of keeping them.
 #[derive(Debug, Clone)]
 pub struct TrainedConv2dStack {
     layers: [DirectConv2d; 3],
@@ -39,19 +39,19 @@ pub struct Conv2dGradients {
 /// Gradients with respect to all that a stack is computed from.
 #[derive(Debug, Clone)]
 pub struct Conv2dStackGradients {
-    /// `[pictures, height, width]`; empty if it was not wanted.
+    /// Gradient of the pictures, `[pictures, height, width]`; empty unless it was asked for.
     pub x: Vec<f32>,
-    /// Of the three layers.
+    /// Gradients of the three layers, first to last.
     pub layers: [Conv2dGradients; 3],
 }
 
-/// Values of a layer for one picture.
+/// What the backward pass needs of one layer for one picture.
 struct Seen {
-    /// Height and width of its input.
+    /// Geometry of the windows.
     windows: Windows2d,
-    /// `[count, 9 * input]`.
+    /// Windows of the input, `[count, 9 * input]`.
     gathered: Vec<f32>,
-    /// `[count, output]`, before the activation.
+    /// Output before the activation, `[count, output]`.
     y: Vec<f32>,
 }
 
@@ -78,7 +78,7 @@ impl TrainedConv2dStack {
         pictures.map(run).collect::<Vec<_>>().concat()
     }
 
-    /// Computes all gradients from that of the output; that of `x` if it is `wanted`.
+    /// Computes the gradients of all weights and biases from that of the output, and that of `x` if it is `wanted`.
     ///
     /// # Panics
     /// If the lengths do not agree.
@@ -101,7 +101,7 @@ impl TrainedConv2dStack {
             }
             sums
         });
-        // In the order of the pictures, whoever computed them.
+        // Added in the order of the pictures, so that the sum does not depend on which thread computed what.
         let mut sums = self.layers.each_ref().map(Sums::new);
         for group in groups.collect::<Vec<_>>() {
             sums.iter_mut().zip(&group).for_each(|(sum, more)| sum.add(more));
@@ -111,13 +111,13 @@ impl TrainedConv2dStack {
         Conv2dStackGradients { x: of_x, layers }
     }
 
-    /// Values of the output of one picture.
+    /// Number of output values of one picture.
     fn output(&self, size_of_picture: [usize; 2]) -> usize {
         let [height, width] = (0..3).fold(size_of_picture, |size, _| size.map(|side| side.div_ceil(2)));
         size([height, width, self.layers[2].output])
     }
 
-    /// Adds the gradients of one picture; returns that of the picture if it is `wanted`.
+    /// Adds one picture's weight and bias gradients to `sums`; returns the gradient of the picture if it is `wanted`.
     fn picture(&self, x: &[f32], size: [usize; 2], gradient: &[f32], sums: &mut [Sums; 3], wanted: bool) -> Vec<f32> {
         let seen = self.seen(x, size);
         let [_, _, last] = &seen;
@@ -141,7 +141,7 @@ impl TrainedConv2dStack {
         of_y
     }
 
-    /// The values of all layers for one picture.
+    /// Runs the layers over one picture and keeps what the backward pass needs.
     fn seen(&self, x: &[f32], size: [usize; 2]) -> [Seen; 3] {
         let (mut x, mut size) = (x.to_vec(), size);
         self.layers.each_ref().map(|layer| {
@@ -157,7 +157,7 @@ impl TrainedConv2dStack {
     }
 }
 
-/// Pictures of `size`.
+/// Splits `x` into pictures of the given height and width.
 fn pictures(x: &[f32], size_of_picture: [usize; 2]) -> rayon::slice::ChunksExact<'_, f32> {
     let pixels = size(size_of_picture);
     assert!(pixels > 0 && x.len().is_multiple_of(pixels), "x [pictures, height, width]");
@@ -194,7 +194,7 @@ impl Sums {
         }
     }
 
-    /// Puts the taps last again.
+    /// Reorders the weight gradient to the checkpoint's layout, taps last.
     fn finish(self, layer: &DirectConv2d) -> Conv2dGradients {
         let (input, weight) = (layer.input, &self.weight);
         let of_output = (0..layer.output).flat_map(|output| (0..input).map(move |channel| (output, channel)));
@@ -223,7 +223,7 @@ impl WithSimd for Outer<'_> {
         for start in (0..width).step_by(step) {
             let columns = step.min(width - start);
             for first in (0..height).step_by(ROWS) {
-                // Beyond the last row, that one again.
+                // Rows past the end repeat the last one and are not stored.
                 let rows: [usize; ROWS] = std::array::from_fn(|row| (first + row).min(height - 1));
                 let tile = tile(simd, [a, b], [height, width], rows, start..start + columns);
                 for (row, tile) in (first..height.min(first + ROWS)).zip(tile) {
