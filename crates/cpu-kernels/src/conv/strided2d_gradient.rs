@@ -83,32 +83,24 @@ impl TrainedConv2dStack {
     /// # Panics
     /// If the lengths do not agree.
     pub fn backward(&self, x: &[f32], size: [usize; 2], gradient: &[f32], wanted: bool) -> Conv2dStackGradients {
-        let pixels = size[0] * size[1];
-        let of_picture = self.output(size);
-        assert_eq!(gradient.len() * pixels, x.len() * of_picture, "gradient [pictures, columns, channels, rows]");
-        let mut of_x = vec![0.0; if wanted { x.len() } else { 0 }];
-        let mut wanted: Vec<Option<&mut [f32]>> = of_x.chunks_mut(pixels.max(1)).map(Some).collect();
-        wanted.resize_with(x.len() / pixels.max(1), || None);
-        let groups = wanted.par_chunks_mut(TOGETHER).enumerate().map(|(group, wanted)| {
-            let mut sums = self.layers.each_ref().map(Sums::new);
-            for (index, of_x) in wanted.iter_mut().enumerate() {
-                let picture = group * TOGETHER + index;
-                let (x, gradient) = (&x[picture * pixels..][..pixels], &gradient[picture * of_picture..][..of_picture]);
-                let of_input = self.picture(x, size, gradient, &mut sums, of_x.is_some());
-                if let Some(of_x) = of_x {
-                    of_x.copy_from_slice(&of_input);
-                }
+        let (pictures, of_picture) = (pictures(x, size), self.output(size));
+        assert_eq!(gradient.len(), pictures.len() * of_picture, "gradient [pictures, columns, channels, rows]");
+        let across = self.layers.each_ref().map(DirectConv2d::transposed);
+        let groups = pictures.chunks(TOGETHER).zip(gradient.par_chunks(TOGETHER * of_picture));
+        let groups = groups.map(|(pictures, gradients)| {
+            let (mut sums, mut of_x) = (self.layers.each_ref().map(Sums::new), Vec::new());
+            for (x, gradient) in pictures.into_iter().zip(gradients.chunks_exact(of_picture)) {
+                of_x.extend(self.picture(&across, x, size, gradient, &mut sums, wanted));
             }
-            sums
+            (sums, of_x)
         });
         // Added in the order of the pictures, so that the sum does not depend on which thread computed what.
-        let mut sums = self.layers.each_ref().map(Sums::new);
-        for group in groups.collect::<Vec<_>>() {
+        let (mut sums, mut of_x) = (self.layers.each_ref().map(Sums::new), Vec::new());
+        for (group, of_pictures) in groups.collect::<Vec<_>>() {
             sums.iter_mut().zip(&group).for_each(|(sum, more)| sum.add(more));
+            of_x.extend(of_pictures);
         }
-        let mut layers = self.layers.iter().zip(sums);
-        let layers = [(); 3].map(|()| layers.next().map(|(layer, sums)| sums.finish(layer)).expect("three layers"));
-        Conv2dStackGradients { x: of_x, layers }
+        Conv2dStackGradients { x: of_x, layers: sums.map(Sums::finish) }
     }
 
     /// Number of output values of one picture.
@@ -117,8 +109,17 @@ impl TrainedConv2dStack {
         size([height, width, self.layers[2].output])
     }
 
-    /// Adds one picture's weight and bias gradients to `sums`; returns the gradient of the picture if it is `wanted`.
-    fn picture(&self, x: &[f32], size: [usize; 2], gradient: &[f32], sums: &mut [Sums; 3], wanted: bool) -> Vec<f32> {
+    /// Adds one picture's weight and bias gradients to `sums`; returns the gradient of the picture if it is `wanted`. `across`
+    /// are the transposed weights.
+    fn picture(
+        &self,
+        across: &[Vec<f32>; 3],
+        x: &[f32],
+        size: [usize; 2],
+        gradient: &[f32],
+        sums: &mut [Sums; 3],
+        wanted: bool,
+    ) -> Vec<f32> {
         let seen = self.seen(x, size);
         let [_, _, last] = &seen;
         let ([height, width], channels) = (last.windows.output_size(), self.layers[2].output);
@@ -128,14 +129,14 @@ impl TrainedConv2dStack {
             let from = gradient[column * channels * height..][..channels * height].iter().skip(row).step_by(height);
             pixel.iter_mut().zip(from).for_each(|(y, x)| *y = *x);
         }
-        for (index, ((layer, seen), sums)) in self.layers.iter().zip(&seen).zip(sums.iter_mut()).enumerate().rev() {
+        for (index, (layer, seen)) in self.layers.iter().zip(&seen).enumerate().rev() {
             let before = gelu_backward(&seen.y, &of_y);
-            sums.take(&before, &seen.gathered);
+            sums[index].take(&before, &seen.gathered);
             if index == 0 && !wanted {
                 return Vec::new();
             }
             let shape = LinearShape { rows: seen.windows.count(), input: layer.output, output: TAPS * layer.input };
-            let of_windows = linear(&before, Weight::F32(&layer.transposed()), None, shape, Precision::F32);
+            let of_windows = linear(&before, Weight::F32(&across[index]), None, shape, Precision::F32);
             of_y = seen.windows.backward(&of_windows);
         }
         of_y
@@ -195,13 +196,13 @@ impl Sums {
     }
 
     /// Reorders the weight gradient to the checkpoint's layout, taps last.
-    fn finish(self, layer: &DirectConv2d) -> Conv2dGradients {
-        let (input, weight) = (layer.input, &self.weight);
-        let of_output = (0..layer.output).flat_map(|output| (0..input).map(move |channel| (output, channel)));
-        let weight = of_output
-            .flat_map(|(output, channel)| (0..TAPS).map(move |tap| weight[(output * TAPS + tap) * input + channel]))
-            .collect();
-        Conv2dGradients { weight, bias: self.bias }
+    fn finish(self) -> Conv2dGradients {
+        let Self { weight, bias } = self;
+        let depth = weight.len() / bias.len();
+        let of_row = |row: &[f32]| -> Vec<f32> {
+            (0..depth / TAPS).flat_map(|channel| row[channel..].iter().step_by(depth / TAPS).copied()).collect()
+        };
+        Conv2dGradients { weight: weight.chunks_exact(depth).flat_map(of_row).collect(), bias }
     }
 }
 
