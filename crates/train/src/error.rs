@@ -24,6 +24,16 @@ pub enum Error {
         /// What was found and what was expected.
         reason: String,
     },
+    /// The loss of a batch cannot be computed.
+    #[error("step {step}, the batch with {batch}: {source}")]
+    InBatch {
+        /// Number of the step, from 1.
+        step: usize,
+        /// Where its samples came from.
+        batch: String,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
     /// A loss is NaN or infinite.
     #[error("step {step}: the loss of the batch with {batch} is not a finite number")]
     NotFiniteLoss {

@@ -6,12 +6,15 @@ use std::path::Path;
 use burn::tensor::Device;
 use checkpoint::Checkpoint;
 use moe_talker::{TalkerConfig, Turns};
+use moe_thinker::ThinkerConfig;
+use qwen3_omni_train::data::{Line, Location, SampleOptions, SampleReader};
 use qwen3_omni_train::model::Sample;
 use qwen3_omni_train::stage::{
     CodecSettings, CodedWave, CodedWaves, DpoSettings, GspoSettings, LoraSettings, Preferring, Rewarding, ScoredAnswer,
     ScoredAnswers, SpokenAnswers, SpokenPair, SpokenPairs, SpokenSample, TalkerSettings, Talking, Vocoding,
 };
 use qwen3_omni_train::trainer::{Feed, Limits, Log, Objective, Run, RunSettings, TrainState, Trainer};
+use serde_json::json;
 use testkit::tiny;
 
 const STEPS: usize = 5;
@@ -73,6 +76,40 @@ fn the_talker_learns_codes() {
     let start = Talking::trainer(&tiny(), &settings, &Device::flex()).unwrap();
     let batch = || SpokenAnswers { samples: vec![spoken(6, 0), spoken(3, 5)], origin: String::new() };
     learn(start, &settings.run, run.path(), &batch);
+}
+
+#[test]
+fn the_talker_learns_behind_a_video_that_is_heard() {
+    let run = tempfile::tempdir().unwrap();
+    let settings = TalkerSettings { run: settings(2e-3), ..TalkerSettings::default() };
+    let start = Talking::trainer(&tiny(), &settings, &Device::flex()).unwrap();
+    let reader = SampleReader::open(tiny(), SampleOptions::default()).unwrap();
+    let line = json!({
+        "messages": [{"role": "user", "content": "<video>"}, {"role": "assistant", "content": "A clip."}],
+        "videos": [testkit::media().join("clip.mp4")], "use_audio_in_video": true,
+    });
+    let location = Location { path: Path::new("talks.jsonl").into(), line: 1 };
+    let line = Line::parse(&line.to_string(), &location).unwrap();
+    let batch = || {
+        let sample = reader.read(&line).unwrap().to_sample(&Device::flex());
+        SpokenAnswers { samples: vec![SpokenSample { sample, ..spoken(6, 0) }], origin: String::new() }
+    };
+    learn(start, &settings.run, run.path(), &batch);
+}
+
+#[test]
+fn a_batch_that_cannot_be_computed_is_named() {
+    let settings = TalkerSettings { run: settings(2e-3), ..TalkerSettings::default() };
+    let mut trainer = Talking::trainer(&tiny(), &settings, &Device::flex()).unwrap();
+    let mut broken = spoken(6, 0);
+    let thinker: ThinkerConfig = Checkpoint::open(tiny()).unwrap().config().section().unwrap();
+    broken.sample.ids[3] = thinker.image_token_id;
+    let batch = SpokenAnswers { samples: vec![broken], origin: "talks.jsonl:7".into() };
+    let message = trainer.step(4, &[batch], 1e-3, 1).unwrap_err().to_string();
+    assert!(
+        message.starts_with("step 4, the batch with talks.jsonl:7: ") && message.contains("placeholder"),
+        "{message}"
+    );
 }
 
 #[test]

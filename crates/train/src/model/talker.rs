@@ -2,10 +2,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{IndexingUpdateOp, Tensor};
 use checkpoint::{Checkpoint, Weights, param_id};
 use moe_talker::{Conversation, Talker, TalkerConfig, TalkerInput, TalkerPrompt, TalkerRun, Turns};
-use moe_thinker::{ThinkerConfig, media_ids};
 use mtp::{CodePredictor, CodePredictorConfig, GivenFrames};
 use omni_core::{Dtype, Place, Positions};
-use tm_rope::{MediaItem, MediaLayout};
+use tm_rope::MediaLayout;
 
 use crate::loss::{RouterTap, indices, load_balance, log_probs};
 use crate::{Error, Result};
@@ -17,8 +16,6 @@ pub struct TalkerModel {
     code_predictor: CodePredictor,
     /// The row of a new speaker `[D]`, which replaces that of the table.
     speaker: Option<Param<Tensor<1>>>,
-    #[module(skip)]
-    config: ThinkerConfig,
 }
 
 /// A conversation that ends in an answer and its speech.
@@ -27,8 +24,8 @@ pub struct SpokenAnswer<'a> {
     pub prompt: &'a [u32],
     /// Token ids of the answer without its end token.
     pub answer: &'a [u32],
-    /// Media of the prompt, as [`MediaLayout`] lists them.
-    pub items: Vec<MediaItem>,
+    /// Media of the prompt.
+    pub layout: MediaLayout,
     /// `[M, thinker D]`: the thinker's states at the prompt's media rows; `None` without media.
     pub tap: Option<Tensor<2>>,
     /// Rows of the thinker's embedding table: `[T]` → `[T, thinker D]`.
@@ -90,7 +87,6 @@ impl TalkerModel {
     /// # Errors
     /// The errors of the config's sections and of [`Checkpoint::check`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, device: &burn::tensor::Device) -> Result<Self> {
-        let config: ThinkerConfig = checkpoint.config().section()?;
         let talker: TalkerConfig = checkpoint.config().section()?;
         let predictor: CodePredictorConfig = checkpoint.config().section()?;
         let turns = checkpoint.config().section()?;
@@ -99,7 +95,6 @@ impl TalkerModel {
                 talker: Talker::load(weights, &talker, turns)?,
                 code_predictor: CodePredictor::load(weights, &predictor)?,
                 speaker: None,
-                config: config.clone(),
             })
         };
         let in_scope = |name: &str| name.starts_with("talker.");
@@ -210,13 +205,7 @@ impl TalkerModel {
 
     /// Positions of the prompt, then one more for each frame.
     fn positions(&self, answer: &SpokenAnswer, prompt: &TalkerPrompt) -> Result<Positions> {
-        let layout = MediaLayout {
-            ids: media_ids(&self.config),
-            items: answer.items.clone(),
-            audio_in_video: Vec::new(),
-            ids_per_second: self.config.position_id_per_seconds,
-        };
-        let (positions, delta) = layout.plain_positions(&prompt.ids)?;
+        let (positions, delta) = answer.layout.plain_positions(&prompt.ids)?;
         let rows = prompt.ids.len();
         let later = (0..answer.codes.len()).map(|frame| (rows + frame) as f32 + delta);
         let later: Vec<f32> = later.collect();

@@ -183,7 +183,8 @@ impl ThinkerModel {
         Ok(Positions::new(1, [0, 1, 2].map(|axis| [positions.axis(axis), &later].concat())))
     }
 
-    fn layout(&self, media: &SampleMedia) -> MediaLayout {
+    /// What decides the positions of a conversation besides its ids.
+    pub fn layout(&self, media: &SampleMedia) -> MediaLayout {
         MediaLayout {
             ids: media_ids(&self.config),
             items: self.items(media),

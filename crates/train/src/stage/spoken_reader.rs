@@ -1,7 +1,6 @@
 use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 use moe_talker::Turns;
-use tm_rope::MediaItem;
 
 use super::talker::SpokenSample;
 use crate::Result;
@@ -31,22 +30,22 @@ impl SpokenReader {
         let embed = |ids: &[u32]| Tensor::from_inner(self.thinker.embed(ids));
         let answers = samples.iter().map(|SpokenSample { sample, speaker, codes, ends }| {
             let (prompt, answer) = split_answer(&sample.ids, &self.turns, self.end)?;
-            let (tap, items) = self.media(sample, prompt)?;
-            Ok(SpokenAnswer { prompt, answer, items, tap, embed: &embed, speaker: *speaker, codes, ends: *ends })
+            let (layout, tap) = (self.thinker.layout(&sample.media), self.tap(sample, prompt)?);
+            Ok(SpokenAnswer { prompt, answer, layout, tap, embed: &embed, speaker: *speaker, codes, ends: *ends })
         });
         model.forward(&answers.collect::<Result<Vec<_>>>()?)
     }
 
-    /// The thinker's states at the media rows of a prompt, and its media items.
-    fn media(&self, sample: &Sample, prompt: &[u32]) -> Result<(Option<Tensor<2>>, Vec<MediaItem>)> {
+    /// The thinker's states at the media rows of a prompt, if there are any.
+    fn tap(&self, sample: &Sample, prompt: &[u32]) -> Result<Option<Tensor<2>>> {
         let places: Vec<usize> =
             (0..prompt.len()).filter(|at| self.turns.placeholders.contains(&prompt[*at])).collect();
         if places.is_empty() {
-            return Ok((None, Vec::new()));
+            return Ok(None);
         }
         let states = self.thinker.tap(sample)?;
         let rows = states.clone().select(0, indices(places, &states.device()));
-        Ok((Some(Tensor::from_inner(rows)), self.thinker.items(&sample.media)))
+        Ok(Some(Tensor::from_inner(rows)))
     }
 }
 

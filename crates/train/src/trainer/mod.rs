@@ -261,7 +261,10 @@ impl<O: Objective> Trainer<O> {
         rows: usize,
         batches: usize,
     ) -> Result<BatchStep> {
-        let BatchLoss { sum, extra, parts } = self.objective.loss(model, batch)?;
+        let origin = || self.objective.origin(batch);
+        let loss = self.objective.loss(model, batch);
+        let in_batch = |source| Error::InBatch { step: number, batch: origin(), source: Box::new(source) };
+        let BatchLoss { sum, extra, parts } = loss.map_err(in_batch)?;
         let mean = sum / rows as f64;
         let loss = match extra {
             Some(extra) => mean + extra / batches as f64,
@@ -269,7 +272,7 @@ impl<O: Objective> Trainer<O> {
         };
         let value = f64::from(loss.clone().into_scalar::<f32>());
         if !value.is_finite() {
-            return Err(Error::NotFiniteLoss { step: number, batch: self.objective.origin(batch) });
+            return Err(Error::NotFiniteLoss { step: number, batch: origin() });
         }
         let gradients = self.names.gradients(model, &mut loss.backward());
         Ok(BatchStep { loss: value, parts, gradients })

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor};
 use moe_talker::{TalkerConfig, Turns};
-use moe_thinker::{Checkpoint, Thinker};
+use moe_thinker::{Checkpoint, Thinker, ThinkerConfig, media_ids};
 use omni_core::{Dtype, Place};
-use tm_rope::MediaItem;
+use tm_rope::{MediaItem, MediaLayout};
 use vision_encoder::VisionConfig;
 
 use super::super::compare::{Checks, worse};
@@ -164,7 +164,7 @@ struct Conversations {
 struct Row {
     prompt: Vec<u32>,
     answer: Vec<u32>,
-    items: Vec<MediaItem>,
+    layout: MediaLayout,
     tap: Option<Tensor<2>>,
     codes: Vec<Vec<u32>>,
 }
@@ -193,9 +193,9 @@ impl Conversations {
 
     /// An answer with other codes.
     fn answer<'a>(&'a self, at: usize, codes: &'a [Vec<u32>]) -> SpokenAnswer<'a> {
-        let Row { prompt, answer, items, tap, .. } = &self.rows[at];
-        let (items, tap, embed) = (items.clone(), tap.clone(), &*self.embed);
-        SpokenAnswer { prompt, answer, items, tap, embed, speaker: self.speaker, codes, ends: true }
+        let Row { prompt, answer, layout, tap, .. } = &self.rows[at];
+        let (layout, tap, embed) = (layout.clone(), tap.clone(), &*self.embed);
+        SpokenAnswer { prompt, answer, layout, tap, embed, speaker: self.speaker, codes, ends: true }
     }
 }
 
@@ -211,7 +211,7 @@ impl Row {
         Ok(Self {
             prompt: prompt.to_vec(),
             answer: answer.to_vec(),
-            items: items(model, golden, row)?,
+            layout: layout(model, golden, row)?,
             tap,
             codes: golden.rows_of_ids(&name("codes"))?,
         })
@@ -219,7 +219,8 @@ impl Row {
 }
 
 /// Media of a conversation, from the sizes stored.
-fn items(model: &Model, golden: &Golden, row: usize) -> Result<Vec<MediaItem>> {
+fn layout(model: &Model, golden: &Golden, row: usize) -> Result<MediaLayout> {
+    let thinker: ThinkerConfig = model.checkpoint.config().section()?;
     let vision: VisionConfig = model.checkpoint.config().section()?;
     let audio: aut_encoder::AudioConfig = model.checkpoint.config().section()?;
     let (merge, mut items) = (vision.spatial_merge_size, Vec::new());
@@ -230,7 +231,8 @@ fn items(model: &Model, golden: &Golden, row: usize) -> Result<Vec<MediaItem>> {
     if golden.has(&grid) {
         items.extend(golden.sizes(&grid)?.chunks(3).map(|grid| MediaItem::Image([grid[1] / merge, grid[2] / merge])));
     }
-    Ok(items)
+    let (ids, ids_per_second) = (media_ids(&thinker), thinker.position_id_per_seconds);
+    Ok(MediaLayout { ids, items, audio_in_video: Vec::new(), ids_per_second })
 }
 
 /// The id that ends a turn.
