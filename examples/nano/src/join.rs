@@ -14,15 +14,15 @@ use crate::files::{io, read_json, write_json};
 #[derive(Args)]
 pub(crate) struct Join {
     /// Checkpoint whose other parts and files are taken
-    model: PathBuf,
+    pub(crate) model: PathBuf,
     /// Directory to make
-    out: PathBuf,
+    pub(crate) out: PathBuf,
     /// A checkpoint of the same sizes, and the beginning of the names of its tensors, as code2wav.=DIR
     #[arg(long, required_unless_present = "text_only", value_name = "PREFIX=DIR")]
-    part: Vec<String>,
+    pub(crate) part: Vec<String>,
     /// Leave out talker and vocoder, as in the variants that only write
     #[arg(long)]
-    text_only: bool,
+    pub(crate) text_only: bool,
 }
 
 /// The encoder of a codec, which goes with its vocoder.

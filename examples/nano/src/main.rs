@@ -71,7 +71,11 @@ mod tests {
         for text in [include_str!("../stages/codec.toml"), include_str!("../stages/vocoder.toml")] {
             read::<CodecSettings>(text).run.schedule().unwrap();
         }
-        for text in [include_str!("../stages/talker.toml"), include_str!("../stages/settle.toml")] {
+        for text in [
+            include_str!("../stages/words.toml"),
+            include_str!("../stages/talker.toml"),
+            include_str!("../stages/settle.toml"),
+        ] {
             read::<TalkerSettings>(text).run.schedule().unwrap();
         }
     }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use weights_tools::init::{Options, init};
 
 use crate::files::{io, read_json, read_text, write_json};
+use crate::join::Join;
 use crate::tokenizer;
 
 /// Make the checkpoint that training starts from: a tokenizer for the words of the data, the config, and random weights
@@ -23,6 +24,9 @@ pub(crate) struct Start {
     /// Tokens, added ones not counted
     #[arg(long, default_value_t = 1000)]
     tokens: usize,
+    /// Go on with the thinker of this checkpoint, and with its tokenizer: only talker and vocoder are new
+    #[arg(long, conflicts_with = "tokens", value_name = "DIR")]
+    thinker: Option<PathBuf>,
     /// Seed of the weights
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -33,6 +37,11 @@ const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano");
 
 /// Files that are taken as they are.
 const COPIED: [&str; 2] = ["generation_config.json", "preprocessor_config.json"];
+const TOKENIZER: [&str; 4] = ["vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.json"];
+
+/// Ids of tokens that the talker's config repeats.
+const MEDIA_IDS: [&str; 5] =
+    ["audio_token_id", "image_token_id", "video_token_id", "audio_start_token_id", "vision_start_token_id"];
 
 /// The vocabulary is padded to a multiple of this, as in the released model.
 const MULTIPLE: usize = 64;
@@ -42,20 +51,44 @@ const TOOL_LINES: usize = 50;
 
 impl Start {
     pub(crate) fn run(&self) -> Result<()> {
-        let template = Path::new(TEMPLATE);
         let files = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
+        let Some(thinker) = &self.thinker else {
+            let tokens = self.write_tokenizer(files.path())?;
+            self.draw(files.path(), &self.out)?;
+            println!("{tokens} tokens: {}", self.out.display());
+            return Ok(());
+        };
+        self.take_tokenizer(thinker, files.path())?;
+        let drawn = files.path().join("drawn");
+        self.draw(files.path(), &drawn)?;
+        let part = vec![format!("thinker.={}", thinker.display())];
+        Join { model: drawn, out: self.out.clone(), part, text_only: false }.run()
+    }
+
+    /// Writes config, tokenizer and settings for the words of the data; returns the number of tokens.
+    fn write_tokenizer(&self, files: &Path) -> Result<usize> {
+        let template = Path::new(TEMPLATE);
         let words: Vec<String> =
             read_text(&self.data.join("words.txt"))?.split_whitespace().map(str::to_owned).collect();
-        let ids = tokenizer::write(&words, &self.texts(template)?, self.tokens, template, files.path())?;
-        let config = with_ids(read_json(&self.config)?, &ids)?;
-        write_json(&files.path().join("config.json"), &config)?;
-        for name in COPIED {
-            let to = files.path().join(name);
-            std::fs::copy(template.join(name), &to).map_err(io(&to))?;
-        }
+        let ids = tokenizer::write(&words, &self.texts(template)?, self.tokens, template, files)?;
+        write_json(&files.join("config.json"), &with_ids(read_json(&self.config)?, &ids)?)?;
+        copy(template, &COPIED, files)?;
+        Ok(ids.len())
+    }
+
+    /// Writes config, tokenizer and settings of a checkpoint, with the sizes of a new talker and vocoder.
+    fn take_tokenizer(&self, thinker: &Path, files: &Path) -> Result<()> {
+        let config = with_parts_of(read_json(&thinker.join("config.json"))?, read_json(&self.config)?)?;
+        write_json(&files.join("config.json"), &config)?;
+        copy(thinker, &COPIED, files)?;
+        copy(thinker, &TOKENIZER, files)
+    }
+
+    /// Draws weights for the config and the tokenizer in `files`.
+    fn draw(&self, files: &Path, out: &Path) -> Result<()> {
         let options = Options {
-            config: files.path().join("config.json"),
-            out: self.out.clone(),
+            config: files.join("config.json"),
+            out: out.to_owned(),
             seed: self.seed,
             layers: None,
             dtype: Dtype::F32,
@@ -64,9 +97,7 @@ impl Start {
             for_training: true,
             restart: false,
         };
-        init(&options, |_| {})?;
-        println!("{} tokens: {}", ids.len(), self.out.display());
-        Ok(())
+        init(&options, |_| {})
     }
 
     /// What else is read often: the words that the chat template puts around tools, and the functions.
@@ -81,6 +112,31 @@ impl Start {
         }
         Ok(texts)
     }
+}
+
+fn copy(from: &Path, names: &[&str], to: &Path) -> Result<()> {
+    for name in names {
+        let from = from.join(name);
+        std::fs::copy(&from, to.join(name)).map_err(io(&from))?;
+    }
+    Ok(())
+}
+
+/// The config of a thinker with the talker and the vocoder of another config.
+fn with_parts_of(mut thinker: Value, mut other: Value) -> Result<Value> {
+    for key in MEDIA_IDS {
+        other["talker_config"][key] = thinker["thinker_config"][key].clone();
+    }
+    let width = thinker["thinker_config"]["text_config"]["hidden_size"].clone();
+    if !width.is_u64() {
+        return Err(Error::Config("the thinker's config has no `thinker_config.text_config.hidden_size`".into()));
+    }
+    other["talker_config"]["thinker_hidden_size"] = width;
+    for part in ["talker_config", "code2wav_config"] {
+        thinker[part] = other[part].take();
+    }
+    thinker["dtype"] = other["dtype"].take();
+    Ok(thinker)
 }
 
 /// A config whose ids of tokens, and the size of the vocabulary, are those of a tokenizer.

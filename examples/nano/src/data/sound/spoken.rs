@@ -91,6 +91,10 @@ impl<'a> Prompts<'a> {
             }
         };
         let question = |line: &Line| line.question().cloned().unwrap_or(Value::Null);
+        let ask = |line: Line, other: &Line| {
+            let line = line.message(question(other));
+            if other.has_sound() { line.with_sound() } else { line }
+        };
         let mut line = Line::new("spoken");
         if draw.chance(0.1) {
             line = line.system(&any_system(draw));
@@ -99,9 +103,9 @@ impl<'a> Prompts<'a> {
             let earlier = other(draw);
             // A call of a function is not told.
             let said = json!({"role": "assistant", "content": earlier.first_answer().unwrap_or(UNKNOWN)});
-            line = line.message(question(earlier)).message(said);
+            line = ask(line, earlier).message(said);
         }
-        line.message(question(other(draw))).answer(answer)
+        ask(line, other(draw)).answer(answer)
     }
 }
 

@@ -100,6 +100,12 @@ impl Line {
         self
     }
 
+    /// Adds the messages of another line.
+    pub fn followed_by(mut self, other: &Self) -> Self {
+        self.messages.extend_from_slice(&other.messages);
+        self
+    }
+
     /// Says that the last answer is spoken, in which file and by whom.
     pub fn spoken(mut self, path: String, speaker: &'static str) -> Self {
         self.speech = Some((path, speaker));
@@ -109,6 +115,11 @@ impl Line {
     /// Says that the sound of its video is heard.
     pub fn with_sound(self) -> Self {
         Self { audio_in_video: true, ..self }
+    }
+
+    /// Whether the sound of its video is heard.
+    pub fn has_sound(&self) -> bool {
+        self.audio_in_video
     }
 
     /// The line under another kind.
@@ -130,6 +141,17 @@ impl Line {
     /// The last answer.
     pub fn last_answer(&self) -> Option<&str> {
         self.messages.last().filter(|last| last["role"] == "assistant")?["content"].as_str()
+    }
+
+    /// Whether it is one typed question and its answer.
+    pub fn is_one_turn(&self) -> bool {
+        let is_typed = |message: &Value| message["content"].is_string();
+        self.messages.len() == 2 && self.tools.is_empty() && self.question().is_some_and(is_typed)
+    }
+
+    /// Whether its last answer has at most this many words.
+    pub fn is_short(&self, words: usize) -> bool {
+        self.last_answer().is_some_and(|answer| answer.split(' ').count() <= words)
     }
 
     /// The whole line.

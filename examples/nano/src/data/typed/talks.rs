@@ -1,4 +1,4 @@
-//! Conversations of two turns, of which the second is about the first.
+//! Conversations of two turns, of which the second is about the first, and longer ones.
 
 use crate::data::picture::ask::Question;
 use crate::data::picture::media::Media;
@@ -90,6 +90,22 @@ fn line(side: Side, draw: &mut Draw, media: &mut Media) -> Line {
             picture(new, side, follow, draw, media, |line, text| line.asks(text))
         }
     }
+}
+
+/// Written conversations of two to five turns that have nothing to do with each other, of which some are asked again.
+pub fn long(text: &[Line], talks: &[Line], count: usize, draw: &mut Draw) -> Vec<Line> {
+    let turns: Vec<&Line> = text.iter().filter(|line| line.is_one_turn()).collect();
+    let ends: Vec<&Line> = talks.iter().collect();
+    let line = |draw: &mut Draw| {
+        let (first, again) = (draw.pick(&turns), draw.chance(0.25));
+        let mut line = Line::new("long talk").followed_by(first);
+        for _ in 0..draw.whole(1, 3) {
+            let next = if again && draw.chance(0.7) { first } else { draw.pick(&turns) };
+            line = line.followed_by(next);
+        }
+        if draw.chance(0.5) { line.followed_by(draw.pick(&ends)) } else { line }
+    };
+    (0..count).map(|_| line(draw)).collect()
 }
 
 /// Conversations whose second turn is spoken.
