@@ -46,6 +46,7 @@ const NANO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/nano");
 const NANO_NOTICE: &str = "\
 Model: nano (built in). It shows that everything works; it knows a world of 50 spoken words and no more:
   what is seven plus five   (sums and differences of number words, up to eighteen; typed or spoken)
+  plus one                  (after a sum; or: repeat that)
   repeat red cat nine       (one to three of its words)
   what do you see           (one or two coloured shapes in a small picture)
 Its voice is rough. Real ability comes with a real checkpoint: --model DIR

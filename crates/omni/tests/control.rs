@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use qwen3_omni::{
-    Event, FinishReason, GenerateOptions, GivenText, Grammar, Message, Omni, PartKind, Result, Role, SamplingOptions,
-    SpeechFilter, TokenHook, TokenHooks,
+    Dtype, Event, FinishReason, GenerateOptions, GivenText, Grammar, Message, Omni, PartKind, Result, Role,
+    SamplingOptions, SpeechFilter, TokenHook, TokenHooks,
 };
 use serde_json::json;
 
@@ -304,7 +304,8 @@ fn an_answer_follows_its_grammar() {
 
 #[test]
 fn several_answers_share_a_prompt_and_one_seed_gives_all_of_each() {
-    let omni = nano();
+    // The rows of a cached prompt were computed together with others; in half precision such rounding decides a draw now and then.
+    let omni = Omni::builder(testkit::nano()).dtype(Dtype::F32).load().unwrap();
     let sampled =
         |seed| GenerateOptions::default().seed(seed).thinker(SamplingOptions::default().sampled().temperature(3.0));
     let several = omni.generate_n(&question(SUM), &sampled(5), 3).unwrap();

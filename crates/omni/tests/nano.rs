@@ -4,7 +4,11 @@
 
 use std::path::PathBuf;
 
-use qwen3_omni::{ChunkRamp, Dtype, Error, FinishReason, GenerateOptions, Message, Omni, Reply, SpeechFinish, Stages};
+use qwen3_omni::media::audio::SAMPLE_RATE;
+use qwen3_omni::{
+    AudioInput, ChunkRamp, Dtype, Error, FinishReason, GenerateOptions, Message, Omni, Reply, SpeechFinish, Stages,
+    media,
+};
 use serde_json::Value;
 
 fn nano() -> Omni {
@@ -76,6 +80,34 @@ fn other_sums_and_repeats_are_right_too() {
         let words = answer.split(' ').count();
         let frames = reply.speech.unwrap().codes.len();
         assert!((3 * words..=9 * words).contains(&frames), "{answer}: {frames} frames");
+    }
+}
+
+#[test]
+fn a_question_is_understood_with_silence_around_it() {
+    let omni = nano();
+    let spoken = AudioInput::from(samples().join("spoken_sum_question.wav"));
+    let spoken = media::audio::read(&spoken).unwrap();
+    for (before, after) in [(0.0, 0.7), (0.4, 0.4), (0.8, 0.0)] {
+        let [before, after] = [before, after].map(|seconds| vec![0.0; (seconds * SAMPLE_RATE as f32) as usize]);
+        let sound = AudioInput::samples([&before[..], &spoken, &after].concat(), SAMPLE_RATE, 1);
+        let reply = omni.generate(&[Message::user().audio(sound)], &GenerateOptions::default().greedy().text_only());
+        assert_eq!(reply.unwrap().text, "five plus seven is twelve");
+    }
+}
+
+#[test]
+fn later_turns_are_about_earlier_ones() {
+    let mut session = nano().session();
+    for (question, answer) in [
+        ("repeat red cat", "red cat"),
+        ("what is two plus three", "two plus three is five"),
+        ("plus one", "five plus one is six"),
+        ("repeat that", "five plus one is six"),
+        ("repeat red cat", "red cat"),
+    ] {
+        session.push(Message::user().text(question));
+        assert_eq!(session.reply(&GenerateOptions::default().greedy()).unwrap().text, answer, "{question}");
     }
 }
 
