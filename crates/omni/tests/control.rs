@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use qwen3_omni::{
-    Dtype, Event, FinishReason, GenerateOptions, GivenText, Grammar, Message, Omni, PartKind, Result, Role,
+    Dtype, Event, FinishReason, GenerateOptions, GivenText, Grammar, Message, Omni, PartKind, Reply, Result, Role,
     SamplingOptions, SpeechFilter, TokenHook, TokenHooks,
 };
 use serde_json::json;
@@ -304,19 +304,26 @@ fn an_answer_follows_its_grammar() {
 
 #[test]
 fn several_answers_share_a_prompt_and_one_seed_gives_all_of_each() {
-    // The rows of a cached prompt were computed together with others; in half precision such rounding decides a draw now and then.
-    let omni = Omni::builder(testkit::nano()).dtype(Dtype::F32).load().unwrap();
     let sampled =
         |seed| GenerateOptions::default().seed(seed).thinker(SamplingOptions::default().sampled().temperature(3.0));
-    let several = omni.generate_n(&question(SUM), &sampled(5), 3).unwrap();
-    let texts: Vec<&str> = several.iter().map(|reply| reply.text.as_str()).collect();
-    assert!(texts[0] != texts[1] || texts[1] != texts[2], "{texts:?}");
-    for (index, reply) in several.iter().enumerate() {
-        let alone = omni.generate(&question(SUM), &sampled(5 + index as u64)).unwrap();
-        assert_eq!(alone.token_ids, reply.token_ids);
-        assert_eq!(alone.speech.map(|speech| speech.codes), reply.speech.as_ref().map(|speech| speech.codes.clone()));
-        assert_eq!(reply.usage.cached_tokens > 0, index > 0);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let omni = Omni::builder(testkit::nano()).dtype(dtype).load().unwrap();
+        let several = omni.generate_n(&question(SUM), &sampled(5), 3).unwrap();
+        let texts: Vec<&str> = several.iter().map(|reply| reply.text.as_str()).collect();
+        assert!(texts[0] != texts[1] || texts[1] != texts[2], "{texts:?}");
+        for (index, reply) in several.iter().enumerate() {
+            assert_eq!(reply.usage.cached_tokens > 0, index > 0);
+            // A cached prompt was computed in other pieces, whose rounding to bf16 can decide a draw.
+            if dtype == Dtype::Bf16 && index > 0 {
+                continue;
+            }
+            let alone = omni.generate(&question(SUM), &sampled(5 + index as u64)).unwrap();
+            assert_eq!(alone.token_ids, reply.token_ids);
+            let codes = |reply: &Reply| reply.speech.as_ref().map(|speech| speech.codes.clone());
+            assert_eq!(codes(&alone), codes(reply));
+        }
     }
+    let omni = nano();
     assert!(omni.generate_n(&question(SUM), &greedy(), 0).unwrap_err().to_string().contains("at least 1"));
 }
 

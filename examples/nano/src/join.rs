@@ -8,7 +8,7 @@ use qwen3_omni::checkpoint::Checkpoint;
 use qwen3_omni::{Error, Result};
 use safetensors::tensor::TensorView;
 
-use crate::files::{io, read_json, write_json};
+use crate::files::{copy, io, read_json, write_json};
 
 /// Put parts that were trained apart into one checkpoint: what begins with a name from others, all else from the first
 #[derive(Args)]
@@ -91,10 +91,6 @@ impl Join {
         println!("{}", self.out.display());
         Ok(())
     }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::copy(from, to).map(drop).map_err(io(to))
 }
 
 #[cfg(test)]

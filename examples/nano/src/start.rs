@@ -7,7 +7,7 @@ use qwen3_omni::{Dtype, Error, Result};
 use serde_json::{Map, Value, json};
 use weights_tools::init::{Options, init};
 
-use crate::files::{io, read_json, read_text, write_json};
+use crate::files::{copy, io, read_json, read_text, write_json};
 use crate::join::Join;
 use crate::tokenizer;
 
@@ -39,9 +39,15 @@ const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano");
 const COPIED: [&str; 2] = ["generation_config.json", "preprocessor_config.json"];
 const TOKENIZER: [&str; 4] = ["vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.json"];
 
-/// Ids of tokens that the talker's config repeats.
-const MEDIA_IDS: [&str; 5] =
-    ["audio_token_id", "image_token_id", "video_token_id", "audio_start_token_id", "vision_start_token_id"];
+/// Ids that the configs of thinker and talker both have, with their tokens.
+const MEDIA_IDS: [(&str, &str); 6] = [
+    ("audio_token_id", "<|audio_pad|>"),
+    ("image_token_id", "<|image_pad|>"),
+    ("video_token_id", "<|video_pad|>"),
+    ("audio_start_token_id", "<|audio_start|>"),
+    ("audio_end_token_id", "<|audio_end|>"),
+    ("vision_start_token_id", "<|vision_start|>"),
+];
 
 /// The vocabulary is padded to a multiple of this, as in the released model.
 const MULTIPLE: usize = 64;
@@ -72,7 +78,7 @@ impl Start {
             read_text(&self.data.join("words.txt"))?.split_whitespace().map(str::to_owned).collect();
         let ids = tokenizer::write(&words, &self.texts(template)?, self.tokens, template, files)?;
         write_json(&files.join("config.json"), &with_ids(read_json(&self.config)?, &ids)?)?;
-        copy(template, &COPIED, files)?;
+        copy_files(template, &COPIED, files)?;
         Ok(ids.len())
     }
 
@@ -80,8 +86,8 @@ impl Start {
     fn take_tokenizer(&self, thinker: &Path, files: &Path) -> Result<()> {
         let config = with_parts_of(read_json(&thinker.join("config.json"))?, read_json(&self.config)?)?;
         write_json(&files.join("config.json"), &config)?;
-        copy(thinker, &COPIED, files)?;
-        copy(thinker, &TOKENIZER, files)
+        copy_files(thinker, &COPIED, files)?;
+        copy_files(thinker, &TOKENIZER, files)
     }
 
     /// Draws weights for the config and the tokenizer in `files`.
@@ -114,17 +120,13 @@ impl Start {
     }
 }
 
-fn copy(from: &Path, names: &[&str], to: &Path) -> Result<()> {
-    for name in names {
-        let from = from.join(name);
-        std::fs::copy(&from, to.join(name)).map_err(io(&from))?;
-    }
-    Ok(())
+fn copy_files(from: &Path, names: &[&str], to: &Path) -> Result<()> {
+    names.iter().try_for_each(|name| copy(&from.join(name), &to.join(name)))
 }
 
 /// The config of a thinker with the talker and the vocoder of another config.
 fn with_parts_of(mut thinker: Value, mut other: Value) -> Result<Value> {
-    for key in MEDIA_IDS {
+    for (key, _) in MEDIA_IDS {
         other["talker_config"][key] = thinker["thinker_config"][key].clone();
     }
     let width = thinker["thinker_config"]["text_config"]["hidden_size"].clone();
@@ -159,14 +161,7 @@ fn with_ids(mut config: Value, ids: &Map<String, Value>) -> Result<Value> {
         config[key] = json!(id(token)?);
     }
     for section in ["thinker_config", "talker_config"] {
-        for (key, token) in [
-            ("audio_token_id", "<|audio_pad|>"),
-            ("image_token_id", "<|image_pad|>"),
-            ("video_token_id", "<|video_pad|>"),
-            ("audio_start_token_id", "<|audio_start|>"),
-            ("audio_end_token_id", "<|audio_end|>"),
-            ("vision_start_token_id", "<|vision_start|>"),
-        ] {
+        for (key, token) in MEDIA_IDS {
             config[section][key] = json!(id(token)?);
         }
     }
@@ -174,4 +169,25 @@ fn with_ids(mut config: Value, ids: &Map<String, Value>) -> Result<Value> {
     config["thinker_config"]["user_token_id"] = json!(id("user")?);
     config["thinker_config"]["text_config"]["vocab_size"] = json!(vocabulary);
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_talker_has_the_width_and_the_ids_of_its_thinker() {
+        let [thinker, other] = [Path::new(TEMPLATE), Path::new(env!("CARGO_MANIFEST_DIR"))]
+            .map(|folder| read_json(&folder.join("config.json")).unwrap());
+        let config = with_parts_of(thinker.clone(), other.clone()).unwrap();
+        assert_eq!(config["thinker_config"], thinker["thinker_config"]);
+        assert_eq!(config["code2wav_config"], other["code2wav_config"]);
+        let talker = &config["talker_config"];
+        assert_eq!(talker["thinker_hidden_size"], thinker["thinker_config"]["text_config"]["hidden_size"]);
+        assert_eq!(talker["text_config"], other["talker_config"]["text_config"]);
+        for (key, _) in MEDIA_IDS {
+            assert!(thinker["thinker_config"][key].is_u64(), "{key}");
+            assert_eq!(talker[key], thinker["thinker_config"][key], "{key}");
+        }
+    }
 }

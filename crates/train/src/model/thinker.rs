@@ -224,7 +224,7 @@ impl ThinkerModel {
     }
 
     /// The media of one conversation as its layout lists them.
-    pub fn items(&self, media: &SampleMedia) -> Vec<MediaItem> {
+    fn items(&self, media: &SampleMedia) -> Vec<MediaItem> {
         let sounds = media.sounds.iter().map(|mel| MediaItem::Audio(self.audio_tower.tokens(mel.dims()[0])));
         let merge = self.visual.merge_size();
         let pictures = media.pictures.iter().map(|item| MediaItem::Image([item.grid[1] / merge, item.grid[2] / merge]));

@@ -68,8 +68,8 @@ struct Half {
     speeches: Speeches,
 }
 
-/// Words of the longest answer of the files that training begins with: which word a sound belongs to is found in a few hundred steps among
-/// so few, and in long sentences hardly at all.
+/// Words of the longest answer of the files that training begins with: the talker finds out which text is spoken in which frames in a few
+/// hundred steps among so few, and in long sentences hardly at all.
 const SHORT_SPOKEN: usize = 3;
 /// As `you said red cat`.
 const SHORT_HEARD: usize = 4;
