@@ -82,19 +82,30 @@ impl Trained {
 
 impl HostFunction<7> for Trained {
     fn forward(&self, inputs: [Values; 7]) -> (Vec<usize>, Vec<f32>) {
-        let [x, ..] = inputs;
-        let rows = Self::stack(&inputs).forward(x.values, Self::size(x));
-        let time = x.shape[0] * (0..3).fold(x.shape[2], |frames, _| frames.div_ceil(2));
-        (vec![time, rows.len() / time.max(1)], rows)
+        self.forward_keeping(inputs).0
     }
 
     fn backward(&self, inputs: [Values; 7], output: Values, gradient: &[f32]) -> [Vec<f32>; 7] {
-        self.backward_of(inputs, output, gradient, [true; 7])
+        let (_, kept) = self.forward_keeping(inputs);
+        self.backward_of(inputs, (output, &kept), gradient, [true; 7])
     }
 
-    fn backward_of(&self, inputs: [Values; 7], _: Values, gradient: &[f32], wanted: [bool; 7]) -> [Vec<f32>; 7] {
+    fn forward_keeping(&self, inputs: [Values; 7]) -> ((Vec<usize>, Vec<f32>), Vec<f32>) {
         let [x, ..] = inputs;
-        let found = Self::stack(&inputs).backward(x.values, Self::size(x), gradient, wanted[0]);
+        let [rows, kept] = Self::stack(&inputs).forward(x.values, Self::size(x));
+        let time = x.shape[0] * (0..3).fold(x.shape[2], |frames, _| frames.div_ceil(2));
+        ((vec![time, rows.len() / time.max(1)], rows), kept)
+    }
+
+    fn backward_of(
+        &self,
+        inputs: [Values; 7],
+        (_, kept): (Values, &[f32]),
+        gradient: &[f32],
+        wanted: [bool; 7],
+    ) -> [Vec<f32>; 7] {
+        let [x, ..] = inputs;
+        let found = Self::stack(&inputs).backward(x.values, Self::size(x), kept, gradient, wanted[0]);
         let [first, second, third] = found.layers;
         [found.x, first.weight, first.bias, second.weight, second.bias, third.weight, third.bias]
     }

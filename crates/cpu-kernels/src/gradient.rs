@@ -277,7 +277,7 @@ fn each<const N: usize>(inputs: [&[f32]; N], y: &mut [f32], f: impl Fn([f32; N])
                 for (at, y) in pieces.iter_mut().enumerate() {
                     let inputs = inputs.map(|(pieces, _)| pieces[at]);
                     for lane in 0..LANES {
-                        y[lane] = f(inputs.map(|input| input[lane]));
+                        y[lane] = f(std::array::from_fn(|index| inputs[index][lane]));
                     }
                 }
                 for (at, y) in rest.iter_mut().enumerate() {

@@ -24,10 +24,21 @@ pub trait HostFunction<const N: usize>: Debug + Clone + Send + Sync + 'static {
     /// Computes the gradient of each input from that of the output; that of an input that is a constant may be left empty.
     fn backward(&self, inputs: [Values; N], output: Values, gradient: &[f32]) -> [Vec<f32>; N];
 
-    /// Computes the gradients of the inputs marked in `wanted`; those of the others may be left empty. Functions that save work by it
-    /// override it.
-    fn backward_of(&self, inputs: [Values; N], output: Values, gradient: &[f32], wanted: [bool; N]) -> [Vec<f32>; N] {
-        let _ = wanted;
+    /// As [`Self::forward`], with values that [`Self::backward_of`] needs and that are dear to compute twice.
+    fn forward_keeping(&self, inputs: [Values; N]) -> ((Vec<usize>, Vec<f32>), Vec<f32>) {
+        (self.forward(inputs), Vec::new())
+    }
+
+    /// Computes the gradients of the inputs marked in `wanted`, with what [`Self::forward_keeping`] kept; those of the others may be
+    /// left empty. Functions that save work by either override it.
+    fn backward_of(
+        &self,
+        inputs: [Values; N],
+        (output, kept): (Values, &[f32]),
+        gradient: &[f32],
+        wanted: [bool; N],
+    ) -> [Vec<f32>; N] {
+        let _ = (kept, wanted);
         self.backward(inputs, output, gradient)
     }
 }
@@ -62,6 +73,8 @@ pub fn has_host_gradients<const D: usize>(x: &Tensor<D>) -> bool {
 
 #[cfg(all(feature = "flex", feature = "autodiff"))]
 mod inner {
+    use std::sync::Arc;
+
     use burn::backend::autodiff::checkpoint::base::Checkpointer;
     use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
     use burn::backend::autodiff::grads::Gradients;
@@ -87,6 +100,7 @@ mod inner {
         function: F,
         inputs: [FlexTensor; N],
         output: FlexTensor,
+        kept: Arc<Vec<f32>>,
     }
 
     #[derive(Debug)]
@@ -97,12 +111,12 @@ mod inner {
 
         fn backward(self, ops: Ops<Saved<F, N>, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
             let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
-            let Saved { function, inputs, output } = &ops.state;
+            let Saved { function, inputs, output, kept } = &ops.state;
             let shapes = inputs.each_ref().map(dims);
             let shape = dims(output);
             let found = function.backward_of(
                 std::array::from_fn(|index| view(&shapes[index], &inputs[index])),
-                view(&shape, output),
+                (view(&shape, output), kept),
                 slice(&gradient),
                 ops.parents.each_ref().map(Option::is_some),
             );
@@ -121,11 +135,13 @@ mod inner {
         let nodes = inputs.each_ref().map(|input| input.node());
         let inputs = inputs.map(|input| input.into_primitive().to_contiguous());
         let shapes = inputs.each_ref().map(dims);
-        let (shape, values) = function.forward(std::array::from_fn(|index| view(&shapes[index], &inputs[index])));
+        let inputs_of = std::array::from_fn(|index| view(&shapes[index], &inputs[index]));
+        let ((shape, values), kept) = function.forward_keeping(inputs_of);
         let output = FlexTensor::from_data(TensorData::new(values, shape));
         let output = match Step(std::marker::PhantomData).prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let saved = Saved { function: function.clone(), inputs, output: output.clone() };
+                let kept = Arc::new(kept);
+                let saved = Saved { function: function.clone(), inputs, output: output.clone(), kept };
                 prep.finish(saved, output)
             }
             OpsKind::UnTracked(prep) => prep.finish(output),

@@ -184,7 +184,7 @@ impl Head<'_> {
                 let weights = S::as_simd_f32s(keys).0.as_chunks::<VECTORS>().0;
                 // SAFETY: the matrix was made here, for this alone, and a target is gone before the next.
                 let y = unsafe { y_scores.target(0, panel * tile) };
-                simd.vectorize(Microkernel::<S, HEIGHT> { simd, x, weights, initial, y, add: false });
+                simd.vectorize(Microkernel::<S, HEIGHT, VECTORS> { simd, x, weights, initial, y, add: false });
             }
             let mut totals = [0.0; HEIGHT];
             for (query, scores) in scores.chunks_exact_mut(key_panels * tile).take(height).enumerate() {
@@ -200,7 +200,7 @@ impl Head<'_> {
                     let x = &shares.as_chunks().0[block * DEPTH..][..weights.len()];
                     // SAFETY: as above.
                     let y = unsafe { y_sums.target(0, panel * tile) };
-                    simd.vectorize(Microkernel::<S, HEIGHT> { simd, x, weights, initial, y, add: block > 0 });
+                    simd.vectorize(Microkernel::<S, HEIGHT, VECTORS> { simd, x, weights, initial, y, add: block > 0 });
                 }
             }
             for (query, sums) in sums.chunks_exact(value_panels * tile).take(height).enumerate() {

@@ -68,20 +68,18 @@ impl Conv2dStack {
                 let [height, width] = size;
                 let at = |(picture, place): (usize, usize)| pixel(picture, place / width, place % width);
                 let places = (0..pictures).flat_map(|picture| (0..height * width).map(move |place| (picture, place)));
-                columns(layers, &places.map(at).collect::<Vec<f32>>(), pictures, size, y);
+                let run = |(x, size): (Vec<f32>, [usize; 2]), layer: &DirectConv2d| layer.run(&x, pictures, size);
+                let (x, size) = layers.iter().fold((places.map(at).collect(), size), run);
+                columns(&x, size, layers[2].output, y);
             }
         }
     }
 }
 
-/// Convolves pictures `[pictures, height, width]` into `y` `[pictures, columns, channels, rows of pixels]`.
-pub(super) fn columns(layers: &[DirectConv2d; 3], x: &[f32], pictures: usize, size: [usize; 2], y: &mut Vec<f32>) {
-    let (first, size) = layers[0].run(x, pictures, size);
-    let (second, size) = layers[1].run(&first, pictures, size);
-    let (third, [height, width]) = layers[2].run(&second, pictures, size);
-    let channels = layers[2].output;
-    y.resize(third.len(), 0.0);
-    for (at, values) in third.chunks_exact(channels).enumerate() {
+/// Reorders pictures `[pictures, height, width, channels]` into `y` `[pictures, columns, channels, rows of pixels]`.
+pub(super) fn columns(x: &[f32], [height, width]: [usize; 2], channels: usize, y: &mut Vec<f32>) {
+    y.resize(x.len(), 0.0);
+    for (at, values) in x.chunks_exact(channels).enumerate() {
         let (picture, row, column) = (at / (height * width), at / width % height, at % width);
         let start = (picture * width + column) * channels * height + row;
         values.iter().enumerate().for_each(|(channel, value)| y[start + channel * height] = *value);

@@ -20,8 +20,8 @@ const WINDOWS: usize = 256;
 
 /// What [`super::Conv2dStack`] computes in f32, with its gradients.
 ///
-/// It works picture by picture: windows and intermediate values of one picture fit in the cache, those of a batch take hundreds of
-/// megabytes. The backward pass computes them again instead of keeping them.
+/// It works picture by picture: the windows of one fit in the cache, those of a batch take hundreds of megabytes. So the backward pass
+/// gathers them again; only values before the activations are kept, which takes products to compute.
 #[derive(Debug, Clone)]
 pub struct TrainedConv2dStack {
     layers: [DirectConv2d; 3],
@@ -46,13 +46,13 @@ pub struct Conv2dStackGradients {
 }
 
 /// What the backward pass needs of one layer for one picture.
-struct Seen {
+struct Seen<'a> {
     /// Geometry of the windows.
     windows: Windows2d,
     /// Windows of the input, `[count, 9 * input]`.
     gathered: Vec<f32>,
     /// Output before the activation, `[count, output]`.
-    y: Vec<f32>,
+    y: &'a [f32],
 }
 
 impl TrainedConv2dStack {
@@ -64,33 +64,41 @@ impl TrainedConv2dStack {
         Self { layers: layers.map(|(weight, bias, shape)| DirectConv2d::new(weight, bias, shape)) }
     }
 
-    /// Convolves pictures `[pictures, height, width]` into `[pictures, columns, channels, rows of pixels]`.
+    /// Convolves pictures `[pictures, height, width]` into `[pictures, columns, channels, rows of pixels]`; the second result is kept
+    /// for [`Self::backward`].
     ///
     /// # Panics
     /// If `x` is not whole pictures.
-    pub fn forward(&self, x: &[f32], size: [usize; 2]) -> Vec<f32> {
-        let pictures = pictures(x, size);
-        let run = |x: &[f32]| {
-            let mut y = Vec::new();
-            columns(&self.layers, x, 1, size, &mut y);
-            y
-        };
-        pictures.map(run).collect::<Vec<_>>().concat()
+    pub fn forward(&self, x: &[f32], size: [usize; 2]) -> [Vec<f32>; 2] {
+        let each: Vec<_> = pictures(x, size).map(|x| self.run(x, size)).collect();
+        let (rows, kept): (Vec<_>, Vec<_>) = each.into_iter().unzip();
+        [rows.concat(), kept.concat()]
     }
 
     /// Computes the gradients of all weights and biases from that of the output, and that of `x` if it is `wanted`.
     ///
     /// # Panics
     /// If the lengths do not agree.
-    pub fn backward(&self, x: &[f32], size: [usize; 2], gradient: &[f32], wanted: bool) -> Conv2dStackGradients {
-        let (pictures, of_picture) = (pictures(x, size), self.output(size));
+    pub fn backward(
+        &self,
+        x: &[f32],
+        size: [usize; 2],
+        kept: &[f32],
+        gradient: &[f32],
+        wanted: bool,
+    ) -> Conv2dStackGradients {
+        let counts = self.counts(size);
+        let (of_picture, of_kept) = (counts[2], counts.iter().sum());
+        let pictures = pictures(x, size);
         assert_eq!(gradient.len(), pictures.len() * of_picture, "gradient [pictures, columns, channels, rows]");
+        assert_eq!(kept.len(), pictures.len() * of_kept, "kept by the forward pass");
         let across = self.layers.each_ref().map(DirectConv2d::transposed);
-        let groups = pictures.chunks(TOGETHER).zip(gradient.par_chunks(TOGETHER * of_picture));
-        let groups = groups.map(|(pictures, gradients)| {
+        let groups = pictures.zip(kept.par_chunks_exact(of_kept)).zip(gradient.par_chunks_exact(of_picture));
+        let groups = groups.chunks(TOGETHER).map(|group| {
             let (mut sums, mut of_x) = (self.layers.each_ref().map(Sums::new), Vec::new());
-            for (x, gradient) in pictures.into_iter().zip(gradients.chunks_exact(of_picture)) {
-                of_x.extend(self.picture(&across, x, size, gradient, &mut sums, wanted));
+            for ((x, kept), gradient) in group {
+                let seen = self.seen(x, size, kept);
+                of_x.extend(self.picture(&across, &seen, gradient, &mut sums, wanted));
             }
             (sums, of_x)
         });
@@ -103,10 +111,33 @@ impl TrainedConv2dStack {
         Conv2dStackGradients { x: of_x, layers: sums.map(Sums::finish) }
     }
 
-    /// Number of output values of one picture.
-    fn output(&self, size_of_picture: [usize; 2]) -> usize {
-        let [height, width] = (0..3).fold(size_of_picture, |size, _| size.map(|side| side.div_ceil(2)));
-        size([height, width, self.layers[2].output])
+    /// Windows of each layer over one picture.
+    fn windows(&self, mut size: [usize; 2]) -> [Windows2d; 3] {
+        self.layers.each_ref().map(|layer| {
+            let windows = Windows2d { pictures: 1, size, channels: layer.input };
+            size = windows.output_size();
+            windows
+        })
+    }
+
+    /// Number of values that each layer makes of one picture.
+    fn counts(&self, size_of_picture: [usize; 2]) -> [usize; 3] {
+        let windows = self.windows(size_of_picture);
+        std::array::from_fn(|layer| size([windows[layer].count(), self.layers[layer].output]))
+    }
+
+    /// Convolves one picture; the values of all layers before their activations come with it.
+    fn run(&self, x: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<f32>) {
+        let (mut x, mut kept) = (x.to_vec(), Vec::new());
+        for (layer, windows) in self.layers.iter().zip(self.windows(size)) {
+            let shape = LinearShape { rows: windows.count(), input: TAPS * layer.input, output: layer.output };
+            x = linear(&windows.forward(&x), Weight::F32(&layer.weight), Some(&layer.bias), shape, Precision::F32);
+            kept.extend_from_slice(&x);
+            gelu_on(Processor::best().arch, &mut x);
+        }
+        let (mut y, [_, _, windows]) = (Vec::new(), self.windows(size));
+        columns(&x, windows.output_size(), self.layers[2].output, &mut y);
+        (y, kept)
     }
 
     /// Adds one picture's weight and bias gradients to `sums`; returns the gradient of the picture if it is `wanted`. `across`
@@ -114,23 +145,20 @@ impl TrainedConv2dStack {
     fn picture(
         &self,
         across: &[Vec<f32>; 3],
-        x: &[f32],
-        size: [usize; 2],
+        seen: &[Seen; 3],
         gradient: &[f32],
         sums: &mut [Sums; 3],
         wanted: bool,
     ) -> Vec<f32> {
-        let seen = self.seen(x, size);
-        let [_, _, last] = &seen;
-        let ([height, width], channels) = (last.windows.output_size(), self.layers[2].output);
+        let ([height, width], channels) = (seen[2].windows.output_size(), self.layers[2].output);
         let mut of_y = vec![0.0; gradient.len()]; // [height, width, channels]
         for (at, pixel) in of_y.chunks_exact_mut(channels).enumerate() {
             let (row, column) = (at / width, at % width);
             let from = gradient[column * channels * height..][..channels * height].iter().skip(row).step_by(height);
             pixel.iter_mut().zip(from).for_each(|(y, x)| *y = *x);
         }
-        for (index, (layer, seen)) in self.layers.iter().zip(&seen).enumerate().rev() {
-            let before = gelu_backward(&seen.y, &of_y);
+        for (index, (layer, seen)) in self.layers.iter().zip(seen).enumerate().rev() {
+            let before = gelu_backward(seen.y, &of_y);
             sums[index].take(&before, &seen.gathered);
             if index == 0 && !wanted {
                 return Vec::new();
@@ -142,17 +170,16 @@ impl TrainedConv2dStack {
         of_y
     }
 
-    /// Runs the layers over one picture and keeps what the backward pass needs.
-    fn seen(&self, x: &[f32], size: [usize; 2]) -> [Seen; 3] {
-        let (mut x, mut size) = (x.to_vec(), size);
-        self.layers.each_ref().map(|layer| {
-            let windows = Windows2d { pictures: 1, size, channels: layer.input };
+    /// What the backward pass over one picture needs, from what the forward pass `kept`.
+    fn seen<'a>(&self, x: &[f32], size: [usize; 2], mut kept: &'a [f32]) -> [Seen<'a>; 3] {
+        let (mut x, counts, mut windows) = (x.to_vec(), self.counts(size), self.windows(size).into_iter());
+        counts.map(|count| {
+            let windows = windows.next().expect("three layers");
+            let (y, rest) = kept.split_at(count);
+            kept = rest;
             let gathered = windows.forward(&x);
-            let shape = LinearShape { rows: windows.count(), input: TAPS * layer.input, output: layer.output };
-            let y = linear(&gathered, Weight::F32(&layer.weight), Some(&layer.bias), shape, Precision::F32);
-            x.clone_from(&y);
+            x = y.to_vec();
             gelu_on(Processor::best().arch, &mut x);
-            size = windows.output_size();
             Seen { windows, gathered, y }
         })
     }
@@ -317,10 +344,12 @@ mod tests {
             pictures in 1..4usize, size in [1..12usize, 1..12], channels in 1..6usize,
         ) {
             let mut values = Values::new(pictures, size, channels);
-            let y = |values: &Values| TrainedConv2dStack::new(values.lent(channels)).forward(&values.x, size);
+            let both = |values: &Values| TrainedConv2dStack::new(values.lent(channels)).forward(&values.x, size);
+            let y = |values: &Values| both(values)[0].clone();
             let g = numbers(y(&values).len(), 9);
             let sum = |values: &Values| y(values).iter().zip(&g).map(|(y, g)| f64::from(y * g)).sum::<f64>();
-            let found = TrainedConv2dStack::new(values.lent(channels)).backward(&values.x, size, &g, true);
+            let [_, kept] = both(&values);
+            let found = TrainedConv2dStack::new(values.lent(channels)).backward(&values.x, size, &kept, &g, true);
             let found: Vec<Vec<f32>> = std::iter::once(found.x)
                 .chain(found.layers.into_iter().flat_map(|layer| [layer.weight, layer.bias]))
                 .collect();
@@ -347,7 +376,7 @@ mod tests {
         #[test]
         fn a_trained_stack_is_the_one_that_answers(pictures in 1..4usize, size in [1..20usize, 1..20], channels in 1..5usize) {
             let values = Values::new(pictures, size, channels);
-            let found = TrainedConv2dStack::new(values.lent(channels)).forward(&values.x, size);
+            let [found, _] = TrainedConv2dStack::new(values.lent(channels)).forward(&values.x, size);
             let mut expected = Vec::new();
             let pixel = |picture: usize, row: usize, column: usize| values.x[(picture * size[0] + row) * size[1] + column];
             Conv2dStack::new(values.lent(channels), Precision::F32).columns((pictures, size), pixel, &mut expected);
@@ -382,12 +411,14 @@ mod tests {
         let (size, channels, pictures) = ([9, 14], 3, 2 * TOGETHER + 3);
         let values = Values::new(pictures, size, channels);
         let stack = TrainedConv2dStack::new(values.lent(channels));
-        let g = numbers(stack.forward(&values.x, size).len(), 4);
-        let all = stack.backward(&values.x, size, &g, false);
+        let [y, kept] = stack.forward(&values.x, size);
+        let g = numbers(y.len(), 4);
+        let all = stack.backward(&values.x, size, &kept, &g, false);
         assert!(all.x.is_empty());
         let (pixels, of_picture) = (size[0] * size[1], g.len() / pictures);
         let each = values.x.chunks_exact(pixels).zip(g.chunks_exact(of_picture));
-        let each: Vec<_> = each.map(|(x, g)| stack.backward(x, size, g, false)).collect();
+        let each = each.zip(kept.chunks_exact(kept.len() / pictures));
+        let each: Vec<_> = each.map(|((x, g), kept)| stack.backward(x, size, kept, g, false)).collect();
         for layer in 0..3 {
             for (at, found) in all.layers[layer].weight.iter().enumerate() {
                 let expected: f32 = each.iter().map(|one| one.layers[layer].weight[at]).sum();

@@ -23,6 +23,8 @@ pub(super) const DEPTH: usize = 192;
 pub(super) const ROWS: usize = 256;
 /// Most panels (micro-kernel widths of outputs) of one task, which keeps a packed copy of their weights.
 const PANELS: usize = 4;
+/// Vectors of outputs in the narrow tile.
+const NARROW: usize = 2;
 /// Most elements of packed activations.
 pub(super) const COPIED: usize = 4 << 20;
 
@@ -38,10 +40,18 @@ pub(super) struct Linear<'a> {
 impl WithSimd for Linear<'_> {
     type Output = ();
 
-    /// Chooses the micro-kernel's height: its accumulators, one row of weights and one input fill the registers.
+    /// Chooses the micro-kernel's tile: its accumulators, one row of weights and one input fill the registers. Few outputs take a
+    /// narrow one where it saves more than a quarter of the products.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT >= 32 { self.run::<S, 8>(simd) } else { self.run::<S, 4>(simd) }
+        let [output, _] = self.matrix.shape();
+        let vectors = |width: usize| output.div_ceil(width * S::F32_LANES) * width;
+        match (S::REGISTER_COUNT >= 32, vectors(NARROW) * 4 < vectors(VECTORS) * 3) {
+            (true, false) => self.run::<S, 8, VECTORS>(simd),
+            (true, true) => self.run::<S, 8, NARROW>(simd),
+            (false, false) => self.run::<S, 4, VECTORS>(simd),
+            (false, true) => self.run::<S, 4, NARROW>(simd),
+        }
     }
 }
 
@@ -52,7 +62,7 @@ thread_local! {
 }
 
 impl Linear<'_> {
-    fn run<S: Simd, const HEIGHT: usize>(self, simd: S) {
+    fn run<S: Simd, const HEIGHT: usize, const VECTORS: usize>(self, simd: S) {
         let Self { x, matrix, bias, y, add } = self;
         let ([output, input], weight) = (matrix.shape(), matrix.weight());
         let at_once = (COPIED / input).max(ROWS) / HEIGHT * HEIGHT;
@@ -69,7 +79,7 @@ impl Linear<'_> {
                 let panels = panels * task / tasks..panels * (task + 1) / tasks;
                 let columns = panels.start * width..(panels.end * width).min(output);
                 let mut copy = WEIGHT_COPY.take();
-                let task = Task { simd, rows: &rows, weight, bias, columns, y: &y, add, copy: &mut copy };
+                let task = Task::<S, HEIGHT, VECTORS> { simd, rows: &rows, weight, bias, columns, y: &y, add, copy: &mut copy };
                 simd.vectorize(task);
                 WEIGHT_COPY.set(copy);
             });
@@ -114,7 +124,7 @@ impl<'a, const HEIGHT: usize> Rows<'a, HEIGHT> {
 }
 
 /// The task of some columns of the output, for all rows.
-struct Task<'a, S, const HEIGHT: usize> {
+struct Task<'a, S, const HEIGHT: usize, const VECTORS: usize> {
     simd: S,
     rows: &'a Rows<'a, HEIGHT>,
     weight: &'a Weight<'a>,
@@ -125,7 +135,7 @@ struct Task<'a, S, const HEIGHT: usize> {
     copy: &'a mut Vec<f32>,
 }
 
-impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
+impl<S: Simd, const HEIGHT: usize, const VECTORS: usize> WithSimd for Task<'_, S, HEIGHT, VECTORS> {
     type Output = ();
 
     #[inline(always)]
@@ -184,13 +194,13 @@ impl<S: Simd, const HEIGHT: usize> WithSimd for Task<'_, S, HEIGHT> {
                         if row + HEIGHT <= end_row && columns.len() == width {
                             // SAFETY: these columns are this task's alone, and no piece is alive.
                             let y = unsafe { y.target(row, from) };
-                            simd.vectorize(Microkernel { simd, x, weights, initial, y, add });
+                            simd.vectorize(Microkernel::<S, HEIGHT, VECTORS> { simd, x, weights, initial, y, add });
                             continue;
                         }
                         let tile = &DisjointCols::new(&mut partial, width);
                         // SAFETY: the matrix was made here, for this alone.
                         let tile = unsafe { tile.target(0, 0) };
-                        simd.vectorize(Microkernel { simd, x, weights, initial, y: tile, add: false });
+                        simd.vectorize(Microkernel::<S, HEIGHT, VECTORS> { simd, x, weights, initial, y: tile, add: false });
                         for (row, sums) in (row..end_row).zip(partial.chunks_exact(width)) {
                             // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
                             let y = unsafe { y.piece(row, columns.clone()) };

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::buffer::Target;
 
-/// Vectors of outputs in the micro-kernel's tile.
+/// Vectors of outputs in the micro-kernel's usual tile.
 pub(crate) const VECTORS: usize = 3;
 /// Side of the squares that are transposed in registers.
 const SQUARE: usize = 16;
@@ -41,19 +41,19 @@ pub(crate) fn transpose(matrix: &[f32], stride: usize, rows: usize, copy: &mut [
     }
 }
 
-/// The micro-kernel: `HEIGHT` rows of `x` times [`VECTORS`] vectors of outputs, summed over the depth.
-pub(crate) struct Microkernel<'a, S: Simd, const HEIGHT: usize> {
+/// The micro-kernel: `HEIGHT` rows of `x` times `VECTORS` vectors of outputs, summed over the depth.
+pub(crate) struct Microkernel<'a, S: Simd, const HEIGHT: usize, const VECTORS: usize> {
     pub(crate) simd: S,
     pub(crate) x: &'a [[f32; HEIGHT]],
     pub(crate) weights: &'a [[S::f32s; VECTORS]],
     pub(crate) initial: &'a [S::f32s; VECTORS],
-    /// Where the sums go: `HEIGHT` rows of [`VECTORS`] vectors.
+    /// Where the sums go: `HEIGHT` rows of `VECTORS` vectors.
     pub(crate) y: Target<'a>,
     /// Whether to add to what is in `y`.
     pub(crate) add: bool,
 }
 
-impl<S: Simd, const HEIGHT: usize> WithSimd for Microkernel<'_, S, HEIGHT> {
+impl<S: Simd, const HEIGHT: usize, const VECTORS: usize> WithSimd for Microkernel<'_, S, HEIGHT, VECTORS> {
     type Output = ();
 
     // Every loop here has a constant length and no early exit: otherwise the accumulators would live in memory.
