@@ -79,7 +79,16 @@ impl Linear<'_> {
                 let panels = panels * task / tasks..panels * (task + 1) / tasks;
                 let columns = panels.start * width..(panels.end * width).min(output);
                 let mut copy = WEIGHT_COPY.take();
-                let task = Task::<S, HEIGHT, VECTORS> { simd, rows: &rows, weight, bias, columns, y: &y, add, copy: &mut copy };
+                let task = Task::<S, HEIGHT, VECTORS> {
+                    simd,
+                    rows: &rows,
+                    weight,
+                    bias,
+                    columns,
+                    y: &y,
+                    add,
+                    copy: &mut copy,
+                };
                 simd.vectorize(task);
                 WEIGHT_COPY.set(copy);
             });
@@ -200,7 +209,14 @@ impl<S: Simd, const HEIGHT: usize, const VECTORS: usize> WithSimd for Task<'_, S
                         let tile = &DisjointCols::new(&mut partial, width);
                         // SAFETY: the matrix was made here, for this alone.
                         let tile = unsafe { tile.target(0, 0) };
-                        simd.vectorize(Microkernel::<S, HEIGHT, VECTORS> { simd, x, weights, initial, y: tile, add: false });
+                        simd.vectorize(Microkernel::<S, HEIGHT, VECTORS> {
+                            simd,
+                            x,
+                            weights,
+                            initial,
+                            y: tile,
+                            add: false,
+                        });
                         for (row, sums) in (row..end_row).zip(partial.chunks_exact(width)) {
                             // SAFETY: these columns are this task's alone, and the piece is dropped before the next.
                             let y = unsafe { y.piece(row, columns.clone()) };
