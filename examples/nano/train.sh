@@ -48,12 +48,12 @@ spoken() {
     run codec codec "$out/start" "$lines/spoken.jsonl" --fresh
     made codes "$(readlink -f "$out/codec.done")"
     [ -e "$out/codes/spoken.jsonl" ] ||
-        "$train" encode --strict --codec "$out/codec.done" --data "$lines/spoken-short.jsonl" --data "$lines/spoken.jsonl" --out "$out/codes"
+        "$train" encode --strict --codec "$out/codec.done" --data "$lines/spoken-words.jsonl" --data "$lines/spoken.jsonl" --out "$out/codes"
+    [ -e "$out/codes/lexicon.jsonl" ] || "$nano" lexicon "$out/codes"
     # The talker reads the thinker's states where a prompt has media: those of an early thinker do for most of its training.
     until [ -e "$out/look.done" ]; do sleep 5; done
     join early "$out/look.done" "code2wav.=$out/codec.done"
-    run words talker "$out/early" "$out/codes/spoken-short.jsonl"
-    run talker talker "$out/words.done" "$out/codes/spoken.jsonl"
+    run words talker "$out/early" "$out/codes/lexicon.jsonl"
 }
 # Puts parts into one checkpoint: join NAME MODEL PREFIX=DIR..., or of a thinker alone: join NAME MODEL --text-only
 join() {
@@ -84,14 +84,16 @@ else
         "$lines/pictures-heard.jsonl=10" "$lines/clips.jsonl=5"
 fi
 still_well
-run thinker sft "$out/look.done" "$lines/text.jsonl=8" "$lines/talks.jsonl=8" "$lines/long-talks.jsonl=6" "$lines/tools.jsonl=10" \
-    "$lines/heard.jsonl=32" "$lines/pictures.jsonl=14" "$lines/pictures-heard.jsonl=16" "$lines/clips.jsonl=10"
+run ways sft "$out/look.done" "$lines/clips-ways.jsonl=70" "$lines/heard.jsonl=15" "$lines/pictures.jsonl=10" "$lines/talks.jsonl=5"
+still_well
+run thinker sft "$out/ways.done" "$lines/text.jsonl=6" "$lines/talks.jsonl=6" "$lines/long-talks.jsonl=4" "$lines/tools.jsonl=6" \
+    "$lines/heard.jsonl=34" "$lines/pictures.jsonl=12" "$lines/pictures-heard.jsonl=8" "$lines/clips.jsonl=18" "$lines/clips-ways.jsonl=6"
 # Codes and their encoder stay as they are: the vocoder goes on beside the talker.
-until [ -e "$out/codes/spoken.jsonl" ]; do
+until [ -e "$out/codes/lexicon.jsonl" ]; do
     still_well
     sleep 5
 done
-run vocoder codec "$out/codec.done" "$lines/spoken.jsonl" --decoder-only
+run vocoder codec "$out/codec.done" "$lines/spoken-joined.jsonl=70" "$lines/spoken.jsonl=30" --decoder-only
 # The variants that only write.
 still_well
 run thinking sft "$out/thinker.done" "$lines/thinking.jsonl=70" "$lines/text.jsonl=30"
@@ -101,6 +103,6 @@ run captioner sft "$out/thinker.done" "$lines/captions.jsonl"
 join nano-captioner "$out/captioner.done" --text-only
 finish
 trap - EXIT
-join joined "$out/thinker.done" "code2wav.=$out/vocoder.done" "talker.=$out/talker.done"
-run settle talker "$out/joined" "$out/codes/spoken.jsonl"
+join joined "$out/thinker.done" "code2wav.=$out/vocoder.done" "talker.=$out/words.done"
+run settle talker "$out/joined" "$out/codes/lexicon.jsonl"
 printf '%s\n' "$out/settle.done" "$out/nano-thinking" "$out/nano-captioner"

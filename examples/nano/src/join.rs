@@ -1,11 +1,13 @@
 //! One checkpoint of parts that were trained apart, or of the thinker alone.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use qwen3_omni::checkpoint::Checkpoint;
-use qwen3_omni::{Error, Result};
+use qwen3_omni::checkpoint::{Checkpoint, Weights};
+use qwen3_omni::{Device, Error, Result};
+use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::files::{copy, io, read_json, write_json};
@@ -54,14 +56,15 @@ impl Join {
             std::fs::remove_dir_all(&partial).map_err(io(&partial))?;
         }
         std::fs::create_dir(&partial).map_err(io(&partial))?;
-        let mut tensors = BTreeMap::new();
         let is_left_out = |name: &str| self.text_only && SPEAKS.iter().any(|prefix| name.starts_with(prefix));
+        let mut joined = Vec::new();
         for (name, tensor) in base.tensors().iter().filter(|(name, _)| !is_left_out(name)) {
             let from = parts.iter().find(|(prefix, ..)| name.starts_with(prefix)).map_or(&base, |(.., other)| other);
-            let found = from.tensors().get(name).filter(|found| found.shape == tensor.shape);
-            let found =
-                found.ok_or_else(|| Error::Config(format!("`{name}`: not in the part, or of another shape")))?;
-            let view = TensorView::new(found.dtype, found.shape.clone(), from.bytes(found));
+            joined.push((name, joined_values(name, &tensor.shape, &base, from)?));
+        }
+        let mut tensors = BTreeMap::new();
+        for (name, (dtype, shape, bytes)) in &joined {
+            let view = TensorView::new(*dtype, shape.clone(), bytes);
             tensors.insert(name, view.map_err(|error| Error::Config(format!("`{name}`: {error}")))?);
         }
         let path = partial.join("model.safetensors");
@@ -93,6 +96,31 @@ impl Join {
     }
 }
 
+/// A tensor's number type, shape and bytes.
+type Stored<'a> = (Dtype, Vec<usize>, Cow<'a, [u8]>);
+
+/// A tensor of `from`. If it has fewer rows than that of `base`, as embeddings behind which tokens were added, the others are `base`'s.
+fn joined_values<'a>(name: &str, shape: &[usize], base: &Checkpoint, from: &'a Checkpoint) -> Result<Stored<'a>> {
+    let misfit = || Error::Config(format!("`{name}`: not in the part, or of another shape"));
+    let found = from.tensors().get(name).ok_or_else(misfit)?;
+    if found.shape == shape {
+        return Ok((found.dtype, found.shape.clone(), from.bytes(found).into()));
+    }
+    let ([rows, width], [wanted, other]) = (&found.shape[..], shape) else { return Err(misfit()) };
+    if width != other || rows > wanted {
+        return Err(misfit());
+    }
+    let mut values = values_of(from, name, &found.shape)?;
+    values.extend_from_slice(&values_of(base, name, shape)?[rows * width..]);
+    let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+    Ok((Dtype::F32, shape.to_vec(), bytes.into()))
+}
+
+fn values_of(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let place = Device::Cpu.place(qwen3_omni::Dtype::F32)?;
+    Weights::new(checkpoint, &place, qwen3_omni::Dtype::F32).values(name, shape)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,14 +129,11 @@ mod tests {
         checkpoint.bytes(&checkpoint.tensors()[name]).to_vec()
     }
 
-    #[test]
-    fn parts_come_from_where_they_were_trained() {
-        let folder = tempfile::tempdir().unwrap();
-        let nano = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano"));
-        let drawn = folder.path().join("drawn");
+    /// A checkpoint of random weights.
+    fn draw(config: PathBuf, out: &Path) {
         let options = weights_tools::init::Options {
-            config: nano.join("config.json"),
-            out: drawn.clone(),
+            config,
+            out: out.to_owned(),
             seed: 1,
             layers: None,
             dtype: qwen3_omni::Dtype::Bf16,
@@ -118,6 +143,46 @@ mod tests {
             restart: false,
         };
         weights_tools::init::init(&options, |_| {}).unwrap();
+    }
+
+    #[test]
+    fn rows_for_new_tokens_are_the_bases_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let nano = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano"));
+        let mut config = read_json(&nano.join("config.json")).unwrap();
+        let tokens = &mut config["thinker_config"]["text_config"]["vocab_size"];
+        let before = tokens.as_u64().unwrap() as usize;
+        *tokens = (before + 64).into();
+        let files = folder.path().join("files");
+        std::fs::create_dir(&files).unwrap();
+        for entry in std::fs::read_dir(nano).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if !name.contains("safetensors") {
+                copy(&path, &files.join(name)).unwrap();
+            }
+        }
+        write_json(&files.join("config.json"), &config).unwrap();
+        let [drawn, out] = ["drawn", "joined"].map(|name| folder.path().join(name));
+        draw(files.join("config.json"), &drawn);
+        let part = vec![format!("thinker.={}", nano.display())];
+        Join { model: drawn.clone(), out: out.clone(), part, text_only: false }.run().unwrap();
+        let [joined, nano, drawn] = [&out, nano, &drawn].map(|path| Checkpoint::open(path).unwrap());
+        let name = "thinker.model.embed_tokens.weight";
+        let shape = &joined.tensors()[name].shape;
+        assert_eq!(shape[0], before + 64);
+        let all = values_of(&joined, name, shape).unwrap();
+        let (old, new) = all.split_at(before * shape[1]);
+        assert!(old == values_of(&nano, name, &[before, shape[1]]).unwrap());
+        assert!(new == &values_of(&drawn, name, shape).unwrap()[old.len()..]);
+    }
+
+    #[test]
+    fn parts_come_from_where_they_were_trained() {
+        let folder = tempfile::tempdir().unwrap();
+        let nano = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano"));
+        let drawn = folder.path().join("drawn");
+        draw(nano.join("config.json"), &drawn);
         let out = folder.path().join("joined");
         let join = |prefix: &str| Join {
             model: nano.to_owned(),

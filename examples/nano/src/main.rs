@@ -9,6 +9,7 @@ mod data;
 mod evaluate;
 mod files;
 mod join;
+mod lexicon;
 mod start;
 mod tokenizer;
 
@@ -28,6 +29,7 @@ enum Command {
     Data(data::Options),
     Start(start::Start),
     Join(join::Join),
+    Lexicon(lexicon::Lexicon),
     Evaluate(evaluate::Evaluate),
 }
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Data(options) => data::generate(&options).map_err(|error| error.to_string()),
         Command::Start(start) => start.run().map_err(|error| error.to_string()),
         Command::Join(join) => join.run().map_err(|error| error.to_string()),
+        Command::Lexicon(lexicon) => lexicon.run().map_err(|error| error.to_string()),
         Command::Evaluate(evaluate) => evaluate.run().map_err(|error| error.to_string()),
     };
     match done {
@@ -60,6 +63,7 @@ mod tests {
     fn settings_of_all_stages_are_understood() {
         for text in [
             include_str!("../stages/look.toml"),
+            include_str!("../stages/ways.toml"),
             include_str!("../stages/thinker.toml"),
             include_str!("../stages/thinking.toml"),
             include_str!("../stages/captioner.toml"),
@@ -71,11 +75,7 @@ mod tests {
         for text in [include_str!("../stages/codec.toml"), include_str!("../stages/vocoder.toml")] {
             read::<CodecSettings>(text).run.schedule().unwrap();
         }
-        for text in [
-            include_str!("../stages/words.toml"),
-            include_str!("../stages/talker.toml"),
-            include_str!("../stages/settle.toml"),
-        ] {
+        for text in [include_str!("../stages/words.toml"), include_str!("../stages/settle.toml")] {
             read::<TalkerSettings>(text).run.schedule().unwrap();
         }
     }

@@ -24,7 +24,7 @@ pub(crate) struct Start {
     /// Tokens, added ones not counted
     #[arg(long, default_value_t = 1000)]
     tokens: usize,
-    /// Go on with the thinker of this checkpoint, and with its tokenizer: only talker and vocoder are new
+    /// Go on with the thinker of this checkpoint: only talker and vocoder are new, and tokens for words that its tokenizer spells
     #[arg(long, conflicts_with = "tokens", value_name = "DIR")]
     thinker: Option<PathBuf>,
     /// Seed of the weights
@@ -37,7 +37,7 @@ const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/nano");
 
 /// Files that are taken as they are.
 const COPIED: [&str; 2] = ["generation_config.json", "preprocessor_config.json"];
-const TOKENIZER: [&str; 4] = ["vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.json"];
+const TOKENIZER: [&str; 2] = ["tokenizer_config.json", "chat_template.json"];
 
 /// Ids that the configs of thinker and talker both have, with their tokens.
 const MEDIA_IDS: [(&str, &str); 6] = [
@@ -64,30 +64,40 @@ impl Start {
             println!("{tokens} tokens: {}", self.out.display());
             return Ok(());
         };
-        self.take_tokenizer(thinker, files.path())?;
+        let tokens = self.extend_tokenizer(thinker, files.path())?;
         let drawn = files.path().join("drawn");
         self.draw(files.path(), &drawn)?;
         let part = vec![format!("thinker.={}", thinker.display())];
-        Join { model: drawn, out: self.out.clone(), part, text_only: false }.run()
+        Join { model: drawn, out: self.out.clone(), part, text_only: false }.run()?;
+        println!("{tokens} tokens: {}", self.out.display());
+        Ok(())
     }
 
     /// Writes config, tokenizer and settings for the words of the data; returns the number of tokens.
     fn write_tokenizer(&self, files: &Path) -> Result<usize> {
         let template = Path::new(TEMPLATE);
-        let words: Vec<String> =
-            read_text(&self.data.join("words.txt"))?.split_whitespace().map(str::to_owned).collect();
-        let ids = tokenizer::write(&words, &self.texts(template)?, self.tokens, template, files)?;
+        let ids = tokenizer::write(&self.words()?, &self.texts(template)?, self.tokens, template, files)?;
         write_json(&files.join("config.json"), &with_ids(read_json(&self.config)?, &ids)?)?;
         copy_files(template, &COPIED, files)?;
         Ok(ids.len())
     }
 
-    /// Writes config, tokenizer and settings of a checkpoint, with the sizes of a new talker and vocoder.
-    fn take_tokenizer(&self, thinker: &Path, files: &Path) -> Result<()> {
-        let config = with_parts_of(read_json(&thinker.join("config.json"))?, read_json(&self.config)?)?;
+    /// Writes config, tokenizer and settings of a checkpoint, with tokens for the words of the data and the sizes of a new talker and
+    /// vocoder; returns the number of tokens.
+    fn extend_tokenizer(&self, thinker: &Path, files: &Path) -> Result<usize> {
+        let ids = tokenizer::extend(&self.words()?, thinker, files)?;
+        let mut config = with_parts_of(read_json(&thinker.join("config.json"))?, read_json(&self.config)?)?;
+        let size = &mut config["thinker_config"]["text_config"]["vocab_size"];
+        *size = json!(ids.len().next_multiple_of(MULTIPLE).max(size.as_u64().unwrap_or_default() as usize));
         write_json(&files.join("config.json"), &config)?;
         copy_files(thinker, &COPIED, files)?;
-        copy_files(thinker, &TOKENIZER, files)
+        copy_files(thinker, &TOKENIZER, files)?;
+        Ok(ids.len())
+    }
+
+    /// The words of the data.
+    fn words(&self) -> Result<Vec<String>> {
+        Ok(read_text(&self.data.join("words.txt"))?.split_whitespace().map(str::to_owned).collect())
     }
 
     /// Draws weights for the config and the tokenizer in `files`.

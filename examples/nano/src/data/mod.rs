@@ -20,7 +20,7 @@ use crate::data::picture::pictures;
 use crate::data::sound::captions;
 use crate::data::sound::heard::Ears;
 use crate::data::sound::listen;
-use crate::data::sound::spoken::{Prompts, Speeches};
+use crate::data::sound::spoken::{Joined, Prompts, Speeches};
 use crate::data::sound::studio::{Studio, check_programs};
 use crate::data::typed::corpus::Corpus;
 use crate::data::typed::line::Line;
@@ -28,7 +28,7 @@ use crate::data::typed::talks;
 use crate::data::typed::text;
 use crate::data::typed::thinking;
 use crate::data::typed::tools;
-use crate::data::world::draw::Draw;
+pub use crate::data::world::draw::Draw;
 use crate::data::world::held::Side;
 
 /// What can go wrong is told to a person, who reads it.
@@ -48,7 +48,7 @@ pub struct Options {
     /// Decides everything
     #[arg(long, default_value_t = 7)]
     pub seed: u64,
-    /// How much to make: 1 is about 55,000 lines for training, 0.01 a quick trial
+    /// How much to make: 1 is about 60,000 lines for training, 0.01 a quick trial
     #[arg(long, default_value_t = 1.0)]
     pub scale: f64,
     /// Threads; one per processor if not given
@@ -65,13 +65,11 @@ struct Half {
     files: Vec<(&'static str, Vec<Value>)>,
     media: Media,
     ears: Vec<Ears>,
-    speeches: Speeches,
+    speeches: Vec<Speeches>,
+    joined: Option<Joined>,
 }
 
-/// Words of the longest answer of the files that training begins with: the talker finds out which text is spoken in which frames in a few
-/// hundred steps among so few, and in long sentences hardly at all.
-const SHORT_SPOKEN: usize = 3;
-/// As `you said red cat`.
+/// Words of the longest answer of the file that a thinker begins to hear with, as `you said red cat`.
 const SHORT_HEARD: usize = 4;
 
 /// Makes everything.
@@ -95,7 +93,7 @@ pub fn generate(options: &Options) -> Result<()> {
     pool.install(|| {
         let studio = Studio::new(work.clone(), piper.as_deref())?;
         let train = train(options);
-        let held = held(options, &studio, &train.speeches);
+        let held = held(options, &studio, &train.speeches[0]);
         let halves = [train, held];
         for half in &halves {
             half.render(&studio, options)?;
@@ -114,7 +112,7 @@ fn train(options: &Options) -> Half {
     let side = Side::Train;
     let draw = |name: &str| Draw::new(options.seed, &format!("train {name}"), 0);
     let count = |full: usize| scaled(full, options.scale);
-    let mut ears = Ears::new(side, count(7000), &mut draw("ears"));
+    let mut ears = Ears::new(side, count(10_000), &mut draw("ears"));
     let mut media = Media::new(side);
     let text = text::lines(side, count(6000), &mut draw("text"));
     let talks = talks::lines(side, count(3000), &mut draw("talks"), &mut media);
@@ -123,12 +121,15 @@ fn train(options: &Options) -> Half {
     let heard = listen::lines(side, count(14_000), &mut draw("heard"), &mut media, &mut ears);
     let pictures = pictures::lines(side, count(9000), &mut draw("pictures"), &mut media);
     let seen = pictures::heard(side, count(5000), &mut draw("pictures-heard"), &mut media, &mut ears);
-    let clips = clips::lines(side, count(1500), &mut draw("clips"), &mut media, &mut ears);
+    let clips = clips::lines(side, count(6000), &mut draw("clips"), &mut media, &mut ears);
+    let ways = clips::ways(&clips);
     let thinking = thinking::lines(side, count(1500), &mut draw("thinking"));
     let captions = captions::lines(count(2000), &mut draw("captions"), &mut media, &ears);
     let asked = [&text, &talks, &tools, &heard, &pictures, &seen, &clips];
     let prompts = Prompts::new(asked.into_iter().flatten());
     let (spoken, speeches) = Speeches::plan(side, count(10_000), &prompts, None, &mut draw("spoken"));
+    let (words, said_words) = speeches.words();
+    let (joined, said_joined) = speeches.joined(count(1700));
     let files = vec![
         ("text", values(&text)),
         ("talks", values(&talks)),
@@ -139,13 +140,15 @@ fn train(options: &Options) -> Half {
         ("pictures", values(&pictures)),
         ("pictures-heard", values(&seen)),
         ("clips", values(&clips)),
+        ("clips-ways", values(&ways)),
         ("spoken", values(&spoken)),
-        ("spoken-short", short(&spoken, SHORT_SPOKEN)),
+        ("spoken-words", values(&words)),
+        ("spoken-joined", values(&joined)),
         ("thinking", values(&thinking)),
         ("captions", values(&captions)),
         ("transcripts", listen::transcripts(&ears)),
     ];
-    Half { side, files, media, ears: vec![ears], speeches }
+    Half { side, files, media, ears: vec![ears], speeches: vec![speeches, said_words], joined: Some(said_joined) }
 }
 
 fn held(options: &Options, studio: &Studio, spoken_in_training: &Speeches) -> Half {
@@ -185,7 +188,7 @@ fn held(options: &Options, studio: &Studio, spoken_in_training: &Speeches) -> Ha
         ("captions", values(&captions)),
         ("thinking", values(&thinking)),
     ];
-    Half { side, files, media, ears: vec![ears, strange_ears], speeches }
+    Half { side, files, media, ears: vec![ears, strange_ears], speeches: vec![speeches], joined: None }
 }
 
 fn scaled(full: usize, scale: f64) -> usize {
@@ -225,7 +228,10 @@ impl Half {
         timed(&format!("{name}: what is heard"), || {
             self.ears.iter().try_for_each(|ears| ears.render(studio, out, seed))
         })?;
-        timed(&format!("{name}: what is spoken"), || self.speeches.render(studio, out))?;
+        timed(&format!("{name}: what is spoken"), || {
+            self.speeches.iter().try_for_each(|speeches| speeches.render(studio, out))?;
+            self.joined.as_ref().map_or(Ok(()), |joined| joined.render(out))
+        })?;
         timed(&format!("{name}: {pictures} pictures, {tones} tones"), || self.media.render_stills(out, seed))
     }
 }
@@ -264,7 +270,7 @@ mod tests {
         let half = train(&options);
         let lines = |name: &str| half.files.iter().find(|(of, _)| *of == name).map(|(_, lines)| lines.len());
         assert_eq!(["text", "heard", "spoken"].map(lines), [6000, 14_000, 10_000].map(Some));
-        assert_eq!(half.speeches.distinct(), [5000; 2]);
+        assert_eq!(half.speeches[0].distinct(), [5000; 2]);
     }
 
     /// Films, which `ffmpeg` encodes, are left out.

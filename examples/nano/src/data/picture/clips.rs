@@ -10,6 +10,9 @@ use crate::data::world::held::Side;
 use crate::data::world::topic::{Group, Topic};
 use crate::data::world::words::{Named, Way, number};
 
+/// The kind of lines that ask which way something moves.
+const WAY: &str = "clip way";
+
 /// A question about a film.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Glance {
@@ -59,11 +62,23 @@ pub fn lines(side: Side, count: usize, draw: &mut Draw, media: &mut Media, ears:
             let glance = draw.weighted(&[(3, Glance::Way), (5, Glance::Happens), (2, Glance::See)]);
             let film = glance.film(side, draw);
             let parts = [Part::Clip(media.film(film, None)), glance.text().into()];
-            let kind = if glance == Glance::Way { "clip way" } else { "clip" };
+            let kind = if glance == Glance::Way { WAY } else { "clip" };
             Line::new(kind).says(&parts).answer(glance.answer(&film))
         }
     };
     (0..count).map(line).collect()
+}
+
+/// Which way things move, asked of all silent films of `lines` in which one does: among these alone a model finds out that it can tell.
+pub fn ways(lines: &[Line]) -> Vec<Line> {
+    let way = |line: &Line| {
+        let answer = line.last_answer()?;
+        let found = if line.is_kind(WAY) { Some(answer) } else { answer.split_once(" moves ").map(|(_, way)| way) };
+        let question = line.question()?;
+        let film = question["content"][0]["video"].as_str().filter(|_| !line.has_sound())?;
+        Some(Line::new(WAY).says(&[Part::Clip(film.to_owned()), Glance::Way.text().into()]).answer(found?))
+    };
+    lines.iter().filter_map(way).collect()
 }
 
 /// The film's sound asks.
@@ -84,4 +99,25 @@ fn number_heard(side: Side, draw: &mut Draw, media: &mut Media, ears: &mut Ears)
     let film = Film::any(side, Film::any_action, draw);
     let parts = [Part::Clip(media.film(film, Some(path))), "what do you hear".into()];
     line.says(&parts).with_sound().answer(number(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_silent_film_of_something_that_moves_is_asked_which_way() {
+        let mut draw = Draw::new(4, "clips", 0);
+        let (mut media, mut ears) =
+            (Media::new(Side::Train), Ears::new(Side::Train, 100, &mut Draw::new(4, "ears", 0)));
+        let lines = lines(Side::Train, 300, &mut draw, &mut media, &mut ears);
+        let ways = ways(&lines);
+        let of = |way: &str| ways.iter().filter(|line| line.last_answer() == Some(way)).count();
+        assert_eq!(["left", "right", "up", "down"].map(of).iter().sum::<usize>(), ways.len());
+        let asked = lines.iter().filter(|line| line.is_kind(WAY)).count();
+        assert!(ways.len() > asked + 20, "{asked} of {}", ways.len());
+        assert!(ways.iter().all(
+            |line| !line.has_sound() && line.question().unwrap()["content"][1]["text"] == "which way does it move"
+        ));
+    }
 }

@@ -1,14 +1,15 @@
 //! Answers that are spoken, in the two voices of the model.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::data::picture::media::on_disk;
 use crate::data::sound::resample::to_rate;
 use crate::data::sound::studio::{Sentence, Studio};
-use crate::data::sound::voices::SPEAKERS;
+use crate::data::sound::voices::{SPEAKERS, Voice};
 use crate::data::sound::wave::{Wave, rms};
 use crate::data::typed::line::Line;
 use crate::data::typed::text::any_system;
@@ -27,6 +28,8 @@ const TAIL: usize = 720;
 /// How loud the voiced part is, and the peak that is not passed.
 const LOUDNESS: f32 = 0.08;
 const PEAK: f32 = 0.89;
+/// Percentage of the usual speed at which single words are recorded.
+const WORD_SPEED: i32 = 95;
 /// Percentage of lines whose question belongs to the answer.
 const FITTING: usize = 15;
 
@@ -44,6 +47,10 @@ pub struct Speeches {
     side: Side,
     sentences: Vec<(Sentence, String)>,
 }
+
+/// Sounds that are joined of recordings, and what of.
+#[derive(Debug)]
+pub struct Joined(Vec<(Vec<String>, String)>);
 
 impl<'a> Prompts<'a> {
     /// Sorts lines by what their first question is made of.
@@ -152,6 +159,35 @@ impl Speeches {
         (lines, speeches)
     }
 
+    /// Plans a recording of each word that is said here, by each speaker; and their lines.
+    pub fn words(&self) -> (Vec<Line>, Self) {
+        let words: BTreeSet<&str> = self.sentences.iter().flat_map(|(sentence, _)| sentence.text.split(' ')).collect();
+        let mut speeches = Self { side: self.side, sentences: Vec::new() };
+        let mut lines = Vec::new();
+        for (speaker, voice) in SPEAKERS {
+            for word in &words {
+                let path = word_path(speaker, word);
+                lines.push(Line::new("spoken word").asks("say it").answer(*word).spoken(path.clone(), speaker));
+                let voice = Voice { speed: WORD_SPEED, ..voice };
+                speeches.sentences.push((Sentence { text: (*word).to_owned(), voice }, path));
+            }
+        }
+        (lines, speeches)
+    }
+
+    /// Plans sounds of some of the sentences, joined of the recordings of [`Self::words`]; and their lines.
+    pub fn joined(&self, count: usize) -> (Vec<Line>, Joined) {
+        let sentences = self.sentences.iter().zip(SPEAKERS.iter().cycle()).take(count).enumerate();
+        let mut joined = Joined(Vec::new());
+        let lines = sentences.map(|(number, ((sentence, _), (speaker, _)))| {
+            let path = format!("../media/speech/joined/{number:06}.wav");
+            let parts = sentence.text.split(' ').map(|word| word_path(speaker, word)).collect();
+            joined.0.push((parts, path.clone()));
+            Line::new("spoken joined").asks("say it").answer(&sentence.text).spoken(path, speaker)
+        });
+        (lines.collect(), joined)
+    }
+
     /// Records everything.
     ///
     /// # Errors
@@ -167,6 +203,29 @@ impl Speeches {
             finished(wave).write(&on_disk(out, &self.sentences[number].1))
         })
     }
+}
+
+impl Joined {
+    /// Joins the recordings, which must have been made.
+    ///
+    /// # Errors
+    /// For files that cannot be read or written.
+    pub fn render(&self, out: &Path) -> Result<()> {
+        self.0.par_iter().try_for_each(|(parts, path)| {
+            let parts = parts.iter().map(|part| Wave::read(&on_disk(out, part))).collect::<Result<Vec<_>>>()?;
+            let samples = parts.into_iter().flat_map(|wave| wave.samples).collect();
+            let path = on_disk(out, path);
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder).map_err(in_file(folder))?;
+            }
+            Wave { rate: RATE, samples }.write(&path)
+        })
+    }
+}
+
+/// Where a speaker's recording of a word lies.
+fn word_path(speaker: &str, word: &str) -> String {
+    format!("../media/speech/words-{speaker}/{word}.wav")
 }
 
 #[cfg(test)]
@@ -223,6 +282,23 @@ mod tests {
         assert!(wave.samples.len().is_multiple_of(FRAME) && wave.samples.len() >= 30_000 + LEAD + TAIL);
         assert!(wave.samples[..LEAD].iter().all(|sample| *sample == 0.0));
         assert!((rms(&wave.samples[LEAD..LEAD + 29_000]) - LOUDNESS).abs() < 0.003);
+    }
+
+    #[test]
+    fn each_word_is_recorded_by_each_speaker_and_joined() {
+        let sentence = |text: &str| (Sentence { text: text.into(), voice: SPEAKERS[0].1 }, String::new());
+        let said = Speeches { side: Side::Train, sentences: vec![sentence("red cat"), sentence("a red cat")] };
+        let (lines, words) = said.words();
+        let answers: Vec<_> = lines.iter().filter_map(Line::last_answer).collect();
+        assert_eq!(answers, ["a", "cat", "red", "a", "cat", "red"]);
+        let (joined, sounds) = said.joined(10);
+        assert_eq!((joined.len(), joined[1].last_answer()), (2, Some("a red cat")));
+        let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        words.render(&Studio::humming(folder.path().to_owned()), out.path()).unwrap();
+        sounds.render(out.path()).unwrap();
+        let length = |path: &str| Wave::read(&on_disk(out.path(), path)).unwrap().samples.len();
+        let parts = ["a", "red", "cat"].map(|word| word_path(SPEAKERS[1].0, word));
+        assert_eq!(length(&sounds.0[1].1), parts.iter().map(|part| length(part)).sum::<usize>());
     }
 
     #[test]

@@ -102,7 +102,9 @@ impl<'a> Studio<'a> {
                     self.pipe(piper.arg("--model").arg(model).args(["--output_file", file]), &format!("{text}\n"))?;
                 }
                 Engine::Flite => {
-                    self.pipe(Command::new("flite").args(["-voice", voice.name, "-t", text, "-o", file]), "")?;
+                    let stretch = format!("duration_stretch={}", 100.0 / f64::from(voice.speed));
+                    let settings = ["-voice", voice.name, "--setf", &stretch, "-t", text, "-o", file];
+                    self.pipe(Command::new("flite").args(settings), "")?;
                 }
                 Engine::Espeak | Engine::Festival => {
                     let settings = ["-v", voice.name, "-s", &speed, "-p", &pitch, "-w", file, text];
@@ -139,10 +141,16 @@ pub fn run(command: &mut Command, input: &[u8]) -> Result<()> {
 
 /// Scheme that makes a file of each sentence.
 fn script(voice: &str, batch: &[Recorded<'_>]) -> String {
-    let mut script = format!("(voice_{voice})\n");
-    for (_, Sentence { text, .. }, file) in batch {
+    let is_hmm = voice.ends_with("_hts");
+    let mut script = format!("(voice_{voice})\n{}", if is_hmm { "(define usual hts_engine_params)\n" } else { "" });
+    for (_, Sentence { text, voice }, file) in batch {
+        let speed = f64::from(voice.speed) / 100.0;
+        let set = match is_hmm {
+            true => format!("(set! hts_engine_params (cons (list \"-r\" {speed}) usual))"),
+            false => format!("(Parameter.set 'Duration_Stretch {})", 1.0 / speed),
+        };
         // Writing to a string does not fail.
-        let _ = writeln!(script, "(utt.save.wave (utt.synth (Utterance Text \"{text}\")) \"{file}\" 'riff)");
+        let _ = writeln!(script, "{set}\n(utt.save.wave (utt.synth (Utterance Text \"{text}\")) \"{file}\" 'riff)");
     }
     script
 }

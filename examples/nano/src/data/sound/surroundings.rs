@@ -27,7 +27,7 @@ pub fn place(wave: &Wave, around: Around, draw: &mut Draw) -> Vec<f32> {
     let wave = wave.clone().trimmed(0.02);
     let peak = wave.peak().max(1e-3);
     let quiet = matches!(around, Around::Silence(_));
-    let pace = if quiet { 1.0 } else { draw.real(0.85, 1.2) };
+    let pace = if quiet { 1.0 } else { draw.real(0.8, 1.25) };
     // In steps of a 320th: so the usual rates are exact.
     let down = (320.0 * wave.rate as f32 / RATE as f32 * pace).round() as usize;
     let gain = if quiet { 1.0 } else { draw.real(0.3, 1.2) };
@@ -35,6 +35,10 @@ pub fn place(wave: &Wave, around: Around, draw: &mut Draw) -> Vec<f32> {
     let mut samples = vec![0.0; before];
     samples.extend(resample(&wave.samples, 320, down).into_iter().map(|sample| sample * gain * PEAK / peak));
     samples.resize((samples.len() + after).max(LEAST), 0.0);
+    if !quiet && draw.chance(0.5) {
+        let [bass, treble] = [(), ()].map(|()| draw.real(-9.0, 9.0));
+        samples = coloured(&samples, bass, treble);
+    }
     if !quiet && draw.chance(1.0 / 3.0) {
         samples = room(&samples, draw);
     }
@@ -53,6 +57,19 @@ fn silence(around: Around, draw: &mut Draw) -> usize {
         Around::Any => draw.real(0.0, 1.0),
     };
     (seconds * RATE as f32).round() as usize
+}
+
+/// The sound through another microphone: below 500 Hz and above 2 kHz louder or softer by decibels, and as loud as it was.
+fn coloured(samples: &[f32], bass: f32, treble: f32) -> Vec<f32> {
+    let [low, high] = [500.0, 2000.0].map(|hertz: f32| 1.0 - (-std::f32::consts::TAU * hertz / RATE as f32).exp());
+    let [bass, treble] = [bass, treble].map(|decibels| 10f32.powf(decibels / 20.0));
+    let (mut below, mut middle) = (0.0, 0.0);
+    let coloured = samples.iter().map(|sample| {
+        below += low * (sample - below);
+        middle += high * (sample - middle);
+        bass * below + (middle - below) + treble * (sample - middle)
+    });
+    level(coloured.collect(), samples)
 }
 
 /// Adds white noise, or pink noise, which has as much of it in every octave.
@@ -96,12 +113,16 @@ pub fn room(samples: &[f32], draw: &mut Draw) -> Vec<f32> {
         let end = samples.len().saturating_sub(at);
         heard.iter_mut().skip(at).zip(&samples[..end]).for_each(|(heard, sample)| *heard += height * sample);
     }
-    let factor = rms(samples) / rms(&heard).max(1e-9);
-    // Echoes that meet must not be clipped.
-    let peak = heard.iter().fold(0f32, |peak, sample| peak.max(sample.abs())) * factor;
+    level(heard, samples)
+}
+
+/// Makes a sound as loud as another, but for peaks that would be clipped.
+fn level(mut sound: Vec<f32>, other: &[f32]) -> Vec<f32> {
+    let factor = rms(other) / rms(&sound).max(1e-9);
+    let peak = sound.iter().fold(0f32, |peak, sample| peak.max(sample.abs())) * factor;
     let factor = factor * (0.98 / peak.max(0.98));
-    heard.iter_mut().for_each(|sample| *sample *= factor);
-    heard
+    sound.iter_mut().for_each(|sample| *sample *= factor);
+    sound
 }
 
 #[cfg(test)]
@@ -120,6 +141,18 @@ mod tests {
         assert_eq!(heard.len(), wave.samples.len());
         assert!((rms(&heard) / rms(&wave.samples) - 1.0).abs() < 0.01);
         assert!(heard != wave.samples);
+    }
+
+    #[test]
+    fn a_microphone_makes_bass_louder_and_treble_softer() {
+        let sine = |hertz: f32| -> Vec<f32> {
+            (0..16_000).map(|i| (std::f32::consts::TAU * hertz * i as f32 / RATE as f32).sin() * 0.1).collect()
+        };
+        let both: Vec<f32> = sine(100.0).iter().zip(sine(6000.0)).map(|(low, high)| low + high).collect();
+        let heard = coloured(&both, 6.0, -6.0);
+        assert!((rms(&heard) / rms(&both) - 1.0).abs() < 0.01);
+        let share = |hertz: f32| sine(hertz).iter().zip(&heard).map(|(sine, heard)| sine * heard).sum::<f32>().abs();
+        assert!(share(100.0) > 1.8 * share(6000.0), "{} {}", share(100.0), share(6000.0));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Voice {
     pub name: &'static str,
     /// Whether it is a woman's.
     pub is_woman: bool,
-    /// Words a minute, of `espeak-ng` only.
+    /// Words a minute of `espeak-ng`; of `flite` and `festival`, percentage of the usual speed.
     pub speed: i32,
     /// Height from 0 to 99, of `espeak-ng` only.
     pub pitch: i32,
@@ -87,7 +87,7 @@ pub const STRANGERS: [Voice; 2] = [Voice::of(Engine::Flite, "awb", false), Voice
 
 impl Voice {
     const fn of(engine: Engine, name: &'static str, is_woman: bool) -> Self {
-        Self { engine, name, is_woman, speed: 0, pitch: 0 }
+        Self { engine, name, is_woman, speed: 100, pitch: 0 }
     }
 
     fn variant(variants: &[(&'static str, bool)], draw: &mut Draw) -> Self {
@@ -96,9 +96,12 @@ impl Voice {
         Self { engine: Engine::Espeak, name, is_woman, speed, pitch }
     }
 
-    /// A voice of training: half of them of `espeak-ng`.
+    /// A voice of training: a third of them of `espeak-ng`, whose many variants are one synthesiser's.
     pub fn train(draw: &mut Draw) -> Self {
-        if draw.chance(0.5) { Self::variant(&VARIANTS, draw) } else { draw.pick(&OTHERS) }
+        match draw.chance(0.35) {
+            true => Self::variant(&VARIANTS, draw),
+            false => Self { speed: draw.whole(75, 130), ..draw.pick(&OTHERS) },
+        }
     }
 
     /// A variant of `espeak-ng` that training does not hear.

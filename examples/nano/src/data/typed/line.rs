@@ -127,6 +127,11 @@ impl Line {
         Self { kind, ..self }
     }
 
+    /// Whether it is of a kind.
+    pub fn is_kind(&self, kind: &str) -> bool {
+        self.kind == kind
+    }
+
     /// What the user says first.
     pub fn question(&self) -> Option<&Value> {
         self.messages.iter().find(|message| message["role"] == "user")

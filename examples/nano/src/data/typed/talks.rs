@@ -103,7 +103,11 @@ pub fn long(text: &[Line], talks: &[Line], count: usize, draw: &mut Draw) -> Vec
             let next = if again && draw.chance(0.7) { first } else { draw.pick(&turns) };
             line = line.followed_by(next);
         }
-        if draw.chance(0.5) { line.followed_by(draw.pick(&ends)) } else { line }
+        if draw.chance(0.5) {
+            line = line.followed_by(draw.pick(&ends));
+        }
+        let last = line.last_answer().unwrap_or_default().to_owned();
+        if draw.chance(0.3) { line.asks("repeat that").answer(last) } else { line }
     };
     (0..count).map(|_| line(draw)).collect()
 }
