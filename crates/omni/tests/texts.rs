@@ -128,16 +128,16 @@ fn the_first_word_is_spoken_when_the_template_closes_the_thinking() {
 fn the_repetition_penalty_acts_on_the_prompt() {
     let omni = nano();
     let question = [Message::user().text("what is seven plus five")];
-    // Below 1 it is a reward: what the prompt does not hold has no chance.
-    let foreign = |repetition_penalty| {
+    // So large that what the prompt holds has no chance.
+    let known = |repetition_penalty| {
         let mut options = GenerateOptions::default().max_new_tokens(6).text_only();
         options.thinker.repetition_penalty = repetition_penalty;
         let prompt = prompt(&omni, &question, &options);
         let answer = omni.generate(&question, &options).unwrap().token_ids;
-        answer.into_iter().filter(|id| !prompt.ids().contains(id)).count()
+        answer.into_iter().filter(|id| prompt.ids().contains(id)).count()
     };
-    assert!(foreign(1.0) > 0);
-    assert_eq!(foreign(0.01), 0);
+    assert!(known(1.0) > 0);
+    assert_eq!(known(100.0), 0);
 }
 
 #[test]

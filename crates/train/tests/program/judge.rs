@@ -23,7 +23,7 @@ fn a_judge_scores_answers_and_counts_what_has_no_score() {
     let folder = tempfile::tempdir().unwrap();
     let judged = [talk("hello twelve", "score: 10"), talk("goodbye twelve", "score: 0"), talk("yes twelve", "no")];
     let data = lines(folder.path(), &judged);
-    let more = ["--set", "run.rate=1e-3", "--set", "run.warm_up=0", "--set", "run.steps=40"];
+    let more = ["--set", "run.rate=1e-3", "--set", "run.warm_up=0", "--set", "run.steps=100"];
     let learned = train("sft", folder.path(), &data, &more).unwrap();
     let judge = judge(&learned, "{answer} {reference}");
     let answers = ["goodbye", "hello", "yes", "hello"].map(String::from);
@@ -71,9 +71,9 @@ fn rewards_are_a_sum_and_the_log_counts_judgements() {
         "run.steps=2",
     ];
     let log = log(&train("gspo", folder.path(), &data, &more).unwrap());
-    // Two prompts of six answers, counted once for the two steps that they make.
+    // Six answers of each prompt; those of a round are counted with a step behind it.
     let counted = |name: &str| log.iter().filter_map(|line| line[name].as_f64()).sum::<f64>();
-    assert!(counted("judgements") >= 12.0 && counted("judgements") % 12.0 == 0.0, "{log:?}");
+    assert!(counted("judgements") >= 12.0 && counted("judgements") % 6.0 == 0.0, "{log:?}");
     assert_eq!(counted("judgements"), counted("judgements_without_score"), "{log:?}");
     assert!(log.iter().all(|line| line["reward"].as_f64().unwrap() <= 1.0), "{log:?}");
 
