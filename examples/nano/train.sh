@@ -46,7 +46,7 @@ lines=$data/train
 # What is spoken and what is understood are trained beside each other, on a core each. Neither outlives the other's failure.
 spoken() {
     run codec codec "$out/start" "$lines/spoken.jsonl" --fresh
-    made codes "$(readlink -f "$out/codec.done")"
+    made codes "$(readlink -f "$out/codec.done")" "$lines/spoken-words.jsonl" "$lines/spoken.jsonl"
     [ -e "$out/codes/spoken.jsonl" ] ||
         "$train" encode --strict --codec "$out/codec.done" --data "$lines/spoken-words.jsonl" --data "$lines/spoken.jsonl" --out "$out/codes"
     [ -e "$out/codes/lexicon.jsonl" ] || "$nano" lexicon "$out/codes"

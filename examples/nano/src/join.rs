@@ -99,7 +99,10 @@ impl Join {
 /// A tensor's number type, shape and bytes.
 type Stored<'a> = (Dtype, Vec<usize>, Cow<'a, [u8]>);
 
-/// A tensor of `from`. If it has fewer rows than that of `base`, as embeddings behind which tokens were added, the others are `base`'s.
+/// Tensors with a row for each token, which may have been added behind those of a part.
+const BY_TOKEN: [&str; 2] = ["thinker.model.embed_tokens.weight", "thinker.lm_head.weight"];
+
+/// A tensor of `from`. If it is one of [`BY_TOKEN`] and has fewer rows than that of `base`, the others are `base`'s.
 fn joined_values<'a>(name: &str, shape: &[usize], base: &Checkpoint, from: &'a Checkpoint) -> Result<Stored<'a>> {
     let misfit = || Error::Config(format!("`{name}`: not in the part, or of another shape"));
     let found = from.tensors().get(name).ok_or_else(misfit)?;
@@ -107,7 +110,7 @@ fn joined_values<'a>(name: &str, shape: &[usize], base: &Checkpoint, from: &'a C
         return Ok((found.dtype, found.shape.clone(), from.bytes(found).into()));
     }
     let ([rows, width], [wanted, other]) = (&found.shape[..], shape) else { return Err(misfit()) };
-    if width != other || rows > wanted {
+    if width != other || rows > wanted || !BY_TOKEN.contains(&name) {
         return Err(misfit());
     }
     let mut values = values_of(from, name, &found.shape)?;
@@ -175,6 +178,9 @@ mod tests {
         let (old, new) = all.split_at(before * shape[1]);
         assert!(old == values_of(&nano, name, &[before, shape[1]]).unwrap());
         assert!(new == &values_of(&drawn, name, shape).unwrap()[old.len()..]);
+        let head = "talker.codec_head.weight";
+        let shape = &nano.tensors()[head].shape;
+        assert!(joined_values(head, &[shape[0] + 1, shape[1]], &drawn, &nano).unwrap_err().to_string().contains(head));
     }
 
     #[test]

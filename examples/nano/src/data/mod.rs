@@ -48,7 +48,7 @@ pub struct Options {
     /// Decides everything
     #[arg(long, default_value_t = 7)]
     pub seed: u64,
-    /// How much to make: 1 is about 60,000 lines for training, 0.01 a quick trial
+    /// How much to make: 1 is about 75,000 lines for training, 0.01 a quick trial
     #[arg(long, default_value_t = 1.0)]
     pub scale: f64,
     /// Threads; one per processor if not given

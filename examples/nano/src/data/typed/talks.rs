@@ -92,7 +92,8 @@ fn line(side: Side, draw: &mut Draw, media: &mut Media) -> Line {
     }
 }
 
-/// Written conversations of two to five turns that have nothing to do with each other, of which some are asked again.
+/// Written conversations of two and more turns that have nothing to do with each other, of which some are asked again, and some end in
+/// a repetition of the last answer.
 pub fn long(text: &[Line], talks: &[Line], count: usize, draw: &mut Draw) -> Vec<Line> {
     let turns: Vec<&Line> = text.iter().filter(|line| line.is_one_turn()).collect();
     let ends: Vec<&Line> = talks.iter().collect();
