@@ -24,13 +24,13 @@ pub trait HostFunction<const N: usize>: Debug + Clone + Send + Sync + 'static {
     /// Computes the gradient of each input from that of the output; that of an input that is a constant may be left empty.
     fn backward(&self, inputs: [Values; N], output: Values, gradient: &[f32]) -> [Vec<f32>; N];
 
-    /// As [`Self::forward`], with values that [`Self::backward_of`] needs and that are dear to compute twice.
+    /// Computes the output and intermediate values that [`Self::backward_of`] would otherwise compute again.
     fn forward_keeping(&self, inputs: [Values; N]) -> ((Vec<usize>, Vec<f32>), Vec<f32>) {
         (self.forward(inputs), Vec::new())
     }
 
-    /// Computes the gradients of the inputs marked in `wanted`, with what [`Self::forward_keeping`] kept; those of the others may be
-    /// left empty. Functions that save work by either override it.
+    /// Computes the gradients of the inputs marked in `wanted`; those of the others may be left empty. `kept` holds the intermediate
+    /// values of [`Self::forward_keeping`]. Override it to use `kept`, or to skip gradients that nothing needs.
     fn backward_of(
         &self,
         inputs: [Values; N],

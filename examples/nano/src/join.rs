@@ -99,7 +99,7 @@ impl Join {
 /// A tensor's number type, shape and bytes.
 type Stored<'a> = (Dtype, Vec<usize>, Cow<'a, [u8]>);
 
-/// Tensors with a row for each token, which may have been added behind those of a part.
+/// Tensors with one row per token. A part may lack the last rows, those of tokens that were added.
 const BY_TOKEN: [&str; 2] = ["thinker.model.embed_tokens.weight", "thinker.lm_head.weight"];
 
 /// A tensor of `from`. If it is one of [`BY_TOKEN`] and has fewer rows than that of `base`, the others are `base`'s.

@@ -1,4 +1,4 @@
-//! Sentences said word by word: codes joined of those of single words, each of which always sounds the same.
+//! Sentences spoken word by word: the codes of single words, joined. A word always has the same codes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ impl Lexicon {
         for (number, (line, (speaker, words))) in said.enumerate() {
             let (text, file) = (answer(line), format!("{NAME}/{number:06}.safetensors"));
             joined(&text, words, speaker)?.write(&self.codes.join(&file))?;
-            // Behind the question of any line, so that nothing but the answer tells what is said.
+            // The question is another line's, so that only the answer's text tells what is said.
             let mut line = lines[draw.below(lines.len())].clone();
             if let Some(last) = line["messages"].as_array_mut().and_then(|messages| messages.last_mut()) {
                 last["content"] = text.into();

@@ -24,7 +24,7 @@ pub(crate) struct Start {
     /// Tokens, added ones not counted
     #[arg(long, default_value_t = 1000)]
     tokens: usize,
-    /// Go on with the thinker of this checkpoint: only talker and vocoder are new, and tokens for words that its tokenizer spells
+    /// Go on with the thinker of this checkpoint: talker and vocoder are new, and so are tokens for words that its tokenizer splits
     #[arg(long, conflicts_with = "tokens", value_name = "DIR")]
     thinker: Option<PathBuf>,
     /// Seed of the weights

@@ -76,7 +76,7 @@ pub(crate) fn extend(words: &[String], from: &Path, out: &Path) -> Result<Map<St
     let mut pairs: Vec<(String, String)> =
         merges.lines().filter(|line| !line.starts_with("#version")).filter_map(pair).collect();
     let settings = read_json(&from.join("tokenizer_config.json"))?;
-    // Added tokens keep their ids, which lie behind those of the others: as part of the vocabulary they leave no gap in it.
+    // Added tokens keep their ids and become part of the vocabulary: new ids follow theirs, and a vocabulary must have no gap.
     for (id, token) in settings["added_tokens_decoder"].as_object().into_iter().flatten() {
         let id: u64 = id.parse().map_err(|_| Error::Config(format!("added token `{id}`: expected an id")))?;
         ids.insert(token["content"].as_str().unwrap_or_default().to_owned(), json!(id));
@@ -92,7 +92,7 @@ pub(crate) fn extend(words: &[String], from: &Path, out: &Path) -> Result<Map<St
     Ok(ids)
 }
 
-/// Adds what merges a text into one token. New merges come behind all others, so that they only join what the others leave apart.
+/// Adds merges until a text is one token. They rank last, so that all earlier merges are applied before them.
 fn merge(text: &str, ids: &mut Map<String, Value>, pairs: &mut Vec<(String, String)>) -> Result<()> {
     loop {
         let vocabulary = ids.iter().map(|(token, id)| (token.clone(), id.as_u64().unwrap_or_default() as u32));

@@ -21,7 +21,7 @@ const WINDOWS: usize = 256;
 /// What [`super::Conv2dStack`] computes in f32, with its gradients.
 ///
 /// It works picture by picture: the windows of one fit in the cache, those of a batch take hundreds of megabytes. So the backward pass
-/// gathers them again; only values before the activations are kept, which takes products to compute.
+/// gathers them again. Values before the activations are kept, because computing them again takes the convolutions' products.
 #[derive(Debug, Clone)]
 pub struct TrainedConv2dStack {
     layers: [DirectConv2d; 3],

@@ -40,8 +40,8 @@ pub(super) struct Linear<'a> {
 impl WithSimd for Linear<'_> {
     type Output = ();
 
-    /// Chooses the micro-kernel's tile: its accumulators, one row of weights and one input fill the registers. Few outputs take a
-    /// narrow one where it saves more than a quarter of the products.
+    /// Chooses the micro-kernel's tile: its accumulators, one row of weights and one input fill the registers. A layer
+    /// with few outputs uses the narrow tile if that saves more than a quarter of the products.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let [output, _] = self.matrix.shape();

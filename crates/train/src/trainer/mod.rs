@@ -235,7 +235,7 @@ impl<O: Objective> Trainer<O> {
         let compute = |model: &O::Model, batch| self.batch_step(number, (model, batch), rows, batches.len());
         let workers = workers.min(self.objective.most_workers()).clamp(1, batches.len());
         if workers == 1 {
-            // On a pool thread, whose parallel work needs no switch of threads.
+            // Parallel work that starts on a pool thread needs no switch of threads.
             let compute = |batch| rayon::scope(|_| compute(&self.model, batch));
             return batches.iter().try_for_each(|batch| compute(batch).map(&mut *take));
         }

@@ -71,7 +71,7 @@ fn rewards_are_a_sum_and_the_log_counts_judgements() {
         "run.steps=2",
     ];
     let log = log(&train("gspo", folder.path(), &data, &more).unwrap());
-    // Six answers of each prompt; those of a round are counted with a step behind it.
+    // Each prompt has six answers. A step counts the judgements made since the last one, some of them for the next round.
     let counted = |name: &str| log.iter().filter_map(|line| line[name].as_f64()).sum::<f64>();
     assert!(counted("judgements") >= 12.0 && counted("judgements") % 6.0 == 0.0, "{log:?}");
     assert_eq!(counted("judgements"), counted("judgements_without_score"), "{log:?}");

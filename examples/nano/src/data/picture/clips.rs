@@ -69,7 +69,8 @@ pub fn lines(side: Side, count: usize, draw: &mut Draw, media: &mut Media, ears:
     (0..count).map(line).collect()
 }
 
-/// Which way things move, asked of all silent films of `lines` in which one does: among these alone a model finds out that it can tell.
+/// Lines that ask which way a shape moves, one for each silent film of `lines` in which it does. Mixed with all other lines they are too
+/// rare for a model to learn it.
 pub fn ways(lines: &[Line]) -> Vec<Line> {
     let way = |line: &Line| {
         let answer = line.last_answer()?;
