@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use qwen3_omni::{Error, Message, Result};
+use qwen3_omni::{Error, Message, READ_ALOUD, Result};
 use weights_tools::commands::Output;
 
 use crate::answer::answer;
@@ -14,10 +14,6 @@ use crate::spoken::SpokenArguments;
 
 /// The place of the text in a prompt.
 const TEXT: &str = "{text}";
-
-/// A question that the text answers.
-const READ_ALOUD: &str =
-    "Read the following text aloud, word for word. Say nothing before it and nothing after it.\n\n{text}";
 
 /// What nano was taught.
 const REPEAT: &str = "repeat {text}";

@@ -67,8 +67,8 @@ pub use output::{
 pub use prompt::Grammar;
 pub use prompt::{
     ChatTemplate, ChunkRamp, ConversationReader, GenerateOptions, GivenText, Guards, HookContext, LastWord, Message,
-    Part, PartKind, PartTokens, Prompt, ReadConversation, ReadMedia, Role, SpeechFilter, Stages, TalkerPositions,
-    TemplateOptions, TextStream, TokenHook, TokenHooks, Tokenizer, VideoSound, VocoderMode,
+    Part, PartKind, PartTokens, Prompt, READ_ALOUD, ReadConversation, ReadMedia, Role, SpeechFilter, Stages,
+    TalkerPositions, TemplateOptions, TextStream, TokenHook, TokenHooks, Tokenizer, VideoSound, VocoderMode,
 };
 pub use recogniser::{AutOptions, AutPrompt, AutRecogniser, AutTask, recognition_mel};
 pub use session::{Answer, AudioTurn, MelNorm, Session};

@@ -12,6 +12,10 @@ use crate::prefill::PrefixCache;
 use crate::prompt::{GenerateOptions, Message, Preparer, Prompt, SpeechPlan, Tokenizer, VocoderMode};
 use crate::schedule::Permit;
 
+// Each stage has its own seed, so that they do not draw the same numbers.
+const TALKER_SEED: u64 = 1;
+const PREDICTOR_SEED: u64 = 2;
+
 /// A loaded model. Cheap to clone and to share between threads; each answer has its own state.
 ///
 /// ```no_run
@@ -73,6 +77,12 @@ impl Omni {
     pub fn speakers(&self) -> Vec<&str> {
         let talker = self.model.config.talker().ok().filter(|_| self.speaks());
         talker.map_or_else(Vec::new, |talker| talker.speaker_id.keys().map(String::as_str).collect())
+    }
+
+    /// How first codes are sampled if [`GenerateOptions::talker`](field@GenerateOptions::talker) is not set: the checkpoint's
+    /// `generation_config.json`.
+    pub fn talker_sampling(&self) -> SamplingOptions {
+        self.model.generation.talker(TALKER_SEED)
     }
 
     /// Whether this is the only owner of the model: there is no clone, and no answer is being generated.
@@ -266,9 +276,8 @@ impl Omni {
             None => default_speaker(talker),
         };
         let generation = &self.model.generation;
-        // Each stage has its own seed, so that they do not draw the same numbers.
         let usual = || {
-            let mut usual = generation.talker(1);
+            let mut usual = self.talker_sampling();
             usual.greedy = options.greedy_speech;
             usual
         };
@@ -276,7 +285,7 @@ impl Omni {
         sampling.seed = options.stage_seed(sampling.seed);
         // The reference's code predictor follows the talker's choice.
         let usual = || {
-            let mut usual = SamplingOptions::code_predictor().seed(2);
+            let mut usual = SamplingOptions::code_predictor().seed(PREDICTOR_SEED);
             usual.greedy = sampling.greedy;
             usual
         };

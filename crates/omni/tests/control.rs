@@ -303,6 +303,47 @@ fn an_answer_follows_its_grammar() {
 }
 
 #[test]
+fn a_model_can_be_made_to_call_functions() {
+    let omni = nano();
+    let tool = |name: &str, parameters: serde_json::Value| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+    // A reference is found from the root of its own schema.
+    let tools = [
+        tool(
+            "paint",
+            json!({"$defs": {"colour": {"enum": ["red", "blue"]}}, "type": "object", "additionalProperties": false,
+                "properties": {"colour": {"$ref": "#/$defs/colour"}}, "required": ["colour"]}),
+        ),
+        tool(
+            "look",
+            json!({"type": "object", "properties": {"deep": {"type": "boolean"}}, "required": ["deep"],
+            "additionalProperties": false}),
+        ),
+    ];
+    let calls = |grammar: Grammar| {
+        omni.check_grammar(&grammar).unwrap();
+        let options = greedy().text_only().hook(grammar).tools(tools.clone()).max_new_tokens(300);
+        omni.generate(&question("repeat red"), &options).unwrap()
+    };
+    for reply in
+        [calls(Grammar::tool_calls(&tools, false).unwrap()), calls(Grammar::tool_calls(&tools[1..], false).unwrap())]
+    {
+        assert_eq!((reply.tool_calls.len(), reply.text.as_str(), reply.finish_reason), (1, "", FinishReason::End));
+        let call = &reply.tool_calls[0];
+        match call.name.as_str() {
+            "paint" => assert!(["red", "blue"].contains(&call.arguments["colour"].as_str().unwrap()), "{call:?}"),
+            _ => assert!(call.name == "look" && call.arguments["deep"].is_boolean(), "{call:?}"),
+        }
+    }
+    assert!(!calls(Grammar::tool_calls(&tools, true).unwrap()).tool_calls.is_empty());
+    let wrong = tool("look", json!({"type": "nothing"}));
+    let message = omni.check_grammar(&Grammar::tool_calls(&[wrong], false).unwrap()).unwrap_err().to_string();
+    assert!(message.contains("the grammar cannot be used"), "{message}");
+    assert!(
+        Grammar::tool_calls(&[], false).is_err() && Grammar::tool_calls(&[json!({"function": {}})], false).is_err()
+    );
+}
+
+#[test]
 fn several_answers_share_a_prompt_and_one_seed_gives_all_of_each() {
     let sampled =
         |seed| GenerateOptions::default().seed(seed).thinker(SamplingOptions::default().sampled().temperature(3.0));

@@ -4,12 +4,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::output::{Event, ToolCall};
-use crate::prompt::{PendingText, Tokenizer};
+use crate::prompt::{CALL_CLOSE, CALL_OPEN, PendingText, Tokenizer};
 
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
-const CALL_OPEN: &str = "<tool_call>";
-const CALL_CLOSE: &str = "</tool_call>";
 
 /// Removes the thinking part that the chat template writes into the answer's opening, since it is not spoken. Text after it belongs
 /// to the answer.

@@ -7,6 +7,7 @@ use omni_core::{Error, Result};
 use serde_json::{Value, json};
 
 use super::hook::{HookContext, TokenHook, TokenHooks};
+use super::template::{CALL_CLOSE, CALL_OPEN};
 use super::tokenizer::Tokenizer;
 
 /// What the text of an answer must be. Converts to [`TokenHooks`]:
@@ -32,6 +33,50 @@ pub enum Grammar {
     Regex(String),
     /// A context-free grammar in the dialect of Lark that `llguidance` documents.
     Lark(String),
+}
+
+impl Grammar {
+    /// Text that calls at least one of these functions, and exactly one unless `several` calls may follow each other. The functions are
+    /// described as for [`crate::GenerateOptions::tools`].
+    ///
+    /// ```
+    /// use qwen3_omni::{GenerateOptions, Grammar};
+    /// use serde_json::json;
+    ///
+    /// let look = json!({"type": "function", "function": {"name": "look", "parameters": {
+    ///     "type": "object", "properties": {"deep": {"type": "boolean"}}, "required": ["deep"]}}});
+    /// let options = GenerateOptions::default().hook(Grammar::tool_calls(&[look.clone()], false)?).tools([look]);
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Request`] without functions, or for one without a name.
+    pub fn tool_calls(tools: &[Value], several: bool) -> Result<Self> {
+        let calls = tools.iter().enumerate().map(|(index, tool)| tool_call(index, tool)).collect::<Result<Vec<_>>>()?;
+        if calls.is_empty() {
+            return Err(Error::Request("a function must be called, but none is described".into()));
+        }
+        let names: Vec<String> = (0..calls.len()).map(|index| format!("call_{index}")).collect();
+        let more = if several { " (\"\\n\" call)*" } else { "" };
+        let call = names.join(" | ");
+        Ok(Self::Lark(format!("start: call{more}\ncall: {call}\n{}", calls.concat())))
+    }
+}
+
+/// The rules of a call as the chat template tells the model to write it. A schema stands in a rule of its own, so that references within
+/// it are found from its root.
+fn tool_call(index: usize, tool: &Value) -> Result<String> {
+    let function = tool.get("function").unwrap_or(tool);
+    let name = function.get("name").and_then(Value::as_str);
+    let name = name.ok_or_else(|| Error::Request(format!("function {} has no name", index + 1)))?;
+    let mut schema = function.get("parameters").filter(|schema| schema.is_object()).cloned();
+    let schema = schema.get_or_insert_with(|| json!({"type": "object", "additionalProperties": false}));
+    // The separators that models were taught.
+    schema["x-guidance"] = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+    let before = json!(format!("\n{{\"name\": {}, \"arguments\": ", json!(name)));
+    Ok(format!(
+        "call_{index}: {CALL_OPEN} {before} arguments_{index} \"}}\\n\" {CALL_CLOSE}\narguments_{index}: %json {schema}\n"
+    ))
 }
 
 impl From<Grammar> for TokenHooks {
@@ -99,6 +144,16 @@ fn compact(mut schema: Value) -> Value {
         members.entry("x-guidance").or_insert_with(|| json!({"whitespace_flexible": false}));
     }
     schema
+}
+
+impl crate::Omni {
+    /// Checks that answers of this model can follow a grammar.
+    ///
+    /// # Errors
+    /// [`Error::Request`] that says what of the grammar cannot be used.
+    pub fn check_grammar(&self, grammar: &Grammar) -> Result<()> {
+        Guided::new(grammar, &self.model().for_prompts().hook_context()).map(drop)
+    }
 }
 
 fn refused(error: impl std::fmt::Display) -> Error {

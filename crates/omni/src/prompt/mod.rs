@@ -17,7 +17,8 @@ pub use grammar::Grammar;
 pub use hook::{HookContext, TokenHook, TokenHooks};
 pub use message::{Message, Part, PartKind, Role, VideoSound};
 pub use options::{
-    ChunkRamp, GenerateOptions, GivenText, Guards, LastWord, SpeechFilter, Stages, TalkerPositions, VocoderMode,
+    ChunkRamp, GenerateOptions, GivenText, Guards, LastWord, READ_ALOUD, SpeechFilter, Stages, TalkerPositions,
+    VocoderMode,
 };
 pub use prepared::{PartTokens, Prompt};
 pub use reader::{ConversationReader, ReadConversation, ReadMedia};
@@ -27,4 +28,5 @@ pub use tokenizer::{TextStream, Tokenizer};
 pub(crate) use hook::Hook;
 pub(crate) use prepare::{Preparer, PromptModel};
 pub(crate) use prepared::{Feature, Media, SpeechPlan};
+pub(crate) use template::{CALL_CLOSE, CALL_OPEN};
 pub(crate) use tokenizer::PendingText;

@@ -165,6 +165,20 @@ pub enum SpeechFilter {
     Prose,
 }
 
+/// A question that a text read aloud is the answer to; `{text}` stands for the text.
+///
+/// The talker sees the question, so it should be one that asks for the text.
+///
+/// ```
+/// use qwen3_omni::{GenerateOptions, Message, READ_ALOUD};
+///
+/// let text = "The ship leaves at nine.";
+/// let question = Message::user().text(READ_ALOUD.replace("{text}", text));
+/// let options = GenerateOptions::default().read_aloud(text);
+/// ```
+pub const READ_ALOUD: &str =
+    "Read the following text aloud, word for word. Say nothing before it and nothing after it.\n\n{text}";
+
 /// Text of an answer that is given instead of generated. It is streamed, spoken and part of the reply as if the model had written it.
 ///
 /// ```

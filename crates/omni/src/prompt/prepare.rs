@@ -38,6 +38,17 @@ pub(crate) struct PromptModel<'a> {
     pub(crate) end_ids: &'a [u32],
 }
 
+impl PromptModel<'_> {
+    /// What an application's hook is told of the model.
+    pub(super) fn hook_context(&self) -> HookContext<'_> {
+        HookContext {
+            tokenizer: self.tokenizer,
+            vocabulary: self.config.thinker.text.vocab_size,
+            end_ids: self.end_ids,
+        }
+    }
+}
+
 /// Prepares conversations for one model.
 pub(crate) struct Preparer<'a> {
     model: PromptModel<'a>,
@@ -97,8 +108,7 @@ impl<'a> Preparer<'a> {
 
     /// Makes the application's hook.
     fn hook(&self) -> Result<Option<Hook>> {
-        let PromptModel { config, tokenizer, end_ids, .. } = &self.model;
-        let context = HookContext { tokenizer, vocabulary: config.thinker.text.vocab_size, end_ids };
+        let context = self.model.hook_context();
         self.options.hook.as_ref().map(|hooks| hooks.make(&context)).transpose()
     }
 

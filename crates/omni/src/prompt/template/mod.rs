@@ -16,6 +16,11 @@ use serde_json::Value as Json;
 
 use limits::Bounded;
 
+/// Before a function call in an answer, as chat templates tell models to write it.
+pub(crate) const CALL_OPEN: &str = "<tool_call>";
+/// After a function call.
+pub(crate) const CALL_CLOSE: &str = "</tool_call>";
+
 /// The checkpoint's chat template, which renders a conversation as the prompt's text, before placeholders are expanded.
 ///
 /// A template is a program that comes with the weights: its size, its nesting, its steps and what it writes are bounded. Intermediate

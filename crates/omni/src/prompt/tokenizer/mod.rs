@@ -129,7 +129,7 @@ impl Tokenizer {
     }
 
     /// The bytes of one token; an id without a token (an unused embedding row) has none.
-    pub(super) fn token_bytes(&self, id: u32) -> Vec<u8> {
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
         let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
         let mapped: Option<Vec<u8>> = token.chars().map(|c| self.bytes.get(&c).copied()).collect();
         mapped.unwrap_or_else(|| token.into_bytes())
