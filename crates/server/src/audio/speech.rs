@@ -1,0 +1,196 @@
+//! A given text read aloud.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use qwen3_omni::{Audio, Event, GenerateOptions, Message, Usage};
+use serde_json::json;
+use tokio::sync::mpsc::{Sender, channel};
+
+use crate::answer::RunningAnswer;
+use crate::app::{App, blocking};
+use crate::body;
+use crate::chat::{events_response, send, voice};
+use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
+use crate::sound::{Format, SoundEncoder};
+
+/// Characters of a text.
+const MOST_INPUT: usize = 4096;
+/// Pieces that wait for a slow client; then the answer waits.
+const PIECES: usize = 16;
+
+struct SpeechRequest {
+    messages: Arc<[Message]>,
+    options: GenerateOptions,
+    format: Format,
+    encoder: Box<dyn SoundEncoder>,
+    as_events: bool,
+}
+
+impl SpeechRequest {
+    fn read(app: &App, bytes: &[u8]) -> ApiResult<Self> {
+        let value = body::parse(bytes)?;
+        let fields = Fields::of_request(&value)?;
+        app.check_model(fields.string("model")?)?;
+        let input = fields.string("input")?;
+        let input = checked(fields.required("input", input)?)?;
+        let voice = fields.required("voice", voice(app, &fields)?)?;
+        if fields.number("speed", 0.25..=4.0)?.is_some_and(|speed| speed != 1.0) {
+            return Err(ApiError::unsupported("speed", "only 1.0: the model speaks at its own pace"));
+        }
+        let format = format(&fields)?;
+        let encoder = format.encoder(app.omni.sample_rate(), "response_format")?;
+        let as_events = fields.one_of("stream_format", &[("audio", false), ("sse", true)])?.unwrap_or(false);
+        // The talker sees the question, so the text stands in it: that is what it was taught.
+        let question = app.config.speech_prompt.replace("{text}", input);
+        let options = GenerateOptions::default().read_aloud(input).speaker(voice).speech(true);
+        Ok(Self { messages: [Message::user().text(question)].into(), options, format, encoder, as_events })
+    }
+}
+
+fn checked(input: &str) -> ApiResult<&str> {
+    let count = input.chars().count();
+    if count > MOST_INPUT {
+        return Err(ApiError::invalid("input", format_args!("{count} characters, expected at most {MOST_INPUT}")));
+    }
+    match input.trim().is_empty() {
+        true => Err(ApiError::invalid("input", "empty, expected a text to read")),
+        false => Ok(input),
+    }
+}
+
+/// OpenAI's default is MP3; a build without it takes WAV.
+fn format(fields: &Fields) -> ApiResult<Format> {
+    let formats = [
+        ("mp3", Format::Mp3),
+        ("wav", Format::Wav),
+        ("flac", Format::Flac),
+        ("opus", Format::Opus),
+        ("pcm", Format::Pcm),
+    ];
+    let usual = if cfg!(feature = "mp3") { Format::Mp3 } else { Format::Wav };
+    Ok(fields.one_of("response_format", &formats)?.unwrap_or(usual))
+}
+
+/// Reads a text aloud; the sound is sent as it is made.
+pub(crate) async fn speech(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
+    let requested = Instant::now();
+    app.check_open()?;
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&app, &parts.headers, body).await?;
+    let reader = app.clone();
+    let asked = blocking(move || SpeechRequest::read(&reader, &bytes)).await??;
+    let permit = app.admission.admit(1).await?.remove(0);
+    let SpeechRequest { messages, options, format, encoder, as_events } = asked;
+    let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await??;
+    match as_events {
+        true => Ok(as_event_stream(answer, encoder)),
+        false if format.needs_length() => as_whole_file(answer, format).await,
+        false => Ok(as_file(answer, encoder, format)),
+    }
+}
+
+/// Sends the file when it is complete.
+async fn as_whole_file(mut answer: RunningAnswer, format: Format) -> ApiResult<Response> {
+    let mut whole: Option<Audio> = None;
+    while let Some(event) = answer.next().await {
+        if let Event::Audio(piece) = event? {
+            match &mut whole {
+                Some(whole) => whole.samples.extend(piece.samples),
+                None => whole = Some(piece),
+            }
+        }
+    }
+    let whole = whole.ok_or_else(|| ApiError::invalid("input", "nothing of it can be spoken"))?;
+    Ok(file(format, Body::from(format.encode(&whole, "response_format")?)))
+}
+
+fn file(format: Format, body: Body) -> Response {
+    let mut response = body.into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.mime()));
+    response
+}
+
+/// A piece of a file, or the counts at its end.
+enum Piece {
+    Bytes(Vec<u8>),
+    Done(Usage),
+}
+
+/// The next piece of the file; `None` after the end.
+async fn next(answer: &mut RunningAnswer, encoder: &mut dyn SoundEncoder) -> Option<ApiResult<Piece>> {
+    loop {
+        let bytes = match answer.next().await? {
+            Ok(Event::Audio(audio)) => encoder.push(&audio.to_i16()),
+            Ok(Event::Done(reply)) => return Some(Ok(Piece::Done(reply.usage))),
+            Ok(_) => continue,
+            Err(error) => Err(error),
+        };
+        match bytes {
+            // A frame of the format may need more than one piece of sound.
+            Ok(bytes) if bytes.is_empty() => {}
+            Ok(bytes) => return Some(Ok(Piece::Bytes(bytes))),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
+fn as_file(answer: RunningAnswer, encoder: Box<dyn SoundEncoder>, format: Format) -> Response {
+    let state = Some((answer, encoder));
+    let pieces = futures_util::stream::unfold(state, |state| async {
+        let (mut answer, mut encoder) = state?;
+        match next(&mut answer, &mut *encoder).await? {
+            Ok(Piece::Bytes(bytes)) => Some((Ok(bytes), Some((answer, encoder)))),
+            Ok(Piece::Done(_)) => Some((encoder.finish().map_err(|error| error.message), None)),
+            // The body breaks off, which tells a client that the file is not whole.
+            Err(error) => Some((Err(error.message), None)),
+        }
+    });
+    file(format, Body::from_stream(pieces))
+}
+
+fn as_event_stream(answer: RunningAnswer, encoder: Box<dyn SoundEncoder>) -> Response {
+    let (sender, events) = channel(PIECES);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = send_events(answer, encoder, &sender) => {}
+            () = sender.closed() => {}
+        }
+    });
+    events_response(events)
+}
+
+/// Sends all events; when the client has gone, sending fails and nothing is left to do.
+async fn send_events(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>, sender: &Sender<String>) {
+    let delta = |bytes: Vec<u8>| json!({"type": "speech.audio.delta", "audio": BASE64_STANDARD.encode(bytes)});
+    while let Some(piece) = next(&mut answer, &mut *encoder).await {
+        let sent = match piece {
+            Ok(Piece::Bytes(bytes)) => send(sender, delta(bytes)).await,
+            Ok(Piece::Done(usage)) => {
+                let rest = encoder.finish().unwrap_or_default();
+                if !rest.is_empty() && send(sender, delta(rest)).await.is_err() {
+                    return;
+                }
+                let made = usage.text_tokens + usage.frames;
+                let usage = json!({"input_tokens": usage.prompt_tokens, "output_tokens": made,
+                    "total_tokens": usage.prompt_tokens + made});
+                let _ = send(sender, json!({"type": "speech.audio.done", "usage": usage})).await;
+                return;
+            }
+            Err(error) => {
+                let _ = send(sender, json!({"error": error.to_json()})).await;
+                return;
+            }
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Messages of a conversation, from OpenAI's form with the parts that vLLM and SGLang add.
+
+use qwen3_omni::{ImageInput, Message, Role};
+use serde_json::Value;
+
+use crate::app::App;
+use crate::error::{ApiError, ApiResult};
+use crate::fields::{Fields, brief};
+use crate::media;
+
+/// Reads all messages, one for one, so that errors of the model's side name the right one.
+pub(super) fn messages(app: &App, list: &[Value]) -> ApiResult<Vec<Message>> {
+    if list.is_empty() {
+        return Err(ApiError::invalid("messages", "empty, expected at least one message"));
+    }
+    list.iter()
+        .enumerate()
+        .map(|(index, value)| message(app, &Fields::at(value, format!("messages[{index}]"))?))
+        .collect()
+}
+
+fn message(app: &App, fields: &Fields) -> ApiResult<Message> {
+    let roles = [
+        ("system", Role::System),
+        ("developer", Role::System),
+        ("user", Role::User),
+        ("assistant", Role::Assistant),
+        ("tool", Role::Tool),
+    ];
+    let role = fields.one_of("role", &roles)?;
+    match fields.required("role", role)? {
+        Role::User => user(app, fields),
+        Role::Assistant => assistant(app, fields),
+        role => {
+            let text = text(fields)?;
+            Ok(Message::new(role).text(fields.required("content", text)?))
+        }
+    }
+}
+
+/// The content of a message that holds text alone.
+fn text(fields: &Fields) -> ApiResult<Option<String>> {
+    match fields.get("content") {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => {
+            let parts = fields.list("content")?.unwrap_or_default();
+            let texts = parts.iter().enumerate().map(|(index, part)| {
+                let part = Fields::at(part, format!("{}[{index}]", fields.name("content")))?;
+                let words = [("text", "text"), ("output_text", "text"), ("refusal", "refusal")];
+                let kind = part.one_of("type", &words)?;
+                let field = part.required("type", kind)?;
+                let text = part.string(field)?;
+                part.required(field, text)
+            });
+            texts.collect::<ApiResult<String>>().map(Some)
+        }
+    }
+}
+
+fn assistant(app: &App, fields: &Fields) -> ApiResult<Message> {
+    let said = match fields.object("audio")? {
+        Some(audio) => Some(spoken(app, &audio)?),
+        None => None,
+    };
+    let written = text(fields)?;
+    let calls = fields.list("tool_calls")?.unwrap_or_default();
+    let text = match said.or(written) {
+        Some(text) => text,
+        None if !calls.is_empty() => String::new(),
+        None => return Err(ApiError::missing(fields.name("content"))),
+    };
+    calls.iter().enumerate().try_fold(Message::assistant(text), |message, (index, call)| {
+        let call = Fields::at(call, format!("{}[{index}]", fields.name("tool_calls")))?;
+        let function = call.object("function")?;
+        let function = call.required("function", function)?;
+        let (name, arguments) = (function.string("name")?, function.string("arguments")?);
+        let arguments = parse_arguments(&function, arguments.unwrap_or("{}"))?;
+        Ok(message.tool_call(function.required("name", name)?, arguments))
+    })
+}
+
+fn parse_arguments(function: &Fields, arguments: &str) -> ApiResult<Value> {
+    let wrong = |error| ApiError::invalid(function.name("arguments"), format_args!("no valid JSON: {error}"));
+    serde_json::from_str(arguments).map_err(wrong)
+}
+
+/// The transcript of an earlier spoken reply.
+fn spoken(app: &App, audio: &Fields) -> ApiResult<String> {
+    let id = audio.string("id")?;
+    let id = audio.required("id", id)?;
+    app.spoken.transcript(id).ok_or_else(|| {
+        let message = format!("there is no spoken reply `{}`; they are kept for an hour", brief(id));
+        ApiError::invalid(audio.name("id"), message).code("audio_not_found")
+    })
+}
+
+fn user(app: &App, fields: &Fields) -> ApiResult<Message> {
+    match fields.get("content") {
+        None => Err(ApiError::missing(fields.name("content"))),
+        Some(Value::String(text)) => Ok(Message::user().text(text)),
+        Some(_) => {
+            let parts = fields.list("content")?.unwrap_or_default();
+            parts.iter().enumerate().try_fold(Message::user(), |message, (index, part)| {
+                add(app, message, &Fields::at(part, format!("{}[{index}]", fields.name("content")))?)
+            })
+        }
+    }
+}
+
+fn add(app: &App, message: Message, part: &Fields) -> ApiResult<Message> {
+    let kind = part.string("type")?;
+    match part.required("type", kind)? {
+        "text" | "input_text" => {
+            let text = part.string("text")?;
+            Ok(message.text(part.required("text", text)?))
+        }
+        "image_url" => add_picture(app, message, address(part, "image_url")?),
+        "input_audio" => {
+            let audio = part.object("input_audio")?;
+            let audio = part.required("input_audio", audio)?;
+            let data = audio.string("data")?;
+            // What the sound is, its contents tell, not `format`.
+            let source = media::base64(audio.required("data", data)?, &audio.name("data"))?;
+            Ok(message.audio(source))
+        }
+        "audio_url" => {
+            let (url, param) = address(part, "audio_url")?;
+            Ok(message.audio(app.media.at_url(url, &param)?))
+        }
+        "video_url" => {
+            let (url, param) = address(part, "video_url")?;
+            Ok(message.video(app.media.at_url(url, &param)?))
+        }
+        other => {
+            let message = format!("`{}`, expected text, image_url, input_audio, audio_url or video_url", brief(other));
+            Err(ApiError::unsupported(part.name("type"), message))
+        }
+    }
+}
+
+fn add_picture(app: &App, message: Message, (url, param): (&str, String)) -> ApiResult<Message> {
+    let picture = ImageInput::from(app.media.at_url(url, &param)?);
+    app.media.check_picture(&picture, &param)?;
+    Ok(message.image(picture))
+}
+
+/// An address, alone or as `{"url": …}`, with the name of its field.
+fn address<'a>(part: &Fields<'a>, field: &str) -> ApiResult<(&'a str, String)> {
+    if let Some(Value::String(url)) = part.get(field) {
+        return Ok((url, part.name(field)));
+    }
+    let object = part.object(field)?;
+    let object = part.required(field, object)?;
+    let url = object.string("url")?;
+    Ok((object.required("url", url)?, object.name("url")))
+}

@@ -1,0 +1,103 @@
+//! An answer sent when it is complete.
+
+use axum::Json;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use qwen3_omni::{Audio, Event, FinishReason, Reply};
+use serde_json::{Value, json};
+
+use super::log_probs::log_probs;
+use super::request::ChatRequest;
+use super::spoken::expires_at;
+use super::usage::usage;
+use crate::answer::RunningAnswer;
+use crate::app::App;
+use crate::error::{ApiError, ApiResult};
+use crate::ids;
+
+/// Waits for all answers, which are made at once.
+pub(super) async fn response(app: &App, asked: &ChatRequest, answers: Vec<RunningAnswer>) -> ApiResult<Json<Value>> {
+    let replies = answers.into_iter().map(|answer| collect(asked, answer));
+    let replies = futures_util::future::try_join_all(replies).await?;
+    let choices = replies.iter().enumerate().map(|(index, reply)| choice(app, asked, index, reply));
+    Ok(Json(json!({
+        "id": ids::new("chatcmpl-"),
+        "object": "chat.completion",
+        "created": ids::now(),
+        "model": app.config.model_name,
+        "choices": choices.collect::<ApiResult<Vec<_>>>()?,
+        "usage": usage(&app.omni, &replies),
+    })))
+}
+
+/// Reads an answer to its end, its sound included. Where one call of a function is allowed, it ends with the first.
+async fn collect(asked: &ChatRequest, mut answer: RunningAnswer) -> ApiResult<Reply> {
+    let mut samples = Vec::new();
+    while let Some(event) = answer.next().await {
+        match event? {
+            Event::Audio(Audio { samples: piece, .. }) => samples.extend(piece),
+            Event::ToolCall(_) if !asked.several_calls => answer.cancel(),
+            Event::Done(mut reply) => {
+                if let Some(speech) = &mut reply.speech {
+                    speech.audio.samples = samples;
+                }
+                if !asked.several_calls {
+                    reply.tool_calls.truncate(1);
+                }
+                return Ok(*reply);
+            }
+            _ => {}
+        }
+    }
+    Err(ApiError::internal())
+}
+
+fn choice(app: &App, asked: &ChatRequest, index: usize, reply: &Reply) -> ApiResult<Value> {
+    let log_probs = asked.options.log_probs.map(|_| log_probs(&app.omni, &reply.log_probs));
+    Ok(json!({
+        "index": index,
+        "message": message(app, asked, reply)?,
+        "logprobs": log_probs,
+        "finish_reason": finish_reason(reply),
+    }))
+}
+
+fn message(app: &App, asked: &ChatRequest, reply: &Reply) -> ApiResult<Value> {
+    let mut message = json!({"role": "assistant", "content": reply.text, "refusal": null});
+    if let Some(thinking) = &reply.thinking {
+        message[&app.config.reasoning_field] = json!(thinking);
+    }
+    if !reply.tool_calls.is_empty() {
+        if reply.text.is_empty() {
+            message["content"] = Value::Null;
+        }
+        message["tool_calls"] = reply.tool_calls.iter().map(tool_call).collect();
+    }
+    if let (Some(form), Some(speech)) = (&asked.speech, &reply.speech) {
+        let id = ids::new("audio_");
+        app.spoken.keep(&id, &reply.text);
+        let file = form.format.encode(&speech.audio, "audio.format")?;
+        message["content"] = Value::Null;
+        message["audio"] = json!({
+            "id": id,
+            "data": BASE64_STANDARD.encode(file),
+            "expires_at": expires_at(),
+            "transcript": reply.text,
+        });
+    }
+    Ok(message)
+}
+
+/// A call with a new id.
+pub(super) fn tool_call(call: &qwen3_omni::ToolCall) -> Value {
+    let function = json!({"name": call.name, "arguments": call.arguments.to_string()});
+    json!({"id": ids::new("call_"), "type": "function", "function": function})
+}
+
+pub(super) fn finish_reason(reply: &Reply) -> &'static str {
+    match reply.finish_reason {
+        FinishReason::Limit | FinishReason::Context => "length",
+        _ if !reply.tool_calls.is_empty() => "tool_calls",
+        _ => "stop",
+    }
+}

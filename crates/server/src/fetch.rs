@@ -1,0 +1,218 @@
+//! Media by http(s), from hosts that were allowed by name, and never from addresses inside a network unless that host was named.
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::config::Config as AgentConfig;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use url::Url;
+
+use crate::error::{ApiError, ApiResult};
+
+/// Redirects that are followed, each to an allowed host.
+const MOST_REDIRECTS: usize = 3;
+
+pub(crate) struct Fetcher {
+    /// Names, or `name:port`.
+    allowed: Vec<String>,
+    most_bytes: usize,
+    agent: Agent,
+}
+
+impl Fetcher {
+    pub(crate) fn new(allowed: &[String], most_bytes: usize, time: Duration) -> Self {
+        let config = Agent::config_builder()
+            .timeout_global(Some(time))
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .proxy(None)
+            .build();
+        let resolver = PublicResolver { named: allowed.to_vec(), inner: DefaultResolver::default() };
+        let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
+        Self { allowed: allowed.to_vec(), most_bytes, agent }
+    }
+
+    /// Fetches the contents of an address.
+    ///
+    /// # Errors
+    /// 400: `remote_url_not_allowed` for a host that is not allowed or lies inside a network; otherwise what went wrong.
+    pub(crate) fn fetch(&self, url: &str, param: &str) -> ApiResult<Vec<u8>> {
+        let invalid = |message: String| ApiError::invalid(param, message);
+        let mut url = Url::parse(url).map_err(|error| invalid(format!("no valid address: {error}")))?;
+        for _ in 0..=MOST_REDIRECTS {
+            self.check(&url).map_err(|message| invalid(message).code("remote_url_not_allowed"))?;
+            let response = self.agent.get(url.as_str()).call().map_err(|error| refused(param, &error))?;
+            let status = response.status();
+            if !status.is_redirection() {
+                return match status.is_success() {
+                    true => self.read(response.into_body(), param),
+                    false => Err(invalid(format!("its host answered {}", status.as_u16()))),
+                };
+            }
+            let target = response.headers().get("location").and_then(|location| location.to_str().ok());
+            let target = target.and_then(|target| url.join(target).ok());
+            url = target.ok_or_else(|| invalid("its host redirects to nowhere".into()))?;
+        }
+        Err(invalid(format!("its host redirects more than {MOST_REDIRECTS} times")))
+    }
+
+    fn check(&self, url: &Url) -> Result<(), String> {
+        let host = url.host_str().unwrap_or_default();
+        if matches!(url.scheme(), "http" | "https") && is_named(&self.allowed, host, url.port_or_known_default()) {
+            return Ok(());
+        }
+        Err("nothing is fetched from this host; send the data itself as a data: address".into())
+    }
+
+    fn read(&self, body: ureq::Body, param: &str) -> ApiResult<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let limit = self.most_bytes as u64;
+        let read = body.into_reader().take(limit + 1).read_to_end(&mut bytes);
+        read.map_err(|error| ApiError::invalid(param, format_args!("it broke off: {error}")))?;
+        match bytes.len() as u64 > limit {
+            true => Err(ApiError::invalid(param, format_args!("it holds more than {limit} bytes"))),
+            false => Ok(bytes),
+        }
+    }
+}
+
+fn refused(param: &str, error: &ureq::Error) -> ApiError {
+    let not_public = matches!(error, ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::PermissionDenied);
+    let refused = ApiError::invalid(param, format_args!("it cannot be fetched: {error}"));
+    if not_public { refused.code("remote_url_not_allowed") } else { refused }
+}
+
+fn is_named(allowed: &[String], host: &str, port: Option<u16>) -> bool {
+    let with_port = format!("{host}:{}", port.unwrap_or_default());
+    allowed.iter().any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(&with_port))
+}
+
+/// Resolves names to addresses that are open to everybody. The connection goes to the address that was checked, so a name cannot change
+/// its mind in between.
+#[derive(Debug)]
+struct PublicResolver {
+    /// What was allowed; an address among these may be private.
+    named: Vec<String>,
+    inner: DefaultResolver,
+}
+
+impl Resolver for PublicResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &AgentConfig,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut found = self.inner.resolve(uri, config, timeout)?;
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let named_by_address = host.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost");
+        let may_be_private = named_by_address && is_named(&self.named, uri.host().unwrap_or_default(), uri.port_u16());
+        let refused = found.iter().any(|address: &SocketAddr| !may_be_private && !is_public(address.ip()));
+        if refused {
+            found.truncate(0);
+            let message = "its host has an address inside a network, which is not fetched from";
+            return Err(ureq::Error::Io(std::io::Error::new(std::io::ErrorKind::PermissionDenied, message)));
+        }
+        Ok(found)
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or_else(|| is_public_v6(v6), is_public_v4),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let shared = a == 100 && (64..128).contains(&b);
+    let benchmark = a == 198 && (b == 18 || b == 19);
+    let protocols = (a, b, c) == (192, 0, 0);
+    let special =
+        address.is_private() || address.is_loopback() || address.is_link_local() || address.is_documentation();
+    !(special || shared || benchmark || protocols || a == 0 || a >= 224)
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let first = address.segments()[0];
+    let embeds_v4 = matches!(first, 0x64 | 0x2002) || address.segments()[..2] == [0x2001, 0];
+    // Only 2000::/3 is handed out for use by everybody.
+    first & 0xe000 == 0x2000 && !embeds_v4 && address.segments()[..2] != [0x2001, 0xdb8]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_inside_networks_are_not_public() {
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:8.8.8.8"] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_host_must_be_named_and_a_name_for_an_inner_address_is_not_enough() {
+        let fetcher = |allowed: &str| Fetcher::new(&[allowed.into()], 100, Duration::from_secs(5));
+        let refused = fetcher("example.org").fetch("http://example.com/a.png", "u").unwrap_err();
+        assert_eq!(refused.code, "remote_url_not_allowed");
+        let port = fetcher("127.0.0.1:9").fetch("http://127.0.0.1:10/a.png", "u").unwrap_err();
+        assert_eq!(port.code, "remote_url_not_allowed");
+        // A name that means the machine itself.
+        let resolver = PublicResolver { named: vec!["localhost.example".into()], inner: DefaultResolver::default() };
+        assert!(!is_named(&resolver.named, "localhost", Some(80)));
+    }
+
+    #[test]
+    fn what_was_named_is_fetched_and_a_redirect_elsewhere_is_not_followed() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let answers = [
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc",
+            "HTTP/1.1 302 F\r\nlocation: http://127.0.0.2/x\r\ncontent-length: 0\r\n\r\n",
+        ];
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut socket, _) = server.accept().unwrap();
+                let mut head = [0; 1024];
+                let _ = socket.read(&mut head).unwrap();
+                std::io::Write::write_all(&mut socket, answer.as_bytes()).unwrap();
+            }
+        });
+        let fetcher = Fetcher::new(&[address.to_string()], 100, Duration::from_secs(5));
+        let url = format!("http://{address}/a");
+        assert_eq!(fetcher.fetch(&url, "u").unwrap(), b"abc");
+        // A new connection: the first one is closed by its thread.
+        let redirected =
+            Fetcher::new(&[address.to_string()], 100, Duration::from_secs(5)).fetch(&url, "u").unwrap_err();
+        assert_eq!(redirected.code, "remote_url_not_allowed", "{}", redirected.message);
+    }
+}

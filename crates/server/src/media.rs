@@ -1,0 +1,113 @@
+//! Media of requests: data in the request, or addresses from which they are fetched.
+
+use percent_encoding::percent_decode_str;
+use qwen3_omni::ImageInput;
+use qwen3_omni::media::Source;
+
+use crate::config::Config;
+use crate::error::{ApiError, ApiResult};
+#[cfg(feature = "remote-media")]
+use crate::fetch::Fetcher;
+
+/// Characters of a `data:` address before its data.
+const MOST_HEAD: usize = 256;
+
+pub(crate) struct MediaReader {
+    max_pixels: usize,
+    #[cfg(feature = "remote-media")]
+    fetcher: Fetcher,
+}
+
+impl MediaReader {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            max_pixels: config.max_pixels,
+            #[cfg(feature = "remote-media")]
+            fetcher: Fetcher::new(&config.allowed_media_hosts, config.max_body, config.body_time),
+        }
+    }
+
+    /// Reads what an address names: `data:` holds it, `http(s):` is fetched if its host is allowed. Blocks.
+    ///
+    /// # Errors
+    /// 400 that names `param`.
+    pub(crate) fn at_url(&self, url: &str, param: &str) -> ApiResult<Source> {
+        match url.split_once(':') {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("data") => data(rest, param),
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+                self.fetch(url, param)
+            }
+            _ => {
+                let message = "expected a data: or http(s): address; files of the server are never read for a client";
+                Err(ApiError::invalid(param, message).code("remote_url_not_allowed"))
+            }
+        }
+    }
+
+    #[cfg(feature = "remote-media")]
+    fn fetch(&self, url: &str, param: &str) -> ApiResult<Source> {
+        self.fetcher.fetch(url, param).map(Source::from)
+    }
+
+    #[cfg(not(feature = "remote-media"))]
+    fn fetch(&self, _: &str, param: &str) -> ApiResult<Source> {
+        let message = "this server was built without fetching; send the data itself as a data: address";
+        Err(ApiError::invalid(param, message).code("remote_url_not_allowed"))
+    }
+
+    /// Checks the size of a picture by its header.
+    ///
+    /// # Errors
+    /// 400 `invalid_image`.
+    pub(crate) fn check_picture(&self, picture: &ImageInput, param: &str) -> ApiResult<()> {
+        let wrong = |message: String| ApiError::invalid(param, message).code("invalid_image");
+        let [height, width] = picture.size().map_err(|error| wrong(error.to_string()))?;
+        if height.saturating_mul(width) > self.max_pixels {
+            return Err(wrong(format!("{width} × {height} pixels, expected at most {}", self.max_pixels)));
+        }
+        Ok(())
+    }
+}
+
+/// Decodes base64.
+///
+/// # Errors
+/// 400 `invalid_base64`.
+pub(crate) fn base64(text: &str, param: &str) -> ApiResult<Source> {
+    // A data address is read as well, which some clients send here.
+    Source::from_base64(text).map_err(|error| ApiError::invalid(param, error).code("invalid_base64"))
+}
+
+/// The contents of a `data:` address, from behind its scheme.
+fn data(rest: &str, param: &str) -> ApiResult<Source> {
+    let comma = rest.find(',').filter(|comma| *comma <= MOST_HEAD);
+    let comma = comma.ok_or_else(|| ApiError::invalid(param, "a data: address without a comma before its data"))?;
+    let (head, data) = (&rest[..comma], &rest[comma + 1..]);
+    match head.to_ascii_lowercase().ends_with(";base64") {
+        true => base64(data, param),
+        false => Ok(percent_decode_str(data).collect::<Vec<u8>>().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_read_in_both_forms_and_nothing_else_without_leave() {
+        let reader = MediaReader::new(&Config::default());
+        let bytes: &[u8] = b"RI\xff";
+        for url in ["data:audio/wav;base64,Ukn/", "DATA:;BASE64,Ukn/", "data:,RI%FF", "data:audio/wav,RI%FF"] {
+            assert_eq!(reader.at_url(url, "u").unwrap(), bytes.into(), "{url}");
+        }
+        for (url, code) in [
+            ("/etc/passwd", "remote_url_not_allowed"),
+            ("file:///etc/passwd", "remote_url_not_allowed"),
+            ("http://127.0.0.1:9/x.png", "remote_url_not_allowed"),
+            ("data:image/png;base64,%%%", "invalid_base64"),
+            ("data:image/png", "invalid_value"),
+        ] {
+            assert_eq!(reader.at_url(url, "u").unwrap_err().code, code, "{url}");
+        }
+    }
+}

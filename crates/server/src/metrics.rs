@@ -1,0 +1,244 @@
+//! What the server counts, under vLLM's names where it has them, so that dashboards fit.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+use qwen3_omni::{Event, FinishReason, Reply, SpeechFinish};
+
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) running: IntGauge,
+    pub(crate) waiting: IntGauge,
+    /// Share of the positions that all answers together could hold.
+    cache_usage: Gauge,
+    prompt_tokens: IntCounter,
+    generated_tokens: IntCounter,
+    cache_queries: IntCounter,
+    cache_hits: IntCounter,
+    ended: IntCounterVec,
+    first_token: Histogram,
+    between_tokens: Histogram,
+    whole: Histogram,
+    prompt_length: Histogram,
+    answer_length: Histogram,
+    first_audio: Histogram,
+    real_time_factor: Histogram,
+    audio_seconds: prometheus::Counter,
+    speech_stops: IntCounterVec,
+    pub(crate) sessions: IntGauge,
+    pub(crate) turn_latency: Histogram,
+    refused: IntCounterVec,
+    stages: HistogramVec,
+}
+
+/// Bounds of latencies in seconds: from a toy on the CPU to a long prompt.
+const SECONDS: &[f64] = &[0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// Bounds of the time between tokens.
+const STEP_SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3, 0.6, 1.0, 3.0];
+const FACTORS: &[f64] = &[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0];
+const TOKENS: &[f64] = &[1.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4];
+
+/// Makes metrics and enters them into a registry.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn add<T: prometheus::core::Collector + Clone + 'static>(&self, metric: T) -> prometheus::Result<T> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), &[label])?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> prometheus::Result<Histogram> {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec()))?)
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(model_name: &str) -> prometheus::Result<Self> {
+        let labels = HashMap::from([("model_name".to_owned(), model_name.to_owned())]);
+        let registry = Registry::new_custom(None, Some(labels))?;
+        let make = Maker(&registry);
+        Ok(Self {
+            running: make.gauge("vllm:num_requests_running", "Answers that are being generated")?,
+            waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for a place")?,
+            cache_usage: make.add(Gauge::new("vllm:kv_cache_usage_perc", "Share of all positions that are held")?)?,
+            prompt_tokens: make.counter("vllm:prompt_tokens_total", "Tokens of prompts")?,
+            generated_tokens: make.counter("vllm:generation_tokens_total", "Text tokens and codec frames")?,
+            cache_queries: make.counter("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache")?,
+            cache_hits: make.counter("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache")?,
+            ended: make.counters("vllm:request_success_total", "Answers that ended", "finished_reason")?,
+            first_token: make.histogram("vllm:time_to_first_token_seconds", "Request to first text", SECONDS)?,
+            between_tokens: make.histogram(
+                "vllm:inter_token_latency_seconds",
+                "Between two pieces of text",
+                STEP_SECONDS,
+            )?,
+            whole: make.histogram("vllm:e2e_request_latency_seconds", "Request to end", SECONDS)?,
+            prompt_length: make.histogram("vllm:request_prompt_tokens", "Tokens of a prompt", TOKENS)?,
+            answer_length: make.histogram(
+                "vllm:request_generation_tokens",
+                "Tokens and frames of an answer",
+                TOKENS,
+            )?,
+            first_audio: make.histogram("omni:time_to_first_audio_seconds", "Request to first sound", SECONDS)?,
+            real_time_factor: make.histogram("omni:real_time_factor", "Time to make a second of sound", FACTORS)?,
+            audio_seconds: make.add(prometheus::Counter::new("omni:audio_seconds_total", "Seconds of sound made")?)?,
+            speech_stops: make.counters("omni:speech_stops_total", "Speech that a guard stopped", "reason")?,
+            sessions: make.gauge("omni:realtime_sessions", "Open realtime sessions")?,
+            turn_latency: make.histogram(
+                "omni:realtime_turn_latency_seconds",
+                "End of speech to first sound",
+                SECONDS,
+            )?,
+            refused: make.counters("omni:requests_refused_total", "Requests that were refused", "code")?,
+            stages: make.add(HistogramVec::new(
+                HistogramOpts::new("omni:stage_seconds", "Time of a stage in an answer").buckets(SECONDS.to_vec()),
+                &["stage"],
+            )?)?,
+            registry,
+        })
+    }
+
+    /// Counts a request that was refused.
+    pub(crate) fn refuse(&self, code: &str) {
+        self.refused.with_label_values(&[code]).inc();
+    }
+
+    /// The text that Prometheus reads.
+    pub(crate) fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Writing into memory does not fail, and every metric was checked when it was registered.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+
+    fn end(&self, reason: &str, since: Instant) {
+        self.ended.with_label_values(&[reason]).inc();
+        self.whole.observe(since.elapsed().as_secs_f64());
+    }
+
+    fn count(&self, reply: &Reply) {
+        let usage = &reply.usage;
+        let made = usage.text_tokens + usage.frames;
+        self.prompt_tokens.inc_by(usage.prompt_tokens as u64);
+        self.generated_tokens.inc_by(made as u64);
+        self.cache_queries.inc_by(usage.prompt_tokens as u64);
+        self.cache_hits.inc_by(usage.cached_tokens as u64);
+        self.prompt_length.observe(usage.prompt_tokens as f64);
+        self.answer_length.observe(made as f64);
+        self.audio_seconds.inc_by(usage.audio.as_secs_f64());
+        if let Some(factor) = reply.real_time_factor() {
+            self.real_time_factor.observe(factor);
+        }
+        if let Some(reason) = reply.speech.as_ref().and_then(|speech| guard(speech.finish_reason)) {
+            self.speech_stops.with_label_values(&[reason]).inc();
+        }
+        self.count_stages(reply);
+    }
+
+    fn count_stages(&self, reply: &Reply) {
+        let times = &reply.timings;
+        let stages: [(&str, Duration); 6] = [
+            ("preprocessing", times.preprocessing),
+            ("encoders", times.encoders),
+            ("thinker", times.thinker),
+            ("talker", times.talker),
+            ("code_predictor", times.code_predictor),
+            ("vocoder", times.vocoder),
+        ];
+        for (stage, time) in stages.into_iter().filter(|(_, time)| !time.is_zero()) {
+            self.stages.with_label_values(&[stage]).observe(time.as_secs_f64());
+        }
+    }
+}
+
+fn guard(finish: SpeechFinish) -> Option<&'static str> {
+    match finish {
+        SpeechFinish::Overrun => Some("overrun"),
+        SpeechFinish::Loop => Some("loop"),
+        SpeechFinish::Silence => Some("silence"),
+        _ => None,
+    }
+}
+
+/// Watches one answer, from the request to its end.
+pub(crate) struct AnswerClock {
+    metrics: std::sync::Arc<Metrics>,
+    requested: Instant,
+    last_text: Option<Instant>,
+    heard: bool,
+    ended: bool,
+    /// The prompt's share of all positions.
+    held: f64,
+}
+
+impl AnswerClock {
+    /// Begins with the request; the prompt holds this share of all positions.
+    pub(crate) fn new(metrics: std::sync::Arc<Metrics>, requested: Instant, held: f64) -> Self {
+        metrics.cache_usage.add(held);
+        Self { metrics, requested, last_text: None, heard: false, ended: false, held }
+    }
+
+    /// Takes an event of the answer.
+    pub(crate) fn observe(&mut self, event: &Event) {
+        match event {
+            Event::Text(_) | Event::Thinking(_) => self.text(),
+            Event::Audio(_) if !std::mem::replace(&mut self.heard, true) => {
+                self.metrics.first_audio.observe(self.requested.elapsed().as_secs_f64());
+            }
+            Event::Done(reply) => {
+                self.metrics.count(reply);
+                self.end(reason(reply));
+            }
+            _ => {}
+        }
+    }
+
+    fn text(&mut self) {
+        match self.last_text.replace(Instant::now()) {
+            Some(last) => self.metrics.between_tokens.observe(last.elapsed().as_secs_f64()),
+            None => self.metrics.first_token.observe(self.requested.elapsed().as_secs_f64()),
+        }
+    }
+
+    fn end(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.metrics.end(reason, self.requested);
+        }
+    }
+
+    /// Notes that the answer failed.
+    pub(crate) fn fail(&mut self) {
+        self.end("error");
+    }
+}
+
+impl Drop for AnswerClock {
+    fn drop(&mut self) {
+        self.end("abort");
+        self.metrics.cache_usage.sub(self.held);
+    }
+}
+
+fn reason(reply: &Reply) -> &'static str {
+    match reply.finish_reason {
+        FinishReason::Limit | FinishReason::Context => "length",
+        FinishReason::Cancelled => "abort",
+        _ => "stop",
+    }
+}

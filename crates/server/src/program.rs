@@ -1,0 +1,213 @@
+//! The command line of the server (feature `program`), for its own program and for others that offer it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use qwen3_omni::{Error, Omni, Result};
+use tokio::net::TcpListener;
+
+use crate::{Config, Limits, Server, serve};
+
+/// Flags of a server.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub struct ServeArguments {
+    /// Address to listen at; anything but the machine itself should have a key
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Port to listen at; 0 takes a free one
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+    /// Name under which clients ask for the model [default: the directory's]
+    #[arg(long, value_name = "NAME")]
+    served_model_name: Option<String>,
+    /// Keys of which each request must bring one, separated by commas
+    #[arg(long, value_name = "KEY,…", env = "OMNI_API_KEY", hide_env_values = true, value_delimiter = ',')]
+    api_key: Vec<String>,
+    /// Origins whose pages may call the server from a browser
+    #[arg(long, value_name = "URL", num_args = 1..)]
+    allow_origin: Vec<String>,
+    /// Further host names under which the server answers; `*` for any [default: any, unless it listens to the machine itself]
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    allow_host: Vec<String>,
+    /// Hosts from which media are fetched for clients
+    #[arg(long, value_name = "HOST", num_args = 1..)]
+    allow_media_host: Vec<String>,
+    /// Answers that are made at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = counted())]
+    max_answers: usize,
+    /// Requests that may wait for a place
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    max_waiting: usize,
+    /// Seconds after which a waiting request is refused
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    queue_seconds: u64,
+    /// MiB of a request's body
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = counted())]
+    max_body: usize,
+    /// Millions of pixels of a picture
+    #[arg(long, value_name = "MP", default_value_t = 64, value_parser = counted())]
+    max_pixels: usize,
+    /// Text tokens of an answer whose request names no limit
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = counted())]
+    max_output: usize,
+    /// Realtime sessions at once [default: four times the answers]
+    #[arg(long, value_name = "N")]
+    max_sessions: Option<usize>,
+    /// Seconds after which a realtime session ends
+    #[arg(long, value_name = "S", default_value_t = 3600)]
+    max_session: u64,
+    /// Seconds within which an answer must be complete
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    request_timeout: u64,
+    /// Seconds within which a request's body must have come
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    body_timeout: u64,
+    /// Seconds that running answers get when the server is stopped
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    drain: u64,
+    /// What the model is asked of a recording that is to be transcribed
+    #[arg(long, value_name = "TEXT")]
+    transcription_prompt: Option<String>,
+    /// What the model is asked before it reads a text aloud; {text} stands for the text
+    #[arg(long, value_name = "TEXT")]
+    speech_prompt: Option<String>,
+    /// Name of the field for thinking text, for example `reasoning`
+    #[arg(long, value_name = "NAME", default_value = "reasoning_content")]
+    reasoning_field: String,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+fn counted() -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    clap::value_parser!(u32).range(1..).map(|count| count as usize)
+}
+
+/// Answers that the model is loaded for beyond those at once: one that was cancelled ends with the step it is in, and its place is
+/// given on before.
+const ENDING: usize = 8;
+
+impl ServeArguments {
+    /// Answers that the model must be loaded for.
+    pub fn model_answers(&self) -> usize {
+        self.max_answers * 2 + ENDING
+    }
+
+    /// Settings of the server for a model of this name.
+    fn config(&self, model_name: &str) -> Config {
+        let name = self.served_model_name.as_deref().unwrap_or(model_name);
+        let seconds = Duration::from_secs;
+        let mut config = Config::default()
+            .model_name(name)
+            .api_keys(self.api_key.iter().filter(|key| !key.is_empty()))
+            .allowed_origins(&self.allow_origin)
+            .allowed_hosts(self.hosts())
+            .allowed_media_hosts(&self.allow_media_host)
+            .max_answers(self.max_answers)
+            .max_waiting(self.max_waiting)
+            .queue_time(seconds(self.queue_seconds))
+            .max_body(self.max_body << 20)
+            .max_pixels(self.max_pixels * 1_000_000)
+            .max_output_tokens(self.max_output)
+            .max_sessions(self.max_sessions.unwrap_or(4 * self.max_answers))
+            .session_time(seconds(self.max_session))
+            .request_time(seconds(self.request_timeout))
+            .body_time(seconds(self.body_timeout))
+            .reasoning_field(&self.reasoning_field);
+        if let Some(prompt) = &self.transcription_prompt {
+            config = config.transcription_prompt(prompt);
+        }
+        if let Some(prompt) = &self.speech_prompt {
+            config = config.speech_prompt(prompt);
+        }
+        config
+    }
+
+    /// Host names that are answered to: of a server for the machine itself only its own, so that a page whose name is pointed at it
+    /// gets nothing.
+    fn hosts(&self) -> Option<Vec<String>> {
+        if !self.host.is_loopback() && self.allow_host.is_empty() || self.allow_host.iter().any(|name| name == "*") {
+            return None;
+        }
+        let own = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
+        Some(own.into_iter().chain([self.host.to_string()]).chain(self.allow_host.iter().cloned()).collect())
+    }
+
+    /// Serves until it is told to stop by SIGTERM, SIGINT or Ctrl-C; a second one ends it at once. `load` makes the model while
+    /// connections are answered with 503 already; `told` is called with the address.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the port cannot be had, and the errors of `load`.
+    pub fn run(
+        &self,
+        model_name: &str,
+        load: impl FnOnce() -> Result<Omni> + Send + 'static,
+        told: impl FnOnce(SocketAddr),
+    ) -> Result<()> {
+        // Each connection is a file; the usual limit is 1,024.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
+        let failed = |source| Error::io(format!("{}:{}", self.host, self.port), source);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+        let served = runtime.block_on(async {
+            let listener = TcpListener::bind((self.host, self.port)).await.map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            if !self.host.is_loopback() && self.api_key.is_empty() {
+                tracing::warn!("others can reach {address}, and no key is asked for: --api-key sets one");
+            }
+            let config = self.config(model_name);
+            let server = async {
+                let omni = tokio::task::spawn_blocking(load).await;
+                let omni = omni.map_err(|error| Error::Device(format!("loading stopped: {error}")))??;
+                told(address);
+                Ok(Server::new(omni, config))
+            };
+            let mut limits = Limits::default();
+            limits.drain = Duration::from_secs(self.drain);
+            serve(listener, server, stop_signal, limits).await
+        });
+        // A stage may be in the middle of a step.
+        runtime.shutdown_timeout(Duration::from_millis(500));
+        served
+    }
+}
+
+/// Waits for a signal to stop.
+async fn stop_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            return;
+        }
+    }
+    // Without signals the server runs until it is killed.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Writes what libraries log to standard error.
+pub fn show_logs(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    // Symphonia's prober warns about every MP4.
+    let usual = || EnvFilter::new("warn,qwen3_omni_server=info,symphonia_core=error");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| usual());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

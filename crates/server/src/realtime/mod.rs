@@ -1,0 +1,47 @@
+//! `GET /v1/realtime`: a conversation by voice on a WebSocket, in the events of OpenAI's realtime API.
+
+mod answer;
+mod ear;
+mod items;
+mod output;
+mod settings;
+mod socket;
+mod transcriber;
+mod turn_detection;
+mod worker;
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State, WebSocketUpgrade};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use crate::app::App;
+use crate::error::{ApiError, ApiResult};
+
+/// Bytes of a frame; a larger one closes the connection.
+const MOST_FRAME: usize = 16 << 20;
+
+#[derive(Deserialize)]
+pub(crate) struct Asked {
+    model: Option<String>,
+}
+
+/// Opens a session.
+pub(crate) async fn connect(
+    State(app): State<Arc<App>>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> ApiResult<Response> {
+    app.check_open()?;
+    app.check_model(asked.model.as_deref())?;
+    let status = axum::http::StatusCode::BAD_REQUEST;
+    let upgrade = upgrade.map_err(|error| ApiError::new(status, "invalid_value", error.to_string()))?;
+    let place = app.sessions.clone().try_acquire_owned();
+    let place = place.map_err(|_| ApiError::busy("all places for realtime sessions are taken"))?;
+    tracing::debug!(agent = ?headers.get("user-agent"), "realtime session");
+    let upgrade = upgrade.protocols(["realtime"]).max_message_size(MOST_FRAME).max_frame_size(MOST_FRAME);
+    Ok(upgrade.on_upgrade(move |socket| socket::run(app, socket, place)).into_response())
+}

@@ -1,0 +1,160 @@
+//! Connections: taken while the model loads, bounded in time and number, and closed in order.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt;
+
+use crate::Server;
+use crate::error::ApiError;
+
+/// Bounds of a listener.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections that are open at once; more wait.
+    pub connections: usize,
+    /// Time for a request's headers, and between two requests of a connection.
+    pub headers: Duration,
+    /// Time that running answers get when the server is told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 4096, headers: Duration::from_secs(60), drain: Duration::from_secs(30) }
+    }
+}
+
+/// Time after which connections without work are closed at the end.
+const CLOSING: Duration = Duration::from_secs(2);
+/// Pause after a connection that could not be taken, as when the process has no file handle left.
+const AFTER_FAILURE: Duration = Duration::from_millis(50);
+
+/// What answers at the moment: the server, or before it is there, that it is loading.
+type Current = Arc<RwLock<Router>>;
+
+/// Serves connections while `server` is being made and until it is told to stop. Until it is there, everything is answered with 503.
+///
+/// `stop` is awaited twice: after the first time the server drains, after the second it ends at once.
+///
+/// # Errors
+/// The error of `server`.
+pub async fn serve<E, S: Future<Output = ()>>(
+    listener: TcpListener,
+    server: impl Future<Output = Result<Server, E>>,
+    stop: impl Fn() -> S,
+    limits: Limits,
+) -> Result<(), E> {
+    let current: Current = Arc::new(RwLock::new(loading()));
+    let connections = Connections::new(current.clone(), limits);
+    let work = async {
+        let server = tokio::select! {
+            made = server => made?,
+            () = stop() => return Ok(()),
+        };
+        *current.write().unwrap_or_else(PoisonError::into_inner) = server.router();
+        stop().await;
+        tracing::info!(running = server.running(), "draining");
+        server.drain();
+        tokio::select! {
+            () = idle(&server) => {}
+            () = tokio::time::sleep(limits.drain) => {}
+            () = stop() => {}
+        }
+        Ok(())
+    };
+    tokio::select! {
+        never = connections.accept(&listener) => match never {},
+        ended = work => {
+            drop(listener);
+            connections.close().await;
+            ended
+        }
+    }
+}
+
+/// Waits until no answer is being made.
+async fn idle(server: &Server) {
+    while server.running() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+struct Connections {
+    current: Current,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    graceful: GracefulShutdown,
+}
+
+impl Connections {
+    fn new(current: Current, limits: Limits) -> Self {
+        let places = Arc::new(Semaphore::new(limits.connections));
+        Self { current, limits, places, graceful: GracefulShutdown::new() }
+    }
+
+    async fn accept(&self, listener: &TcpListener) -> Infallible {
+        loop {
+            let place = self.places.clone().acquire_owned().await.expect("it is never closed");
+            match listener.accept().await {
+                Ok((stream, _)) => self.take(stream, place),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        // Pieces of sound are small and must not wait for each other.
+        let _ = stream.set_nodelay(true);
+        let current = self.current.clone();
+        let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let router = current.read().unwrap_or_else(PoisonError::into_inner).clone();
+            router.oneshot(request.map(axum::body::Body::new))
+        });
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.headers);
+        let service = TowerToHyperService::new(service);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let connection = self.graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+            drop(place);
+        });
+    }
+
+    /// Lets connections end what they are at, for a moment.
+    async fn close(self) {
+        let _ = tokio::time::timeout(CLOSING, self.graceful.shutdown()).await;
+    }
+}
+
+/// Answers everything while the model is being loaded.
+fn loading() -> Router {
+    let health = || async { (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "loading"}))) };
+    let other = || async {
+        let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "loading", "the model is being loaded");
+        // The connection would stay with this answer.
+        ([(header::CONNECTION, "close")], error).into_response()
+    };
+    Router::new().route("/health", get(health)).fallback(other)
+}
