@@ -4,16 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use qwen3_omni::{AudioInput, Message, Result};
+use qwen3_omni::{AudioInput, Message, Result, TRANSCRIBE};
 use weights_tools::commands::Output;
 
 use crate::answer::{AnswerArguments, answer};
 use crate::ask::tell;
 use crate::model::ModelArguments;
 use crate::speech::SpeechArguments;
-
-/// The question of the model's own cookbook.
-const TRANSCRIBE: &str = "Transcribe the audio into text.";
 
 /// Put a recording into words: what is said in it, or with --caption what is heard
 #[derive(Debug, Args)]

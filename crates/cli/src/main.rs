@@ -16,6 +16,8 @@ mod parts;
 #[cfg(feature = "hub")]
 mod pull;
 mod say;
+#[cfg(feature = "serve")]
+mod serve;
 mod speech;
 mod spoken;
 
@@ -43,6 +45,8 @@ enum Command {
     Chat(chat::Chat),
     Listen(listen::Listen),
     Say(say::Say),
+    #[cfg(feature = "serve")]
+    Serve(serve::Serve),
     Media(media::Media),
     #[cfg(feature = "hub")]
     Pull(pull::Pull),
@@ -70,6 +74,15 @@ impl Command {
         matches!(self, Inspect(_) | Verify(_) | Quantize(_) | Convert(_) | Merge(_) | Compare(_))
     }
 
+    /// Writes what libraries log to standard error.
+    fn show_logs(&self) {
+        match self {
+            #[cfg(feature = "serve")]
+            Command::Serve(arguments) => arguments.show_logs(),
+            _ => show_logs(),
+        }
+    }
+
     fn run(self, out: &Output) -> Result<ExitCode> {
         let code = |good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         match self {
@@ -77,6 +90,8 @@ impl Command {
             Command::Chat(arguments) => arguments.run(out),
             Command::Listen(arguments) => arguments.run(out),
             Command::Say(arguments) => arguments.run(out),
+            #[cfg(feature = "serve")]
+            Command::Serve(arguments) => arguments.run(),
             Command::Media(arguments) => arguments.run(out).map(code),
             #[cfg(feature = "hub")]
             Command::Pull(arguments) => arguments.run(out).map(code),
@@ -107,7 +122,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments.command,
         Err(told) => return usage(&told),
     };
-    show_logs();
+    command.show_logs();
     let (out, is_tool) = (Output::default(), command.is_tool());
     match command.run(&out).and_then(|code| out.finish().map(|()| code)) {
         Ok(code) => code,

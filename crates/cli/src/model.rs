@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use qwen3_omni::{Device, Dtype, Omni, Result};
+use qwen3_omni::{Device, Dtype, Omni, OmniBuilder, Result};
 
 /// Flags that choose and place the model.
 #[derive(Debug, Clone, Args)]
@@ -42,33 +42,52 @@ impl ModelArguments {
     /// # Errors
     /// The errors of [`qwen3_omni::OmniBuilder::load`].
     pub fn load(&self, speaks: bool) -> Result<Omni> {
-        let directory = match &self.model {
-            Some(directory) => directory.clone(),
-            None => built_in()?,
-        };
-        let template = "loading {bar:40} {bytes}/{total_bytes}";
-        let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a valid template"));
-        let shown = bar.clone();
-        let mut builder = Omni::builder(directory).device(self.device.clone()).progress(move |loading| {
-            shown.set_length(loading.total as u64);
-            shown.set_position(loading.bytes as u64);
-        });
-        for adapter in &self.adapter {
-            builder = builder.adapter(adapter);
-        }
+        let builder = self.builder()?;
+        load(if speaks { builder } else { builder.text_only() })
+    }
+
+    /// Loads the model as [`ModelArguments::load`] does, for this many answers at once.
+    ///
+    /// # Errors
+    /// The errors of [`qwen3_omni::OmniBuilder::load`].
+    #[cfg(feature = "serve")]
+    pub fn load_for(&self, answers: usize) -> Result<Omni> {
+        load(self.builder()?.max_answers(answers))
+    }
+
+    /// Name of the model: that of its directory.
+    #[cfg(feature = "serve")]
+    pub fn name(&self) -> String {
+        let directory = self.model.as_ref().and_then(|path| path.canonicalize().ok());
+        let name = directory.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        name.unwrap_or_else(|| if self.is_nano() { "nano" } else { "qwen3-omni" }.to_owned())
+    }
+
+    fn builder(&self) -> Result<OmniBuilder> {
+        let directory = self.model.clone().map_or_else(built_in, Ok)?;
+        let builder = Omni::builder(directory).device(self.device.clone());
+        let mut builder = self.adapter.iter().fold(builder, OmniBuilder::adapter);
         if let Some(dtype) = self.dtype {
             builder = builder.dtype(dtype);
         }
-        if let Some(threads) = self.threads {
-            builder = builder.threads(threads.into());
-        }
-        if !speaks {
-            builder = builder.text_only();
-        }
-        let omni = builder.load();
-        bar.finish_and_clear();
-        omni
+        Ok(match self.threads {
+            Some(threads) => builder.threads(threads.into()),
+            None => builder,
+        })
     }
+}
+
+fn load(builder: OmniBuilder) -> Result<Omni> {
+    let template = "loading {bar:40} {bytes}/{total_bytes}";
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template).expect("a valid template"));
+    let shown = bar.clone();
+    let builder = builder.progress(move |loading| {
+        shown.set_length(loading.total as u64);
+        shown.set_position(loading.bytes as u64);
+    });
+    let omni = builder.load();
+    bar.finish_and_clear();
+    omni
 }
 
 #[cfg(feature = "nano")]

@@ -16,7 +16,7 @@ use crate::spoken::SpokenArguments;
 const TEXT: &str = "{text}";
 
 /// What nano was taught.
-const REPEAT: &str = "repeat {text}";
+pub const REPEAT: &str = "repeat {text}";
 
 /// Read a text aloud, into a WAV file
 ///

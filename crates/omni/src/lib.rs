@@ -68,7 +68,8 @@ pub use prompt::Grammar;
 pub use prompt::{
     ChatTemplate, ChunkRamp, ConversationReader, GenerateOptions, GivenText, Guards, HookContext, LastWord, Message,
     Part, PartKind, PartTokens, Prompt, READ_ALOUD, ReadConversation, ReadMedia, Role, SpeechFilter, Stages,
-    TalkerPositions, TemplateOptions, TextStream, TokenHook, TokenHooks, Tokenizer, VideoSound, VocoderMode,
+    TRANSCRIBE, TalkerPositions, TemplateOptions, TextStream, TokenHook, TokenHooks, Tokenizer, VideoSound,
+    VocoderMode,
 };
 pub use recogniser::{AutOptions, AutPrompt, AutRecogniser, AutTask, recognition_mel};
 pub use session::{Answer, AudioTurn, MelNorm, Session};

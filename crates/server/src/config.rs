@@ -53,21 +53,7 @@ pub struct Config {
     pub reasoning_field: String,
 }
 
-macro_rules! setters {
-    ($($name:ident: $type:ty => $value:expr,)*) => {
-        impl Config {
-            $(
-                #[doc = concat!("Sets [`Config::", stringify!($name), "`](field@Config::", stringify!($name), ").")]
-                pub fn $name(mut self, $name: $type) -> Self {
-                    self.$name = $value;
-                    self
-                }
-            )*
-        }
-    };
-}
-
-setters! {
+qwen3_omni::contracts::setters! { Config {
     model_name: impl Into<String> => model_name.into(),
     api_keys: impl IntoIterator<Item = impl Into<String>> => api_keys.into_iter().map(Into::into).collect(),
     allowed_origins: impl IntoIterator<Item = impl Into<String>> => allowed_origins.into_iter().map(Into::into).collect(),
@@ -86,7 +72,7 @@ setters! {
     transcription_prompt: impl Into<String> => transcription_prompt.into(),
     speech_prompt: impl Into<String> => speech_prompt.into(),
     reasoning_field: impl Into<String> => reasoning_field.into(),
-}
+} }
 
 impl Default for Config {
     fn default() -> Self {
@@ -106,7 +92,7 @@ impl Default for Config {
             request_time: Duration::from_secs(600),
             max_sessions: 32,
             session_time: Duration::from_secs(3600),
-            transcription_prompt: "Transcribe the audio into text.".into(),
+            transcription_prompt: qwen3_omni::TRANSCRIBE.into(),
             speech_prompt: qwen3_omni::READ_ALOUD.into(),
             reasoning_field: "reasoning_content".into(),
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use qwen3_omni::{Device, Dtype, Omni};
-use qwen3_omni_server::program::{LogFormat, ServeArguments, show_logs};
+use qwen3_omni_server::program::ServeArguments;
 
 /// Qwen3-Omni behind HTTP and WebSockets, in the form of OpenAI's API
 #[derive(Parser)]
@@ -21,16 +21,13 @@ struct Arguments {
     /// f32, bf16 or f16 [default: bf16 on cuda, f32 on wgpu, and on cpu bf16 if the checkpoint is]
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// Form of the log
-    #[arg(long, value_enum, default_value = "text")]
-    log: LogFormat,
     #[command(flatten)]
     serve: ServeArguments,
 }
 
 fn main() -> ExitCode {
-    let Arguments { model, device, dtype, log, serve } = Arguments::parse();
-    show_logs(log);
+    let Arguments { model, device, dtype, serve } = Arguments::parse();
+    serve.show_logs();
     let name = model.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     let mut builder = Omni::builder(model).device(device).max_answers(serve.model_answers());
     if let Some(dtype) = dtype {

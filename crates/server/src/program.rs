@@ -1,11 +1,13 @@
 //! The command line of the server (feature `program`), for its own program and for others that offer it.
 
+use std::io::{IsTerminal, stderr};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use qwen3_omni::{Error, Omni, Result};
 use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
 
 use crate::{Config, Limits, Server, serve};
 
@@ -73,14 +75,20 @@ pub struct ServeArguments {
     /// What the model is asked before it reads a text aloud; {text} stands for the text
     #[arg(long, value_name = "TEXT")]
     speech_prompt: Option<String>,
+    /// Form of the log
+    #[arg(long, value_enum, default_value = "text")]
+    log: LogFormat,
     /// Name of the field for thinking text, for example `reasoning`
     #[arg(long, value_name = "NAME", default_value = "reasoning_content")]
     reasoning_field: String,
 }
 
+/// The log filter without `RUST_LOG`: requests and warnings, except those of symphonia, whose prober warns about every MP4.
+const LOGGED: &str = "warn,qwen3_omni_server=info,symphonia_core=error";
+
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+enum LogFormat {
     /// Lines for people.
     Text,
     /// An object a line.
@@ -100,6 +108,24 @@ impl ServeArguments {
     /// Answers that the model must be loaded for.
     pub fn model_answers(&self) -> usize {
         self.max_answers * 2 + ENDING
+    }
+
+    /// Sets the prompts of a model that was taught others, unless flags say what to ask.
+    #[must_use]
+    pub fn usual_prompts(mut self, transcription: &str, speech: &str) -> Self {
+        self.transcription_prompt.get_or_insert_with(|| transcription.to_owned());
+        self.speech_prompt.get_or_insert_with(|| speech.to_owned());
+        self
+    }
+
+    /// Writes what libraries log to standard error.
+    pub fn show_logs(&self) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+        match self.log {
+            LogFormat::Text => lines.with_ansi(stderr().is_terminal()).init(),
+            LogFormat::Json => lines.json().init(),
+        }
     }
 
     /// Settings of the server for a model of this name.
@@ -170,8 +196,7 @@ impl ServeArguments {
                 told(address);
                 Ok(Server::new(omni, config))
             };
-            let mut limits = Limits::default();
-            limits.drain = Duration::from_secs(self.drain);
+            let limits = Limits::default().drain(Duration::from_secs(self.drain));
             serve(listener, server, stop_signal, limits).await
         });
         // A stage may be in the middle of a step.
@@ -196,18 +221,5 @@ async fn stop_signal() {
     // Without signals the server runs until it is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Writes what libraries log to standard error.
-pub fn show_logs(format: LogFormat) {
-    use tracing_subscriber::EnvFilter;
-    // Symphonia's prober warns about every MP4.
-    let usual = || EnvFilter::new("warn,qwen3_omni_server=info,symphonia_core=error");
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| usual());
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().init(),
     }
 }

@@ -10,13 +10,12 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::Server;
@@ -24,6 +23,7 @@ use crate::error::ApiError;
 
 /// Bounds of a listener.
 #[derive(Debug, Clone, Copy)]
+#[must_use]
 #[non_exhaustive]
 pub struct Limits {
     /// Connections that are open at once; more wait.
@@ -33,6 +33,12 @@ pub struct Limits {
     /// Time that running answers get when the server is told to stop.
     pub drain: Duration,
 }
+
+qwen3_omni::contracts::setters! { Limits {
+    connections: usize,
+    headers: Duration,
+    drain: Duration,
+} }
 
 impl Default for Limits {
     fn default() -> Self {
@@ -99,13 +105,14 @@ struct Connections {
     current: Current,
     limits: Limits,
     places: Arc<Semaphore>,
-    graceful: GracefulShutdown,
+    /// Tells connections that they are to end.
+    closing: watch::Sender<bool>,
 }
 
 impl Connections {
     fn new(current: Current, limits: Limits) -> Self {
         let places = Arc::new(Semaphore::new(limits.connections));
-        Self { current, limits, places, graceful: GracefulShutdown::new() }
+        Self { current, limits, places, closing: watch::Sender::new(false) }
     }
 
     async fn accept(&self, listener: &TcpListener) -> Infallible {
@@ -129,13 +136,21 @@ impl Connections {
             let router = current.read().unwrap_or_else(PoisonError::into_inner).clone();
             router.oneshot(request.map(axum::body::Body::new))
         });
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.headers);
+        let mut builder = Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(self.limits.headers);
         let service = TowerToHyperService::new(service);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let connection = self.graceful.watch(connection);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let mut closing = self.closing.subscribe();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                _ = closing.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended");
             }
             drop(place);
@@ -144,7 +159,9 @@ impl Connections {
 
     /// Lets connections end what they are at, for a moment.
     async fn close(self) {
-        let _ = tokio::time::timeout(CLOSING, self.graceful.shutdown()).await;
+        self.closing.send_replace(true);
+        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(CLOSING, self.places.acquire_many(all)).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a model is asked, unless it is said otherwise.
 
-use qwen3_omni::{AutPrompt, AutTask};
+use qwen3_omni::{AutPrompt, AutTask, TRANSCRIBE};
 
 use super::Suite;
 use crate::normalise::Normaliser;
@@ -37,7 +37,7 @@ impl Suite {
             (Self::Wenetspeech | Self::SeedTts | Self::Waves, Normaliser::Characters) => {
                 "请将这段中文语音转换为纯文本。"
             }
-            _ => "Transcribe the audio into text.",
+            _ => TRANSCRIBE,
         }
     }
 

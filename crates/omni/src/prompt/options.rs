@@ -165,6 +165,15 @@ pub enum SpeechFilter {
     Prose,
 }
 
+/// A question to which what is said in a recording is the answer, as the model's own examples ask it.
+///
+/// ```
+/// use qwen3_omni::{Message, TRANSCRIBE};
+///
+/// let question = Message::user().audio("meeting.m4a").text(TRANSCRIBE);
+/// ```
+pub const TRANSCRIBE: &str = "Transcribe the audio into text.";
+
 /// A question that a text read aloud is the answer to; `{text}` stands for the text.
 ///
 /// The talker sees the question, so it should be one that asks for the text.

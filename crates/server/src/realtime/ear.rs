@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use qwen3_omni::media::MediaError;
 use qwen3_omni::media::audio::{Mono, SAMPLE_RATE};
 use qwen3_omni::{TurnDetector, VoiceDetector};
 
@@ -33,6 +34,8 @@ pub(super) struct Ear {
     detector: Option<Detector>,
     /// Samples that do not make a frame yet.
     partial: Vec<f32>,
+    /// Samples of the client since the buffer was taken. What the resampler holds back is among them.
+    received: usize,
     /// Samples so far.
     position: usize,
     /// The turn so far, or without a turn the sound that may lead into one; all sound if turns are not looked for.
@@ -57,12 +60,25 @@ fn milliseconds(samples: usize) -> u64 {
     samples as u64 * 1000 / u64::from(SAMPLE_RATE)
 }
 
+/// A sink that keeps all samples.
+fn collect(kept: &mut Vec<f32>) -> impl FnMut(&[f32]) -> Result<(), MediaError> + '_ {
+    |piece| {
+        kept.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+fn refused(error: MediaError) -> ApiError {
+    ApiError::invalid("audio", error).code("invalid_audio")
+}
+
 impl Ear {
     pub(super) fn new(turns: Option<&TurnDetection>) -> Self {
         let mut ear = Self {
             mono: Mono::new(ORIGIN.into()),
             detector: None,
             partial: Vec::new(),
+            received: 0,
             position: 0,
             buffer: VecDeque::new(),
             speaking: false,
@@ -91,22 +107,22 @@ impl Ear {
 
     /// Duration of the sound in the buffer.
     pub(super) fn buffered_ms(&self) -> u64 {
-        milliseconds(self.buffer.len() + self.partial.len())
+        match self.detector {
+            None => self.received as u64 * 1000 / u64::from(CLIENT_RATE),
+            Some(_) => milliseconds(self.buffer.len() + self.partial.len()),
+        }
     }
 
-    /// Takes samples at [`CLIENT_RATE`] and tells what was found after each, in order. After [`Heard::Stopped`] the turn must be taken
-    /// with [`Ear::take`] before more is pushed, so at most one end is returned; the number of samples that were used comes with it.
+    /// Takes samples at [`CLIENT_RATE`] and resamples them, to be searched.
     pub(super) fn push(&mut self, sound: &[f32]) -> ApiResult<Vec<f32>> {
+        self.received += sound.len();
         let mut taken = Vec::new();
-        let pushed = self.mono.push(sound, CLIENT_RATE, 1, &mut |piece| {
-            taken.extend_from_slice(piece);
-            Ok(())
-        });
-        pushed.map_err(|error| ApiError::invalid("audio", error).code("invalid_audio"))?;
+        self.mono.push(sound, CLIENT_RATE, 1, &mut collect(&mut taken)).map_err(refused)?;
         Ok(taken)
     }
 
-    /// Searches samples from [`Ear::push`] up to the first event; returns it with what was not searched.
+    /// Searches samples from [`Ear::push`] up to the first event; returns it with what was not searched. A turn that has ended must be
+    /// taken before more is searched.
     pub(super) fn search(&mut self, sound: Vec<f32>) -> Option<(Heard, Vec<f32>)> {
         let Some(detector) = &mut self.detector else {
             self.position += sound.len();
@@ -157,8 +173,15 @@ impl Ear {
             detector.voice.reset();
         }
         self.speaking = false;
-        self.position += self.partial.len();
-        let rest = std::mem::take(&mut self.partial);
+        self.received = 0;
+        let mut rest = std::mem::take(&mut self.partial);
+        self.position += rest.len();
+        if self.detector.is_none() {
+            // The sound ends here; what the resampler holds back belongs to it.
+            let whole = std::mem::replace(&mut self.mono, Mono::new(ORIGIN.into()));
+            // Without any sound there is nothing to hold back.
+            let _ = whole.finish(&mut collect(&mut rest));
+        }
         self.buffer.drain(..).chain(rest).collect()
     }
 }
@@ -211,9 +234,8 @@ mod tests {
         let mut ear = Ear::new(None);
         let pushed = ear.push(&vec![0.1; 2400]).unwrap();
         assert!(ear.search(pushed).is_none());
-        assert!((90..=100).contains(&ear.buffered_ms()), "{}", ear.buffered_ms());
-        ear.take();
-        assert_eq!(ear.buffered_ms(), 0);
+        assert_eq!(ear.buffered_ms(), 100);
+        assert_eq!((ear.take().len(), ear.buffered_ms()), (1600, 0));
         assert!(heard(&vec![0.0; 72_000], 2400, Some(&TurnDetection::default())).0.is_empty());
     }
 }

@@ -20,8 +20,9 @@ use serde::Deserialize;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 
-/// Bytes of a frame; a larger one closes the connection.
-const MOST_FRAME: usize = 16 << 20;
+/// Bytes of a frame that are read at all: more than are allowed, so that a client which sends a little too much is told so instead of
+/// finding its connection broken.
+const MOST_READ: usize = 24 << 20;
 
 #[derive(Deserialize)]
 pub(crate) struct Asked {
@@ -42,6 +43,6 @@ pub(crate) async fn connect(
     let place = app.sessions.clone().try_acquire_owned();
     let place = place.map_err(|_| ApiError::busy("all places for realtime sessions are taken"))?;
     tracing::debug!(agent = ?headers.get("user-agent"), "realtime session");
-    let upgrade = upgrade.protocols(["realtime"]).max_message_size(MOST_FRAME).max_frame_size(MOST_FRAME);
+    let upgrade = upgrade.protocols(["realtime"]).max_message_size(MOST_READ).max_frame_size(MOST_READ);
     Ok(upgrade.on_upgrade(move |socket| socket::run(app, socket, place)).into_response())
 }

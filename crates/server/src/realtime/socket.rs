@@ -18,6 +18,8 @@ use crate::error::ApiError;
 const INPUTS: usize = 64;
 /// Events that wait for the client.
 const OUTPUTS: usize = 256;
+/// Bytes of a frame; a larger one ends the session.
+const MOST_FRAME: usize = 16 << 20;
 const PING: Duration = Duration::from_secs(20);
 /// Time without any frame, or for one to be taken, after which a client has gone.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -56,28 +58,19 @@ async fn read(mut stream: SplitStream<WebSocket>, inputs: &Sender<Input>, heard:
     while let Some(frame) = stream.next().await {
         heard.store(true, Ordering::Relaxed);
         let input = match frame {
+            Ok(Frame::Text(text)) if text.len() > MOST_FRAME => {
+                Input::End(None, close_code::SIZE, "the frame is larger than 16 MiB")
+            }
             Ok(Frame::Text(text)) => Input::Client(text.as_str().to_owned()),
             Ok(Frame::Binary(_)) => Input::Binary,
             Ok(Frame::Ping(_) | Frame::Pong(_)) => continue,
-            Ok(Frame::Close(_)) => return,
-            Err(error) => {
-                if is_too_large(&error) {
-                    let _ = inputs.send(Input::End(None, close_code::SIZE, "the frame is larger than 16 MiB")).await;
-                    // The writer closes; until then nothing can be read.
-                    std::future::pending::<()>().await;
-                }
-                return;
-            }
+            Ok(Frame::Close(_)) | Err(_) => return,
         };
         if inputs.send(input).await.is_err() {
-            return;
+            // The worker has ended the session; the writer closes it.
+            return std::future::pending().await;
         }
     }
-}
-
-fn is_too_large(error: &axum::Error) -> bool {
-    let text = error.to_string();
-    text.contains("too long") || text.contains("too large") || text.contains("too big")
 }
 
 /// Sends events, and pings to find out whether the client is there.

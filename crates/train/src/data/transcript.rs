@@ -1,4 +1,4 @@
-use qwen3_omni::{AutTask, Message, PartKind};
+use qwen3_omni::{AutTask, Message, PartKind, TRANSCRIBE};
 use serde_json::Value;
 
 use super::entries::part;
@@ -9,7 +9,7 @@ use crate::Result;
 /// What is asked of a recording: the question with a language, and without.
 fn questions(task: AutTask) -> (&'static str, &'static str) {
     match task {
-        AutTask::Transcribe => ("Transcribe the {} audio into text.", "Transcribe the audio into text."),
+        AutTask::Transcribe => ("Transcribe the {} audio into text.", TRANSCRIBE),
         AutTask::Translate => ("Translate the speech into {} text.", "Translate the speech into English text."),
         AutTask::Caption => ("Describe the audio in {}.", "Describe the audio."),
         AutTask::Detect => ("Which language is spoken?", "Which language is spoken?"),

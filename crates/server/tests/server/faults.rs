@@ -1,0 +1,93 @@
+//! Clients that are slow, vanish, or send too much.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use qwen3_omni_server::Limits;
+use serde_json::json;
+
+use crate::{KEY, Running, config, error};
+
+fn head(method: &str, length: usize) -> String {
+    format!(
+        "{method} /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n"
+    )
+}
+
+/// Sends bytes and reads what comes back until the server closes.
+fn exchange(server: &Running, bytes: &[u8]) -> String {
+    let mut socket = TcpStream::connect(server.address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_by_its_length_and_by_its_bytes() {
+    let server = Running::new(config().max_body(1000));
+    let announced = exchange(&server, head("POST", 5000).as_bytes());
+    assert!(announced.starts_with("HTTP/1.1 413") && announced.contains("request_too_large"), "{announced}");
+    // Without a length, in pieces.
+    let chunked = head("POST", 0).replace("content-length: 0", "transfer-encoding: chunked");
+    let sent = format!("{chunked}{:x}\r\n{}\r\n0\r\n\r\n", 2000, "a".repeat(2000));
+    let counted = exchange(&server, sent.as_bytes());
+    assert!(counted.starts_with("HTTP/1.1 413"), "{counted}");
+    assert_eq!(server.ask().0, 200);
+}
+
+#[test]
+fn a_body_or_a_head_that_does_not_come_is_not_waited_for() {
+    let limits = Limits::default().headers(Duration::from_millis(300));
+    let server = Running::with(config().body_time(Duration::from_millis(300)), limits);
+    let begun = Instant::now();
+    let body = exchange(&server, format!("{}{{\"mess", head("POST", 500)).as_bytes());
+    assert!(body.starts_with("HTTP/1.1 408"), "{body}");
+    assert_eq!(exchange(&server, b"POST /v1/chat"), "", "a head without end");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(server.ask().0, 200);
+}
+
+#[test]
+fn who_hangs_up_frees_the_place_at_once() {
+    let server = Running::new(config());
+    let body = json!({"model": "nano", "voice": "chelsie", "input": "seven plus five is twelve ".repeat(40),
+        "response_format": "pcm"})
+    .to_string();
+    let request = head("POST", body.len()).replace("chat/completions", "audio/speech") + &body;
+    for _ in 0..12 {
+        let mut socket = TcpStream::connect(server.address).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut first = [0; 200];
+        assert!(socket.read(&mut first).unwrap() > 0);
+    }
+    server.wait_until_idle();
+    assert_eq!(server.ask().0, 200);
+}
+
+#[test]
+fn too_many_are_told_to_come_again() {
+    let server = Running::new(config().max_answers(1).max_waiting(1));
+    let body = json!({"model": "nano", "voice": "chelsie", "input": "seven plus five is twelve ".repeat(20),
+        "response_format": "pcm"});
+    let answers: Vec<(u16, serde_json::Value)> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..6).map(|_| scope.spawn(|| server.post("/v1/audio/speech", &body))).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let refused: Vec<_> = answers.iter().filter(|(status, _)| *status == 429).collect();
+    assert!((1..=4).contains(&refused.len()), "{:?}", answers.iter().map(|(status, _)| status).collect::<Vec<_>>());
+    assert!(refused.iter().all(|(_, body)| error(body).0 == "rate_limit_exceeded"));
+    assert_eq!(server.ask().0, 200);
+}
+
+#[test]
+fn connections_that_are_left_open_keep_nobody_out() {
+    let limits = Limits::default().connections(40).headers(Duration::from_millis(500));
+    let server = Running::with(config(), limits);
+    let left: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    assert_eq!(server.ask().0, 200);
+    drop(left);
+}

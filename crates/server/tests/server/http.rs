@@ -1,0 +1,156 @@
+//! Requests and their answers.
+
+use serde_json::{Value, json};
+
+use crate::{ANSWER, KEY, Running, SUM, agent, config, error, question, read};
+
+fn with(field: &str, value: Value) -> Value {
+    let mut body = question();
+    body[field] = value;
+    body
+}
+
+fn parts(part: Value) -> Value {
+    json!({"messages": [{"role": "user", "content": [part, {"type": "text", "text": "what do you see"}]}]})
+}
+
+#[test]
+fn a_wrong_field_is_named_and_unknown_ones_are_ignored() {
+    let server = Running::new(config());
+    let cases = [
+        (json!({}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": 3}), "messages"),
+        (json!({"messages": [3]}), "messages[0]"),
+        (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
+        (json!({"messages": [{"role": "judge", "content": "a"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": "user", "content": ""}]}), "messages"),
+        (json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}), "messages"),
+        (parts(json!({"type": "smell"})), "messages[0].content[0].type"),
+        (parts(json!({"type": "image_url", "image_url": {}})), "messages[0].content[0].image_url.url"),
+        (
+            parts(json!({"type": "input_audio", "input_audio": {"data": "%%"}})),
+            "messages[0].content[0].input_audio.data",
+        ),
+        (parts(json!({"type": "image_url", "image_url": {"url": "data:,xx"}})), "messages[0].content[0].image_url.url"),
+        (
+            parts(json!({"type": "video_url", "video_url": {"url": "file:///x"}})),
+            "messages[0].content[0].video_url.url",
+        ),
+        (with("temperature", json!(9)), "temperature"),
+        (with("temperature", json!("hot")), "temperature"),
+        (with("top_p", json!(-1)), "top_p"),
+        (with("top_k", json!(1.5)), "top_k"),
+        (with("n", json!(0)), "n"),
+        (with("n", json!(5)), "n"),
+        (with("stop", json!(["a", ""])), "stop"),
+        (with("stop", json!(vec!["a"; 17])), "stop"),
+        (with("logit_bias", json!({"x": 1})), "logit_bias"),
+        (with("top_logprobs", json!(2)), "top_logprobs"),
+        (with("max_tokens", json!(0)), "max_tokens"),
+        (with("stream", json!("yes")), "stream"),
+        (with("modalities", json!(["smell"])), "modalities"),
+        (with("modalities", json!(["text", "audio"])), "audio"),
+        (with("tools", json!([{"type": "function"}])), "tools[0].name"),
+        (with("tool_choice", json!("required")), "tool_choice"),
+        (with("response_format", json!({"type": "xml"})), "response_format.type"),
+        (with("response_format", json!({"type": "json_schema"})), "response_format.json_schema"),
+    ];
+    for (body, param) in cases {
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        assert_eq!((status, error(&answer).1), (400, param), "{body}: {answer}");
+    }
+    let (status, answer) = server.post("/v1/chat/completions", &with("a_field_of_tomorrow", json!({"x": [1]})));
+    assert_eq!((status, answer["choices"][0]["message"]["content"].as_str()), (200, Some(ANSWER)));
+}
+
+#[test]
+fn what_is_no_json_is_refused_and_so_is_another_model() {
+    let server = Running::new(config());
+    let deep = "[".repeat(10_000);
+    for body in [&b"{"[..], b"", b"[]", b"\xff\xfe", deep.as_bytes()] {
+        let (status, answer) = server.post_raw("/v1/chat/completions", body);
+        assert_eq!((status, error(&answer).0), (400, "invalid_json"));
+    }
+    let (status, answer) = server.post("/v1/chat/completions", &with("model", json!("gpt-none")));
+    assert_eq!((status, error(&answer)), (404, ("model_not_found", "model")));
+    assert_eq!(error(&server.get("/v1/nothing").1).0, "unknown_url");
+    assert_eq!(server.get("/v1/chat/completions").0, 405);
+}
+
+#[test]
+fn keys_origins_and_host_names_are_checked() {
+    let hosts = vec!["127.0.0.1".to_owned()];
+    let server = Running::new(config().allowed_origins(["http://allowed.example"]).allowed_hosts(hosts));
+    let ask = |headers: &[(&str, &str)]| {
+        let request = agent().get(server.url("/v1/models"));
+        read(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).call().unwrap())
+    };
+    let key = format!("Bearer {KEY}");
+    let key = ("authorization", key.as_str());
+    assert_eq!(ask(&[key]).0, 200);
+    for wrong in ["Bearer sk-wrong", "Bearer ", "Basic sk-test"] {
+        let (status, body) = ask(&[("authorization", wrong)]);
+        assert_eq!((status, error(&body).0), (401, "invalid_api_key"));
+        assert!(!body.to_string().contains("sk-"), "a key is repeated");
+    }
+    assert_eq!(ask(&[key, ("origin", "http://allowed.example")]).0, 200);
+    assert_eq!(error(&ask(&[key, ("origin", "http://evil.example")]).1).0, "origin_not_allowed");
+    assert_eq!(error(&ask(&[key, ("host", "evil.example")]).1).0, "host_not_allowed");
+    // What tells nothing needs no key.
+    assert_eq!(agent().get(server.url("/health")).call().unwrap().status(), 200);
+}
+
+#[test]
+fn a_spoken_reply_can_be_named_in_the_next_turn() {
+    let server = Running::new(config());
+    let mut body = question();
+    body["modalities"] = json!(["text", "audio"]);
+    body["audio"] = json!({"voice": "chelsie", "format": "wav"});
+    let (status, answer) = server.post("/v1/chat/completions", &body);
+    let audio = &answer["choices"][0]["message"]["audio"];
+    assert_eq!((status, audio["transcript"].as_str()), (200, Some(ANSWER)));
+    let next = |id: &Value| {
+        json!({"messages": [
+            {"role": "user", "content": SUM},
+            {"role": "assistant", "audio": {"id": id}},
+            {"role": "user", "content": "repeat red cat nine"},
+        ]})
+    };
+    let (named, _) = server.post("/v1/chat/completions", &next(&audio["id"]));
+    assert_eq!(named, 200);
+    let (status, unknown) = server.post("/v1/chat/completions", &next(&json!("audio_none")));
+    assert_eq!((status, error(&unknown)), (400, ("audio_not_found", "messages[1].audio.id")));
+}
+
+#[test]
+fn counts_of_a_prompt_tell_sound_from_text() {
+    let server = Running::new(config());
+    let file = std::fs::read(testkit::nano().join("../nano-samples/spoken_sum_question.wav")).unwrap();
+    let mut form = ureq::unversioned::multipart::Form::new().text("prompt", "what did i say");
+    form = form.part("file", ureq::unversioned::multipart::Part::bytes(&file).file_name("a.wav"));
+    let request = agent().post(server.url("/v1/audio/transcriptions")).header("authorization", format!("Bearer {KEY}"));
+    let (status, answer) = read(request.send(form).unwrap());
+    assert_eq!(status, 200, "{answer}");
+    let details = &answer["usage"]["input_token_details"];
+    assert!((20..=32).contains(&details["audio_tokens"].as_u64().unwrap()), "{answer}");
+    assert!(details["text_tokens"].as_u64().unwrap() > 3 && !answer["text"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn metrics_count_answers_and_refusals() {
+    let server = Running::new(config());
+    let read = |name: &str| -> f64 {
+        let (_, text) = server.get("/metrics");
+        let text = text.as_str().unwrap().to_owned();
+        let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next().unwrap().parse().ok()).unwrap_or(0.0)
+    };
+    let (_, answer) = server.ask();
+    assert_eq!(read("vllm:prompt_tokens_total"), answer["usage"]["prompt_tokens"].as_f64().unwrap());
+    assert_eq!(read("vllm:generation_tokens_total"), answer["usage"]["completion_tokens"].as_f64().unwrap());
+    assert_eq!(read("vllm:request_success_total{finished_reason=\"stop\""), 1.0);
+    server.post("/v1/chat/completions", &json!({}));
+    assert_eq!(read("omni:requests_refused_total{code=\"missing_required_parameter\""), 1.0);
+    assert_eq!(read("vllm:num_requests_running"), 0.0);
+}

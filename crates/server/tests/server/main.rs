@@ -1,0 +1,112 @@
+//! The server over real connections, with nano behind it.
+
+mod faults;
+mod http;
+mod realtime;
+mod shutdown;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use qwen3_omni::Omni;
+use qwen3_omni_server::{Config, Limits, Server, serve};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+const KEY: &str = "sk-test";
+const SUM: &str = "what is seven plus five";
+const ANSWER: &str = "seven plus five is twelve";
+
+/// The model, which all servers of these tests share.
+fn nano() -> Omni {
+    static NANO: OnceLock<Omni> = OnceLock::new();
+    NANO.get_or_init(|| Omni::builder(testkit::nano()).max_answers(64).load().unwrap()).clone()
+}
+
+fn config() -> Config {
+    Config::default().model_name("nano").api_keys([KEY]).max_answers(4).max_waiting(4)
+}
+
+/// A server that runs until it is dropped.
+struct Running {
+    address: SocketAddr,
+    server: Server,
+    stop: Arc<Notify>,
+    runtime: Runtime,
+}
+
+impl Running {
+    fn new(config: Config) -> Self {
+        Self::with(config, Limits::default())
+    }
+
+    fn with(config: Config, limits: Limits) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), Arc::new(Notify::new()));
+        let (server, stopped) = (Server::new(nano(), config), stop.clone());
+        let made = server.clone();
+        runtime.spawn(async move {
+            let made = async { Ok::<_, ()>(made) };
+            serve(listener, made, || stopped.notified(), limits).await
+        });
+        Self { address, server, stop, runtime }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Status and body of a request with the key.
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.post_raw(path, body.to_string().as_bytes())
+    }
+
+    fn post_raw(&self, path: &str, body: &[u8]) -> (u16, Value) {
+        let request = agent().post(self.url(path)).header("authorization", format!("Bearer {KEY}"));
+        read(request.header("content-type", "application/json").send(body).unwrap())
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        read(agent().get(self.url(path)).header("authorization", format!("Bearer {KEY}")).call().unwrap())
+    }
+
+    fn ask(&self) -> (u16, Value) {
+        self.post("/v1/chat/completions", &question())
+    }
+
+    /// Waits until no answer is being made.
+    fn wait_until_idle(&self) {
+        let begun = Instant::now();
+        while self.server.running() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "an answer that nobody reads goes on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn question() -> Value {
+    json!({"messages": [{"role": "user", "content": SUM}]})
+}
+
+/// A client that tells of every status instead of failing.
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).build().into()
+}
+
+fn read(mut response: ureq::http::Response<ureq::Body>) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let bytes = response.body_mut().with_config().limit(100 << 20).read_to_vec().unwrap();
+    let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
+    (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| text()))
+}
+
+/// The code and the field of an error.
+fn error(body: &Value) -> (&str, &str) {
+    let error = &body["error"];
+    assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+    (error["code"].as_str().unwrap_or_default(), error["param"].as_str().unwrap_or_default())
+}

@@ -1,0 +1,307 @@
+//! Conversations by voice.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use futures_util::{SinkExt, StreamExt};
+use qwen3_omni::media::audio::read_at;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::{ANSWER, KEY, Running, SUM, config};
+
+struct Talk<'a> {
+    server: &'a Running,
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    seen: Vec<Value>,
+}
+
+fn connect(
+    server: &Running,
+    headers: &[(&'static str, &'static str)],
+) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
+    let mut request = format!("ws://{}/v1/realtime?model=nano", server.address).into_client_request().unwrap();
+    request.headers_mut().insert("authorization", format!("Bearer {KEY}").parse().unwrap());
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    server.runtime.block_on(connect_async(request)).map(|(socket, _)| socket)
+}
+
+impl<'a> Talk<'a> {
+    fn new(server: &'a Running) -> Self {
+        let mut talk = Self { server, socket: connect(server, &[]).unwrap(), seen: Vec::new() };
+        talk.until("session.created");
+        talk
+    }
+
+    fn send(&mut self, kind: &str, mut event: Value) {
+        event["type"] = json!(kind);
+        self.send_frame(Message::text(event.to_string()));
+    }
+
+    fn send_frame(&mut self, frame: Message) {
+        self.server.runtime.block_on(self.socket.send(frame)).unwrap();
+    }
+
+    fn next(&mut self) -> Message {
+        let next = async { tokio::time::timeout(Duration::from_secs(20), self.socket.next()).await };
+        self.server.runtime.block_on(next).expect("an event in time").expect("an open connection").unwrap()
+    }
+
+    /// Reads events up to one of this type.
+    fn until(&mut self, kind: &str) -> Value {
+        loop {
+            let Message::Text(text) = self.next() else { continue };
+            let event: Value = serde_json::from_str(&text).unwrap();
+            self.seen.push(event.clone());
+            if event["type"] == kind {
+                return event;
+            }
+            assert_ne!(event["type"], "error", "{event}");
+        }
+    }
+
+    fn error(&mut self) -> Value {
+        self.until("error")["error"].clone()
+    }
+
+    fn configure(&mut self, mut session: Value) -> Value {
+        session["type"] = json!("realtime");
+        self.send("session.update", json!({ "session": session }));
+        self.until("session.updated")["session"].clone()
+    }
+
+    fn say(&mut self, text: &str) {
+        let content = json!([{"type": "input_text", "text": text}]);
+        self.send("conversation.item.create", json!({"item": {"type": "message", "role": "user", "content": content}}));
+        self.until("conversation.item.done");
+    }
+
+    fn ask(&mut self) -> Value {
+        self.send("response.create", json!({}));
+        self.until("response.done")["response"].clone()
+    }
+
+    fn send_sound(&mut self, samples: &[f32], piece: usize) {
+        let bytes: Vec<u8> = samples.iter().flat_map(|sample| ((sample * 32767.0) as i16).to_le_bytes()).collect();
+        for piece in bytes.chunks(piece) {
+            self.send("input_audio_buffer.append", json!({"audio": BASE64_STANDARD.encode(piece)}));
+        }
+    }
+
+    fn types(&self) -> Vec<&str> {
+        self.seen.iter().filter_map(|event| event["type"].as_str()).collect()
+    }
+}
+
+/// A recording at 24 kHz with silence around it.
+fn spoken(name: &str, before: f32, after: f32) -> Vec<f32> {
+    let file = testkit::nano().join("../nano-samples").join(name);
+    let silence = |seconds: f32| vec![0.0; (seconds * 24_000.0) as usize];
+    [silence(before), read_at(&file.into(), 24_000).unwrap(), silence(after)].concat()
+}
+
+fn words(response: &Value) -> &str {
+    response["output"][0]["content"][0]["transcript"].as_str().unwrap_or_default()
+}
+
+#[test]
+fn a_turn_is_noticed_in_pieces_that_end_inside_a_sample() {
+    let server = Running::new(config());
+    let mut talk = Talk::new(&server);
+    talk.send_sound(&spoken("spoken_sum_question.wav", 0.5, 2.0), 4801);
+    let response = talk.until("response.done")["response"].clone();
+    assert_eq!((response["status"].as_str(), words(&response)), (Some("completed"), "five plus seven is twelve"));
+    let place = |kind| talk.types().iter().position(|seen| *seen == kind).expect(kind);
+    let order = [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "response.created",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_audio.delta",
+        "response.output_audio.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.done",
+    ];
+    assert!(order.map(place).is_sorted(), "{:?}", talk.types());
+    assert!(
+        server
+            .get("/metrics")
+            .1
+            .as_str()
+            .unwrap()
+            .contains("omni:realtime_turn_latency_seconds_count{model_name=\"nano\"} 1")
+    );
+}
+
+#[test]
+fn speech_interrupts_an_answer_and_nothing_of_it_comes_afterwards() {
+    let server = Running::new(config());
+    let mut talk = Talk::new(&server);
+    // Long enough that it is still being made.
+    talk.configure(json!({"audio": {"output": {"voice": "ethan"}}}));
+    talk.say("repeat red cat nine");
+    talk.send("response.create", json!({}));
+    talk.send_sound(&spoken("spoken_sum_question.wav", 0.1, 2.0), 48_000);
+    talk.until("input_audio_buffer.speech_started");
+    let started = talk.seen.len();
+    let first = talk.seen.iter().find(|event| event["type"] == "response.created").unwrap()["response"]["id"].clone();
+    talk.until("input_audio_buffer.committed");
+    let second = talk.until("response.created")["response"]["id"].clone();
+    assert_ne!(first, second);
+    let done = talk.until("response.done")["response"].clone();
+    assert_eq!((&done["id"], words(&done)), (&second, "five plus seven is twelve"));
+    let late = talk.seen[started..].iter().any(|event| event["response_id"] == first && event["delta"].is_string());
+    assert!(!late, "{:?}", talk.types());
+}
+
+#[test]
+fn a_cut_answer_is_what_the_model_remembers_and_what_is_beyond_it_is_refused() {
+    let server = Running::new(config());
+    let mut talk = Talk::new(&server);
+    talk.say(SUM);
+    let response = talk.ask();
+    let (id, all) = (response["output"][0]["id"].clone(), words(&response).to_owned());
+    assert_eq!(all, ANSWER);
+    let cut = |talk: &mut Talk, ms: u64| {
+        talk.send("conversation.item.truncate", json!({"item_id": id, "content_index": 0, "audio_end_ms": ms}));
+    };
+    cut(&mut talk, 600);
+    talk.until("conversation.item.truncated");
+    talk.send("conversation.item.retrieve", json!({"item_id": id}));
+    let kept = talk.until("conversation.item.retrieved")["item"]["content"][0]["transcript"].clone();
+    let kept = kept.as_str().unwrap();
+    assert!(all.starts_with(kept) && kept.len() < all.len(), "{kept}");
+    // It was cut already.
+    cut(&mut talk, 601 + 1);
+    assert_eq!(talk.error()["param"], "audio_end_ms");
+    cut(&mut talk, 0);
+    talk.until("conversation.item.truncated");
+    talk.send("conversation.item.delete", json!({"item_id": id}));
+    talk.until("conversation.item.deleted");
+    cut(&mut talk, 0);
+    assert_eq!(talk.error()["param"], "item_id");
+}
+
+#[test]
+fn an_answer_outside_the_conversation_leaves_no_trace() {
+    let server = Running::new(config());
+    let mut talk = Talk::new(&server);
+    talk.say("repeat red cat nine");
+    let content = json!([{"type": "input_text", "text": SUM}]);
+    let input = json!([{"type": "message", "role": "user", "content": content}]);
+    let asked = json!({"conversation": "none", "input": input, "output_modalities": ["text"], "metadata": {"a": "b"}});
+    talk.send("response.create", json!({ "response": asked }));
+    let before = talk.seen.len();
+    let response = talk.until("response.done")["response"].clone();
+    assert_eq!(response["output"][0]["content"][0]["text"], ANSWER);
+    assert!(response["conversation_id"].is_null() && response["metadata"]["a"] == "b");
+    assert!(talk.seen[before..].iter().all(|event| !event["type"].as_str().unwrap().starts_with("conversation.")));
+    assert_eq!(words(&talk.ask()), "red cat nine");
+}
+
+#[test]
+fn errors_name_their_event_and_change_nothing() {
+    let server = Running::new(config());
+    let mut talk = Talk::new(&server);
+    let wrong = [
+        ("no.such.event", json!({}), "type"),
+        ("input_audio_buffer.append", json!({"audio": "%%"}), "audio"),
+        ("input_audio_buffer.commit", json!({}), "audio"),
+        (
+            "session.update",
+            json!({"session": {"type": "realtime", "audio": {"output": {"voice": "nobody"}}}}),
+            "session.audio.output.voice",
+        ),
+        ("session.update", json!({"session": {"output_modalities": ["text", "audio"]}}), "session.output_modalities"),
+        (
+            "session.update",
+            json!({"session": {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}}),
+            "session.audio.input.format.type",
+        ),
+        ("session.update", json!({"session": {"max_output_tokens": 0}}), "session.max_output_tokens"),
+        (
+            "conversation.item.create",
+            json!({"item": {"type": "message", "role": "user", "content": []}}),
+            "item.content",
+        ),
+        (
+            "conversation.item.create",
+            json!({"previous_item_id": "x", "item": {"type": "function_call_output", "call_id": "c", "output": "o"}}),
+            "previous_item_id",
+        ),
+        ("conversation.item.retrieve", json!({"item_id": "x"}), "item_id"),
+        ("response.create", json!({"response": {"tool_choice": "required"}}), "response.tool_choice"),
+        ("response.cancel", json!({}), "response_id"),
+    ];
+    let before = talk.configure(json!({"instructions": "be kind"}));
+    for (index, (kind, mut event, param)) in wrong.into_iter().enumerate() {
+        event["event_id"] = json!(format!("mine_{index}"));
+        talk.send(kind, event);
+        let error = talk.error();
+        assert_eq!(
+            (error["param"].as_str(), error["event_id"].as_str()),
+            (Some(param), Some(format!("mine_{index}").as_str())),
+            "{kind}"
+        );
+    }
+    talk.send_frame(Message::text("{"));
+    assert_eq!(talk.error()["code"], "invalid_json");
+    talk.send_frame(Message::binary(vec![1, 2, 3]));
+    talk.error();
+    assert_eq!(talk.configure(json!({})), before);
+    talk.say(SUM);
+    assert_eq!(words(&talk.ask()), ANSWER);
+}
+
+#[test]
+fn sessions_are_bounded_in_number_in_time_and_in_the_size_of_a_frame() {
+    let server = Running::new(config().max_sessions(1).session_time(Duration::from_millis(1500)));
+    let mut talk = Talk::new(&server);
+    let refused = connect(&server, &[]);
+    assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 429));
+    assert_eq!(talk.error()["code"], "session_expired");
+    let Message::Close(Some(close)) = talk.next() else { panic!("it is not closed") };
+    assert_eq!(close.code, CloseCode::Away);
+    drop(talk);
+    let mut next = loop {
+        // The place is free a moment later.
+        if let Ok(socket) = connect(&server, &[]) {
+            break Talk { server: &server, socket, seen: Vec::new() };
+        }
+    };
+    next.send_frame(Message::text("a".repeat(17 << 20)));
+    loop {
+        if let Message::Close(Some(close)) = next.next() {
+            assert_eq!(close.code, CloseCode::Size);
+            break;
+        }
+    }
+}
+
+#[test]
+fn draining_closes_sessions_with_a_word() {
+    let server = Running::new(config());
+    let mut talk = Talk::new(&server);
+    server.server.drain();
+    assert_eq!(talk.error()["code"], "shutting_down");
+    assert!(matches!(talk.next(), Message::Close(Some(close)) if close.code == CloseCode::Away));
+    assert!(matches!(connect(&server, &[]), Err(Error::Http(response)) if response.status() == 503));
+}
+
+#[test]
+fn pages_of_other_origins_cannot_open_a_session() {
+    let server = Running::new(config());
+    let refused = connect(&server, &[("origin", "http://evil.example")]);
+    assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 403));
+}
