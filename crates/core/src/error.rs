@@ -23,6 +23,9 @@ pub enum Error {
     /// The request cannot be served as it stands: an empty conversation, an unknown speaker, absurd options.
     #[error("request: {0}")]
     Request(String),
+    /// A grammar or schema that an answer should follow cannot be used, or cannot be followed to its end.
+    #[error("grammar: {0}")]
+    Grammar(String),
     /// The conversation does not fit the model's context.
     #[error(
         "the prompt has {tokens} tokens or more, but the model's context holds {limit} including at least one for the answer"

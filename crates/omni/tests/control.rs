@@ -298,7 +298,7 @@ fn an_answer_follows_its_grammar() {
     // A grammar that is none is refused before anything runs.
     for wrong in [Grammar::Regex("(".into()), Grammar::JsonSchema(json!({"type": "nothing"}))] {
         let message = guided(wrong).unwrap_err().to_string();
-        assert!(message.contains("the grammar cannot be used"), "{message}");
+        assert!(message.contains("grammar: it cannot be used"), "{message}");
     }
 }
 
@@ -337,7 +337,7 @@ fn a_model_can_be_made_to_call_functions() {
     assert!(!calls(Grammar::tool_calls(&tools, true).unwrap()).tool_calls.is_empty());
     let wrong = tool("look", json!({"type": "nothing"}));
     let message = omni.check_grammar(&Grammar::tool_calls(&[wrong], false).unwrap()).unwrap_err().to_string();
-    assert!(message.contains("the grammar cannot be used"), "{message}");
+    assert!(message.contains("grammar: it cannot be used"), "{message}");
     assert!(
         Grammar::tool_calls(&[], false).is_err() && Grammar::tool_calls(&[json!({"function": {}})], false).is_err()
     );

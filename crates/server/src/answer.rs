@@ -11,14 +11,36 @@ use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::AnswerClock;
 
-/// An answer with its place. Dropping it cancels it and frees the place.
+/// An answer with its place. Dropping it cancels it; the place is free when the step that it is in has ended.
 pub(crate) struct RunningAnswer {
-    events: AsyncEvents<ReplyStream>,
+    /// Taken only when it is dropped.
+    work: Option<Work>,
     messages: Arc<[Message]>,
     clock: AnswerClock,
     deadline: Instant,
     limit: std::time::Duration,
-    _permit: Permit,
+    ended: bool,
+}
+
+/// What is being computed, and its place.
+struct Work {
+    events: AsyncEvents<ReplyStream>,
+    permit: Permit,
+}
+
+impl Drop for RunningAnswer {
+    fn drop(&mut self) {
+        let Some(Work { mut events, permit }) = self.work.take().filter(|_| !self.ended) else { return };
+        events.answer().cancel();
+        // What was begun is computed to the end of its step, so its place is not free before.
+        let end = async move {
+            while events.next().await.is_some() {}
+            drop(permit);
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(end);
+        }
+    }
 }
 
 impl RunningAnswer {
@@ -39,7 +61,8 @@ impl RunningAnswer {
         let held = prompt.tokens() as f64 / positions as f64;
         let events = app.omni.stream_prompt(prompt).map_err(failed)?.into_async();
         let (clock, limit) = (AnswerClock::new(app.metrics.clone(), requested, held), app.config.request_time);
-        Ok(Self { events, messages: messages.clone(), clock, deadline: requested + limit, limit, _permit: permit })
+        let work = Some(Work { events, permit });
+        Ok(Self { work, messages: messages.clone(), clock, deadline: requested + limit, limit, ended: false })
     }
 
     /// The next event; `None` after the last.
@@ -47,11 +70,13 @@ impl RunningAnswer {
     /// # Errors
     /// What ends the answer: a part of the model that failed, or time that is over.
     pub(crate) async fn next(&mut self) -> Option<ApiResult<Event>> {
-        let next = tokio::time::timeout_at(self.deadline.into(), self.events.next()).await;
+        let events = &mut self.work.as_mut()?.events;
+        let next = tokio::time::timeout_at(self.deadline.into(), events.next()).await;
         let failed = match next {
             Ok(None) => return None,
             Ok(Some(Ok(event))) => {
                 self.clock.observe(&event);
+                self.ended = matches!(event, Event::Done(_));
                 return Some(Ok(event));
             }
             Ok(Some(Err(error))) => ApiError::of_answer(&error, &self.messages),
@@ -61,8 +86,15 @@ impl RunningAnswer {
         Some(Err(failed))
     }
 
+    /// When the answer must be complete, read by its client.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// Stops the answer; what is ready still comes, then `Done`.
     pub(crate) fn cancel(&self) {
-        self.events.answer().cancel();
+        if let Some(work) = &self.work {
+            work.events.answer().cancel();
+        }
     }
 }

@@ -74,6 +74,7 @@ impl ApiError {
             |code: &'static str, param: &str| Self::new(StatusCode::BAD_REQUEST, code, error.to_string()).param(param);
         match error {
             Error::Request(_) => invalid("invalid_value", "messages"),
+            Error::Grammar(_) => invalid("invalid_value", "response_format"),
             Error::Media { part, .. } => Self::of_media(error, part, messages),
             Error::ContextLength { .. } => invalid("context_length_exceeded", "messages"),
             Error::Unsupported(_) | Error::NotLoaded(_) => invalid("unsupported_value", "messages"),

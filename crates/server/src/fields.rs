@@ -119,6 +119,13 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Checks the types of fields that are known and have no effect.
+    pub(crate) fn check(&self, strings: &[&str], flags: &[&str], objects: &[&str]) -> ApiResult<()> {
+        strings.iter().try_for_each(|field| self.string(field).map(drop))?;
+        flags.iter().try_for_each(|field| self.flag(field).map(drop))?;
+        objects.iter().try_for_each(|field| self.object(field).map(drop))
+    }
+
     /// A field that must be there.
     pub(crate) fn required<T>(&self, field: &str, value: Option<T>) -> ApiResult<T> {
         value.ok_or_else(|| ApiError::missing(self.name(field)))

@@ -45,6 +45,9 @@ mod media;
 mod metrics;
 mod models;
 mod page;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod parsers;
 #[cfg(feature = "program")]
 pub mod program;
 mod realtime;

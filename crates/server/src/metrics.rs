@@ -73,7 +73,7 @@ impl Metrics {
         let labels = HashMap::from([("model_name".to_owned(), model_name.to_owned())]);
         let registry = Registry::new_custom(None, Some(labels))?;
         let make = Maker(&registry);
-        Ok(Self {
+        let metrics = Self {
             running: make.gauge("vllm:num_requests_running", "Answers that are being generated")?,
             waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for a place")?,
             cache_usage: make.add(Gauge::new("vllm:kv_cache_usage_perc", "Share of all positions that are held")?)?,
@@ -111,7 +111,12 @@ impl Metrics {
                 &["stage"],
             )?)?,
             registry,
-        })
+        };
+        // Counters without a sample would be missing.
+        for finish in [SpeechFinish::Overrun, SpeechFinish::Loop, SpeechFinish::Silence] {
+            guard(finish).iter().for_each(|reason| drop(metrics.speech_stops.with_label_values(&[reason])));
+        }
+        Ok(metrics)
     }
 
     /// Counts a request that was refused.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -14,6 +14,7 @@ use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
@@ -46,8 +47,6 @@ impl Default for Limits {
     }
 }
 
-/// Time after which connections without work are closed at the end.
-const CLOSING: Duration = Duration::from_secs(2);
 /// Pause after a connection that could not be taken, as when the process has no file handle left.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
@@ -68,29 +67,43 @@ pub async fn serve<E, S: Future<Output = ()>>(
 ) -> Result<(), E> {
     let current: Current = Arc::new(RwLock::new(loading()));
     let connections = Connections::new(current.clone(), limits);
+    // Returns when connections must have ended.
     let work = async {
         let server = tokio::select! {
             made = server => made?,
-            () = stop() => return Ok(()),
+            () = stop() => return Ok(Instant::now()),
         };
         *current.write().unwrap_or_else(PoisonError::into_inner) = server.router();
         stop().await;
         tracing::info!(running = server.running(), "draining");
         server.drain();
+        let end = Instant::now() + limits.drain;
         tokio::select! {
-            () = idle(&server) => {}
-            () = tokio::time::sleep(limits.drain) => {}
-            () = stop() => {}
+            () = idle(&server) => Ok(end),
+            () = tokio::time::sleep_until(end.into()) => Ok(end),
+            () = stop() => Ok(Instant::now()),
         }
-        Ok(())
     };
     tokio::select! {
         never = connections.accept(&listener) => match never {},
         ended = work => {
             drop(listener);
-            connections.close().await;
-            ended
+            // What is on its way to slow clients gets the rest of the time.
+            let rest = ended.as_ref().map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                () = connections.close() => {}
+                () = over(&stop, rest) => {}
+            }
+            ended.map(drop)
         }
+    }
+}
+
+/// Waits until a time is over or the server is told to end at once.
+async fn over<S: Future<Output = ()>>(stop: &impl Fn() -> S, time: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = stop() => {}
     }
 }
 
@@ -131,6 +144,7 @@ impl Connections {
     fn take(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
         // Pieces of sound are small and must not wait for each other.
         let _ = stream.set_nodelay(true);
+        let Ok((stream, twin)) = with_twin(stream) else { return };
         let current = self.current.clone();
         let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
             let router = current.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -145,6 +159,7 @@ impl Connections {
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
+                () = hung_up(&twin) => return,
                 _ = closing.changed() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
@@ -157,12 +172,32 @@ impl Connections {
         });
     }
 
-    /// Lets connections end what they are at, for a moment.
-    async fn close(self) {
+    /// Lets connections end what they are at; those without work end at once.
+    async fn close(&self) {
         self.closing.send_replace(true);
         let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(CLOSING, self.places.acquire_many(all)).await;
+        let _ = self.places.acquire_many(all).await;
     }
+}
+
+/// A connection, and a second handle of it to watch it by.
+fn with_twin(stream: TcpStream) -> std::io::Result<(TcpStream, TcpStream)> {
+    let stream = stream.into_std()?;
+    let twin = stream.try_clone()?;
+    Ok((TcpStream::from_std(stream)?, TcpStream::from_std(twin)?))
+}
+
+/// Waits until the client has closed its side. The HTTP library finds that out by reading, which it does not while an answer is made and
+/// bytes lie behind the request, as the line end that some clients send after a body.
+async fn hung_up(twin: &TcpStream) {
+    while let Ok(ready) = twin.ready(Interest::READABLE).await {
+        if ready.is_read_closed() {
+            return;
+        }
+        // Forgets that there is something to read, which is for the other handle, so that only news wake this one.
+        let _ = twin.try_io(Interest::READABLE, || Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
+    }
+    std::future::pending().await
 }
 
 /// Answers everything while the model is being loaded.

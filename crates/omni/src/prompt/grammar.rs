@@ -50,11 +50,12 @@ impl Grammar {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Request`] without functions, or for one without a name.
+    /// [`Error::Grammar`] without functions, for one without a name, and for schemas of more than 1,000 objects.
     pub fn tool_calls(tools: &[Value], several: bool) -> Result<Self> {
+        check_size(tools)?;
         let calls = tools.iter().enumerate().map(|(index, tool)| tool_call(index, tool)).collect::<Result<Vec<_>>>()?;
         if calls.is_empty() {
-            return Err(Error::Request("a function must be called, but none is described".into()));
+            return Err(Error::Grammar("a function must be called, but none is described".into()));
         }
         let names: Vec<String> = (0..calls.len()).map(|index| format!("call_{index}")).collect();
         let more = if several { " (\"\\n\" call)*" } else { "" };
@@ -68,7 +69,7 @@ impl Grammar {
 fn tool_call(index: usize, tool: &Value) -> Result<String> {
     let function = tool.get("function").unwrap_or(tool);
     let name = function.get("name").and_then(Value::as_str);
-    let name = name.ok_or_else(|| Error::Request(format!("function {} has no name", index + 1)))?;
+    let name = name.ok_or_else(|| Error::Grammar(format!("function {} has no name", index + 1)))?;
     let mut schema = function.get("parameters").filter(|schema| schema.is_object()).cloned();
     let schema = schema.get_or_insert_with(|| json!({"type": "object", "additionalProperties": false}));
     // The separators that models were taught.
@@ -85,6 +86,27 @@ impl From<Grammar> for TokenHooks {
     }
 }
 
+/// Objects in a schema. The parser recurses through them, and its time grows with their square.
+const MOST_OBJECTS: usize = 1000;
+/// Characters of a reason: some hold the parser's whole state.
+const MOST_REASON: usize = 300;
+
+fn objects(schema: &Value) -> usize {
+    match schema {
+        Value::Object(members) => 1 + members.values().map(objects).sum::<usize>(),
+        Value::Array(list) => list.iter().map(objects).sum(),
+        _ => 0,
+    }
+}
+
+fn check_size<'s>(schemas: impl IntoIterator<Item = &'s Value>) -> Result<()> {
+    let count = schemas.into_iter().map(objects).sum::<usize>();
+    match count > MOST_OBJECTS {
+        true => Err(unusable(format!("{count} objects in its schemas, expected at most {MOST_OBJECTS}"))),
+        false => Ok(()),
+    }
+}
+
 /// Holds an answer to a grammar.
 struct Guided {
     matcher: Matcher,
@@ -96,8 +118,11 @@ impl Guided {
         let Some(end) = context.end_ids.first() else {
             let reason =
                 "a grammar needs a token that ends the answer, and the checkpoint's generation_config.json names none";
-            return Err(Error::Request(reason.into()));
+            return Err(Error::Grammar(reason.into()));
         };
+        if let Grammar::JsonSchema(schema) = grammar {
+            check_size([schema])?;
+        }
         let parser = match grammar {
             Grammar::Json => TopLevelGrammar::from_json_schema(compact(json!({"type": "object"}))),
             Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(compact(schema.clone())),
@@ -108,7 +133,7 @@ impl Guided {
         let made = ParserFactory::new_simple(&trie).and_then(|mut factory| factory.quiet().create_parser(parser));
         let mut matcher = Matcher::new(made);
         match matcher.get_error() {
-            Some(error) => Err(Error::Request(format!("the grammar cannot be used: {error}"))),
+            Some(error) => Err(unusable(error)),
             None => {
                 matcher.grammar_warnings().iter().for_each(|warning| tracing::warn!("grammar: {warning}"));
                 Ok(Self { matcher, end_ids: context.end_ids.to_vec() })
@@ -150,14 +175,18 @@ impl crate::Omni {
     /// Checks that answers of this model can follow a grammar.
     ///
     /// # Errors
-    /// [`Error::Request`] that says what of the grammar cannot be used.
+    /// [`Error::Grammar`] that says what of the grammar cannot be used.
     pub fn check_grammar(&self, grammar: &Grammar) -> Result<()> {
         Guided::new(grammar, &self.model().for_prompts().hook_context()).map(drop)
     }
 }
 
+fn unusable(error: impl std::fmt::Display) -> Error {
+    Error::Grammar(format!("it cannot be used: {:.MOST_REASON$}", error.to_string()))
+}
+
 fn refused(error: impl std::fmt::Display) -> Error {
-    Error::Request(format!("the grammar cannot be followed: {error}"))
+    Error::Grammar(format!("it cannot be followed: {:.MOST_REASON$}", error.to_string()))
 }
 
 impl Tokenizer {

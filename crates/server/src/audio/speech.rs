@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{Sender, channel};
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::body;
-use crate::chat::{events_response, send, voice};
+use crate::chat::{Gone, events_response, send, send_data, until_gone, voice};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::sound::{Format, SoundEncoder};
@@ -39,6 +39,7 @@ impl SpeechRequest {
         let value = body::parse(bytes)?;
         let fields = Fields::of_request(&value)?;
         app.check_model(fields.string("model")?)?;
+        fields.check(&["instructions"], &[], &[])?;
         let input = fields.string("input")?;
         let input = checked(fields.required("input", input)?)?;
         let voice = fields.required("voice", voice(app, &fields)?)?;
@@ -53,6 +54,12 @@ impl SpeechRequest {
         let options = GenerateOptions::default().read_aloud(input).speaker(voice).speech(true);
         Ok(Self { messages: [Message::user().text(question)].into(), options, format, encoder, as_events })
     }
+}
+
+/// Reads a request without answering it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check(app: &App, body: &[u8]) -> ApiResult<()> {
+    SpeechRequest::read(app, body).map(drop)
 }
 
 fn checked(input: &str) -> ApiResult<&str> {
@@ -92,13 +99,29 @@ pub(crate) async fn speech(State(app): State<Arc<App>>, request: Request) -> Api
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await??;
     match as_events {
         true => Ok(as_event_stream(answer, encoder)),
-        false if format.needs_length() => as_whole_file(answer, format).await,
-        false => Ok(as_file(answer, encoder, format)),
+        false => file(answer, encoder, format).await,
     }
 }
 
-/// Sends the file when it is complete.
-async fn as_whole_file(mut answer: RunningAnswer, format: Format) -> ApiResult<Response> {
+/// The file as it is made, or when it is complete.
+async fn file(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>, format: Format) -> ApiResult<Response> {
+    let body = match format.needs_length() {
+        true => Body::from(format.encode(&whole(&mut answer).await?, "response_format")?),
+        // An answer without any sound is an error, which can be told only before the first byte.
+        false => match next(&mut answer, &mut *encoder).await {
+            Some(Ok(Piece::Bytes(first))) => as_body(answer, encoder, first),
+            Some(Err(error)) => return Err(error),
+            Some(Ok(Piece::Done(_))) | None => return Err(nothing_spoken()),
+        },
+    };
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(format.mime()))], body).into_response())
+}
+
+fn nothing_spoken() -> ApiError {
+    ApiError::invalid("input", "nothing of it can be spoken")
+}
+
+async fn whole(answer: &mut RunningAnswer) -> ApiResult<Audio> {
     let mut whole: Option<Audio> = None;
     while let Some(event) = answer.next().await {
         if let Event::Audio(piece) = event? {
@@ -108,14 +131,7 @@ async fn as_whole_file(mut answer: RunningAnswer, format: Format) -> ApiResult<R
             }
         }
     }
-    let whole = whole.ok_or_else(|| ApiError::invalid("input", "nothing of it can be spoken"))?;
-    Ok(file(format, Body::from(format.encode(&whole, "response_format")?)))
-}
-
-fn file(format: Format, body: Body) -> Response {
-    let mut response = body.into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.mime()));
-    response
+    whole.ok_or_else(nothing_spoken)
 }
 
 /// A piece of a file, or the counts at its end.
@@ -142,28 +158,35 @@ async fn next(answer: &mut RunningAnswer, encoder: &mut dyn SoundEncoder) -> Opt
     }
 }
 
-fn as_file(answer: RunningAnswer, encoder: Box<dyn SoundEncoder>, format: Format) -> Response {
-    let state = Some((answer, encoder));
-    let pieces = futures_util::stream::unfold(state, |state| async {
-        let (mut answer, mut encoder) = state?;
-        match next(&mut answer, &mut *encoder).await? {
-            Ok(Piece::Bytes(bytes)) => Some((Ok(bytes), Some((answer, encoder)))),
-            Ok(Piece::Done(_)) => Some((encoder.finish().map_err(|error| error.message), None)),
-            // The body breaks off, which tells a client that the file is not whole.
-            Err(error) => Some((Err(error.message), None)),
-        }
+/// A body that is sent as the sound is made.
+fn as_body(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>, first: Vec<u8>) -> Body {
+    let (sender, pieces) = channel(PIECES);
+    tokio::spawn(async move {
+        let deadline = answer.deadline();
+        let send = async {
+            send_data(&sender, Ok(first)).await?;
+            while let Some(piece) = next(&mut answer, &mut *encoder).await {
+                let (bytes, last) = match piece {
+                    Ok(Piece::Bytes(bytes)) => (Ok(bytes), false),
+                    Ok(Piece::Done(_)) => (encoder.finish().map_err(|error| error.message), true),
+                    // The body breaks off, which tells a client that the file is not whole.
+                    Err(error) => (Err(error.message), true),
+                };
+                send_data(&sender, bytes).await?;
+                if last {
+                    break;
+                }
+            }
+            Ok::<_, Gone>(())
+        };
+        until_gone(deadline, &sender, send).await
     });
-    file(format, Body::from_stream(pieces))
+    Body::from_stream(futures_util::stream::unfold(pieces, |mut pieces| async { Some((pieces.recv().await?, pieces)) }))
 }
 
 fn as_event_stream(answer: RunningAnswer, encoder: Box<dyn SoundEncoder>) -> Response {
     let (sender, events) = channel(PIECES);
-    tokio::spawn(async move {
-        tokio::select! {
-            () = send_events(answer, encoder, &sender) => {}
-            () = sender.closed() => {}
-        }
-    });
+    tokio::spawn(async move { until_gone(answer.deadline(), &sender, send_events(answer, encoder, &sender)).await });
     events_response(events)
 }
 
@@ -186,6 +209,7 @@ async fn send_events(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncode
             }
             Err(error) => {
                 let _ = send(sender, json!({"error": error.to_json()})).await;
+                let _ = send_data(sender, "[DONE]".into()).await;
                 return;
             }
         };

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::channel;
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::body;
-use crate::chat::{events_response, send};
+use crate::chat::{events_response, send, send_data, until_gone};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::brief;
 
@@ -114,7 +114,7 @@ async fn read(app: &App, request: Request) -> ApiResult<Form> {
     let limit = app.config.max_body;
     body::check_length(request.headers(), limit)?;
     let form = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if !form.starts_with("multipart/form-data") {
+    if !form.to_ascii_lowercase().starts_with("multipart/form-data") {
         let message = "expected a form (multipart/form-data) with the recording in its field `file`";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message));
     }
@@ -216,6 +216,7 @@ fn usage(reply: &Reply) -> Value {
 
 fn stream(mut answer: RunningAnswer) -> Response {
     let (sender, events) = channel(EVENTS);
+    let (deadline, closed) = (answer.deadline(), sender.clone());
     let send_all = async move {
         while let Some(event) = answer.next().await {
             let event = match event {
@@ -230,8 +231,8 @@ fn stream(mut answer: RunningAnswer) -> Response {
                 return;
             }
         }
-        let _ = sender.send("[DONE]".into()).await;
+        let _ = send_data(&sender, "[DONE]".into()).await;
     };
-    tokio::spawn(send_all);
+    tokio::spawn(async move { until_gone(deadline, &closed, send_all).await });
     events_response(events)
 }

@@ -20,6 +20,7 @@ pub(super) fn messages(app: &App, list: &[Value]) -> ApiResult<Vec<Message>> {
 }
 
 fn message(app: &App, fields: &Fields) -> ApiResult<Message> {
+    fields.check(&["name", "tool_call_id", "reasoning_content"], &[], &[])?;
     let roles = [
         ("system", Role::System),
         ("developer", Role::System),
@@ -72,6 +73,7 @@ fn assistant(app: &App, fields: &Fields) -> ApiResult<Message> {
     };
     calls.iter().enumerate().try_fold(Message::assistant(text), |message, (index, call)| {
         let call = Fields::at(call, format!("{}[{index}]", fields.name("tool_calls")))?;
+        call.check(&["id", "type"], &[], &[])?;
         let function = call.object("function")?;
         let function = call.required("function", function)?;
         let (name, arguments) = (function.string("name")?, function.string("arguments")?);
@@ -101,6 +103,9 @@ fn user(app: &App, fields: &Fields) -> ApiResult<Message> {
         Some(Value::String(text)) => Ok(Message::user().text(text)),
         Some(_) => {
             let parts = fields.list("content")?.unwrap_or_default();
+            if parts.is_empty() {
+                return Err(ApiError::invalid(fields.name("content"), "empty, expected at least one part"));
+            }
             parts.iter().enumerate().try_fold(Message::user(), |message, (index, part)| {
                 add(app, message, &Fields::at(part, format!("{}[{index}]", fields.name("content")))?)
             })
@@ -119,6 +124,7 @@ fn add(app: &App, message: Message, part: &Fields) -> ApiResult<Message> {
         "input_audio" => {
             let audio = part.object("input_audio")?;
             let audio = part.required("input_audio", audio)?;
+            audio.check(&["format"], &[], &[])?;
             let data = audio.string("data")?;
             // What the sound is, its contents tell, not `format`.
             let source = media::base64(audio.required("data", data)?, &audio.name("data"))?;
@@ -152,6 +158,7 @@ fn address<'a>(part: &Fields<'a>, field: &str) -> ApiResult<(&'a str, String)> {
     }
     let object = part.object(field)?;
     let object = part.required(field, object)?;
+    object.check(&["detail"], &[], &[])?;
     let url = object.string("url")?;
     Ok((object.required("url", url)?, object.name("url")))
 }

@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 pub(crate) use request::ChatRequest;
 pub(crate) use speech::voice;
 pub(crate) use spoken::SpokenReplies;
-pub(crate) use stream::{events_response, send};
+pub(crate) use stream::{Gone, events_response, send, send_data, until_gone};
 pub(crate) use tools::{ToolChoice, tools};
 
 use crate::answer::RunningAnswer;

@@ -27,7 +27,7 @@ pub(super) struct ReadOptions {
 pub(super) fn read(app: &App, fields: &Fields) -> ApiResult<ReadOptions> {
     let mut options = GenerateOptions::default()
         .max_new_tokens(limit(app, fields)?)
-        .thinker(sampling(fields, SamplingOptions::default(), "", Penalties::Read)?)
+        .thinker(sampling(app, fields, SamplingOptions::default(), "", Penalties::Read)?)
         .stop(stops(fields)?)
         .seed(fields.integer("seed", i64::MIN..=i64::MAX)?.unwrap_or(0) as u64)
         .log_probs(log_probs(fields)?);
@@ -45,7 +45,7 @@ pub(super) fn read(app: &App, fields: &Fields) -> ApiResult<ReadOptions> {
 /// Most text tokens: as asked, or what the server allows.
 fn limit(app: &App, fields: &Fields) -> ApiResult<usize> {
     let asked = match fields.count("max_completion_tokens", 1)? {
-        Some(limit) => Some(limit),
+        Some(limit) => fields.count("max_tokens", 1).map(|_| Some(limit))?,
         None => fields.count("max_tokens", 1)?,
     };
     Ok(asked.unwrap_or(app.config.max_output_tokens).min(app.omni.context_length()))
@@ -63,6 +63,7 @@ pub(super) enum Penalties {
 /// # Errors
 /// 400 that names the field.
 pub(super) fn sampling(
+    app: &App,
     fields: &Fields,
     usual: SamplingOptions,
     prefix: &str,
@@ -93,19 +94,21 @@ pub(super) fn sampling(
         sampling.min_p = number("min_p", 0.0, 1.0)?.unwrap_or(sampling.min_p);
         sampling.presence_penalty = number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0);
         sampling.frequency_penalty = number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0);
-        sampling.logit_bias = bias(fields)?;
+        sampling.logit_bias = bias(app, fields)?;
     }
     Ok(sampling)
 }
 
-fn bias(fields: &Fields) -> ApiResult<BTreeMap<u32, f32>> {
+fn bias(app: &App, fields: &Fields) -> ApiResult<BTreeMap<u32, f32>> {
+    let ids = app.omni.config().thinker.text.vocab_size;
     let Some(Value::Object(biases)) = fields.get("logit_bias") else {
         return fields.object("logit_bias").map(|_| BTreeMap::new());
     };
     let read = |(id, bias): (&String, &Value)| {
         let wrong = || ApiError::invalid("logit_bias", "expected token ids with numbers from -100 to 100");
         let bias = bias.as_f64().filter(|bias| bias.abs() <= 100.0);
-        Ok((id.parse().map_err(|_| wrong())?, bias.ok_or_else(wrong)? as f32))
+        let id = id.parse().ok().filter(|id| (*id as usize) < ids);
+        Ok((id.ok_or_else(wrong)?, bias.ok_or_else(wrong)? as f32))
     };
     biases.iter().map(read).collect()
 }
@@ -130,7 +133,7 @@ fn stops(fields: &Fields) -> ApiResult<Vec<String>> {
 fn log_probs(fields: &Fields) -> ApiResult<Option<usize>> {
     let wanted = fields.flag("logprobs")?.unwrap_or(false);
     match fields.integer("top_logprobs", 0..=MOST_LOG_PROBS)? {
-        Some(_) if !wanted => Err(ApiError::invalid("top_logprobs", "set, but `logprobs` is not true")),
+        Some(1..) if !wanted => Err(ApiError::invalid("top_logprobs", "set, but `logprobs` is not true")),
         best => Ok(wanted.then_some(best.unwrap_or(0) as usize)),
     }
 }
@@ -138,7 +141,7 @@ fn log_probs(fields: &Fields) -> ApiResult<Option<usize>> {
 /// Options of the talker: those that SGLang-Omni's clients know.
 fn with_talker(app: &App, fields: &Fields, mut options: GenerateOptions) -> ApiResult<GenerateOptions> {
     let usual = app.omni.talker_sampling();
-    let read = sampling(fields, usual.clone(), "talker_", Penalties::None)?;
+    let read = sampling(app, fields, usual.clone(), "talker_", Penalties::None)?;
     if read != usual {
         options = options.talker(read);
     }

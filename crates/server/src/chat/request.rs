@@ -31,10 +31,11 @@ impl ChatRequest {
     ///
     /// # Errors
     /// 400 that names the field; 404 for another model.
-    pub(super) fn read(app: &App, bytes: &[u8]) -> ApiResult<Self> {
+    pub(crate) fn read(app: &App, bytes: &[u8]) -> ApiResult<Self> {
         let value = body::parse(bytes)?;
         let fields = Fields::of_request(&value)?;
         app.check_model(fields.string("model")?)?;
+        fields.check(&["user", "service_tier", "reasoning_effort"], &["store"], &["metadata", "audio"])?;
         let stream = fields.flag("stream")?.unwrap_or(false);
         let ReadOptions { mut options, choices } = options::read(app, &fields)?;
         let speech = speech::read(app, &fields, stream)?;
@@ -46,8 +47,10 @@ impl ChatRequest {
         let choice = ToolChoice::read(&fields, &tools)?;
         let several_calls = fields.flag("parallel_tool_calls")?.unwrap_or(true);
         options = choice.apply(app, options, &tools, several_calls)?;
+        // An answer that calls a function has no other form.
+        let formatted = with_format(app, &fields, options.clone())?;
         if !choice.forces() {
-            options = with_format(app, &fields, options)?;
+            options = formatted;
         }
         let list = fields.list("messages")?;
         let messages = messages(app, fields.required("messages", list)?)?;
@@ -90,6 +93,7 @@ fn with_format(app: &App, fields: &Fields, options: GenerateOptions) -> ApiResul
 fn schema(format: &Fields) -> ApiResult<Value> {
     let described = format.object("json_schema")?;
     let described = format.required("json_schema", described)?;
+    described.check(&["name", "description"], &["strict"], &[])?;
     let schema = described.object("schema")?;
     described.required("schema", schema)?;
     Ok(described.get("schema").cloned().unwrap_or_default())

@@ -1,8 +1,9 @@
 //! An answer sent as server-sent events while it is made.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
@@ -28,6 +29,10 @@ use crate::sound::pcm;
 const EVENTS: usize = 16;
 /// Time without an event after which a comment is sent: proxies cut idle streams.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Time in which a client must take an event.
+const STALL: Duration = Duration::from_secs(60);
+/// Time beyond that of an answer in which it may still be read.
+const SLOWEST: Duration = Duration::from_secs(10);
 
 /// Sends all answers in one stream.
 pub(super) fn response(app: Arc<App>, asked: Arc<ChatRequest>, answers: Vec<RunningAnswer>) -> Response {
@@ -56,6 +61,7 @@ pub(crate) struct Gone;
 async fn send_all(app: Arc<App>, asked: Arc<ChatRequest>, answers: Vec<RunningAnswer>, sender: Sender<String>) {
     let id = ids::new("chatcmpl-");
     let created = ids::now();
+    let Some(deadline) = answers.first().map(RunningAnswer::deadline) else { return };
     let choices = answers.into_iter().enumerate().map(|(index, answer)| {
         let stream = ChoiceStream {
             app: app.clone(),
@@ -72,10 +78,7 @@ async fn send_all(app: Arc<App>, asked: Arc<ChatRequest>, answers: Vec<RunningAn
         stream.run(answer)
     });
     let all = futures_util::future::join_all(choices);
-    let ended = tokio::select! {
-        ended = all => ended,
-        () = sender.closed() => return,
-    };
+    let Some(ended) = until_gone(deadline, &sender, all).await else { return };
     // Whoever reads the end has gone, or has read everything.
     let _ = finish(&app, &asked, (&id, created), ended, &sender).await;
 }
@@ -98,13 +101,34 @@ async fn finish(
         Ok(_) => {}
         Err(error) => send(sender, json!({"error": error.to_json()})).await?,
     }
-    sender.send("[DONE]".into()).await.map_err(|_| Gone)
+    send_data(sender, "[DONE]".into()).await
 }
 
 const CHUNK: &str = "chat.completion.chunk";
 
 pub(crate) async fn send(sender: &Sender<String>, event: Value) -> Result<(), Gone> {
-    sender.send(event.to_string()).await.map_err(|_| Gone)
+    send_data(sender, event.to_string()).await
+}
+
+/// Sends data to a client; one that takes nothing for a while has gone, too.
+pub(crate) async fn send_data<T>(sender: &Sender<T>, data: T) -> Result<(), Gone> {
+    match tokio::time::timeout(STALL, sender.send(data)).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(Gone),
+    }
+}
+
+/// Runs until the answer is sent, or its client has gone or is so slow that its time is over.
+pub(crate) async fn until_gone<T, O>(
+    deadline: Instant,
+    sender: &Sender<T>,
+    work: impl Future<Output = O>,
+) -> Option<O> {
+    tokio::select! {
+        done = work => Some(done),
+        () = sender.closed() => None,
+        () = tokio::time::sleep_until((deadline + SLOWEST).into()) => None,
+    }
 }
 
 /// The chunks of one choice.

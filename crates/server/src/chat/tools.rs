@@ -36,7 +36,7 @@ fn read_tool(tool: &Value, path: &str) -> ApiResult<Value> {
     let function = fields.object("function")?.unwrap_or_else(|| fields.clone());
     let name = function.string("name")?;
     let name = function.required("name", name)?;
-    function.object("parameters")?;
+    function.check(&["description"], &["strict"], &["parameters"])?;
     let mut described = json!({"name": name});
     for field in ["description", "parameters"] {
         if let Some(value) = function.get(field) {
@@ -68,10 +68,15 @@ impl ToolChoice {
                 Self::Named(named.ok_or_else(wrong)?.to_owned())
             }
         };
-        match &choice {
-            Self::Named(wanted) if !tools.iter().any(|tool| name(tool) == wanted) => Err(wrong()),
-            Self::Required if tools.is_empty() => Err(ApiError::invalid(param, "required, but there are no `tools`")),
-            _ => Ok(choice),
+        if choice.fits(tools) { Ok(choice) } else { Err(wrong()) }
+    }
+
+    /// Whether it names only what is there.
+    pub(crate) fn fits(&self, tools: &[Value]) -> bool {
+        match self {
+            Self::Named(wanted) => tools.iter().any(|tool| name(tool) == wanted),
+            Self::Required => !tools.is_empty(),
+            Self::Auto | Self::None => true,
         }
     }
 

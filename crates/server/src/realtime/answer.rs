@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use qwen3_omni::{Audio, FinishReason, Reply, ToolCall};
 use serde_json::{Value, json};
+use tokio::task::AbortHandle;
 
 use super::items::{COMPLETED, Content, IN_PROGRESS, INCOMPLETE, Item, Items, SpokenAnswer};
 use super::output::Emitter;
@@ -26,6 +27,8 @@ pub(super) struct Response {
     pub(super) input: Option<Items>,
     /// Its place, until it is generated.
     pub(super) permit: Option<Permit>,
+    /// Waits for its place.
+    waiting: Option<Waiting>,
     metadata: Value,
     /// Items that are complete.
     output: Vec<Value>,
@@ -46,6 +49,15 @@ struct OpenMessage {
     answer: SpokenAnswer,
 }
 
+/// A task that waits for something on behalf of an answer, and ends with it: a cancelled one must keep nobody else waiting.
+pub(super) struct Waiting(pub(super) AbortHandle);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// How a response ended.
 pub(super) enum Ending<'a> {
     Done(&'a Reply),
@@ -62,6 +74,7 @@ impl Response {
             in_conversation: true,
             input: None,
             permit: None,
+            waiting: None,
             metadata: Value::Null,
             output: Vec::new(),
             message: None,
@@ -80,6 +93,11 @@ impl Response {
     /// The id of the item that is being made.
     pub(super) fn open_item(&self) -> Option<&str> {
         self.message.as_ref().map(|message| message.id.as_str())
+    }
+
+    /// Takes the task that waits for the response's place.
+    pub(super) fn wait(&mut self, waiting: Waiting) {
+        self.waiting = Some(waiting);
     }
 
     pub(super) fn created(&self, out: &Emitter) {

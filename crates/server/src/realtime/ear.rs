@@ -113,6 +113,13 @@ impl Ear {
         }
     }
 
+    /// The turn that is going on, without a pause at its end that may not belong to it.
+    pub(super) fn turn(&mut self) -> Option<&[f32]> {
+        let silence = self.detector.as_ref().filter(|_| self.speaking)?.silence;
+        let certain = self.buffer.len().saturating_sub(silence);
+        Some(&self.buffer.make_contiguous()[..certain])
+    }
+
     /// Takes samples at [`CLIENT_RATE`] and resamples them, to be searched.
     pub(super) fn push(&mut self, sound: &[f32]) -> ApiResult<Vec<f32>> {
         self.received += sound.len();

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use qwen3_omni::media::Source;
 use qwen3_omni::media::audio::{AudioInput, log_mel};
-use qwen3_omni::{ImageInput, Message, Reply, Role};
+use qwen3_omni::{ImageInput, Message, Part, Reply, Role};
 use serde_json::{Value, json};
 
 use super::ear::CLIENT_RATE;
@@ -187,7 +188,8 @@ fn read_part(app: &App, role: Role, message: Message, part: &Fields) -> ApiResul
             let (url, param) = (field("image_url")?, part.name("image_url"));
             let picture = ImageInput::from(app.media.at_url(url, &param)?);
             app.media.check_picture(&picture, &param)?;
-            Ok((message.image(picture), json!({"type": "input_image", "image_url": url})))
+            // Shown without its data, which would be held twice.
+            Ok((message.image(picture), json!({"type": "input_image"})))
         }
         (Role::User, "input_audio") => {
             let (data, param) = (field("audio")?, part.name("audio"));
@@ -222,6 +224,26 @@ pub(super) struct Items {
     list: Vec<Item>,
 }
 
+/// Items of a conversation.
+const MOST_ITEMS: usize = 4096;
+/// Bytes of all items together.
+const MOST_BYTES: usize = 256 << 20;
+
+/// Bytes that a message holds, about.
+fn weight(message: &Message) -> usize {
+    let source = |source: &Source| match source {
+        Source::Bytes(bytes) => bytes.len(),
+        _ => 0,
+    };
+    let part = |part: &Part| match part {
+        Part::Text(text) => text.len(),
+        Part::Audio(AudioInput::Frames(mel)) => size_of_val(mel.values()),
+        Part::Image(ImageInput::Encoded(picture)) => source(picture),
+        _ => 0,
+    };
+    message.parts().iter().map(part).sum()
+}
+
 fn unknown(param: &str, id: &str) -> ApiError {
     ApiError::invalid(param, format_args!("there is no item `{}`", brief(id))).code("item_not_found")
 }
@@ -235,6 +257,7 @@ impl Items {
         if self.list.iter().any(|known| known.id == item.id) {
             return Err(ApiError::invalid("item.id", format_args!("there is an item `{}` already", brief(&item.id))));
         }
+        self.check_room(&item)?;
         let at = match previous {
             None => self.list.len(),
             Some("root") => 0,
@@ -243,6 +266,22 @@ impl Items {
         let before = at.checked_sub(1).map(|before| self.list[before].id.clone());
         self.list.insert(at, item);
         Ok(before)
+    }
+
+    /// Refuses an item beyond what a session may hold.
+    fn check_room(&self, item: &Item) -> ApiResult<()> {
+        let weight = |item: &Item| match &item.content {
+            Content::Said { message, .. } => weight(message),
+            Content::CallOutput { output, .. } => output.len(),
+            _ => 0,
+        };
+        let bytes = self.list.iter().chain([item]).map(weight).sum::<usize>();
+        match bytes > MOST_BYTES || self.list.len() >= MOST_ITEMS {
+            true => {
+                Err(ApiError::invalid("item", "the conversation is full; delete items first").code("conversation_full"))
+            }
+            false => Ok(()),
+        }
     }
 
     fn position(&self, id: &str, param: &str) -> ApiResult<usize> {
@@ -280,8 +319,8 @@ impl Items {
     ///
     /// # Errors
     /// An id that is not there.
-    pub(super) fn copy(&self, id: &str) -> ApiResult<Item> {
-        let item = &self.list[self.position(id, "input")?];
+    pub(super) fn copy(&self, id: &str, param: &str) -> ApiResult<Item> {
+        let item = &self.list[self.position(id, param)?];
         Ok(Item { id: item.id.clone(), status: item.status, content: item.content.clone() })
     }
 

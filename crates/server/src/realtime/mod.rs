@@ -4,6 +4,7 @@ mod answer;
 mod ear;
 mod items;
 mod output;
+mod prefill;
 mod settings;
 mod socket;
 mod transcriber;
@@ -12,10 +13,15 @@ mod worker;
 
 use std::sync::Arc;
 
+use axum::extract::rejection::QueryRejection;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State, WebSocketUpgrade};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use worker::Worker;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -32,11 +38,12 @@ pub(crate) struct Asked {
 /// Opens a session.
 pub(crate) async fn connect(
     State(app): State<Arc<App>>,
-    Query(asked): Query<Asked>,
+    asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     app.check_open()?;
+    let Query(asked) = asked.map_err(|error| ApiError::invalid("model", error.body_text()))?;
     app.check_model(asked.model.as_deref())?;
     let status = axum::http::StatusCode::BAD_REQUEST;
     let upgrade = upgrade.map_err(|error| ApiError::new(status, "invalid_value", error.to_string()))?;

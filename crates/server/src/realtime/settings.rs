@@ -20,6 +20,13 @@ pub(super) struct Transcription {
     pub(super) prompt: Option<String>,
 }
 
+impl Default for Transcription {
+    /// OpenAI's default name.
+    fn default() -> Self {
+        Self { model: "gpt-4o-mini-transcribe".into(), language: None, prompt: None }
+    }
+}
+
 /// Settings of answers, of the session or of one of them.
 #[derive(Debug, Clone)]
 pub(super) struct AnswerSettings {
@@ -90,7 +97,9 @@ impl Settings {
             let message = format!("`{}`, expected realtime", brief(kind));
             return Err(ApiError::unsupported(fields.name("type"), message));
         }
-        app.check_model(fields.string("model")?)?;
+        app.check_model(fields.string("model")?).map_err(|error| error.param(fields.name("model")))?;
+        fields.check(&[], &[], &["prompt"])?;
+        fields.list("include")?;
         merged.answer = merged.answer.merge(app, fields)?;
         for field in ECHOED {
             if let Some(value) = fields.get(field) {
@@ -116,14 +125,16 @@ impl Settings {
         }
         if let Some(transcription) = input.object("transcription")? {
             let own = |field: &str| Ok(transcription.string(field)?.map(str::to_owned));
+            let present = self.transcription.take().unwrap_or_default();
             self.transcription = Some(Transcription {
-                model: own("model")?.unwrap_or_else(|| self.model.clone()),
-                language: own("language")?,
-                prompt: own("prompt")?.filter(|prompt| !prompt.is_empty()),
+                model: own("model")?.unwrap_or(present.model),
+                language: own("language")?.or(present.language),
+                prompt: own("prompt")?.or(present.prompt).filter(|prompt| !prompt.is_empty()),
             });
         } else if input.is_null("transcription") {
             self.transcription = None;
         }
+        input.check(&[], &[], &["noise_reduction"])?;
         if let Some(value) = input.get("noise_reduction") {
             self.noise_reduction = value.clone();
         } else if input.is_null("noise_reduction") {
@@ -202,6 +213,9 @@ impl AnswerSettings {
         if let Some(sent) = fields.get("tool_choice") {
             merged.tool_choice = ToolChoice::read(fields, &merged.tools)?;
             merged.tool_choice_sent = sent.clone();
+        } else if !merged.tool_choice.fits(&merged.tools) {
+            // It named what is no longer there.
+            (merged.tool_choice, merged.tool_choice_sent) = (ToolChoice::Auto, json!("auto"));
         }
         merged.several_calls = fields.flag("parallel_tool_calls")?.unwrap_or(merged.several_calls);
         match fields.get("max_output_tokens") {

@@ -25,7 +25,7 @@ const PING: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// What is sent to the client.
-pub(super) enum Output {
+pub(crate) enum Output {
     Event(String),
     /// The session ends.
     Close(u16, &'static str),
@@ -64,13 +64,19 @@ async fn read(mut stream: SplitStream<WebSocket>, inputs: &Sender<Input>, heard:
             Ok(Frame::Text(text)) => Input::Client(text.as_str().to_owned()),
             Ok(Frame::Binary(_)) => Input::Binary,
             Ok(Frame::Ping(_) | Frame::Pong(_)) => continue,
-            Ok(Frame::Close(_)) | Err(_) => return,
+            Ok(Frame::Close(_)) => return,
+            Err(error) => Input::End(None, close_code_of(&error), "the frame cannot be read"),
         };
         if inputs.send(input).await.is_err() {
             // The worker has ended the session; the writer closes it.
             return std::future::pending().await;
         }
     }
+}
+
+/// Tells text that is not UTF-8 from frames that are none.
+fn close_code_of(error: &axum::Error) -> u16 {
+    if error.to_string().to_lowercase().contains("utf") { close_code::INVALID } else { close_code::PROTOCOL }
 }
 
 /// Sends events, and pings to find out whether the client is there.
@@ -104,13 +110,16 @@ async fn write(mut sink: SplitSink<WebSocket, Frame>, mut events: Receiver<Outpu
 
 /// Ends the session when its time is over or the server shuts down; the client is told.
 async fn end(app: &App, inputs: &Sender<Input>) {
-    let drained = app.drained.notified();
+    let mut drained = std::pin::pin!(app.drained.notified());
+    drained.as_mut().enable();
     let (error, reason) = tokio::select! {
+        biased;
+        () = std::future::ready(()), if app.is_draining() => (ApiError::shutting_down(), "shutting down"),
         () = tokio::time::sleep(app.config.session_time) => {
             let message = format!("sessions end after {} s", app.config.session_time.as_secs());
             (ApiError::new(axum::http::StatusCode::BAD_REQUEST, "session_expired", message), "session expired")
         }
-        () = drained, if !app.is_draining() => (ApiError::shutting_down(), "shutting down"),
+        () = drained => (ApiError::shutting_down(), "shutting down"),
     };
     let _ = inputs.send(Input::End(Some(error), close_code::AWAY, reason)).await;
     // The writer closes after the last event.

@@ -13,7 +13,7 @@ use crate::app::{App, blocking};
 use crate::error::{ApiError, ApiResult};
 
 /// News of a transcript.
-pub(super) enum Transcript {
+pub(crate) enum Transcript {
     Piece(String),
     Done { text: String, usage: Value },
     Failed(ApiError),

@@ -10,11 +10,13 @@ use qwen3_omni::{Answer, Canceller, Event, GenerateOptions, Message, Session};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::JoinSet;
 
-use super::answer::{Ending, Response};
+use super::answer::{Ending, Response, Waiting};
 use super::ear::{CLIENT_RATE, Ear, Heard};
 use super::items::{Content, Item, Items, decode, to_samples};
 use super::output::Emitter;
+use super::prefill::Prefill;
 use super::settings::Settings;
 use super::socket::Output;
 use super::transcriber::{Transcript, transcribe};
@@ -28,7 +30,7 @@ use crate::ids;
 use crate::metrics::AnswerClock;
 
 /// What the worker is told.
-pub(super) enum Input {
+pub(crate) enum Input {
     /// A text frame of the client.
     Client(String),
     /// A binary frame, which has no meaning.
@@ -49,10 +51,14 @@ pub(super) enum Input {
 /// Nobody is left to work for.
 struct Closed;
 
+/// Seconds after which a turn is prefilled while it goes on: the window of the audio encoder, before which nothing can be.
+const LONG_TURN: usize = 8;
+/// Turns that are written down at once.
+const TRANSCRIPTS: usize = 2;
 /// Sound of a turn that is shorter is no turn.
 const LEAST_TURN_MS: u64 = 100;
 
-pub(super) struct Worker {
+pub(crate) struct Worker {
     app: Arc<App>,
     runtime: Handle,
     own: Sender<Input>,
@@ -61,7 +67,9 @@ pub(super) struct Worker {
     conversation_id: String,
     settings: Settings,
     items: Items,
-    session: Session,
+    /// Away while it listens to a turn.
+    session: Option<Session>,
+    prefill: Option<Prefill>,
     ear: Ear,
     /// Half a sample at the end of the last piece of sound.
     half: Option<u8>,
@@ -71,6 +79,8 @@ pub(super) struct Worker {
     generating: Option<Generating>,
     /// Spoken turns that will be written down when nothing more urgent is to be done.
     unwritten: VecDeque<(String, Message)>,
+    /// Turns that are being written down; what is not done ends with the session.
+    transcripts: JoinSet<()>,
     /// Events of the client that wait until the answer that was cancelled has ended.
     deferred: VecDeque<String>,
 }
@@ -80,6 +90,8 @@ struct Generating {
     canceller: Canceller,
     clock: AnswerClock,
     _permit: Permit,
+    /// Cancels it when its time is over.
+    _limit: Waiting,
     /// The item that holds its words, if its response was cancelled after the first.
     item: Option<String>,
     /// Whether its response was cancelled.
@@ -87,7 +99,7 @@ struct Generating {
 }
 
 impl Worker {
-    pub(super) fn new(app: Arc<App>, own: Sender<Input>, inputs: Receiver<Input>, outputs: Sender<Output>) -> Self {
+    pub(crate) fn new(app: Arc<App>, own: Sender<Input>, inputs: Receiver<Input>, outputs: Sender<Output>) -> Self {
         let settings = Settings::new(&app);
         Self {
             runtime: Handle::current(),
@@ -96,7 +108,8 @@ impl Worker {
             out: Emitter::new(outputs),
             conversation_id: ids::new("conv_"),
             ear: Ear::new(settings.turn_detection.as_ref()),
-            session: app.omni.session(),
+            session: Some(app.omni.session()),
+            prefill: None,
             settings,
             items: Items::default(),
             half: None,
@@ -104,6 +117,7 @@ impl Worker {
             response: None,
             generating: None,
             unwritten: VecDeque::new(),
+            transcripts: JoinSet::new(),
             deferred: VecDeque::new(),
             app,
         }
@@ -147,7 +161,7 @@ impl Worker {
     }
 
     /// Takes an event of the client; what is wrong with it is told and ends nothing.
-    fn client(&mut self, text: &str) {
+    pub(crate) fn client(&mut self, text: &str) {
         let value = match body::parse(text.as_bytes()) {
             Ok(value) => value,
             Err(error) => return self.out.error(&error, None),
@@ -222,7 +236,30 @@ impl Worker {
             }
             sound = rest;
         }
+        self.listen();
         Ok(())
+    }
+
+    /// Prefills a turn that has become long, if no answer needs the session.
+    fn listen(&mut self) {
+        let Some(turn) = self.ear.turn().filter(|turn| turn.len() >= LONG_TURN * SAMPLE_RATE as usize) else { return };
+        if self.prefill.is_none() && self.generating.is_none() {
+            let settings = &self.settings.answer;
+            let (Ok(options), Some(session)) = (settings.options(&self.app), self.session.take()) else { return };
+            self.prefill = Prefill::begin(session, self.items.messages(&settings.instructions), options);
+        }
+        if let Some(prefill) = &mut self.prefill {
+            prefill.listen(turn);
+        }
+    }
+
+    /// The session, which listens no longer.
+    fn session(&mut self) -> &mut Session {
+        if let Some(prefill) = self.prefill.take() {
+            self.session = prefill.end();
+        }
+        // A thread that is lost takes its session with it, and all that is lost with that is its cache.
+        self.session.get_or_insert_with(|| self.app.omni.session())
     }
 
     /// Refuses sound that the model's context could never hold.
@@ -317,6 +354,11 @@ impl Worker {
         let is = |item: Option<&str>| item == Some(id);
         let generating = self.generating.as_ref().is_some_and(|generating| is(generating.item.as_deref()))
             || self.response.as_ref().is_some_and(|response| is(response.open_item()));
+        if generating {
+            // When its words were said is known when the answer has ended.
+            self.deferred.push_back(text.to_owned());
+            return Ok(());
+        }
         let Content::Answer(answer) = &mut self.items.get(id)?.content else {
             return Err(ApiError::invalid("item_id", "only spoken answers can be cut"));
         };
@@ -329,11 +371,6 @@ impl Worker {
         }
         match &answer.reply {
             Some(reply) => answer.text = reply.played(samples as usize).text,
-            // When its words were said is known when the answer has ended.
-            None if generating => {
-                self.deferred.push_back(text.to_owned());
-                return Ok(());
-            }
             None => return Err(ApiError::invalid("item_id", "only answers of this session can be cut")),
         }
         answer.samples = samples as usize;
@@ -354,6 +391,7 @@ impl Worker {
         };
         let settings = self.settings.answer.merge(&self.app, &asked)?;
         let mut response = Response::new(&self.conversation_id, settings, None).with_metadata(asked.get("metadata"));
+        asked.check(&[], &[], &["metadata"])?;
         let words = [("auto", true), ("none", false)];
         response.in_conversation = asked.one_of("conversation", &words)?.unwrap_or(true);
         if let Some(input) = asked.list("input")? {
@@ -371,7 +409,7 @@ impl Worker {
             let item = match fields.string("type")? {
                 Some("item_reference") => {
                     let id = fields.string("id")?;
-                    self.items.copy(fields.required("id", id)?)?
+                    self.items.copy(fields.required("id", id)?, &fields.name("id"))?
                 }
                 _ => Item::read(&self.app, &fields)?,
             };
@@ -381,14 +419,15 @@ impl Worker {
     }
 
     /// Begins a response: it waits for a place like every other answer.
-    fn respond(&mut self, response: Response) {
+    fn respond(&mut self, mut response: Response) {
         response.created(&self.out);
         let (app, own, id) = (self.app.clone(), self.own.clone(), response.id.clone());
-        self.response = Some(response);
-        self.runtime.spawn(async move {
+        let waits = self.runtime.spawn(async move {
             let place = app.admission.admit(1).await.map(|mut permits| permits.remove(0));
             let _ = own.send(Input::Placed(id, place)).await;
         });
+        response.wait(Waiting(waits.abort_handle()));
+        self.response = Some(response);
     }
 
     fn placed(&mut self, id: &str, place: ApiResult<Permit>) {
@@ -414,17 +453,30 @@ impl Worker {
         let Some(permit) = response.permit.take() else { return };
         let messages = response.input.as_ref().unwrap_or(&self.items).messages(&response.settings.instructions);
         let begun = response.settings.options(&self.app).and_then(|options| {
-            begin(&mut self.session, &messages, &options).map_err(|error| ApiError::of_answer(&error, &messages))
+            begin(self.session(), &messages, &options).map_err(|error| ApiError::of_answer(&error, &messages))
         });
         match begun {
             Ok(answer) => {
                 let clock = AnswerClock::new(self.app.metrics.clone(), Instant::now(), 0.0);
                 let canceller = answer.canceller();
-                self.generating = Some(Generating { canceller, clock, _permit: permit, item: None, abandoned: false });
+                let limit = self.limit(canceller.clone());
+                let (item, abandoned) = (None, false);
+                self.generating =
+                    Some(Generating { canceller, clock, _permit: permit, _limit: limit, item, abandoned });
                 read(answer, self.own.clone());
             }
             Err(error) => self.end_response(&Ending::Failed(&error)),
         }
+    }
+
+    /// Cancels an answer when its time is over.
+    fn limit(&self, canceller: Canceller) -> Waiting {
+        let time = self.app.config.request_time;
+        let ends = self.runtime.spawn(async move {
+            tokio::time::sleep(time).await;
+            canceller.cancel();
+        });
+        Waiting(ends.abort_handle())
     }
 
     /// Takes an event of the answer.
@@ -469,10 +521,11 @@ impl Worker {
 
     fn answer_ended(&mut self) {
         self.generating = None;
-        self.generate();
+        // What was heard of the last answer decides what the next one reads.
         for text in std::mem::take(&mut self.deferred) {
             self.client(&text);
         }
+        self.generate();
     }
 
     fn end_response(&mut self, ending: &Ending) {
@@ -508,7 +561,10 @@ impl Worker {
         if urgent {
             return;
         }
-        for (id, message) in std::mem::take(&mut self.unwritten) {
+        while self.transcripts.try_join_next().is_some() {}
+        while self.transcripts.len() < TRANSCRIPTS
+            && let Some((id, message)) = self.unwritten.pop_front()
+        {
             let own = self.settings.transcription.as_ref().and_then(|transcription| transcription.prompt.as_deref());
             let prompt = own.unwrap_or(&self.app.config.transcription_prompt);
             let recording = message.parts().iter().find_map(|part| match part {
@@ -517,7 +573,7 @@ impl Worker {
             });
             let Some(recording) = recording else { continue };
             let asked = question(recording, prompt);
-            self.runtime.spawn(transcribe(self.app.clone(), id, asked, self.own.clone()));
+            self.transcripts.spawn_on(transcribe(self.app.clone(), id, asked, self.own.clone()), &self.runtime);
         }
     }
 

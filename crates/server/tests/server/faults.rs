@@ -69,6 +69,23 @@ fn who_hangs_up_frees_the_place_at_once() {
 }
 
 #[test]
+fn a_hang_up_behind_stray_bytes_is_noticed_too() {
+    let server = Running::new(config());
+    // No end of the answer is allowed, so it goes on until it is cancelled.
+    let body = json!({"messages": [{"role": "user", "content": "what is seven plus five"}], "max_tokens": 30_000,
+        "temperature": 1.5, "logit_bias": {"488": -100, "489": -100, "490": -100}})
+    .to_string();
+    let mut socket = TcpStream::connect(server.address).unwrap();
+    socket.write_all(format!("{}{body}\r\n", head("POST", body.len())).as_bytes()).unwrap();
+    let begun = Instant::now();
+    while server.server.running() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it does not begin");
+    }
+    drop(socket);
+    server.wait_until_idle();
+}
+
+#[test]
 fn too_many_are_told_to_come_again() {
     let server = Running::new(config().max_answers(1).max_waiting(1));
     let body = json!({"model": "nano", "voice": "chelsie", "input": "seven plus five is twelve ".repeat(20),

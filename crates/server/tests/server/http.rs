@@ -53,6 +53,10 @@ fn a_wrong_field_is_named_and_unknown_ones_are_ignored() {
         (with("modalities", json!(["text", "audio"])), "audio"),
         (with("tools", json!([{"type": "function"}])), "tools[0].name"),
         (with("tool_choice", json!("required")), "tool_choice"),
+        (with("user", json!(3)), "user"),
+        (with("metadata", json!("a")), "metadata"),
+        (with("logit_bias", json!({"99999999": 1})), "logit_bias"),
+        (json!({"messages": [{"role": "user", "content": []}]}), "messages[0].content"),
         (with("response_format", json!({"type": "xml"})), "response_format.type"),
         (with("response_format", json!({"type": "json_schema"})), "response_format.json_schema"),
     ];
@@ -74,6 +78,7 @@ fn what_is_no_json_is_refused_and_so_is_another_model() {
     }
     let (status, answer) = server.post("/v1/chat/completions", &with("model", json!("gpt-none")));
     assert_eq!((status, error(&answer)), (404, ("model_not_found", "model")));
+    assert_eq!(error(&server.get("/v1/models/%ff").1), ("invalid_value", "model"));
     assert_eq!(error(&server.get("/v1/nothing").1).0, "unknown_url");
     assert_eq!(server.get("/v1/chat/completions").0, 405);
 }
@@ -95,7 +100,11 @@ fn keys_origins_and_host_names_are_checked() {
         assert!(!body.to_string().contains("sk-"), "a key is repeated");
     }
     assert_eq!(ask(&[key, ("origin", "http://allowed.example")]).0, 200);
-    assert_eq!(error(&ask(&[key, ("origin", "http://evil.example")]).1).0, "origin_not_allowed");
+    // A page cannot know the key; without one, its origin is all there is.
+    assert_eq!(ask(&[key, ("origin", "http://evil.example")]).0, 200);
+    let open = Running::new(config().api_keys([""; 0]));
+    let foreign = agent().get(open.url("/v1/models")).header("origin", "http://evil.example").call().unwrap();
+    assert_eq!(error(&read(foreign).1).0, "origin_not_allowed");
     assert_eq!(error(&ask(&[key, ("host", "evil.example")]).1).0, "host_not_allowed");
     // What tells nothing needs no key.
     assert_eq!(agent().get(server.url("/health")).call().unwrap().status(), 200);
@@ -121,6 +130,36 @@ fn a_spoken_reply_can_be_named_in_the_next_turn() {
     assert_eq!(named, 200);
     let (status, unknown) = server.post("/v1/chat/completions", &next(&json!("audio_none")));
     assert_eq!((status, error(&unknown)), (400, ("audio_not_found", "messages[1].audio.id")));
+}
+
+#[test]
+fn a_schema_that_would_take_the_parser_too_long_is_refused() {
+    let server = Running::new(config());
+    let properties: serde_json::Map<_, _> =
+        (0..2500).map(|index| (format!("p{index}"), json!({"type": "integer"}))).collect();
+    let required: Vec<String> = properties.keys().cloned().collect();
+    let schema = json!({"type": "object", "properties": properties, "required": required});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}});
+    let (status, answer) = server.post("/v1/chat/completions", &with("response_format", format));
+    assert_eq!((status, error(&answer).1), (400, "response_format.json_schema.schema"));
+    let tool = json!({"type": "function", "function": {"name": "a", "parameters": schema}});
+    let (status, answer) = server.post("/v1/chat/completions", &{
+        let mut body = with("tools", json!([tool]));
+        body["tool_choice"] = json!("required");
+        body
+    });
+    assert_eq!((status, error(&answer).1), (400, "tools"));
+    assert_eq!(server.ask().0, 200);
+}
+
+#[test]
+fn a_text_of_marks_alone_is_no_empty_file() {
+    let server = Running::new(config());
+    for format in ["wav", "pcm", "flac", "opus"] {
+        let body = json!({"voice": "ethan", "input": "<tool_call>", "response_format": format});
+        let (status, answer) = server.post("/v1/audio/speech", &body);
+        assert!(status == 200 && answer.as_str().is_some_and(|file| file.len() > 1000) || error(&answer).1 == "input");
+    }
 }
 
 #[test]

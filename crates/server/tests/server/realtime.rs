@@ -145,6 +145,23 @@ fn a_turn_is_noticed_in_pieces_that_end_inside_a_sample() {
 }
 
 #[test]
+fn a_long_turn_is_computed_while_it_is_spoken() {
+    let server = Running::new(config());
+    let mut talk = Talk::new(&server);
+    // Words without a pause that would end the turn, for about twenty seconds.
+    let words: Vec<f32> = (0..10).flat_map(|_| spoken("spoken_sum_question.wav", 0.0, 0.0)).collect();
+    talk.send_sound(&[&words[..], &vec![0.0; 48_000]].concat(), 4800);
+    let response = talk.until("response.done")["response"].clone();
+    assert_eq!(response["status"], "completed", "{response}");
+    let input = &response["usage"]["input_token_details"];
+    // Two windows of 8 seconds, 13 tokens a second.
+    assert!(
+        input["audio_tokens"].as_u64().unwrap() > 220 && input["cached_tokens"].as_u64().unwrap() >= 200,
+        "{input}"
+    );
+}
+
+#[test]
 fn speech_interrupts_an_answer_and_nothing_of_it_comes_afterwards() {
     let server = Running::new(config());
     let mut talk = Talk::new(&server);
@@ -191,6 +208,47 @@ fn a_cut_answer_is_what_the_model_remembers_and_what_is_beyond_it_is_refused() {
     talk.until("conversation.item.deleted");
     cut(&mut talk, 0);
     assert_eq!(talk.error()["param"], "item_id");
+}
+
+#[test]
+fn what_was_not_heard_of_a_cancelled_answer_is_not_read_by_the_next() {
+    let server = Running::new(config());
+    let mut talk = Talk::new(&server);
+    talk.say(SUM);
+    talk.send("response.create", json!({}));
+    let item = talk.until("response.output_audio.delta")["item_id"].clone();
+    talk.send("response.cancel", json!({}));
+    talk.send("conversation.item.truncate", json!({"item_id": item, "content_index": 0, "audio_end_ms": 0}));
+    let content = json!([{"type": "input_text", "text": "repeat red cat nine"}]);
+    talk.send("conversation.item.create", json!({"item": {"type": "message", "role": "user", "content": content}}));
+    talk.send("response.create", json!({}));
+    let cut = talk.until("response.done")["response"].clone();
+    let next = if cut["status"] == "cancelled" { talk.until("response.done")["response"].clone() } else { cut };
+    let mut fresh = Talk::new(&server);
+    fresh.say(SUM);
+    fresh.say("repeat red cat nine");
+    assert_eq!(next["usage"]["input_tokens"], fresh.ask()["usage"]["input_tokens"]);
+}
+
+#[test]
+fn cancelled_responses_keep_nobody_waiting() {
+    let server = Running::new(config().max_answers(1).max_waiting(2));
+    let long = json!({"voice": "chelsie", "input": "seven plus five is twelve ".repeat(60), "response_format": "pcm"});
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| server.post("/v1/audio/speech", &long).0);
+        while server.server.running() == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut talk = Talk::new(&server);
+        talk.say(SUM);
+        for _ in 0..6 {
+            talk.send("response.create", json!({}));
+            talk.send("response.cancel", json!({}));
+            talk.until("response.done");
+        }
+        assert!(server.server.running() <= 1 + 1, "cancelled responses wait");
+        assert_eq!(busy.join().unwrap(), 200);
+    });
 }
 
 #[test]
