@@ -1,15 +1,14 @@
-//! Operations of the device engine that run as one function with its own gradient in host memory, and as plain tensor operations
-//! elsewhere.
+//! Operations of the device engine that run as one function with its own gradient in host memory, as one kernel on a GPU, and as plain
+//! tensor operations elsewhere.
 
-use burn::tensor::activation::{silu, softmax as plain_softmax};
 use burn::tensor::{DType, Tensor};
 
-use crate::host_gradient::{HostFunction, HostInput, Values, host_function};
+use crate::host_gradient::{HostFunction, HostInput, Values, has_host_gradients, host_function};
 
 /// `silu(gate) * up`.
 pub(crate) fn silu_gate(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     let inputs = [HostInput::new(gate.clone()), HostInput::new(up.clone())];
-    host_function(&SiluGate, inputs).unwrap_or_else(|| silu(gate) * up)
+    host_function(&SiluGate, inputs).unwrap_or_else(|| gpu_kernels::silu_gate(gate, up))
 }
 
 /// Exact GELU: `x * (1 + erf(x / √2)) / 2`.
@@ -23,36 +22,26 @@ pub(crate) fn bias_gelu(x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
     host_function(&Gelu, inputs).unwrap_or_else(|| burn::tensor::activation::gelu(x + bias.unsqueeze()))
 }
 
-/// Softmax over the last axis of `scores` `[B, K, G * T, S]`, to which a bias `[1, 1, 1, T, S]` is added first.
+/// Softmax over the last axis of `scores` `[B, K, G * T, S]` in f32, as numbers of their type. A bias `[1, 1, 1, T, S]`, if there is
+/// one, is added first.
 pub(crate) fn softmax(scores: Tensor<4>, bias: Option<&Tensor<5>>) -> Tensor<4> {
-    let [batch, heads, rows, keys] = scores.dims();
+    let dtype = scores.dtype();
+    // Functions with gradients of their own are in f32; a kernel widens by itself.
+    let scores = if scores.device().is_autodiff() { scores.cast(DType::F32) } else { scores };
     let found = match bias {
         None => host_function(&Softmax, [HostInput::new(scores.clone())]),
         Some(bias) => host_function(&Softmax, [HostInput::new(scores.clone()), HostInput::new(bias.clone())]),
     };
-    found.unwrap_or_else(|| {
-        let biased = match bias {
-            None => scores,
-            Some(bias) => {
-                let queries = bias.dims()[3];
-                let grouped = scores.reshape([batch, heads, rows / queries.max(1), queries, keys]) + bias.clone();
-                grouped.reshape([batch, heads, rows, keys])
-            }
-        };
-        plain_softmax(biased, 3)
-    })
+    match found {
+        Some(weights) => weights.cast(dtype),
+        None => gpu_kernels::softmax(scores, bias, dtype),
+    }
 }
 
 /// RMSNorm of the last axis.
 pub(crate) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let inputs = [HostInput::new(x.clone()), HostInput::new(weight.clone())];
-    host_function(&RmsNorm { eps: eps as f32 }, inputs).unwrap_or_else(|| {
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let mean_square = x.clone().square().mean_dim(D - 1);
-        let normed = (x / (mean_square + eps).sqrt()).cast(dtype);
-        normed * weight.unsqueeze()
-    })
+    host_function(&RmsNorm { eps: eps as f32 }, inputs).unwrap_or_else(|| gpu_kernels::rms_norm(x, weight, eps))
 }
 
 /// `x cos + rotate_half(x) sin`, in the number type of the tables `[N, 1, Dh]`.
@@ -61,13 +50,24 @@ pub(crate) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64
 /// `[N, H, Dh]` → `[N, H, Dh]`.
 pub(crate) fn rotate(x: Tensor<3>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<3> {
     let inputs = [HostInput::new(x.clone()), HostInput::new(cos.clone()), HostInput::new(sin.clone())];
-    host_function(&Rotate, inputs).unwrap_or_else(|| {
-        let (dtype, half) = (x.dtype(), x.dims()[2] / 2);
-        let x = x.cast(cos.dtype());
-        let [first, second] = [x.clone().narrow(2, 0, half), x.clone().narrow(2, half, half)];
-        let rotated = Tensor::cat(vec![second.neg(), first], 2);
-        (x * cos.clone() + rotated * sin.clone()).cast(dtype)
-    })
+    host_function(&Rotate, inputs).unwrap_or_else(|| gpu_kernels::rotate(x, cos, sin))
+}
+
+/// [`rms_norm`] of every head, then [`rotate`].
+///
+/// # Shapes
+/// `[N, H, Dh]` → `[N, H, Dh]`.
+pub(crate) fn rms_norm_rotate(
+    x: Tensor<3>,
+    weight: Tensor<1>,
+    eps: f64,
+    cos: &Tensor<3>,
+    sin: &Tensor<3>,
+) -> Tensor<3> {
+    match has_host_gradients(&x) {
+        true => rotate(rms_norm(x, weight, eps), cos, sin),
+        false => gpu_kernels::rms_norm_rotate(x, weight, eps, cos, sin),
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -177,11 +177,7 @@ impl TensorKv {
             }
         };
         // The tensors are uniquely owned here, so the rows are written in place.
-        let write = |store: Tensor<4>, new: Tensor<4>| {
-            let [batch, heads, _, width] = store.dims();
-            store.slice_assign([0..batch, 0..heads, start..end, 0..width], new)
-        };
-        let store = [write(old_keys, keys), write(old_values, values)];
+        let store = gpu_kernels::write_rows([old_keys, old_values], [keys, values], start);
         self.length = end;
         let visible = store.clone().map(|t| t.narrow(2, 0, end));
         self.store = Some(store);

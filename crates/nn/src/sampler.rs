@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use gpu_kernels::{Chosen, Draw};
+pub use gpu_kernels::{NEVER, min_p, soften, top_k, top_p};
 use omni_core::{Error, Result, SamplingOptions};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::engine::joined;
 use crate::moe::host_ids;
 use crate::to_f32_vec;
-
-/// Logit of an id that must not be chosen; finite, because some shader languages lack infinity.
-pub const NEVER: f32 = -1e30;
 
 /// Logits of the next id of one run, where its model computes.
 #[derive(Debug, Clone)]
@@ -62,10 +61,10 @@ pub struct Sampler {
     counts: BTreeMap<u32, u32>,
     /// `[1, V]`: the suppressed ids, for logits on a device.
     mask: Option<Tensor<2, Bool>>,
-    /// Whether all logits since the last check were finite.
+    /// Whether all logits since the last check were finite, or on a device all scores made of them.
     finite: bool,
     /// `[1]`: the same for logits on a device, kept there to save a read.
-    finite_on_device: Option<Tensor<1, Bool>>,
+    finite_on_device: Option<Tensor<1, Int>>,
 }
 
 impl Sampler {
@@ -100,11 +99,11 @@ impl Sampler {
             .map(|sampler| {
                 let flag = sampler.finite_on_device.take();
                 let there = flag.is_some();
-                flags.extend(flag.map(|finite| finite.int()));
+                flags.extend(flag);
                 there
             })
             .collect();
-        let mut read = if flags.is_empty() { Vec::new() } else { host_ids(&Tensor::cat(flags, 0)) }.into_iter();
+        let mut read = if flags.is_empty() { Vec::new() } else { host_ids(&joined(flags, 0)) }.into_iter();
         let each = samplers.iter_mut().zip(on_device).map(|(sampler, on_device)| {
             let finite = !on_device || read.next() == Some(1);
             match std::mem::replace(&mut sampler.finite, true) && finite {
@@ -128,7 +127,7 @@ impl Sampler {
             Logits::Host(mut scores) => self.choose_row(&mut scores),
             Logits::Device(scores) => {
                 let id: Tensor<1, Int> = self.choose_tensor(scores).squeeze_dim(1);
-                let finite = self.finite_on_device.take().map(|finite| finite.int());
+                let finite = self.finite_on_device.take();
                 // One read for both, because each read waits for the device.
                 let read = host_ids(&Tensor::cat(std::iter::once(id).chain(finite).collect(), 0));
                 self.finite &= read.get(1) != Some(&0);
@@ -238,11 +237,6 @@ impl Sampler {
     /// `[1, V]` → `[1, 1]`.
     pub(crate) fn choose_tensor(&mut self, logits: Tensor<2>) -> Tensor<2, Int> {
         let mut scores = logits.cast(DType::F32);
-        let finite = scores.clone().is_finite().all();
-        self.finite_on_device = Some(match self.finite_on_device.take() {
-            Some(before) => before.bool_and(finite),
-            None => finite,
-        });
         let (device, vocabulary) = (scores.device(), scores.dims()[1]);
         if !self.seen.is_empty() {
             let seen = id_mask(vocabulary, &device, |id| self.seen.contains(&(id as u32)));
@@ -262,24 +256,19 @@ impl Sampler {
             let mask = self.mask.get_or_insert_with(mask).clone();
             scores = suppress(scores, mask);
         }
-        if self.options.greedy {
-            return scores.argmax(1); // [1, 1]
-        }
-        let SamplingOptions { temperature, top_k: k, top_p: p, min_p: share, .. } = self.options;
-        self.draw(min_p(top_p(top_k(soften(scores, temperature), k), p), share))
-    }
-
-    /// Inverts the cumulative distribution at one uniform number per row; the numbers come from the host, so a seed
-    /// gives the same draws on every device.
-    fn draw(&mut self, scores: Tensor<2>) -> Tensor<2, Int> {
-        let [batch, vocabulary] = scores.dims();
-        let uniform: Vec<f32> = (0..batch).map(|_| self.random.random()).collect();
-        let uniform: Tensor<2> =
-            Tensor::from_data(TensorData::new(uniform, [batch, 1]), (&scores.device(), DType::F32));
-        let cumulative = softmax(scores, 1).cumsum(1); // [B, V]
-        let total = cumulative.clone().narrow(1, vocabulary - 1, 1);
-        let below = cumulative.lower_equal(uniform * total).int().sum_dim(1); // [B, 1]
-        below.clamp_max(vocabulary as i64 - 1)
+        let Chosen { id, finite } = match self.options.greedy {
+            true => gpu_kernels::greedy(scores),
+            false => {
+                let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+                // The number comes from the host, so a seed gives the same draws on every device.
+                gpu_kernels::draw(scores, self.random.random(), &Draw { temperature, top_k, top_p, min_p })
+            }
+        };
+        self.finite_on_device = Some(match self.finite_on_device.take() {
+            Some(before) => before * finite,
+            None => finite,
+        });
+        id
     }
 }
 
@@ -300,46 +289,6 @@ pub fn repetition_penalty(scores: Tensor<2>, seen: Tensor<2, Bool>, penalty: f32
 pub fn suppress(scores: Tensor<2>, suppressed: Tensor<2, Bool>) -> Tensor<2> {
     let shape = scores.dims();
     scores.mask_fill(suppressed.expand(shape), NEVER)
-}
-
-/// Divides logits by the temperature; impossible ids stay impossible.
-///
-/// # Shapes
-/// `[B, V]` → `[B, V]`.
-pub fn soften(scores: Tensor<2>, temperature: f32) -> Tensor<2> {
-    let impossible = scores.clone().lower_equal_elem(NEVER);
-    (scores / temperature).mask_fill(impossible, NEVER)
-}
-
-/// Keeps the `k` highest logits of each row (all for 0); equal logits at the boundary are all kept.
-pub fn top_k(scores: Tensor<2>, k: usize) -> Tensor<2> {
-    let vocabulary = scores.dims()[1];
-    if k == 0 || k >= vocabulary {
-        return scores;
-    }
-    let smallest = scores.clone().topk(k, 1).narrow(1, k - 1, 1); // [B, 1]
-    keep_from(scores, smallest)
-}
-
-/// Keeps the smallest set of highest logits whose probability reaches `p`.
-pub fn top_p(scores: Tensor<2>, p: f32) -> Tensor<2> {
-    if p >= 1.0 {
-        return scores;
-    }
-    let sorted = scores.clone().sort_descending(1);
-    let probability = softmax(sorted.clone(), 1);
-    let before = probability.clone().cumsum(1) - probability; // probability of all better ids
-    let smallest = sorted.mask_fill(before.greater_equal_elem(p), f32::MAX).min_dim(1); // [B, 1]
-    keep_from(scores, smallest)
-}
-
-/// Keeps the logits whose probability is at least `share` of the highest one's (all for 0).
-pub fn min_p(scores: Tensor<2>, share: f32) -> Tensor<2> {
-    if share <= 0.0 {
-        return scores;
-    }
-    let smallest = scores.clone().max_dim(1) + share.ln(); // [B, 1]
-    keep_from(scores, smallest)
 }
 
 /// Applies [`top_k`], then [`top_p`], to one row; dropped logits become minus infinity.
@@ -366,12 +315,6 @@ fn keep_best(scores: &mut [f32], k: usize, p: f32) {
     }
     let smallest = sorted.into_iter().fold(f32::INFINITY, f32::min);
     scores.iter_mut().filter(|score| **score < smallest).for_each(|score| *score = f32::NEG_INFINITY);
-}
-
-fn keep_from(scores: Tensor<2>, smallest: Tensor<2>) -> Tensor<2> {
-    let shape = scores.dims();
-    let dropped = scores.clone().lower(smallest.expand(shape));
-    scores.mask_fill(dropped, NEVER)
 }
 
 /// `[1, V]` with `true` where `hidden` says so.

@@ -2,6 +2,8 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
+use crate::engine::joined;
+
 /// Most attention scores of one block: a quarter of a gigabyte in f32.
 const SCORES: usize = 1 << 26;
 
@@ -30,7 +32,7 @@ pub(crate) fn window_attention(qkv: [Tensor<3>; 3], windows: &[usize]) -> Tensor
         }
         start += count * length;
     }
-    Tensor::cat(pieces, 0)
+    joined(pieces, 0)
 }
 
 fn in_batch([q, k, v]: [Tensor<4>; 3]) -> Tensor<4> {
@@ -41,7 +43,7 @@ fn in_batch([q, k, v]: [Tensor<4>; 3]) -> Tensor<4> {
         // burn's attention, which keeps no scores on the CPU; softmax in f32, scaled by the head width.
         attention(q, k.clone(), v.clone(), None, None, AttentionModuleOptions::default())
     });
-    Tensor::cat(blocks.collect(), 2)
+    joined(blocks.collect(), 2)
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use burn::tensor::activation::{sigmoid, silu, softmax};
+use burn::tensor::activation::{sigmoid, silu};
+use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use omni_core::Dtype;
 
 use super::{Engine, Qkv, Run, RunLength, WeightedRow};
 use crate::fused;
+use crate::host_gradient::has_host_gradients;
 use crate::mask::{Mask, MaskSpec};
 use crate::moe::{DeviceRouting, Experts, Router, Routing};
 use crate::sampler::Logits;
@@ -141,10 +143,14 @@ impl DeviceEngine {
     ///
     /// # Shapes
     /// `q` `[T, H, Dh]`, `k` and `v` `[T, K, Dh]` → `[T, H * Dh]`.
-    fn attend(&self, qkv: [Tensor<3>; 3], run: &mut Run, mask: &Mask, window: Option<usize>) -> Tensor<2> {
-        let [q, k, v] = qkv.map(|x| x.swap_dims(0, 1).unsqueeze::<4>()); // [1, H, T, Dh]
+    fn attend(&self, qkv: [Tensor<3>; 3], run: &mut Run, mask: &LazyMask, window: Option<usize>) -> Tensor<2> {
+        let [q, k, v] = qkv;
+        let [k, v] = [k, v].map(|x| x.swap_dims(0, 1).unsqueeze::<4>()); // [1, K, T, Dh]
         let [k, v] = if run.cache.discards() { [k, v] } else { run.cache.tensors(window).append(k, v) }; // [1, K, S, Dh]
-        self.attended([q, k, v], mask)
+        if gpu_kernels::attends(&q, k.dims()[2]) {
+            return gpu_kernels::attend(q, [k, v], window);
+        }
+        self.attended([q.swap_dims(0, 1).unsqueeze(), k, v], mask.get(&self.device))
     }
 
     /// `softmax(q kᵀ / √Dh) v`.
@@ -162,9 +168,8 @@ impl DeviceEngine {
                 let group = heads / kv_heads;
                 let q = q.clone().narrow(2, block.start, block.queries);
                 let q = q.reshape([batch, kv_heads, group * block.queries, head_dim]); // [B, K, G * T, Dh]
-                let dtype = q.dtype();
-                let scores = q.matmul(k.clone().swap_dims(2, 3)).cast(DType::F32); // [B, K, G * T, S]
-                let weights = fused::softmax(scores, block.bias.as_ref()).cast(dtype);
+                let scores = q.matmul(k.clone().swap_dims(2, 3)); // [B, K, G * T, S]
+                let weights = fused::softmax(scores, block.bias.as_ref());
                 let out = weights.matmul(v.clone()); // [B, K, G * T, Dh]
                 out.reshape([batch, heads, block.queries, head_dim])
             })
@@ -174,14 +179,17 @@ impl DeviceEngine {
 }
 
 impl DeviceRotation {
-    /// Rotates heads `[N, H, Dh]`.
-    fn apply(&self, x: Tensor<3>) -> Tensor<3> {
-        fused::rotate(x, &self.cos, &self.sin)
+    /// Rotates heads `[N, H, Dh]`, after their norm if they have one.
+    fn apply(&self, x: Tensor<3>, norm: Option<&RmsNorm>) -> Tensor<3> {
+        match norm {
+            Some(norm) => fused::rms_norm_rotate(x, norm.weight.tensor(), norm.eps, &self.cos, &self.sin),
+            None => fused::rotate(x, &self.cos, &self.sin),
+        }
     }
 }
 
 /// Concatenates tensors along `axis`; a single one is returned as it is, without a copy.
-pub(crate) fn joined<const D: usize>(mut parts: Vec<Tensor<D>>, axis: usize) -> Tensor<D> {
+pub(crate) fn joined<const D: usize, K: Basic>(mut parts: Vec<Tensor<D, K>>, axis: usize) -> Tensor<D, K> {
     match parts.len() {
         1 => parts.remove(0),
         _ => Tensor::cat(parts, axis),
@@ -212,18 +220,14 @@ fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
     }
 }
 
-/// RMSNorm of the last axis.
-fn rms_norm<const D: usize>(x: Tensor<D>, norm: &RmsNorm) -> Tensor<D> {
-    fused::rms_norm(x, norm.weight.tensor(), norm.eps)
-}
-
-/// `x Wᵀ + b`.
-fn linear(x: Tensor<2>, layer: &Linear) -> Tensor<2> {
-    let y = x.matmul(layer.weight.tensor().transpose()); // [N, out]
-    match &layer.bias {
+/// `x Wᵀ + b` of several layers.
+fn linear<const N: usize>(x: Tensor<2>, layers: [&Linear; N]) -> [Tensor<2>; N] {
+    let mut biases = layers.iter().map(|layer| layer.bias.as_ref());
+    let outputs = gpu_kernels::linear(x, layers.map(|layer| layer.weight.tensor())); // [N, out] each
+    outputs.map(|y| match biases.next().flatten() {
         Some(bias) => y + bias.tensor().unsqueeze(),
         None => y,
-    }
+    })
 }
 
 impl Engine for DeviceEngine {
@@ -311,18 +315,22 @@ impl Engine for DeviceEngine {
     }
 
     fn linear<const N: usize>(&self, x: &mut Tensor<2>, layers: [&Linear; N]) -> [Tensor<2>; N] {
-        layers.map(|layer| linear(x.clone(), layer))
+        linear(x.clone(), layers)
     }
 
     fn linear_act(&self, x: &mut Tensor<2>, layer: &Linear, act: Activation) -> Tensor<2> {
         if let (Activation::Gelu, Some(bias)) = (act, &layer.bias) {
             return fused::bias_gelu(x.clone().matmul(layer.weight.tensor().transpose()), bias.tensor());
         }
-        activate(linear(x.clone(), layer), act)
+        let [y] = linear(x.clone(), [layer]);
+        activate(y, act)
     }
 
     fn add_linear(&self, residual: Tensor<2>, x: &mut Tensor<2>, layer: &Linear, scale: Option<&Vector>) -> Tensor<2> {
-        let y = linear(x.clone(), layer);
+        if layer.bias.is_none() {
+            return gpu_kernels::add_linear(residual, x.clone(), layer.weight.tensor(), scale.map(Vector::tensor));
+        }
+        let [y] = linear(x.clone(), [layer]);
         residual
             + match scale {
                 Some(scale) => y * scale.tensor().unsqueeze(),
@@ -331,11 +339,15 @@ impl Engine for DeviceEngine {
     }
 
     fn silu_gate(&self, x: &mut Tensor<2>, gate: &Linear, up: &Linear) -> Tensor<2> {
-        fused::silu_gate(linear(x.clone(), gate), linear(x.clone(), up))
+        if has_host_gradients(x) || gate.bias.is_some() || up.bias.is_some() {
+            let [gate, up] = linear(x.clone(), [gate, up]);
+            return fused::silu_gate(gate, up);
+        }
+        gpu_kernels::linear_gate(x.clone(), gate.weight.tensor(), up.weight.tensor())
     }
 
     fn rms_norm(&self, x: &Tensor<2>, norm: &RmsNorm) -> Tensor<2> {
-        rms_norm(x.clone(), norm)
+        fused::rms_norm(x.clone(), norm.weight.tensor(), norm.eps)
     }
 
     fn layer_norm(&self, x: &Tensor<2>, norm: &LayerNorm) -> Tensor<2> {
@@ -372,23 +384,21 @@ impl Engine for DeviceEngine {
         runs: &mut [Run],
     ) -> Tensor<2> {
         let [heads, kv_heads, head_dim] = attention.sizes();
-        let split = |x: Tensor<2>, heads: usize, norm: Option<&RmsNorm>| {
+        let split = |x: Tensor<2>, heads: usize| {
             let rows = x.dims()[0];
-            let x = x.reshape([rows, heads, head_dim]);
-            norm.map_or(x.clone(), |norm| rms_norm(x, norm))
+            x.reshape([rows, heads, head_dim])
         };
         let [q_norm, k_norm] = attention.head_norms();
-        let q = step.rotation.apply(split(q, heads, q_norm)); // [N, H, Dh]
-        let k = step.rotation.apply(split(k, kv_heads, k_norm)); // [N, K, Dh]
-        let v = split(v, kv_heads, None); // [N, K, Dh]
+        let q = step.rotation.apply(split(q, heads), q_norm); // [N, H, Dh]
+        let k = step.rotation.apply(split(k, kv_heads), k_norm); // [N, K, Dh]
+        let v = split(v, kv_heads); // [N, K, Dh]
         if let Some(padding) = step.padding.as_ref().filter(|_| runs.iter().all(|run| run.cache.discards())) {
             return self.attend_together([q, k, v], step.masks[padding.longest_run].get(&self.device), padding);
         }
         let lengths: Vec<usize> = runs.iter().map(|run| run.rows).collect();
         let [q, k, v] = [q, k, v].map(|x| pieces(x, &lengths));
         let each = runs.iter_mut().zip(&step.masks).zip(q.into_iter().zip(k).zip(v));
-        let heads =
-            each.map(|((run, mask), ((q, k), v))| self.attend([q, k, v], run, mask.get(&self.device), step.window));
+        let heads = each.map(|((run, mask), ((q, k), v))| self.attend([q, k, v], run, mask, step.window));
         joined(heads.collect(), 0)
     }
 
@@ -432,16 +442,14 @@ impl Engine for DeviceEngine {
             let [rows, width] = x.dims();
             x.reshape([rows, heads, width / heads])
         });
-        let [q, k] = [q, k].map(|x| rotation.map_or(x.clone(), |rotation| rotation.apply(x)));
+        let [q, k] = [q, k].map(|x| rotation.map_or(x.clone(), |rotation| rotation.apply(x, None)));
         window_attention([q, k, v], windows)
     }
 
     fn route(&self, x: &mut Tensor<2>, router: &Router, _: &[usize]) -> DeviceRouting {
-        let dtype = x.dtype();
-        let logits = linear(x.clone(), &router.gate); // [N, E]
-        let (weights, index) = softmax(logits.clone().cast(DType::F32), 1).topk_with_indices(router.top_k, 1);
-        let weights = if router.normalise { weights.clone() / weights.sum_dim(1) } else { weights };
-        DeviceRouting { logits, weights: weights.cast(dtype), index }
+        let [logits] = linear(x.clone(), [&router.gate]); // [N, E]
+        let (weights, index) = gpu_kernels::route(logits.clone(), router.top_k, router.normalise);
+        DeviceRouting { logits, weights, index }
     }
 
     fn routing(&self, routing: &DeviceRouting, rows: Range<usize>) -> Routing {
@@ -453,7 +461,7 @@ impl Engine for DeviceEngine {
     }
 
     fn experts(&self, residual: Tensor<2>, x: &mut Tensor<2>, routing: &DeviceRouting, experts: &Experts) -> Tensor<2> {
-        residual + experts.on_device(x.clone(), routing)
+        experts.on_device(residual, x.clone(), routing)
     }
 
     fn add_gated(&self, residual: Tensor<2>, y: Tensor<2>, gate: &Tensor<2>) -> Tensor<2> {
@@ -470,9 +478,7 @@ impl Engine for DeviceEngine {
     fn sample(&self, logits: Tensor<2>, samplers: &mut [&mut Sampler]) -> Tensor<1, Int> {
         let rows = if samplers.len() == 1 { vec![logits] } else { logits.split(1, 0) };
         let each = rows.into_iter().zip(samplers.iter_mut());
-        let mut ids: Vec<Tensor<1, Int>> =
-            each.map(|(row, sampler)| sampler.choose_tensor(row).squeeze_dim(1)).collect();
-        let ids = if ids.len() == 1 { ids.remove(0) } else { Tensor::cat(ids, 0) };
+        let ids = joined(each.map(|(row, sampler)| sampler.choose_tensor(row).squeeze_dim(1)).collect(), 0);
         if samplers.iter().any(|sampler| sampler.remembers()) {
             // One read for all parts, because each read waits for the device.
             let read = crate::moe::host_ids(&ids);

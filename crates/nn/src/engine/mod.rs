@@ -16,6 +16,7 @@ use checkpoint::Weights;
 use omni_core::{Dtype, Place};
 
 pub use device::DeviceEngine;
+pub(crate) use device::joined;
 pub use host::{HostEngine, HostRows};
 
 use crate::moe::{Experts, Router, Routing};

@@ -89,9 +89,14 @@ impl Experts {
         } else if weights.device().is_autodiff() || weights.is_recording() {
             load_each(weights, sizes)?
         } else {
+            // Uploaded rows may be padded, and to pack them again at every use would copy all experts.
             ExpertWeights::Dense(StackedExperts {
-                gate_up: weights.experts(experts, &["gate_proj", "up_proj"], [inner, width])?,
-                down: weights.experts(experts, &["down_proj"], [width, inner])?,
+                gate_up: gpu_kernels::contiguous(weights.experts(
+                    experts,
+                    &["gate_proj", "up_proj"],
+                    [inner, width],
+                )?),
+                down: gpu_kernels::contiguous(weights.experts(experts, &["down_proj"], [width, inner])?),
             })
         };
         Ok(Self { weights, experts, inner })
@@ -113,14 +118,21 @@ impl Experts {
         self.inner
     }
 
-    /// Weighted sum of the chosen experts on a device; the path is chosen by the number of tokens.
+    /// `residual` plus the weighted sum of the chosen experts on a device; the path is chosen by the number of tokens.
     ///
     /// # Shapes
     /// `[N, D]` → `[N, D]`.
-    pub(crate) fn on_device(&self, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
+    pub(crate) fn on_device(&self, residual: Tensor<2>, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
         let [tokens, top_k] = routing.index.dims();
-        let gathered = tokens * top_k <= GATHERED_PAIRS && !matches!(self.weights, ExpertWeights::Each(_));
-        self.forward_by(if gathered { ExpertPath::Gathered } else { ExpertPath::Grouped }, x, routing)
+        let gathered = tokens * top_k <= GATHERED_PAIRS;
+        match &self.weights {
+            ExpertWeights::Dense(StackedExperts { gate_up, down }) if gathered => {
+                let (index, weights) = (routing.index.clone(), routing.weights.clone());
+                gpu_kernels::experts(residual, x, index, weights, gpu_kernels::Matrices { gate_up, down })
+            }
+            ExpertWeights::Packed(_) if gathered => residual + self.forward_by(ExpertPath::Gathered, x, routing),
+            _ => residual + self.forward_by(ExpertPath::Grouped, x, routing),
+        }
     }
 
     /// Computes the experts on a device by the given path.

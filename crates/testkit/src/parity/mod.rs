@@ -279,7 +279,9 @@ fn places(name: &str) -> Vec<Place> {
     #[cfg(not(feature = "parity-omni"))]
     let place = match name {
         "cpu" => Place::Host(burn::tensor::Device::flex()),
-        other => panic!("these tests are built for the CPU alone; with the whole workspace they also run on `{other}`"),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Place::Device(burn::tensor::Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        other => panic!("these tests are not built for `{other}`; with the whole workspace they are"),
     };
     match place {
         Place::Host(device) => vec![Place::Host(device.clone()), Place::Device(device)],

@@ -1,0 +1,66 @@
+//! GPU kernels of the Qwen3-Omni crates, in CubeCL, on burn tensors.
+//!
+//! Each function is one formula in a few launches. Beside its kernel stands a body in plain burn operations: the reference that the
+//! kernel is compared with, and what runs on every other device. Which of the two runs is decided by the tensors alone: the kernel
+//! takes tensors of a CubeCL device that track no gradients, because a kernel has no backward pass and would cut the gradient.
+//! Sums are in f32 and in a fixed order that does not depend on the number of rows, so a row's result is the same in any company.
+
+// The arguments of a kernel are its buffers and sizes.
+#![allow(clippy::too_many_arguments)]
+
+mod attend;
+mod cache;
+mod draw;
+mod experts;
+mod gate;
+#[cfg(cube)]
+mod launch;
+#[cfg(cube)]
+mod launches;
+mod linear;
+mod norm;
+mod rotation;
+mod router;
+#[cfg(cube)]
+mod rows;
+mod softmax;
+
+pub use attend::{attend, attends};
+pub use cache::write_rows;
+pub use draw::{Chosen, Draw, NEVER, draw, greedy, min_p, soften, top_k, top_p};
+pub use experts::{Matrices, experts};
+pub use gate::silu_gate;
+#[cfg(cube)]
+pub use launches::{Launches, counted};
+pub use linear::{SKINNY_MAX_ROWS, add_linear, linear, linear_gate};
+pub use norm::rms_norm;
+pub use rotation::{rms_norm_rotate, rotate};
+pub use router::route;
+pub use softmax::softmax;
+
+/// Removes what pads the rows of a tensor, as uploads leave it on some devices, so that kernels need not copy it.
+pub fn contiguous<const D: usize>(x: burn::tensor::Tensor<D>) -> burn::tensor::Tensor<D> {
+    #[cfg(cube)]
+    if let Some(packed) = launch::floats(&x) {
+        return launch::tensor(packed);
+    }
+    x
+}
+
+/// The bodies in plain burn operations, which run on every device and let gradients through.
+pub mod reference {
+    pub use crate::attend::plain as attend;
+    pub use crate::cache::plain as write_rows;
+    pub use crate::draw::{plain as draw, plain_greedy as greedy};
+    pub use crate::experts::plain as experts;
+    pub use crate::gate::plain as silu_gate;
+    pub use crate::linear::{plain as linear, plain_add as add_linear, plain_gate as linear_gate};
+    pub use crate::norm::plain as rms_norm;
+    pub use crate::rotation::{plain as rotate, plain_of_normed as rms_norm_rotate};
+    pub use crate::router::plain as route;
+    pub use crate::softmax::plain as softmax;
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

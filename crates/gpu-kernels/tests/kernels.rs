@@ -1,0 +1,341 @@
+//! Every kernel computes what its body in plain operations computes on the CPU, for any sizes, and lets gradients through.
+//!
+//! On the device whose feature is switched on.
+#![cfg(all(any(feature = "wgpu", feature = "cuda"), not(feature = "fusion")))]
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use gpu_kernels::{Draw, Matrices, NEVER, reference};
+use proptest::prelude::*;
+use qwen3_omni_gpu_kernels as gpu_kernels;
+use testkit::{distance, noise};
+
+/// Differences, as a share of the largest value, that come from the order of sums and from the last bit of a division or exponential.
+const ROUNDING: f64 = 32.0 * f32::EPSILON as f64;
+
+fn gpu() -> Device {
+    #[cfg(feature = "cuda")]
+    return Device::cuda(0);
+    #[cfg(not(feature = "cuda"))]
+    Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
+}
+
+fn cpu() -> Device {
+    Device::flex()
+}
+
+fn floats<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
+    let values = noise(shape.iter().product(), seed);
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+fn values<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
+    x.to_data().try_to_vec_as().unwrap()
+}
+
+fn ids<const D: usize>(x: &Tensor<D, Int>) -> Vec<i64> {
+    x.to_data().try_to_vec_as().unwrap()
+}
+
+/// Computes the same on the GPU by kernels and on the CPU by plain operations, and compares.
+fn agree<const D: usize>(kernel: impl Fn(&Device) -> Tensor<D>, plain: impl Fn(&Device) -> Tensor<D>) {
+    let (found, expected) = (kernel(&gpu()), plain(&cpu()));
+    assert_eq!(found.dims(), expected.dims());
+    let (cosine, worst) = distance(&values(&expected), &values(&found));
+    assert!(worst < ROUNDING && cosine > 0.999_999, "{worst} away, cosine {cosine}");
+}
+
+/// Cosines and sines of random angles, the second half of each row repeating the first.
+fn tables(rows: usize, width: usize, seed: u64, device: &Device) -> [Tensor<3>; 2] {
+    let angles = noise(rows * width / 2, seed);
+    let table = |f: fn(f32) -> f32| {
+        let halves = angles.chunks_exact((width / 2).max(1)).flat_map(|half| [half, half].concat());
+        Tensor::from_data(TensorData::new(halves.map(f).collect::<Vec<f32>>(), [rows, 1, width]), device)
+    };
+    [table(f32::cos), table(f32::sin)]
+}
+
+/// A row of few different weights, so that equal ones lie on boundaries.
+fn draw_row(vocabulary: usize, seed: u64, levels: f32) -> Vec<f32> {
+    noise(vocabulary, seed).into_iter().map(|x| (x * levels).round() / levels * 3.0).collect()
+}
+
+/// The interval of 0..1 that ends in each id, by the plain rule in f64.
+fn intervals(row: &[f32], options: &Draw) -> Vec<f64> {
+    let scores: Tensor<2> = Tensor::from_data(TensorData::new(row.to_vec(), [1, row.len()]), &cpu());
+    let Draw { temperature, top_k, top_p, min_p } = *options;
+    let kept = gpu_kernels::top_p(gpu_kernels::top_k(gpu_kernels::soften(scores, temperature), top_k), top_p);
+    let kept = values(&gpu_kernels::min_p(kept, min_p));
+    let greatest = f64::from(kept.iter().copied().fold(f32::MIN, f32::max));
+    let weights: Vec<f64> = kept.iter().map(|x| (f64::from(*x) - greatest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights
+        .iter()
+        .scan(0.0, |sum, weight| {
+            *sum += weight / total;
+            Some(*sum)
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn rms_norms(rows in 1usize..40, width in 1usize..700, seed in 0u64..1000) {
+        let inputs = |device: &Device| (floats([rows, width], seed, device) * 3.0, floats([width], seed + 1, device));
+        agree(
+            |device| { let (x, weight) = inputs(device); gpu_kernels::rms_norm(x, weight, 1e-6) },
+            |device| { let (x, weight) = inputs(device); reference::rms_norm(x, weight, 1e-6) },
+        );
+    }
+
+    #[test]
+    fn gates(rows in 1usize..40, width in 1usize..700, seed in 0u64..1000) {
+        let inputs = |device: &Device| [20.0, 1.0].map(|by| floats([rows, width], seed + by as u64, device) * by);
+        agree(
+            |device| { let [gate, up] = inputs(device); gpu_kernels::silu_gate(gate, up) },
+            |device| { let [gate, up] = inputs(device); reference::silu_gate(gate, up) },
+        );
+    }
+
+    #[test]
+    fn rotations(rows in 1usize..40, heads in 1usize..9, half in 1usize..70, seed in 0u64..1000) {
+        let width = 2 * half;
+        let x = |device: &Device| floats([rows, heads, width], seed, device);
+        let weight = |device: &Device| floats([width], seed + 1, device);
+        agree(
+            |device| { let [cos, sin] = tables(rows, width, seed, device); gpu_kernels::rotate(x(device), &cos, &sin) },
+            |device| { let [cos, sin] = tables(rows, width, seed, device); reference::rotate(x(device), &cos, &sin) },
+        );
+        agree(
+            |device| {
+                let [cos, sin] = tables(rows, width, seed, device);
+                gpu_kernels::rms_norm_rotate(x(device), weight(device), 1e-6, &cos, &sin)
+            },
+            |device| {
+                let [cos, sin] = tables(rows, width, seed, device);
+                reference::rms_norm_rotate(x(device), weight(device), 1e-6, &cos, &sin)
+            },
+        );
+    }
+
+    #[test]
+    fn softmaxes(sizes in [1usize..3, 1..4, 1..4, 1..7, 1..300], masked in any::<bool>(), seed in 0u64..1000) {
+        let [batch, heads, group, queries, keys] = sizes;
+        let scores = |device: &Device| floats([batch, heads, group * queries, keys], seed, device) * 5.0;
+        let bias = |device: &Device| masked.then(|| floats([1, 1, 1, queries, keys], seed + 1, device).sign() * 1e9);
+        agree(
+            |device| gpu_kernels::softmax(scores(device), bias(device).as_ref(), DType::F32),
+            |device| reference::softmax(scores(device), bias(device).as_ref(), DType::F32),
+        );
+    }
+
+    #[test]
+    fn routes(rows in 1usize..9, experts in 1usize..300, top_k in 1usize..9, normalise: bool, seed in 0u64..1000) {
+        let top_k = top_k.min(experts);
+        let logits = |device: &Device| floats([rows, experts], seed, device) * 2.0;
+        agree(
+            |device| gpu_kernels::route(logits(device), top_k, normalise).0,
+            |device| reference::route(logits(device), top_k, normalise).0,
+        );
+        let found = gpu_kernels::route(logits(&gpu()), top_k, normalise).1;
+        prop_assert_eq!(ids(&found), ids(&reference::route(logits(&cpu()), top_k, normalise).1));
+    }
+
+    #[test]
+    fn expert_sums(rows in 1usize..6, sizes in [1usize..9, 1..80, 1..80], top_k in 1usize..5, seed in 0u64..1000) {
+        let [experts, inner, width] = sizes;
+        let top_k = top_k.min(experts);
+        let run = |device: &Device, kernel: bool| {
+            let [residual, x] = [0, 1].map(|at| floats([rows, width], seed + at, device));
+            let (weights, index) = gpu_kernels::route(floats([rows, experts], seed + 2, device), top_k, true);
+            let gate_up = floats([experts, 2 * inner, width], seed + 3, device) * (width as f32).powf(-0.5);
+            let down = floats([experts, width, inner], seed + 4, device) * (inner as f32).powf(-0.5);
+            let compute = if kernel { gpu_kernels::experts } else { reference::experts };
+            compute(residual, x, index, weights, Matrices { gate_up: &gate_up, down: &down })
+        };
+        agree(|device| run(device, true), |device| run(device, false));
+    }
+
+    #[test]
+    fn products(rows in 1usize..10, sizes in [1usize..400, 1..90, 1..90, 1..90], seed in 0u64..1000) {
+        let [width, a, b, c] = sizes;
+        let x = |device: &Device| floats([rows, width], seed, device);
+        let matrix = |outputs, seed, device: &Device| floats([outputs, width], seed, device) * (width as f32).powf(-0.5);
+        let three = |device: &Device| [(a, 1), (b, 2), (c, 3)].map(|(outputs, at)| matrix(outputs, seed + at, device));
+        for at in 0..3 {
+            agree(
+                |device| gpu_kernels::linear(x(device), three(device))[at].clone(),
+                |device| reference::linear(x(device), three(device))[at].clone(),
+            );
+        }
+        for scaled in [false, true] {
+            let residual = |device: &Device| floats([rows, a], seed + 4, device);
+            let scale = |device: &Device| scaled.then(|| floats([a], seed + 5, device));
+            agree(
+                |device| gpu_kernels::add_linear(residual(device), x(device), matrix(a, 1, device), scale(device)),
+                |device| reference::add_linear(residual(device), x(device), matrix(a, 1, device), scale(device)),
+            );
+        }
+        agree(
+            |device| gpu_kernels::linear_gate(x(device), matrix(a, 1, device), matrix(a, 2, device)),
+            |device| reference::linear_gate(x(device), matrix(a, 1, device), matrix(a, 2, device)),
+        );
+    }
+
+    #[test]
+    fn attention(
+        tokens in 1usize..9,
+        past in 0usize..400,
+        spare in 0usize..30,
+        heads in [1usize..4, 1..4],
+        width in 1usize..140,
+        window in prop_oneof![Just(None), (1usize..100).prop_map(Some)],
+        seed in 0u64..1000,
+    ) {
+        let ([kv_heads, group], count) = (heads, past + tokens);
+        let run = |device: &Device, kernel: bool| {
+            let q = floats([tokens, kv_heads * group, width], seed, device);
+            // A view of a cache with room.
+            let cache = |seed| floats([1, kv_heads, count + spare, width], seed, device).narrow(2, 0, count);
+            let compute = if kernel { gpu_kernels::attend } else { reference::attend };
+            compute(q, [cache(seed + 1), cache(seed + 2)], window)
+        };
+        agree(|device| run(device, true), |device| run(device, false));
+    }
+
+    #[test]
+    fn rows_of_a_cache(sizes in [1usize..4, 1..70, 1..40], tokens in 1usize..9, swapped: bool, shared: bool, seed in 0u64..1000) {
+        let [heads, free, width] = sizes;
+        let (capacity, start) = (free + tokens, free / 2);
+        let run = |device: &Device, write: fn([Tensor<4>; 2], [Tensor<4>; 2], usize) -> [Tensor<4>; 2]| {
+            let store = [0, 1].map(|at| floats([1, heads, capacity, width], seed + at, device));
+            let rows = [2, 3].map(|at| match swapped {
+                true => floats([1, tokens, heads, width], seed + at, device).swap_dims(1, 2),
+                false => floats([1, heads, tokens, width], seed + at, device),
+            });
+            // Another reader of the keys must not see the new rows.
+            let reader = shared.then(|| store[0].clone());
+            let [keys, values] = write(store, rows, start);
+            Tensor::cat([Some(keys), Some(values), reader].into_iter().flatten().collect(), 3)
+        };
+        agree(|device| run(device, gpu_kernels::write_rows), |device| run(device, reference::write_rows));
+    }
+
+    #[test]
+    fn draws(
+        vocabulary in 1usize..3000,
+        top_k in prop_oneof![Just(0usize), 1usize..60],
+        top_p in prop_oneof![Just(1.0f32), 0.05f32..1.0],
+        min_p in prop_oneof![Just(0.0f32), 0.01f32..0.5],
+        levels in prop_oneof![Just(4.0f32), Just(1e6)],
+        uniform in 0.0f32..1.0,
+        seed in 0u64..1000,
+    ) {
+        let options = Draw { temperature: 0.7, top_k, top_p, min_p };
+        let row = draw_row(vocabulary, seed, levels);
+        let scores: Tensor<2> = Tensor::from_data(TensorData::new(row.clone(), [1, vocabulary]), &gpu());
+        let chosen = gpu_kernels::draw(scores, uniform, &options);
+        prop_assert_eq!(ids(&chosen.finite), [1]);
+        let (id, ends, uniform) = (ids(&chosen.id)[0] as usize, intervals(&row, &options), f64::from(uniform));
+        // On a boundary rounding decides.
+        let begin = if id == 0 { 0.0 } else { ends[id - 1] };
+        prop_assert!(begin - 1e-5 <= uniform && uniform <= ends[id] + 1e-5, "{} is drawn from {}..{}", uniform, begin, ends[id]);
+        prop_assert!(ends[id] > begin, "id {} is not kept", id);
+    }
+
+    #[test]
+    fn greedy_choices(vocabulary in 1usize..3000, seed in 0u64..1000) {
+        let row = draw_row(vocabulary, seed, 2.0);
+        let best = (0..vocabulary).reduce(|best, at| if row[at] > row[best] { at } else { best }).unwrap();
+        let scores: Tensor<2> = Tensor::from_data(TensorData::new(row, [1, vocabulary]), &gpu());
+        prop_assert_eq!(ids(&gpu_kernels::greedy(scores).id), [best as i64]);
+    }
+}
+
+#[test]
+fn a_vocabulary_of_released_size_is_drawn_from() {
+    let vocabulary = 152_064;
+    let mut row = draw_row(vocabulary, 5, 1e6);
+    row[140_000..].fill(NEVER);
+    for (top_k, top_p) in [(50, 0.8), (0, 0.9), (0, 1.0)] {
+        let options = Draw { temperature: 1.0, top_k, top_p, min_p: 0.0 };
+        let ends = intervals(&row, &options);
+        for uniform in [0.0, 0.3, 0.77, 0.999_999] {
+            let scores: Tensor<2> = Tensor::from_data(TensorData::new(row.clone(), [1, vocabulary]), &gpu());
+            let id = ids(&gpu_kernels::draw(scores, uniform, &options).id)[0] as usize;
+            let begin = if id == 0 { 0.0 } else { ends[id - 1] };
+            let uniform = f64::from(uniform);
+            // So many weights are added up in f32.
+            assert!(begin - 1e-4 <= uniform && uniform <= ends[id] + 1e-4, "{uniform}: {begin}..{}", ends[id]);
+            assert!(ends[id] > begin, "id {id} is not kept");
+        }
+    }
+}
+
+#[test]
+fn scores_that_are_not_finite_are_reported() {
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut row = noise(777, 3);
+        row[401] = odd;
+        let scores = || Tensor::<2>::from_data(TensorData::new(row.clone(), [1, 777]), &gpu());
+        let options = Draw { temperature: 1.0, top_k: 5, top_p: 0.9, min_p: 0.0 };
+        for chosen in [gpu_kernels::greedy(scores()), gpu_kernels::draw(scores(), 0.5, &options)] {
+            assert_eq!(ids(&chosen.finite), [0], "{odd}");
+            assert!((0..777).contains(&ids(&chosen.id)[0]), "{odd}");
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_in_any_company() {
+    let device = gpu();
+    let [experts, inner, width, rows] = [6, 40, 96, 7];
+    let [residual, x] = [0, 1].map(|seed| floats([rows, width], seed, &device));
+    let gate_up = floats([experts, 2 * inner, width], 3, &device);
+    let down = floats([experts, width, inner], 4, &device);
+    let [weight, matrix] = [floats([1, width], 5, &device), floats([64, width], 6, &device)];
+    let weight = weight.squeeze_dim::<1>(0);
+    let run = |residual: Tensor<2>, x: Tensor<2>| {
+        let x = gpu_kernels::rms_norm(x, weight.clone(), 1e-6);
+        let (weights, index) = gpu_kernels::route(x.clone().narrow(1, 0, experts), 3, true);
+        let y = gpu_kernels::experts(residual, x, index, weights, Matrices { gate_up: &gate_up, down: &down });
+        let [z] = gpu_kernels::linear(y.clone(), [matrix.clone()]);
+        values(&Tensor::cat(vec![y, z], 1))
+    };
+    let columns = width + 64;
+    let together = run(residual.clone(), x.clone());
+    for row in 0..rows {
+        let alone = run(residual.clone().narrow(0, row, 1), x.clone().narrow(0, row, 1));
+        assert_eq!(alone, together[row * columns..(row + 1) * columns], "row {row}");
+    }
+}
+
+/// A kernel has no backward pass, so tensors that track gradients must go another way.
+#[test]
+fn gradients_pass() {
+    let device = gpu().autodiff();
+    let gradient = |f: &dyn Fn(Tensor<2>) -> Tensor<2>| {
+        let x = floats([3, 24], 7, &device).require_grad();
+        let gradients = (f(x.clone()) * floats([3, 24], 8, &device)).sum().backward();
+        x.grad(&gradients).map(|gradient| values(&gradient))
+    };
+    let weight = floats([24], 9, &device);
+    let tables = || tables(3, 8, 1, &device);
+    let rotated = |f: fn(Tensor<3>, &Tensor<3>, &Tensor<3>) -> Tensor<3>, x: Tensor<2>| {
+        let [cos, sin] = tables();
+        f(x.reshape([3, 3, 8]), &cos, &sin).reshape([3, 24])
+    };
+    type Pair<'a> = [&'a dyn Fn(Tensor<2>) -> Tensor<2>; 2];
+    let pairs: [Pair; 3] = [
+        [&|x| gpu_kernels::rms_norm(x, weight.clone(), 1e-6), &|x| reference::rms_norm(x, weight.clone(), 1e-6)],
+        [&|x| gpu_kernels::silu_gate(x.clone(), x), &|x| reference::silu_gate(x.clone(), x)],
+        [&|x| rotated(gpu_kernels::rotate, x), &|x| rotated(reference::rotate, x)],
+    ];
+    for [kernel, plain] in pairs {
+        let found = gradient(kernel).expect("a gradient");
+        assert!(found.iter().any(|x| *x != 0.0));
+        assert_eq!(found, gradient(plain).unwrap());
+    }
+}

@@ -1,0 +1,69 @@
+//! Each function is as many launches as its kernels are: none falls back to plain operations where it need not.
+#![cfg(all(any(feature = "wgpu", feature = "cuda"), not(feature = "fusion")))]
+
+use burn::tensor::{DType, Device, Tensor};
+use qwen3_omni_gpu_kernels::{
+    Draw, Matrices, add_linear, attend, counted, draw, experts, greedy, linear, linear_gate, rms_norm, rms_norm_rotate,
+    rotate, route, silu_gate, softmax, write_rows,
+};
+
+fn gpu() -> Device {
+    #[cfg(feature = "cuda")]
+    return Device::cuda(0);
+    #[cfg(not(feature = "cuda"))]
+    Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
+}
+
+/// One test, because all launches of the process are counted.
+#[test]
+fn every_function_takes_as_many_launches_as_it_has_kernels() {
+    let device = gpu();
+    let [rows, matrix] = [[2, 64], [96, 64]].map(|shape| Tensor::<2>::ones(shape, &device));
+    let wide = Tensor::<2>::ones([2, 96], &device);
+    let heads = rows.clone().reshape([2, 2, 32]);
+    let table = Tensor::<3>::ones([2, 1, 32], &device);
+    let [weight, weight_of_head] = [64, 32].map(|width| Tensor::<1>::ones([width], &device));
+    let scores = Tensor::<4>::ones([1, 2, 4, 50], &device);
+    let bias = Tensor::<5>::ones([1, 1, 1, 2, 50], &device);
+    let [gate_up, down] = [[8, 80, 64], [8, 64, 40]].map(|shape| Tensor::<3>::ones(shape, &device));
+    let cache = || [0, 1].map(|_| Tensor::<4>::ones([1, 2, 9, 32], &device));
+    let [full, empty] = [cache(), cache()];
+    let new = [0, 1].map(|_| Tensor::<4>::ones([1, 2, 2, 32], &device));
+    let row = Tensor::<2>::ones([1, 500], &device);
+    let options = Draw { temperature: 0.9, top_k: 50, top_p: 0.8, min_p: 0.1 };
+    let logits = rows.clone().narrow(1, 0, 8) + 0.0;
+    let (weights, index) = route(logits.clone(), 3, true);
+
+    let launches = |work: &dyn Fn()| counted(work).1.total();
+    let of = [
+        ("rms_norm", launches(&|| drop(rms_norm(rows.clone(), weight.clone(), 1e-6))), 1),
+        ("rotate", launches(&|| drop(rotate(heads.clone(), &table, &table))), 1),
+        (
+            "rms_norm_rotate",
+            launches(&|| drop(rms_norm_rotate(heads.clone(), weight_of_head.clone(), 1e-6, &table, &table))),
+            1,
+        ),
+        ("silu_gate", launches(&|| drop(silu_gate(rows.clone(), rows.clone()))), 1),
+        ("softmax", launches(&|| drop(softmax(scores.clone(), Some(&bias), DType::F32))), 1),
+        ("route", launches(&|| drop(route(logits.clone(), 3, true))), 1),
+        ("linear", launches(&|| drop(linear(rows.clone(), [matrix.clone(), matrix.clone(), matrix.clone()]))), 1),
+        ("add_linear", launches(&|| drop(add_linear(wide.clone(), rows.clone(), matrix.clone(), None))), 1),
+        ("linear_gate", launches(&|| drop(linear_gate(rows.clone(), matrix.clone(), matrix.clone()))), 1),
+        ("attend", launches(&|| drop(attend(heads.clone(), full.clone(), None))), 1),
+        ("greedy", launches(&|| drop(greedy(row.clone()))), 1),
+        ("draw", launches(&|| drop(draw(row.clone(), 0.5, &options))), 1),
+        (
+            "experts",
+            launches(&|| {
+                let matrices = Matrices { gate_up: &gate_up, down: &down };
+                drop(experts(rows.clone(), rows.clone(), index.clone(), weights.clone(), matrices));
+            }),
+            2,
+        ),
+    ];
+    for (name, found, expected) in of {
+        assert_eq!(found, expected, "{name}");
+    }
+    // The cache is written in place, so only this call may hold it.
+    assert_eq!(counted(|| write_rows(empty, new, 3)).1.total(), 1, "write_rows");
+}
