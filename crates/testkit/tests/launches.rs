@@ -1,0 +1,103 @@
+//! How many kernels a step of each part launches on a GPU: what bounds its speed there, whatever the card.
+#![cfg(feature = "wgpu")]
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Mutex;
+
+use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
+use checkpoint::{Checkpoint, Weights};
+use gpu_kernels::{Launches, counted};
+use moe_thinker::{Thinker, ThinkerConfig, ThinkerInput, ThinkerRun};
+use mtp::{CodePredictor, CodePredictorConfig, FrameRun, FrameStart};
+use nn::sampler::Suppressed;
+use nn::{Logits, Sampler};
+use omni_core::{Dtype, Place, Positions, SamplingOptions};
+use qwen3_omni_testkit as testkit;
+
+/// All launches of the process are counted, so the tests take turns.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn gpu() -> Device {
+    Device::wgpu(DeviceKind::DefaultDevice)
+}
+
+/// Launches of the second of two equal steps; the first allocates caches.
+fn of_second(mut step: impl FnMut()) -> Launches {
+    step();
+    counted(step).1
+}
+
+/// Launches of one token of a thinker of that many layers, its logits left on the device.
+fn thinker_token(layers: usize) -> Launches {
+    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+    let mut config: ThinkerConfig = checkpoint.config().section().unwrap();
+    config.text.num_hidden_layers = layers;
+    let weights = Weights::new(&checkpoint, &Place::Device(gpu()), Dtype::F32);
+    let thinker = Thinker::load(&weights, &config, None).unwrap();
+    let mut state = thinker.start();
+    let mut read = |ids: &[u32]| {
+        let input = ThinkerInput::text(thinker.embed(ids), Positions::sequence(state.tokens() as f32, ids.len()));
+        thinker.forward(vec![ThinkerRun::new(&mut state, &input)]).remove(0).unwrap();
+    };
+    read(&[5, 6, 7]);
+    of_second(|| read(&[8]))
+}
+
+/// Launches of one frame of a code predictor of that many layers, drawn as the released model does, and its number of codes.
+fn predictor_frame(layers: usize) -> (Launches, usize) {
+    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+    let mut config: CodePredictorConfig = checkpoint.config().section().unwrap();
+    config.num_hidden_layers = layers;
+    let weights = Weights::new(&checkpoint, &Place::Device(gpu()), Dtype::F32);
+    let predictor = CodePredictor::load(&weights, &config).unwrap();
+    let width = config.hidden_size;
+    let row = |seed| Tensor::from_data(TensorData::new(testkit::noise(width, seed), [1, width]), &gpu());
+    let start = FrameStart { hidden: row(1), first: row(2) };
+    let mut state = predictor.start(&SamplingOptions::code_predictor());
+    let launches = of_second(|| {
+        predictor.predict(vec![FrameRun::new(&mut state, &start)]).unwrap().remove(0).unwrap();
+    });
+    (launches, config.num_code_groups - 1)
+}
+
+/// Launches per layer, by the difference of two depths, and those outside the layers.
+fn per_layer(launches: impl Fn(usize) -> usize) -> (usize, usize) {
+    let [one, two] = [1, 2].map(launches);
+    (two - one, 2 * one - two)
+}
+
+#[test]
+fn a_token_of_the_thinker_takes_few() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (layer, rest) = per_layer(|layers| thinker_token(layers).total());
+    let found = (layer, rest);
+    // Two norms, three projections at once, two rotations, the cache, attention, its output with the residual, router, choice,
+    // and experts twice. Besides them the embedding, the last norm and the head.
+    assert_eq!(found, (12, 3), "a layer, besides; of 3 layers: {:#?}", thinker_token(3));
+}
+
+#[test]
+fn a_frame_of_the_code_predictor_takes_few() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let codes = predictor_frame(1).1;
+    let (layer, rest) = per_layer(|layers| predictor_frame(layers).0.total());
+    // Per code: two norms, three projections at once, two rotations, the cache, attention, its output with the residual, gate with
+    // up, down with the residual.
+    assert_eq!(layer, 10 * codes, "{:#?}", predictor_frame(2).0);
+    // Per code: the last norm, the head, the draw, the code's row, the sum of rows, and the joint check for numbers that are not finite.
+    assert!(rest <= 7 * codes, "{codes} codes: {rest} besides; {:#?}", predictor_frame(2).0);
+}
+
+#[test]
+fn a_draw_takes_few() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let row = || Tensor::<2>::from_data(TensorData::new(testkit::noise(2048, 3), [1, 2048]), &gpu());
+    for options in [SamplingOptions::code_predictor(), SamplingOptions::greedy()] {
+        let mut sampler = Sampler::new(&options, Suppressed::default());
+        let [first, second] = [row(), row()].map(Logits::Device);
+        sampler.choose(first);
+        // The id is read with the flag that its logits were finite, and the two are copied together.
+        let launches = counted(|| sampler.choose(second)).1;
+        assert!(launches.total() <= 4, "{launches:?}");
+    }
+}
