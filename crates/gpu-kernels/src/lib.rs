@@ -19,6 +19,7 @@ mod launch;
 mod launches;
 mod linear;
 mod norm;
+mod packed;
 mod rotation;
 mod router;
 #[cfg(cube)]
@@ -34,6 +35,7 @@ pub use gate::silu_gate;
 pub use launches::{Launches, counted};
 pub use linear::{SKINNY_MAX_ROWS, add_linear, linear, linear_gate};
 pub use norm::rms_norm;
+pub use packed::{Packed, PackedMatrices, add_linear_packed, experts_packed, linear_packed};
 pub use rotation::{rms_norm_rotate, rotate};
 pub use router::route;
 pub use softmax::softmax;

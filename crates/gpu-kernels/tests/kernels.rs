@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use gpu_kernels::{Draw, Matrices, NEVER, reference};
+use gpu_kernels::{Draw, Matrices, NEVER, Packed, PackedMatrices, reference};
 use proptest::prelude::*;
 use qwen3_omni_gpu_kernels as gpu_kernels;
 use testkit::{distance, noise};
@@ -53,6 +53,43 @@ fn tables(rows: usize, width: usize, seed: u64, device: &Device) -> [Tensor<3>; 
         Tensor::from_data(TensorData::new(halves.map(f).collect::<Vec<f32>>(), [rows, 1, width]), device)
     };
     [table(f32::cos), table(f32::sin)]
+}
+
+/// How a matrix is packed.
+#[derive(Debug, Clone, Copy)]
+struct Form {
+    bits: usize,
+    groups: usize,
+    /// Words of a group.
+    group: usize,
+    zeros: bool,
+}
+
+fn forms() -> impl Strategy<Value = Form> {
+    (prop_oneof![Just(4), Just(8)], 1usize..6, 1usize..9, any::<bool>()).prop_map(|(bits, groups, group, zeros)| Form {
+        bits,
+        groups,
+        group,
+        zeros,
+    })
+}
+
+impl Form {
+    fn input(&self) -> usize {
+        self.groups * self.group * 32 / self.bits
+    }
+
+    /// Words, scales that keep products of the size of their inputs, and zeros.
+    fn random(&self, outputs: usize, seed: u64, device: &Device) -> (Tensor<2, Int>, Tensor<2>, Option<Tensor<2>>) {
+        let Form { bits, groups, group, zeros } = *self;
+        let words =
+            noise(outputs * groups * group, seed + 11).into_iter().map(|x| (x.to_bits() ^ (x.to_bits() << 13)) as i32);
+        let words = TensorData::new(words.collect::<Vec<i32>>(), [outputs, groups * group]);
+        let size = 1.0 / ((1u32 << (bits - 1)) as f32 * (self.input() as f32).sqrt());
+        let scales = floats([outputs, groups], seed + 12, device) * size;
+        let zeros = zeros.then(|| floats([outputs, groups], seed + 13, device).abs().int().float() + 1.0);
+        (Tensor::from_data(words, (device, DType::I32)), scales, zeros)
+    }
 }
 
 /// A row of few different weights, so that equal ones lie on boundaries.
@@ -182,6 +219,53 @@ proptest! {
             |device| gpu_kernels::linear_gate(x(device), matrix(a, 1, device), matrix(a, 2, device)),
             |device| reference::linear_gate(x(device), matrix(a, 1, device), matrix(a, 2, device)),
         );
+    }
+
+    #[test]
+    fn packed_products(rows in 1usize..10, outputs in 1usize..40, form in forms(), seed in 0u64..1000) {
+        let x = |device: &Device| floats([rows, form.input()], seed, device);
+        let residual = |device: &Device| floats([rows, outputs], seed + 1, device);
+        let run = |device: &Device, kernel: bool| {
+            let (words, scales, zeros) = form.random(outputs, seed, device);
+            let matrix = Packed { bits: form.bits, words: &words, scales: &scales, zeros: zeros.as_ref() };
+            match kernel {
+                true => {
+                    let y = gpu_kernels::linear_packed(x(device), &matrix);
+                    gpu_kernels::add_linear_packed(residual(device) + y, x(device), &matrix)
+                }
+                false => residual(device) + x(device).matmul(matrix.numbers().transpose()) * 2.0,
+            }
+        };
+        agree(|device| run(device, true), |device| run(device, false));
+    }
+
+    #[test]
+    fn sums_of_packed_experts(
+        rows in 1usize..6,
+        experts in 1usize..7,
+        top_k in 1usize..4,
+        forms in [forms(), forms()],
+        seed in 0u64..1000,
+    ) {
+        // The outputs of one matrix are the inputs of the other.
+        let [into, back] = forms;
+        let (width, inner, top_k) = (into.input(), back.input(), top_k.min(experts));
+        let run = |device: &Device, kernel: bool| {
+            let [residual, x] = [0, 1].map(|at| floats([rows, width], seed + at, device));
+            let (weights, index) = gpu_kernels::route(floats([rows, experts], seed + 2, device), top_k, true);
+            let (words, scales, zeros) = into.random(experts * 2 * inner, seed, device);
+            let gate_up = Packed { bits: into.bits, words: &words, scales: &scales, zeros: zeros.as_ref() };
+            let (words, scales, zeros) = back.random(experts * width, seed + 5, device);
+            let down = Packed { bits: back.bits, words: &words, scales: &scales, zeros: zeros.as_ref() };
+            if kernel {
+                let matrices = PackedMatrices { gate_up, down };
+                return gpu_kernels::experts_packed(&residual, &x, &index, &weights, &matrices).expect("a kernel");
+            }
+            let gate_up = gate_up.numbers().reshape([experts, 2 * inner, width]);
+            let down = down.numbers().reshape([experts, width, inner]);
+            reference::experts(residual, x, index, weights, Matrices { gate_up: &gate_up, down: &down })
+        };
+        agree(|device| run(device, true), |device| run(device, false));
     }
 
     #[test]

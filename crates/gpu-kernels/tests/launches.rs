@@ -1,10 +1,10 @@
 //! Each function is as many launches as its kernels are: none falls back to plain operations where it need not.
 #![cfg(all(any(feature = "wgpu", feature = "cuda"), not(feature = "fusion")))]
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use qwen3_omni_gpu_kernels::{
-    Draw, Matrices, add_linear, attend, counted, draw, experts, greedy, linear, linear_gate, rms_norm, rms_norm_rotate,
-    rotate, route, silu_gate, softmax, write_rows,
+    Draw, Matrices, Packed, add_linear, add_linear_packed, attend, counted, draw, experts, greedy, linear, linear_gate,
+    linear_packed, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax, write_rows,
 };
 
 fn gpu() -> Device {
@@ -64,6 +64,11 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     for (name, found, expected) in of {
         assert_eq!(found, expected, "{name}");
     }
+    let words = Tensor::<2, Int>::ones([96, 8], (&device, DType::I32));
+    let scales = Tensor::<2>::ones([96, 2], &device);
+    let packed = Packed { bits: 4, words: &words, scales: &scales, zeros: None };
+    assert_eq!(launches(&|| drop(linear_packed(rows.clone(), &packed))), 1, "linear_packed");
+    assert_eq!(launches(&|| drop(add_linear_packed(wide.clone(), rows.clone(), &packed))), 1, "add_linear_packed");
     // The cache is written in place, so only this call may hold it.
     assert_eq!(counted(|| write_rows(empty, new, 3)).1.total(), 1, "write_rows");
 }

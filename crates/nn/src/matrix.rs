@@ -146,6 +146,14 @@ impl Matrix {
         }
     }
 
+    /// The packed integers on the device, if they are packed.
+    pub(crate) fn packed(&self) -> Option<gpu_kernels::Packed<'_>> {
+        match self {
+            Matrix::Packed(packed) => Some(packed.packed()),
+            _ => None,
+        }
+    }
+
     /// The given rows `[n, in]` on the device.
     ///
     /// # Panics
@@ -349,22 +357,14 @@ impl PackedTensor {
         selected.numbers().reshape([chosen, rows, input])
     }
 
-    /// The dequantised values `[out, in]`: the reference body of the packed GEMM.
+    /// The matrix as kernels read it.
+    pub(crate) fn packed(&self) -> gpu_kernels::Packed<'_> {
+        let Self { bits, words, scales, zeros, .. } = self;
+        gpu_kernels::Packed { bits: *bits, words, scales, zeros: zeros.as_ref() }
+    }
+
+    /// The dequantised values `[out, in]`.
     pub(crate) fn numbers(&self) -> Tensor<2> {
-        let [output, input] = self.shape;
-        let (per_word, mask) = (32 / self.bits, (1i64 << self.bits) - 1);
-        let dtype = self.scales.dtype();
-        let integers = (0..per_word).map(|place| {
-            let shifted = self.words.clone().bitwise_right_shift_scalar((place * self.bits) as i64);
-            shifted.bitwise_and_scalar(mask).unsqueeze_dim::<3>(2) // [out, words, 1]
-        });
-        let integers: Tensor<3, Int> = Tensor::cat(integers.collect(), 2); // [out, words, per word]
-        let groups = self.scales.dims()[1];
-        let values = integers.float().cast(dtype).reshape([output, groups, input / groups]);
-        let centred = match &self.zeros {
-            Some(zeros) => values - zeros.clone().unsqueeze_dim::<3>(2),
-            None => values - (1u32 << (self.bits - 1)) as f32,
-        };
-        (centred * self.scales.clone().unsqueeze_dim::<3>(2)).reshape([output, input])
+        self.packed().numbers()
     }
 }

@@ -15,7 +15,7 @@ use crate::mask::{Mask, MaskSpec};
 use crate::moe::{DeviceRouting, Experts, Router, Routing};
 use crate::sampler::Logits;
 use crate::window::window_attention;
-use crate::{Activation, Attention, Embedding, LayerNorm, Linear, RmsNorm, Sampler, Vector};
+use crate::{Activation, Attention, Embedding, LayerNorm, Linear, Matrix, RmsNorm, Sampler, Vector};
 
 /// Computes with burn tensors on one device.
 #[derive(Debug, Clone)]
@@ -220,10 +220,25 @@ fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
     }
 }
 
+/// `x Wᵀ`.
+fn product(x: Tensor<2>, matrix: &Matrix) -> Tensor<2> {
+    match matrix.packed() {
+        Some(packed) => gpu_kernels::linear_packed(x, &packed),
+        None => {
+            let [y] = gpu_kernels::linear(x, [matrix.tensor()]);
+            y
+        }
+    }
+}
+
 /// `x Wᵀ + b` of several layers.
 fn linear<const N: usize>(x: Tensor<2>, layers: [&Linear; N]) -> [Tensor<2>; N] {
     let mut biases = layers.iter().map(|layer| layer.bias.as_ref());
-    let outputs = gpu_kernels::linear(x, layers.map(|layer| layer.weight.tensor())); // [N, out] each
+    let packed = layers.iter().any(|layer| layer.weight.packed().is_some());
+    let outputs = match packed {
+        true => layers.map(|layer| product(x.clone(), &layer.weight)),
+        false => gpu_kernels::linear(x, layers.map(|layer| layer.weight.tensor())),
+    }; // [N, out] each
     outputs.map(|y| match biases.next().flatten() {
         Some(bias) => y + bias.tensor().unsqueeze(),
         None => y,
@@ -327,6 +342,9 @@ impl Engine for DeviceEngine {
     }
 
     fn add_linear(&self, residual: Tensor<2>, x: &mut Tensor<2>, layer: &Linear, scale: Option<&Vector>) -> Tensor<2> {
+        if let (None, None, Some(packed)) = (&layer.bias, scale, layer.weight.packed()) {
+            return gpu_kernels::add_linear_packed(residual, x.clone(), &packed);
+        }
         if layer.bias.is_none() {
             return gpu_kernels::add_linear(residual, x.clone(), layer.weight.tensor(), scale.map(Vector::tensor));
         }
@@ -339,7 +357,8 @@ impl Engine for DeviceEngine {
     }
 
     fn silu_gate(&self, x: &mut Tensor<2>, gate: &Linear, up: &Linear) -> Tensor<2> {
-        if has_host_gradients(x) || gate.bias.is_some() || up.bias.is_some() {
+        let plain = |layer: &Linear| layer.bias.is_none() && layer.weight.packed().is_none();
+        if has_host_gradients(x) || !plain(gate) || !plain(up) {
             let [gate, up] = linear(x.clone(), [gate, up]);
             return fused::silu_gate(gate, up);
         }

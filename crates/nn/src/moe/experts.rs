@@ -130,7 +130,11 @@ impl Experts {
                 let (index, weights) = (routing.index.clone(), routing.weights.clone());
                 gpu_kernels::experts(residual, x, index, weights, gpu_kernels::Matrices { gate_up, down })
             }
-            ExpertWeights::Packed(_) if gathered => residual + self.forward_by(ExpertPath::Gathered, x, routing),
+            ExpertWeights::Packed(PackedExperts { gate_up, down }) if gathered => {
+                let matrices = gpu_kernels::PackedMatrices { gate_up: gate_up.packed(), down: down.packed() };
+                gpu_kernels::experts_packed(&residual, &x, &routing.index, &routing.weights, &matrices)
+                    .unwrap_or_else(|| residual + self.forward_by(ExpertPath::Gathered, x, routing))
+            }
             _ => residual + self.forward_by(ExpertPath::Grouped, x, routing),
         }
     }
