@@ -49,6 +49,17 @@ pub fn contiguous<const D: usize>(x: burn::tensor::Tensor<D>) -> burn::tensor::T
     x
 }
 
+/// [`contiguous`] of integers.
+pub fn contiguous_integers<const D: usize>(
+    x: burn::tensor::Tensor<D, burn::tensor::Int>,
+) -> burn::tensor::Tensor<D, burn::tensor::Int> {
+    #[cfg(cube)]
+    if let Some(packed) = launch::integers(&x) {
+        return launch::integer_tensor(packed);
+    }
+    x
+}
+
 /// The bodies in plain burn operations, which run on every device and let gradients through.
 pub mod reference {
     pub use crate::attend::plain as attend;

@@ -279,13 +279,17 @@ impl PackedTensor {
         };
         let middle = (1 << (bits - 1)) as f32;
         let zeros = packed.zeros.map(|zeros| zeros.iter().map(|zero| f32::from(*zero) + middle).collect::<Vec<_>>());
-        let floats = |values| Tensor::from_data(TensorData::new(values, [output, groups]), (device, dtype.into()));
-        let words_per_row = input * bits / 32;
+        // Uploaded rows may be padded, and kernels would pack them again at every use.
+        let floats = |values| {
+            let values = Tensor::from_data(TensorData::new(values, [output, groups]), (device, dtype.into()));
+            gpu_kernels::contiguous(values)
+        };
+        let words = TensorData::new(words, [output, input * bits / 32]);
         Some(Self {
             shape: [output, input],
             bits,
             // I32, whatever integers the device uses otherwise: wider ones would be no smaller than floats.
-            words: Tensor::from_data(TensorData::new(words, [output, words_per_row]), (device, DType::I32)),
+            words: gpu_kernels::contiguous_integers(Tensor::from_data(words, (device, DType::I32))),
             scales: floats(scales),
             zeros: zeros.map(floats),
         })
@@ -311,10 +315,11 @@ impl PackedTensor {
     pub(crate) fn joined(parts: Vec<Self>) -> Self {
         let first = &parts[0];
         let (shape, bits) = ([parts.iter().map(|part| part.shape[0]).sum(), first.shape[1]], first.bits);
-        let scales = Tensor::cat(parts.iter().map(|part| part.scales.clone()).collect(), 0);
+        let stacked = |parts| gpu_kernels::contiguous(Tensor::cat(parts, 0));
+        let scales = stacked(parts.iter().map(|part| part.scales.clone()).collect());
         let zeros: Option<Vec<_>> = parts.iter().map(|part| part.zeros.clone()).collect();
         let words = Tensor::cat(parts.into_iter().map(|part| part.words).collect(), 0);
-        Self { shape, bits, words, scales, zeros: zeros.map(|zeros| Tensor::cat(zeros, 0)) }
+        Self { shape, bits, words: gpu_kernels::contiguous_integers(words), scales, zeros: zeros.map(stacked) }
     }
 
     /// Whether two matrices can be stacked.
