@@ -137,7 +137,7 @@ mod kernel {
     /// Greater than every finite score.
     const HIGHEST: f32 = 3.402_823_4e38;
 
-    /// One cube for the row: a sum of few numbers per unit in a fixed order, whatever the device.
+    /// Which ids are cut off, known to the compiler. One cube takes the whole row, so that sums have one order.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     struct Cut {
         rows: Rows,
@@ -146,7 +146,7 @@ mod kernel {
         min_p: bool,
     }
 
-    /// A bound from below on keys.
+    /// Where a cut is to be made.
     #[derive(CubeType, Clone, Copy)]
     struct Goal {
         /// Only keys from this one on count.

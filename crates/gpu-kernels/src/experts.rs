@@ -22,7 +22,7 @@ pub fn experts(
     matrices: Matrices,
 ) -> Tensor<2> {
     #[cfg(cube)]
-    if let Some(y) = kernel::experts(&residual, &x, [&weights], &index, matrices) {
+    if let Some(y) = kernel::experts(&residual, &x, &index, &weights, matrices) {
         return y;
     }
     plain(residual, x, index, weights, matrices)
@@ -168,8 +168,8 @@ mod kernel {
     pub(super) fn experts(
         residual: &Tensor<2>,
         x: &Tensor<2>,
-        [weights]: [&Tensor<2>; 1],
         index: &Tensor<2, Int>,
+        weights: &Tensor<2>,
         Matrices { gate_up, down }: Matrices,
     ) -> Option<Tensor<2>> {
         let ([count, top_k], [experts, width, inner]) = (index.dims(), down.dims());
