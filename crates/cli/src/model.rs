@@ -28,7 +28,7 @@ pub struct ModelArguments {
 }
 
 #[cfg(feature = "nano")]
-const NANO: &str = "nano answers, a toy model that knows 50 words (\"what is seven plus five\", \"repeat red cat nine\"): \
+const NANO: &str = "nano answers, a toy model that knows 100 words (\"what is seven plus five\", \"repeat red cat nine\"): \
                     --model or QWEN3_OMNI_MODEL names a real one";
 
 impl ModelArguments {

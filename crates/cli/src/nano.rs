@@ -3,7 +3,8 @@
 //! `nano/` is `examples/assets/nano` with linear layers of 8 bits, which answers alike and fits a package:
 //!
 //! ```sh
-//! cargo run --release -p qwen3-omni-weights-tools -- quantize examples/assets/nano crates/cli/nano --bits 8
+//! cargo run --release -p qwen3-omni-weights-tools -- quantize examples/assets/nano crates/cli/nano --bits 8 \
+//!     --only thinker,audio-encoder,vision-encoder,talker,code-predictor,code2wav
 //! ```
 
 use std::path::{Path, PathBuf};

@@ -22,7 +22,7 @@ pub const REPEAT: &str = "repeat {text}";
 ///
 /// The text is given to the model as its answer, so that it is spoken word for word.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: qwen3-omni say \"red cat nine\" --out words.wav\n\nnano knows 50 words.")]
+#[command(after_help = "Example: qwen3-omni say \"red cat nine\" --out words.wav\n\nnano knows 100 words.")]
 pub struct Say {
     /// The text; - reads it from standard input
     #[arg(required = true)]

@@ -84,7 +84,7 @@ fn rows_of_another_width_and_codes_outside_a_table_are_errors() {
         "{error}"
     );
     let error = predictor.embed(&vec![0; predictor.codebooks()]).unwrap_err().to_string();
-    assert!(error.contains("residual codes, expected 3"), "{error}");
-    let error = predictor.embed(&[0, 70_000, 0]).unwrap_err().to_string();
+    assert!(error.contains("residual codes, expected 5"), "{error}");
+    let error = predictor.embed(&[0, 70_000, 0, 0, 0]).unwrap_err().to_string();
     assert!(error.contains("code 70000 of codebook 2"), "{error}");
 }

@@ -24,7 +24,8 @@ fn mimi(change: impl FnOnce(&mut Value)) -> TempDir {
     for (key, value) in [
         ("sampling_rate", json!(24_000)),
         ("upsampling_ratios", json!([8, 6, 5, 4])),
-        ("codebook_size", json!(256)),
+        ("codebook_size", json!(384)),
+        ("num_quantizers", json!(8)),
         ("_frame_rate", json!(12.5)),
     ] {
         config[key] = value;
@@ -98,7 +99,7 @@ fn words_are_heard_before_the_codec_and_after_it() {
     let outcomes = lines(&items);
     assert!(outcomes[1..].iter().all(|outcome| outcome["score"]["heard_before"] != outcome["answer"]), "{outcomes:?}");
     // Figures of another encoder are others.
-    let other = self::mimi(|config| config["num_quantizers"] = json!(5));
+    let other = self::mimi(|config| config["num_quantizers"] = json!(7));
     let mut changed = arguments;
     changed[4] = path(other.path());
     assert!(refused(1, &changed).contains("its run had codec"));
@@ -114,7 +115,7 @@ fn a_codec_is_the_first_codebooks_and_the_vocoder() {
     // Longer than what is decoded at a time.
     let samples = samples.repeat(6);
     let encoder = MimiEncoder::from_checkpoint(&Checkpoint::open(mimi.path()).unwrap(), &place).unwrap();
-    let codes: Vec<Vec<u32>> = encoder.encode(&samples).unwrap().into_iter().map(|frame| frame[..4].to_vec()).collect();
+    let codes: Vec<Vec<u32>> = encoder.encode(&samples).unwrap().into_iter().map(|frame| frame[..6].to_vec()).collect();
     assert!(codes.len() > 64, "{} frames", codes.len());
     let vocoder = Code2Wav::from_checkpoint(&Checkpoint::open(&nano).unwrap(), &place, Dtype::F32).unwrap();
     let whole = vocoder.waves(&[codes]).unwrap()[0].to_data().try_to_vec::<f32>().unwrap();
@@ -144,8 +145,8 @@ fn sizes_that_differ_are_named() {
         )
     };
     for (key, value, expected) in [
-        ("codebook_size", json!(128), "Mimi has 128 codes per codebook, the model's vocoder takes 256"),
-        ("num_quantizers", json!(3), "Mimi has 3 codebooks, the model's vocoder takes 4 or more"),
+        ("codebook_size", json!(128), "Mimi has 128 codes per codebook, the model's vocoder takes 384"),
+        ("num_quantizers", json!(3), "Mimi has 3 codebooks, the model's vocoder takes 6 or more"),
         ("_frame_rate", json!(6.25), "Mimi has 3840 samples per codec frame, the model's vocoder takes 1920"),
         ("sampling_rate", json!(12_000), "Mimi has 12000 samples per second, the model's vocoder takes 24000"),
     ] {

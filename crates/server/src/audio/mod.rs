@@ -6,4 +6,4 @@ mod transcription;
 #[cfg(any(test, fuzzing))]
 pub(crate) use speech::check as check_speech;
 pub(crate) use speech::speech;
-pub(crate) use transcription::{question, transcriptions};
+pub(crate) use transcription::{question, transcriptions, usage};

@@ -203,7 +203,8 @@ fn verbose(reply: &Reply, language: Option<&str>, seconds: f64) -> Value {
     })
 }
 
-fn usage(reply: &Reply) -> Value {
+/// The object `usage` of a transcript.
+pub(crate) fn usage(reply: &Reply) -> Value {
     let (usage, prompt) = (&reply.usage, reply.usage.prompt);
     json!({
         "type": "tokens",

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use qwen3_omni::{Event, GenerateOptions, Message};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
 use super::worker::Input;
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
+use crate::audio::usage;
 use crate::error::{ApiError, ApiResult};
 
 /// News of a transcript.
@@ -36,17 +37,7 @@ async fn write(app: Arc<App>, item_id: &str, question: Message, inputs: &Sender<
     while let Some(event) = answer.next().await {
         let news = match event? {
             Event::Text(piece) => Transcript::Piece(piece),
-            Event::Done(reply) => {
-                let (usage, prompt) = (reply.usage, reply.usage.prompt);
-                let usage = json!({
-                    "type": "tokens",
-                    "total_tokens": usage.prompt_tokens + usage.text_tokens,
-                    "input_tokens": usage.prompt_tokens,
-                    "input_token_details": {"text_tokens": prompt.text, "audio_tokens": prompt.audio},
-                    "output_tokens": usage.text_tokens,
-                });
-                Transcript::Done { text: reply.text, usage }
-            }
+            Event::Done(reply) => Transcript::Done { usage: usage(&reply), text: reply.text },
             _ => continue,
         };
         if inputs.send(Input::Transcript(item_id.to_owned(), news)).await.is_err() {

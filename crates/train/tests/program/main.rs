@@ -216,7 +216,7 @@ fn recordings_train_a_codec_whose_codes_the_talker_takes() {
     };
     let coded = encode(&["--model", nano().to_str().unwrap()]).unwrap();
     assert_eq!(coded, folder.path().join("codes/data.jsonl"));
-    assert!(encode(&["--codebooks", "3"]).unwrap_err().contains("expected 4"));
+    assert!(encode(&["--codebooks", "3"]).unwrap_err().contains("expected 6"));
     let talker = train("talker", &folder.path().join("talker"), &coded, &["--strict", "--set", "run.steps=1"]).unwrap();
     assert!(talker.ends_with("step-000001"));
 

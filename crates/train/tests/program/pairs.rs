@@ -43,7 +43,7 @@ fn what_is_heard_better_is_preferred() {
     // It is a line of training data, whose codes are there.
     let parsed = Line::parse(&line.to_string(), &Location { path: out.as_path().into(), line: 1 }).unwrap();
     let codes = [&parsed.speech, &parsed.rejected_speech].map(|speech| match speech {
-        Some(SpeechTarget::Codes(path)) => read_codes(path, 4, &parsed).unwrap(),
+        Some(SpeechTarget::Codes(path)) => read_codes(path, 6, &parsed).unwrap(),
         other => panic!("{other:?}"),
     });
     assert!(codes[0] != codes[1] && codes.iter().all(|codes| codes.len() > 5));
