@@ -1,5 +1,7 @@
 //! The server over real connections, with nano behind it.
 
+#![allow(clippy::unwrap_used)]
+
 mod faults;
 mod http;
 mod realtime;
