@@ -180,6 +180,7 @@ impl Worker {
             "input_audio_buffer.append" => self.append(fields),
             "input_audio_buffer.commit" => self.commit(),
             "input_audio_buffer.clear" => {
+                self.end_prefill();
                 self.ear.take();
                 (self.half, self.turn) = (None, None);
                 self.out.emit("input_audio_buffer.cleared", json!({}));
@@ -253,11 +254,16 @@ impl Worker {
         }
     }
 
-    /// The session, which listens no longer.
-    fn session(&mut self) -> &mut Session {
+    /// Ends listening to a turn that is over.
+    fn end_prefill(&mut self) {
         if let Some(prefill) = self.prefill.take() {
             self.session = prefill.end();
         }
+    }
+
+    /// The session, which listens no longer.
+    fn session(&mut self) -> &mut Session {
+        self.end_prefill();
         // A thread that is lost takes its session with it, and all that is lost with that is its cache.
         self.session.get_or_insert_with(|| self.app.omni.session())
     }
@@ -275,6 +281,7 @@ impl Worker {
     }
 
     fn speech_started(&mut self, start_ms: u64) {
+        self.end_prefill();
         let id = ids::new("item_");
         self.out.emit("input_audio_buffer.speech_started", json!({"audio_start_ms": start_ms, "item_id": id}));
         self.turn = Some(id);
