@@ -8,6 +8,8 @@ mod files;
 mod machine;
 mod pull;
 #[cfg(unix)]
+mod serve;
+#[cfg(unix)]
 mod signals;
 
 use std::path::{Path, PathBuf};
