@@ -1,0 +1,220 @@
+//! The answers of a session: asked for, generated, interrupted.
+
+use std::time::Instant;
+
+use qwen3_omni::{Answer, Canceller, Event, GenerateOptions, Message, Session};
+use serde_json::Value;
+use tokio::sync::mpsc::Sender;
+
+use super::{Generating, Input, Worker};
+use crate::admission::Permit;
+use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
+use crate::metrics::AnswerClock;
+use crate::realtime::answer::{Ending, Response, Waiting};
+use crate::realtime::items::{Item, Items};
+
+impl Worker {
+    pub(super) fn create_response(&mut self, fields: &Fields) -> ApiResult<()> {
+        if self.response.is_some() {
+            let message = "a response is being made; cancel it, or wait for response.done";
+            let active = "conversation_already_has_active_response";
+            return Err(ApiError::invalid("response", message).code(active));
+        }
+        let Some(asked) = fields.object("response")? else {
+            self.respond(Response::new(&self.conversation_id, self.settings.answer.clone(), None));
+            return Ok(());
+        };
+        let settings = self.settings.answer.merge(&self.app, &asked)?;
+        let mut response = Response::new(&self.conversation_id, settings, None).with_metadata(asked.get("metadata"));
+        asked.check(&[], &[], &["metadata"])?;
+        let words = [("auto", true), ("none", false)];
+        response.in_conversation = asked.one_of("conversation", &words)?.unwrap_or(true);
+        if let Some(input) = asked.list("input")? {
+            response.input = Some(self.read_input(input, &asked.name("input"))?);
+        }
+        self.respond(response);
+        Ok(())
+    }
+
+    /// The items of one answer alone; a reference names one of the conversation.
+    fn read_input(&self, input: &[Value], path: &str) -> ApiResult<Items> {
+        let mut items = Items::default();
+        for (index, value) in input.iter().enumerate() {
+            let fields = Fields::at(value, format!("{path}[{index}]"))?;
+            let item = match fields.string("type")? {
+                Some("item_reference") => {
+                    let id = fields.string("id")?;
+                    self.items.copy(fields.required("id", id)?, &fields.name("id"))?
+                }
+                _ => Item::read(&self.app, &fields)?,
+            };
+            items.insert(item, None)?;
+        }
+        Ok(items)
+    }
+
+    /// Begins a response: it waits for a place like every other answer.
+    pub(super) fn respond(&mut self, mut response: Response) {
+        response.created(&self.out);
+        let (app, own, id) = (self.app.clone(), self.own.clone(), response.id.clone());
+        let waits = self.runtime.spawn(async move {
+            let place = app.admission.admit(1).await.map(|mut permits| permits.remove(0));
+            let _ = own.send(Input::Placed(id, place)).await;
+        });
+        response.wait(Waiting(waits.abort_handle()));
+        self.response = Some(response);
+    }
+
+    pub(super) fn placed(&mut self, id: &str, place: ApiResult<Permit>) {
+        let Some(response) = self.response.as_mut().filter(|response| response.id == id) else {
+            // It was cancelled meanwhile, and its place is free again.
+            return;
+        };
+        match place {
+            Ok(permit) => {
+                response.permit = Some(permit);
+                self.generate();
+            }
+            Err(error) => self.end_response(&Ending::Failed(&error)),
+        }
+    }
+
+    /// Generates the answer of the present response, if it has its place and the one before has ended.
+    fn generate(&mut self) {
+        if self.generating.is_some() {
+            return;
+        }
+        let Some(response) = &mut self.response else { return };
+        let Some(permit) = response.permit.take() else { return };
+        let messages = response.input.as_ref().unwrap_or(&self.items).messages(&response.settings.instructions);
+        let begun = response.settings.options(&self.app).and_then(|options| {
+            begin(self.session(), &messages, &options).map_err(|error| ApiError::of_answer(&error, &messages))
+        });
+        match begun {
+            Ok(answer) => {
+                let clock = AnswerClock::new(self.app.metrics.clone(), Instant::now(), 0.0);
+                let canceller = answer.canceller();
+                let limit = self.limit(canceller.clone());
+                let (item, abandoned) = (None, false);
+                self.generating =
+                    Some(Generating { canceller, clock, _permit: permit, _limit: limit, item, abandoned });
+                read(answer, self.own.clone());
+            }
+            Err(error) => self.end_response(&Ending::Failed(&error)),
+        }
+    }
+
+    /// Cancels an answer when its time is over.
+    fn limit(&self, canceller: Canceller) -> Waiting {
+        let time = self.app.config.request_time;
+        let ends = self.runtime.spawn(async move {
+            tokio::time::sleep(time).await;
+            canceller.cancel();
+        });
+        Waiting(ends.abort_handle())
+    }
+
+    /// Takes an event of the answer.
+    pub(super) fn event(&mut self, event: qwen3_omni::Result<Event>) {
+        let Some(generating) = &mut self.generating else { return };
+        if let Ok(event) = &event {
+            generating.clock.observe(event);
+        }
+        if let (Ok(Event::Done(reply)), Some(id)) = (&event, &generating.item) {
+            // Of a response that was cancelled.
+            self.items.keep_reply(id, reply.clone());
+            return;
+        }
+        let Some(response) = self.response.as_mut().filter(|_| !generating.abandoned) else { return };
+        let (out, items) = (&self.out, &mut self.items);
+        match event {
+            Ok(Event::Text(piece)) => response.text(out, items, piece),
+            Ok(Event::Audio(audio)) => {
+                if let Some(seconds) = response.audio(out, items, &audio) {
+                    self.app.metrics.turn_latency.observe(seconds);
+                }
+            }
+            Ok(Event::ToolCall(call)) => {
+                if !response.call(out, items, &call) {
+                    generating.canceller.cancel();
+                }
+            }
+            Ok(Event::Done(reply)) => {
+                let item = response.end(out, items, &Ending::Done(&reply));
+                if let Some(id) = item {
+                    items.keep_reply(&id, reply);
+                }
+                self.response = None;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                generating.clock.fail();
+                self.end_response(&Ending::Failed(&ApiError::of_answer(&error, &[])));
+            }
+        }
+    }
+
+    pub(super) fn answer_ended(&mut self) {
+        self.generating = None;
+        // What was heard of the last answer decides what the next one reads.
+        for text in std::mem::take(&mut self.deferred) {
+            self.client(&text);
+        }
+        self.generate();
+    }
+
+    fn end_response(&mut self, ending: &Ending) {
+        if let Some(mut response) = self.response.take() {
+            response.end(&self.out, &mut self.items, ending);
+        }
+    }
+
+    pub(super) fn cancel_response(&mut self, fields: &Fields) -> ApiResult<()> {
+        let named = fields.string("response_id")?;
+        let active = self.response.as_ref().is_some_and(|response| named.is_none_or(|id| id == response.id));
+        if !active {
+            let message = "there is no active response to cancel";
+            return Err(ApiError::invalid("response_id", message).code("response_cancel_not_active"));
+        }
+        self.cancel("client_cancelled");
+        Ok(())
+    }
+
+    /// Ends the response for the client at once; what still generates it stops after the step it is in.
+    pub(super) fn cancel(&mut self, reason: &'static str) {
+        let Some(mut response) = self.response.take() else { return };
+        let item = response.end(&self.out, &mut self.items, &Ending::Cancelled(reason));
+        if let Some(generating) = &mut self.generating {
+            generating.canceller.cancel();
+            (generating.item, generating.abandoned) = (item, true);
+        }
+    }
+}
+
+/// Begins an answer to these messages. What the session computed for those before is not computed again.
+fn begin(session: &mut Session, messages: &[Message], options: &GenerateOptions) -> qwen3_omni::Result<Answer> {
+    session.truncate(0);
+    messages.iter().for_each(|message| session.push(message.clone()));
+    session.answer(options)
+}
+
+/// Reads an answer in a thread of its own; what it makes comes as inputs.
+fn read(answer: Answer, inputs: Sender<Input>) {
+    let reader = {
+        let inputs = inputs.clone();
+        move || {
+            for event in answer {
+                if inputs.blocking_send(Input::Answer(event)).is_err() {
+                    return;
+                }
+            }
+            let _ = inputs.blocking_send(Input::AnswerEnded);
+        }
+    };
+    let spawned = std::thread::Builder::new().name("realtime answer".into()).spawn(reader);
+    if let Err(error) = spawned {
+        tracing::error!(%error, "no thread for an answer");
+        let _ = inputs.try_send(Input::AnswerEnded);
+    }
+}

@@ -1,0 +1,321 @@
+//! The thread of a session: takes the client's events and what its answers make, one after the other.
+
+mod answers;
+mod turns;
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use qwen3_omni::{Canceller, Event, Message, Session};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::task::JoinSet;
+
+use super::answer::{Response, Waiting};
+use super::ear::Ear;
+use super::items::{Content, Item, Items};
+use super::output::Emitter;
+use super::prefill::Prefill;
+use super::settings::Settings;
+use super::socket::Output;
+use super::transcriber::{Transcript, transcribe};
+use crate::admission::Permit;
+use crate::app::App;
+use crate::audio::question;
+use crate::body;
+use crate::error::{ApiError, ApiResult};
+use crate::fields::{Fields, brief};
+use crate::ids;
+use crate::metrics::AnswerClock;
+
+/// What the worker is told.
+pub(crate) enum Input {
+    /// A text frame of the client.
+    Client(String),
+    /// A binary frame, which has no meaning.
+    Binary,
+    /// A place for the response of this id.
+    Placed(String, ApiResult<Permit>),
+    /// An item of the answer that is being generated.
+    Answer(qwen3_omni::Result<Event>),
+    /// That answer has been read to its end.
+    AnswerEnded,
+    Transcript(String, Transcript),
+    /// The session ends: what to say, and how to close.
+    End(Option<ApiError>, u16, &'static str),
+    /// The client has gone.
+    Gone,
+}
+
+/// Nobody is left to work for.
+struct Closed;
+
+/// Turns that are written down at once.
+const TRANSCRIPTS: usize = 2;
+
+pub(crate) struct Worker {
+    app: Arc<App>,
+    runtime: Handle,
+    own: Sender<Input>,
+    inputs: Receiver<Input>,
+    out: Emitter,
+    conversation_id: String,
+    settings: Settings,
+    items: Items,
+    /// Away while it listens to a turn.
+    session: Option<Session>,
+    prefill: Option<Prefill>,
+    ear: Ear,
+    /// Half a sample at the end of the last piece of sound.
+    half: Option<u8>,
+    /// The id that the turn which is being spoken will have.
+    turn: Option<String>,
+    response: Option<Response>,
+    generating: Option<Generating>,
+    /// Spoken turns that will be written down when nothing more urgent is to be done.
+    unwritten: VecDeque<(String, Message)>,
+    /// Turns that are being written down; what is not done ends with the session.
+    transcripts: JoinSet<()>,
+    /// Events of the client that wait until the answer that was cancelled has ended.
+    deferred: VecDeque<String>,
+}
+
+/// An answer that is being generated. It may outlive its response, which is over for the client when it is cancelled.
+struct Generating {
+    canceller: Canceller,
+    clock: AnswerClock,
+    _permit: Permit,
+    /// Cancels it when its time is over.
+    _limit: Waiting,
+    /// The item that holds its words, if its response was cancelled after the first.
+    item: Option<String>,
+    /// Whether its response was cancelled.
+    abandoned: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(app: Arc<App>, own: Sender<Input>, inputs: Receiver<Input>, outputs: Sender<Output>) -> Self {
+        let settings = Settings::new(&app);
+        Self {
+            runtime: Handle::current(),
+            own,
+            inputs,
+            out: Emitter::new(outputs),
+            conversation_id: ids::new("conv_"),
+            ear: Ear::new(settings.turn_detection.as_ref()),
+            session: Some(app.omni.session()),
+            prefill: None,
+            settings,
+            items: Items::default(),
+            half: None,
+            turn: None,
+            response: None,
+            generating: None,
+            unwritten: VecDeque::new(),
+            transcripts: JoinSet::new(),
+            deferred: VecDeque::new(),
+            app,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.out.emit("session.created", json!({"session": self.settings.to_json()}));
+        while !self.out.is_gone() {
+            let Some(input) = self.inputs.blocking_recv() else { break };
+            if self.take(input).is_break() {
+                break;
+            }
+        }
+        if let Some(generating) = &self.generating {
+            generating.canceller.cancel();
+        }
+    }
+
+    fn take(&mut self, input: Input) -> ControlFlow<Closed> {
+        match input {
+            Input::Client(text) => self.client(&text),
+            Input::Binary => {
+                let message = "binary frames are not read, expected events as JSON text";
+                self.out.error(&ApiError::invalid("event", message), None);
+            }
+            Input::Placed(id, place) => self.placed(&id, place),
+            Input::Answer(event) => self.event(event),
+            Input::AnswerEnded => self.answer_ended(),
+            Input::Transcript(id, news) => self.transcript(&id, news),
+            Input::End(error, code, reason) => {
+                if let Some(error) = error {
+                    self.out.error(&error, None);
+                }
+                self.out.close(code, reason);
+                return ControlFlow::Break(Closed);
+            }
+            Input::Gone => return ControlFlow::Break(Closed),
+        }
+        self.write_down();
+        ControlFlow::Continue(())
+    }
+
+    /// Takes an event of the client; what is wrong with it is told and ends nothing.
+    pub(crate) fn client(&mut self, text: &str) {
+        let value = match body::parse(text.as_bytes()) {
+            Ok(value) => value,
+            Err(error) => return self.out.error(&error, None),
+        };
+        let cause = value["event_id"].as_str();
+        let done = Fields::of_request(&value).and_then(|fields| self.act(&fields, text));
+        if let Err(error) = done {
+            self.out.error(&error, cause);
+        }
+    }
+
+    fn act(&mut self, fields: &Fields, text: &str) -> ApiResult<()> {
+        let kind = fields.string("type")?;
+        match fields.required("type", kind)? {
+            "session.update" => self.update(fields),
+            "input_audio_buffer.append" => self.append(fields),
+            "input_audio_buffer.commit" => self.commit(),
+            "input_audio_buffer.clear" => {
+                self.end_prefill();
+                self.ear.take();
+                (self.half, self.turn) = (None, None);
+                self.out.emit("input_audio_buffer.cleared", json!({}));
+                Ok(())
+            }
+            "output_audio_buffer.clear" => {
+                self.out.emit("output_audio_buffer.cleared", json!({"response_id": null}));
+                Ok(())
+            }
+            "conversation.item.create" => self.create_item(fields),
+            "conversation.item.retrieve" => {
+                let item = self.items.get(item_id(fields)?)?.to_json();
+                self.out.emit("conversation.item.retrieved", json!({ "item": item }));
+                Ok(())
+            }
+            "conversation.item.delete" => self.delete_item(item_id(fields)?),
+            "conversation.item.truncate" => self.truncate(fields, text),
+            "response.create" => self.create_response(fields),
+            "response.cancel" => self.cancel_response(fields),
+            other => {
+                let message = format!("there is no event `{}`", brief(other));
+                Err(ApiError::invalid("type", message))
+            }
+        }
+    }
+
+    fn update(&mut self, fields: &Fields) -> ApiResult<()> {
+        let session = fields.object("session")?;
+        let merged = self.settings.merge(&self.app, &fields.required("session", session)?)?;
+        if merged.turn_detection != self.settings.turn_detection {
+            self.ear.set(merged.turn_detection.as_ref());
+            self.turn = None;
+        }
+        self.settings = merged;
+        self.out.emit("session.updated", json!({"session": self.settings.to_json()}));
+        Ok(())
+    }
+
+    fn add_item(&mut self, item: Item, after: Option<&str>) -> ApiResult<()> {
+        let shown = item.to_json();
+        let previous = self.items.insert(item, after)?;
+        for event in ["conversation.item.added", "conversation.item.done"] {
+            self.out.emit(event, json!({"previous_item_id": previous, "item": shown}));
+        }
+        Ok(())
+    }
+
+    fn create_item(&mut self, fields: &Fields) -> ApiResult<()> {
+        let item = fields.object("item")?;
+        let item = Item::read(&self.app, &fields.required("item", item)?)?;
+        self.add_item(item, fields.string("previous_item_id")?)
+    }
+
+    fn delete_item(&mut self, id: &str) -> ApiResult<()> {
+        if self.response.as_ref().is_some_and(|response| response.open_item() == Some(id)) {
+            return Err(ApiError::invalid("item_id", "this item is being made; cancel its response first"));
+        }
+        self.items.remove(id)?;
+        self.out.emit("conversation.item.deleted", json!({"item_id": id}));
+        Ok(())
+    }
+
+    /// Cuts an answer to what can have been heard of it.
+    fn truncate(&mut self, fields: &Fields, text: &str) -> ApiResult<()> {
+        let id = item_id(fields)?;
+        let index = fields.integer("content_index", 0..=0)?.unwrap_or(0);
+        let end = fields.integer("audio_end_ms", 0..=i64::from(u32::MAX))?;
+        let end = fields.required("audio_end_ms", end)? as u64;
+        let is = |item: Option<&str>| item == Some(id);
+        let generating = self.generating.as_ref().is_some_and(|generating| is(generating.item.as_deref()))
+            || self.response.as_ref().is_some_and(|response| is(response.open_item()));
+        if generating {
+            // When its words were said is known when the answer has ended.
+            self.deferred.push_back(text.to_owned());
+            return Ok(());
+        }
+        let Content::Answer(answer) = &mut self.items.get(id)?.content else {
+            return Err(ApiError::invalid("item_id", "only spoken answers can be cut"));
+        };
+        let rate = u64::from(self.app.omni.sample_rate());
+        let samples = end * rate / 1000;
+        let sent = answer.samples as u64 * 1000 / rate;
+        // The last millisecond may not be a whole one.
+        if !answer.spoken || end > sent + 1 {
+            return Err(ApiError::invalid("audio_end_ms", format_args!("{end} ms, but only {sent} ms were sent")));
+        }
+        match &answer.reply {
+            Some(reply) => answer.text = reply.played(samples as usize).text,
+            None => return Err(ApiError::invalid("item_id", "only answers of this session can be cut")),
+        }
+        answer.samples = samples as usize;
+        let told = json!({"item_id": id, "content_index": index, "audio_end_ms": end});
+        self.out.emit("conversation.item.truncated", told);
+        Ok(())
+    }
+
+    /// Writes spoken turns down when no answer waits for its first sound: that comes first.
+    fn write_down(&mut self) {
+        let urgent = self.response.as_ref().is_some_and(|response| response.settings.spoken && !response.has_sound);
+        if urgent {
+            return;
+        }
+        while self.transcripts.try_join_next().is_some() {}
+        while self.transcripts.len() < TRANSCRIPTS
+            && let Some((id, message)) = self.unwritten.pop_front()
+        {
+            let own = self.settings.transcription.as_ref().and_then(|transcription| transcription.prompt.as_deref());
+            let prompt = own.unwrap_or(&self.app.config.transcription_prompt);
+            let recording = message.parts().iter().find_map(|part| match part {
+                qwen3_omni::Part::Audio(audio) => Some(audio.clone()),
+                _ => None,
+            });
+            let Some(recording) = recording else { continue };
+            let asked = question(recording, prompt);
+            self.transcripts.spawn_on(transcribe(self.app.clone(), id, asked, self.own.clone()), &self.runtime);
+        }
+    }
+
+    fn transcript(&mut self, id: &str, news: Transcript) {
+        const NAME: &str = "conversation.item.input_audio_transcription";
+        let place = |mut fields: Value| {
+            (fields["item_id"], fields["content_index"]) = (json!(id), json!(0));
+            fields
+        };
+        match news {
+            Transcript::Piece(piece) => self.out.emit(&format!("{NAME}.delta"), place(json!({"delta": piece}))),
+            Transcript::Done { text, usage } => {
+                self.items.keep_transcript(id, &text);
+                self.out.emit(&format!("{NAME}.completed"), place(json!({"transcript": text, "usage": usage})));
+            }
+            Transcript::Failed(error) => {
+                self.out.emit(&format!("{NAME}.failed"), place(json!({"error": error.to_json()})))
+            }
+        }
+    }
+}
+
+fn item_id<'a>(fields: &Fields<'a>) -> ApiResult<&'a str> {
+    let id = fields.string("item_id")?;
+    fields.required("item_id", id)
+}

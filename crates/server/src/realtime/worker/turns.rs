@@ -1,0 +1,132 @@
+//! The sound of a session: turns that are heard in it, or committed by the client.
+
+use std::time::Instant;
+
+use qwen3_omni::Session;
+use qwen3_omni::media::audio::SAMPLE_RATE;
+use serde_json::json;
+
+use super::Worker;
+use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
+use crate::ids;
+use crate::realtime::answer::Response;
+use crate::realtime::ear::{CLIENT_RATE, Heard};
+use crate::realtime::items::{Content, Item, decode, to_samples};
+use crate::realtime::prefill::Prefill;
+
+/// Seconds after which a turn is prefilled while it goes on: the window of the audio encoder, before which nothing can be.
+const LONG_TURN: usize = 8;
+/// Sound of a turn that is shorter is no turn.
+const LEAST_TURN_MS: u64 = 100;
+
+impl Worker {
+    pub(super) fn append(&mut self, fields: &Fields) -> ApiResult<()> {
+        let audio = fields.string("audio")?;
+        let mut bytes = decode(fields.required("audio", audio)?, "audio")?;
+        if let Some(half) = self.half.take() {
+            bytes.insert(0, half);
+        }
+        if bytes.len() % 2 == 1 {
+            self.half = bytes.pop();
+        }
+        self.check_room(bytes.len() / 2)?;
+        let mut sound = self.ear.push(&to_samples(&bytes))?;
+        while let Some((heard, rest)) = self.ear.search(sound) {
+            match heard {
+                Heard::Started { start_ms } => self.speech_started(start_ms),
+                Heard::Stopped { end_ms } => self.speech_stopped(end_ms)?,
+            }
+            sound = rest;
+        }
+        self.listen();
+        Ok(())
+    }
+
+    /// Prefills a turn that has become long, if no answer needs the session.
+    fn listen(&mut self) {
+        let Some(turn) = self.ear.turn().filter(|turn| turn.len() >= LONG_TURN * SAMPLE_RATE as usize) else { return };
+        if self.prefill.is_none() && self.generating.is_none() {
+            let settings = &self.settings.answer;
+            let (Ok(options), Some(session)) = (settings.options(&self.app), self.session.take()) else { return };
+            self.prefill = Prefill::begin(session, self.items.messages(&settings.instructions), options);
+        }
+        if let Some(prefill) = &mut self.prefill {
+            prefill.listen(turn);
+        }
+    }
+
+    /// Ends listening to a turn that is over.
+    pub(super) fn end_prefill(&mut self) {
+        if let Some(prefill) = self.prefill.take() {
+            self.session = prefill.end();
+        }
+    }
+
+    /// The session, which listens no longer.
+    pub(super) fn session(&mut self) -> &mut Session {
+        self.end_prefill();
+        // A thread that is lost takes its session with it, and all that is lost with that is its cache.
+        self.session.get_or_insert_with(|| self.app.omni.session())
+    }
+
+    /// Refuses sound that the model's context could never hold.
+    fn check_room(&self, samples: usize) -> ApiResult<()> {
+        /// Tokens of a second of sound.
+        const TOKENS: u64 = 12;
+        let most = self.app.omni.context_length() as u64 * 1000 / TOKENS;
+        let more = samples as u64 * 1000 / u64::from(CLIENT_RATE);
+        match self.ear.buffered_ms() + more > most {
+            true => Err(ApiError::invalid("audio", format_args!("the buffer holds no more than {} s", most / 1000))),
+            false => Ok(()),
+        }
+    }
+
+    fn speech_started(&mut self, start_ms: u64) {
+        self.end_prefill();
+        let id = ids::new("item_");
+        self.out.emit("input_audio_buffer.speech_started", json!({"audio_start_ms": start_ms, "item_id": id}));
+        self.turn = Some(id);
+        if self.settings.turn_detection.as_ref().is_some_and(|turns| turns.interrupt_response) {
+            self.cancel("turn_detected");
+        }
+    }
+
+    fn speech_stopped(&mut self, end_ms: u64) -> ApiResult<()> {
+        let (id, ended) = (self.turn.take().unwrap_or_else(|| ids::new("item_")), Instant::now());
+        self.out.emit("input_audio_buffer.speech_stopped", json!({"audio_end_ms": end_ms, "item_id": id}));
+        let sound = self.ear.take();
+        self.commit_turn(id, sound)?;
+        if self.settings.turn_detection.as_ref().is_some_and(|turns| turns.create_response) && self.response.is_none() {
+            self.respond(Response::new(&self.conversation_id, self.settings.answer.clone(), Some(ended)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self) -> ApiResult<()> {
+        // Without turns being looked for all sound counts, otherwise only a turn that is going on.
+        let idle = self.settings.turn_detection.is_some() && !self.ear.is_speaking();
+        let buffered = if idle { 0 } else { self.ear.buffered_ms() };
+        if buffered < LEAST_TURN_MS {
+            let message = format!("the buffer holds {buffered} ms of sound, expected at least {LEAST_TURN_MS}");
+            return Err(ApiError::invalid("audio", message).code("input_audio_buffer_commit_empty"));
+        }
+        self.half = None;
+        let id = self.turn.take().unwrap_or_else(|| ids::new("item_"));
+        let sound = self.ear.take();
+        self.commit_turn(id, sound)
+    }
+
+    /// Makes sound a turn of the conversation.
+    fn commit_turn(&mut self, id: String, sound: Vec<f32>) -> ApiResult<()> {
+        let item = Item::spoken(id.clone(), sound, SAMPLE_RATE)?;
+        if self.settings.transcription.is_some()
+            && let Content::Said { message, .. } = &item.content
+        {
+            self.unwritten.push_back((id.clone(), message.clone()));
+        }
+        let previous = self.items.last().map(str::to_owned);
+        self.out.emit("input_audio_buffer.committed", json!({"previous_item_id": previous, "item_id": id}));
+        self.add_item(item, None)
+    }
+}
