@@ -71,6 +71,14 @@ impl Admission {
         Ok(self.share(taken))
     }
 
+    /// Waits for the place of one answer.
+    ///
+    /// # Errors
+    /// The errors of [`Admission::admit`].
+    pub(crate) async fn admit_one(&self) -> ApiResult<Permit> {
+        self.admit(1).await?.pop().ok_or_else(ApiError::internal)
+    }
+
     async fn wait(&self, count: u32) -> ApiResult<OwnedSemaphorePermit> {
         let _waiting = self.queue()?;
         match tokio::time::timeout(self.queue_time, self.free.clone().acquire_many_owned(count)).await {

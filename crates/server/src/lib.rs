@@ -72,6 +72,10 @@ pub use serve::{Limits, serve};
 use app::App;
 use error::ApiError;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;
+
 /// Makes the routes of a server, to be served alone or merged into those of another service.
 pub fn router(omni: Omni, config: Config) -> Router {
     Server::new(omni, config).router()

@@ -94,7 +94,7 @@ pub(crate) async fn speech(State(app): State<Arc<App>>, request: Request) -> Api
     let bytes = body::read(&app, &parts.headers, body).await?;
     let reader = app.clone();
     let asked = blocking(move || SpeechRequest::read(&reader, &bytes)).await??;
-    let permit = app.admission.admit(1).await?.remove(0);
+    let permit = app.admission.admit_one().await?;
     let SpeechRequest { messages, options, format, encoder, as_events } = asked;
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await??;
     match as_events {

@@ -98,6 +98,10 @@ impl Ear {
             }
         });
         self.speaking = false;
+        // What waits for a whole frame comes before what follows, also where no frames are made.
+        self.position += self.partial.len();
+        self.buffer.extend(self.partial.drain(..));
+        self.received = self.buffer.len() * CLIENT_RATE as usize / SAMPLE_RATE as usize;
     }
 
     /// Whether a turn is going on.
@@ -234,6 +238,27 @@ mod tests {
         for piece in [1000, 24_000, sound.len()] {
             assert_eq!(heard(&sound, piece, Some(&detection)).0, events, "{piece}");
         }
+    }
+
+    #[test]
+    fn where_detection_is_switched_off_only_what_is_held_counts() {
+        let mut ear = Ear::new(Some(&TurnDetection::default()));
+        for _ in 0..100 {
+            let pushed = ear.push(&[0.0; 2401]).unwrap();
+            assert!(ear.search(pushed).is_none());
+        }
+        ear.set(None);
+        let held = ear.buffered_ms();
+        assert!((300..400).contains(&held), "{held} ms of ten seconds");
+        let pushed = ear.push(&[0.5; 2400]).unwrap();
+        assert!(ear.search(pushed).is_none());
+        let all = ear.take();
+        // The resampler held back less than a quarter of a second.
+        let more = milliseconds(all.len()).saturating_sub(held);
+        assert!((90..350).contains(&more), "{more} ms more");
+        // The sound, after all silence.
+        let first = all.iter().position(|sample| sample.abs() > 0.2).unwrap();
+        assert!(all[first + 8..all.len() - 16].iter().all(|sample| *sample > 0.2), "silence within the sound");
     }
 
     #[test]

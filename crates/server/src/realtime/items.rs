@@ -15,6 +15,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
 use crate::ids;
 
+#[derive(Clone)]
 pub(super) struct Item {
     pub(super) id: String,
     pub(super) status: &'static str,
@@ -320,8 +321,7 @@ impl Items {
     /// # Errors
     /// An id that is not there.
     pub(super) fn copy(&self, id: &str, param: &str) -> ApiResult<Item> {
-        let item = &self.list[self.position(id, param)?];
-        Ok(Item { id: item.id.clone(), status: item.status, content: item.content.clone() })
+        Ok(self.list[self.position(id, param)?].clone())
     }
 
     /// Keeps the whole answer that an item holds the words of.

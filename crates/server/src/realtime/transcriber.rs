@@ -29,7 +29,7 @@ pub(super) async fn transcribe(app: Arc<App>, item_id: String, question: Message
 
 async fn write(app: Arc<App>, item_id: &str, question: Message, inputs: &Sender<Input>) -> ApiResult<()> {
     let requested = Instant::now();
-    let permit = app.admission.admit(1).await?.remove(0);
+    let permit = app.admission.admit_one().await?;
     let options = GenerateOptions::default().text_only().max_new_tokens(app.config.max_output_tokens);
     let messages: Arc<[Message]> = [question].into();
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await?;

@@ -111,6 +111,19 @@ fn keys_origins_and_host_names_are_checked() {
 }
 
 #[test]
+fn the_routes_stand_beside_those_of_another_service() {
+    let own = axum::Router::new().route("/hello", axum::routing::get(|| async { "hello" }));
+    let routes = own.merge(qwen3_omni_server::router(crate::nano(), config()));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(async move { axum::serve(listener, routes).await });
+    let get = |path: &str| read(agent().get(format!("http://{address}{path}")).call().unwrap());
+    assert_eq!(get("/hello"), (200, json!("hello")));
+    assert_eq!((get("/health").0, get("/v1/models").0, get("/nothing").0), (200, 401, 404));
+}
+
+#[test]
 fn a_spoken_reply_can_be_named_in_the_next_turn() {
     let server = Running::new(config());
     let mut body = question();

@@ -59,7 +59,7 @@ impl Worker {
         response.created(&self.out);
         let (app, own, id) = (self.app.clone(), self.own.clone(), response.id.clone());
         let waits = self.runtime.spawn(async move {
-            let place = app.admission.admit(1).await.map(|mut permits| permits.remove(0));
+            let place = app.admission.admit_one().await;
             let _ = own.send(Input::Placed(id, place)).await;
         });
         response.wait(Waiting(waits.abort_handle()));
@@ -185,7 +185,8 @@ impl Worker {
     pub(super) fn cancel(&mut self, reason: &'static str) {
         let Some(mut response) = self.response.take() else { return };
         let item = response.end(&self.out, &mut self.items, &Ending::Cancelled(reason));
-        if let Some(generating) = &mut self.generating {
+        // What is generated may belong to an earlier response, which was cancelled and keeps its item.
+        if let Some(generating) = self.generating.as_mut().filter(|generating| !generating.abandoned) {
             generating.canceller.cancel();
             (generating.item, generating.abandoned) = (item, true);
         }
