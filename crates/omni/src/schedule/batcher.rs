@@ -234,12 +234,15 @@ mod tests {
     fn one_alone_is_served_at_once() {
         let batcher = Batcher::new(Limit::jobs(8));
         let mut slot = batcher.slot();
-        let started = Instant::now();
-        for job in 0..1000 {
-            assert_eq!(slot.run(job, |jobs: Vec<i32>| jobs.iter().map(|job| job + 1).collect()).unwrap(), job + 1);
-        }
-        // The leader waits for no other slot.
-        assert!(started.elapsed() < 1000 * MIN_WAIT, "{:?}", started.elapsed());
+        // A thousand waits for another slot take longer; one try of ten must not be held up by the machine.
+        let at_once = (0..10).any(|_| {
+            let started = Instant::now();
+            for job in 0..1000 {
+                assert_eq!(slot.run(job, |jobs: Vec<i32>| jobs.iter().map(|job| job + 1).collect()).unwrap(), job + 1);
+            }
+            started.elapsed() < 1000 * MIN_WAIT
+        });
+        assert!(at_once);
     }
 
     #[test]

@@ -7,14 +7,7 @@ use std::time::{Duration, Instant};
 use qwen3_omni_server::Limits;
 use serde_json::json;
 
-use crate::{KEY, Running, config, error};
-
-fn head(method: &str, length: usize) -> String {
-    format!(
-        "{method} /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\n\r\n"
-    )
-}
+use crate::{Running, SUM, config, error, head, question};
 
 /// Sends bytes and reads what comes back until the server closes.
 fn exchange(server: &Running, bytes: &[u8]) -> String {
@@ -71,16 +64,8 @@ fn who_hangs_up_frees_the_place_at_once() {
 #[test]
 fn a_hang_up_behind_stray_bytes_is_noticed_too() {
     let server = Running::new(config());
-    // No end of the answer is allowed, so it goes on until it is cancelled.
-    let body = json!({"messages": [{"role": "user", "content": "what is seven plus five"}], "max_tokens": 30_000,
-        "temperature": 1.5, "logit_bias": {"488": -100, "489": -100, "490": -100}})
-    .to_string();
-    let mut socket = TcpStream::connect(server.address).unwrap();
-    socket.write_all(format!("{}{body}\r\n", head("POST", body.len())).as_bytes()).unwrap();
-    let begun = Instant::now();
-    while server.server.running() == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it does not begin");
-    }
+    let socket = server.endless();
+    server.wait_until(|| server.server.running() == 1);
     drop(socket);
     server.wait_until_idle();
 }
@@ -88,15 +73,19 @@ fn a_hang_up_behind_stray_bytes_is_noticed_too() {
 #[test]
 fn too_many_are_told_to_come_again() {
     let server = Running::new(config().max_answers(1).max_waiting(1));
-    let body = json!({"model": "nano", "voice": "chelsie", "input": "seven plus five is twelve ".repeat(20),
-        "response_format": "pcm"});
-    let answers: Vec<(u16, serde_json::Value)> = std::thread::scope(|scope| {
-        let asked: Vec<_> = (0..6).map(|_| scope.spawn(|| server.post("/v1/audio/speech", &body))).collect();
-        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
-    });
-    let refused: Vec<_> = answers.iter().filter(|(status, _)| *status == 429).collect();
-    assert!((1..=4).contains(&refused.len()), "{:?}", answers.iter().map(|(status, _)| status).collect::<Vec<_>>());
-    assert!(refused.iter().all(|(_, body)| error(body).0 == "rate_limit_exceeded"));
+    let runs = server.endless();
+    server.wait_until(|| server.server.running() == 1);
+    let waits = server.endless();
+    server.wait_until(|| server.server.running() == 2);
+    for path in ["/v1/chat/completions", "/v1/audio/speech"] {
+        let mut body = question();
+        body["voice"] = json!("chelsie");
+        body["input"] = json!(SUM);
+        let (status, answer) = server.post(path, &body);
+        assert_eq!((status, error(&answer).0), (429, "rate_limit_exceeded"), "{path}");
+    }
+    drop(runs);
+    drop(waits);
     assert_eq!(server.ask().0, 200);
 }
 

@@ -7,7 +7,8 @@ mod http;
 mod realtime;
 mod shutdown;
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,9 @@ impl Running {
             let made = async { Ok::<_, ()>(made) };
             serve(listener, made, || stopped.notified(), limits).await
         });
-        Self { address, server, stop, runtime }
+        let running = Self { address, server, stop, runtime };
+        running.wait_until(|| running.get("/health").0 == 200);
+        running
     }
 
     fn url(&self, path: &str) -> String {
@@ -80,14 +83,38 @@ impl Running {
         self.post("/v1/chat/completions", &question())
     }
 
-    /// Waits until no answer is being made.
-    fn wait_until_idle(&self) {
+    /// Waits for a state that is bound to come, however busy the machine.
+    fn wait_until(&self, reached: impl Fn() -> bool) {
         let begun = Instant::now();
-        while self.server.running() > 0 {
-            assert!(begun.elapsed() < Duration::from_secs(20), "an answer that nobody reads goes on");
-            std::thread::sleep(Duration::from_millis(10));
+        while !reached() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} requests are still here", self.server.running());
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
+
+    /// Waits until no answer is being made.
+    fn wait_until_idle(&self) {
+        self.wait_until(|| self.server.running() == 0);
+    }
+
+    /// A connection whose answer never ends by itself.
+    fn endless(&self) -> TcpStream {
+        let body = json!({"messages": [{"role": "user", "content": SUM}], "max_tokens": 30_000,
+            "temperature": 1.5, "logit_bias": {"488": -100, "489": -100, "490": -100}})
+        .to_string();
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        // The stray line end behind the body is what some clients send.
+        socket.write_all(format!("{}{body}\r\n", head("POST", body.len())).as_bytes()).unwrap();
+        socket
+    }
+}
+
+/// The head of a request to chat completions.
+fn head(method: &str, length: usize) -> String {
+    format!(
+        "{method} /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n"
+    )
 }
 
 fn question() -> Value {
