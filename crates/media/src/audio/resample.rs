@@ -22,18 +22,19 @@ impl std::fmt::Debug for Resampler {
     }
 }
 
-/// Approximate number of input samples per filter step: long enough for a steep filter, short enough to stream.
-const BLOCK: usize = 4096;
+/// Least number of samples per filter step, at the lower of both rates. The filter is as long as a step: at 16 kHz it passes what lies
+/// below 7.6 kHz, and a listener waits for at most one and a half steps, 30 ms.
+const STEP: usize = 320;
 
 /// Number of input samples per step that is whole at both rates. It is even: half of it is the filter's delay, which must be whole
 /// samples to be removed.
-fn block(from: usize, to: usize) -> usize {
+fn step_samples(from: usize, to: usize) -> usize {
     let (mut a, mut b) = (from, to);
     while b > 0 {
         (a, b) = (b, a % b);
     }
-    let smallest = from / a;
-    smallest * BLOCK.div_ceil(smallest).next_multiple_of(2)
+    let (smallest, lower) = (from / a, from.min(to) / a);
+    smallest * STEP.div_ceil(lower).next_multiple_of(2)
 }
 
 impl Resampler {
@@ -45,7 +46,7 @@ impl Resampler {
         let window = rubato::WindowFunction::BlackmanHarris2;
         let fft = (from != to).then(|| {
             let (from, to) = (from as usize, to as usize);
-            Fft::new_custom(from, to, block(from, to), 1, 1, window, FixedSync::Input)
+            Fft::new_custom(from, to, step_samples(from, to), 1, 1, window, FixedSync::Input)
                 .expect("rates and sizes are positive")
         });
         let output = vec![0.0; fft.as_ref().map_or(0, |fft| fft.output_frames_max())];
@@ -140,6 +141,25 @@ mod tests {
                 let high = convert(&tone(rate, 11_000.0, samples), rate, 1000);
                 let loudest = middle.map(|i| high[i].abs()).fold(0.0, f32::max);
                 assert!(loudest < 2e-3, "{rate}: {loudest}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_than_a_step_and_a_half_is_held_back() {
+        for rate in [8_000, 24_000, 32_000, 44_100, 48_000] {
+            let mut resampler = Resampler::new(rate, 16_000);
+            // One and a half steps, and what is pushed at a time.
+            let most = 160 + STEP * 3 / 2 * 16_000 / rate.min(16_000) as usize;
+            let mut made = 0;
+            for pushed in 1..100 {
+                let mut count = |piece: &[f32]| {
+                    made += piece.len();
+                    Ok(())
+                };
+                resampler.push(&vec![0.0; rate as usize / 100], &mut count).unwrap();
+                let late = (pushed * 160_usize).saturating_sub(made);
+                assert!(late <= most, "{rate}: {} ms late", late / 16);
             }
         }
     }
