@@ -52,6 +52,7 @@ pub mod parsers;
 pub mod program;
 mod realtime;
 mod serve;
+mod socket;
 mod sound;
 
 use std::sync::Arc;
@@ -105,6 +106,7 @@ impl Server {
         let api = Router::new()
             .route("/v1/chat/completions", post(chat::completions))
             .route("/v1/audio/speech", post(audio::speech))
+            .route("/v1/audio/speech/stream", get(audio::speech_stream))
             .route("/v1/audio/transcriptions", post(audio::transcriptions))
             .route("/v1/audio/voices", get(models::voices))
             .route("/v1/models", get(models::list))

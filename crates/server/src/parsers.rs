@@ -3,7 +3,7 @@
 use tokio::sync::mpsc::channel;
 
 use crate::Server;
-use crate::audio::check_speech;
+use crate::audio::{check_speech, check_speech_events};
 use crate::chat::ChatRequest;
 use crate::error::ApiError;
 use crate::realtime::Worker;
@@ -16,6 +16,11 @@ pub fn chat(server: &Server, body: &[u8]) -> Result<(), u16> {
 /// Reads the body of a request for speech.
 pub fn speech(server: &Server, body: &[u8]) -> Result<(), u16> {
     check_speech(&server.app, body).map_err(status)
+}
+
+/// Reads the text frames of a session that reads text aloud as it comes, one a line, and returns the number of things they ask for.
+pub fn speech_events(server: &Server, frames: &str) -> usize {
+    check_speech_events(&server.app, frames.lines())
 }
 
 /// Takes text frames of a realtime session, one a line, and returns the number of events that answer them. Must be called within a
@@ -150,6 +155,23 @@ mod tests {
             let lines: Vec<String> = all.iter().map(Value::to_string).collect();
             // Each event but `append` is answered with one event at least.
             prop_assert!(events(server(), &lines.join("\n")) >= all.len() - 1);
+        }
+
+        #[test]
+        fn a_damaged_event_of_a_text_is_read_or_refused(
+            which in 0usize..3,
+            walk in proptest::collection::vec(0usize..12, 8),
+            other in other(),
+        ) {
+            let mut all = [
+                json!({"type": "session.config", "voice": "ethan", "response_format": "pcm", "stream_audio": true}),
+                json!({"type": "input.text", "text": "a! b? c"}),
+                json!({"type": "input.done"}),
+            ];
+            damage(&mut all[which], walk.into_iter(), other);
+            let lines = all.map(|event| event.to_string()).join("\n");
+            // Two sentences, the rest, and the end; or less text, or errors.
+            prop_assert!((1..=4).contains(&speech_events(server(), &lines)), "{lines}");
         }
 
         #[test]

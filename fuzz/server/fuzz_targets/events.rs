@@ -1,5 +1,5 @@
 #![no_main]
-//! Any text as the frames of a realtime session, one a line.
+//! Any text as the frames of a realtime session, and of one that reads text aloud, one a line.
 
 use std::sync::LazyLock;
 
@@ -17,4 +17,5 @@ fuzz_target!(|frames: &str| {
     let (server, runtime) = &*SERVER;
     let _within = runtime.enter();
     parsers::events(server, frames);
+    parsers::speech_events(server, frames);
 });

@@ -1,4 +1,4 @@
-//! A given text read aloud.
+//! `POST /v1/audio/speech`: a given text read aloud.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +22,7 @@ use crate::fields::Fields;
 use crate::sound::{Format, SoundEncoder};
 
 /// Characters of a text.
-const MOST_INPUT: usize = 4096;
+pub(super) const MOST_INPUT: usize = 4096;
 /// Pieces that wait for a slow client; then the answer waits.
 const PIECES: usize = 16;
 
@@ -43,16 +43,30 @@ impl SpeechRequest {
         let input = fields.string("input")?;
         let input = checked(fields.required("input", input)?)?;
         let voice = fields.required("voice", voice(app, &fields)?)?;
-        if fields.number("speed", 0.25..=4.0)?.is_some_and(|speed| speed != 1.0) {
-            return Err(ApiError::unsupported("speed", "only 1.0: the model speaks at its own pace"));
-        }
+        check_speed(&fields)?;
         let format = format(&fields)?;
         let encoder = format.encoder(app.omni.sample_rate(), "response_format")?;
         let as_events = fields.one_of("stream_format", &[("audio", false), ("sse", true)])?.unwrap_or(false);
-        // The talker sees the question, so the text stands in it: that is what it was taught.
-        let question = app.config.speech_prompt.replace("{text}", input);
         let options = GenerateOptions::default().read_aloud(input).speaker(voice).speech(true);
-        Ok(Self { messages: [Message::user().text(question)].into(), options, format, encoder, as_events })
+        Ok(Self { messages: prompt(app, input), options, format, encoder, as_events })
+    }
+}
+
+/// The messages whose answer is the text. The talker sees them, so the text stands in them: that is what it was taught.
+pub(super) fn prompt(app: &App, input: &str) -> Arc<[Message]> {
+    [Message::user().text(app.config.speech_prompt.replace("{text}", input))].into()
+}
+
+/// Checks the field `speed`.
+///
+/// # Errors
+/// 400 for any but 1.
+pub(super) fn check_speed(fields: &Fields) -> ApiResult<()> {
+    match fields.number("speed", 0.25..=4.0)? {
+        Some(speed) if speed != 1.0 => {
+            Err(ApiError::unsupported("speed", "only 1.0: the model speaks at its own pace"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -75,6 +89,15 @@ fn checked(input: &str) -> ApiResult<&str> {
 
 /// OpenAI's default is MP3; a build without it takes WAV.
 fn format(fields: &Fields) -> ApiResult<Format> {
+    let usual = if cfg!(feature = "mp3") { Format::Mp3 } else { Format::Wav };
+    Ok(response_format(fields)?.unwrap_or(usual))
+}
+
+/// Reads the field `response_format`.
+///
+/// # Errors
+/// 400 that lists the formats.
+pub(super) fn response_format(fields: &Fields) -> ApiResult<Option<Format>> {
     let formats = [
         ("mp3", Format::Mp3),
         ("wav", Format::Wav),
@@ -82,8 +105,7 @@ fn format(fields: &Fields) -> ApiResult<Format> {
         ("opus", Format::Opus),
         ("pcm", Format::Pcm),
     ];
-    let usual = if cfg!(feature = "mp3") { Format::Mp3 } else { Format::Wav };
-    Ok(fields.one_of("response_format", &formats)?.unwrap_or(usual))
+    fields.one_of("response_format", &formats)
 }
 
 /// Reads a text aloud; the sound is sent as it is made.
@@ -117,11 +139,11 @@ async fn file(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>, for
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(format.mime()))], body).into_response())
 }
 
-fn nothing_spoken() -> ApiError {
+pub(super) fn nothing_spoken() -> ApiError {
     ApiError::invalid("input", "nothing of it can be spoken")
 }
 
-async fn whole(answer: &mut RunningAnswer) -> ApiResult<Audio> {
+pub(super) async fn whole(answer: &mut RunningAnswer) -> ApiResult<Audio> {
     let mut whole: Option<Audio> = None;
     while let Some(event) = answer.next().await {
         if let Event::Audio(piece) = event? {
@@ -135,13 +157,13 @@ async fn whole(answer: &mut RunningAnswer) -> ApiResult<Audio> {
 }
 
 /// A piece of a file, or the counts at its end.
-enum Piece {
+pub(super) enum Piece {
     Bytes(Vec<u8>),
     Done(Usage),
 }
 
 /// The next piece of the file; `None` after the end.
-async fn next(answer: &mut RunningAnswer, encoder: &mut dyn SoundEncoder) -> Option<ApiResult<Piece>> {
+pub(super) async fn next(answer: &mut RunningAnswer, encoder: &mut dyn SoundEncoder) -> Option<ApiResult<Piece>> {
     loop {
         let bytes = match answer.next().await? {
             Ok(Event::Audio(audio)) => encoder.push(&audio.to_i16()),

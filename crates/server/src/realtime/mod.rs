@@ -14,8 +14,7 @@ mod worker;
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Query, State, WebSocketUpgrade};
+use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -25,10 +24,7 @@ pub(crate) use worker::Worker;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-
-/// Bytes of a frame that are read at all: more than are allowed, so that a client which sends a little too much is told so instead of
-/// finding its connection broken.
-const MOST_READ: usize = 24 << 20;
+use crate::socket::{Upgrade, accept};
 
 #[derive(Deserialize)]
 pub(crate) struct Asked {
@@ -40,16 +36,12 @@ pub(crate) async fn connect(
     State(app): State<Arc<App>>,
     asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Upgrade,
 ) -> ApiResult<Response> {
-    app.check_open()?;
     let Query(asked) = asked.map_err(|error| ApiError::invalid("model", error.body_text()))?;
     app.check_model(asked.model.as_deref())?;
-    let status = axum::http::StatusCode::BAD_REQUEST;
-    let upgrade = upgrade.map_err(|error| ApiError::new(status, "invalid_value", error.to_string()))?;
-    let place = app.sessions.clone().try_acquire_owned();
-    let place = place.map_err(|_| ApiError::busy("all places for realtime sessions are taken"))?;
+    let (upgrade, place) = accept(&app, upgrade)?;
     tracing::debug!(agent = ?headers.get("user-agent"), "realtime session");
-    let upgrade = upgrade.protocols(["realtime"]).max_message_size(MOST_READ).max_frame_size(MOST_READ);
+    let upgrade = upgrade.protocols(["realtime"]);
     Ok(upgrade.on_upgrade(move |socket| socket::run(app, socket, place)).into_response())
 }

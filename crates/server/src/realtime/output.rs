@@ -5,9 +5,9 @@ use std::cell::Cell;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
-use super::socket::Output;
 use crate::error::ApiError;
 use crate::ids;
+use crate::socket::Output;
 
 /// Sends events, each with an id of its own; a slow client is waited for.
 pub(super) struct Emitter {

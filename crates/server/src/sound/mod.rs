@@ -22,6 +22,17 @@ pub(crate) enum Format {
 }
 
 impl Format {
+    /// The name in requests and events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Wav => "wav",
+            Self::Pcm => "pcm",
+            Self::Flac => "flac",
+            Self::Mp3 => "mp3",
+            Self::Opus => "opus",
+        }
+    }
+
     /// The media type of a file.
     pub(crate) fn mime(self) -> &'static str {
         match self {

@@ -6,6 +6,7 @@ mod faults;
 mod http;
 mod realtime;
 mod shutdown;
+mod speech_stream;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};

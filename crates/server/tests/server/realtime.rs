@@ -15,17 +15,20 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::{ANSWER, KEY, Running, SUM, config};
 
-struct Talk<'a> {
+pub(crate) struct Talk<'a> {
     server: &'a Running,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     seen: Vec<Value>,
 }
 
+const PATH: &str = "/v1/realtime?model=nano";
+
 fn connect(
     server: &Running,
+    path: &str,
     headers: &[(&'static str, &'static str)],
 ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
-    let mut request = format!("ws://{}/v1/realtime?model=nano", server.address).into_client_request().unwrap();
+    let mut request = format!("ws://{}{path}", server.address).into_client_request().unwrap();
     request.headers_mut().insert("authorization", format!("Bearer {KEY}").parse().unwrap());
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
@@ -35,9 +38,14 @@ fn connect(
 
 impl<'a> Talk<'a> {
     fn new(server: &'a Running) -> Self {
-        let mut talk = Self { server, socket: connect(server, &[]).unwrap(), seen: Vec::new() };
+        let mut talk = Self::at(server, PATH);
         talk.until("session.created");
         talk
+    }
+
+    /// Opens a session of another kind.
+    pub(crate) fn at(server: &'a Running, path: &str) -> Self {
+        Self { server, socket: connect(server, path, &[]).unwrap(), seen: Vec::new() }
     }
 
     fn send(&mut self, kind: &str, mut event: Value) {
@@ -45,17 +53,24 @@ impl<'a> Talk<'a> {
         self.send_frame(Message::text(event.to_string()));
     }
 
-    fn send_frame(&mut self, frame: Message) {
+    pub(crate) fn send_frame(&mut self, frame: Message) {
         self.server.runtime.block_on(self.socket.send(frame)).unwrap();
     }
 
-    fn next(&mut self) -> Message {
-        let next = async { tokio::time::timeout(Duration::from_secs(20), self.socket.next()).await };
-        self.server.runtime.block_on(next).expect("an event in time").expect("an open connection").unwrap()
+    /// The next frame but for pings.
+    pub(crate) fn next(&mut self) -> Message {
+        loop {
+            let next = async { tokio::time::timeout(Duration::from_secs(20), self.socket.next()).await };
+            let next = self.server.runtime.block_on(next).expect("an event in time");
+            match next.expect("an open connection").unwrap() {
+                Message::Ping(_) => {}
+                frame => return frame,
+            }
+        }
     }
 
     /// Reads events up to one of this type.
-    fn until(&mut self, kind: &str) -> Value {
+    pub(crate) fn until(&mut self, kind: &str) -> Value {
         loop {
             let Message::Text(text) = self.next() else { continue };
             let event: Value = serde_json::from_str(&text).unwrap();
@@ -342,7 +357,7 @@ fn errors_name_their_event_and_change_nothing() {
 fn sessions_are_bounded_in_number_in_time_and_in_the_size_of_a_frame() {
     let server = Running::new(config().max_sessions(1).session_time(Duration::from_secs(4)));
     let mut talk = Talk::new(&server);
-    let refused = connect(&server, &[]);
+    let refused = connect(&server, PATH, &[]);
     assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 429));
     assert_eq!(talk.error()["code"], "session_expired");
     let Message::Close(Some(close)) = talk.next() else { panic!("it is not closed") };
@@ -350,7 +365,7 @@ fn sessions_are_bounded_in_number_in_time_and_in_the_size_of_a_frame() {
     drop(talk);
     let mut next = loop {
         // The place is free a moment later.
-        if let Ok(socket) = connect(&server, &[]) {
+        if let Ok(socket) = connect(&server, PATH, &[]) {
             break Talk { server: &server, socket, seen: Vec::new() };
         }
     };
@@ -370,12 +385,12 @@ fn draining_closes_sessions_with_a_word() {
     server.server.drain();
     assert_eq!(talk.error()["code"], "shutting_down");
     assert!(matches!(talk.next(), Message::Close(Some(close)) if close.code == CloseCode::Away));
-    assert!(matches!(connect(&server, &[]), Err(Error::Http(response)) if response.status() == 503));
+    assert!(matches!(connect(&server, PATH, &[]), Err(Error::Http(response)) if response.status() == 503));
 }
 
 #[test]
 fn pages_of_other_origins_cannot_open_a_session() {
     let server = Running::new(config());
-    let refused = connect(&server, &[("origin", "http://evil.example")]);
+    let refused = connect(&server, PATH, &[("origin", "http://evil.example")]);
     assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 403));
 }

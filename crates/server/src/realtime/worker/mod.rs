@@ -19,7 +19,6 @@ use super::items::{Content, Item, Items};
 use super::output::Emitter;
 use super::prefill::Prefill;
 use super::settings::Settings;
-use super::socket::Output;
 use super::transcriber::{Transcript, transcribe};
 use crate::admission::Permit;
 use crate::app::App;
@@ -29,6 +28,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
 use crate::ids;
 use crate::metrics::AnswerClock;
+use crate::socket::Output;
 
 /// What the worker is told.
 pub(crate) enum Input {

@@ -1,0 +1,278 @@
+//! `GET /v1/audio/speech/stream`: a text read aloud while it is being written, on a WebSocket in the events of vLLM-Omni.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::extract::ws::{Message as Frame, WebSocket, close_code};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use futures_util::stream::SplitStream;
+use qwen3_omni::GenerateOptions;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::sentences::Sentences;
+use super::speech::{Piece, check_speed, next, nothing_spoken, prompt, response_format, whole};
+use crate::answer::RunningAnswer;
+use crate::app::{App, blocking};
+use crate::body;
+use crate::chat::{Gone, send_data, voice};
+use crate::error::{ApiError, ApiResult};
+use crate::fields::{Fields, brief};
+use crate::socket::{self, OUTPUTS, Output, Upgrade, accept};
+use crate::sound::Format;
+
+/// Sentences that wait to be read; then the client waits.
+const SENTENCES: usize = 16;
+/// Bytes of a frame; a larger one ends the session.
+const MOST_FRAME: usize = 1 << 20;
+/// Fields that ask for a voice made from a recording.
+const CLONING: [&str; 3] = ["ref_audio", "ref_text", "speaker_embedding"];
+
+/// Opens a session.
+pub(crate) async fn connect(State(app): State<Arc<App>>, upgrade: Upgrade) -> ApiResult<Response> {
+    let (upgrade, place) = accept(&app, upgrade)?;
+    Ok(upgrade.on_upgrade(move |socket| run(app, socket, place)).into_response())
+}
+
+/// Holds a session until its text is read, the client goes, its time is over, or the server shuts down.
+async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphorePermit) {
+    app.metrics.sessions.inc();
+    let (tasks, waiting) = channel(SENTENCES);
+    let (outputs, events) = channel(OUTPUTS);
+    let (sink, stream) = socket.split();
+    let heard = AtomicBool::new(false);
+    let input = Input { app: app.clone(), settings: None, sentences: Sentences::default() };
+    tokio::select! {
+        () = listen(input, stream, &tasks, &heard) => {}
+        () = socket::write(sink, events, &heard) => {}
+        () = speak(&app, waiting, &outputs) => {}
+    }
+    app.metrics.sessions.dec();
+}
+
+/// How the sentences that follow are read.
+#[derive(Debug, Clone)]
+struct Settings {
+    voice: Option<String>,
+    format: Format,
+    /// Sends sound as it is made, else each sentence as one file.
+    as_made: bool,
+    by_clauses: bool,
+}
+
+impl Settings {
+    fn read(app: &App, fields: &Fields) -> ApiResult<Self> {
+        app.check_model(fields.string("model")?)?;
+        fields.check(&["instructions", "language"], &[], &[])?;
+        check_speed(fields)?;
+        fields.one_of("task_type", &[("CustomVoice", ())])?;
+        if let Some(field) = CLONING.iter().find(|field| fields.get(field).is_some()) {
+            return Err(ApiError::unsupported(*field, "only the voices of the model are spoken with"));
+        }
+        let as_made = fields.flag("stream_audio")?.unwrap_or(false);
+        let usual = if as_made { Format::Pcm } else { Format::Wav };
+        let format = response_format(fields)?.unwrap_or(usual);
+        // A form that this build does not write is refused before there is text.
+        drop(format.encoder(app.omni.sample_rate(), "response_format")?);
+        if as_made && format.needs_length() {
+            return Err(ApiError::unsupported("response_format", "the file says how long it is, expected pcm"));
+        }
+        let by_clauses = fields.one_of("split_granularity", &[("sentence", false), ("clause", true)])?.unwrap_or(false);
+        Ok(Self { voice: voice(app, fields)?, format, as_made, by_clauses })
+    }
+}
+
+/// What the client's frames ask for.
+enum Task {
+    Read(String, Settings),
+    Refuse(ApiError),
+    /// Ends the session when all before it is done.
+    End(u16, &'static str),
+}
+
+/// Reads events of a session without reading aloud; returns the number of tasks that they make.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn check<'a>(app: &Arc<App>, events: impl Iterator<Item = &'a str>) -> usize {
+    let mut input = Input { app: app.clone(), settings: None, sentences: Sentences::default() };
+    events.map(|event| input.tasks(event).len()).sum()
+}
+
+/// Makes tasks of the client's events.
+struct Input {
+    app: Arc<App>,
+    settings: Option<Settings>,
+    sentences: Sentences,
+}
+
+impl Input {
+    fn tasks(&mut self, event: &str) -> Vec<Task> {
+        self.read(event).unwrap_or_else(|error| vec![Task::Refuse(error)])
+    }
+
+    fn read(&mut self, event: &str) -> ApiResult<Vec<Task>> {
+        let event = body::parse(event.as_bytes())?;
+        let fields = Fields::of_request(&event)?;
+        let kind = fields.string("type")?;
+        match fields.required("type", kind)? {
+            "session.config" => {
+                self.settings = Some(Settings::read(&self.app, &fields)?);
+                Ok(Vec::new())
+            }
+            "input.text" => {
+                let settings = self.settings.as_ref().ok_or_else(|| {
+                    ApiError::invalid("type", "text before `session.config`, which says how it is read")
+                })?;
+                let text = fields.string("text")?;
+                let sentences = self.sentences.push(fields.required("text", text)?, settings.by_clauses);
+                Ok(sentences.into_iter().map(|sentence| Task::Read(sentence, settings.clone())).collect())
+            }
+            "input.done" => {
+                let rest = self.sentences.finish().zip(self.settings.clone());
+                let rest = rest.map(|(rest, settings)| Task::Read(rest, settings));
+                Ok(rest.into_iter().chain([Task::End(close_code::NORMAL, "all is read")]).collect())
+            }
+            other => {
+                let message = format!("`{}`, expected session.config, input.text or input.done", brief(other));
+                Err(ApiError::invalid("type", message))
+            }
+        }
+    }
+}
+
+/// Makes tasks of the client's frames until the client goes.
+async fn listen(mut input: Input, mut stream: SplitStream<WebSocket>, tasks: &Sender<Task>, heard: &AtomicBool) {
+    while let Some(frame) = stream.next().await {
+        heard.store(true, Ordering::Relaxed);
+        let made = match frame {
+            Ok(Frame::Text(text)) if text.len() > MOST_FRAME => {
+                vec![Task::End(close_code::SIZE, "the frame is larger than 1 MiB")]
+            }
+            Ok(Frame::Text(text)) => input.tasks(&text),
+            Ok(Frame::Binary(_)) => {
+                vec![Task::Refuse(ApiError::invalid("type", "a binary frame, expected an event as text"))]
+            }
+            Ok(Frame::Ping(_) | Frame::Pong(_)) => continue,
+            Ok(Frame::Close(_)) => return,
+            Err(error) => vec![Task::End(socket::close_code_of(&error), "the frame cannot be read")],
+        };
+        for task in made {
+            if tasks.send(task).await.is_err() {
+                // The session has ended; the writer closes it.
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+/// Reads sentence by sentence, and ends the session with a word. The writer, which closes the connection, ends before this does.
+async fn speak(app: &Arc<App>, tasks: Receiver<Task>, outputs: &Sender<Output>) {
+    let (code, reason) = tokio::select! {
+        end = work(app, tasks, outputs) => match end {
+            Ok(end) => end,
+            Err(Gone) => return,
+        },
+        (error, reason) = socket::over(app) => {
+            let _ = send_data(outputs, Output::Event(refusal(&error))).await;
+            (close_code::AWAY, reason)
+        }
+    };
+    let _ = send_data(outputs, Output::Close(code, reason)).await;
+    std::future::pending().await
+}
+
+/// Works on all tasks; returns how the session ends.
+async fn work(
+    app: &Arc<App>,
+    mut tasks: Receiver<Task>,
+    outputs: &Sender<Output>,
+) -> Result<(u16, &'static str), Gone> {
+    let event = |event: Value| send_data(outputs, Output::Event(event.to_string()));
+    let mut count = 0;
+    loop {
+        match tasks.recv().await.ok_or(Gone)? {
+            Task::Refuse(error) => send_data(outputs, Output::Event(refusal(&error))).await?,
+            Task::End(code, reason) => {
+                if code == close_code::NORMAL {
+                    event(json!({"type": "session.done", "total_sentences": count})).await?;
+                }
+                return Ok((code, reason));
+            }
+            Task::Read(text, settings) => {
+                event(json!({"type": "audio.start", "sentence_index": count, "sentence_text": text,
+                    "format": settings.format.name(), "sample_rate": app.omni.sample_rate()}))
+                .await?;
+                let mut bytes = 0;
+                let read = read_aloud(app, &text, &settings, outputs, &mut bytes).await?;
+                if let Err(error) = &read {
+                    send_data(outputs, Output::Event(refusal(error))).await?;
+                }
+                event(json!({"type": "audio.done", "sentence_index": count, "total_bytes": bytes,
+                    "error": read.is_err()}))
+                .await?;
+                count += 1;
+            }
+        }
+    }
+}
+
+fn refusal(error: &ApiError) -> String {
+    json!({"type": "error", "message": error.message, "code": error.code, "param": error.param}).to_string()
+}
+
+/// Sends the sound of one sentence and counts its bytes.
+async fn read_aloud(
+    app: &Arc<App>,
+    text: &str,
+    settings: &Settings,
+    outputs: &Sender<Output>,
+    bytes: &mut usize,
+) -> Result<ApiResult<()>, Gone> {
+    let mut answer = match begin(app, text, settings).await {
+        Ok(answer) => answer,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut send = async |sound: Vec<u8>| {
+        *bytes += sound.len();
+        send_data(outputs, Output::Sound(sound)).await
+    };
+    let format = settings.format;
+    if !settings.as_made {
+        let file = whole(&mut answer).await.and_then(|audio| format.encode(&audio, "response_format"));
+        return match file {
+            Ok(file) => send(file).await.map(Ok),
+            Err(error) => Ok(Err(error)),
+        };
+    }
+    let mut encoder = match format.encoder(app.omni.sample_rate(), "response_format") {
+        Ok(encoder) => encoder,
+        Err(error) => return Ok(Err(error)),
+    };
+    while let Some(piece) = next(&mut answer, &mut *encoder).await {
+        match piece {
+            Ok(Piece::Bytes(sound)) => send(sound).await?,
+            Ok(Piece::Done(_)) => match encoder.finish() {
+                Ok(rest) if rest.is_empty() => break,
+                Ok(rest) => send(rest).await?,
+                Err(error) => return Ok(Err(error)),
+            },
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(if *bytes == 0 { Err(nothing_spoken()) } else { Ok(()) })
+}
+
+/// Waits for a place and begins to read.
+async fn begin(app: &Arc<App>, text: &str, settings: &Settings) -> ApiResult<RunningAnswer> {
+    let requested = Instant::now();
+    let mut options = GenerateOptions::default().read_aloud(text).speech(true);
+    if let Some(voice) = &settings.voice {
+        options = options.speaker(voice);
+    }
+    let (app, messages) = (app.clone(), prompt(app, text));
+    let permit = app.admission.admit_one().await?;
+    blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await?
+}

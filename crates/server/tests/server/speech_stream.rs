@@ -1,0 +1,144 @@
+//! Texts read aloud while they are written.
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::realtime::Talk;
+use crate::{Running, config};
+
+/// Opens a session, sends events, and reads it to its end: events in text frames, and the bytes between them.
+fn talk(server: &Running, events: &[Value]) -> (Vec<Value>, Vec<Vec<u8>>, Option<CloseCode>) {
+    let mut talk = Talk::at(server, "/v1/audio/speech/stream");
+    for event in events {
+        talk.send_frame(Message::text(event.to_string()));
+    }
+    let (mut seen, mut files, mut open) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        match talk.next() {
+            Message::Text(text) => {
+                seen.push(serde_json::from_str::<Value>(&text).unwrap());
+                if seen.last().unwrap()["type"] == "audio.done" {
+                    files.push(std::mem::take(&mut open));
+                }
+            }
+            Message::Binary(bytes) => open.extend(bytes),
+            Message::Close(close) => return (seen, files, close.map(|close| close.code)),
+            _ => {}
+        }
+    }
+}
+
+fn text(text: &str) -> Value {
+    json!({"type": "input.text", "text": text})
+}
+
+fn types(seen: &[Value]) -> Vec<&str> {
+    seen.iter().map(|event| event["type"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn sentences_are_read_as_they_are_complete() {
+    let server = Running::new(config());
+    let mut talk = Talk::at(&server, "/v1/audio/speech/stream");
+    let event = json!({"type": "session.config", "voice": "chelsie", "response_format": "pcm", "stream_audio": true});
+    talk.send_frame(Message::text(event.to_string()));
+    for piece in ["seven plus ", "five is twelve", "! re"] {
+        talk.send_frame(Message::text(text(piece).to_string()));
+    }
+    // The first is read before the second is written.
+    let mut first = 0;
+    let done = loop {
+        match talk.next() {
+            Message::Text(event) if event.contains("audio.done") => break event,
+            Message::Binary(bytes) => first += bytes.len(),
+            _ => {}
+        }
+    };
+    let done: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!((done["total_bytes"].as_u64(), &done["error"]), (Some(first as u64), &json!(false)));
+    talk.send_frame(Message::text(text("d cat").to_string()));
+    talk.send_frame(Message::text(json!({"type": "input.done"}).to_string()));
+    let start = talk.until("audio.start");
+    assert_eq!((start["sentence_text"].as_str(), &start["sentence_index"]), (Some("red cat"), &json!(1)));
+    assert_eq!(talk.until("session.done")["total_sentences"], 2);
+    // What one request reads is what a sentence of a session is.
+    let whole =
+        json!({"model": "nano", "voice": "chelsie", "input": "seven plus five is twelve!", "response_format": "pcm"});
+    let (status, sound) = server.post("/v1/audio/speech", &whole);
+    assert_eq!(status, 200);
+    let seconds = first as f64 / 48_000.0;
+    assert!((0.5..6.0).contains(&seconds) && !sound.is_null(), "{seconds} s");
+}
+
+#[test]
+fn each_sentence_is_a_file_unless_sound_is_streamed() {
+    let server = Running::new(config());
+    let config =
+        json!({"type": "session.config", "response_format": "flac", "task_type": "CustomVoice", "model": "nano"});
+    let events = [config, text("red cat! blue ball? ..."), json!({"type": "input.done"})];
+    let (seen, files, close) = talk(&server, &events);
+    assert_eq!(types(&seen), ["audio.start", "audio.done", "audio.start", "audio.done", "session.done"]);
+    assert!(files.len() == 2 && files.iter().all(|file| file.starts_with(b"fLaC")));
+    assert_eq!(close, Some(CloseCode::Normal));
+}
+
+#[test]
+fn what_is_wrong_is_told_and_the_session_goes_on() {
+    let server = Running::new(config());
+    let config = |field: &str, value: Value| {
+        let mut config = json!({"type": "session.config"});
+        config[field] = value;
+        config
+    };
+    let wrong = [
+        (text("too early"), "type"),
+        (json!({"type": "input.song"}), "type"),
+        (json!({"text": "a"}), "type"),
+        (config("voice", json!("nobody")), "voice"),
+        (config("model", json!("other")), "model"),
+        (config("response_format", json!("aac")), "response_format"),
+        (config("speed", json!(2)), "speed"),
+        (config("task_type", json!("VoiceDesign")), "task_type"),
+        (config("ref_audio", json!("https://a/b.wav")), "ref_audio"),
+        (config("split_granularity", json!("word")), "split_granularity"),
+        (json!({"type": "session.config", "stream_audio": true, "response_format": "flac"}), "response_format"),
+    ];
+    let mut events: Vec<Value> = wrong.iter().map(|(event, _)| event.clone()).collect();
+    events.extend([config("voice", json!("ethan")), json!({"type": "input.text"}), text("red cat")]);
+    events.push(json!({"type": "input.done"}));
+    let (seen, files, _) = talk(&server, &events);
+    let params: Vec<&str> = seen.iter().filter_map(|event| event["param"].as_str()).collect();
+    let expected: Vec<&str> = wrong.iter().map(|(_, param)| *param).chain(["text"]).collect();
+    assert_eq!(params, expected, "{seen:?}");
+    assert_eq!((files.len(), seen.last().unwrap()["type"].as_str()), (1, Some("session.done")));
+}
+
+#[test]
+fn a_frame_that_is_too_large_and_a_server_that_drains_end_it() {
+    let server = Running::new(config());
+    let mut long = Talk::at(&server, "/v1/audio/speech/stream");
+    long.send_frame(Message::text("a".repeat(2 << 20)));
+    assert!(matches!(long.next(), Message::Close(Some(close)) if close.code == CloseCode::Size));
+    let mut left = Talk::at(&server, "/v1/audio/speech/stream");
+    left.send_frame(Message::text("{"));
+    let Message::Text(event) = left.next() else { panic!("no event") };
+    assert!(event.contains("invalid_json"), "{event}");
+    server.server.drain();
+    let Message::Text(event) = left.next() else { panic!("no event") };
+    assert!(event.contains("shutting_down"), "{event}");
+    assert!(matches!(left.next(), Message::Close(Some(close)) if close.code == CloseCode::Away));
+}
+
+#[test]
+fn who_leaves_frees_the_place() {
+    let server = Running::new(config().max_answers(1));
+    let mut talk = Talk::at(&server, "/v1/audio/speech/stream");
+    let settings = json!({"type": "session.config", "response_format": "pcm", "stream_audio": true});
+    talk.send_frame(Message::text(settings.to_string()));
+    talk.send_frame(Message::text(text(&"seven plus five is twelve! ".repeat(50)).to_string()));
+    while !matches!(talk.next(), Message::Binary(_)) {}
+    drop(talk);
+    server.wait_until_idle();
+    assert_eq!(server.ask().0, 200);
+}
