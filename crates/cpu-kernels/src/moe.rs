@@ -133,11 +133,11 @@ fn experts_on<'a>(
     sorted.sort_unstable_by_key(|assignment| (assignment.expert, assignment.row));
     if rows <= SKINNY_MAX_ROWS {
         let all: SmallVec<[usize; SKINNY_MAX_ROWS + 1]> = (0..rows).collect();
-        return few(processor, inputs, sorted, &all, activations, inner, expert, y);
+        return few(processor, inputs, sorted, &all, activations, gathered, inner, expert, y);
     }
     seldom.take(inputs, sorted, |e| matches!(expert(e).gate, Weight::Packed(_)));
     let Seldom { assignments: few_choices, inputs: skinny, rows: places } = seldom;
-    few(processor, skinny, few_choices, places, activations, inner, &expert, y);
+    few(processor, skinny, few_choices, places, activations, gathered, inner, &expert, y);
     many::experts(processor, gathered, inputs.plain(), width, sorted, inner, expert, precision, y);
 }
 
@@ -177,6 +177,7 @@ fn few<'a>(
     sorted: &[Assignment],
     places: &[usize],
     activations: &mut Activations,
+    outputs: &mut Vec<f32>,
     inner: usize,
     expert: impl Fn(usize) -> Expert<'a> + Sync,
     y: &mut [f32],
@@ -196,7 +197,10 @@ fn few<'a>(
     }
     let inputs = &*inputs;
     let columns = DisjointCols::new(activations.fill(sorted.len(), inner), inner);
-    let parts = groups.first().map_or(1, |(_, expert, _)| pieces(2 * expert.gate.weight().bytes(), inner));
+    let parts = groups.first().map_or(1, |(_, expert, _)| {
+        let bytes = 2 * expert.gate.weight().bytes();
+        pieces(bytes, groups.len() * bytes, inner)
+    });
     (0..groups.len() * parts).into_par_iter().for_each(|task| {
         let ((place, expert, rows), part) = (&groups[task / parts], task % parts);
         let range = inner * part / parts..inner * (part + 1) / parts;
@@ -215,18 +219,34 @@ fn few<'a>(
         activations.prepare(instructions, &expert.down);
     }
     let activations = &*activations;
-    let columns = DisjointCols::new(y, width);
-    let parts = pieces(groups.iter().map(|(_, expert, _)| expert.down.weight().bytes()).sum(), width);
-    (0..parts).into_par_iter().for_each(|part| {
+    outputs.resize(size([sorted.len(), width]), 0.0);
+    let columns = DisjointCols::new(outputs, width);
+    let parts = groups.first().map_or(1, |(_, expert, _)| {
+        let bytes = expert.down.weight().bytes();
+        pieces(bytes, groups.len() * bytes, width)
+    });
+    (0..groups.len() * parts).into_par_iter().for_each(|task| {
+        let ((place, expert, rows), part) = (&groups[task / parts], task % parts);
         let range = width * part / parts..width * (part + 1) / parts;
-        for (place, expert, rows) in &groups {
-            let of_group: SmallVec<[usize; 8]> = (*place..place + rows.len()).collect();
-            multiply(instructions, activations, &of_group, &expert.down, range.clone(), |row, at, sum| {
-                let assignment = &sorted[place + row];
-                // SAFETY: these columns of all rows are this task's alone; the piece is dropped at once.
-                let piece = unsafe { columns.piece(places[assignment.row], at..at + 1) };
-                piece[0] += assignment.weight * sum;
-            });
+        let of_group: SmallVec<[usize; 8]> = (*place..place + rows.len()).collect();
+        multiply(instructions, activations, &of_group, &expert.down, range, |row, at, sum| {
+            // SAFETY: these columns of these rows are this task's alone; the piece is dropped at once.
+            let piece = unsafe { columns.piece(place + row, at..at + 1) };
+            piece[0] = sum;
+        });
+    });
+    add(sorted, outputs, |row| places[row], width, y);
+}
+
+/// Adds the weighted output of each assignment to its row of `y`, which `place` tells.
+fn add(assignments: &[Assignment], outputs: &[f32], place: impl Fn(usize) -> usize, width: usize, y: &mut [f32]) {
+    let mut by_row: Vec<SmallVec<[(usize, f32); 8]>> = vec![SmallVec::new(); y.len() / width];
+    for (at, assignment) in assignments.iter().enumerate() {
+        by_row[place(assignment.row)].push((at, assignment.weight));
+    }
+    y.par_chunks_mut(width).zip(by_row).for_each(|(y, outputs_of_row)| {
+        for (at, share) in outputs_of_row {
+            y.iter_mut().zip(&outputs[at * width..]).for_each(|(y, out)| *y += share * out);
         }
     });
 }
@@ -268,7 +288,7 @@ mod many {
             groups.into_par_iter().for_each(|(assignments, out)| {
                 half(instructions, x, width, inner, assignments, &expert(assignments[0].expert), out);
             });
-            return add(sorted, gathered, width, y);
+            return add(sorted, gathered, |row| row, width, y);
         }
         for (assignments, out) in groups {
             let (Expert { gate, up, down }, rows) = (expert(assignments[0].expert), assignments.len());
@@ -283,7 +303,7 @@ mod many {
             silu_multiply(&mut gated, &upped);
             affine(down, back).apply_on(processor, &gated, out);
         }
-        add(sorted, gathered, width, y);
+        add(sorted, gathered, |row| row, width, y);
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -309,19 +329,6 @@ mod many {
         let row = |at: usize| &gated[at * inner..][..inner];
         linear_here(instructions, row, rows, &[down], |_, row, at, sums| {
             out[row * width + at..][..sums.len()].copy_from_slice(sums);
-        });
-    }
-
-    /// Adds the weighted output of each assignment to its row.
-    fn add(assignments: &[Assignment], outputs: &[f32], width: usize, y: &mut [f32]) {
-        let mut by_row: Vec<Vec<(usize, f32)>> = vec![Vec::new(); y.len() / width];
-        for (place, assignment) in assignments.iter().enumerate() {
-            by_row[assignment.row].push((place, assignment.weight));
-        }
-        y.par_chunks_mut(width).zip(by_row).for_each(|(y, places)| {
-            for (place, share) in places {
-                y.iter_mut().zip(&outputs[place * width..]).for_each(|(y, out)| *y += share * out);
-            }
         });
     }
 }

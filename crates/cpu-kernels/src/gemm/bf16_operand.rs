@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use super::bf16_block::{Ahead, WeightRows, bf16};
 use super::pairs::{SIDE, TILE, join};
 use super::weight::{Matrix, Packed, Weight};
-use crate::buffer::{ahead, prefetch_ahead};
+use crate::buffer::prefetch_ahead;
 use crate::simd::narrow;
 
 /// Transposes a square of 16 × 16 numbers, whose rows begin every `stride` numbers.
@@ -119,7 +119,6 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
     let Packed { bits, group, words, zeros, .. } = *packed;
     let (per_row, groups) = (packed.words_per_row(input), input.div_ceil(group));
     let words = &words[row * per_row..][..per_row];
-    let ahead = ahead(size_of_val(words));
     // Pieces that lie in one group; the rest is dequantised in f32.
     let whole = if group.is_multiple_of(PIECE) || groups == 1 { input / PIECE * PIECE } else { 0 };
     let per_group = group / PIECE;
@@ -135,7 +134,7 @@ fn unpack(packed: &Packed, row: usize, input: usize, out: &mut [u16]) {
         let zero = (1 << (bits - 1)) + zeros.map_or(0, |zeros| i32::from(zeros[at]));
         let (scale, zero) = (_mm512_set1_ps(packed.scales.at(at)), _mm512_set1_epi32(zero));
         let word = piece * bits;
-        prefetch_ahead(words[word..].as_ptr(), ahead);
+        prefetch_ahead(words[word..].as_ptr());
         let value = |integers| _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(integers, zero)), scale);
         let pair = if bits == 4 {
             // SAFETY: 16 bytes are 32 integers, which the row has.

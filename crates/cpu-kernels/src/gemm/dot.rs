@@ -3,7 +3,7 @@
 
 use super::activations::{Activations, Integers, WIDE};
 use super::weight::{Packed, Scales, Weight};
-use crate::buffer::{ahead, prefetch_ahead};
+use crate::buffer::prefetch_ahead;
 use crate::simd::{Simd, Stored};
 
 /// Adds the products of the inputs that fill no whole vector.
@@ -67,7 +67,7 @@ pub(super) unsafe fn dot_f32<V: Simd, const R: usize, const O: usize>(
 ) -> ([[f32; R]; O], usize) {
     let input = inputs.input;
     let weight = &weight[output * input..][..O * input];
-    let (steps, ahead) = (input / V::LANES, ahead(size_of_val(weight)));
+    let steps = input / V::LANES;
     let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.plain[rows[r] * input..][..input]);
     // SAFETY: every vector lies in the slices just taken.
     unsafe {
@@ -75,9 +75,8 @@ pub(super) unsafe fn dot_f32<V: Simd, const R: usize, const O: usize>(
         for step in 0..steps {
             let x: [V::Float; R] = std::array::from_fn(|r| V::load(x[r].as_ptr().add(step * V::LANES)));
             for o in 0..O {
-                let w = weight.as_ptr().add(o * input + step * V::LANES);
-                prefetch_ahead(w, ahead);
-                let w = V::load(w);
+                prefetch_ahead(weight.as_ptr().wrapping_add((step * O + o) * V::LANES));
+                let w = V::load(weight.as_ptr().add(o * input + step * V::LANES));
                 for r in 0..R {
                     sums[o][r] = V::multiply_add(w, x[r], sums[o][r]);
                 }
@@ -99,7 +98,7 @@ pub(super) unsafe fn dot_bf16<V: Simd, const R: usize, const O: usize>(
     let input = inputs.input;
     let weight = &weight[output * input..][..O * input];
     let length = input / (2 * WIDE) * (2 * WIDE);
-    let (steps, ahead) = (length / (2 * V::LANES), ahead(size_of_val(weight)));
+    let steps = length / (2 * V::LANES);
     let x: [&[f32]; R] = std::array::from_fn(|r| &inputs.even_odd[rows[r] * length..][..length]);
     // SAFETY: every vector lies in the slices just taken: a step's weights are `2 * LANES` numbers, its inputs `LANES` of
     // even and as many of odd positions, both within the same 32.
@@ -112,9 +111,8 @@ pub(super) unsafe fn dot_bf16<V: Simd, const R: usize, const O: usize>(
                 [V::load(x), V::load(x.add(WIDE))]
             });
             for o in 0..O {
-                let w = weight.as_ptr().add(o * input + step * 2 * V::LANES);
-                prefetch_ahead(w, ahead);
-                let w = V::load_int(w.cast());
+                prefetch_ahead(weight.as_ptr().wrapping_add((step * O + o) * 2 * V::LANES));
+                let w = V::load_int(weight.as_ptr().add(o * input + step * 2 * V::LANES).cast());
                 let (even, odd) = (V::lower(w), V::upper(w));
                 for r in 0..R {
                     sums[o][r][0] = V::multiply_add(even, x[r][0], sums[o][r][0]);
@@ -193,7 +191,6 @@ unsafe fn dot_groups<V: Simd, S: Stored, const BITS: usize, const R: usize, cons
     let steps = length / (V::LANES * per_word);
     let per_row = packed.words_per_row(input);
     let words = &packed.words[output * per_row..][..O * per_row];
-    let ahead = ahead(size_of_val(words));
     let groups = input.div_ceil(packed.group);
     let scales = &scales[output * groups..][..O * groups];
     let zeros = packed.zeros.map(|zeros| &zeros[output * groups..][..O * groups]);
@@ -210,9 +207,8 @@ unsafe fn dot_groups<V: Simd, S: Stored, const BITS: usize, const R: usize, cons
             let at = step * V::LANES;
             let place = at / WIDE * (2 * WIDE * per_word) + 4 * (at % WIDE);
             for o in 0..O {
-                let w = words.as_ptr().add(o * per_row + at);
-                prefetch_ahead(w, ahead);
-                let w = V::load_int(w.cast());
+                prefetch_ahead(words.as_ptr().wrapping_add(O * at + o * V::LANES));
+                let w = V::load_int(words.as_ptr().add(o * per_row + at).cast());
                 let scale = V::scales::<S, GROUPS>(scales.as_ptr().add(o * groups + group));
                 for r in 0..R {
                     let mut sum = V::load_int(offsets[r].as_ptr().add(at));

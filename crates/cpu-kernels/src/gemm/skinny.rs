@@ -19,6 +19,9 @@ use crate::simd::{Instructions, Scalar, Simd};
 
 /// Fewest bytes of weights that one task reads.
 const TASK: usize = 32 << 10;
+/// Most tasks for each thread of a parallel loop: enough to be balanced. Few long pieces are read faster than many short ones, because
+/// memory comes to full speed only after some lines, and because what is prefetched at the end of a piece is another task's.
+const TASKS_PER_THREAD: usize = 8;
 
 /// One of several GEMVs (or skinny GEMMs) that share their activations.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub const SKINNY_MAX_ROWS: usize = 8;
 
 /// Computes [`super::gemv_batch`] as skinny GEMMs, in one parallel loop over all weights.
 pub(crate) fn skinny(instructions: Instructions, inputs: &mut Activations, products: &mut [GemvOp]) {
+    let all_bytes: usize = products.iter().map(|product| product.weight.bytes()).sum();
     let products: SmallVec<[_; 4]> = products
         .iter_mut()
         .map(|GemvOp { weight, output, bias, y }| {
@@ -46,7 +50,7 @@ pub(crate) fn skinny(instructions: Instructions, inputs: &mut Activations, produ
             assert_eq!(y.len(), size([inputs.rows, *output]), "y [rows, output]");
             assert!(bias.is_none_or(|bias| bias.len() == *output), "bias [output]");
             inputs.prepare(instructions, &matrix);
-            (pieces(weight.bytes(), *output), matrix, *bias, *output, DisjointCols::new(y, *output))
+            (pieces(weight.bytes(), all_bytes, *output), matrix, *bias, *output, DisjointCols::new(y, *output))
         })
         .collect();
     if inputs.rows == 0 {
@@ -73,9 +77,11 @@ pub(crate) fn skinny(instructions: Instructions, inputs: &mut Activations, produ
     });
 }
 
-/// Number of tasks for a matrix: small enough to be balanced, large enough to be worth it.
-pub(crate) fn pieces(bytes: usize, output: usize) -> usize {
-    (bytes / TASK).clamp(1, 8 * rayon::current_num_threads()).min(output.max(1))
+/// Number of tasks for a matrix of `bytes` among those of one parallel loop, which have `all_bytes`.
+pub(crate) fn pieces(bytes: usize, all_bytes: usize, output: usize) -> usize {
+    let most = TASKS_PER_THREAD * rayon::current_num_threads();
+    let share = (most as f64 * bytes as f64 / all_bytes.max(1) as f64).ceil() as usize;
+    (bytes / TASK).min(share).clamp(1, output.max(1))
 }
 
 /// Most rows and outputs that are computed before they are emitted.

@@ -8,6 +8,7 @@ use cpu_kernels::{
     Assignment, AttentionShape, Epilogue, Expert, GemvOp, LinearArgs, LinearShape, Precision, SKINNY_MAX_ROWS,
 };
 
+use super::awake;
 use super::pool::{Buffer, KEPT_BYTES, Pool};
 use super::{Engine, Qkv, Run, RunLength, WeightedRow};
 use crate::matrix::HostMatrix;
@@ -512,8 +513,8 @@ impl Engine for HostEngine {
     fn call<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         // Started from a pool thread, parallel work needs no switch of threads.
         let result = match rayon::current_thread_index() {
-            Some(_) => f(),
-            None => rayon::scope(|_| f()),
+            Some(_) => awake::run(f),
+            None => rayon::scope(|_| awake::run(f)),
         };
         self.pool.trim(KEPT_BYTES);
         result

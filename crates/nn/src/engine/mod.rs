@@ -5,6 +5,7 @@
 //! kernels; [`DeviceEngine`] computes with burn tensors on any device, and on an autodiff device every operation is differentiable.
 //! Which one a model uses is decided when it is loaded ([`Place`]).
 
+mod awake;
 mod device;
 mod host;
 mod pool;
