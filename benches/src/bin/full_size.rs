@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use omni_core::{Dtype, Error, Result};
+use clap::Parser;
+use omni_core::{Dtype, Result};
 use qwen3_omni::{GenerateOptions, Guards, Message, Omni};
 use qwen3_omni_benches::full_size;
 use serde_json::json;
@@ -22,8 +23,31 @@ use weights_tools::quantize::{Plan, Recipe};
 const FRAMES_PER_TOKEN: usize = 3;
 const ANSWERS: usize = 3;
 
+/// The model at its full size, quantised, answering aloud
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where the checkpoint lies, or is written
+    directory: PathBuf,
+    /// Recipe of the weights
+    #[arg(default_value = "24gb", value_parser = recipe)]
+    recipe: Recipe,
+    /// Tokens of an answer
+    #[arg(default_value_t = 32)]
+    tokens: usize,
+    /// Random characters of the one text that is asked in place of a short question
+    characters: Option<usize>,
+}
+
+fn recipe(name: &str) -> std::result::Result<Recipe, String> {
+    let named = |recipe: &Recipe| recipe.name() == name;
+    Recipe::ALL
+        .into_iter()
+        .find(named)
+        .ok_or_else(|| format!("expected {}", Recipe::ALL.map(|recipe| recipe.name()).join(", ")))
+}
+
 fn main() -> ExitCode {
-    match run() {
+    match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -32,19 +56,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
-    let bad =
-        |reason: &str| Error::Request(format!("{reason}: expected DIRECTORY [24gb|48gb|80gb] [TOKENS] [CHARACTERS]"));
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let directory = PathBuf::from(arguments.first().ok_or_else(|| bad("no directory"))?);
-    let named = arguments.get(1).map_or("24gb", String::as_str);
-    let recipe = Recipe::ALL.into_iter().find(|recipe| recipe.name() == named).ok_or_else(|| bad(named))?;
-    let number = |at: usize| arguments.get(at).map(|text| text.parse::<usize>().map_err(|_| bad(text))).transpose();
-    let tokens = number(2)?.unwrap_or(32);
-    let characters = number(3)?;
-    full_size::write(&directory, None, Plan { recipe: Some(recipe), ..Plan::default() })?;
+fn run(&Arguments { ref directory, recipe, tokens, characters }: &Arguments) -> Result<()> {
+    full_size::write(directory, None, Plan { recipe: Some(recipe), ..Plan::default() })?;
     let started = Instant::now();
-    let omni = Omni::builder(&directory).dtype(Dtype::Bf16).load()?;
+    let omni = Omni::builder(directory).dtype(Dtype::Bf16).load()?;
     let loaded = started.elapsed();
     let options = GenerateOptions::default()
         .max_new_tokens(tokens)
@@ -61,7 +76,7 @@ fn run() -> Result<()> {
         println!(
             "{}",
             json!({
-                "recipe": named, "answer": answer, "load_s": seconds(loaded), "prompt_tokens": reply.usage.prompt_tokens,
+                "recipe": recipe.name(), "answer": answer, "load_s": seconds(loaded), "prompt_tokens": reply.usage.prompt_tokens,
                 "prefill_s": seconds(times.prefill), "tokens": reply.usage.text_tokens, "frames": frames,
                 "tokens_per_second": reply.tokens_per_second(), "real_time_factor": reply.real_time_factor(),
                 "first_text_s": seconds(times.first_text), "first_audio_s": times.first_audio.map(seconds),

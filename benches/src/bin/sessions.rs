@@ -12,6 +12,7 @@
 
 use std::path::PathBuf;
 
+use clap::Parser;
 use omni_core::Dtype;
 use qwen3_omni::{GenerateOptions, Guards, Message, Omni};
 use qwen3_omni_benches::asking::{answers, line};
@@ -26,14 +27,25 @@ const CODES: usize = 3 * TOKENS + 1;
 /// Answers at once.
 const SESSIONS: [usize; 4] = [1, 2, 4, 8];
 
+/// 1, 2, 4 and 8 answers at once
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// A checkpoint with random weights, as `full_size` writes them; otherwise nano answers
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Writes and asks a checkpoint of full widths
+    #[arg(long, conflicts_with = "model")]
+    full_size: bool,
+    /// Number type to compute in
+    #[arg(long, default_value = "f32")]
+    dtype: Dtype,
+}
+
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let at_full_size = arguments.iter().any(|argument| argument == "--full-size");
-    let half = arguments.windows(2).any(|pair| pair[0] == "--dtype" && pair[1] == "bf16");
+    let arguments = Arguments::parse();
     let directory = tempfile::tempdir().unwrap();
     let limits = GenerateOptions::default().max_new_tokens(TOKENS).max_codes(CODES).guards(Guards::off());
-    let named = arguments.windows(2).find(|pair| pair[0] == "--model").map(|pair| PathBuf::from(&pair[1]));
-    let (model, options, rounds) = match (named, at_full_size) {
+    let (model, options, rounds) = match (arguments.model, arguments.full_size) {
         (Some(model), _) => (model, limits, 1),
         (None, true) => {
             let out = directory.path().join("model");
@@ -43,8 +55,7 @@ fn main() {
         (None, false) => (testkit::nano(), GenerateOptions::default(), 20),
     };
     let most = SESSIONS.into_iter().max().unwrap();
-    let builder = Omni::builder(&model).max_answers(most);
-    let omni = if half { builder.dtype(Dtype::Bf16) } else { builder }.load().unwrap();
+    let omni = Omni::builder(&model).max_answers(most).dtype(arguments.dtype).load().unwrap();
     let options = options.greedy();
     let questions = ["what is seven plus five", "repeat red cat nine"].map(|text| Message::user().text(text));
     for (what, options) in [("text", options.clone().text_only()), ("speech", options)] {
