@@ -4,6 +4,8 @@
 use super::paged::{PAGE, Page, PagedKv};
 use crate::activation::exp;
 use crate::buffer::DisjointCols;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Instructions, Scalar, Simd, Stored};
@@ -75,6 +77,9 @@ impl<'a> Task<'a> {
             Instructions::Avx512(_) | Instructions::Avx2(_) if self.cache.width.is_multiple_of(16) => unsafe {
                 self.avx2(tile, memory);
             },
+            // SAFETY: as for the first. Heads are padded to eight numbers, which are two vectors.
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(_) => unsafe { self.neon(tile, memory) },
             // SAFETY: needs no instructions of its own.
             _ => unsafe { self.run::<Scalar, 1>(tile, memory) },
         }
@@ -92,6 +97,13 @@ impl<'a> Task<'a> {
     unsafe fn avx2(self, tile: usize, memory: &mut Scratch) {
         // SAFETY: this function has the instructions.
         unsafe { self.run::<Avx2, 1>(tile, memory) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[target_feature(enable = "neon")]
+    unsafe fn neon(self, tile: usize, memory: &mut Scratch) {
+        // SAFETY: this function has the instructions.
+        unsafe { self.run::<Neon, 2>(tile, memory) }
     }
 
     /// # Safety

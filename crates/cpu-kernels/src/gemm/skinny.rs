@@ -13,6 +13,8 @@ use super::activations::Activations;
 use super::dot::{add_rest, dot_bf16, dot_f32, dot_packed};
 use super::weight::{Matrix, Weight};
 use crate::buffer::{DisjointCols, size};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Instructions, Scalar, Simd};
@@ -148,6 +150,9 @@ impl Block<'_> {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2(_) => unsafe { self.avx2(rows, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(_) => unsafe { self.neon(rows, sums) },
             // SAFETY: needs nothing.
             Instructions::Scalar => unsafe { self.each::<Scalar, R>(rows, sums) },
         }
@@ -166,6 +171,13 @@ impl Block<'_> {
     unsafe fn avx2<const R: usize>(&self, rows: [usize; R], sums: &mut Sums) {
         // SAFETY: this function has the instructions.
         unsafe { self.each::<Avx2, R>(rows, sums) }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[target_feature(enable = "neon")]
+    unsafe fn neon<const R: usize>(&self, rows: [usize; R], sums: &mut Sums) {
+        // SAFETY: this function has the instructions.
+        unsafe { self.each::<Neon, R>(rows, sums) }
     }
 
     /// # Safety

@@ -51,7 +51,7 @@ impl SimdLevel {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            Self::Neon => super::vector::has_neon(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => super::vector::has_avx2(),
             #[cfg(target_arch = "x86_64")]
@@ -211,6 +211,10 @@ pub(crate) mod tests {
     #[test]
     fn neon_is_used_unless_less_was_asked_for() {
         let scalar = std::env::var(VARIABLE).is_ok_and(|name| name == "scalar");
-        assert_eq!(matches!(Processor::best().arch, Arch::Scalar), scalar);
+        let Processor { level, instructions, arch } = Processor::best();
+        assert_eq!(level, if scalar { SimdLevel::Scalar } else { SimdLevel::Neon });
+        assert_eq!(matches!(instructions, Instructions::Scalar), scalar);
+        assert_eq!(matches!(instructions, Instructions::Neon(_)), !scalar);
+        assert_eq!(matches!(arch, Arch::Scalar), scalar);
     }
 }

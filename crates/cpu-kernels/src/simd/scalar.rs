@@ -1,6 +1,7 @@
 //! Scalar code: the same computation on arrays, for any processor.
 #![allow(unsafe_code)]
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Scalar code alone needs less of the traits.
+// Scalar code alone needs less of the traits.
+#![cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 
 use super::bf16::widen;
 use super::vector::{PIECE, Simd, Split, Stored};

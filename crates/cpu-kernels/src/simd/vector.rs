@@ -2,10 +2,13 @@
 //!
 //! `pulp` has no products of 16-bit integers, with which packed weights are multiplied.
 #![allow(unsafe_code)]
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Scalar code alone needs less of the traits.
+// Scalar code alone needs less of the traits.
+#![cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 
 use super::bf16::widen;
 use super::level::SimdLevel;
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
@@ -114,6 +117,7 @@ pub(crate) enum Split {
     Shorts,
     /// As an upper and a lower byte, `128 * upper + lower`, both signed: first the vectors of upper bytes, then those of lower
     /// ones. For 4-bit weights, each kind has the even activations of a word before the odd ones.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Only AVX-512 wants them.
     Bytes,
 }
 
@@ -140,12 +144,15 @@ pub(crate) enum Instructions {
     /// AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2(Found),
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Found),
     /// Scalar code, which every processor runs.
     Scalar,
 }
 
 /// Proof that instructions were found; only this module makes one.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found(());
 
@@ -165,6 +172,12 @@ pub(crate) fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
+/// Whether the processor has NEON.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn has_neon() -> bool {
+    std::arch::is_aarch64_feature_detected!("neon")
+}
+
 impl Instructions {
     /// The best instructions up to `level` that the processor has.
     #[cfg(target_arch = "x86_64")]
@@ -178,8 +191,14 @@ impl Instructions {
         }
     }
 
+    /// The best instructions up to `level` that the processor has.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn up_to(level: SimdLevel) -> Self {
+        if level >= SimdLevel::Neon && has_neon() { Self::Neon(Found(())) } else { Self::Scalar }
+    }
+
     /// The best instructions: there are none but scalar code.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub(crate) fn up_to(_: SimdLevel) -> Self {
         Self::Scalar
     }
@@ -191,6 +210,8 @@ impl Instructions {
             Self::Avx512(_) => Avx512::SPLIT,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => Avx2::SPLIT,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => Neon::SPLIT,
             Self::Scalar => Scalar::SPLIT,
         }
     }
