@@ -197,10 +197,11 @@ fn few<'a>(
     }
     let inputs = &*inputs;
     let columns = DisjointCols::new(activations.fill(sorted.len(), inner), inner);
-    let parts = groups.first().map_or(1, |(_, expert, _)| {
-        let bytes = 2 * expert.gate.weight().bytes();
-        pieces(bytes, groups.len() * bytes, inner)
-    });
+    let parts_of = |bytes_of: fn(&Matrices) -> usize, output| {
+        let bytes = groups.first().map_or(0, |(_, expert, _)| bytes_of(expert));
+        pieces(bytes, groups.len() * bytes, output)
+    };
+    let parts = parts_of(|expert| expert.gate.weight().bytes() + expert.up.weight().bytes(), inner);
     (0..groups.len() * parts).into_par_iter().for_each(|task| {
         let ((place, expert, rows), part) = (&groups[task / parts], task % parts);
         let range = inner * part / parts..inner * (part + 1) / parts;
@@ -221,10 +222,7 @@ fn few<'a>(
     let activations = &*activations;
     outputs.resize(size([sorted.len(), width]), 0.0);
     let columns = DisjointCols::new(outputs, width);
-    let parts = groups.first().map_or(1, |(_, expert, _)| {
-        let bytes = expert.down.weight().bytes();
-        pieces(bytes, groups.len() * bytes, width)
-    });
+    let parts = parts_of(|expert| expert.down.weight().bytes(), width);
     (0..groups.len() * parts).into_par_iter().for_each(|task| {
         let ((place, expert, rows), part) = (&groups[task / parts], task % parts);
         let range = width * part / parts..width * (part + 1) / parts;

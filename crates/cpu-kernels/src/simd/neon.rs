@@ -101,7 +101,7 @@ unsafe impl Simd for Neon {
             let (mut first, mut last) = (vdupq_n_s32(0), vdupq_n_s32(0));
             for vector in 0..16 / BITS {
                 let x = vld1q_s16(x.add(vector * PIECE).cast());
-                // A shift by a variable goes to the left, by less than nothing to the right.
+                // A negative count shifts to the right, which has no instruction of its own for a count that varies.
                 let shifted = vshlq_u16(words, vdupq_n_s16(-((vector * BITS) as i16)));
                 let values = vreinterpretq_s16_u16(vandq_u16(shifted, mask));
                 first = vmlal_s16(first, vget_low_s16(values), vget_low_s16(x));

@@ -22,8 +22,8 @@ impl std::fmt::Debug for Resampler {
     }
 }
 
-/// Least number of samples per filter step, at the lower of both rates. The filter is as long as a step: at 16 kHz it passes what lies
-/// below 7.6 kHz, and a listener waits for at most one and a half steps, 30 ms.
+/// Least number of samples per filter step, at the lower of both rates. The filter is as long as a step. From 24 or 48 to 16 kHz it keeps
+/// what lies below 7 kHz, and holds sound back for at most one and a half steps, 30 ms.
 const STEP: usize = 320;
 
 /// Number of input samples per step that is whole at both rates. It is even: half of it is the filter's delay, which must be whole
@@ -137,6 +137,12 @@ mod tests {
             let middle = 1000..out.len() - 1000;
             let error = middle.clone().map(|i| (out[i] - ideal[i]).abs()).fold(0.0, f32::max);
             assert!(error < 2e-3, "{rate}: {error}");
+            if rate >= 22_050 {
+                let kept = convert(&tone(rate, 7_000.0, samples), rate, 1000);
+                let ideal = tone(16_000, 7_000.0, out.len());
+                let error = middle.clone().map(|i| (kept[i] - ideal[i]).abs()).fold(0.0, f32::max);
+                assert!(error < 2e-3, "{rate}: {error} at 7 kHz");
+            }
             if rate > 24_000 {
                 let high = convert(&tone(rate, 11_000.0, samples), rate, 1000);
                 let loudest = middle.map(|i| high[i].abs()).fold(0.0, f32::max);

@@ -234,7 +234,7 @@ mod tests {
     fn one_alone_is_served_at_once() {
         let batcher = Batcher::new(Limit::jobs(8));
         let mut slot = batcher.slot();
-        // A thousand waits for another slot take longer; one try of ten must not be held up by the machine.
+        // The leader waits for no other slot: a thousand waits would take longer. A busy machine may hold up a single try.
         let at_once = (0..10).any(|_| {
             let started = Instant::now();
             for job in 0..1000 {

@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
 
-    /// The units of a text that arrives in pieces of so many characters.
+    /// Cuts a text that arrives `piece` characters at a time.
     fn units(text: &str, piece: usize, by_clauses: bool) -> Vec<String> {
         let mut sentences = Sentences::default();
         let chars: Vec<char> = text.chars().collect();

@@ -176,7 +176,7 @@ async fn speak(app: &Arc<App>, tasks: Receiver<Task>, outputs: &Sender<Output>) 
             Err(Gone) => return,
         },
         (error, reason) = socket::over(app) => {
-            let _ = send_data(outputs, Output::Event(refusal(&error))).await;
+            let _ = send_data(outputs, Output::Event(refusal(&error).to_string())).await;
             (close_code::AWAY, reason)
         }
     };
@@ -194,7 +194,7 @@ async fn work(
     let mut count = 0;
     loop {
         match tasks.recv().await.ok_or(Gone)? {
-            Task::Refuse(error) => send_data(outputs, Output::Event(refusal(&error))).await?,
+            Task::Refuse(error) => event(refusal(&error)).await?,
             Task::End(code, reason) => {
                 if code == close_code::NORMAL {
                     event(json!({"type": "session.done", "total_sentences": count})).await?;
@@ -206,9 +206,11 @@ async fn work(
                     "format": settings.format.name(), "sample_rate": app.omni.sample_rate()}))
                 .await?;
                 let mut bytes = 0;
-                let read = read_aloud(app, &text, &settings, outputs, &mut bytes).await?;
-                if let Err(error) = &read {
-                    send_data(outputs, Output::Event(refusal(error))).await?;
+                let read = read_aloud(app, &text, &settings, outputs, &mut bytes).await;
+                match &read {
+                    Ok(()) => {}
+                    Err(Failure::Gone) => return Err(Gone),
+                    Err(Failure::Refused(error)) => event(refusal(error)).await?,
                 }
                 event(json!({"type": "audio.done", "sentence_index": count, "total_bytes": bytes,
                     "error": read.is_err()}))
@@ -219,8 +221,26 @@ async fn work(
     }
 }
 
-fn refusal(error: &ApiError) -> String {
-    json!({"type": "error", "message": error.message, "code": error.code, "param": error.param}).to_string()
+fn refusal(error: &ApiError) -> Value {
+    json!({"type": "error", "message": error.message, "code": error.code, "param": error.param})
+}
+
+/// Why a sentence is not read to its end.
+enum Failure {
+    Gone,
+    Refused(ApiError),
+}
+
+impl From<Gone> for Failure {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
 }
 
 /// Sends the sound of one sentence and counts its bytes.
@@ -230,39 +250,28 @@ async fn read_aloud(
     settings: &Settings,
     outputs: &Sender<Output>,
     bytes: &mut usize,
-) -> Result<ApiResult<()>, Gone> {
-    let mut answer = match begin(app, text, settings).await {
-        Ok(answer) => answer,
-        Err(error) => return Ok(Err(error)),
-    };
+) -> Result<(), Failure> {
+    let mut answer = begin(app, text, settings).await?;
     let mut send = async |sound: Vec<u8>| {
         *bytes += sound.len();
         send_data(outputs, Output::Sound(sound)).await
     };
     let format = settings.format;
     if !settings.as_made {
-        let file = whole(&mut answer).await.and_then(|audio| format.encode(&audio, "response_format"));
-        return match file {
-            Ok(file) => send(file).await.map(Ok),
-            Err(error) => Ok(Err(error)),
-        };
+        let file = format.encode(&whole(&mut answer).await?, "response_format")?;
+        return Ok(send(file).await?);
     }
-    let mut encoder = match format.encoder(app.omni.sample_rate(), "response_format") {
-        Ok(encoder) => encoder,
-        Err(error) => return Ok(Err(error)),
-    };
+    let mut encoder = format.encoder(app.omni.sample_rate(), "response_format")?;
     while let Some(piece) = next(&mut answer, &mut *encoder).await {
-        match piece {
-            Ok(Piece::Bytes(sound)) => send(sound).await?,
-            Ok(Piece::Done(_)) => match encoder.finish() {
-                Ok(rest) if rest.is_empty() => break,
-                Ok(rest) => send(rest).await?,
-                Err(error) => return Ok(Err(error)),
-            },
-            Err(error) => return Ok(Err(error)),
+        let sound = match piece? {
+            Piece::Bytes(sound) => sound,
+            Piece::Done(_) => encoder.finish()?,
+        };
+        if !sound.is_empty() {
+            send(sound).await?;
         }
     }
-    Ok(if *bytes == 0 { Err(nothing_spoken()) } else { Ok(()) })
+    if *bytes == 0 { Err(nothing_spoken().into()) } else { Ok(()) }
 }
 
 /// Waits for a place and begins to read.

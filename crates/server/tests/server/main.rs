@@ -72,8 +72,16 @@ impl Running {
     }
 
     fn post_raw(&self, path: &str, body: &[u8]) -> (u16, Value) {
+        read(self.send(path, body))
+    }
+
+    fn post_for_bytes(&self, path: &str, body: &Value) -> (u16, Vec<u8>) {
+        read_bytes(self.send(path, body.to_string().as_bytes()))
+    }
+
+    fn send(&self, path: &str, body: &[u8]) -> ureq::http::Response<ureq::Body> {
         let request = agent().post(self.url(path)).header("authorization", format!("Bearer {KEY}"));
-        read(request.header("content-type", "application/json").send(body).unwrap())
+        request.header("content-type", "application/json").send(body).unwrap()
     }
 
     fn get(&self, path: &str) -> (u16, Value) {
@@ -98,7 +106,7 @@ impl Running {
         self.wait_until(|| self.server.running() == 0);
     }
 
-    /// A connection whose answer never ends by itself.
+    /// A connection whose answer goes on for thousands of tokens, because its end tokens are forbidden.
     fn endless(&self) -> TcpStream {
         let body = json!({"messages": [{"role": "user", "content": SUM}], "max_tokens": 30_000,
             "temperature": 1.5, "logit_bias": {"488": -100, "489": -100, "490": -100}})
@@ -127,9 +135,12 @@ fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).build().into()
 }
 
-fn read(mut response: ureq::http::Response<ureq::Body>) -> (u16, Value) {
-    let status = response.status().as_u16();
-    let bytes = response.body_mut().with_config().limit(100 << 20).read_to_vec().unwrap();
+fn read_bytes(mut response: ureq::http::Response<ureq::Body>) -> (u16, Vec<u8>) {
+    (response.status().as_u16(), response.body_mut().with_config().limit(100 << 20).read_to_vec().unwrap())
+}
+
+fn read(response: ureq::http::Response<ureq::Body>) -> (u16, Value) {
+    let (status, bytes) = read_bytes(response);
     let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
     (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| text()))
 }
