@@ -257,16 +257,32 @@ pub fn window() -> Vec<f32> {
     exact_window().into_iter().map(|weight| weight as f32).collect()
 }
 
-/// Hertz of a mel on Slaney's scale: linear up to 1 kHz, logarithmic above.
+/// Hertz per mel below the corner of Slaney's scale: linear up to 1 kHz, logarithmic above.
+const LINEAR: f64 = 200.0 / 3.0;
+const CORNER: f64 = 1000.0 / LINEAR;
+
 fn hertz(mel: f64) -> f64 {
-    const LINEAR: f64 = 200.0 / 3.0;
-    const CORNER: f64 = 1000.0 / LINEAR;
     if mel < CORNER { mel * LINEAR } else { 1000.0 * ((6.4f64.ln() / 27.0) * (mel - CORNER)).exp() }
 }
 
-/// The mel of 8 kHz, the upper edge: the inverse of [`hertz`].
+/// The inverse of [`hertz`].
+fn mel_of(hertz: f64) -> f64 {
+    if hertz < 1000.0 { hertz / LINEAR } else { CORNER + (hertz / 1000.0).ln() / (6.4f64.ln() / 27.0) }
+}
+
+/// The mel of 8 kHz, the upper edge.
 fn highest_mel() -> f64 {
-    15.0 + 8.0f64.ln() / (6.4f64.ln() / 27.0)
+    mel_of(8000.0)
+}
+
+/// Frequency in hertz at the centre of a bin, or between two centres.
+pub fn mel_bin_centre(bin: f64) -> f64 {
+    hertz(highest_mel() * (bin + 1.0) / (BINS + 1) as f64)
+}
+
+/// The bin whose centre is at a frequency in hertz, or a place between two: the inverse of [`mel_bin_centre`].
+pub fn mel_bin_at(hertz: f64) -> f64 {
+    mel_of(hertz) / highest_mel() * (BINS + 1) as f64 - 1.0
 }
 
 /// Triangular filters `[201, 128]`, bin after bin, each divided by half its width in Hz.

@@ -25,7 +25,7 @@ mod timeline;
 mod track;
 
 pub use input::{AudioInput, Mono, read, read_at};
-pub use mel::{BINS, HOP, Mel, MelStream, mel_filters, window};
+pub use mel::{BINS, HOP, Mel, MelStream, mel_bin_at, mel_bin_centre, mel_filters, window};
 pub use resample::Resampler;
 
 use std::sync::Arc;

@@ -1,9 +1,10 @@
-//! Sounds are changed while they are learned from: SpecAugment masks bands and spans of a log-mel spectrogram, and level, tilt and
-//! noise vary.
+//! Sounds are changed while they are learned from: SpecAugment masks bands and spans of a log-mel spectrogram, and level, tilt, noise and
+//! the speaker's vocal tract vary.
 
 use std::ops::Range;
 
 use qwen3_omni::ReadMedia;
+use qwen3_omni::media::audio::{mel_bin_at, mel_bin_centre};
 use serde::{Deserialize, Serialize};
 
 use crate::data::Batch;
@@ -28,6 +29,9 @@ pub struct AugmentSettings {
     pub tilt: f64,
     /// Largest standard deviation of the normal noise that is added to each value.
     pub noise: f64,
+    /// Most that all frequencies are raised or lowered by, as a part of them: a shorter or longer vocal tract (VTLP, Jaitly and Hinton
+    /// 2013), that is, another speaker.
+    pub warp: f64,
 }
 
 impl Default for AugmentSettings {
@@ -41,6 +45,7 @@ impl Default for AugmentSettings {
             gain: 0.0,
             tilt: 0.0,
             noise: 0.0,
+            warp: 0.0,
         }
     }
 }
@@ -65,6 +70,10 @@ impl AugmentSettings {
             let reason = format!("{}, expected a part between 0 and 1", self.longest_time);
             return Err(Error::Option { name: "augment.longest_time", reason });
         }
+        if !(0.0..1.0).contains(&self.warp) {
+            let reason = format!("{}, expected a part of at least 0 and less than 1", self.warp);
+            return Err(Error::Option { name: "augment.warp", reason });
+        }
         let changes = [("augment.gain", self.gain), ("augment.tilt", self.tilt), ("augment.noise", self.noise)];
         match changes.into_iter().find(|(_, change)| !(*change >= 0.0 && change.is_finite())) {
             Some((name, change)) => Err(Error::Option { name, reason: format!("{change}, expected 0 or more") }),
@@ -74,6 +83,7 @@ impl AugmentSettings {
 
     /// Changes log-mel frames `[T, bins]`; what is masked becomes their least value.
     pub(super) fn apply(&self, mel: &mut [f32], bins: usize, draws: &mut Draws) {
+        self.warp(mel, bins, draws);
         self.vary(mel, bins, draws);
         let (frames, least) = (mel.len() / bins, mel.iter().copied().fold(f32::INFINITY, f32::min));
         let longest = (self.longest_time * frames as f64) as usize;
@@ -84,6 +94,24 @@ impl AugmentSettings {
         for _ in 0..self.frequency_masks {
             let masked = span(bins, self.widest_frequency, draws);
             mel.chunks_exact_mut(bins).for_each(|frame| frame[masked.clone()].fill(least));
+        }
+    }
+
+    /// Raises or lowers all frequencies by the same factor. What is above the highest is repeated from it.
+    fn warp(&self, mel: &mut [f32], bins: usize, draws: &mut Draws) {
+        if self.warp == 0.0 {
+            return;
+        }
+        let factor = 1.0 + self.warp * draws.symmetric();
+        let source = |bin: usize| mel_bin_at(mel_bin_centre(bin as f64) / factor).clamp(0.0, (bins - 1) as f64);
+        let sources: Vec<f64> = (0..bins).map(source).collect();
+        for frame in mel.chunks_exact_mut(bins) {
+            let before = frame.to_vec();
+            for (value, source) in frame.iter_mut().zip(&sources) {
+                let (low, part) = (*source as usize, source.fract() as f32);
+                let high = before[(low + 1).min(bins - 1)];
+                *value = before[low] + part * (high - before[low]);
+            }
         }
     }
 
@@ -195,6 +223,32 @@ mod tests {
             .map(|seed| mask(&one, seed).chunks(BINS).filter(|frame| frame.iter().all(|value| *value == -1.0)).count())
             .collect();
         assert!(widths.into_iter().eq(0..=20), "every width up to a tenth of 200 frames, and none beyond");
+    }
+
+    #[test]
+    fn a_warp_moves_every_frequency_by_one_factor() {
+        let settings = AugmentSettings { warp: 0.15, ..AugmentSettings::default() };
+        let tones = [20, 60, 100]; // Below 1 kHz, where bins are equally wide, and above.
+        let mut factors = Vec::new();
+        for seed in 0..100 {
+            let mut values = vec![0.0; 3 * BINS];
+            tones.iter().enumerate().for_each(|(frame, bin)| values[frame * BINS + bin] = 1.0);
+            settings.apply(&mut values, BINS, &mut Draws::new(Purpose::Masks, &[seed]));
+            let raised = tones.iter().zip(values.chunks_exact(BINS)).map(|(bin, frame)| {
+                let total: f32 = frame.iter().sum();
+                let place = frame.iter().enumerate().map(|(at, value)| at as f64 * f64::from(value / total)).sum();
+                mel_bin_centre(place) / mel_bin_centre(*bin as f64)
+            });
+            let raised: Vec<f64> = raised.collect();
+            // A tone is a whole bin wide: 7 % at the first of these frequencies, 3 % at the others.
+            assert!(raised.iter().all(|factor| (factor - raised[2]).abs() < 0.03), "{raised:?}");
+            factors.push(raised[2]);
+        }
+        assert!(factors.iter().all(|factor| (0.83..1.17).contains(factor)), "{factors:?}");
+        assert!(
+            factors.iter().any(|factor| *factor < 0.9) && factors.iter().any(|factor| *factor > 1.1),
+            "{factors:?}"
+        );
     }
 
     #[test]
