@@ -61,6 +61,9 @@ pub fn line(what: &str, sessions: usize, replies: &[Reply], wall: Duration) -> V
         let making = sum(&|reply| ms(reply.timings.talker + reply.timings.code_predictor));
         line["frames_per_s"] = json!(frames / wall.as_secs_f64());
         line["frame_ms"] = json!(making / frames);
+        line["code_predictor_frame_ms"] = json!(sum(&|reply| ms(reply.timings.code_predictor)) / frames);
+        line["drafted_codes"] = json!(sum(&|reply| reply.usage.drafted_codes as f64));
+        line["accepted_codes"] = json!(sum(&|reply| reply.usage.accepted_codes as f64));
         line["vocoder_frame_ms"] = json!(sum(&|reply| ms(reply.timings.vocoder)) / frames);
         line["first_audio_ms"] = json!(sum(&|reply| reply.timings.first_audio.map_or(0.0, ms)) / replies.len() as f64);
     }

@@ -36,6 +36,12 @@ struct Arguments {
     tokens: usize,
     /// Random characters of the one text that is asked in place of a short question
     characters: Option<usize>,
+    /// Residual codes that the code predictor drafts at once
+    #[arg(long, default_value_t = 0)]
+    draft_codes: usize,
+    /// Draws the codes as the released model does, instead of the best ones
+    #[arg(long)]
+    sampled: bool,
 }
 
 fn recipe(name: &str) -> std::result::Result<Recipe, String> {
@@ -56,7 +62,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(&Arguments { ref directory, recipe, tokens, characters }: &Arguments) -> Result<()> {
+fn run(arguments: &Arguments) -> Result<()> {
+    let &Arguments { ref directory, recipe, tokens, characters, draft_codes, sampled } = arguments;
     full_size::write(directory, None, Plan { recipe: Some(recipe), ..Plan::default() })?;
     let started = Instant::now();
     let omni = Omni::builder(directory).dtype(Dtype::Bf16).load()?;
@@ -64,11 +71,13 @@ fn run(&Arguments { ref directory, recipe, tokens, characters }: &Arguments) -> 
     let options = GenerateOptions::default()
         .max_new_tokens(tokens)
         .max_codes(tokens * FRAMES_PER_TOKEN + 1)
+        .draft_codes(draft_codes)
         .guards(Guards::off());
+    let options = if sampled { options } else { options.greedy() };
     let question = characters.map_or_else(|| "what is seven plus five".to_owned(), noise);
     let question = [Message::user().text(&question)];
     for answer in 0..if characters.is_some() { 1 } else { ANSWERS } {
-        let reply = omni.generate(&question, &options.clone().greedy())?;
+        let reply = omni.generate(&question, &options)?;
         let frames = reply.speech.as_ref().map_or(0, |speech| speech.codes.len());
         let each = |time: Duration, count: usize| (time.as_secs_f64() * 1e5 / count.max(1) as f64).round() / 100.0;
         let seconds = |time: Duration| (time.as_secs_f64() * 1e3).round() / 1e3;
@@ -84,6 +93,7 @@ fn run(&Arguments { ref directory, recipe, tokens, characters }: &Arguments) -> 
                 "thinker_ms_per_token": each(times.thinker - times.prefill, reply.usage.text_tokens - 1),
                 "talker_ms_per_frame": each(times.talker, frames),
                 "code_predictor_ms_per_frame": each(times.code_predictor, frames),
+                "drafted_codes": reply.usage.drafted_codes, "accepted_codes": reply.usage.accepted_codes,
                 "vocoder_ms_per_frame": each(times.vocoder, frames),
                 "resident_mb": status("VmRSS:"), "own_mb": status("RssAnon:"), "mapped_mb": status("RssFile:"),
             })

@@ -39,6 +39,12 @@ struct Arguments {
     /// Number type to compute in
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
+    /// Residual codes that the code predictor drafts at once
+    #[arg(long, default_value_t = 0)]
+    draft_codes: usize,
+    /// Draws the codes as the released model does, instead of the best ones
+    #[arg(long)]
+    sampled: bool,
 }
 
 fn main() {
@@ -56,7 +62,7 @@ fn main() {
     };
     let most = SESSIONS.into_iter().max().unwrap();
     let omni = Omni::builder(&model).max_answers(most).dtype(arguments.dtype).load().unwrap();
-    let options = options.greedy();
+    let options = if arguments.sampled { options } else { options.greedy() }.draft_codes(arguments.draft_codes);
     let questions = ["what is seven plus five", "repeat red cat nine"].map(|text| Message::user().text(text));
     for (what, options) in [("text", options.clone().text_only()), ("speech", options)] {
         // Caches and pools are warm afterwards.

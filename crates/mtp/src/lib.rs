@@ -4,12 +4,14 @@
 //! and writes the codes of the other codebooks one after another.
 
 mod config;
+mod draft;
 mod model;
 mod predict;
 mod teacher_forcing;
 
 pub use checkpoint::{Checkpoint, Weights};
 pub use config::{CodePredictorConfig, predictor_spec};
+pub use draft::{DraftCounts, MAX_DRAFT_CODES};
 pub use model::CodePredictor;
 pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, SamplingOptions};
 pub use predict::{FrameRun, PredictorProbe, PredictorState};

@@ -72,14 +72,17 @@ impl CodePredictor {
     /// [`Error::Request`] for another number of codes, or a code outside its table.
     pub fn embed(&self, residual: &[u32]) -> Result<Tensor<2>> {
         self.check(residual)?;
-        Ok(on_engine!(self.engine, |e| {
-            let rows = self.codec_embedding.iter().zip(residual).map(|(table, code)| e.embed(table, &e.ids(&[*code])));
-            let sum = rows.fold(None, |sum, row| match sum {
-                Some(sum) => Some(e.add(sum, &row)),
-                None => Some(e.widened(&row)),
-            });
-            e.tensor(&sum.expect("there is at least one residual codebook"), 0..1)
-        }))
+        Ok(on_engine!(self.engine, |e| self.sum_of_embeddings(e, residual)))
+    }
+
+    /// Sum `[1, D]` of the residual codes' embeddings, in f32; the codes lie in their tables.
+    pub(crate) fn sum_of_embeddings<E: Engine>(&self, e: &E, residual: &[u32]) -> Tensor<2> {
+        let rows = self.codec_embedding.iter().zip(residual).map(|(table, code)| e.embed(table, &e.ids(&[*code])));
+        let sum = rows.fold(None, |sum, row| match sum {
+            Some(sum) => Some(e.add(sum, &row)),
+            None => Some(e.widened(&row)),
+        });
+        e.tensor(&sum.expect("there is at least one residual codebook"), 0..1)
     }
 
     pub(crate) fn check(&self, residual: &[u32]) -> Result<()> {

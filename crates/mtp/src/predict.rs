@@ -4,12 +4,31 @@ use nn::{DecoderRun, DecoderState, Engine, Probe, SKINNY_MAX_ROWS, Sampler, last
 use omni_core::{Error, FrameCodes, FrameStart, Positions, Result, SamplingOptions};
 
 use crate::CodePredictor;
+use crate::draft::{DraftCounts, MAX_DRAFT_CODES, fitting};
 
 /// Caches and random source of one run; the caches' memory is reused for every frame.
 #[derive(Debug, Clone)]
 pub struct PredictorState {
-    decoder: DecoderState,
-    sampler: Sampler,
+    pub(crate) decoder: DecoderState,
+    pub(crate) sampler: Sampler,
+    /// Codes drafted at once.
+    pub(crate) drafts: usize,
+    pub(crate) counts: DraftCounts,
+}
+
+impl PredictorState {
+    /// Drafts up to this number of residual codes at once, at most [`MAX_DRAFT_CODES`]: one pass of the decoder then verifies them
+    /// instead of a pass for each code. Greedy codes stay the same, and sampled ones keep their distribution, but are other draws.
+    #[must_use]
+    pub fn with_drafts(mut self, codes: usize) -> Self {
+        self.drafts = codes.min(MAX_DRAFT_CODES);
+        self
+    }
+
+    /// Drafts made and accepted so far.
+    pub fn draft_counts(&self) -> DraftCounts {
+        self.counts
+    }
 }
 
 /// One frame of one run.
@@ -18,7 +37,7 @@ pub struct FrameRun<'a> {
     pub state: &'a mut PredictorState,
     /// What the frame starts from.
     pub start: &'a FrameStart,
-    /// Observes every step.
+    /// Observes every step; a frame with a probe is predicted without drafts.
     pub probe: Option<&'a mut dyn PredictorProbe>,
 }
 
@@ -32,6 +51,10 @@ impl<'a> FrameRun<'a> {
     /// Makes a frame without a probe.
     pub fn new(state: &'a mut PredictorState, start: &'a FrameStart) -> Self {
         Self { state, start, probe: None }
+    }
+
+    fn drafts(&self) -> bool {
+        self.state.drafts > 0 && self.probe.is_none()
     }
 }
 
@@ -65,10 +88,22 @@ fn shown<E: Engine>(e: &E, frames: &mut [FrameRun], ids: E::Ids) -> E::Ids {
     e.ids(&codes)
 }
 
+/// The codes of each run, or its error if one of its logits was NaN or infinite.
+pub(crate) fn checked(frames: &mut [FrameRun], mut codes: impl FnMut(usize) -> FrameCodes) -> Vec<Result<FrameCodes>> {
+    let mut samplers: Vec<_> = frames.iter_mut().map(|frame| &mut frame.state.sampler).collect();
+    let checks = Sampler::check_all(&mut samplers, "code predictor").into_iter().enumerate();
+    checks.map(|(run, check)| check.map(|()| codes(run))).collect()
+}
+
 impl CodePredictor {
     /// A fresh state.
     pub fn start(&self, sampling: &SamplingOptions) -> PredictorState {
-        PredictorState { decoder: self.model.start(), sampler: Sampler::new(sampling, Suppressed::default()) }
+        PredictorState {
+            decoder: self.model.start(),
+            sampler: Sampler::new(sampling, Suppressed::default()),
+            drafts: 0,
+            counts: DraftCounts::default(),
+        }
     }
 
     /// Predicts one frame of each run in one batch: each run has its own caches and random source, and gets the codes it gets
@@ -87,17 +122,24 @@ impl CodePredictor {
             }
         }
         let mut codes = Vec::with_capacity(frames.len());
-        while !frames.is_empty() {
+        while let Some(first) = frames.first() {
+            // Frames with and without drafts alternate rarely: options are those of an application.
+            let drafts = first.drafts();
+            let alike = frames.iter().take_while(|frame| frame.drafts() == drafts).count();
             // With more rows than these, the results of a row would depend on the others.
-            let rest = frames.split_off(frames.len().min(SKINNY_MAX_ROWS));
-            codes.extend(on_engine!(self.engine, |e| self.frames(e, frames)));
+            let most = if drafts { fitting(&frames[..alike]) } else { alike.min(SKINNY_MAX_ROWS) };
+            let rest = frames.split_off(most);
+            frames.iter_mut().for_each(|frame| frame.state.decoder.clear());
+            codes.extend(on_engine!(self.engine, |e| match drafts {
+                true => self.drafted_frames(e, frames),
+                false => self.frames(e, frames),
+            }));
             frames = rest;
         }
         Ok(codes)
     }
 
     fn frames<E: Engine>(&self, e: &E, mut frames: Vec<FrameRun>) -> Vec<Result<FrameCodes>> {
-        frames.iter_mut().for_each(|frame| frame.state.decoder.clear());
         let mut hidden = self.begin(e, &mut frames); // [R, D]
         let (mut codes, mut sum) = (Vec::new(), None);
         for (index, (head, table)) in self.lm_head.iter().zip(&self.codec_embedding).enumerate() {
@@ -123,19 +165,15 @@ impl CodePredictor {
         let sum = sum.expect("there is at least one residual codebook");
         let codes = e.read_ids(&codes); // [Q - 1, R]
         let count = frames.len();
-        let mut samplers: Vec<_> = frames.iter_mut().map(|frame| &mut frame.state.sampler).collect();
-        let checks = Sampler::check_all(&mut samplers, "code predictor");
-        let each = checks.into_iter().enumerate().map(|(run, check)| {
-            check?;
+        checked(&mut frames, |run| {
             let residual = codes.iter().skip(run).step_by(count).copied().collect();
-            Ok(FrameCodes { residual, embeds: e.tensor(&sum, run..run + 1) })
-        });
-        each.collect()
+            FrameCodes { residual, embeds: e.tensor(&sum, run..run + 1) }
+        })
     }
 
     /// Prefills the two rows that each frame starts from: in one step if no row's results then depend on the others, otherwise one
     /// row after the other. Returns the states `[R, D]` that the first residual codes are chosen from.
-    fn begin<E: Engine>(&self, e: &E, frames: &mut [FrameRun]) -> E::Rows {
+    pub(crate) fn begin<E: Engine>(&self, e: &E, frames: &mut [FrameRun]) -> E::Rows {
         for frame in frames.iter_mut() {
             if let Some(probe) = &mut frame.probe {
                 let rows = e.rows(&[&frame.start.hidden, &frame.start.first]);

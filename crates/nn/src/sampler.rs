@@ -211,6 +211,12 @@ impl Sampler {
     }
 
     fn draw_row(&mut self, scores: &mut [f32]) -> u32 {
+        self.weigh(scores);
+        self.draw(scores)
+    }
+
+    /// Turns processed logits `[V]` into weights: temperature, top-k, top-p, min-p, and the exponential. The greatest weight is 1.
+    fn weigh(&self, scores: &mut [f32]) {
         let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
         for score in scores.iter_mut() {
             *score = if *score <= NEVER { f32::NEG_INFINITY } else { *score / temperature };
@@ -222,13 +228,37 @@ impl Sampler {
             scores.iter_mut().filter(|score| **score < smallest).for_each(|score| *score = f32::NEG_INFINITY);
         }
         scores.iter_mut().for_each(|score| *score = (*score - greatest).exp());
-        let (total, uniform) = (scores.iter().sum::<f32>(), self.random.random::<f32>());
+    }
+
+    /// Draws an id in proportion to its weight; the weights are not negative, and one is positive.
+    pub fn draw(&mut self, weights: &[f32]) -> u32 {
+        let (total, uniform) = (weights.iter().sum::<f32>(), self.uniform());
         let mut cumulative = 0.0;
-        let below = scores.iter().take_while(|score| {
-            cumulative += **score;
+        let below = weights.iter().take_while(|weight| {
+            cumulative += **weight;
             cumulative <= uniform * total
         });
-        below.count().min(scores.len() - 1) as u32
+        below.count().min(weights.len() - 1) as u32
+    }
+
+    /// Draws a number of `[0, 1)`.
+    pub fn uniform(&mut self) -> f32 {
+        self.random.random()
+    }
+
+    /// The probability `[V]` of each id to be the next, given the ids accepted so far; a greedy sampler gives its choice all of it.
+    pub fn probabilities(&mut self, mut scores: Vec<f32>) -> Vec<f32> {
+        if self.options.greedy || !scores.iter().all(|score| score.is_finite()) {
+            let choice = self.choose_row(&mut scores);
+            scores.fill(0.0);
+            scores[choice as usize] = 1.0;
+            return scores;
+        }
+        self.process(&mut scores);
+        self.weigh(&mut scores);
+        let total: f32 = scores.iter().sum();
+        scores.iter_mut().for_each(|weight| *weight /= total);
+        scores
     }
 
     /// Chooses from one row of logits `[1, V]` on a device, where the id stays.

@@ -66,10 +66,10 @@ pub use output::{
 #[cfg(feature = "grammar")]
 pub use prompt::Grammar;
 pub use prompt::{
-    ChatTemplate, ChunkRamp, ConversationReader, GenerateOptions, GivenText, Guards, HookContext, LastWord, Message,
-    Part, PartKind, PartTokens, Prompt, READ_ALOUD, ReadConversation, ReadMedia, Role, SpeechFilter, Stages,
-    TRANSCRIBE, TalkerPositions, TemplateOptions, TextStream, TokenHook, TokenHooks, Tokenizer, VideoSound,
-    VocoderMode,
+    ChatTemplate, ChunkRamp, ConversationReader, GenerateOptions, GivenText, Guards, HookContext, LastWord,
+    MAX_DRAFT_CODES, Message, Part, PartKind, PartTokens, Prompt, READ_ALOUD, ReadConversation, ReadMedia, Role,
+    SpeechFilter, Stages, TRANSCRIBE, TalkerPositions, TemplateOptions, TextStream, TokenHook, TokenHooks, Tokenizer,
+    VideoSound, VocoderMode,
 };
 pub use recogniser::{AutOptions, AutPrompt, AutRecogniser, AutTask, recognition_mel};
 pub use session::{Answer, AudioTurn, MelNorm, Session};

@@ -48,6 +48,17 @@ fn endless() -> GenerateOptions {
 }
 
 #[test]
+fn drafted_codes_are_counted_and_change_no_greedy_answer() {
+    let omni = nano();
+    let plain = omni.generate(&question(SUM), &greedy()).unwrap();
+    let drafted = omni.generate(&question(SUM), &greedy().draft_codes(2)).unwrap();
+    let samples = |reply: &Reply| reply.speech.as_ref().unwrap().audio.samples.clone();
+    assert_eq!(samples(&drafted), samples(&plain));
+    assert_eq!((plain.usage.drafted_codes, plain.usage.accepted_codes), (0, 0));
+    assert!(0 < drafted.usage.accepted_codes && drafted.usage.accepted_codes < drafted.usage.drafted_codes);
+}
+
+#[test]
 fn the_first_sound_leaves_before_the_text_is_complete() {
     let omni = tiny();
     let options = endless().max_codes(40);

@@ -62,6 +62,8 @@ impl Outcome {
             prompt: prompt_tokens,
             text_tokens: thinker.answer.len(),
             frames: vocoder.codes.len(),
+            drafted_codes: talker.drafts.drafted,
+            accepted_codes: talker.drafts.accepted,
             audio: Duration::from_secs_f64(vocoder.samples as f64 / f64::from(sample_rate)),
             cached_tokens: thinker.cached_tokens,
             cache_bytes: thinker.cache_bytes + talker.cache_bytes,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 use burn::tensor::Tensor;
 use moe_talker::{Conversation, SpeakOptions, Speaking, TalkerPrompt, TalkerState};
+use mtp::DraftCounts;
 use omni_core::{Error, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
@@ -44,6 +45,7 @@ pub(crate) struct TalkerReport {
     /// Time without the code predictor.
     pub(crate) talker: Duration,
     pub(crate) code_predictor: Duration,
+    pub(crate) drafts: DraftCounts,
     pub(crate) cache_bytes: usize,
 }
 
@@ -123,7 +125,7 @@ impl TalkerStage {
         let mut rows = Rows::new(&self.model, &self.words, prompt);
         let mut loops = Loops::default();
         let (mut made, mut text) = (0, None);
-        let mut predictor = parts.code_predictor.start(&self.residual_sampling);
+        let mut predictor = parts.code_predictor.start(&self.residual_sampling).with_drafts(self.options.draft_codes);
         let mut slot = self.model.batches.frames.slot();
         report.finish_reason = loop {
             if let Some(stop) = requested_stop(&self.context.signals) {
@@ -159,6 +161,7 @@ impl TalkerStage {
             text = Some(rows.next(&parts.talker));
         };
         drop(slot);
+        report.drafts = predictor.draft_counts();
         report.cache_bytes = speaking.state().bytes();
         self.cache(speaking.into_state(), tokens);
         Ok(())

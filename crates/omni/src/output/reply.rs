@@ -271,6 +271,12 @@ pub struct Usage {
     pub text_tokens: usize,
     /// Codec frames (80 ms each in the released model).
     pub frames: usize,
+    /// Residual codes that were drafted; see [`GenerateOptions::draft_codes`](crate::GenerateOptions::draft_codes).
+    #[serde(default)]
+    pub drafted_codes: usize,
+    /// Drafts that were accepted.
+    #[serde(default)]
+    pub accepted_codes: usize,
     /// Duration of the sound.
     #[serde(with = "super::seconds")]
     pub audio: Duration,

@@ -17,8 +17,8 @@ pub use grammar::Grammar;
 pub use hook::{HookContext, TokenHook, TokenHooks};
 pub use message::{Message, Part, PartKind, Role, VideoSound};
 pub use options::{
-    ChunkRamp, GenerateOptions, GivenText, Guards, LastWord, READ_ALOUD, SpeechFilter, Stages, TRANSCRIBE,
-    TalkerPositions, VocoderMode,
+    ChunkRamp, GenerateOptions, GivenText, Guards, LastWord, MAX_DRAFT_CODES, READ_ALOUD, SpeechFilter, Stages,
+    TRANSCRIBE, TalkerPositions, VocoderMode,
 };
 pub use prepared::{PartTokens, Prompt};
 pub use reader::{ConversationReader, ReadConversation, ReadMedia};

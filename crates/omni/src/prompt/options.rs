@@ -1,6 +1,7 @@
 use code2wav::Chunking;
 use media::image::PixelBounds;
 use media::video::VideoOptions;
+pub use mtp::MAX_DRAFT_CODES;
 use omni_core::{Result, SamplingOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -256,6 +257,10 @@ pub struct GenerateOptions {
     pub talker: Option<SamplingOptions>,
     /// Sampling of the residual codes; `None` for the reference's settings, greedy if the talker is greedy.
     pub code_predictor: Option<SamplingOptions>,
+    /// Residual codes that the code predictor drafts at once and then verifies together, at most [`MAX_DRAFT_CODES`]; 0 for none.
+    /// Greedy codes stay the same, sampled ones keep their distribution. Whether it saves time depends on how many drafts the model
+    /// accepts: see [`crate::Usage::accepted_codes`].
+    pub draft_codes: usize,
     /// Samples first codes greedily if `talker` is `None`; the checkpoint's repetition penalty still applies.
     pub greedy_speech: bool,
     /// Seed of everything that is random in the answer. Each stage derives its own from it and from the seed of its own sampling
@@ -308,6 +313,7 @@ omni_core::setters! { GenerateOptions {
     speaker: impl Into<String> => Some(speaker.into()),
     talker: impl Into<Option<SamplingOptions>> => talker.into(),
     code_predictor: impl Into<Option<SamplingOptions>> => code_predictor.into(),
+    draft_codes: usize,
     greedy_speech: bool,
     seed: u64,
     max_codes: impl Into<Option<usize>> => max_codes.into(),
@@ -340,6 +346,7 @@ impl Default for GenerateOptions {
             speaker: None,
             talker: None,
             code_predictor: None,
+            draft_codes: 0,
             greedy_speech: false,
             seed: 0,
             max_codes: None,
@@ -415,6 +422,11 @@ impl GenerateOptions {
         for (name, sampling) in stages.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))) {
             sampling.validate(name)?;
         }
+        if self.draft_codes > MAX_DRAFT_CODES {
+            let found = self.draft_codes;
+            let reason = format!("draft_codes is {found}, expected at most {MAX_DRAFT_CODES}");
+            return Err(omni_core::Error::Request(reason));
+        }
         let positive = [
             ("max_new_tokens", self.max_new_tokens),
             ("max_codes", self.max_codes.unwrap_or(1)),
@@ -454,6 +466,7 @@ mod tests {
                 GenerateOptions { guards: Guards { silent_frames: Some(0), ..Guards::off() }, ..Default::default() },
                 "guards.silent_frames",
             ),
+            (GenerateOptions { draft_codes: 5, ..Default::default() }, "draft_codes is 5, expected at most 4"),
             (GenerateOptions { thinker: bad.clone(), ..Default::default() }, "thinker sampling: top_p"),
             (GenerateOptions { talker: Some(bad.clone()), ..Default::default() }, "talker sampling: top_p"),
             (GenerateOptions { code_predictor: Some(bad), ..Default::default() }, "code predictor sampling"),
