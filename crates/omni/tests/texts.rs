@@ -106,6 +106,21 @@ fn an_empty_result_answer_or_system_text_is_answered() {
 }
 
 #[test]
+fn what_was_thought_is_repeated_behind_the_last_question_only() {
+    let omni = tiny();
+    let user = || Message::user().text("what is the weather");
+    let call = Message::assistant("").thinking("ask <|im_end|>").tool_call("weather", json!({}));
+    let told = [user(), call.clone(), Message::tool("rain")];
+    let before = [&told[..], &[Message::assistant("it rains"), user()]].concat();
+    let [told, before] = [&told[..], &before].map(|messages| prompt(&omni, messages, &GenerateOptions::default()));
+    let text = |prompt: &Prompt| omni.tokenizer().decode(prompt.ids(), false);
+    assert!(text(&told).contains("<think>\nask <|im_end|>\n</think>"), "{}", text(&told));
+    assert!(!text(&before).contains("ask"), "{}", text(&before));
+    // It ends no turn, whatever it says.
+    assert_eq!(turns(&told), [4, 3]);
+}
+
+#[test]
 fn the_first_word_is_spoken_when_the_template_closes_the_thinking() {
     let omni = nano();
     let speech = |text: &str, enable_thinking| {

@@ -57,7 +57,8 @@ impl Admission {
     /// Waits for the places of `count` answers.
     ///
     /// # Errors
-    /// 429 if too many wait already, or none became free in time; 400 for more answers than can ever run at once.
+    /// 429 if too many wait already, or none became free in time; 400 for more answers than can ever run at once; 503 after
+    /// [`Admission::close`].
     pub(crate) async fn admit(&self, count: usize) -> ApiResult<Vec<Permit>> {
         if count > self.most {
             let message = format!("{count} answers, but this server makes at most {} at once", self.most);
@@ -77,6 +78,11 @@ impl Admission {
     /// The errors of [`Admission::admit`].
     pub(crate) async fn admit_one(&self) -> ApiResult<Permit> {
         self.admit(1).await?.pop().ok_or_else(ApiError::internal)
+    }
+
+    /// Refuses everything from now on, also what waits.
+    pub(crate) fn close(&self) {
+        self.free.close();
     }
 
     async fn wait(&self, count: u32) -> ApiResult<OwnedSemaphorePermit> {

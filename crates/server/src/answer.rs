@@ -6,6 +6,8 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use qwen3_omni::{AsyncEvents, Event, GenerateOptions, Message, ReplyStream};
 
+use tokio::sync::watch;
+
 use crate::admission::Permit;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -19,6 +21,7 @@ pub(crate) struct RunningAnswer {
     clock: AnswerClock,
     deadline: Instant,
     limit: std::time::Duration,
+    cut: watch::Receiver<bool>,
     ended: bool,
 }
 
@@ -62,25 +65,28 @@ impl RunningAnswer {
         let events = app.omni.stream_prompt(prompt).map_err(failed)?.into_async();
         let (clock, limit) = (AnswerClock::new(app.metrics.clone(), requested, held), app.config.request_time);
         let work = Some(Work { events, permit });
-        Ok(Self { work, messages: messages.clone(), clock, deadline: requested + limit, limit, ended: false })
+        let (messages, cut) = (messages.clone(), app.is_cut());
+        Ok(Self { work, messages, clock, deadline: requested + limit, limit, cut, ended: false })
     }
 
     /// The next event; `None` after the last.
     ///
     /// # Errors
-    /// What ends the answer: a part of the model that failed, or time that is over.
+    /// What ends the answer: a part of the model that failed, time that is over, or the end of the server.
     pub(crate) async fn next(&mut self) -> Option<ApiResult<Event>> {
         let events = &mut self.work.as_mut()?.events;
-        let next = tokio::time::timeout_at(self.deadline.into(), events.next()).await;
-        let failed = match next {
-            Ok(None) => return None,
-            Ok(Some(Ok(event))) => {
-                self.clock.observe(&event);
-                self.ended = matches!(event, Event::Done(_));
-                return Some(Ok(event));
-            }
-            Ok(Some(Err(error))) => ApiError::of_answer(&error, &self.messages),
-            Err(_) => ApiError::too_slow(self.limit),
+        let failed = tokio::select! {
+            biased;
+            Ok(_) = self.cut.wait_for(|cut| *cut) => ApiError::shutting_down(),
+            event = events.next() => match event? {
+                Ok(event) => {
+                    self.clock.observe(&event);
+                    self.ended = matches!(event, Event::Done(_));
+                    return Some(Ok(event));
+                }
+                Err(error) => ApiError::of_answer(&error, &self.messages),
+            },
+            () = tokio::time::sleep_until(self.deadline.into()) => ApiError::too_slow(self.limit),
         };
         self.clock.fail();
         Some(Err(failed))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qwen3_omni::Omni;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admission::Admission;
 use crate::chat::SpokenReplies;
@@ -27,6 +27,8 @@ pub(crate) struct App {
     draining: AtomicBool,
     /// Is told when the server begins to drain.
     pub(crate) drained: Notify,
+    /// Whether answers that still run are cut off.
+    cut: watch::Sender<bool>,
 }
 
 impl App {
@@ -42,6 +44,7 @@ impl App {
             created: ids::now(),
             draining: AtomicBool::new(false),
             drained: Notify::new(),
+            cut: watch::Sender::new(false),
             omni,
             config,
             metrics,
@@ -52,6 +55,17 @@ impl App {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.drained.notify_waiters();
+    }
+
+    /// Ends the answers that still run, with an error, and refuses what waits for a place.
+    pub(crate) fn cut(&self) {
+        self.cut.send_replace(true);
+        self.admission.close();
+    }
+
+    /// Turns true when answers are cut off.
+    pub(crate) fn is_cut(&self) -> watch::Receiver<bool> {
+        self.cut.subscribe()
     }
 
     pub(crate) fn is_draining(&self) -> bool {

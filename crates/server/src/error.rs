@@ -50,7 +50,7 @@ impl ApiError {
     }
 
     pub(crate) fn shutting_down() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is shutting down and takes no new work")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is shutting down")
     }
 
     pub(crate) fn too_slow(limit: std::time::Duration) -> Self {

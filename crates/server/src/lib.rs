@@ -135,6 +135,11 @@ impl Server {
         self.app.drain();
     }
 
+    /// Ends what still runs, with the error `shutting_down`, and refuses what waits for a place.
+    pub fn cut(&self) {
+        self.app.cut();
+    }
+
     /// Answers that are being made, and requests that wait for a place.
     pub fn running(&self) -> usize {
         (self.app.metrics.running.get() + self.app.metrics.waiting.get()).max(0) as usize

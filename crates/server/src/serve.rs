@@ -50,12 +50,16 @@ impl Default for Limits {
 /// Pause after a connection that could not be taken, as when the process has no file handle left.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
+/// Time for the last words to clients whose answers are cut off.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What answers at the moment: the server, or before it is there, that it is loading.
 type Current = Arc<RwLock<Router>>;
 
 /// Serves connections while `server` is being made and until it is told to stop. Until it is there, everything is answered with 503.
 ///
-/// `stop` is awaited twice: after the first time the server drains, after the second it ends at once.
+/// `stop` is awaited twice: after the first time the server drains, after the second it ends at once. Answers that are cut off by that, or
+/// by the end of [`Limits::drain`], end with the error `shutting_down`.
 ///
 /// # Errors
 /// The error of `server`.
@@ -79,10 +83,13 @@ pub async fn serve<E, S: Future<Output = ()>>(
         server.drain();
         let end = Instant::now() + limits.drain;
         tokio::select! {
-            () = idle(&server) => Ok(end),
-            () = tokio::time::sleep_until(end.into()) => Ok(end),
-            () = stop() => Ok(Instant::now()),
+            () = idle(&server) => return Ok(end),
+            () = tokio::time::sleep_until(end.into()) => {}
+            () = stop() => {}
         }
+        // Clients are told why their answers end.
+        server.cut();
+        Ok(Instant::now() + FAREWELL)
     };
     tokio::select! {
         never = connections.accept(&listener) => match never {},

@@ -208,9 +208,10 @@ pub struct Played {
 }
 
 impl Reply {
-    /// The answer as a message of the conversation, tool calls included.
+    /// The answer as a message of the conversation, with its tool calls and what was thought before it.
     pub fn to_message(&self) -> Message {
         let message = Message::assistant(self.text.clone());
+        let message = self.thinking.iter().fold(message, |message, thinking| message.thinking(thinking.clone()));
         self.tool_calls.iter().fold(message, |message, call| message.tool_call(&call.name, call.arguments.clone()))
     }
 

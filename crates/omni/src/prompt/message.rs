@@ -171,6 +171,8 @@ pub struct Message {
     parts: Vec<Part>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    thinking: Option<String>,
 }
 
 impl Message {
@@ -196,7 +198,7 @@ impl Message {
 
     /// Makes an empty message of any role.
     pub fn new(role: Role) -> Self {
-        Self { role, parts: Vec::new(), tool_calls: Vec::new() }
+        Self { role, parts: Vec::new(), tool_calls: Vec::new(), thinking: None }
     }
 
     /// Adds a part.
@@ -254,6 +256,21 @@ impl Message {
         self
     }
 
+    /// Sets what the model thought before it wrote this message. The released template repeats it behind the last question only, so that a
+    /// model that calls functions goes on thinking where it was.
+    ///
+    /// ```
+    /// use qwen3_omni::Message;
+    /// use serde_json::json;
+    ///
+    /// let call = Message::assistant("").thinking("I need the weather.").tool_call("weather", json!({"city": "Lisbon"}));
+    /// assert!(call.thoughts().is_some());
+    /// ```
+    pub fn thinking(mut self, text: impl Into<String>) -> Self {
+        self.thinking = Some(text.into());
+        self
+    }
+
     pub(crate) fn parts_mut(&mut self) -> &mut [Part] {
         &mut self.parts
     }
@@ -266,6 +283,11 @@ impl Message {
     /// The function calls, each with `name` and `arguments`.
     pub fn tool_calls(&self) -> &[Value] {
         &self.tool_calls
+    }
+
+    /// What the model thought before it wrote this message.
+    pub fn thoughts(&self) -> Option<&str> {
+        self.thinking.as_deref()
     }
 
     /// The parts.
@@ -290,6 +312,9 @@ impl Message {
         let mut message = json!({"role": self.role.name(), "content": content});
         if !self.tool_calls.is_empty() {
             message["tool_calls"] = Value::Array(self.tool_calls.clone());
+        }
+        if let Some(thinking) = &self.thinking {
+            message["reasoning_content"] = json!(thinking);
         }
         message
     }

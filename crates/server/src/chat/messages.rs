@@ -20,7 +20,7 @@ pub(super) fn messages(app: &App, list: &[Value]) -> ApiResult<Vec<Message>> {
 }
 
 fn message(app: &App, fields: &Fields) -> ApiResult<Message> {
-    fields.check(&["name", "tool_call_id", "reasoning_content"], &[], &[])?;
+    fields.check(&["name", "tool_call_id"], &[], &[])?;
     let roles = [
         ("system", Role::System),
         ("developer", Role::System),
@@ -71,7 +71,10 @@ fn assistant(app: &App, fields: &Fields) -> ApiResult<Message> {
         None if !calls.is_empty() => String::new(),
         None => return Err(ApiError::missing(fields.name("content"))),
     };
-    calls.iter().enumerate().try_fold(Message::assistant(text), |message, (index, call)| {
+    // Servers and clients use either name.
+    let thinking = fields.string("reasoning_content")?.or(fields.string("reasoning")?);
+    let message = thinking.into_iter().fold(Message::assistant(text), |message, thinking| message.thinking(thinking));
+    calls.iter().enumerate().try_fold(message, |message, (index, call)| {
         let call = Fields::at(call, format!("{}[{index}]", fields.name("tool_calls")))?;
         call.check(&["id", "type"], &[], &[])?;
         let function = call.object("function")?;

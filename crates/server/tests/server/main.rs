@@ -106,11 +106,9 @@ impl Running {
         self.wait_until(|| self.server.running() == 0);
     }
 
-    /// A connection whose answer goes on for thousands of tokens, because its end tokens are forbidden.
+    /// A connection whose answer goes on for thousands of tokens.
     fn endless(&self) -> TcpStream {
-        let body = json!({"messages": [{"role": "user", "content": SUM}], "max_tokens": 30_000,
-            "temperature": 1.5, "logit_bias": {"488": -100, "489": -100, "490": -100}})
-        .to_string();
+        let body = endless_question().to_string();
         let mut socket = TcpStream::connect(self.address).unwrap();
         // The stray line end behind the body is what some clients send.
         socket.write_all(format!("{}{body}\r\n", head("POST", body.len())).as_bytes()).unwrap();
@@ -124,6 +122,12 @@ fn head(method: &str, length: usize) -> String {
         "{method} /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n"
     )
+}
+
+/// A question whose answer goes on for thousands of tokens, because its end tokens are forbidden.
+fn endless_question() -> Value {
+    json!({"messages": [{"role": "user", "content": SUM}], "max_tokens": 30_000,
+        "temperature": 1.5, "logit_bias": {"488": -100, "489": -100, "490": -100}})
 }
 
 fn question() -> Value {

@@ -379,6 +379,18 @@ fn sessions_are_bounded_in_number_in_time_and_in_the_size_of_a_frame() {
 }
 
 #[test]
+fn an_answer_whose_time_is_over_has_failed_and_the_session_goes_on() {
+    let server = Running::new(config().request_time(Duration::from_millis(1)));
+    let mut talk = Talk::new(&server);
+    talk.say(SUM);
+    for _ in 0..2 {
+        let response = talk.ask();
+        let details = &response["status_details"];
+        assert_eq!((response["status"].as_str(), details["error"]["code"].as_str()), (Some("failed"), Some("timeout")));
+    }
+}
+
+#[test]
 fn draining_closes_sessions_with_a_word() {
     let server = Running::new(config());
     let mut talk = Talk::new(&server);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use qwen3_omni::{Answer, Canceller, Event, GenerateOptions, Message, Session};
+use qwen3_omni::{Answer, Event, GenerateOptions, Message, Session};
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
@@ -87,6 +87,7 @@ impl Worker {
         }
         let Some(response) = &mut self.response else { return };
         let Some(permit) = response.permit.take() else { return };
+        let id = response.id.clone();
         let messages = response.input.as_ref().unwrap_or(&self.items).messages(&response.settings.instructions);
         let begun = response.settings.options(&self.app).and_then(|options| {
             begin(self.session(), &messages, &options).map_err(|error| ApiError::of_answer(&error, &messages))
@@ -95,7 +96,7 @@ impl Worker {
             Ok(answer) => {
                 let clock = AnswerClock::new(self.app.metrics.clone(), Instant::now(), 0.0);
                 let canceller = answer.canceller();
-                let limit = self.limit(canceller.clone());
+                let limit = self.limit(id);
                 let (item, abandoned) = (None, false);
                 self.generating =
                     Some(Generating { canceller, clock, _permit: permit, _limit: limit, item, abandoned });
@@ -105,14 +106,21 @@ impl Worker {
         }
     }
 
-    /// Cancels an answer when its time is over.
-    fn limit(&self, canceller: Canceller) -> Waiting {
-        let time = self.app.config.request_time;
+    /// Tells this worker when the time of a response is over.
+    fn limit(&self, id: String) -> Waiting {
+        let (time, own) = (self.app.config.request_time, self.own.clone());
         let ends = self.runtime.spawn(async move {
             tokio::time::sleep(time).await;
-            canceller.cancel();
+            let _ = own.send(Input::TimeOver(id)).await;
         });
         Waiting(ends.abort_handle())
+    }
+
+    pub(super) fn time_over(&mut self, id: &str) {
+        if self.response.as_ref().is_some_and(|response| response.id == id) {
+            let error = ApiError::too_slow(self.app.config.request_time);
+            self.break_off(&Ending::Failed(&error));
+        }
     }
 
     /// Takes an event of the answer.
@@ -181,10 +189,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Ends the response for the client at once; what still generates it stops after the step it is in.
     pub(super) fn cancel(&mut self, reason: &'static str) {
+        self.break_off(&Ending::Cancelled(reason));
+    }
+
+    /// Ends the response for the client at once; what still generates it stops after the step it is in.
+    fn break_off(&mut self, ending: &Ending) {
         let Some(mut response) = self.response.take() else { return };
-        let item = response.end(&self.out, &mut self.items, &Ending::Cancelled(reason));
+        let item = response.end(&self.out, &mut self.items, ending);
         // What is generated may belong to an earlier response, which was cancelled and keeps its item.
         if let Some(generating) = self.generating.as_mut().filter(|generating| !generating.abandoned) {
             generating.canceller.cancel();

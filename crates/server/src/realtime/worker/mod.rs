@@ -42,6 +42,8 @@ pub(crate) enum Input {
     Answer(qwen3_omni::Result<Event>),
     /// That answer has been read to its end.
     AnswerEnded,
+    /// The time of the response of this id is over.
+    TimeOver(String),
     Transcript(String, Transcript),
     /// The session ends: what to say, and how to close.
     End(Option<ApiError>, u16, &'static str),
@@ -87,7 +89,7 @@ struct Generating {
     canceller: Canceller,
     clock: AnswerClock,
     _permit: Permit,
-    /// Cancels it when its time is over.
+    /// Tells when its time is over.
     _limit: Waiting,
     /// The item that holds its words, if its response was cancelled after the first.
     item: Option<String>,
@@ -143,6 +145,7 @@ impl Worker {
             Input::Placed(id, place) => self.placed(&id, place),
             Input::Answer(event) => self.event(event),
             Input::AnswerEnded => self.answer_ended(),
+            Input::TimeOver(id) => self.time_over(&id),
             Input::Transcript(id, news) => self.transcript(&id, news),
             Input::End(error, code, reason) => {
                 if let Some(error) = error {
