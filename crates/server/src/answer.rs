@@ -60,8 +60,7 @@ impl RunningAnswer {
     ) -> ApiResult<Self> {
         let failed = |error| ApiError::of_answer(&error, messages);
         let prompt = app.omni.prompt(messages, options).map_err(failed)?;
-        let positions = app.config.max_answers * app.omni.context_length();
-        let held = prompt.tokens() as f64 / positions as f64;
+        let held = app.share_of_positions(prompt.tokens());
         let events = app.omni.stream_prompt(prompt).map_err(failed)?.into_async();
         let (clock, limit) = (AnswerClock::new(app.metrics.clone(), requested, held), app.config.request_time);
         let work = Some(Work { events, permit });

@@ -80,6 +80,11 @@ impl App {
         if self.is_draining() { Err(ApiError::shutting_down()) } else { Ok(()) }
     }
 
+    /// The share that these tokens are of all positions of the answers that can run at once.
+    pub(crate) fn share_of_positions(&self, tokens: usize) -> f64 {
+        tokens as f64 / (self.config.max_answers * self.omni.context_length()) as f64
+    }
+
     /// Checks the model that a request names.
     ///
     /// # Errors

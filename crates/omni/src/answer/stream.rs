@@ -48,6 +48,7 @@ pub struct ReplyStream {
     pub(super) reports: Pin<Box<Receiver<Report>>>,
     stages: Vec<(&'static str, JoinHandle<()>)>,
     signals: Arc<Signals>,
+    prompt_tokens: usize,
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -112,8 +113,8 @@ impl ReplyStream {
         let signals = Arc::new(Signals::new(options.stages == Stages::Sequential));
         let started = Instant::now();
         let context = StageContext { reports: sender, signals: signals.clone(), started, _permit: Arc::new(permit) };
-        let outcome = Outcome::new(&model, &prompt, started);
-        let mut stream = Self { reports: Box::pin(reports), stages: Vec::new(), signals, outcome: Some(outcome) };
+        let (outcome, prompt_tokens) = (Some(Outcome::new(&model, &prompt, started)), prompt.tokens());
+        let mut stream = Self { reports: Box::pin(reports), stages: Vec::new(), signals, prompt_tokens, outcome };
         let words = match plan {
             None => None,
             Some(SpeechPlan { speaker, speak, residual_sampling }) => {
@@ -171,6 +172,11 @@ impl ReplyStream {
         let handle = spawned.map_err(|error| Error::Device(format!("no thread for the {stage}: {error}")))?;
         self.stages.push((stage, handle));
         Ok(())
+    }
+
+    /// Tokens of the prompt that is answered.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
     }
 
     /// Returns a handle that cancels the answer from another thread.

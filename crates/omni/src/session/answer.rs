@@ -31,6 +31,7 @@ use crate::output::Event;
 pub struct Answer {
     turns: Turns,
     canceller: Canceller,
+    prompt_tokens: usize,
     /// `None` when the answer has ended.
     stream: Option<ReplyStream>,
     /// Whether dropping the answer waits for its stages.
@@ -40,7 +41,13 @@ pub struct Answer {
 impl Answer {
     pub(super) fn new(turns: Turns, stream: ReplyStream) -> Self {
         turns.begin();
-        Self { turns, canceller: stream.canceller(), stream: Some(stream), waits: true }
+        let (canceller, prompt_tokens) = (stream.canceller(), stream.prompt_tokens());
+        Self { turns, canceller, prompt_tokens, stream: Some(stream), waits: true }
+    }
+
+    /// Tokens of the prompt that is answered: the whole conversation.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
     }
 
     /// Returns a handle that cancels the answer from another thread.

@@ -94,7 +94,8 @@ impl Worker {
         });
         match begun {
             Ok(answer) => {
-                let clock = AnswerClock::new(self.app.metrics.clone(), Instant::now(), 0.0);
+                let held = self.app.share_of_positions(answer.prompt_tokens());
+                let clock = AnswerClock::new(self.app.metrics.clone(), Instant::now(), held);
                 let canceller = answer.canceller();
                 let limit = self.limit(id);
                 let (item, abandoned) = (None, false);
