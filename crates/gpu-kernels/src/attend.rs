@@ -1,6 +1,6 @@
 use burn::tensor::{DType, Int, Tensor};
 
-/// Causal attention of the last few tokens over the keys of a cache: `softmax(q kᵀ / √Dh) v` in one launch. Query `t` of `T` sees the
+/// Causal attention of the last tokens over the keys of a cache: `softmax(q kᵀ / √Dh) v` in one launch. Query `t` of `T` sees the
 /// first `S - T + t + 1` of `S` keys, and of these the last `window` if there is one.
 ///
 /// # Shapes
@@ -10,12 +10,20 @@ pub fn attend(q: Tensor<3>, [keys, values]: [Tensor<4>; 2], window: Option<usize
     if let Some(y) = kernel::attend(&q, [&keys, &values], window) {
         return y;
     }
+    #[cfg(cube)]
+    if let Some(y) = crate::flash::attend(&q, [&keys, &values], window) {
+        return y;
+    }
     plain(q, [keys, values], window)
 }
 
 /// Whether [`attend`] has a kernel for `tokens` queries over `keys` keys on the device of `x`: without one, masks that are kept for all
 /// layers of a step are better.
 pub fn attends(x: &Tensor<3>, keys: usize) -> bool {
+    #[cfg(cube)]
+    if crate::flash::takes(x, keys) {
+        return true;
+    }
     kernel::takes(x, keys)
 }
 
@@ -39,7 +47,7 @@ pub fn plain(q: Tensor<3>, [keys, values]: [Tensor<4>; 2], window: Option<usize>
 }
 
 #[cfg(cube)]
-mod kernel {
+pub(crate) mod kernel {
     use burn::backend::Cube;
     use burn::backend::cubecl::dtype_to_storage_type;
     use burn::tensor::Tensor;
@@ -49,8 +57,8 @@ mod kernel {
     use crate::launch::{empty, floats, tensor, vector_size};
     use crate::rows::{LOWEST, Rows, max_of_row, sum_of_row};
 
-    /// Most queries that go through the kernel: each reads all keys again.
-    const MOST_QUERIES: usize = 8;
+    /// Most queries that go through the kernel: each reads all keys again. More go through [`crate::flash`].
+    pub(crate) const MOST_QUERIES: usize = 8;
     /// Most keys: one cube walks through all keys of a head, which for more takes longer than separate launches.
     const MOST_KEYS: usize = 8192;
 
@@ -146,7 +154,7 @@ mod kernel {
     }
 
     /// Keys or values as they lie in the cache, if the numbers of a head lie side by side.
-    fn view(x: &Tensor<4>) -> Option<(CubeTensor, [usize; 2])> {
+    pub(crate) fn view(x: &Tensor<4>) -> Option<(CubeTensor, [usize; 2])> {
         let x = x.clone().try_into_primitive::<Cube>().ok()?;
         let strides = x.meta.strides();
         let [head, key, number] = [strides[1], strides[2], strides[3]];

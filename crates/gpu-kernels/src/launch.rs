@@ -7,6 +7,9 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
 use cubecl::prelude::{CubeCount, CubeDim};
 
+/// Most cubes along one axis of the grid.
+pub(crate) const MOST_CUBES: usize = 65_535;
+
 /// Takes a tensor that a kernel can read, row by row; `None` for one that tracks gradients or lies on a device without kernels.
 pub(crate) fn floats<const D: usize>(x: &Tensor<D>) -> Option<CubeTensor> {
     x.clone().try_into_primitive::<Cube>().ok().map(into_contiguous)
@@ -39,6 +42,11 @@ pub(crate) fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) ->
 pub(crate) fn vector_size(client: &Client, dtype: DType, width: usize) -> usize {
     let widest = (16 / dtype.size()).min(client.properties().hardware.max_vector_size);
     (1..=widest).rev().find(|size| size.is_power_of_two() && width.is_multiple_of(*size)).unwrap_or(1)
+}
+
+/// Numbers per load of rows that are widened to f32: at most as many as a load of f32 has.
+pub(crate) fn load_size(client: &Client, dtype: DType, width: usize) -> usize {
+    vector_size(client, DType::F32, width).min(vector_size(client, dtype, width))
 }
 
 /// Spreads cubes over the axes of the grid, each of which is limited. There may be some more than asked for.

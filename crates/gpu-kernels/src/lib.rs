@@ -12,6 +12,8 @@ mod attend;
 mod cache;
 mod draw;
 mod experts;
+#[cfg(cube)]
+mod flash;
 mod gate;
 #[cfg(cube)]
 mod launch;
@@ -25,6 +27,8 @@ mod router;
 #[cfg(cube)]
 mod rows;
 mod softmax;
+#[cfg(cube)]
+mod tiles;
 
 pub use attend::{attend, attends};
 pub use cache::write_rows;

@@ -70,11 +70,8 @@ mod kernel {
 
     use super::SKINNY_MAX_ROWS;
     use crate::gate::kernel::silu;
-    use crate::launch::{empty, floats, tensor, vector_size};
+    use crate::launch::{MOST_CUBES, empty, floats, tensor, vector_size};
     use crate::rows::{Rows, sum_of_row};
-
-    /// Most cubes along one axis of the grid.
-    const MOST_CUBES: usize = 65_535;
 
     /// Sizes that the compiler knows.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -97,12 +97,9 @@ mod kernel {
 
     use super::{Packed, PackedMatrices};
     use crate::gate::kernel::silu;
-    use crate::launch::{empty, floats, integers, tensor};
+    use crate::launch::{MOST_CUBES, empty, floats, integers, tensor};
     use crate::linear::SKINNY_MAX_ROWS;
     use crate::rows::{Rows, sum_of_row};
-
-    /// Most cubes along one axis of the grid.
-    const MOST_CUBES: usize = 65_535;
 
     /// What the compiler knows of a packed matrix.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -270,11 +270,11 @@ proptest! {
 
     #[test]
     fn attention(
-        tokens in 1usize..9,
-        past in 0usize..400,
+        tokens in prop_oneof![1usize..9, 9usize..100],
+        past in prop_oneof![Just(0), 0usize..400],
         spare in 0usize..30,
-        heads in [1usize..4, 1..4],
-        width in 1usize..140,
+        heads in [1usize..4, 1..6],
+        width in prop_oneof![1usize..140, Just(128), Just(256)],
         window in prop_oneof![Just(None), (1usize..100).prop_map(Some)],
         seed in 0u64..1000,
     ) {
@@ -393,6 +393,25 @@ fn a_row_is_the_same_in_any_company() {
     for row in 0..rows {
         let alone = run(residual.clone().narrow(0, row, 1), x.clone().narrow(0, row, 1));
         assert_eq!(alone, together[row * columns..(row + 1) * columns], "row {row}");
+    }
+}
+
+#[test]
+fn a_query_sees_the_same_in_any_company() {
+    let device = gpu();
+    let [tokens, heads, kv_heads, width] = [150, 6, 2, 40];
+    let q = floats([tokens, heads, width], 1, &device);
+    let [keys, cached] = [2, 3].map(|seed| floats([1, kv_heads, tokens, width], seed, &device));
+    for window in [None, Some(30)] {
+        let run = |start: usize, end: usize| {
+            let cache = [keys.clone().narrow(2, 0, end), cached.clone().narrow(2, 0, end)];
+            values(&gpu_kernels::attend(q.clone().narrow(0, start, end - start), cache, window))
+        };
+        let together = run(0, tokens);
+        for (start, end) in [(0, 9), (0, 100), (37, 55), (141, 150)] {
+            let row = heads * width;
+            assert_eq!(run(start, end), together[start * row..end * row], "{start}..{end}, {window:?}");
+        }
     }
 }
 

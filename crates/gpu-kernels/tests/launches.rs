@@ -27,6 +27,8 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     let bias = Tensor::<5>::ones([1, 1, 1, 2, 50], &device);
     let [gate_up, down] = [[8, 80, 64], [8, 64, 40]].map(|shape| Tensor::<3>::ones(shape, &device));
     let cache = || [0, 1].map(|_| Tensor::<4>::ones([1, 2, 9, 32], &device));
+    let many = Tensor::<3>::ones([60, 4, 32], &device);
+    let longer = [0, 1].map(|_| Tensor::<4>::ones([1, 2, 90, 32], &device));
     let [full, empty] = [cache(), cache()];
     let new = [0, 1].map(|_| Tensor::<4>::ones([1, 2, 2, 32], &device));
     let row = Tensor::<2>::ones([1, 500], &device);
@@ -60,6 +62,7 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
             }),
             2,
         ),
+        ("attend of many", launches(&|| drop(attend(many.clone(), longer.clone(), Some(50)))), 1),
     ];
     for (name, found, expected) in of {
         assert_eq!(found, expected, "{name}");
