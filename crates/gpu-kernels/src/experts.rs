@@ -48,7 +48,7 @@ pub fn plain(
 }
 
 #[cfg(cube)]
-mod kernel {
+pub(crate) mod kernel {
     use burn::backend::cubecl::dtype_to_storage_type;
     use burn::tensor::{DType, Int, Tensor};
     use cubecl::client::Client;
@@ -83,9 +83,9 @@ mod kernel {
 
     /// The expert of a pair of row and choice. An id outside the layer, which no router makes, reads the last expert.
     #[cube]
-    fn expert_of(index: &[i32], pair: usize, #[comptime] sizes: Sizes) -> usize {
+    pub(crate) fn expert_of(index: &[i32], pair: usize, #[comptime] experts: usize) -> usize {
         let id = u32::cast_from(index[pair]);
-        usize::cast_from(select(id < comptime!(sizes.experts as u32), id, comptime!(sizes.experts as u32 - 1)))
+        usize::cast_from(select(id < comptime!(experts as u32), id, comptime!(experts as u32 - 1)))
     }
 
     /// `silu(gate · x) * (up · x)`: the lanes of a row compute one inner number of one pair.
@@ -100,7 +100,7 @@ mod kernel {
     ) {
         let (row, pair) = (CUBE_POS_X as usize * sizes.rows.per_cube + UNIT_POS_Y as usize, CUBE_POS_Y as usize);
         let x_at = pair / sizes.top_k * sizes.loads;
-        let gate_at = (expert_of(index, pair, sizes) * comptime!(2 * sizes.inner) + row) * sizes.loads;
+        let gate_at = (expert_of(index, pair, sizes.experts) * comptime!(2 * sizes.inner) + row) * sizes.loads;
         let up_at = gate_at + comptime!(sizes.inner * sizes.loads);
         let mut gate = Vector::<f32, N>::zero();
         let mut up = Vector::<f32, N>::zero();
@@ -141,7 +141,7 @@ mod kernel {
         for choice in 0..sizes.top_k {
             let pair = token * sizes.top_k + choice;
             let weight = Vector::<f32, N>::new(f32::cast_from(weights[pair]));
-            let at = (expert_of(index, pair, sizes) * sizes.width + row) * sizes.loads;
+            let at = (expert_of(index, pair, sizes.experts) * sizes.width + row) * sizes.loads;
             #[unroll]
             for step in 0..comptime!(sizes.steps()) {
                 let i = step * sizes.rows.lanes + UNIT_POS_X as usize;

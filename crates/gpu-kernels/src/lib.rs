@@ -15,6 +15,7 @@ mod experts;
 #[cfg(cube)]
 mod flash;
 mod gate;
+mod grouped;
 #[cfg(cube)]
 mod launch;
 #[cfg(cube)]
@@ -22,6 +23,8 @@ mod launches;
 mod linear;
 mod norm;
 mod packed;
+#[cfg(cube)]
+mod packed_tiles;
 mod rotation;
 mod router;
 #[cfg(cube)]
@@ -35,6 +38,7 @@ pub use cache::write_rows;
 pub use draw::{Chosen, Draw, NEVER, draw, greedy, min_p, soften, top_k, top_p};
 pub use experts::{Matrices, experts};
 pub use gate::silu_gate;
+pub use grouped::{experts_grouped, experts_grouped_packed};
 #[cfg(cube)]
 pub use launches::{Launches, counted};
 pub use linear::{SKINNY_MAX_ROWS, add_linear, linear, linear_gate};

@@ -1,5 +1,8 @@
 use burn::tensor::{Int, Tensor};
 
+#[cfg(cube)]
+use crate::packed_tiles;
+
 /// A matrix `[out, in]`, or several one below the other, of packed integers: `scale · (integer - zero)` with a scale per group of inputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Packed<'a> {
@@ -18,6 +21,14 @@ impl Packed<'_> {
     pub fn shape(&self) -> [usize; 2] {
         let [output, words] = self.words.dims();
         [output, words * 32 / self.bits]
+    }
+
+    /// Whether kernels can read it: integers of a size they know, and groups that fill the rows.
+    #[cfg(cube)]
+    pub(crate) fn is_whole(&self) -> bool {
+        let ([_, words], [_, groups]) = (self.words.dims(), self.scales.dims());
+        let fits = |zeros: &Tensor<2>| zeros.dims() == self.scales.dims() && zeros.dtype() == self.scales.dtype();
+        groups > 0 && words.is_multiple_of(groups) && [4, 8].contains(&self.bits) && self.zeros.is_none_or(fits)
     }
 
     /// The values `[out, in]`: the reference of every product.
@@ -40,13 +51,13 @@ impl Packed<'_> {
     }
 }
 
-/// `x Wᵀ` of a packed matrix; for a few rows in one launch that reads it as it is packed.
+/// `x Wᵀ` of a packed matrix, in one launch that reads it as it is packed; only for very many rows it is unpacked first.
 ///
 /// # Shapes
 /// `[N, D]` → `[N, out]`.
 pub fn linear_packed(x: Tensor<2>, matrix: &Packed) -> Tensor<2> {
     #[cfg(cube)]
-    if let Some(y) = kernel::linear(&x, None, matrix) {
+    if let Some(y) = kernel::linear(&x, None, matrix).or_else(|| packed_tiles::linear(&x, None, matrix)) {
         return y;
     }
     x.matmul(matrix.numbers().transpose())
@@ -58,7 +69,9 @@ pub fn linear_packed(x: Tensor<2>, matrix: &Packed) -> Tensor<2> {
 /// `residual` `[N, out]`, `x` `[N, D]` → `[N, out]`.
 pub fn add_linear_packed(residual: Tensor<2>, x: Tensor<2>, matrix: &Packed) -> Tensor<2> {
     #[cfg(cube)]
-    if let Some(y) = kernel::linear(&x, Some(&residual), matrix) {
+    if let Some(y) =
+        kernel::linear(&x, Some(&residual), matrix).or_else(|| packed_tiles::linear(&x, Some(&residual), matrix))
+    {
         return y;
     }
     residual + x.matmul(matrix.numbers().transpose())
@@ -88,7 +101,7 @@ pub fn experts_packed(
 }
 
 #[cfg(cube)]
-mod kernel {
+pub(crate) mod kernel {
     use burn::backend::cubecl::dtype_to_storage_type;
     use burn::tensor::{DType, Int, Tensor};
     use burn_cubecl::tensor::CubeTensor;
@@ -96,6 +109,7 @@ mod kernel {
     use cubecl::prelude::*;
 
     use super::{Packed, PackedMatrices};
+    use crate::experts::kernel::expert_of;
     use crate::gate::kernel::silu;
     use crate::launch::{MOST_CUBES, empty, floats, integers, tensor};
     use crate::linear::SKINNY_MAX_ROWS;
@@ -116,11 +130,7 @@ mod kernel {
     impl Format {
         fn new(client: &Client, matrix: &Packed, outputs: usize) -> Option<Self> {
             let ([_, words], [_, groups]) = (matrix.words.dims(), matrix.scales.dims());
-            let fits = matrix
-                .zeros
-                .is_none_or(|zeros| zeros.dims() == matrix.scales.dims() && zeros.dtype() == matrix.scales.dtype());
-            let whole = groups > 0 && words.is_multiple_of(groups);
-            if !fits || !whole || ![4, 8].contains(&matrix.bits) || outputs == 0 {
+            if !matrix.is_whole() || outputs == 0 {
                 return None;
             }
             let sharing = Rows::of_planes(client, words);
@@ -207,13 +217,6 @@ mod kernel {
         }
     }
 
-    /// An expert's number; an id outside the layer, which no router makes, reads the last expert.
-    #[cube]
-    fn expert_of(index: &[i32], pair: usize, #[comptime] experts: usize) -> usize {
-        let id = u32::cast_from(index[pair]);
-        usize::cast_from(select(id < comptime!(experts as u32), id, comptime!(experts as u32 - 1)))
-    }
-
     #[cube(launch)]
     fn gate_up<F: Float>(
         x: &[F],
@@ -280,7 +283,7 @@ mod kernel {
     }
 
     /// Words, scales and zeros on the device; without zeros, which then nothing reads, the scales stand in.
-    fn buffers(matrix: &Packed) -> Option<[CubeTensor; 3]> {
+    pub(crate) fn buffers(matrix: &Packed) -> Option<[CubeTensor; 3]> {
         let scales = floats(matrix.scales)?;
         let zeros = matrix.zeros.map_or(Some(scales.clone()), floats)?;
         Some([integers(matrix.words)?, scales, zeros])

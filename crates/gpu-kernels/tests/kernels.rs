@@ -196,6 +196,30 @@ proptest! {
     }
 
     #[test]
+    fn sums_of_sorted_experts(
+        rows in 1usize..90,
+        experts in prop_oneof![1usize..9, 30usize..80],
+        sizes in [1usize..100, 1..100],
+        top_k in 1usize..9,
+        seed in 0u64..1000,
+    ) {
+        let [inner, width] = sizes;
+        let top_k = top_k.min(experts);
+        let run = |device: &Device, kernel: bool| {
+            let [residual, x] = [0, 1].map(|at| floats([rows, width], seed + at, device));
+            let (weights, index) = gpu_kernels::route(floats([rows, experts], seed + 2, device), top_k, true);
+            let gate_up = floats([experts, 2 * inner, width], seed + 3, device) * (width as f32).powf(-0.5);
+            let down = floats([experts, width, inner], seed + 4, device) * (inner as f32).powf(-0.5);
+            let matrices = Matrices { gate_up: &gate_up, down: &down };
+            match kernel {
+                true => gpu_kernels::experts_grouped(&residual, &x, &index, &weights, matrices).expect("a kernel"),
+                false => reference::experts(residual, x, index, weights, matrices),
+            }
+        };
+        agree(|device| run(device, true), |device| run(device, false));
+    }
+
+    #[test]
     fn products(rows in 1usize..10, sizes in [1usize..400, 1..90, 1..90, 1..90], seed in 0u64..1000) {
         let [width, a, b, c] = sizes;
         let x = |device: &Device| floats([rows, width], seed, device);
@@ -222,7 +246,7 @@ proptest! {
     }
 
     #[test]
-    fn packed_products(rows in 1usize..10, outputs in 1usize..40, form in forms(), seed in 0u64..1000) {
+    fn packed_products(rows in prop_oneof![1usize..10, 9usize..80], outputs in 1usize..140, form in forms(), seed in 0u64..1000) {
         let x = |device: &Device| floats([rows, form.input()], seed, device);
         let residual = |device: &Device| floats([rows, outputs], seed + 1, device);
         let run = |device: &Device, kernel: bool| {
@@ -241,10 +265,11 @@ proptest! {
 
     #[test]
     fn sums_of_packed_experts(
-        rows in 1usize..6,
+        rows in prop_oneof![1usize..6, 6usize..60],
         experts in 1usize..7,
         top_k in 1usize..4,
         forms in [forms(), forms()],
+        grouped: bool,
         seed in 0u64..1000,
     ) {
         // The outputs of one matrix are the inputs of the other.
@@ -259,7 +284,9 @@ proptest! {
             let down = Packed { bits: back.bits, words: &words, scales: &scales, zeros: zeros.as_ref() };
             if kernel {
                 let matrices = PackedMatrices { gate_up, down };
-                return gpu_kernels::experts_packed(&residual, &x, &index, &weights, &matrices).expect("a kernel");
+                let compute =
+                    if grouped { gpu_kernels::experts_grouped_packed } else { gpu_kernels::experts_packed };
+                return compute(&residual, &x, &index, &weights, &matrices).expect("a kernel");
             }
             let gate_up = gate_up.numbers().reshape([experts, 2 * inner, width]);
             let down = down.numbers().reshape([experts, width, inner]);
@@ -397,6 +424,26 @@ fn a_row_is_the_same_in_any_company() {
 }
 
 #[test]
+fn a_row_of_sorted_experts_is_the_same_in_any_company() {
+    let device = gpu();
+    // Alone in tiles of 16 pairs, together in tiles of 32, one of whose experts has few.
+    let [experts, inner, width, rows] = [6, 40, 96, 70];
+    let [residual, x] = [0, 1].map(|seed| floats([rows, width], seed, &device));
+    let gate_up = floats([experts, 2 * inner, width], 3, &device);
+    let down = floats([experts, width, inner], 4, &device);
+    let run = |residual: Tensor<2>, x: Tensor<2>| {
+        let (weights, index) = gpu_kernels::route(x.clone().narrow(1, 0, experts), 3, true);
+        let matrices = Matrices { gate_up: &gate_up, down: &down };
+        values(&gpu_kernels::experts_grouped(&residual, &x, &index, &weights, matrices).expect("a kernel"))
+    };
+    let together = run(residual.clone(), x.clone());
+    for (start, count) in [(0, 1), (33, 1), (69, 1), (11, 20)] {
+        let part = run(residual.clone().narrow(0, start, count), x.clone().narrow(0, start, count));
+        assert_eq!(part, together[start * width..(start + count) * width], "{count} rows from {start}");
+    }
+}
+
+#[test]
 fn a_query_sees_the_same_in_any_company() {
     let device = gpu();
     let [tokens, heads, kv_heads, width] = [150, 6, 2, 40];
@@ -412,6 +459,58 @@ fn a_query_sees_the_same_in_any_company() {
             let row = heads * width;
             assert_eq!(run(start, end), together[start * row..end * row], "{start}..{end}, {window:?}");
         }
+    }
+}
+
+#[test]
+fn pairs_that_all_choose_one_expert_are_sorted() {
+    // More experts than a cube has units to count them.
+    let [experts, inner, width, rows] = [300, 8, 16, 300];
+    for chosen in [0, 17, 299] {
+        let run = |device: &Device, kernel: bool| {
+            let [residual, x] = [0, 1].map(|seed| floats([rows, width], seed, device));
+            let gate_up = floats([experts, 2 * inner, width], 3, device) * 0.3;
+            let down = floats([experts, width, inner], 4, device) * 0.3;
+            let index = Tensor::<2, Int>::full([rows, 1], chosen, (device, DType::I32));
+            let (weights, matrices) = (floats([rows, 1], 5, device), Matrices { gate_up: &gate_up, down: &down });
+            match kernel {
+                true => gpu_kernels::experts_grouped(&residual, &x, &index, &weights, matrices).expect("a kernel"),
+                false => reference::experts(residual, x, index, weights, matrices),
+            }
+        };
+        agree(|device| run(device, true), |device| run(device, false));
+    }
+}
+
+/// Kernels round to f16 only what they read and write, plain operations each step.
+#[test]
+fn f16_is_no_further_from_f32_than_plain_operations_are() {
+    let [experts, inner, width, rows, top_k] = [16, 96, 128, 60, 4];
+    let sum = |device: &Device, dtype: DType, kernel: bool| {
+        let cast = |x: Tensor<2>| x.cast(dtype);
+        let [residual, x] = [0, 1].map(|seed| cast(floats([rows, width], seed, device)));
+        let (weights, index) = gpu_kernels::route(floats([rows, experts], 2, device), top_k, true);
+        let weights = cast(weights);
+        let gate_up = (floats([experts, 2 * inner, width], 3, device) * (width as f32).powf(-0.5)).cast(dtype);
+        let down = (floats([experts, width, inner], 4, device) * (inner as f32).powf(-0.5)).cast(dtype);
+        let matrices = Matrices { gate_up: &gate_up, down: &down };
+        match kernel {
+            true => gpu_kernels::experts_grouped(&residual, &x, &index, &weights, matrices).expect("a kernel"),
+            false => reference::experts(residual, x, index, weights, matrices),
+        }
+    };
+    let attention = |device: &Device, dtype: DType, kernel: bool| {
+        let q = floats([70, 8, 128], 1, device).cast(dtype);
+        let cache = [2, 3].map(|seed| floats([1, 2, 200, 128], seed, device).cast(dtype));
+        let compute = if kernel { gpu_kernels::attend } else { reference::attend };
+        compute(q, cache, None)
+    };
+    type Run<'a> = &'a dyn Fn(&Device, DType, bool) -> Tensor<2>;
+    for run in [&sum as Run, &attention] {
+        let found = |device: Device, dtype, kernel| values(&run(&device, dtype, kernel).cast(DType::F32));
+        let exact = found(cpu(), DType::F32, false);
+        let [kernel, plain] = [true, false].map(|kernel| distance(&exact, &found(gpu(), DType::F16, kernel)).1);
+        assert!(kernel <= 1.1 * plain, "{kernel} with kernels, {plain} without");
     }
 }
 

@@ -3,8 +3,8 @@
 
 use burn::tensor::{DType, Device, Int, Tensor};
 use qwen3_omni_gpu_kernels::{
-    Draw, Matrices, Packed, add_linear, add_linear_packed, attend, counted, draw, experts, greedy, linear, linear_gate,
-    linear_packed, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax, write_rows,
+    Draw, Matrices, Packed, add_linear, add_linear_packed, attend, counted, draw, experts, experts_grouped, greedy,
+    linear, linear_gate, linear_packed, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax, write_rows,
 };
 
 fn gpu() -> Device {
@@ -62,6 +62,14 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
             }),
             2,
         ),
+        (
+            "experts_grouped",
+            launches(&|| {
+                let matrices = Matrices { gate_up: &gate_up, down: &down };
+                drop(experts_grouped(&rows, &rows, &index, &weights, matrices));
+            }),
+            4,
+        ),
         ("attend of many", launches(&|| drop(attend(many.clone(), longer.clone(), Some(50)))), 1),
     ];
     for (name, found, expected) in of {
@@ -72,6 +80,8 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     let packed = Packed { bits: 4, words: &words, scales: &scales, zeros: None };
     assert_eq!(launches(&|| drop(linear_packed(rows.clone(), &packed))), 1, "linear_packed");
     assert_eq!(launches(&|| drop(add_linear_packed(wide.clone(), rows.clone(), &packed))), 1, "add_linear_packed");
+    let more = Tensor::<2>::ones([70, 64], &device);
+    assert_eq!(launches(&|| drop(linear_packed(more.clone(), &packed))), 1, "linear_packed of many rows");
     // The cache is written in place, so only this call may hold it.
     assert_eq!(counted(|| write_rows(empty, new, 3)).1.total(), 1, "write_rows");
 }

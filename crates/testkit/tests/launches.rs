@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
 use checkpoint::{Checkpoint, Weights};
 use gpu_kernels::{Launches, counted};
-use moe_thinker::{Thinker, ThinkerConfig, ThinkerInput, ThinkerRun};
+use moe_thinker::{Thinker, ThinkerConfig, ThinkerInput, ThinkerRun, ThinkerState};
 use mtp::{CodePredictor, CodePredictorConfig, FrameRun, FrameStart};
 use nn::sampler::Suppressed;
 use nn::{Logits, Sampler};
@@ -27,20 +27,34 @@ fn of_second(mut step: impl FnMut()) -> Launches {
     counted(step).1
 }
 
-/// Launches of one token of a thinker of that many layers, its logits left on the device.
-fn thinker_token(layers: usize) -> Launches {
+/// The thinker of the tiny checkpoint with that many layers.
+fn thinker(layers: usize) -> Thinker {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
     let mut config: ThinkerConfig = checkpoint.config().section().unwrap();
     config.text.num_hidden_layers = layers;
     let weights = Weights::new(&checkpoint, &Place::Device(gpu()), Dtype::F32);
-    let thinker = Thinker::load(&weights, &config, None).unwrap();
+    Thinker::load(&weights, &config, None).unwrap()
+}
+
+/// Reads some tokens.
+fn read(thinker: &Thinker, state: &mut ThinkerState, ids: &[u32]) {
+    let input = ThinkerInput::text(thinker.embed(ids), Positions::sequence(state.tokens() as f32, ids.len()));
+    thinker.forward(vec![ThinkerRun::new(state, &input)]).remove(0).unwrap();
+}
+
+/// Launches of one token of a thinker of that many layers, its logits left on the device.
+fn thinker_token(layers: usize) -> Launches {
+    let thinker = thinker(layers);
     let mut state = thinker.start();
-    let mut read = |ids: &[u32]| {
-        let input = ThinkerInput::text(thinker.embed(ids), Positions::sequence(state.tokens() as f32, ids.len()));
-        thinker.forward(vec![ThinkerRun::new(&mut state, &input)]).remove(0).unwrap();
-    };
-    read(&[5, 6, 7]);
-    of_second(|| read(&[8]))
+    read(&thinker, &mut state, &[5, 6, 7]);
+    of_second(|| read(&thinker, &mut state, &[8]))
+}
+
+/// Launches of a prompt of that many tokens through a thinker of that many layers, its last logits left on the device.
+fn thinker_prompt(layers: usize, tokens: u32) -> Launches {
+    let thinker = thinker(layers);
+    let ids: Vec<u32> = (0..tokens).map(|at| 5 + at % 90).collect();
+    of_second(|| read(&thinker, &mut thinker.start(), &ids))
 }
 
 /// Launches of one frame of a code predictor of that many layers, drawn as the released model does, and its number of codes.
@@ -74,6 +88,21 @@ fn a_token_of_the_thinker_takes_few() {
     // Two norms, three projections at once, two rotations, the cache, attention, its output with the residual, router, choice,
     // and experts twice. Besides them the embedding, the last norm and the head.
     assert_eq!(found, (12, 3), "a layer, besides; of 3 layers: {:#?}", thinker_token(3));
+}
+
+#[test]
+fn a_prompt_of_the_thinker_takes_few() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for tokens in [40, 200] {
+        let (layer, rest) = per_layer(|layers| thinker_prompt(layers, tokens).total());
+        // Two norms, three projections, two rotations, attention, its output and the sum with the residual, router, choice, and
+        // experts in four: 16, whatever experts are chosen.
+        assert!(
+            layer <= 16 && rest <= 4,
+            "{tokens}: {layer} a layer, {rest} besides; {:#?}",
+            thinker_prompt(3, tokens)
+        );
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn outputs(device: Device, scheme: &Scheme, rows: usize) -> Vec<f32> {
 fn blocks_of_packed_experts_agree() {
     for bits in [4, 8] {
         let scheme = Scheme { bits, group: Some(32), symmetric: true };
-        // With one row and a few, kernels; with many, products of one expert after the other.
+        // With one row and a few, pair by pair; with many, sorted by expert.
         for rows in [1, 5, 30] {
             let expected = outputs(Device::flex(), &scheme, rows);
             let found = outputs(Device::wgpu(DeviceKind::DefaultDevice), &scheme, rows);

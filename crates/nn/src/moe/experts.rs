@@ -118,24 +118,35 @@ impl Experts {
         self.inner
     }
 
-    /// `residual` plus the weighted sum of the chosen experts on a device; the path is chosen by the number of tokens.
+    /// `residual` plus the weighted sum of the chosen experts on a device, for few pairs of token and expert and for many; where kernels
+    /// do not take them, by a path.
     ///
     /// # Shapes
     /// `[N, D]` → `[N, D]`.
     pub(crate) fn on_device(&self, residual: Tensor<2>, x: Tensor<2>, routing: &DeviceRouting) -> Tensor<2> {
         let [tokens, top_k] = routing.index.dims();
         let gathered = tokens * top_k <= GATHERED_PAIRS;
+        let DeviceRouting { index, weights, .. } = routing;
+        let plain = |residual, x| residual + self.forward_by(ExpertPath::Grouped, x, routing);
         match &self.weights {
-            ExpertWeights::Dense(StackedExperts { gate_up, down }) if gathered => {
-                let (index, weights) = (routing.index.clone(), routing.weights.clone());
-                gpu_kernels::experts(residual, x, index, weights, gpu_kernels::Matrices { gate_up, down })
+            ExpertWeights::Dense(StackedExperts { gate_up, down }) => {
+                let matrices = gpu_kernels::Matrices { gate_up, down };
+                if gathered {
+                    return gpu_kernels::experts(residual, x, index.clone(), weights.clone(), matrices);
+                }
+                gpu_kernels::experts_grouped(&residual, &x, index, weights, matrices)
+                    .unwrap_or_else(|| plain(residual, x))
             }
-            ExpertWeights::Packed(PackedExperts { gate_up, down }) if gathered => {
+            ExpertWeights::Packed(PackedExperts { gate_up, down }) => {
                 let matrices = gpu_kernels::PackedMatrices { gate_up: gate_up.packed(), down: down.packed() };
-                gpu_kernels::experts_packed(&residual, &x, &routing.index, &routing.weights, &matrices)
-                    .unwrap_or_else(|| residual + self.forward_by(ExpertPath::Gathered, x, routing))
+                if gathered {
+                    return gpu_kernels::experts_packed(&residual, &x, index, weights, &matrices)
+                        .unwrap_or_else(|| residual + self.forward_by(ExpertPath::Gathered, x, routing));
+                }
+                gpu_kernels::experts_grouped_packed(&residual, &x, index, weights, &matrices)
+                    .unwrap_or_else(|| plain(residual, x))
             }
-            _ => residual + self.forward_by(ExpertPath::Grouped, x, routing),
+            _ => plain(residual, x),
         }
     }
 
