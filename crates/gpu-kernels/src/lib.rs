@@ -37,7 +37,7 @@ pub use attend::{attend, attends};
 pub use cache::write_rows;
 pub use draw::{Chosen, Draw, NEVER, draw, greedy, min_p, soften, top_k, top_p};
 pub use experts::{Matrices, experts};
-pub use gate::silu_gate;
+pub use gate::{add_gated, silu_gate};
 pub use grouped::{experts_grouped, experts_grouped_packed};
 #[cfg(cube)]
 pub use launches::{Launches, counted};
@@ -74,7 +74,7 @@ pub mod reference {
     pub use crate::cache::plain as write_rows;
     pub use crate::draw::{plain as draw, plain_greedy as greedy};
     pub use crate::experts::plain as experts;
-    pub use crate::gate::plain as silu_gate;
+    pub use crate::gate::{plain as silu_gate, plain_add_gated as add_gated};
     pub use crate::linear::{plain as linear, plain_add as add_linear, plain_gate as linear_gate};
     pub use crate::norm::plain as rms_norm;
     pub use crate::rotation::{plain as rotate, plain_of_normed as rms_norm_rotate};

@@ -137,6 +137,15 @@ proptest! {
     }
 
     #[test]
+    fn sums_with_a_gate(rows in 1usize..40, width in 1usize..300, by in 1f32..60.0, seed in 0u64..1000) {
+        let run = |device: &Device, add: fn(Tensor<2>, Tensor<2>, Tensor<2>) -> Tensor<2>| {
+            let [residual, y] = [0, 1].map(|at| floats([rows, width], seed + at, device));
+            add(residual, y, floats([rows, 1], seed + 2, device) * by)
+        };
+        agree(|device| run(device, gpu_kernels::add_gated), |device| run(device, reference::add_gated));
+    }
+
+    #[test]
     fn rotations(rows in 1usize..40, heads in 1usize..9, half in 1usize..70, seed in 0u64..1000) {
         let width = 2 * half;
         let x = |device: &Device| floats([rows, heads, width], seed, device);

@@ -3,8 +3,9 @@
 
 use burn::tensor::{DType, Device, Int, Tensor};
 use qwen3_omni_gpu_kernels::{
-    Draw, Matrices, Packed, add_linear, add_linear_packed, attend, counted, draw, experts, experts_grouped, greedy,
-    linear, linear_gate, linear_packed, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax, write_rows,
+    Draw, Matrices, Packed, add_gated, add_linear, add_linear_packed, attend, counted, draw, experts, experts_grouped,
+    greedy, linear, linear_gate, linear_packed, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax,
+    write_rows,
 };
 
 fn gpu() -> Device {
@@ -34,6 +35,7 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     let row = Tensor::<2>::ones([1, 500], &device);
     let options = Draw { temperature: 0.9, top_k: 50, top_p: 0.8, min_p: 0.1 };
     let logits = rows.clone().narrow(1, 0, 8) + 0.0;
+    let gate = Tensor::<2>::ones([2, 1], &device);
     let (weights, index) = route(logits.clone(), 3, true);
 
     let launches = |work: &dyn Fn()| counted(work).1.total();
@@ -46,6 +48,7 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
             1,
         ),
         ("silu_gate", launches(&|| drop(silu_gate(rows.clone(), rows.clone()))), 1),
+        ("add_gated", launches(&|| drop(add_gated(rows.clone(), rows.clone(), gate.clone()))), 1),
         ("softmax", launches(&|| drop(softmax(scores.clone(), Some(&bias), DType::F32))), 1),
         ("route", launches(&|| drop(route(logits.clone(), 3, true))), 1),
         ("linear", launches(&|| drop(linear(rows.clone(), [matrix.clone(), matrix.clone(), matrix.clone()]))), 1),

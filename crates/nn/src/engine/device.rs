@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use burn::tensor::activation::{sigmoid, silu};
+use burn::tensor::activation::silu;
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use omni_core::Dtype;
@@ -484,7 +484,7 @@ impl Engine for DeviceEngine {
     }
 
     fn add_gated(&self, residual: Tensor<2>, y: Tensor<2>, gate: &Tensor<2>) -> Tensor<2> {
-        residual + sigmoid(gate.clone()) * y
+        gpu_kernels::add_gated(residual, y, gate.clone())
     }
 
     fn logits(&self, x: Tensor<2>) -> Vec<Logits> {
