@@ -146,22 +146,30 @@ proptest! {
     }
 
     #[test]
-    fn rotations(rows in 1usize..40, heads in 1usize..9, half in 1usize..70, seed in 0u64..1000) {
+    fn rotations(rows in 1usize..40, heads in [1usize..9, 1..5], half in 1usize..70, seed in 0u64..1000) {
         let width = 2 * half;
-        let x = |device: &Device| floats([rows, heads, width], seed, device);
-        let weight = |device: &Device| floats([width], seed + 1, device);
+        let x = |device: &Device| [0, 1].map(|at| floats([rows, heads[at], width], seed + at as u64, device));
+        let joined = |x: [Tensor<3>; 2]| Tensor::cat(x.to_vec(), 1);
         agree(
-            |device| { let [cos, sin] = tables(rows, width, seed, device); gpu_kernels::rotate(x(device), &cos, &sin) },
-            |device| { let [cos, sin] = tables(rows, width, seed, device); reference::rotate(x(device), &cos, &sin) },
+            |device| { let [cos, sin] = tables(rows, width, seed, device); joined(gpu_kernels::rotate(x(device), &cos, &sin)) },
+            |device| {
+                let [cos, sin] = tables(rows, width, seed, device);
+                joined(x(device).map(|x| reference::rotate(x, &cos, &sin)))
+            },
         );
+        let weights = |device: &Device| [2, 3].map(|at| floats([width], seed + at, device));
+        let eps = [1e-6, 1e-2];
         agree(
             |device| {
                 let [cos, sin] = tables(rows, width, seed, device);
-                gpu_kernels::rms_norm_rotate(x(device), weight(device), 1e-6, &cos, &sin)
+                joined(gpu_kernels::rms_norm_rotate(x(device), weights(device), eps, &cos, &sin))
             },
             |device| {
-                let [cos, sin] = tables(rows, width, seed, device);
-                reference::rms_norm_rotate(x(device), weight(device), 1e-6, &cos, &sin)
+                let ([cos, sin], [q, k]) = (tables(rows, width, seed, device), x(device));
+                let [q_weight, k_weight] = weights(device);
+                joined([(q, q_weight, eps[0]), (k, k_weight, eps[1])].map(|(x, weight, eps)| {
+                    reference::rms_norm_rotate(x, weight, eps, &cos, &sin)
+                }))
             },
         );
     }
@@ -534,15 +542,19 @@ fn gradients_pass() {
     };
     let weight = floats([24], 9, &device);
     let tables = || tables(3, 8, 1, &device);
-    let rotated = |f: fn(Tensor<3>, &Tensor<3>, &Tensor<3>) -> Tensor<3>, x: Tensor<2>| {
-        let [cos, sin] = tables();
-        f(x.reshape([3, 3, 8]), &cos, &sin).reshape([3, 24])
+    let rotated = |kernel: bool, x: Tensor<2>| {
+        let ([cos, sin], x) = (tables(), [0, 1].map(|_| x.clone().reshape([3, 3, 8])));
+        let [q, k] = match kernel {
+            true => gpu_kernels::rotate(x, &cos, &sin),
+            false => x.map(|x| reference::rotate(x, &cos, &sin)),
+        };
+        (q + k).reshape([3, 24])
     };
     type Pair<'a> = [&'a dyn Fn(Tensor<2>) -> Tensor<2>; 2];
     let pairs: [Pair; 3] = [
         [&|x| gpu_kernels::rms_norm(x, weight.clone(), 1e-6), &|x| reference::rms_norm(x, weight.clone(), 1e-6)],
         [&|x| gpu_kernels::silu_gate(x.clone(), x), &|x| reference::silu_gate(x.clone(), x)],
-        [&|x| rotated(gpu_kernels::rotate, x), &|x| rotated(reference::rotate, x)],
+        [&|x| rotated(true, x), &|x| rotated(false, x)],
     ];
     for [kernel, plain] in pairs {
         let found = gradient(kernel).expect("a gradient");

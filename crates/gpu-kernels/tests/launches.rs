@@ -24,6 +24,7 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     let heads = rows.clone().reshape([2, 2, 32]);
     let table = Tensor::<3>::ones([2, 1, 32], &device);
     let [weight, weight_of_head] = [64, 32].map(|width| Tensor::<1>::ones([width], &device));
+    let weights_of_heads = || [weight_of_head.clone(), weight_of_head.clone()];
     let scores = Tensor::<4>::ones([1, 2, 4, 50], &device);
     let bias = Tensor::<5>::ones([1, 1, 1, 2, 50], &device);
     let [gate_up, down] = [[8, 80, 64], [8, 64, 40]].map(|shape| Tensor::<3>::ones(shape, &device));
@@ -41,10 +42,12 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     let launches = |work: &dyn Fn()| counted(work).1.total();
     let of = [
         ("rms_norm", launches(&|| drop(rms_norm(rows.clone(), weight.clone(), 1e-6))), 1),
-        ("rotate", launches(&|| drop(rotate(heads.clone(), &table, &table))), 1),
+        ("rotate", launches(&|| drop(rotate([heads.clone(), heads.clone()], &table, &table))), 1),
         (
             "rms_norm_rotate",
-            launches(&|| drop(rms_norm_rotate(heads.clone(), weight_of_head.clone(), 1e-6, &table, &table))),
+            launches(&|| {
+                drop(rms_norm_rotate([heads.clone(), heads.clone()], weights_of_heads(), [1e-6; 2], &table, &table))
+            }),
             1,
         ),
         ("silu_gate", launches(&|| drop(silu_gate(rows.clone(), rows.clone()))), 1),

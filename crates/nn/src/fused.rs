@@ -44,30 +44,38 @@ pub(crate) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64
     host_function(&RmsNorm { eps: eps as f32 }, inputs).unwrap_or_else(|| gpu_kernels::rms_norm(x, weight, eps))
 }
 
-/// `x cos + rotate_half(x) sin`, in the number type of the tables `[N, 1, Dh]`.
+/// `x cos + rotate_half(x) sin` of queries and keys, in the number type of the tables `[N, 1, Dh]`.
 ///
 /// # Shapes
-/// `[N, H, Dh]` → `[N, H, Dh]`.
-pub(crate) fn rotate(x: Tensor<3>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<3> {
-    let inputs = [HostInput::new(x.clone()), HostInput::new(cos.clone()), HostInput::new(sin.clone())];
-    host_function(&Rotate, inputs).unwrap_or_else(|| gpu_kernels::rotate(x, cos, sin))
+/// `[N, H, Dh]` and `[N, K, Dh]`, as they come.
+pub(crate) fn rotate(x: [Tensor<3>; 2], cos: &Tensor<3>, sin: &Tensor<3>) -> [Tensor<3>; 2] {
+    let on_host = |x: &Tensor<3>| {
+        let inputs = [HostInput::new(x.clone()), HostInput::new(cos.clone()), HostInput::new(sin.clone())];
+        host_function(&Rotate, inputs)
+    };
+    let [q, k] = x.each_ref().map(on_host);
+    match (q, k) {
+        (Some(q), Some(k)) => [q, k],
+        _ => gpu_kernels::rotate(x, cos, sin),
+    }
 }
 
 /// [`rms_norm`] of every head, then [`rotate`].
 ///
 /// # Shapes
-/// `[N, H, Dh]` → `[N, H, Dh]`.
+/// `[N, H, Dh]` and `[N, K, Dh]`, as they come.
 pub(crate) fn rms_norm_rotate(
-    x: Tensor<3>,
-    weight: Tensor<1>,
-    eps: f64,
+    x: [Tensor<3>; 2],
+    weights: [Tensor<1>; 2],
+    eps: [f64; 2],
     cos: &Tensor<3>,
     sin: &Tensor<3>,
-) -> Tensor<3> {
-    match has_host_gradients(&x) {
-        true => rotate(rms_norm(x, weight, eps), cos, sin),
-        false => gpu_kernels::rms_norm_rotate(x, weight, eps, cos, sin),
+) -> [Tensor<3>; 2] {
+    if !x.iter().any(has_host_gradients) {
+        return gpu_kernels::rms_norm_rotate(x, weights, eps, cos, sin);
     }
+    let ([q, k], [q_weight, k_weight], [q_eps, k_eps]) = (x, weights, eps);
+    rotate([rms_norm(q, q_weight, q_eps), rms_norm(k, k_weight, k_eps)], cos, sin)
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -85,9 +85,9 @@ fn a_token_of_the_thinker_takes_few() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let (layer, rest) = per_layer(|layers| thinker_token(layers).total());
     let found = (layer, rest);
-    // Two norms, three projections at once, two rotations, the cache, attention, its output with the residual, router, choice,
+    // Two norms, three projections at once, their rotation, the cache, attention, its output with the residual, router, choice,
     // and experts twice. Besides them the embedding, the last norm and the head.
-    assert_eq!(found, (12, 3), "a layer, besides; of 3 layers: {:#?}", thinker_token(3));
+    assert_eq!(found, (11, 3), "a layer, besides; of 3 layers: {:#?}", thinker_token(3));
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn a_prompt_of_the_thinker_takes_few() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for tokens in [40, 200] {
         let (layer, rest) = per_layer(|layers| thinker_prompt(layers, tokens).total());
-        // Two norms, three projections, two rotations, attention, its output and the sum with the residual, router, choice, and
-        // experts in four: 16, whatever experts are chosen.
+        // Two norms, three projections, their rotation, attention, its output and the sum with the residual, router, choice, and
+        // experts in four: 15, whatever experts are chosen. Only how a product is tuned may add to them.
         assert!(
             layer <= 16 && rest <= 4,
             "{tokens}: {layer} a layer, {rest} besides; {:#?}",
@@ -110,9 +110,9 @@ fn a_frame_of_the_code_predictor_takes_few() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let codes = predictor_frame(1).1;
     let (layer, rest) = per_layer(|layers| predictor_frame(layers).0.total());
-    // Per code: two norms, three projections at once, two rotations, the cache, attention, its output with the residual, gate with
+    // Per code: two norms, three projections at once, their rotation, the cache, attention, its output with the residual, gate with
     // up, down with the residual.
-    assert_eq!(layer, 10 * codes, "{:#?}", predictor_frame(2).0);
+    assert_eq!(layer, 9 * codes, "{:#?}", predictor_frame(2).0);
     // Per code: the last norm, the head, the draw, the code's row, the sum of rows, and the joint check for numbers that are not finite.
     assert!(rest <= 7 * codes, "{codes} codes: {rest} besides; {:#?}", predictor_frame(2).0);
 }

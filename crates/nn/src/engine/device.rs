@@ -179,12 +179,19 @@ impl DeviceEngine {
 }
 
 impl DeviceRotation {
-    /// Rotates heads `[N, H, Dh]`, after their norm if they have one.
-    fn apply(&self, x: Tensor<3>, norm: Option<&RmsNorm>) -> Tensor<3> {
-        match norm {
-            Some(norm) => fused::rms_norm_rotate(x, norm.weight.tensor(), norm.eps, &self.cos, &self.sin),
-            None => fused::rotate(x, &self.cos, &self.sin),
+    /// Rotates the heads of queries `[N, H, Dh]` and keys `[N, K, Dh]`, after their norms if they have any.
+    fn apply(&self, x: [Tensor<3>; 2], norms: [Option<&RmsNorm>; 2]) -> [Tensor<3>; 2] {
+        let Self { cos, sin } = self;
+        if let [Some(q), Some(k)] = norms {
+            let weights = [q, k].map(|norm| norm.weight.tensor());
+            return fused::rms_norm_rotate(x, weights, [q.eps, k.eps], cos, sin);
         }
+        let normed = |x: Tensor<3>, norm: Option<&RmsNorm>| match norm {
+            Some(norm) => fused::rms_norm(x, norm.weight.tensor(), norm.eps),
+            None => x,
+        };
+        let ([q, k], [q_norm, k_norm]) = (x, norms);
+        fused::rotate([normed(q, q_norm), normed(k, k_norm)], cos, sin)
     }
 }
 
@@ -407,9 +414,7 @@ impl Engine for DeviceEngine {
             let rows = x.dims()[0];
             x.reshape([rows, heads, head_dim])
         };
-        let [q_norm, k_norm] = attention.head_norms();
-        let q = step.rotation.apply(split(q, heads), q_norm); // [N, H, Dh]
-        let k = step.rotation.apply(split(k, kv_heads), k_norm); // [N, K, Dh]
+        let [q, k] = step.rotation.apply([split(q, heads), split(k, kv_heads)], attention.head_norms());
         let v = split(v, kv_heads); // [N, K, Dh]
         if let Some(padding) = step.padding.as_ref().filter(|_| runs.iter().all(|run| run.cache.discards())) {
             return self.attend_together([q, k, v], step.masks[padding.longest_run].get(&self.device), padding);
@@ -461,7 +466,10 @@ impl Engine for DeviceEngine {
             let [rows, width] = x.dims();
             x.reshape([rows, heads, width / heads])
         });
-        let [q, k] = [q, k].map(|x| rotation.map_or(x.clone(), |rotation| rotation.apply(x, None)));
+        let [q, k] = match rotation {
+            Some(rotation) => rotation.apply([q, k], [None, None]),
+            None => [q, k],
+        };
         window_attention([q, k, v], windows)
     }
 
