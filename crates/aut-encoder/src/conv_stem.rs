@@ -7,7 +7,8 @@ use burn::tensor::{DType, Tensor, TensorData, activation};
 use checkpoint::Weights;
 use cpu_kernels::{Conv2dStack, Precision, TrainedConv2dStack};
 use nn::{
-    DeviceEngine, Engine, HostEngine, HostFunction, HostInput, HostRows, Linear, Values, host_function, with_f32_slice,
+    DeviceEngine, DeviceRows, Engine, HostEngine, HostFunction, HostInput, HostRows, Linear, Values, host_function,
+    with_f32_slice,
 };
 use omni_core::{Dtype, Result};
 
@@ -199,12 +200,12 @@ impl StemEngine for HostEngine {
 }
 
 impl StemEngine for DeviceEngine {
-    fn convolve(&self, convolutions: &Convolutions, chunks: &[Tensor<2>], padded: usize) -> Tensor<2> {
+    fn convolve(&self, convolutions: &Convolutions, chunks: &[Tensor<2>], padded: usize) -> DeviceRows {
         let Convolutions::Device(convolutions) = convolutions else {
             panic!("weights in host memory were handed to the engine of a device")
         };
         let whole = chunks.iter().map(|chunk| {
-            let chunk = self.rows(&[chunk]);
+            let chunk = self.rows(&[chunk]).into_tensor();
             let ([frames, bins], dtype) = (chunk.dims(), DType::from(self.dtype()));
             let chunk = match padded - frames {
                 0 => chunk,
@@ -212,7 +213,7 @@ impl StemEngine for DeviceEngine {
             };
             chunk.transpose() // [M, F]
         });
-        convolutions.forward(Tensor::stack(whole.collect(), 0))
+        convolutions.forward(Tensor::stack(whole.collect(), 0)).into()
     }
 }
 

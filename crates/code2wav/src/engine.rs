@@ -4,7 +4,7 @@ use burn::tensor::module::{conv_transpose1d, conv1d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, Tensor, TensorData};
 use cpu_kernels::{Conv1d, ConvStream, Snake as HostSnake};
-use nn::{DeviceEngine, Engine, HostEngine, HostRows};
+use nn::{DeviceEngine, DeviceRows, Engine, HostEngine, HostRows};
 
 use crate::conv::{CausalConv, Depthwise, DepthwiseWeight, TransposedConv, UpsampleConv};
 use crate::history::History;
@@ -258,25 +258,27 @@ impl DeviceSignal {
 impl VocoderEngine for DeviceEngine {
     type Signal = DeviceSignal;
 
-    fn upsample(&self, x: &mut Tensor<2>, conv: &UpsampleConv) -> Tensor<2> {
+    fn upsample(&self, x: &mut DeviceRows, conv: &UpsampleConv) -> DeviceRows {
         let UpsampleConv::Device(kernel) = conv else {
             panic!("weights in host memory were handed to the engine of a device")
         };
         let [input, output, factor] = kernel.weight.dims();
+        let x = x.tensor();
         let rows = x.dims()[0];
-        let y = x.clone().matmul(kernel.weight.val().reshape([input, output * factor])); // [N, out * factor]
+        let y = x.matmul(kernel.weight.val().reshape([input, output * factor])); // [N, out * factor]
         let y = y.reshape([rows, output, factor]).swap_dims(1, 2).reshape([rows * factor, output]);
-        y + kernel.bias.val().unsqueeze()
+        (y + kernel.bias.val().unsqueeze()).into()
     }
 
-    fn depthwise(&self, x: &Tensor<2>, conv: &Depthwise, streams: &mut [(&mut History, usize)]) -> Tensor<2> {
+    fn depthwise(&self, x: &DeviceRows, conv: &Depthwise, streams: &mut [(&mut History, usize)]) -> DeviceRows {
+        let x = x.tensor();
         let DepthwiseWeight::Device(weight) = &conv.weight else {
             panic!("weights in host memory were handed to the engine of a device")
         };
         if streams.iter().all(|(history, _)| history.discards()) {
             let times: Vec<usize> = streams.iter().map(|(_, rows)| *rows).collect();
-            if let Some(y) = trained::depthwise(x, weight.val(), conv.bias.tensor(), &times) {
-                return y;
+            if let Some(y) = trained::depthwise(&x, weight.val(), conv.bias.tensor(), &times) {
+                return y.into();
             }
         }
         let mut start = 0;
@@ -287,10 +289,11 @@ impl VocoderEngine for DeviceEngine {
             let y = causal(x, weight.val(), conv.bias.tensor(), [1, channels], history);
             y.squeeze_dim::<2>(0).transpose() // [T, C]
         });
-        Tensor::cat(each.collect(), 0)
+        Tensor::cat(each.collect(), 0).into()
     }
 
-    fn signal(&self, x: Tensor<2>, times: &[usize], whole: bool) -> DeviceSignal {
+    fn signal(&self, x: DeviceRows, times: &[usize], whole: bool) -> DeviceSignal {
+        let x = x.into_tensor();
         if whole && nn::has_host_gradients(&x) {
             return DeviceSignal::Joined(x.transpose(), times.to_vec());
         }

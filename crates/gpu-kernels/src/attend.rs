@@ -52,6 +52,7 @@ pub(crate) mod kernel {
     use burn::backend::cubecl::dtype_to_storage_type;
     use burn::tensor::Tensor;
     use burn_cubecl::tensor::CubeTensor;
+    use cubecl::client::Client;
     use cubecl::prelude::*;
 
     use crate::launch::{empty, floats, tensor, vector_size};
@@ -60,22 +61,142 @@ pub(crate) mod kernel {
     /// Most queries that go through the kernel: each reads all keys again. More go through [`crate::flash`].
     pub(crate) const MOST_QUERIES: usize = 8;
     /// Most keys: one cube walks through all keys of a head, which for more takes longer than separate launches.
-    const MOST_KEYS: usize = 8192;
+    pub(crate) const MOST_KEYS: usize = 8192;
+    /// Widest head.
+    pub(crate) const MOST_WIDTH: usize = 256;
 
     /// Sizes that the compiler knows.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    struct Sizes {
-        heads: usize,
+    pub(crate) struct Sizes {
+        pub heads: usize,
         /// Query heads that share a key head.
-        group: usize,
-        width: usize,
+        pub group: usize,
+        pub width: usize,
         /// Loads of one head.
-        loads: usize,
+        pub loads: usize,
         /// As many units as keys are looked at together.
-        rows: Rows,
+        pub rows: Rows,
+        /// Whether the last keys are new ones, which no cache holds yet.
+        pub appends: bool,
     }
 
-    /// One cube per query and head: for each run of keys, one score per unit, then one output number per unit.
+    impl Sizes {
+        /// Shares heads of `width` numbers, loaded `by` numbers at a time.
+        pub(crate) fn new(client: &Client, [heads, kv_heads]: [usize; 2], width: usize, by: usize) -> Self {
+            let rows = Rows { per_cube: 1, ..Rows::new(client, width.max(32)) };
+            Self { heads, group: heads / kv_heads, width, loads: width / by, rows, appends: false }
+        }
+    }
+
+    /// The keys that a query sees.
+    #[derive(CubeType, Clone, Copy)]
+    pub(crate) struct Span {
+        pub begin: usize,
+        pub end: usize,
+        /// Keys that the cache holds; those from here on are new.
+        pub held: usize,
+    }
+
+    /// Keys or values: where those of a head begin, and what lies between them.
+    #[derive(CubeType, Clone, Copy)]
+    pub(crate) struct Place {
+        pub head: usize,
+        pub stride: usize,
+    }
+
+    #[cube]
+    fn dot<F: Float, N: Size>(
+        q: &[Vector<F, N>],
+        q_at: usize,
+        key: &[Vector<F, N>],
+        at: usize,
+        #[comptime] sizes: Sizes,
+    ) -> f32 {
+        let mut product = Vector::<f32, N>::zero();
+        #[unroll]
+        for i in 0..sizes.loads {
+            product += Vector::<f32, N>::cast_from(q[q_at + i]) * Vector::<f32, N>::cast_from(key[at + i]);
+        }
+        Vector::vector_sum(product)
+    }
+
+    /// The attention of the query that begins at `q_at`: for each run of keys, one score per unit, then one output number per unit.
+    /// Where keys are new, they lie one after another in shared memory, and the new values where `new_values` says.
+    #[cube]
+    pub(crate) fn attention<F: Float, N: Size>(
+        q: &[Vector<F, N>],
+        q_at: usize,
+        keys: &[Vector<F, N>],
+        of_keys: Place,
+        values: &[F],
+        of_values: Place,
+        new_keys: &[Vector<F, N>],
+        new_values: &[F],
+        of_new_values: Place,
+        span: Span,
+        scale: f32,
+        #[comptime] sizes: Sizes,
+    ) -> f32 {
+        let unit = UNIT_POS as usize;
+        let units = comptime!(sizes.rows.lanes);
+        let mut shared = Shared::<[f32]>::new_slice(units);
+        let mut shares = Shared::<[f32]>::new_slice(units);
+        let mut greatest = f32::new(LOWEST);
+        let mut total = 0.0f32;
+        let mut sum = 0.0f32;
+        let runs = (span.end - span.begin).div_ceil(units);
+        for run in 0..runs {
+            let start = span.begin + run * units;
+            let key = start + unit;
+            let mut score = f32::new(LOWEST);
+            if key < span.end {
+                let mut product = 0.0f32;
+                if comptime!(sizes.appends) {
+                    if key < span.held {
+                        product += dot::<F, N>(q, q_at, keys, of_keys.head + key * of_keys.stride, sizes);
+                    } else {
+                        product += dot::<F, N>(q, q_at, new_keys, (key - span.held) * sizes.loads, sizes);
+                    }
+                } else {
+                    product += dot::<F, N>(q, q_at, keys, of_keys.head + key * of_keys.stride, sizes);
+                }
+                score = product * scale;
+            }
+            let higher = max(greatest, max_of_row(score, &mut shared, sizes.rows));
+            let share = select(key < span.end, f32::exp(score - higher), 0.0f32);
+            // What was added up before was relative to a lower score.
+            let earlier = f32::exp(greatest - higher);
+            greatest = higher;
+            total = total * earlier + sum_of_row(share, &mut shared, sizes.rows);
+            shares[unit] = share;
+            sync_cube();
+            if unit < sizes.width {
+                sum *= earlier;
+                let seen = select(span.end - start < units, span.end - start, units);
+                let at = of_values.head + start * of_values.stride + unit;
+                if comptime!(sizes.appends) {
+                    let held = select(span.held > start, span.held - start, 0);
+                    let held = select(held < seen, held, seen);
+                    for i in 0..held {
+                        sum += shares[i] * f32::cast_from(values[at + i * of_values.stride]);
+                    }
+                    for i in held..seen {
+                        let row = start + i - span.held;
+                        let at = of_new_values.head + row * of_new_values.stride + unit;
+                        sum += shares[i] * f32::cast_from(new_values[at]);
+                    }
+                } else {
+                    for i in 0..seen {
+                        sum += shares[i] * f32::cast_from(values[at + i * of_values.stride]);
+                    }
+                }
+            }
+            sync_cube();
+        }
+        sum / total
+    }
+
+    /// One cube per query and head.
     #[cube(launch)]
     fn attended<F: Float, N: Size>(
         q: &[Vector<F, N>],
@@ -100,47 +221,27 @@ pub(crate) mod kernel {
         // The first key after those that the query sees, and the first of those.
         let end = count - CUBE_COUNT_Y as usize + token + 1;
         let begin = select(end > window, end - window, 0);
-        let units = comptime!(sizes.rows.lanes);
-        let mut shared = Shared::<[f32]>::new_slice(units);
-        let mut shares = Shared::<[f32]>::new_slice(units);
-        let mut greatest = f32::new(LOWEST);
-        let mut total = 0.0f32;
-        let mut sum = 0.0f32;
-        let runs = (end - begin).div_ceil(units);
-        for run in 0..runs {
-            let start = begin + run * units;
-            let key = start + unit;
-            let mut score = f32::new(LOWEST);
-            if key < end {
-                let at = kv_head * head_loads + key * key_loads;
-                let mut product = Vector::<f32, N>::zero();
-                #[unroll]
-                for i in 0..sizes.loads {
-                    product += Vector::<f32, N>::cast_from(q[row * sizes.loads + i])
-                        * Vector::<f32, N>::cast_from(keys[at + i]);
-                }
-                score = Vector::vector_sum(product) * scale;
-            }
-            let higher = max(greatest, max_of_row(score, &mut shared, sizes.rows));
-            let share = select(key < end, f32::exp(score - higher), 0.0f32);
-            // What was added up before was relative to a lower score.
-            let earlier = f32::exp(greatest - higher);
-            greatest = higher;
-            total = total * earlier + sum_of_row(share, &mut shared, sizes.rows);
-            shares[unit] = share;
-            sync_cube();
-            if unit < sizes.width {
-                sum *= earlier;
-                let seen = select(end - start < units, end - start, units);
-                let at = kv_head * head_numbers + start * key_numbers + unit;
-                for i in 0..seen {
-                    sum += shares[i] * f32::cast_from(values[at + i * key_numbers]);
-                }
-            }
-            sync_cube();
-        }
+        let span = Span { begin, end, held: count };
+        let of_keys = Place { head: kv_head * head_loads, stride: key_loads };
+        let of_values = Place { head: kv_head * head_numbers, stride: key_numbers };
+        // No key is new, so nothing reads new ones.
+        let none = Place { head: kv_head, stride: key_numbers };
+        let y = attention::<F, N>(
+            q,
+            row * sizes.loads,
+            keys,
+            of_keys,
+            values,
+            of_values,
+            q,
+            values,
+            none,
+            span,
+            scale,
+            sizes,
+        );
         if unit < sizes.width {
-            out[row * sizes.width + unit] = F::cast_from(sum / total);
+            out[row * sizes.width + unit] = F::cast_from(y);
         }
     }
 
@@ -149,7 +250,7 @@ pub(crate) mod kernel {
         let [tokens, _, width] = x.dims();
         (1..=MOST_QUERIES).contains(&tokens)
             && (tokens..=MOST_KEYS).contains(&keys)
-            && (1..=256).contains(&width)
+            && (1..=MOST_WIDTH).contains(&width)
             && x.clone().try_into_primitive::<Cube>().is_ok()
     }
 
@@ -176,14 +277,13 @@ pub(crate) mod kernel {
         // Loads must begin at whole loads in every row of the cache.
         let by = [width, key_strides[0], key_strides[1]].map(|numbers| vector_size(&client, dtype, numbers));
         let by = by.into_iter().min()?;
-        let rows = Rows { per_cube: 1, ..Rows::new(&client, width.max(32)) };
-        let sizes = Sizes { heads, group: heads / kv_heads, width, loads: width / by, rows };
+        let sizes = Sizes::new(&client, [heads, kv_heads], width, by);
         let out = empty(&q, [tokens, heads * width], dtype);
         let [head, key] = key_strides;
         attended::launch(
             &client,
             CubeCount::Static(heads as u32, tokens as u32, 1),
-            rows.cube_dim(),
+            sizes.rows.cube_dim(),
             by,
             q.into_buffer_arg(),
             keys.into_buffer_arg(),

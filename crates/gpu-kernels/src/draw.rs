@@ -24,44 +24,44 @@ pub struct Draw {
 pub struct Chosen {
     /// `[1, 1]`.
     pub id: Tensor<2, Int>,
-    /// `[1]`: 1 if all scores were finite, otherwise 0, and the id is meaningless.
+    /// `[1]`: 1 if all scores were finite, and those of the choices before; otherwise 0, and the id may be meaningless.
     pub finite: Tensor<1, Int>,
 }
 
-/// Chooses the highest score; of equal ones the first.
+/// Chooses the highest score; of equal ones the first. `before` is [`Chosen::finite`] of earlier choices.
 ///
 /// # Shapes
 /// `[1, V]`.
-pub fn greedy(scores: Tensor<2>) -> Chosen {
+pub fn greedy(scores: Tensor<2>, before: Option<Tensor<1, Int>>) -> Chosen {
     #[cfg(cube)]
-    if let Some(chosen) = kernel::greedy(&scores) {
+    if let Some(chosen) = kernel::greedy(&scores, before.as_ref()) {
         return chosen;
     }
-    plain_greedy(scores)
+    plain_greedy(scores, before)
 }
 
 /// Draws an id in one launch: after temperature, [`top_k`], [`top_p`] and [`min_p`], the cumulative distribution in the order of the
-/// ids is inverted at `uniform`, a number of 0..1.
+/// ids is inverted at `uniform`, a number of 0..1. `before` is [`Chosen::finite`] of earlier choices.
 ///
 /// # Shapes
 /// `[1, V]`.
-pub fn draw(scores: Tensor<2>, uniform: f32, options: &Draw) -> Chosen {
+pub fn draw(scores: Tensor<2>, uniform: f32, options: &Draw, before: Option<Tensor<1, Int>>) -> Chosen {
     #[cfg(cube)]
-    if let Some(chosen) = kernel::draw(&scores, uniform, options) {
+    if let Some(chosen) = kernel::draw(&scores, uniform, options, before.as_ref()) {
         return chosen;
     }
-    plain(scores, uniform, options)
+    plain(scores, uniform, options, before)
 }
 
 /// [`greedy`] in plain operations.
-pub fn plain_greedy(scores: Tensor<2>) -> Chosen {
-    Chosen { finite: finite(&scores), id: scores.argmax(1) }
+pub fn plain_greedy(scores: Tensor<2>, before: Option<Tensor<1, Int>>) -> Chosen {
+    Chosen { finite: finite(&scores, before), id: scores.argmax(1) }
 }
 
 /// [`draw`] in plain operations.
-pub fn plain(scores: Tensor<2>, uniform: f32, options: &Draw) -> Chosen {
+pub fn plain(scores: Tensor<2>, uniform: f32, options: &Draw, before: Option<Tensor<1, Int>>) -> Chosen {
     let Draw { temperature, top_k: k, top_p: p, min_p: share } = *options;
-    let (finite, vocabulary) = (finite(&scores), scores.dims()[1]);
+    let (finite, vocabulary) = (finite(&scores, before), scores.dims()[1]);
     let scores = min_p(top_p(top_k(soften(scores.cast(DType::F32), temperature), k), p), share);
     let uniform: Tensor<2> = Tensor::from_data(TensorData::new(vec![uniform], [1, 1]), (&scores.device(), DType::F32));
     let cumulative = softmax(scores, 1).cumsum(1); // [1, V]
@@ -70,8 +70,12 @@ pub fn plain(scores: Tensor<2>, uniform: f32, options: &Draw) -> Chosen {
     Chosen { id: below.clamp_max(vocabulary as i64 - 1), finite }
 }
 
-fn finite(scores: &Tensor<2>) -> Tensor<1, Int> {
-    scores.clone().is_finite().all().int()
+fn finite(scores: &Tensor<2>, before: Option<Tensor<1, Int>>) -> Tensor<1, Int> {
+    let finite = scores.clone().is_finite().all().int();
+    match before {
+        Some(before) => before * finite,
+        None => finite,
+    }
 }
 
 /// Divides logits by the temperature; impossible ids stay impossible.
@@ -123,12 +127,12 @@ fn keep_from(scores: Tensor<2>, smallest: Tensor<2>) -> Tensor<2> {
 #[cfg(cube)]
 mod kernel {
     use burn::backend::cubecl::dtype_to_storage_type;
-    use burn::tensor::{DType, Tensor};
+    use burn::tensor::{DType, Int, Tensor};
     use burn_cubecl::tensor::CubeTensor;
     use cubecl::prelude::*;
 
     use super::{Chosen, Draw, NEVER};
-    use crate::launch::{empty, floats, integer_tensor};
+    use crate::launch::{empty, floats, integer_tensor, integers};
     use crate::rows::{LOWEST, Rows, max_of_row, sum_of_row};
 
     /// Values of one digit of a key.
@@ -255,13 +259,21 @@ mod kernel {
         (greatest, odd)
     }
 
+    /// The flag of a row with that many scores that are not finite, and of the rows before.
+    #[cube]
+    fn flag(odd: f32, before: &[i32], #[comptime] follows: bool) -> i32 {
+        if comptime!(follows) { select(odd == 0.0f32, before[0], 0i32) } else { select(odd == 0.0f32, 1i32, 0i32) }
+    }
+
     #[cube(launch)]
     fn best<F: Float>(
         scores: &[F],
+        before: &[i32],
         id: &mut [i32],
         finite: &mut [i32],
         count: usize,
         #[comptime] rows: Rows,
+        #[comptime] follows: bool,
         #[define(F)] _dtype: ElemType,
     ) {
         let unit = UNIT_POS as usize;
@@ -288,13 +300,14 @@ mod kernel {
             }
             // Without any finite score there is none.
             id[0] = select((smallest as usize) < count, smallest as i32, 0i32);
-            finite[0] = select(odd == 0.0f32, 1i32, 0i32);
+            finite[0] = flag(odd, before, follows);
         }
     }
 
     #[cube(launch)]
     fn drawn<F: Float>(
         scores: &[F],
+        flags: &[i32],
         id: &mut [i32],
         finite: &mut [i32],
         count: usize,
@@ -304,6 +317,7 @@ mod kernel {
         top_p: f32,
         min_p: f32,
         #[comptime] cut: Cut,
+        #[comptime] follows: bool,
         #[define(F)] _dtype: ElemType,
     ) {
         let units = comptime!(cut.rows.lanes);
@@ -389,7 +403,7 @@ mod kernel {
                 }
             }
             id[0] = chosen as i32;
-            finite[0] = select(odd == 0.0f32, 1i32, 0i32);
+            finite[0] = flag(odd, flags, follows);
         }
     }
 
@@ -412,9 +426,10 @@ mod kernel {
         (rows == 1 && vocabulary > 0 && fits).then_some((scores, sharing))
     }
 
-    pub(super) fn greedy(scores: &Tensor<2>) -> Option<Chosen> {
+    pub(super) fn greedy(scores: &Tensor<2>, before: Option<&Tensor<1, Int>>) -> Option<Chosen> {
         let vocabulary = scores.dims()[1];
         let (scores, rows) = row(scores)?;
+        let flags = flags(&scores, before)?;
         let (client, dtype) = (scores.client.clone(), scores.dtype);
         let (id, finite) = (empty(&scores, [1, 1], DType::I32), empty(&scores, [1], DType::I32));
         best::launch(
@@ -422,18 +437,31 @@ mod kernel {
             CubeCount::Static(1, 1, 1),
             rows.cube_dim(),
             scores.into_buffer_arg(),
+            flags.into_buffer_arg(),
             id.clone().into_buffer_arg(),
             finite.clone().into_buffer_arg(),
             vocabulary,
             rows,
+            before.is_some(),
             dtype_to_storage_type(dtype),
         );
         Some(Chosen { id: integer_tensor(id), finite: integer_tensor(finite) })
     }
 
-    pub(super) fn draw(scores: &Tensor<2>, uniform: f32, options: &Draw) -> Option<Chosen> {
+    /// The flag of earlier choices; without any, which then nothing reads, the scores stand in.
+    fn flags(scores: &CubeTensor, before: Option<&Tensor<1, Int>>) -> Option<CubeTensor> {
+        before.map_or(Some(scores.clone()), integers)
+    }
+
+    pub(super) fn draw(
+        scores: &Tensor<2>,
+        uniform: f32,
+        options: &Draw,
+        before: Option<&Tensor<1, Int>>,
+    ) -> Option<Chosen> {
         let vocabulary = scores.dims()[1];
         let (scores, rows) = row(scores)?;
+        let flags = flags(&scores, before)?;
         let (client, dtype) = (scores.client.clone(), scores.dtype);
         let (id, finite) = (empty(&scores, [1, 1], DType::I32), empty(&scores, [1], DType::I32));
         let Draw { temperature, top_k, top_p, min_p } = *options;
@@ -443,6 +471,7 @@ mod kernel {
             CubeCount::Static(1, 1, 1),
             rows.cube_dim(),
             scores.into_buffer_arg(),
+            flags.into_buffer_arg(),
             id.clone().into_buffer_arg(),
             finite.clone().into_buffer_arg(),
             vocabulary,
@@ -452,6 +481,7 @@ mod kernel {
             top_p,
             min_p,
             cut,
+            before.is_some(),
             dtype_to_storage_type(dtype),
         );
         Some(Chosen { id: integer_tensor(id), finite: integer_tensor(finite) })

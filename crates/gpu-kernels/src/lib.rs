@@ -10,7 +10,9 @@
 
 mod attend;
 mod cache;
+mod decode_attention;
 mod draw;
+mod embed;
 mod experts;
 #[cfg(cube)]
 mod flash;
@@ -35,14 +37,16 @@ mod tiles;
 
 pub use attend::{attend, attends};
 pub use cache::write_rows;
+pub use decode_attention::{CachedRun, decode_attention, decodes};
 pub use draw::{Chosen, Draw, NEVER, draw, greedy, min_p, soften, top_k, top_p};
+pub use embed::{embed_add, embeds};
 pub use experts::{Matrices, experts};
 pub use gate::{add_gated, silu_gate};
 pub use grouped::{experts_grouped, experts_grouped_packed};
 #[cfg(cube)]
 pub use launches::{Launches, counted};
-pub use linear::{SKINNY_MAX_ROWS, add_linear, linear, linear_gate};
-pub use norm::rms_norm;
+pub use linear::{SKINNY_MAX_ROWS, add_linear, linear, linear_gate, norm_linear, norm_linear_gate, takes_norm};
+pub use norm::{PreNorm, rms_norm};
 pub use packed::{Packed, PackedMatrices, add_linear_packed, experts_packed, linear_packed};
 pub use rotation::{rms_norm_rotate, rotate};
 pub use router::route;
@@ -72,10 +76,14 @@ pub fn contiguous_integers<const D: usize>(
 pub mod reference {
     pub use crate::attend::plain as attend;
     pub use crate::cache::plain as write_rows;
+    pub use crate::decode_attention::plain as decode_attention;
     pub use crate::draw::{plain as draw, plain_greedy as greedy};
+    pub use crate::embed::plain as embed_add;
     pub use crate::experts::plain as experts;
     pub use crate::gate::{plain as silu_gate, plain_add_gated as add_gated};
-    pub use crate::linear::{plain as linear, plain_add as add_linear, plain_gate as linear_gate};
+    pub use crate::linear::{
+        plain as linear, plain_add as add_linear, plain_gate as linear_gate, plain_normed as norm_linear,
+    };
     pub use crate::norm::plain as rms_norm;
     pub use crate::rotation::{plain as rotate, plain_of_normed as rms_norm_rotate};
     pub use crate::router::plain as route;

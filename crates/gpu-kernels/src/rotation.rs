@@ -47,13 +47,14 @@ pub fn plain_of_normed(x: Tensor<3>, weight: Tensor<1>, eps: f64, cos: &Tensor<3
 }
 
 #[cfg(cube)]
-mod kernel {
+pub(crate) mod kernel {
     use burn::backend::TensorMetadata;
     use burn::backend::cubecl::dtype_to_storage_type;
     use burn::tensor::Tensor;
     use cubecl::prelude::*;
 
     use crate::launch::{empty, floats, grid, tensor, vector_size};
+    use crate::norm::kernel::scaled;
     use crate::rows::{Rows, row_of_unit, sum_of_row};
 
     /// Sizes of a head, known to the compiler.
@@ -71,6 +72,26 @@ mod kernel {
         fn of_token(&self) -> usize {
             self.heads[0] + self.heads[1]
         }
+    }
+
+    /// One unit's part of the sum of squares of a head: numbers of its first and of its second half.
+    #[cube]
+    pub(crate) fn squares<F: Float, N: Size>(first: Vector<F, N>, second: Vector<F, N>) -> f32 {
+        let (a, b) = (Vector::<f32, N>::cast_from(first), Vector::<f32, N>::cast_from(second));
+        Vector::vector_sum(a * a + b * b)
+    }
+
+    /// Numbers of the first half of a head and those of the second half, rotated.
+    #[cube]
+    pub(crate) fn turned<F: Float, C: Float, N: Size>(
+        first: Vector<F, N>,
+        second: Vector<F, N>,
+        cos: Vector<C, N>,
+        sin: Vector<C, N>,
+    ) -> (Vector<F, N>, Vector<F, N>) {
+        let (cos, sin) = (Vector::<f32, N>::cast_from(cos), Vector::<f32, N>::cast_from(sin));
+        let (a, b) = (Vector::<f32, N>::cast_from(first), Vector::<f32, N>::cast_from(second));
+        (Vector::<F, N>::cast_from(a * cos - b * sin), Vector::<F, N>::cast_from(b * cos + a * sin))
     }
 
     /// The heads of a token are shared by the units one after the other, those of the queries first.
@@ -112,11 +133,10 @@ mod kernel {
             }
         }
         if comptime!(head.normed) {
-            let (a, b) = (Vector::<f32, N>::cast_from(first), Vector::<f32, N>::cast_from(second));
             let mut shared = Shared::<[f32]>::new_slice(comptime!(rows.units()));
-            let sum = sum_of_row(Vector::vector_sum(a * a + b * b), &mut shared, rows);
+            let sum = sum_of_row(squares::<F, N>(first, second), &mut shared, rows);
             let eps = select(query, q_eps, k_eps);
-            let root = Vector::<f32, N>::new(f32::sqrt(sum / comptime!(head.width as f32) + eps));
+            let root = f32::sqrt(sum / comptime!(head.width as f32) + eps);
             if i < head.half {
                 let mut weight = k_weight[i];
                 let mut weight_of_second = k_weight[head.half + i];
@@ -124,16 +144,13 @@ mod kernel {
                     weight = q_weight[i];
                     weight_of_second = q_weight[head.half + i];
                 }
-                first = Vector::<F, N>::cast_from(a / root) * weight;
-                second = Vector::<F, N>::cast_from(b / root) * weight_of_second;
+                first = scaled::<F, N>(first, root, weight);
+                second = scaled::<F, N>(second, root, weight_of_second);
             }
         }
         if row < count && i < head.half {
             let table = token * comptime!(2 * head.half) + i;
-            let (cos, sin) = (Vector::<f32, N>::cast_from(cos[table]), Vector::<f32, N>::cast_from(sin[table]));
-            let (a, b) = (Vector::<f32, N>::cast_from(first), Vector::<f32, N>::cast_from(second));
-            let first = Vector::<F, N>::cast_from(a * cos - b * sin);
-            let second = Vector::<F, N>::cast_from(b * cos + a * sin);
+            let (first, second) = turned::<F, C, N>(first, second, cos[table], sin[table]);
             if query {
                 q_out[q_at + i] = first;
                 q_out[q_at + head.half + i] = second;

@@ -66,6 +66,12 @@ pub(crate) fn row_of_unit(#[comptime] rows: Rows) -> usize {
 /// Adds up one value per unit of a row; every unit of the cube must come here, and all get the sum.
 #[cube]
 pub(crate) fn sum_of_row(value: f32, shared: &mut Shared<[f32]>, #[comptime] rows: Rows) -> f32 {
+    sum_of_lanes(value, UNIT_POS_X as usize, shared, rows)
+}
+
+/// [`sum_of_row`] of units that share rows one run of `rows.lanes` units after another, whatever the shape of their cube.
+#[cube]
+pub(crate) fn sum_of_lanes(value: f32, lane: usize, shared: &mut Shared<[f32]>, #[comptime] rows: Rows) -> f32 {
     if comptime!(rows.planes) {
         plane_sum(value)
     } else {
@@ -75,12 +81,12 @@ pub(crate) fn sum_of_row(value: f32, shared: &mut Shared<[f32]>, #[comptime] row
         #[unroll]
         for halving in 0..comptime!(rows.halvings()) {
             let distance = comptime!(rows.lanes >> (halving + 1));
-            if (UNIT_POS_X as usize) < distance {
+            if lane < distance {
                 shared[unit] += shared[unit + distance];
             }
             sync_cube();
         }
-        let sum = shared[UNIT_POS_Y as usize * rows.lanes];
+        let sum = shared[unit - lane];
         sync_cube();
         sum
     }

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use gpu_kernels::{Draw, Matrices, NEVER, Packed, PackedMatrices, reference};
+use gpu_kernels::{CachedRun, Draw, Matrices, NEVER, Packed, PackedMatrices, PreNorm, reference};
 use proptest::prelude::*;
 use qwen3_omni_gpu_kernels as gpu_kernels;
 use testkit::{distance, noise};
@@ -113,6 +113,39 @@ fn intervals(row: &[f32], options: &Draw) -> Vec<f64> {
             Some(*sum)
         })
         .collect()
+}
+
+type EmbedAdd = fn(Tensor<2>, Tensor<1, Int>, Option<Tensor<2>>) -> (Tensor<2>, Tensor<2>);
+type DecodeAttention =
+    fn([Tensor<2>; 3], Option<&[PreNorm; 2]>, [&Tensor<3>; 2], Vec<CachedRun>) -> (Tensor<2>, Vec<[Tensor<4>; 2]>);
+
+/// A step of attention by one kernel for rotation, one for the cache and one for the rest, each run alone.
+fn separately(
+    qkv: [Tensor<2>; 3],
+    norms: Option<&[PreNorm; 2]>,
+    [cos, sin]: [&Tensor<3>; 2],
+    runs: Vec<CachedRun>,
+) -> (Tensor<2>, Vec<[Tensor<4>; 2]>) {
+    let (width, mut start) = (cos.dims()[2], 0);
+    let each = runs.into_iter().map(|CachedRun { store, held, rows }| {
+        let part = |x: &Tensor<3>| x.clone().narrow(0, start, rows);
+        let [cos, sin] = [part(cos), part(sin)];
+        let heads = |x: &Tensor<2>| x.clone().narrow(0, start, rows).reshape([rows as i32, -1, width as i32]);
+        let both = [heads(&qkv[0]), heads(&qkv[1])];
+        let [q, k] = match norms {
+            Some([q, k]) => {
+                let weights = [q.weight.clone(), k.weight.clone()];
+                gpu_kernels::rms_norm_rotate(both, weights, [q.eps, k.eps], &cos, &sin)
+            }
+            None => gpu_kernels::rotate(both, &cos, &sin),
+        };
+        let new = [k, heads(&qkv[2])].map(|x| x.swap_dims(0, 1).unsqueeze::<4>());
+        let store = gpu_kernels::write_rows(store, new, held);
+        start += rows;
+        (gpu_kernels::attend(q, store.clone().map(|x| x.narrow(2, 0, held + rows)), None), store)
+    });
+    let (outputs, stores): (Vec<_>, Vec<_>) = each.collect::<Vec<_>>().into_iter().unzip();
+    (Tensor::cat(outputs, 0), stores)
 }
 
 proptest! {
@@ -263,6 +296,43 @@ proptest! {
     }
 
     #[test]
+    fn products_after_a_norm(
+        rows in 1usize..9,
+        // More loads than the cubes of products have units, too.
+        width in prop_oneof![1usize..100, (1usize..300).prop_map(|loads| 4 * loads)],
+        sizes in [1usize..90, 1..90, 1..90],
+        seed in 0u64..1000,
+    ) {
+        let [a, b, c] = sizes;
+        let x = |device: &Device| floats([rows, width], seed, device) * 3.0;
+        let norm = |device: &Device| PreNorm { weight: floats([width], seed + 4, device), eps: 1e-6 };
+        let three = |device: &Device| {
+            [(a, 1), (b, 2), (c, 3)].map(|(outputs, at)| {
+                floats([outputs, width], seed + at, device) * (width as f32).powf(-0.5)
+            })
+        };
+        agree(
+            |device| Tensor::cat(gpu_kernels::norm_linear(x(device), &norm(device), three(device)).0.into(), 1),
+            |device| Tensor::cat(reference::norm_linear(x(device), &norm(device), three(device)).into(), 1),
+        );
+        // To the bit what the norm and then the product compute.
+        let device = gpu();
+        let (x, norm, matrices) = (x(&device), norm(&device), three(&device));
+        let normed = norm.apply(x.clone());
+        let after = gpu_kernels::linear(normed.clone(), matrices.clone());
+        let (within, _) = gpu_kernels::norm_linear(x.clone(), &norm, matrices.clone());
+        prop_assert_eq!(after.each_ref().map(values), within.each_ref().map(values));
+        let [first, second, _] = matrices;
+        let ([within], kept) = gpu_kernels::norm_linear(x.clone(), &norm, [first.clone()]);
+        prop_assert_eq!(values(&after[0]), values(&within));
+        prop_assert_eq!(values(&normed), values(&kept.unwrap()));
+        let rows = a.min(b);
+        let [gate, up] = [first, second].map(|matrix| matrix.narrow(0, 0, rows));
+        let after = gpu_kernels::linear_gate(normed, gate.clone(), up.clone());
+        prop_assert_eq!(values(&after), values(&gpu_kernels::norm_linear_gate(x, &norm, gate, up)));
+    }
+
+    #[test]
     fn packed_products(rows in prop_oneof![1usize..10, 9usize..80], outputs in 1usize..140, form in forms(), seed in 0u64..1000) {
         let x = |device: &Device| floats([rows, form.input()], seed, device);
         let residual = |device: &Device| floats([rows, outputs], seed + 1, device);
@@ -334,6 +404,43 @@ proptest! {
     }
 
     #[test]
+    fn decode_steps(
+        runs in prop::collection::vec((1usize..9, 0usize..300, 0usize..20), 1..4),
+        heads in [1usize..4, 1..4],
+        half in prop_oneof![1usize..70, (1usize..33).prop_map(|loads| 4 * loads)],
+        normed: bool,
+        seed in 0u64..1000,
+    ) {
+        let ([kv_heads, group], width) = (heads, 2 * half);
+        let count = runs.iter().map(|(rows, ..)| rows).sum();
+        let norms = |device: &Device| {
+            [11, 12].map(|at| PreNorm { weight: floats([width], seed + at, device), eps: 1e-6 })
+        };
+        let stores = |device: &Device| {
+            let each = runs.iter().enumerate().map(|(at, (rows, held, spare))| {
+                [20, 40].map(|of| floats([1, kv_heads, held + rows + spare, width], seed + of + at as u64, device))
+            });
+            each.collect::<Vec<_>>()
+        };
+        let run = |device: &Device, compute: DecodeAttention| {
+            let all = [kv_heads * group, kv_heads, kv_heads].map(|heads| heads * width);
+            let qkv = [0, 1, 2].map(|at| floats([count, all[at]], seed + at as u64, device));
+            let [cos, sin] = tables(count, width, seed, device);
+            let cached = stores(device).into_iter().zip(&runs);
+            let cached = cached.map(|(store, (rows, held, _))| CachedRun { store, held: *held, rows: *rows });
+            let norms = normed.then(|| norms(device));
+            let (y, stores) = compute(qkv, norms.as_ref(), [&cos, &sin], cached.collect());
+            let stores = stores.into_iter().flatten().map(|store| store.reshape([-1]));
+            Tensor::<1>::cat(std::iter::once(y.reshape([-1])).chain(stores).collect(), 0)
+        };
+        agree(|device| run(device, gpu_kernels::decode_attention), |device| run(device, reference::decode_attention));
+        // To the bit what separate launches compute, run by run; heads whose halves are no whole loads have no kernel.
+        if half.is_multiple_of(4) {
+            prop_assert_eq!(values(&run(&gpu(), gpu_kernels::decode_attention)), values(&run(&gpu(), separately)));
+        }
+    }
+
+    #[test]
     fn rows_of_a_cache(sizes in [1usize..4, 1..70, 1..40], tokens in 1usize..9, swapped: bool, shared: bool, seed in 0u64..1000) {
         let [heads, free, width] = sizes;
         let (capacity, start) = (free + tokens, free / 2);
@@ -352,6 +459,20 @@ proptest! {
     }
 
     #[test]
+    fn sums_of_embeddings(sizes in [1usize..300, 1..9, 1..200], added: bool, seed in 0u64..1000) {
+        let [vocabulary, rows, width] = sizes;
+        let run = |device: &Device, embed: EmbedAdd| {
+            let ids = noise(rows, seed + 1).into_iter().map(|x| (x.abs() * 1e6) as i32 % vocabulary as i32);
+            let ids = TensorData::new(ids.collect::<Vec<_>>(), [rows]);
+            let sum = added.then(|| floats([rows, width], seed + 2, device));
+            let table = floats([vocabulary, width], seed, device);
+            let (found, sum) = embed(table, Tensor::from_data(ids, (device, DType::I32)), sum);
+            Tensor::cat(vec![found, sum], 1)
+        };
+        agree(|device| run(device, gpu_kernels::embed_add), |device| run(device, reference::embed_add));
+    }
+
+    #[test]
     fn draws(
         vocabulary in 1usize..3000,
         top_k in prop_oneof![Just(0usize), 1usize..60],
@@ -364,7 +485,7 @@ proptest! {
         let options = Draw { temperature: 0.7, top_k, top_p, min_p };
         let row = draw_row(vocabulary, seed, levels);
         let scores: Tensor<2> = Tensor::from_data(TensorData::new(row.clone(), [1, vocabulary]), &gpu());
-        let chosen = gpu_kernels::draw(scores, uniform, &options);
+        let chosen = gpu_kernels::draw(scores, uniform, &options, None);
         prop_assert_eq!(ids(&chosen.finite), [1]);
         let (id, ends, uniform) = (ids(&chosen.id)[0] as usize, intervals(&row, &options), f64::from(uniform));
         // On a boundary rounding decides.
@@ -378,7 +499,7 @@ proptest! {
         let row = draw_row(vocabulary, seed, 2.0);
         let best = (0..vocabulary).reduce(|best, at| if row[at] > row[best] { at } else { best }).unwrap();
         let scores: Tensor<2> = Tensor::from_data(TensorData::new(row, [1, vocabulary]), &gpu());
-        prop_assert_eq!(ids(&gpu_kernels::greedy(scores).id), [best as i64]);
+        prop_assert_eq!(ids(&gpu_kernels::greedy(scores, None).id), [best as i64]);
     }
 }
 
@@ -392,7 +513,7 @@ fn a_vocabulary_of_released_size_is_drawn_from() {
         let ends = intervals(&row, &options);
         for uniform in [0.0, 0.3, 0.77, 0.999_999] {
             let scores: Tensor<2> = Tensor::from_data(TensorData::new(row.clone(), [1, vocabulary]), &gpu());
-            let id = ids(&gpu_kernels::draw(scores, uniform, &options).id)[0] as usize;
+            let id = ids(&gpu_kernels::draw(scores, uniform, &options, None).id)[0] as usize;
             let begin = if id == 0 { 0.0 } else { ends[id - 1] };
             let uniform = f64::from(uniform);
             // So many weights are added up in f32.
@@ -409,9 +530,17 @@ fn scores_that_are_not_finite_are_reported() {
         row[401] = odd;
         let scores = || Tensor::<2>::from_data(TensorData::new(row.clone(), [1, 777]), &gpu());
         let options = Draw { temperature: 1.0, top_k: 5, top_p: 0.9, min_p: 0.0 };
-        for chosen in [gpu_kernels::greedy(scores()), gpu_kernels::draw(scores(), 0.5, &options)] {
+        for chosen in [gpu_kernels::greedy(scores(), None), gpu_kernels::draw(scores(), 0.5, &options, None)] {
             assert_eq!(ids(&chosen.finite), [0], "{odd}");
             assert!((0..777).contains(&ids(&chosen.id)[0]), "{odd}");
+            // Later choices do not forget it.
+            let next = || Tensor::<2>::from_data(TensorData::new(noise(50, 4), [1, 50]), &gpu());
+            let before = || Some(chosen.finite.clone());
+            for later in [gpu_kernels::greedy(next(), before()), gpu_kernels::draw(next(), 0.5, &options, before())] {
+                assert_eq!(ids(&later.finite), [0], "after {odd}");
+                let fine = Some(Tensor::<1, Int>::ones([1], (&gpu(), DType::I32)));
+                assert_eq!(ids(&gpu_kernels::greedy(next(), fine).finite), [1]);
+            }
         }
     }
 }

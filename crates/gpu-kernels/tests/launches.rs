@@ -3,9 +3,9 @@
 
 use burn::tensor::{DType, Device, Int, Tensor};
 use qwen3_omni_gpu_kernels::{
-    Draw, Matrices, Packed, add_gated, add_linear, add_linear_packed, attend, counted, draw, experts, experts_grouped,
-    greedy, linear, linear_gate, linear_packed, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax,
-    write_rows,
+    CachedRun, Draw, Matrices, Packed, PreNorm, add_gated, add_linear, add_linear_packed, attend, counted,
+    decode_attention, draw, embed_add, experts, experts_grouped, greedy, linear, linear_gate, linear_packed,
+    norm_linear, norm_linear_gate, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax, write_rows,
 };
 
 fn gpu() -> Device {
@@ -25,6 +25,8 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     let table = Tensor::<3>::ones([2, 1, 32], &device);
     let [weight, weight_of_head] = [64, 32].map(|width| Tensor::<1>::ones([width], &device));
     let weights_of_heads = || [weight_of_head.clone(), weight_of_head.clone()];
+    let norm = PreNorm { weight: weight.clone(), eps: 1e-6 };
+    let ids = Tensor::<1, Int>::ones([2], (&device, DType::I32));
     let scores = Tensor::<4>::ones([1, 2, 4, 50], &device);
     let bias = Tensor::<5>::ones([1, 1, 1, 2, 50], &device);
     let [gate_up, down] = [[8, 80, 64], [8, 64, 40]].map(|shape| Tensor::<3>::ones(shape, &device));
@@ -57,9 +59,21 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
         ("linear", launches(&|| drop(linear(rows.clone(), [matrix.clone(), matrix.clone(), matrix.clone()]))), 1),
         ("add_linear", launches(&|| drop(add_linear(wide.clone(), rows.clone(), matrix.clone(), None))), 1),
         ("linear_gate", launches(&|| drop(linear_gate(rows.clone(), matrix.clone(), matrix.clone()))), 1),
+        ("norm_linear, one", launches(&|| drop(norm_linear(rows.clone(), &norm, [matrix.clone()]))), 1),
+        (
+            "norm_linear, three",
+            launches(&|| drop(norm_linear(rows.clone(), &norm, [matrix.clone(), matrix.clone(), matrix.clone()]))),
+            1,
+        ),
+        (
+            "norm_linear_gate",
+            launches(&|| drop(norm_linear_gate(rows.clone(), &norm, matrix.clone(), matrix.clone()))),
+            1,
+        ),
         ("attend", launches(&|| drop(attend(heads.clone(), full.clone(), None))), 1),
-        ("greedy", launches(&|| drop(greedy(row.clone()))), 1),
-        ("draw", launches(&|| drop(draw(row.clone(), 0.5, &options))), 1),
+        ("greedy", launches(&|| drop(greedy(row.clone(), None))), 1),
+        ("embed_add", launches(&|| drop(embed_add(matrix.clone(), ids.clone(), Some(rows.clone())))), 1),
+        ("draw", launches(&|| drop(draw(row.clone(), 0.5, &options, None))), 1),
         (
             "experts",
             launches(&|| {
@@ -88,6 +102,13 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     assert_eq!(launches(&|| drop(add_linear_packed(wide.clone(), rows.clone(), &packed))), 1, "add_linear_packed");
     let more = Tensor::<2>::ones([70, 64], &device);
     assert_eq!(launches(&|| drop(linear_packed(more.clone(), &packed))), 1, "linear_packed of many rows");
+    let norms = [(); 2].map(|()| PreNorm { weight: weight_of_head.clone(), eps: 1e-6 });
+    let [q, k, v] = [(); 3].map(|()| rows.clone());
+    let runs = [cache(), cache()].map(|store| CachedRun { store, held: 3, rows: 1 });
+    let step = || decode_attention([q, k, v], Some(&norms), [&table, &table], runs.into());
+    assert_eq!(counted(step).1.total(), 2, "decode_attention, of two runs");
     // The cache is written in place, so only this call may hold it.
     assert_eq!(counted(|| write_rows(empty, new, 3)).1.total(), 1, "write_rows");
+    // A driver that is torn down while it still works may crash.
+    assert_eq!(rows.sum().into_scalar::<f32>(), 128.0);
 }

@@ -4,7 +4,7 @@ use burn::tensor::module::conv1d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, activation};
 use cpu_kernels::{LinearShape, Precision, Weight, linear_to};
-use nn::{DeviceEngine, Engine, HostEngine, HostRows};
+use nn::{DeviceEngine, DeviceRows, Engine, HostEngine, HostRows};
 
 use crate::config::PadMode;
 use crate::conv::{CausalConv, ConvSpec};
@@ -154,13 +154,14 @@ fn convolve_stream(new: Option<Tensor<2>>, conv: &CausalConv, stream: &mut Strea
 }
 
 impl MimiEngine for DeviceEngine {
-    fn elu(&self, x: &Tensor<2>) -> Tensor<2> {
-        activation::elu(x.clone(), 1.0)
+    fn elu(&self, x: &DeviceRows) -> DeviceRows {
+        activation::elu(x.tensor(), 1.0).into()
     }
 
-    fn conv(&self, x: Option<Tensor<2>>, conv: &CausalConv, streams: &mut [Stream]) -> Option<Tensor<2>> {
+    fn conv(&self, x: Option<DeviceRows>, conv: &CausalConv, streams: &mut [Stream]) -> Option<DeviceRows> {
+        let x = x.map(DeviceRows::into_tensor);
         if conv.spec.is_pointwise() {
-            return x.map(|x| convolve(x, conv));
+            return x.map(|x| convolve(x, conv).into());
         }
         let mut start = 0;
         let outputs = streams.iter_mut().filter_map(|stream| {
@@ -170,13 +171,14 @@ impl MimiEngine for DeviceEngine {
             convolve_stream(new, conv, stream)
         });
         let outputs: Vec<Tensor<2>> = outputs.collect();
-        (!outputs.is_empty()).then(|| Tensor::cat(outputs, 0))
+        (!outputs.is_empty()).then(|| Tensor::cat(outputs, 0).into())
     }
 
-    fn nearest(&self, x: Tensor<2>, codebook: &Codebook) -> (Tensor<2>, Self::Ids) {
+    fn nearest(&self, x: DeviceRows, codebook: &Codebook) -> (DeviceRows, Self::Ids) {
+        let x = x.into_tensor();
         let (vectors, biases) = codebook.device();
         let scores = x.clone().matmul(vectors.clone().transpose()) + biases.unsqueeze(); // [N, V]
         let ids = scores.argmax(1).squeeze_dim::<1>(1);
-        (x - vectors.select(0, ids.clone()), ids)
+        ((x - vectors.select(0, ids.clone())).into(), ids)
     }
 }

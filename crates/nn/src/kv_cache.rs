@@ -87,6 +87,11 @@ impl KvCache {
         }
     }
 
+    /// Whether the cache holds tensors that grow: not before the first step, and not with a window.
+    pub(crate) fn grows(&self) -> bool {
+        matches!(&self.store, Store::Tensors(TensorKv { store: Some(_), window: None, .. }))
+    }
+
     /// The keys and values as tensors, for the device engine.
     ///
     /// # Panics
@@ -162,26 +167,32 @@ impl TensorKv {
     }
 
     fn append_growing(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
-        let (start, end) = (self.length, self.length + keys.dims()[2]);
-        if self.store.is_none() {
+        let rows = keys.dims()[2];
+        let Some(store) = self.take_with_room(rows) else {
             // Nothing to copy to: a run that ends after its first step, as in training, allocates nothing ahead.
-            self.length = end;
+            self.length += rows;
             return self.store.insert([keys, values]).clone();
-        }
-        let [old_keys, old_values] = match self.store.take() {
-            Some(store) if store[0].dims()[2] >= end => store,
-            old => {
-                let capacity = end.next_power_of_two().max(FIRST_CAPACITY);
-                let [a, b] = old.map_or([None, None], |[a, b]| [Some(a), Some(b)]);
-                [grown(a, &keys, start, capacity), grown(b, &values, start, capacity)]
-            }
         };
         // The tensors are uniquely owned here, so the rows are written in place.
-        let store = gpu_kernels::write_rows([old_keys, old_values], [keys, values], start);
-        self.length = end;
-        let visible = store.clone().map(|t| t.narrow(2, 0, end));
+        self.put_back(gpu_kernels::write_rows(store, [keys, values], self.length), rows);
+        self.all()
+    }
+
+    /// Takes the tensors of a growing cache out of it, with room for `rows` more keys; [`TensorKv::put_back`] brings them back. `None`
+    /// if nothing was appended yet.
+    pub(crate) fn take_with_room(&mut self, rows: usize) -> Option<[Tensor<4>; 2]> {
+        let (store, end) = (self.store.take()?, self.length + rows);
+        if store[0].dims()[2] >= end {
+            return Some(store);
+        }
+        let capacity = end.next_power_of_two().max(FIRST_CAPACITY);
+        Some(store.map(|held| grown(held, self.length, capacity)))
+    }
+
+    /// Takes back the tensors after `rows` more keys were written into them.
+    pub(crate) fn put_back(&mut self, store: [Tensor<4>; 2], rows: usize) {
+        self.length += rows;
         self.store = Some(store);
-        visible
     }
 
     fn append_window(&mut self, keys: Tensor<4>, values: Tensor<4>, window: usize) -> [Tensor<4>; 2] {
@@ -197,12 +208,12 @@ impl TensorKv {
     }
 }
 
-fn grown(old: Option<Tensor<4>>, like: &Tensor<4>, used: usize, capacity: usize) -> Tensor<4> {
-    let [batch, heads, _, width] = like.dims();
-    let fresh = Tensor::zeros([batch, heads, capacity, width], (&like.device(), like.dtype()));
-    match old {
-        Some(old) if used > 0 => fresh.slice_assign([0..batch, 0..heads, 0..used, 0..width], old.narrow(2, 0, used)),
-        _ => fresh,
+fn grown(old: Tensor<4>, used: usize, capacity: usize) -> Tensor<4> {
+    let [batch, heads, _, width] = old.dims();
+    let fresh = Tensor::zeros([batch, heads, capacity, width], (&old.device(), old.dtype()));
+    match used {
+        0 => fresh,
+        _ => fresh.slice_assign([0..batch, 0..heads, 0..used, 0..width], old.narrow(2, 0, used)),
     }
 }
 

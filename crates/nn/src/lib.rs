@@ -32,7 +32,7 @@ pub use decoder::{
     Decoder, DecoderLayer, DecoderRun, DecoderSpec, DecoderState, FeedForward, FeedForwardSpec, decoder_spec,
 };
 pub use encoder_layer::{EncoderLayer, QkvProjection};
-pub use engine::{AnyEngine, DeviceEngine, Engine, HostEngine, HostRows, Qkv, Run, RunLength, WeightedRow};
+pub use engine::{AnyEngine, DeviceEngine, DeviceRows, Engine, HostEngine, HostRows, Qkv, Run, RunLength, WeightedRow};
 pub use host_gradient::{HostFunction, HostInput, Values, has_host_gradients, host_function};
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, Linear};

@@ -1,5 +1,6 @@
 use burn::module::Module;
 use checkpoint::Weights;
+use gpu_kernels::PreNorm;
 use omni_core::Result;
 
 use crate::matrix::Vector;
@@ -19,6 +20,11 @@ impl RmsNorm {
     /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: Vector::load(weights, "weight", width)?, eps })
+    }
+
+    /// The norm of tensors on a device.
+    pub(crate) fn on_device(&self) -> PreNorm {
+        PreNorm { weight: self.weight.tensor(), eps: self.eps }
     }
 }
 

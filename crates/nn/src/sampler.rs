@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::engine::joined;
-use crate::moe::host_ids;
+use crate::moe::{host_ids, host_ids_of};
 use crate::to_f32_vec;
 
 /// Logits of the next id of one run, where its model computes.
@@ -129,7 +129,7 @@ impl Sampler {
                 let id: Tensor<1, Int> = self.choose_tensor(scores).squeeze_dim(1);
                 let finite = self.finite_on_device.take();
                 // One read for both, because each read waits for the device.
-                let read = host_ids(&Tensor::cat(std::iter::once(id).chain(finite).collect(), 0));
+                let read = host_ids_of(std::iter::once(id).chain(finite));
                 self.finite &= read.get(1) != Some(&0);
                 read[0]
             }
@@ -266,8 +266,13 @@ impl Sampler {
     /// # Shapes
     /// `[1, V]` → `[1, 1]`.
     pub(crate) fn choose_tensor(&mut self, logits: Tensor<2>) -> Tensor<2, Int> {
-        let mut scores = logits.cast(DType::F32);
-        let (device, vocabulary) = (scores.device(), scores.dims()[1]);
+        let (device, vocabulary) = (logits.device(), logits.dims()[1]);
+        let changed = !self.seen.is_empty() || !self.counts.is_empty() || !self.options.logit_bias.is_empty();
+        // A choice widens by itself.
+        let mut scores = match changed || !self.suppressed.ids.is_empty() {
+            true => logits.cast(DType::F32),
+            false => logits,
+        };
         if !self.seen.is_empty() {
             let seen = id_mask(vocabulary, &device, |id| self.seen.contains(&(id as u32)));
             scores = repetition_penalty(scores, seen, self.options.repetition_penalty);
@@ -286,18 +291,16 @@ impl Sampler {
             let mask = self.mask.get_or_insert_with(mask).clone();
             scores = suppress(scores, mask);
         }
+        let before = self.finite_on_device.take();
         let Chosen { id, finite } = match self.options.greedy {
-            true => gpu_kernels::greedy(scores),
+            true => gpu_kernels::greedy(scores, before),
             false => {
                 let SamplingOptions { temperature, top_k, top_p, min_p, .. } = self.options;
                 // The number comes from the host, so a seed gives the same draws on every device.
-                gpu_kernels::draw(scores, self.random.random(), &Draw { temperature, top_k, top_p, min_p })
+                gpu_kernels::draw(scores, self.random.random(), &Draw { temperature, top_k, top_p, min_p }, before)
             }
         };
-        self.finite_on_device = Some(match self.finite_on_device.take() {
-            Some(before) => before * finite,
-            None => finite,
-        });
+        self.finite_on_device = Some(finite);
         id
     }
 }

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
-use checkpoint::{Scheme, Weights};
+use checkpoint::{Checkpoint, Scheme, Weights};
 use nn::moe::{MoeBlock, MoeSpec};
-use nn::{AnyEngine, Engine};
+use nn::{AnyEngine, Engine, RmsNorm};
 use omni_core::{Dtype, Place};
 use qwen3_omni_testkit as testkit;
 
@@ -16,8 +16,15 @@ fn outputs(device: Device, scheme: &Scheme, rows: usize) -> Vec<f32> {
     let spec = MoeSpec { experts: 6, top_k: 3, normalise: true, inner: 32, shared: 96 };
     let block = MoeBlock::load(&weights, 64, &spec).unwrap();
     let AnyEngine::Device(engine) = AnyEngine::of(&weights) else { panic!("the engine of a device") };
-    let input = |seed| Tensor::from_data(TensorData::new(testkit::noise(rows * 64, seed), [rows, 64]), &device);
-    let (residual, mut h) = (input(1), input(2));
+    let input = |seed| {
+        let values = TensorData::new(testkit::noise(rows * 64, seed), [rows, 64]);
+        engine.rows(&[&Tensor::from_data(values, &device)])
+    };
+    // A norm is left to what reads its rows, which here are packed matrices.
+    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+    let stored = Weights::new(&checkpoint, &place, Dtype::F32);
+    let norm = RmsNorm::load(&stored.at("thinker.model.norm"), 64, 1e-6).unwrap();
+    let (residual, mut h) = (input(1), engine.rms_norm(&input(2), &norm));
     let (y, _) = block.add_to(&engine, residual, &mut h, &[rows]);
     engine.values(y)
 }

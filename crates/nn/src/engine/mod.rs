@@ -16,8 +16,8 @@ use burn::tensor::Tensor;
 use checkpoint::Weights;
 use omni_core::{Dtype, Place};
 
-pub use device::DeviceEngine;
 pub(crate) use device::joined;
+pub use device::{DeviceEngine, DeviceRows};
 pub use host::{HostEngine, HostRows};
 
 use crate::moe::{Experts, Router, Routing};

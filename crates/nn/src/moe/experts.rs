@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::silu;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData, Transaction};
 use checkpoint::{TensorKind, Weights};
 use omni_core::Result;
 
@@ -281,6 +281,13 @@ enum Part {
 pub(crate) fn host_ids<const D: usize>(ids: &Tensor<D, Int>) -> Vec<u32> {
     let ids = ids.to_data().try_to_vec_as::<i64>().expect("ids are integers");
     ids.into_iter().map(|id| id as u32).collect()
+}
+
+/// Reads the ids of several tensors into host memory, one after another: in one read, because each waits for the device.
+pub(crate) fn host_ids_of(parts: impl IntoIterator<Item = Tensor<1, Int>>) -> Vec<u32> {
+    let all = parts.into_iter().fold(Transaction::default(), |all, ids| all.register(ids));
+    let ids = |data: TensorData| data.try_to_vec_as::<i64>().expect("ids are integers");
+    all.execute().into_iter().flat_map(ids).map(|id| id as u32).collect()
 }
 
 /// `[n, 2 * inner]` → `[n, inner]`: silu of the gate half times the up half.

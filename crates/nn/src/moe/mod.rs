@@ -5,6 +5,6 @@ mod experts;
 mod router;
 
 pub use block::{MoeBlock, MoeSpec};
-pub(crate) use experts::host_ids;
 pub use experts::{ExpertPath, Experts};
+pub(crate) use experts::{host_ids, host_ids_of};
 pub use router::{DeviceRouting, Router, Routing};

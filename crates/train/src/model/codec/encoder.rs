@@ -79,15 +79,17 @@ impl CodecEncoder {
         let ([batch, rows, bins], e) = (mel.dims(), &self.engine);
         let rows = rows + 1 - KERNEL;
         let taps = (0..KERNEL).map(|tap| mel.clone().narrow(1, tap, rows)).collect();
-        let mut x = Tensor::cat(taps, 2).reshape([batch * rows, KERNEL * bins]); // [B * 4 F, 3 M]
+        let x = Tensor::cat(taps, 2).reshape([batch * rows, KERNEL * bins]); // [B * 4 F, 3 M]
+        let mut x = e.rows(&[&x]);
         let x = e.linear_act(&mut x, &self.conv_in, Activation::Gelu);
-        let mut x = x.reshape([(batch * rows / ROWS_PER_FRAME) as i32, -1]); // [B * F, 4 W]
+        let width = ROWS_PER_FRAME * e.shape(&x)[1];
+        let mut x = e.reshape(x, width); // [B * F, 4 W]
         let mut x = e.linear_act(&mut x, &self.conv_down, Activation::Gelu);
         for Block { fc1, fc2 } in &self.blocks {
             let mut inner = e.linear_act(&mut x, fc1, Activation::Gelu);
             x = e.add_linear(x, &mut inner, fc2, None);
         }
         let [latents] = e.linear(&mut x, [&self.out]);
-        latents
+        latents.into_tensor()
     }
 }
