@@ -95,8 +95,7 @@ impl CodePredictor {
     fn feed<E: Engine>(&self, e: &E, frames: &mut [FrameRun], partial: &mut [Partial]) -> E::Rows {
         let (mut rows, mut steps) = (Vec::new(), Vec::new());
         for (frame, state) in partial.iter_mut().zip(frames.iter_mut().map(|frame| &mut *frame.state)) {
-            let Some((last, before)) = frame.codes.split_last().filter(|_| frame.codes.len() < self.lm_head.len())
-            else {
+            let Some((last, before)) = frame.codes.split_last().filter(|_| self.lacks_codes(frame)) else {
                 continue;
             };
             // The two rows that the frame starts from, and the codes before the last; drafts that were replaced go.
@@ -127,25 +126,16 @@ impl CodePredictor {
             let queries: Vec<Query> = open.iter().map(query).collect();
             for (Query { run, .. }, p) in self.probabilities(e, hidden, frames, &queries) {
                 let (frame, state) = (&mut partial[run], &mut *frames[run].state);
-                let draft = frame.drafts.pop_front();
-                let accepted = draft.as_ref().filter(|draft| accepts(&mut state.sampler, draft, &p));
-                let code = match (accepted, &draft) {
-                    (Some(draft), _) => draft.code,
-                    (None, Some(draft)) => state.sampler.draw(&excess(&p, &draft.probabilities)),
-                    (None, None) => state.sampler.draw(&p),
-                };
-                match accepted {
-                    Some(_) => {
-                        state.counts.accepted += 1;
-                        frame.row += 1;
-                    }
-                    None => {
-                        frame.drafts.clear();
-                        open.retain(|other| *other != run);
-                    }
-                }
+                let (code, stood) = settled(&mut state.sampler, frame.drafts.pop_front(), &p);
                 state.sampler.accept(code);
                 frame.codes.push(code);
+                if stood {
+                    state.counts.accepted += 1;
+                    frame.row += 1;
+                } else {
+                    frame.drafts.clear();
+                    open.retain(|other| *other != run);
+                }
             }
         }
     }
@@ -181,10 +171,15 @@ pub(crate) fn fitting(frames: &[FrameRun]) -> usize {
     rows.take_while(|rows| *rows <= SKINNY_MAX_ROWS).count()
 }
 
-/// Accepts a draft with probability `min(1, p / q)`.
-fn accepts(sampler: &mut Sampler, draft: &Draft, p: &[f32]) -> bool {
-    let code = draft.code as usize;
-    sampler.uniform() * draft.probabilities[code] < p[code]
+/// The code of the next codebook, whose probabilities are `p`: its draft, what replaces it, or, without one, a draw. Tells whether a draft
+/// stood.
+fn settled(sampler: &mut Sampler, draft: Option<Draft>, p: &[f32]) -> (u32, bool) {
+    let Some(Draft { code, probabilities: q }) = draft else { return (sampler.draw(p), false) };
+    let at = code as usize;
+    match sampler.uniform() * q[at] < p[at] {
+        true => (code, true),
+        false => (sampler.draw(&excess(p, &q)), false),
+    }
 }
 
 /// `max(0, p − q)`, from which the code is drawn that replaces a draft.
