@@ -62,11 +62,20 @@ fn sentences_are_read_as_they_are_complete() {
     let start = talk.until("audio.start");
     assert_eq!((start["sentence_text"].as_str(), &start["sentence_index"]), (Some("red cat"), &json!(1)));
     assert_eq!(talk.until("session.done")["total_sentences"], 2);
-    // A sentence sounds as it does when it is the text of a request.
+    // A sentence sounds as it does when it is the text of a request, within what half precision costs: other answers may be made at the
+    // same time, and pieces of sound that are joined go through the vocoder another way.
     let request =
         json!({"model": "nano", "voice": "chelsie", "input": "seven plus five is twelve!", "response_format": "pcm"});
     let (status, whole) = server.post_for_bytes("/v1/audio/speech", &request);
-    assert!(status == 200 && whole.len() > 24_000 && whole == first, "{} bytes, {} bytes", whole.len(), first.len());
+    assert!(
+        status == 200 && whole.len() > 24_000 && whole.len() == first.len(),
+        "{} bytes, {}",
+        whole.len(),
+        first.len()
+    );
+    let samples = |bytes: &[u8]| bytes.as_chunks().0.iter().copied().map(i16::from_le_bytes).collect::<Vec<_>>();
+    let apart = samples(&whole).iter().zip(samples(&first)).map(|(a, b)| a.abs_diff(b)).max();
+    assert!(apart < Some(i16::MAX as u16 / 100), "{apart:?}");
 }
 
 #[test]
