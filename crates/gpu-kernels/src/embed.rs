@@ -13,7 +13,7 @@ pub fn embed_add(table: Tensor<2>, ids: Tensor<1, Int>, sum: Option<Tensor<2>>) 
     plain(table, ids, sum)
 }
 
-/// Whether [`embed_add`] has a kernel for the table: whether it is worth to leave the look-up to it.
+/// Whether [`embed_add`] has a kernel for the table, so that the look-up is better left to it.
 pub fn embeds(table: &Tensor<2>, ids: &Tensor<1, Int>) -> bool {
     kernel::takes(table, ids)
 }

@@ -59,7 +59,7 @@ pub(crate) mod kernel {
     }
 
     impl Norm {
-        /// Of rows of `loads` loads.
+        /// How rows of `width` numbers, read in `loads` vector loads, are shared among units.
         pub(crate) fn new(client: &Client, width: usize, loads: usize) -> Self {
             Self { loads, width, rows: Rows::new(client, loads) }
         }

@@ -13,7 +13,7 @@ use crate::tiles::{Tile, clear, left_row, multiply, right_row, stage_left};
 const ROWS: usize = 32;
 /// Outputs of a tile.
 const COLUMNS: usize = 64;
-/// Most rows: beyond, a matrix that is unpacked once and multiplied with tensor cores, where there are any, should cost less.
+/// Most rows. For more, a matrix that is unpacked once and multiplied with tensor cores, where there are any, should cost less.
 const MOST_ROWS: usize = 512;
 
 /// How the numbers of a matrix are stored.
@@ -166,7 +166,7 @@ pub(crate) fn linear(x: &Tensor<2>, residual: Option<&Tensor<2>>, matrix: &Packe
     if by != 4 || columns > MOST_CUBES || tile.units() > units {
         return None;
     }
-    // What is not asked for is not read.
+    // Every buffer must be bound; without a residual the kernel does not read this one.
     let added = residual.map_or(Some(x.clone()), floats)?;
     let ([words, scales, zeros], out) = (buffers(matrix)?, empty(&x, [rows, outputs], dtype));
     many::launch(

@@ -23,7 +23,7 @@ pub(crate) const LOWEST: f32 = -3.0e38;
 const MOST_LANES: usize = 256;
 
 impl Rows {
-    /// Shares rows of `loads` loads each.
+    /// Shares each row, read in `loads` vector loads, among units.
     pub(crate) fn new(client: &Client, loads: usize) -> Self {
         let hardware = &client.properties().hardware;
         let most = MOST_LANES.min(hardware.max_units_per_cube as usize);
@@ -34,7 +34,7 @@ impl Rows {
         Self { lanes, per_cube: (UNITS / lanes).max(1), planes }
     }
 
-    /// Shares rows of `loads` loads each among one plane, or as many units as a plane usually has: for rows that are read once, all at
+    /// Shares each row, read in `loads` vector loads, among one plane, or 32 units: for rows that are read once, all at
     /// the same time.
     pub(crate) fn of_planes(client: &Client, loads: usize) -> Self {
         let plane = client.properties().hardware.plane_size_max as usize;

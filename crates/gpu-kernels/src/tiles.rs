@@ -153,7 +153,7 @@ pub(crate) fn multiply<N: Size>(
             #[unroll]
             for i in 0..comptime!(tile.of_unit[0]) {
                 let product = comptime!(i * tile.of_unit[1] + j);
-                // Fused in so many words: left to the compiler, tiles of other sizes might round otherwise.
+                // An explicit `fma`: if the compiler chose, tiles of another size might round differently.
                 sums[product] = fma(rows[i], row, sums[product]);
             }
         }

@@ -2,7 +2,7 @@
 //! decoder verifies the drafts.
 //!
 //! The state that the last code was chosen from also goes through the heads of the next few codebooks. Their drafts are fed in one pass
-//! with the code itself, which reads the decoder's weights once for all of them; a draft that the pass does not bear out is replaced.
+//! with the code itself, which reads the decoder's weights once for all of them; a draft that the pass rejects is replaced.
 //! Accepting with probability `min(1, p / q)` and replacing from `max(0, p − q)` leaves the distribution of the codes as it is
 //! (Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", appendix A.1).
 

@@ -171,7 +171,7 @@ pub(super) fn dense(
         return None;
     }
     let job = Job::new(residual, x, choice, [experts, inner])?;
-    // Nothing reads what packed matrices would have.
+    // Every buffer must be bound; the kernel does not read those of packed matrices here.
     let stand_ins = || [&job.index, &job.x, &job.x].map(CubeTensor::clone);
     let [into, back] = [gate_up, down]
         .map(|matrix| floats(matrix).map(|numbers| Stacked { numbers, packed: stand_ins(), form: Form::DENSE }));

@@ -123,7 +123,7 @@ fn sorted(
             tiles[at + 2] = select(left < comptime!(sorting.tile as u32), left, comptime!(sorting.tile as u32)) as i32;
         }
     }
-    // What is left of the list are tiles without pairs.
+    // The rest of the list becomes tiles without pairs.
     if own == comptime!(sorting.experts - 1) {
         let used = first_tile + own_tiles;
         for step in 0..(slots - used).div_ceil(comptime!(UNITS)) {

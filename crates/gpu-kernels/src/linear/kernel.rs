@@ -14,7 +14,8 @@ use crate::launch::{MOST_CUBES, empty, floats, tensor, vector_size};
 use crate::norm::kernel::{Norm, normalise_row};
 use crate::rows::{Rows, sum_of_row};
 
-/// Most outputs of a product that normalises its rows: more cubes that each do so again would, by calculation, cost more than a launch.
+/// Most outputs of a product that normalises its rows. Each cube normalises them again; with more cubes that costs more than a launch of
+/// its own, by calculation.
 const MOST_NORMED_OUTPUTS: usize = 16_384;
 
 /// Sizes that the compiler knows.
@@ -377,7 +378,7 @@ fn linear_one(
         && scale.is_none_or(|scale| scale.dims() == [outputs] && scale.dtype() == x.dtype());
     let skinny = Skinny::new(x, &[matrix]).filter(|_| fits)?;
     let grid = skinny.grid(outputs)?;
-    // What is not asked for is not read.
+    // Every buffer must be bound; the kernel does not read a residual or a scale that was not given.
     let added = residual.map_or(Some(skinny.x.clone()), floats)?;
     let scaled = scale.map_or(Some(skinny.x.clone()), floats)?;
     let out = skinny.output(outputs);

@@ -75,7 +75,7 @@ pub fn norm_linear_gate(x: Tensor<2>, norm: &PreNorm, gate: Tensor<2>, up: Tenso
     linear_gate(norm.apply(x), gate, up)
 }
 
-/// Whether products of these rows can normalise them: whether it is worth to leave that to them.
+/// Whether products of these rows can normalise them, so that the norm is better left to them.
 pub fn takes_norm(x: &Tensor<2>, norm: &PreNorm) -> bool {
     kernel::takes_norm(x, norm)
 }

@@ -99,7 +99,7 @@ impl DeviceRows {
 
     /// Keeps rows that were computed beside something else.
     pub(super) fn settle(&self, rows: Tensor<2>) {
-        // What is already there is the same.
+        // Rows that were already computed are the same.
         let _ = self.made.set(rows);
     }
 
