@@ -92,14 +92,18 @@ fn asked_aloud(side: Side, draw: &mut Draw, media: &mut Media, ears: &mut Ears) 
     line.says(&parts).with_sound().answer(glance.answer(&film))
 }
 
-/// A number is spoken while something happens.
+/// A number is spoken while something happens. Half of the questions are about what is seen, so that a model learns to look there too.
 fn number_heard(side: Side, draw: &mut Draw, media: &mut Media, ears: &mut Ears) -> Line {
-    let line = Line::new("clip number");
     let (path, topic) = ears.hear_as(Group::Number, Around::Short);
-    let Topic::Number(value) = topic else { return line };
-    let film = Film::any(side, Film::any_action, draw);
-    let parts = [Part::Clip(media.film(film, Some(path))), "what do you hear".into()];
-    line.says(&parts).with_sound().answer(number(value))
+    let glance = draw.pick(&[None, None, Some(Glance::Happens), Some(Glance::See)]);
+    let film = glance.unwrap_or(Glance::Happens).film(side, draw);
+    let (kind, question, answer) = match (glance, topic) {
+        (Some(glance), _) => ("clip with sound", glance.text(), glance.answer(&film)),
+        (None, Topic::Number(value)) => ("clip number", "what do you hear", number(value).to_owned()),
+        (None, _) => return Line::new("clip number"),
+    };
+    let parts = [Part::Clip(media.film(film, Some(path))), question.into()];
+    Line::new(kind).says(&parts).with_sound().answer(answer)
 }
 
 #[cfg(test)]
