@@ -87,6 +87,14 @@ fn refused(param: &str, error: &ureq::Error) -> ApiError {
     if not_public { refused.code("remote_url_not_allowed") } else { refused }
 }
 
+fn port_of(uri: &Uri) -> Option<u16> {
+    let usual = match uri.scheme_str()? {
+        "https" => 443,
+        _ => 80,
+    };
+    Some(uri.port_u16().unwrap_or(usual))
+}
+
 fn is_named(allowed: &[String], host: &str, port: Option<u16>) -> bool {
     let with_port = format!("{host}:{}", port.unwrap_or_default());
     allowed.iter().any(|name| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(&with_port))
@@ -111,7 +119,7 @@ impl Resolver for PublicResolver {
         let mut found = self.inner.resolve(uri, config, timeout)?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let named_by_address = host.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost");
-        let may_be_private = named_by_address && is_named(&self.named, uri.host().unwrap_or_default(), uri.port_u16());
+        let may_be_private = named_by_address && is_named(&self.named, uri.host().unwrap_or_default(), port_of(uri));
         let refused = found.iter().any(|address: &SocketAddr| !may_be_private && !is_public(address.ip()));
         if refused {
             found.truncate(0);
@@ -214,5 +222,13 @@ mod tests {
         let redirected =
             Fetcher::new(&[address.to_string()], 100, Duration::from_secs(5)).fetch(&url, "u").unwrap_err();
         assert_eq!(redirected.code, "remote_url_not_allowed", "{}", redirected.message);
+    }
+
+    #[test]
+    fn the_usual_port_is_named_by_its_number_too() {
+        let named =
+            |url: &'static str| is_named(&["127.0.0.1:80".into()], "127.0.0.1", port_of(&Uri::from_static(url)));
+        assert!(named("http://127.0.0.1/a.png") && named("http://127.0.0.1:80/a.png"));
+        assert!(!named("http://127.0.0.1:81/a.png") && !named("https://127.0.0.1/a.png"));
     }
 }

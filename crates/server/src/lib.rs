@@ -36,10 +36,13 @@ mod audio;
 mod body;
 mod chat;
 mod config;
+mod connections;
 mod error;
 #[cfg(feature = "remote-media")]
 mod fetch;
 mod fields;
+#[cfg(feature = "program")]
+mod flags;
 mod ids;
 mod media;
 mod metrics;

@@ -9,14 +9,14 @@ use qwen3_omni::{Error, Omni, Result};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
-use crate::{Config, Limits, Server, serve};
+use crate::{Config, Limits, Server, flags, serve};
 
 /// Flags of a server.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub struct ServeArguments {
     /// Address to listen at; anything but the machine itself should have a key
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = flags::address)]
     host: IpAddr,
     /// Port to listen at; 0 takes a free one
     #[arg(long, default_value_t = 8000)]
@@ -37,38 +37,38 @@ pub struct ServeArguments {
     #[arg(long, value_name = "HOST", num_args = 1..)]
     allow_media_host: Vec<String>,
     /// Answers that are made at once
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = counted())]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = flags::counted())]
     max_answers: usize,
     /// Requests that may wait for a place
     #[arg(long, value_name = "N", default_value_t = 32)]
     max_waiting: usize,
     /// Seconds after which a waiting request is refused
-    #[arg(long, value_name = "S", default_value_t = 30)]
-    queue_seconds: u64,
-    /// MiB of a request's body
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = counted())]
+    #[arg(long, value_name = "S", default_value = "30", value_parser = flags::time)]
+    queue_seconds: Duration,
+    /// Size of a request's body, in MiB or with a unit, as `64MiB`
+    #[arg(long, value_name = "MIB", default_value = "64", value_parser = flags::size)]
     max_body: usize,
     /// Millions of pixels of a picture
-    #[arg(long, value_name = "MP", default_value_t = 64, value_parser = counted())]
+    #[arg(long, value_name = "MP", default_value_t = 64, value_parser = flags::counted())]
     max_pixels: usize,
     /// Text tokens of an answer whose request names no limit
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = counted())]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = flags::counted())]
     max_output: usize,
     /// Realtime sessions at once [default: four times the answers]
     #[arg(long, value_name = "N")]
     max_sessions: Option<usize>,
-    /// Seconds after which a realtime session ends
-    #[arg(long, value_name = "S", default_value_t = 3600)]
-    max_session: u64,
+    /// Seconds after which a realtime session ends, or with a unit, as `1h`
+    #[arg(long, value_name = "S", default_value = "3600", value_parser = flags::time)]
+    max_session: Duration,
     /// Seconds within which an answer must be complete
-    #[arg(long, value_name = "S", default_value_t = 600)]
-    request_timeout: u64,
+    #[arg(long, value_name = "S", default_value = "600", value_parser = flags::time)]
+    request_timeout: Duration,
     /// Seconds within which a request's body must have come
-    #[arg(long, value_name = "S", default_value_t = 60)]
-    body_timeout: u64,
+    #[arg(long, value_name = "S", default_value = "60", value_parser = flags::time)]
+    body_timeout: Duration,
     /// Seconds that running answers get when the server is stopped
-    #[arg(long, value_name = "S", default_value_t = 30)]
-    drain: u64,
+    #[arg(long, value_name = "S", default_value = "30", value_parser = flags::time)]
+    drain: Duration,
     /// What the model is asked of a recording that is to be transcribed
     #[arg(long, value_name = "TEXT")]
     transcription_prompt: Option<String>,
@@ -93,11 +93,6 @@ enum LogFormat {
     Text,
     /// An object a line.
     Json,
-}
-
-fn counted() -> impl clap::builder::TypedValueParser<Value = usize> {
-    use clap::builder::TypedValueParser;
-    clap::value_parser!(u32).range(1..).map(|count| count as usize)
 }
 
 /// Answers that the model is loaded for beyond those at once: one that was cancelled ends with the step it is in, and its place is
@@ -131,23 +126,22 @@ impl ServeArguments {
     /// Settings of the server for a model of this name.
     fn config(&self, model_name: &str) -> Config {
         let name = self.served_model_name.as_deref().unwrap_or(model_name);
-        let seconds = Duration::from_secs;
         let mut config = Config::default()
             .model_name(name)
-            .api_keys(self.api_key.iter().filter(|key| !key.is_empty()))
+            .api_keys(self.keys())
             .allowed_origins(&self.allow_origin)
             .allowed_hosts(self.hosts())
             .allowed_media_hosts(&self.allow_media_host)
             .max_answers(self.max_answers)
             .max_waiting(self.max_waiting)
-            .queue_time(seconds(self.queue_seconds))
-            .max_body(self.max_body << 20)
+            .queue_time(self.queue_seconds)
+            .max_body(self.max_body)
             .max_pixels(self.max_pixels * 1_000_000)
             .max_output_tokens(self.max_output)
             .max_sessions(self.max_sessions.unwrap_or(4 * self.max_answers))
-            .session_time(seconds(self.max_session))
-            .request_time(seconds(self.request_timeout))
-            .body_time(seconds(self.body_timeout))
+            .session_time(self.max_session)
+            .request_time(self.request_timeout)
+            .body_time(self.body_timeout)
             .reasoning_field(&self.reasoning_field);
         if let Some(prompt) = &self.transcription_prompt {
             config = config.transcription_prompt(prompt);
@@ -156,6 +150,20 @@ impl ServeArguments {
             config = config.speech_prompt(prompt);
         }
         config
+    }
+
+    /// The keys, without the spaces and line ends that lists and files of secrets have around them.
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        self.api_key.iter().map(|key| key.trim()).filter(|key| !key.is_empty())
+    }
+
+    /// Refuses keys that are asked for and empty, as those of a secret that is missing: everybody would be let in.
+    fn check_keys(&self) -> Result<()> {
+        if self.api_key.is_empty() || self.keys().next().is_some() {
+            return Ok(());
+        }
+        let message = "--api-key or OMNI_API_KEY holds no key: expected one or several, separated by commas; leave both out to serve without";
+        Err(Error::Config(message.into()))
     }
 
     /// Host names that are answered to: of a server for the machine itself only its own, so that a page whose name is pointed at it
@@ -179,6 +187,7 @@ impl ServeArguments {
         load: impl FnOnce() -> Result<Omni> + Send + 'static,
         told: impl FnOnce(SocketAddr),
     ) -> Result<()> {
+        self.check_keys()?;
         // Each connection is a file; the usual limit is 1,024.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         let failed = |source| Error::io(format!("{}:{}", self.host, self.port), source);
@@ -186,7 +195,7 @@ impl ServeArguments {
         let served = runtime.block_on(async {
             let listener = TcpListener::bind((self.host, self.port)).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            if !self.host.is_loopback() && self.api_key.is_empty() {
+            if !self.host.is_loopback() && self.keys().next().is_none() {
                 tracing::warn!("others can reach {address}, and no key is asked for: --api-key sets one");
             }
             let config = self.config(model_name);
@@ -196,7 +205,7 @@ impl ServeArguments {
                 told(address);
                 Ok(Server::new(omni, config))
             };
-            let limits = Limits::default().drain(Duration::from_secs(self.drain));
+            let limits = Limits::default().drain(self.drain);
             serve(listener, server, stop_signal, limits).await
         });
         // A stage may be in the middle of a step.
@@ -221,5 +230,38 @@ async fn stop_signal() {
     // Without signals the server runs until it is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        serve: ServeArguments,
+    }
+
+    fn with_keys(keys: &[&str]) -> ServeArguments {
+        let flags = keys.iter().flat_map(|key| ["--api-key", key]);
+        Program::try_parse_from(["program"].into_iter().chain(flags)).unwrap().serve
+    }
+
+    #[test]
+    fn keys_are_read_as_lists_and_files_of_secrets_hold_them() {
+        let keys = with_keys(&["sk-a, sk-b", "sk-c\n", ""]);
+        assert_eq!(keys.keys().collect::<Vec<_>>(), ["sk-a", "sk-b", "sk-c"]);
+        keys.check_keys().unwrap();
+    }
+
+    #[test]
+    fn a_server_that_was_given_no_key_in_place_of_one_does_not_start() {
+        for missing in ["", " ", ",", "\n"] {
+            let error = with_keys(&[missing]).check_keys().unwrap_err().to_string();
+            assert!(error.contains("OMNI_API_KEY"), "{error}");
+        }
     }
 }

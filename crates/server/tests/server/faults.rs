@@ -91,9 +91,37 @@ fn too_many_are_told_to_come_again() {
 
 #[test]
 fn connections_that_are_left_open_keep_nobody_out() {
-    let limits = Limits::default().connections(40).headers(Duration::from_millis(500));
-    let server = Running::with(config(), limits);
+    let server = Running::with(config(), Limits::default().connections(40));
+    let mut first = TcpStream::connect(server.address).unwrap();
     let left: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     assert_eq!(server.ask().0, 200);
+    // The one that had been there for longest made room.
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
     drop(left);
+}
+
+#[test]
+fn an_answer_that_is_being_made_does_not_make_room() {
+    let server = Running::with(config(), Limits::default().connections(2));
+    let runs = server.endless();
+    server.wait_until(|| server.server.running() == 1);
+    for _ in 0..8 {
+        let _left = TcpStream::connect(server.address).unwrap();
+        assert_eq!(server.get("/health").0, 200);
+    }
+    assert_eq!(server.server.running(), 1);
+    drop(runs);
+}
+
+#[test]
+fn who_does_not_read_is_not_kept() {
+    let server = Running::with(config(), Limits::default().unread(Duration::from_millis(200)));
+    let mut socket = TcpStream::connect(server.address).unwrap();
+    socket.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+    let request = b"GET /app.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1000);
+    // What the server does not read any more fills the buffers, until it has closed.
+    let closed = std::iter::repeat_with(|| socket.write_all(&request)).find_map(Result::err).unwrap();
+    let kinds = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::BrokenPipe];
+    assert!(kinds.contains(&closed.kind()), "{closed}");
+    assert_eq!(server.ask().0, 200);
 }
