@@ -44,6 +44,7 @@ mod ids;
 mod media;
 mod metrics;
 mod models;
+mod outgoing;
 mod page;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -13,17 +13,13 @@ use http_body_util::Limited;
 use qwen3_omni::media::audio::{AudioInput, SAMPLE_RATE};
 use qwen3_omni::{Event, GenerateOptions, Message, Reply, SamplingOptions};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::channel;
 
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::body;
-use crate::chat::{events_response, send, send_data, until_gone};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::brief;
-
-/// Events that wait for a slow client; then the answer waits.
-const EVENTS: usize = 16;
+use crate::outgoing::{self, DONE, send, send_data};
 
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 enum Format {
@@ -216,24 +212,17 @@ pub(crate) fn usage(reply: &Reply) -> Value {
 }
 
 fn stream(mut answer: RunningAnswer) -> Response {
-    let (sender, events) = channel(EVENTS);
-    let (deadline, closed) = (answer.deadline(), sender.clone());
-    let send_all = async move {
+    outgoing::events(answer.deadline(), |sender| async move {
         while let Some(event) = answer.next().await {
-            let event = match event {
-                Ok(Event::Text(piece)) => json!({"type": "transcript.text.delta", "delta": piece}),
-                Ok(Event::Done(reply)) => {
+            let event = match event? {
+                Event::Text(piece) => json!({"type": "transcript.text.delta", "delta": piece}),
+                Event::Done(reply) => {
                     json!({"type": "transcript.text.done", "text": reply.text, "usage": usage(&reply)})
                 }
-                Ok(_) => continue,
-                Err(error) => json!({"error": error.to_json()}),
+                _ => continue,
             };
-            if send(&sender, event).await.is_err() {
-                return;
-            }
+            send(&sender, event).await?;
         }
-        let _ = send_data(&sender, "[DONE]".into()).await;
-    };
-    tokio::spawn(async move { until_gone(deadline, &closed, send_all).await });
-    events_response(events)
+        Ok(send_data(&sender, DONE.into()).await?)
+    })
 }

@@ -20,8 +20,9 @@ use axum::response::{IntoResponse, Response};
 pub(crate) use request::ChatRequest;
 pub(crate) use speech::voice;
 pub(crate) use spoken::SpokenReplies;
-pub(crate) use stream::{Gone, events_response, send, send_data, until_gone};
 pub(crate) use tools::{ToolChoice, tools};
+
+pub(crate) use crate::outgoing::{Gone, send_data};
 
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};

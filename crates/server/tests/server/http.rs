@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{ANSWER, KEY, Running, SUM, agent, config, error, question, read};
+use crate::{ANSWER, KEY, Running, SUM, agent, config, data_lines, endless_question, error, question, read, recording};
 
 fn with(field: &str, value: Value) -> Value {
     let mut body = question();
@@ -178,11 +178,7 @@ fn a_text_of_marks_alone_is_no_empty_file() {
 #[test]
 fn counts_of_a_prompt_tell_sound_from_text() {
     let server = Running::new(config());
-    let file = std::fs::read(testkit::nano().join("../nano-samples/spoken_sum_question.wav")).unwrap();
-    let mut form = ureq::unversioned::multipart::Form::new().text("prompt", "what did i say");
-    form = form.part("file", ureq::unversioned::multipart::Part::bytes(&file).file_name("a.wav"));
-    let request = agent().post(server.url("/v1/audio/transcriptions")).header("authorization", format!("Bearer {KEY}"));
-    let (status, answer) = read(request.send(form).unwrap());
+    let (status, answer) = read(server.transcribe(recording(), &[("prompt", "what did i say")]));
     assert_eq!(status, 200, "{answer}");
     let details = &answer["usage"]["input_token_details"];
     assert!((20..=32).contains(&details["audio_tokens"].as_u64().unwrap()), "{answer}");
