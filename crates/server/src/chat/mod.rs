@@ -34,7 +34,7 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
     let requested = Instant::now();
     app.check_open()?;
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&app, &parts.headers, body).await?;
+    let (bytes, room) = body::read(&app, &parts.headers, body).await?;
     let reader = app.clone();
     let asked = Arc::new(blocking(move || ChatRequest::read(&reader, &bytes)).await??);
     let permits = app.admission.admit(asked.choices).await?;
@@ -47,6 +47,7 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
         (0..).zip(permits).map(begin).collect::<ApiResult<Vec<_>>>()
     });
     let answers = answers.await??;
+    drop(room);
     match asked.stream {
         true => Ok(stream::response(app, asked, answers).into_response()),
         false => Ok(whole::response(&app, &asked, answers).await?.into_response()),

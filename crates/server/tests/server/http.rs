@@ -72,7 +72,8 @@ fn a_wrong_field_is_named_and_unknown_ones_are_ignored() {
 fn what_is_no_json_is_refused_and_so_is_another_model() {
     let server = Running::new(config());
     let deep = "[".repeat(10_000);
-    for body in [&b"{"[..], b"", b"[]", b"\xff\xfe", deep.as_bytes()] {
+    let many = format!("{{\"messages\": [], \"x\": [{}[]]}}", "[],".repeat(1 << 20));
+    for body in [&b"{"[..], b"", b"[]", b"\xff\xfe", deep.as_bytes(), many.as_bytes()] {
         let (status, answer) = server.post_raw("/v1/chat/completions", body);
         assert_eq!((status, error(&answer).0), (400, "invalid_json"));
     }
