@@ -6,11 +6,11 @@ use std::time::Instant;
 use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use qwen3_omni::{Audio, Event, Reply, TokenLogProbs, ToolCall};
+use qwen3_omni::{Audio, Event, Reply, ToolCall};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
-use super::log_probs::log_probs;
+use super::log_probs::{TextToken, TextTokens, log_probs};
 use super::request::ChatRequest;
 use super::spoken::expires_at;
 use super::usage::usage;
@@ -45,7 +45,8 @@ async fn send_all(
             sender: sender.clone(),
             audio_id: ids::new("audio_"),
             held: None,
-            log_probs: Vec::new(),
+            tokens: TextTokens::default(),
+            told: Vec::new(),
             calls: 0,
         };
         stream.run(answer)
@@ -76,8 +77,9 @@ struct ChoiceStream {
     /// The last piece of a spoken text. It is sent with the first sound or the next piece, so that words and sound come in turns even
     /// where the text is complete before the first sound.
     held: Option<String>,
-    /// Log-probabilities of tokens whose text was not sent yet.
-    log_probs: Vec<TokenLogProbs>,
+    tokens: TextTokens,
+    /// Tokens whose log-probabilities are sent with the next chunk.
+    told: Vec<TextToken>,
     /// Calls of functions so far.
     calls: usize,
 }
@@ -94,7 +96,7 @@ impl ChoiceStream {
                     self.chunk(delta, None).await?;
                 }
                 Event::Audio(audio) => self.audio(&audio).await?,
-                Event::LogProbs(place) => self.log_probs.push(place),
+                Event::LogProbs(place) => self.tokens.push(&self.app.omni, place),
                 Event::ToolCall(call) if self.calls == 0 || self.asked.several_calls => {
                     self.call(&call).await?;
                     if !self.asked.several_calls {
@@ -112,6 +114,7 @@ impl ChoiceStream {
     }
 
     async fn text(&mut self, piece: String) -> Result<(), Gone> {
+        self.told.extend(self.tokens.text(&piece));
         if self.asked.speech.is_none() {
             return self.chunk(json!({"content": piece}), None).await;
         }
@@ -159,12 +162,13 @@ impl ChoiceStream {
             let audio = json!({"id": self.audio_id, "expires_at": expires_at()});
             self.chunk(json!({ "audio": audio }), None).await?;
         }
+        self.told.extend(self.tokens.finish());
         self.chunk(json!({}), Some(finish_reason(reply))).await
     }
 
     async fn chunk(&mut self, delta: Value, finish_reason: Option<&str>) -> Result<(), Gone> {
-        let places = std::mem::take(&mut self.log_probs);
-        let log_probs = (!places.is_empty()).then(|| log_probs(&self.app.omni, &places));
+        let told = std::mem::take(&mut self.told);
+        let log_probs = (!told.is_empty()).then(|| log_probs(&self.app.omni, &told));
         let choice =
             json!({"index": self.index, "delta": delta, "logprobs": log_probs, "finish_reason": finish_reason});
         let mut chunk = json!({"id": self.id, "object": CHUNK, "created": self.created,

@@ -6,7 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use qwen3_omni::{Audio, Event, FinishReason, Reply};
 use serde_json::{Value, json};
 
-use super::log_probs::log_probs;
+use super::log_probs::log_probs_of;
 use super::request::ChatRequest;
 use super::spoken::expires_at;
 use super::usage::usage;
@@ -53,7 +53,7 @@ async fn collect(asked: &ChatRequest, mut answer: RunningAnswer) -> ApiResult<Re
 }
 
 fn choice(app: &App, asked: &ChatRequest, index: usize, reply: &Reply) -> ApiResult<Value> {
-    let log_probs = asked.options.log_probs.map(|_| log_probs(&app.omni, &reply.log_probs));
+    let log_probs = asked.options.log_probs.map(|_| log_probs_of(&app.omni, reply));
     Ok(json!({
         "index": index,
         "message": message(app, asked, reply)?,

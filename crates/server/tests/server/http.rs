@@ -203,3 +203,52 @@ fn metrics_count_answers_and_refusals() {
     assert_eq!(read("omni:requests_refused_total{code=\"missing_required_parameter\""), 1.0);
     assert_eq!(read("vllm:num_requests_running"), 0.0);
 }
+
+/// The text of a choice, and the bytes of its tokens joined: of a whole answer and of a stream.
+fn texts_and_tokens(server: &Running, mut body: Value) -> [(String, String); 2] {
+    body["logprobs"] = json!(true);
+    let tokens = |list: &Value| -> Vec<u8> {
+        let each = list.as_array().into_iter().flatten().flat_map(|token| token["bytes"].as_array().unwrap());
+        each.map(|byte| byte.as_u64().unwrap() as u8).collect()
+    };
+    let (status, answer) = server.post("/v1/chat/completions", &body);
+    assert_eq!(status, 200, "{answer}");
+    let choice = &answer["choices"][0];
+    let text = choice["message"]["content"].as_str().unwrap_or_default().to_owned();
+    let whole = (text, tokens(&choice["logprobs"]["content"]));
+    body["stream"] = json!(true);
+    let mut streamed = (String::new(), Vec::new());
+    for line in data_lines(&server.post_for_bytes("/v1/chat/completions", &body).1) {
+        let Ok(chunk) = serde_json::from_str::<Value>(&line) else { continue };
+        let choice = &chunk["choices"][0];
+        streamed.0 += choice["delta"]["content"].as_str().unwrap_or_default();
+        streamed.1.extend(tokens(&choice["logprobs"]["content"]));
+    }
+    [whole, streamed].map(|(text, bytes)| (text, String::from_utf8(bytes).unwrap()))
+}
+
+#[test]
+fn the_tokens_of_log_probabilities_are_the_text_and_nothing_behind_a_stop_string() {
+    let server = Running::new(config());
+    for (stop, expected) in [("plus", "seven "), ("seven", ""), ("lus fi", "seven p"), ("none of it", ANSWER)] {
+        for (text, tokens) in texts_and_tokens(&server, with("stop", json!(stop))) {
+            assert_eq!((text.as_str(), tokens.as_str()), (expected, expected), "{stop}");
+        }
+    }
+    // Any tokens in any order, cut by the limit.
+    for seed in 0..4 {
+        let mut body = endless_question();
+        (body["seed"], body["max_tokens"], body["temperature"]) = (json!(seed), json!(60), json!(2));
+        for (text, tokens) in texts_and_tokens(&server, body) {
+            assert!(!text.is_empty() && text == tokens, "{text:?} is not {tokens:?}");
+        }
+    }
+    // A call is none of the text.
+    let tool = json!({"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}});
+    let mut body = with("tools", json!([tool]));
+    body["tool_choice"] = json!("required");
+    body["max_tokens"] = json!(100);
+    for (text, tokens) in texts_and_tokens(&server, body) {
+        assert_eq!(text, tokens);
+    }
+}
