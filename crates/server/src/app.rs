@@ -127,7 +127,8 @@ impl App {
 /// # Errors
 /// 500 if it panics.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> ApiResult<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|error| {
         tracing::error!(%error, "a request's work stopped");
         ApiError::internal()
     })

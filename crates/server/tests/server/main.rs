@@ -4,6 +4,7 @@
 
 mod faults;
 mod http;
+mod logs;
 mod realtime;
 mod shutdown;
 mod speech_stream;
@@ -19,8 +20,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
-
 use ureq::unversioned::multipart::{Form, Part};
+
 const KEY: &str = "sk-test";
 const SUM: &str = "what is seven plus five";
 const ANSWER: &str = "seven plus five is twelve";
@@ -93,7 +94,6 @@ impl Running {
         self.post("/v1/chat/completions", &question())
     }
 
-    /// Waits for a state that is bound to come, however busy the machine.
     /// Asks what is said in a recording.
     fn transcribe(&self, file: &[u8], fields: &[(&str, &str)]) -> ureq::http::Response<ureq::Body> {
         let file = Part::bytes(file).file_name("a.wav");
@@ -102,6 +102,7 @@ impl Running {
         request.header("authorization", format!("Bearer {KEY}")).send(form).unwrap()
     }
 
+    /// Waits for a state that is bound to come, however busy the machine.
     fn wait_until(&self, reached: impl Fn() -> bool) {
         let begun = Instant::now();
         while !reached() {
@@ -125,7 +126,6 @@ impl Running {
     }
 }
 
-/// The head of a request to chat completions.
 /// A spoken question of nano's.
 fn recording() -> &'static [u8] {
     static RECORDING: OnceLock<Vec<u8>> = OnceLock::new();
@@ -138,6 +138,7 @@ fn data_lines(body: &[u8]) -> Vec<String> {
     text.lines().filter_map(|line| Some(line.strip_prefix("data: ")?.to_owned())).collect()
 }
 
+/// The head of a request to chat completions.
 fn head(method: &str, length: usize) -> String {
     format!(
         "{method} /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n\
