@@ -167,6 +167,18 @@ fn a_schema_that_would_take_the_parser_too_long_is_refused() {
 }
 
 #[test]
+fn a_schema_that_cannot_be_followed_is_refused_in_a_sentence() {
+    let server = Running::new(config());
+    for schema in [json!({"$ref": "#"}), json!({"type": "string", "pattern": "(?=a)"}), json!({"type": "smell"})] {
+        let format = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}});
+        let (status, answer) = server.post("/v1/chat/completions", &with("response_format", format));
+        assert_eq!((status, error(&answer).1), (400, "response_format.json_schema.schema"), "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.len() < 300 && !message.contains('\n') && !message.contains("<state>"), "{message}");
+    }
+}
+
+#[test]
 fn a_text_of_marks_alone_is_no_empty_file() {
     let server = Running::new(config());
     for format in ["wav", "pcm", "flac", "opus"] {
