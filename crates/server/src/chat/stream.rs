@@ -14,7 +14,7 @@ use super::log_probs::{TextToken, TextTokens, log_probs};
 use super::request::ChatRequest;
 use super::spoken::expires_at;
 use super::usage::usage;
-use super::whole::{finish_reason, tool_call};
+use super::whole::{finish_reason, is_spoken, tool_call};
 use crate::answer::RunningAnswer;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -157,7 +157,7 @@ impl ChoiceStream {
 
     async fn finish(&mut self, reply: &Reply) -> Result<(), Gone> {
         self.release().await?;
-        if self.asked.speech.is_some() && reply.speech.is_some() {
+        if self.asked.speech.is_some() && is_spoken(reply) {
             self.app.spoken.keep(&self.audio_id, &reply.text);
             let audio = json!({"id": self.audio_id, "expires_at": expires_at()});
             self.chunk(json!({ "audio": audio }), None).await?;

@@ -73,10 +73,12 @@ fn message(app: &App, asked: &ChatRequest, reply: &Reply) -> ApiResult<Value> {
         }
         message["tool_calls"] = reply.tool_calls.iter().map(tool_call).collect();
     }
-    if let (Some(form), Some(speech)) = (&asked.speech, &reply.speech) {
+    if let Some(form) = asked.speech.as_ref().filter(|_| is_spoken(reply)) {
         let id = ids::new("audio_");
         app.spoken.keep(&id, &reply.text);
-        let file = form.format.encode(&speech.audio, "audio.format")?;
+        let silence = Audio { samples: Vec::new(), sample_rate: app.omni.sample_rate() };
+        let sound = reply.speech.as_ref().map_or(&silence, |speech| &speech.audio);
+        let file = form.format.encode(sound, "audio.format")?;
         message["content"] = Value::Null;
         message["audio"] = json!({
             "id": id,
@@ -86,6 +88,11 @@ fn message(app: &App, asked: &ChatRequest, reply: &Reply) -> ApiResult<Value> {
         });
     }
     Ok(message)
+}
+
+/// Whether an answer with speech is told as sound, be it none at all: calls alone are not.
+pub(super) fn is_spoken(reply: &Reply) -> bool {
+    reply.speech.is_some() || reply.tool_calls.is_empty() || !reply.text.is_empty()
 }
 
 /// A call with a new id.

@@ -179,6 +179,26 @@ fn a_schema_that_cannot_be_followed_is_refused_in_a_sentence() {
 }
 
 #[test]
+fn an_answer_that_makes_no_sound_is_still_a_spoken_one() {
+    let server = Running::new(config());
+    let mut body = question();
+    body["modalities"] = json!(["text", "audio"]);
+    body["talker_max_new_tokens"] = json!(1);
+    for format in ["wav", "flac", "opus", "pcm16"] {
+        body["audio"] = json!({"voice": "chelsie", "format": format});
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        let message = &answer["choices"][0]["message"];
+        assert_eq!((status, &message["content"]), (200, &Value::Null), "{answer}");
+        assert_eq!(message["audio"]["transcript"], ANSWER);
+        let data = message["audio"]["data"].as_str().unwrap();
+        assert_eq!(data.is_empty(), format == "pcm16", "{format}");
+    }
+    body["stream"] = json!(true);
+    let lines = data_lines(&server.post_for_bytes("/v1/chat/completions", &body).1);
+    assert!(lines.iter().any(|line| line.contains("expires_at")), "{lines:?}");
+}
+
+#[test]
 fn a_text_of_marks_alone_is_no_empty_file() {
     let server = Running::new(config());
     for format in ["wav", "pcm", "flac", "opus"] {
