@@ -132,8 +132,10 @@ fn ends_within_character(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The bytes of tokens, each given by its bytes and the end of its text, with pieces of text between them.
-    fn told(steps: &[(&[u8], usize, &str)]) -> Vec<Vec<u8>> {
+    /// The bytes of a token, the end of its text, and the piece of text that follows it.
+    type Step<'a> = (&'a [u8], usize, &'a str);
+
+    fn told(steps: &[Step]) -> Vec<Vec<u8>> {
         let (mut tokens, mut told) = (TextTokens::default(), Vec::new());
         for (bytes, end, piece) in steps {
             let place = json!({"token": {"id": 0, "log_prob": 0.0}, "best": [], "text_end": end});
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn the_bytes_of_all_tokens_are_the_text() {
         let parts: [&[u8]; 2] = ["x\u{5b57}".as_bytes().split_at(2).0, "x\u{5b57}".as_bytes().split_at(2).1];
-        let cases: [(&[(&[u8], usize, &str)], &[&[u8]]); 9] = [
+        let cases: [(&[Step], &[&[u8]]); 9] = [
             (&[(b"seven ", 6, "seven "), (b"plus", 10, "plus")], &[b"seven ", b"plus"]),
             // A stop string from the second token on, and one within it.
             (&[(b"seven ", 6, "seven "), (b"plus", 10, "")], &[b"seven "]),
