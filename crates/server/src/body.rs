@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::app::App;
+use crate::app::{App, blocking};
 use crate::error::{ApiError, ApiResult};
 
 /// Bodies of the largest size that are held at once, from their first byte until their answers begin.
@@ -95,18 +95,34 @@ pub(crate) fn bounded(app: &App, headers: &HeaderMap, body: Body) -> ApiResult<(
     Ok((Body::from_stream(pieces), room))
 }
 
-/// Reads a whole body.
+/// Reads a whole body and parses it where that keeps no other request waiting. The room is the request's until it is dropped.
 ///
 /// # Errors
 /// 413 for one that is too large and 429 without room for it, before any of it is read if it says its length; 408 for one that does not
-/// come to its end; 400 for one that breaks off.
-pub(crate) async fn read(app: &App, headers: &HeaderMap, body: Body) -> ApiResult<(Bytes, Room)> {
+/// come to its end; 400 for one that breaks off; the errors of `parse`.
+pub(crate) async fn read<T: Send + 'static>(
+    app: &Arc<App>,
+    headers: &HeaderMap,
+    body: Body,
+    parse: impl FnOnce(&App, &[u8]) -> ApiResult<T> + Send + 'static,
+) -> ApiResult<(T, Room)> {
     let (body, room) = bounded(app, headers, body)?;
+    let bytes = collect(body, app.config.body_time).await?;
+    let (app, kept) = (app.clone(), room.clone());
+    let parsed = blocking(move || {
+        // Parsing goes on when the client has gone, and so does what it takes.
+        let _kept = kept;
+        parse(&app, &bytes)
+    });
+    Ok((parsed.await??, room))
+}
+
+async fn collect(body: Body, time: Duration) -> ApiResult<Bytes> {
     let broke_off = || ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", "the body broke off");
-    match tokio::time::timeout(app.config.body_time, body.collect()).await {
-        Ok(Ok(collected)) => Ok((collected.to_bytes(), room)),
+    match tokio::time::timeout(time, body.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) => Err(refusal(&error).unwrap_or_else(broke_off)),
-        Err(_) => Err(too_slow(app.config.body_time)),
+        Err(_) => Err(too_slow(time)),
     }
 }
 

@@ -111,9 +111,7 @@ pub(crate) async fn speech(State(app): State<Arc<App>>, request: Request) -> Api
     let requested = Instant::now();
     app.check_open()?;
     let (parts, body) = request.into_parts();
-    let (bytes, room) = body::read(&app, &parts.headers, body).await?;
-    let reader = app.clone();
-    let asked = blocking(move || SpeechRequest::read(&reader, &bytes)).await??;
+    let (asked, room) = body::read(&app, &parts.headers, body, SpeechRequest::read).await?;
     let permit = app.admission.admit_one().await?;
     let SpeechRequest { messages, options, format, encoder, as_events } = asked;
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await??;

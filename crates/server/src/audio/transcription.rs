@@ -51,7 +51,7 @@ impl Form {
     async fn take(&mut self, field: Field<'_>) -> ApiResult<()> {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
-            self.file = Some(field.bytes().await.map_err(|error| broken(&error))?.to_vec());
+            self.file = Some(field.bytes().await.map_err(|error| broken(&error))?.into());
             return Ok(());
         }
         let value = field.text().await.map_err(|error| broken(&error))?;

@@ -34,9 +34,8 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
     let requested = Instant::now();
     app.check_open()?;
     let (parts, body) = request.into_parts();
-    let (bytes, room) = body::read(&app, &parts.headers, body).await?;
-    let reader = app.clone();
-    let asked = Arc::new(blocking(move || ChatRequest::read(&reader, &bytes)).await??);
+    let (asked, room) = body::read(&app, &parts.headers, body, ChatRequest::read).await?;
+    let asked = Arc::new(asked);
     let permits = app.admission.admit(asked.choices).await?;
     let (starter, chat) = (app.clone(), asked.clone());
     let answers = blocking(move || {

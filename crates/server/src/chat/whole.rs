@@ -90,7 +90,7 @@ fn message(app: &App, asked: &ChatRequest, reply: &Reply) -> ApiResult<Value> {
     Ok(message)
 }
 
-/// Whether an answer with speech is told as sound, be it none at all: calls alone are not.
+/// Whether the answer to a request for speech is told as sound, even if there is none. Calls alone are not.
 pub(super) fn is_spoken(reply: &Reply) -> bool {
     reply.speech.is_some() || reply.tool_calls.is_empty() || !reply.text.is_empty()
 }
