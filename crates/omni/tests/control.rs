@@ -148,6 +148,10 @@ fn streamed_log_probabilities_equal_those_of_the_reply_and_none_comes_after_its_
         let (places, reply) = streamed(&options);
         assert_eq!((&places, places.len()), (&reply.log_probs, reply.token_ids.len()));
         assert!(!places.is_empty() && places.iter().all(|place| place.best.len() == 2));
+        let ids: Vec<u32> = places.iter().map(|place| place.token.id).collect();
+        let ends = places.iter().map(|place| place.text_end);
+        let lengths = (1..=ids.len()).map(|count| omni.tokenizer().decode(&ids[..count], true).len());
+        assert!(!reply.tool_calls.is_empty() || ends.eq(lengths), "{places:?}");
     }
     assert!(streamed(&greedy()).0.is_empty());
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
+use tracing::Instrument;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Refused};
@@ -24,12 +25,15 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     let id = own.unwrap_or_else(|| HeaderValue::try_from(ids::new("req_")).expect("letters and digits"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let started = std::time::Instant::now();
-    let mut response = next.run(request).await;
+    let id_text = id.to_str().unwrap_or("-").to_owned();
+    // What is logged of its answers later names it, too.
+    let span = tracing::info_span!("request", id = id_text);
+    let mut response = next.run(request).instrument(span).await;
     if let Some(Refused(code)) = response.extensions().get() {
         app.metrics.refuse(code);
     }
     let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
-    tracing::info!(id = id.to_str().unwrap_or("-"), %method, path, status, ms, "request");
+    tracing::info!(id = id_text, %method, path, status, ms, "request");
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

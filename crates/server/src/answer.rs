@@ -15,26 +15,41 @@ use crate::metrics::AnswerClock;
 
 /// An answer with its place. Dropping it cancels it; the place is free when the step that it is in has ended.
 pub(crate) struct RunningAnswer {
-    /// Taken only when it is dropped.
+    /// `None` after an error.
     work: Option<Work>,
     messages: Arc<[Message]>,
     clock: AnswerClock,
     deadline: Instant,
     limit: std::time::Duration,
     cut: watch::Receiver<bool>,
-    ended: bool,
 }
 
 /// What is being computed, and its place.
 struct Work {
-    events: AsyncEvents<ReplyStream>,
-    permit: Permit,
+    /// Taken only when it is dropped.
+    running: Option<(AsyncEvents<ReplyStream>, Permit)>,
+    ended: bool,
 }
 
-impl Drop for RunningAnswer {
+impl Work {
+    fn cancel(&self) {
+        if let Some((events, _)) = &self.running {
+            events.answer().cancel();
+        }
+    }
+
+    async fn next(&mut self) -> Option<qwen3_omni::Result<Event>> {
+        let (events, _) = self.running.as_mut()?;
+        let event = events.next().await;
+        self.ended |= matches!(event, Some(Ok(Event::Done(_))));
+        event
+    }
+}
+
+impl Drop for Work {
     fn drop(&mut self) {
-        let Some(Work { mut events, permit }) = self.work.take().filter(|_| !self.ended) else { return };
-        events.answer().cancel();
+        self.cancel();
+        let Some((mut events, permit)) = self.running.take().filter(|_| !self.ended) else { return };
         // What was begun is computed to the end of its step, so its place is not free before.
         let end = async move {
             while events.next().await.is_some() {}
@@ -63,24 +78,23 @@ impl RunningAnswer {
         let held = app.share_of_positions(prompt.tokens());
         let events = app.omni.stream_prompt(prompt).map_err(failed)?.into_async();
         let (clock, limit) = (AnswerClock::new(app.metrics.clone(), requested, held), app.config.request_time);
-        let work = Some(Work { events, permit });
+        let work = Some(Work { running: Some((events, permit)), ended: false });
         let (messages, cut) = (messages.clone(), app.is_cut());
-        Ok(Self { work, messages, clock, deadline: requested + limit, limit, cut, ended: false })
+        Ok(Self { work, messages, clock, deadline: requested + limit, limit, cut })
     }
 
-    /// The next event; `None` after the last.
+    /// The next event; `None` after the last, or after an error.
     ///
     /// # Errors
     /// What ends the answer: a part of the model that failed, time that is over, or the end of the server.
     pub(crate) async fn next(&mut self) -> Option<ApiResult<Event>> {
-        let events = &mut self.work.as_mut()?.events;
+        let work = self.work.as_mut()?;
         let failed = tokio::select! {
             biased;
             Ok(_) = self.cut.wait_for(|cut| *cut) => ApiError::shutting_down(),
-            event = events.next() => match event? {
+            event = work.next() => match event? {
                 Ok(event) => {
                     self.clock.observe(&event);
-                    self.ended = matches!(event, Event::Done(_));
                     return Some(Ok(event));
                 }
                 Err(error) => ApiError::of_answer(&error, &self.messages),
@@ -88,6 +102,7 @@ impl RunningAnswer {
             () = tokio::time::sleep_until(self.deadline.into()) => ApiError::too_slow(self.limit),
         };
         self.clock.fail();
+        self.work = None;
         Some(Err(failed))
     }
 
@@ -99,7 +114,7 @@ impl RunningAnswer {
     /// Stops the answer; what is ready still comes, then `Done`.
     pub(crate) fn cancel(&self) {
         if let Some(work) = &self.work {
-            work.events.answer().cancel();
+            work.cancel();
         }
     }
 }

@@ -7,6 +7,7 @@ use qwen3_omni::Omni;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admission::Admission;
+use crate::body;
 use crate::chat::SpokenReplies;
 use crate::config::Config;
 use crate::error::{ApiError, ApiResult};
@@ -19,6 +20,8 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) admission: Admission,
+    /// Room for bodies of requests.
+    pub(crate) bodies: Arc<Semaphore>,
     /// Places for realtime sessions.
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) spoken: SpokenReplies,
@@ -38,6 +41,7 @@ impl App {
         let admission = Admission::new(config.max_answers, config.max_waiting, config.queue_time, metrics.clone());
         Self {
             admission,
+            bodies: body::room(config.max_body),
             sessions: Arc::new(Semaphore::new(config.max_sessions)),
             spoken: SpokenReplies::default(),
             media: MediaReader::new(&config),
@@ -123,7 +127,8 @@ impl App {
 /// # Errors
 /// 500 if it panics.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> ApiResult<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|error| {
         tracing::error!(%error, "a request's work stopped");
         ApiError::internal()
     })

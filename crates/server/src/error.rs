@@ -16,6 +16,30 @@ pub(crate) struct ApiError {
     pub(crate) param: Option<String>,
 }
 
+/// The codes of refused requests.
+pub(crate) const CODES: &[&str] = &[
+    "invalid_value",
+    "unsupported_value",
+    "missing_required_parameter",
+    "invalid_json",
+    "invalid_base64",
+    "invalid_image",
+    "invalid_audio",
+    "audio_not_found",
+    "context_length_exceeded",
+    "remote_url_not_allowed",
+    "invalid_api_key",
+    "origin_not_allowed",
+    "host_not_allowed",
+    "model_not_found",
+    "unknown_url",
+    "request_too_large",
+    "rate_limit_exceeded",
+    "timeout",
+    "internal_error",
+    "shutting_down",
+];
+
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {

@@ -47,6 +47,7 @@ mod ids;
 mod media;
 mod metrics;
 mod models;
+mod outgoing;
 mod page;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -7,7 +7,9 @@ use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
 };
-use qwen3_omni::{Event, FinishReason, Reply, SpeechFinish};
+use qwen3_omni::{Event, FinishReason, Reply, SpeechFinish, Timings, Usage};
+
+use crate::error::CODES;
 
 pub(crate) struct Metrics {
     registry: Registry,
@@ -112,11 +114,17 @@ impl Metrics {
             )?)?,
             registry,
         };
-        // Counters without a sample would be missing.
-        for finish in [SpeechFinish::Overrun, SpeechFinish::Loop, SpeechFinish::Silence] {
-            guard(finish).iter().for_each(|reason| drop(metrics.speech_stops.with_label_values(&[reason])));
-        }
+        metrics.make_samples();
         Ok(metrics)
+    }
+
+    /// Makes the samples of all labels: one that is missing is no zero to a dashboard.
+    fn make_samples(&self) {
+        let guards = [SpeechFinish::Overrun, SpeechFinish::Loop, SpeechFinish::Silence].into_iter().filter_map(guard);
+        guards.for_each(|reason| drop(self.speech_stops.with_label_values(&[reason])));
+        ENDS.iter().for_each(|reason| drop(self.ended.with_label_values(&[reason])));
+        CODES.iter().for_each(|code| drop(self.refused.with_label_values(&[code])));
+        stages(&Timings::default()).iter().for_each(|(stage, _)| drop(self.stages.with_label_values(&[stage])));
     }
 
     /// Counts a request that was refused.
@@ -132,11 +140,13 @@ impl Metrics {
         text
     }
 
-    fn end(&self, reason: &str, since: Instant) {
+    /// Counts an answer's end, and the seconds that it took.
+    fn end(&self, reason: &str, seconds: f64) {
         self.ended.with_label_values(&[reason]).inc();
-        self.whole.observe(since.elapsed().as_secs_f64());
+        self.whole.observe(seconds);
     }
 
+    /// Counts what a complete answer holds.
     fn count(&self, reply: &Reply) {
         let usage = &reply.usage;
         let made = usage.text_tokens + usage.frames;
@@ -157,19 +167,24 @@ impl Metrics {
     }
 
     fn count_stages(&self, reply: &Reply) {
-        let times = &reply.timings;
-        let stages: [(&str, Duration); 6] = [
-            ("preprocessing", times.preprocessing),
-            ("encoders", times.encoders),
-            ("thinker", times.thinker),
-            ("talker", times.talker),
-            ("code_predictor", times.code_predictor),
-            ("vocoder", times.vocoder),
-        ];
-        for (stage, time) in stages.into_iter().filter(|(_, time)| !time.is_zero()) {
+        for (stage, time) in stages(&reply.timings).into_iter().filter(|(_, time)| !time.is_zero()) {
             self.stages.with_label_values(&[stage]).observe(time.as_secs_f64());
         }
     }
+}
+
+/// Why answers end, in vLLM's words.
+const ENDS: [&str; 4] = ["stop", "length", "abort", "error"];
+
+fn stages(times: &Timings) -> [(&'static str, Duration); 6] {
+    [
+        ("preprocessing", times.preprocessing),
+        ("encoders", times.encoders),
+        ("thinker", times.thinker),
+        ("talker", times.talker),
+        ("code_predictor", times.code_predictor),
+        ("vocoder", times.vocoder),
+    ]
 }
 
 fn guard(finish: SpeechFinish) -> Option<&'static str> {
@@ -186,29 +201,40 @@ pub(crate) struct AnswerClock {
     metrics: std::sync::Arc<Metrics>,
     requested: Instant,
     last_text: Option<Instant>,
-    heard: bool,
+    /// Seconds from the request.
+    first_text: Option<f64>,
+    first_sound: Option<f64>,
     ended: bool,
     /// The prompt's share of all positions.
     held: f64,
+    /// Names the request in the log.
+    span: tracing::Span,
 }
 
 impl AnswerClock {
     /// Begins with the request; the prompt holds this share of all positions.
     pub(crate) fn new(metrics: std::sync::Arc<Metrics>, requested: Instant, held: f64) -> Self {
         metrics.cache_usage.add(held);
-        Self { metrics, requested, last_text: None, heard: false, ended: false, held }
+        let span = tracing::Span::current();
+        Self { metrics, requested, last_text: None, first_text: None, first_sound: None, ended: false, held, span }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.requested.elapsed().as_secs_f64()
     }
 
     /// Takes an event of the answer.
     pub(crate) fn observe(&mut self, event: &Event) {
         match event {
             Event::Text(_) | Event::Thinking(_) => self.text(),
-            Event::Audio(_) if !std::mem::replace(&mut self.heard, true) => {
-                self.metrics.first_audio.observe(self.requested.elapsed().as_secs_f64());
+            Event::Audio(_) if self.first_sound.is_none() => {
+                let seconds = self.seconds();
+                self.first_sound = Some(seconds);
+                self.metrics.first_audio.observe(seconds);
             }
             Event::Done(reply) => {
                 self.metrics.count(reply);
-                self.end(reason(reply));
+                self.end(reason(reply), Some(reply.usage));
             }
             _ => {}
         }
@@ -217,25 +243,42 @@ impl AnswerClock {
     fn text(&mut self) {
         match self.last_text.replace(Instant::now()) {
             Some(last) => self.metrics.between_tokens.observe(last.elapsed().as_secs_f64()),
-            None => self.metrics.first_token.observe(self.requested.elapsed().as_secs_f64()),
+            None => {
+                let seconds = self.seconds();
+                self.first_text = Some(seconds);
+                self.metrics.first_token.observe(seconds);
+            }
         }
     }
 
-    fn end(&mut self, reason: &str) {
-        if !std::mem::replace(&mut self.ended, true) {
-            self.metrics.end(reason, self.requested);
+    fn end(&mut self, reason: &str, usage: Option<Usage>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
         }
+        let seconds = self.seconds();
+        self.metrics.end(reason, seconds);
+        tracing::info!(
+            parent: &self.span,
+            finish_reason = reason,
+            prompt_tokens = usage.map(|usage| usage.prompt_tokens),
+            completion_tokens = usage.map(|usage| usage.text_tokens),
+            frames = usage.map(|usage| usage.frames),
+            first_text = self.first_text,
+            first_sound = self.first_sound,
+            seconds,
+            "answer"
+        );
     }
 
     /// Notes that the answer failed.
     pub(crate) fn fail(&mut self) {
-        self.end("error");
+        self.end("error", None);
     }
 }
 
 impl Drop for AnswerClock {
     fn drop(&mut self) {
-        self.end("abort");
+        self.end(if std::thread::panicking() { "error" } else { "abort" }, None);
         self.metrics.cache_usage.sub(self.held);
     }
 }
@@ -245,5 +288,24 @@ fn reason(reply: &Reply) -> &'static str {
         FinishReason::Limit | FinishReason::Context => "length",
         FinishReason::Cancelled => "abort",
         _ => "stop",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_server_has_a_sample_of_every_metric() {
+        let text = String::from_utf8(Metrics::new("m").unwrap().text()).unwrap();
+        for (name, label) in [
+            ("vllm:request_success_total", "finished_reason=\"abort\""),
+            ("omni:requests_refused_total", "code=\"rate_limit_exceeded\""),
+            ("omni:stage_seconds_count", "stage=\"vocoder\""),
+            ("omni:speech_stops_total", "reason=\"loop\""),
+        ] {
+            let is_sample = |line: &str| line.starts_with(name) && line.contains(label) && line.ends_with("} 0");
+            assert!(text.lines().any(is_sample), "{name} {label} is not in\n{text}");
+        }
     }
 }

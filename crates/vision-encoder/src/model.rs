@@ -101,11 +101,11 @@ impl VisionEncoder {
         self.encode_batches(items, probe, &|| false)
     }
 
-    /// Encodes as [`ModalityEncoder::encode`] does, and asks `stopped` before every few frames whether to go on.
+    /// Encodes as [`ModalityEncoder::encode`] does, and asks `stopped` before every block of a few frames whether to go on.
     ///
     /// # Errors
     /// The errors of [`ModalityEncoder::encode`]; [`Error::Cancelled`] when `stopped` says so.
-    pub fn encode_until(&self, items: &[PixelPatches], stopped: &dyn Fn() -> bool) -> Result<Encoded> {
+    pub fn encode_until(&self, items: &[PixelPatches], stopped: &(dyn Fn() -> bool + Sync)) -> Result<Encoded> {
         self.encode_batches(items, &mut (), stopped)
     }
 
@@ -113,15 +113,12 @@ impl VisionEncoder {
         &self,
         items: &[PixelPatches],
         probe: &mut dyn VisionProbe,
-        stopped: &dyn Fn() -> bool,
+        stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<Encoded> {
         self.check(items)?;
         let (mut merged, mut deepstack) = (Vec::new(), vec![Vec::new(); self.merger_list.len()]);
         for batch in batches(items) {
-            if stopped() {
-                return Err(Error::Cancelled);
-            }
-            let (rows, features) = on_engine!(self.engine, |e| self.batch(e, items, &batch, &mut *probe));
+            let (rows, features) = on_engine!(self.engine, |e| self.batch(e, items, &batch, &mut *probe, stopped))?;
             merged.push(rows);
             deepstack.iter_mut().zip(features).for_each(|(all, feature)| all.push(feature));
         }
@@ -157,7 +154,14 @@ impl VisionEncoder {
     }
 
     /// Encodes a batch of frames, from patches to finished rows.
-    fn batch<E: Engine>(&self, e: &E, items: &[PixelPatches], batch: &[Frame], probe: &mut dyn VisionProbe) -> Rows {
+    fn batch<E: Engine>(
+        &self,
+        e: &E,
+        items: &[PixelPatches],
+        batch: &[Frame],
+        probe: &mut dyn VisionProbe,
+        stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Rows> {
         let lengths: Vec<usize> = batch.iter().map(Frame::patches).collect();
         let patches: Vec<Tensor<2>> = batch.iter().map(|frame| frame.of(items)).collect();
         let mut x = e.rows(&patches.iter().collect::<Vec<_>>());
@@ -171,6 +175,10 @@ impl VisionEncoder {
         let mut x = e.add_weighted(x, &self.pos_embed.table, &self.corners(batch));
         let mut features = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
+            // A large picture takes seconds in each.
+            if stopped() {
+                return Err(Error::Cancelled);
+            }
             x = block.forward(e, x, &rotation, &lengths);
             if probe.is_active() {
                 probe.block(index, &e.tensor(&x, 0..count));
@@ -181,7 +189,7 @@ impl VisionEncoder {
                 features.push(finished(e, self.merger_list[at].forward(e, copy)));
             }
         }
-        (finished(e, self.merger.forward(e, x)), features)
+        Ok((finished(e, self.merger.forward(e, x)), features))
     }
 
     /// Shows patches, positions and rotation of a batch.

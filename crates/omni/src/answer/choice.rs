@@ -96,6 +96,7 @@ fn log_softmax(mut row: Vec<f32>) -> Vec<f32> {
     row
 }
 
+/// Log-probabilities at a token whose text is not known yet.
 fn token_log_probs(id: u32, row: &[f32], count: usize) -> TokenLogProbs {
     let entry = |id: u32| LogProb { id, log_prob: row.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY) };
     let mut ids: Vec<u32> = (0..row.len() as u32).collect();
@@ -106,7 +107,7 @@ fn token_log_probs(id: u32, row: &[f32], count: usize) -> TokenLogProbs {
         ids.truncate(count);
     }
     ids.sort_unstable_by(best_first);
-    TokenLogProbs { token: entry(id), best: ids.into_iter().map(entry).collect() }
+    TokenLogProbs { token: entry(id), best: ids.into_iter().map(entry).collect(), text_end: 0 }
 }
 
 #[cfg(test)]

@@ -205,12 +205,13 @@ impl ThinkerStage {
             return None;
         };
         report.answer.push(id);
-        if let Some(log_probs) = log_probs.flatten() {
+        let start = splitter.answer_bytes();
+        let event = splitter.push(&self.model.tokenizer, id);
+        if let Some(mut log_probs) = log_probs.flatten() {
+            log_probs.text_end = splitter.answer_bytes();
             self.context.event(Event::LogProbs(log_probs.clone()));
             report.log_probs.push(log_probs);
         }
-        let start = splitter.answer_bytes();
-        let event = splitter.push(&self.model.tokenizer, id);
         self.show(event, spoken);
         if splitter.closed() {
             // What was shown was thinking after all; the answer begins here.

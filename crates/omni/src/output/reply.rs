@@ -147,6 +147,11 @@ pub struct TokenLogProbs {
     pub token: LogProb,
     /// The likeliest tokens, best first.
     pub best: Vec<LogProb>,
+    /// Byte offset in the answer's text at which the text up to this token ends. It stays where it is at thinking, at tool calls and
+    /// within a character, goes back where line ends before a tool call are dropped, and begins anew behind `</think>`; a stop string
+    /// still counts.
+    #[serde(default)]
+    pub text_end: usize,
 }
 
 /// The speech of an answer.

@@ -88,8 +88,8 @@ impl From<Grammar> for TokenHooks {
 
 /// Objects in a schema. The parser recurses through them, and its time grows with their square.
 const MOST_OBJECTS: usize = 1000;
-/// Characters of a reason: some hold the parser's whole state.
-const MOST_REASON: usize = 300;
+/// Characters of a reason: some repeat what the application wrote.
+const MOST_REASON: usize = 200;
 
 fn objects(schema: &Value) -> usize {
     match schema {
@@ -177,16 +177,25 @@ impl crate::Omni {
     /// # Errors
     /// [`Error::Grammar`] that says what of the grammar cannot be used.
     pub fn check_grammar(&self, grammar: &Grammar) -> Result<()> {
-        Guided::new(grammar, &self.model().for_prompts().hook_context()).map(drop)
+        let mut guided = Guided::new(grammar, &self.model().for_prompts().hook_context())?;
+        // Some that no text can follow, as a schema that refers to itself alone, are found out at the first token.
+        guided.matcher.compute_mask_or_eos().map(drop).map_err(|_| unusable("no text can follow it"))
     }
 }
 
 fn unusable(error: impl std::fmt::Display) -> Error {
-    Error::Grammar(format!("it cannot be used: {:.MOST_REASON$}", error.to_string()))
+    Error::Grammar(format!("it cannot be used: {}", reason(error)))
 }
 
 fn refused(error: impl std::fmt::Display) -> Error {
-    Error::Grammar(format!("it cannot be followed: {:.MOST_REASON$}", error.to_string()))
+    Error::Grammar(format!("it cannot be followed: {}", reason(error)))
+}
+
+/// What an error of the library says, in a line, without the parser's state behind it.
+fn reason(error: impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    let said = text.split("<state>").next().unwrap_or_default();
+    format!("{:.MOST_REASON$}", said.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 impl Tokenizer {

@@ -10,21 +10,19 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use qwen3_omni::{Audio, Event, GenerateOptions, Message, Usage};
-use serde_json::json;
-use tokio::sync::mpsc::{Sender, channel};
+use serde_json::{Value, json};
 
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::body;
-use crate::chat::{Gone, events_response, send, send_data, until_gone, voice};
+use crate::chat::voice;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
+use crate::outgoing::{self, send, send_data};
 use crate::sound::{Format, SoundEncoder};
 
 /// Characters of a text.
 pub(super) const MOST_INPUT: usize = 4096;
-/// Pieces that wait for a slow client; then the answer waits.
-const PIECES: usize = 16;
 
 struct SpeechRequest {
     messages: Arc<[Message]>,
@@ -113,12 +111,11 @@ pub(crate) async fn speech(State(app): State<Arc<App>>, request: Request) -> Api
     let requested = Instant::now();
     app.check_open()?;
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&app, &parts.headers, body).await?;
-    let reader = app.clone();
-    let asked = blocking(move || SpeechRequest::read(&reader, &bytes)).await??;
+    let (asked, room) = body::read(&app, &parts.headers, body, SpeechRequest::read).await?;
     let permit = app.admission.admit_one().await?;
     let SpeechRequest { messages, options, format, encoder, as_events } = asked;
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await??;
+    drop(room);
     match as_events {
         true => Ok(as_event_stream(answer, encoder)),
         false => file(answer, encoder, format).await,
@@ -182,61 +179,39 @@ pub(super) async fn next(answer: &mut RunningAnswer, encoder: &mut dyn SoundEnco
 
 /// A body that is sent as the sound is made.
 fn as_body(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>, first: Vec<u8>) -> Body {
-    let (sender, pieces) = channel(PIECES);
-    tokio::spawn(async move {
-        let deadline = answer.deadline();
-        let send = async {
-            send_data(&sender, Ok(first)).await?;
-            while let Some(piece) = next(&mut answer, &mut *encoder).await {
-                let (bytes, last) = match piece {
-                    Ok(Piece::Bytes(bytes)) => (Ok(bytes), false),
-                    Ok(Piece::Done(_)) => (encoder.finish().map_err(|error| error.message), true),
-                    // The body breaks off, which tells a client that the file is not whole.
-                    Err(error) => (Err(error.message), true),
-                };
-                send_data(&sender, bytes).await?;
-                if last {
-                    break;
-                }
+    outgoing::file(answer.deadline(), |sender| async move {
+        send_data(&sender, first).await?;
+        while let Some(piece) = next(&mut answer, &mut *encoder).await {
+            match piece? {
+                Piece::Bytes(bytes) => send_data(&sender, bytes).await?,
+                Piece::Done(_) => return Ok(send_data(&sender, encoder.finish()?).await?),
             }
-            Ok::<_, Gone>(())
-        };
-        until_gone(deadline, &sender, send).await
-    });
-    Body::from_stream(futures_util::stream::unfold(pieces, |mut pieces| async { Some((pieces.recv().await?, pieces)) }))
-}
-
-fn as_event_stream(answer: RunningAnswer, encoder: Box<dyn SoundEncoder>) -> Response {
-    let (sender, events) = channel(PIECES);
-    tokio::spawn(async move { until_gone(answer.deadline(), &sender, send_events(answer, encoder, &sender)).await });
-    events_response(events)
-}
-
-/// Sends all events; when the client has gone, sending fails and nothing is left to do.
-async fn send_events(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>, sender: &Sender<String>) {
-    let delta = |bytes: Vec<u8>| json!({"type": "speech.audio.delta", "audio": BASE64_STANDARD.encode(bytes)});
-    while let Some(piece) = next(&mut answer, &mut *encoder).await {
-        let sent = match piece {
-            Ok(Piece::Bytes(bytes)) => send(sender, delta(bytes)).await,
-            Ok(Piece::Done(usage)) => {
-                let rest = encoder.finish().unwrap_or_default();
-                if !rest.is_empty() && send(sender, delta(rest)).await.is_err() {
-                    return;
-                }
-                let made = usage.text_tokens + usage.frames;
-                let usage = json!({"input_tokens": usage.prompt_tokens, "output_tokens": made,
-                    "total_tokens": usage.prompt_tokens + made});
-                let _ = send(sender, json!({"type": "speech.audio.done", "usage": usage})).await;
-                return;
-            }
-            Err(error) => {
-                let _ = send(sender, json!({"error": error.to_json()})).await;
-                let _ = send_data(sender, "[DONE]".into()).await;
-                return;
-            }
-        };
-        if sent.is_err() {
-            return;
         }
-    }
+        Err(ApiError::internal())
+    })
+}
+
+fn as_event_stream(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>) -> Response {
+    let delta = |bytes: Vec<u8>| json!({"type": "speech.audio.delta", "audio": BASE64_STANDARD.encode(bytes)});
+    outgoing::events(answer.deadline(), move |sender| async move {
+        while let Some(piece) = next(&mut answer, &mut *encoder).await {
+            match piece? {
+                Piece::Bytes(bytes) => send(&sender, delta(bytes)).await?,
+                Piece::Done(counts) => {
+                    let rest = encoder.finish()?;
+                    if !rest.is_empty() {
+                        send(&sender, delta(rest)).await?;
+                    }
+                    return Ok(send(&sender, json!({"type": "speech.audio.done", "usage": usage(&counts)})).await?);
+                }
+            }
+        }
+        Err(ApiError::internal())
+    })
+}
+
+/// The object `usage` of a text that was read.
+fn usage(counts: &Usage) -> Value {
+    let made = counts.text_tokens + counts.frames;
+    json!({"input_tokens": counts.prompt_tokens, "output_tokens": made, "total_tokens": counts.prompt_tokens + made})
 }

@@ -4,26 +4,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use http_body_util::Limited;
 use qwen3_omni::media::audio::{AudioInput, SAMPLE_RATE};
 use qwen3_omni::{Event, GenerateOptions, Message, Reply, SamplingOptions};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::channel;
 
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
-use crate::body;
-use crate::chat::{events_response, send, send_data, until_gone};
+use crate::body::{self, Room};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::brief;
-
-/// Events that wait for a slow client; then the answer waits.
-const EVENTS: usize = 16;
+use crate::outgoing::{self, DONE, send, send_data};
 
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 enum Format {
@@ -46,21 +40,21 @@ struct Form {
 }
 
 impl Form {
-    async fn read(mut parts: Multipart, limit: usize) -> ApiResult<Self> {
+    async fn read(mut parts: Multipart) -> ApiResult<Self> {
         let mut form = Self::default();
-        while let Some(field) = parts.next_field().await.map_err(|error| broken(&error, limit))? {
-            form.take(field, limit).await?;
+        while let Some(field) = parts.next_field().await.map_err(|error| broken(&error))? {
+            form.take(field).await?;
         }
         Ok(form)
     }
 
-    async fn take(&mut self, field: Field<'_>, limit: usize) -> ApiResult<()> {
+    async fn take(&mut self, field: Field<'_>) -> ApiResult<()> {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
-            self.file = Some(field.bytes().await.map_err(|error| broken(&error, limit))?.to_vec());
+            self.file = Some(field.bytes().await.map_err(|error| broken(&error))?.into());
             return Ok(());
         }
-        let value = field.text().await.map_err(|error| broken(&error, limit))?;
+        let value = field.text().await.map_err(|error| broken(&error))?;
         match name.as_str() {
             "model" => self.model = Some(value),
             "prompt" => self.prompt = Some(value).filter(|prompt| !prompt.trim().is_empty()),
@@ -102,28 +96,26 @@ fn flag(value: &str) -> ApiResult<bool> {
     }
 }
 
-fn broken(error: &MultipartError, limit: usize) -> ApiError {
-    match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => body::too_large(limit),
-        _ => ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", format!("the form cannot be read: {error}")),
-    }
+fn broken(error: &MultipartError) -> ApiError {
+    let unreadable =
+        || ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", format!("the form cannot be read: {error}"));
+    body::refusal(error).unwrap_or_else(unreadable)
 }
 
 /// Reads the form of a request within the server's bounds of size and time.
-async fn read(app: &App, request: Request) -> ApiResult<Form> {
-    let limit = app.config.max_body;
-    body::check_length(request.headers(), limit)?;
+async fn read(app: &App, request: Request) -> ApiResult<(Form, Room)> {
     let form = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !form.to_ascii_lowercase().starts_with("multipart/form-data") {
         let message = "expected a form (multipart/form-data) with the recording in its field `file`";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message));
     }
     let (parts, body) = request.into_parts();
-    let bounded = Request::from_parts(parts, Body::new(Limited::new(body, limit)));
-    let parts = Multipart::from_request(bounded, &()).await;
+    let (body, room) = body::bounded(app, &parts.headers, body)?;
+    let parts = Multipart::from_request(Request::from_parts(parts, body), &()).await;
     let parts = parts.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", error.body_text()))?;
     let time = app.config.body_time;
-    tokio::time::timeout(time, Form::read(parts, limit)).await.unwrap_or_else(|_| Err(body::too_slow(time)))
+    let form = tokio::time::timeout(time, Form::read(parts)).await.unwrap_or_else(|_| Err(body::too_slow(time)))?;
+    Ok((form, room))
 }
 
 /// The question about a recording.
@@ -135,7 +127,7 @@ pub(crate) fn question(recording: AudioInput, prompt: &str) -> Message {
 pub(crate) async fn transcriptions(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let requested = Instant::now();
     app.check_open()?;
-    let mut form = read(&app, request).await?;
+    let (mut form, room) = read(&app, request).await?;
     app.check_model(form.model.as_deref())?;
     let file = form.file.take().ok_or_else(|| ApiError::missing("file"))?;
     let recording = AudioInput::from(file);
@@ -145,6 +137,7 @@ pub(crate) async fn transcriptions(State(app): State<Arc<App>>, request: Request
     let permit = app.admission.admit_one().await?;
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await?;
     let answer = answer.map_err(|error| error.param("file"))?;
+    drop(room);
     match form.stream {
         true => Ok(stream(answer)),
         false => whole(answer, form, recording).await,
@@ -216,24 +209,17 @@ pub(crate) fn usage(reply: &Reply) -> Value {
 }
 
 fn stream(mut answer: RunningAnswer) -> Response {
-    let (sender, events) = channel(EVENTS);
-    let (deadline, closed) = (answer.deadline(), sender.clone());
-    let send_all = async move {
+    outgoing::events(answer.deadline(), |sender| async move {
         while let Some(event) = answer.next().await {
-            let event = match event {
-                Ok(Event::Text(piece)) => json!({"type": "transcript.text.delta", "delta": piece}),
-                Ok(Event::Done(reply)) => {
+            let event = match event? {
+                Event::Text(piece) => json!({"type": "transcript.text.delta", "delta": piece}),
+                Event::Done(reply) => {
                     json!({"type": "transcript.text.done", "text": reply.text, "usage": usage(&reply)})
                 }
-                Ok(_) => continue,
-                Err(error) => json!({"error": error.to_json()}),
+                _ => continue,
             };
-            if send(&sender, event).await.is_err() {
-                return;
-            }
+            send(&sender, event).await?;
         }
-        let _ = send_data(&sender, "[DONE]".into()).await;
-    };
-    tokio::spawn(async move { until_gone(deadline, &closed, send_all).await });
-    events_response(events)
+        Ok(send_data(&sender, DONE.into()).await?)
+    })
 }

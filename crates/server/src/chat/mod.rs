@@ -20,8 +20,9 @@ use axum::response::{IntoResponse, Response};
 pub(crate) use request::ChatRequest;
 pub(crate) use speech::voice;
 pub(crate) use spoken::SpokenReplies;
-pub(crate) use stream::{Gone, events_response, send, send_data, until_gone};
 pub(crate) use tools::{ToolChoice, tools};
+
+pub(crate) use crate::outgoing::{Gone, send_data};
 
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
@@ -33,9 +34,8 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
     let requested = Instant::now();
     app.check_open()?;
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&app, &parts.headers, body).await?;
-    let reader = app.clone();
-    let asked = Arc::new(blocking(move || ChatRequest::read(&reader, &bytes)).await??);
+    let (asked, room) = body::read(&app, &parts.headers, body, ChatRequest::read).await?;
+    let asked = Arc::new(asked);
     let permits = app.admission.admit(asked.choices).await?;
     let (starter, chat) = (app.clone(), asked.clone());
     let answers = blocking(move || {
@@ -46,6 +46,7 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
         (0..).zip(permits).map(begin).collect::<ApiResult<Vec<_>>>()
     });
     let answers = answers.await??;
+    drop(room);
     match asked.stream {
         true => Ok(stream::response(app, asked, answers).into_response()),
         false => Ok(whole::response(&app, &asked, answers).await?.into_response()),

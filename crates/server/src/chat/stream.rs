@@ -1,67 +1,40 @@
 //! An answer sent as server-sent events while it is made.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::http::{HeaderName, HeaderValue};
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use qwen3_omni::{Audio, Event, Reply, TokenLogProbs, ToolCall};
+use qwen3_omni::{Audio, Event, Reply, ToolCall};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::Sender;
 
-use super::log_probs::log_probs;
+use super::log_probs::{TextToken, TextTokens, log_probs};
 use super::request::ChatRequest;
 use super::spoken::expires_at;
 use super::usage::usage;
-use super::whole::{finish_reason, tool_call};
+use super::whole::{finish_reason, is_spoken, tool_call};
 use crate::answer::RunningAnswer;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
+use crate::outgoing::{self, DONE, Gone, send, send_data};
 use crate::sound::pcm;
-
-/// Events that wait for a slow client; then the answer waits.
-const EVENTS: usize = 16;
-/// Time without an event after which a comment is sent: proxies cut idle streams.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Time in which a client must take an event.
-const STALL: Duration = Duration::from_secs(60);
-/// Time beyond that of an answer in which it may still be read.
-const SLOWEST: Duration = Duration::from_secs(10);
 
 /// Sends all answers in one stream.
 pub(super) fn response(app: Arc<App>, asked: Arc<ChatRequest>, answers: Vec<RunningAnswer>) -> Response {
-    let (sender, events) = channel(EVENTS);
-    tokio::spawn(send_all(app, asked, answers, sender));
-    events_response(events)
+    let deadline = answers.iter().map(RunningAnswer::deadline).min().unwrap_or_else(Instant::now);
+    outgoing::events(deadline, |sender| send_all(app, asked, answers, sender))
 }
 
-/// The response whose body these events are.
-pub(crate) fn events_response(events: Receiver<String>) -> Response {
-    let events = futures_util::stream::unfold(events, |mut events| async {
-        let data = events.recv().await?;
-        Some((Ok::<_, Infallible>(SseEvent::default().data(data)), events))
-    });
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
-    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
-    // Nginx holds streams back unless it is told.
-    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
-}
-
-/// The client has gone.
-pub(crate) struct Gone;
-
-/// Runs until the answers end or the client goes, and drops the answers with it.
-async fn send_all(app: Arc<App>, asked: Arc<ChatRequest>, answers: Vec<RunningAnswer>, sender: Sender<String>) {
-    let id = ids::new("chatcmpl-");
-    let created = ids::now();
-    let Some(deadline) = answers.first().map(RunningAnswer::deadline) else { return };
+async fn send_all(
+    app: Arc<App>,
+    asked: Arc<ChatRequest>,
+    answers: Vec<RunningAnswer>,
+    sender: Sender<String>,
+) -> ApiResult<()> {
+    let (id, created) = (ids::new("chatcmpl-"), ids::now());
     let choices = answers.into_iter().enumerate().map(|(index, answer)| {
         let stream = ChoiceStream {
             app: app.clone(),
@@ -72,64 +45,25 @@ async fn send_all(app: Arc<App>, asked: Arc<ChatRequest>, answers: Vec<RunningAn
             sender: sender.clone(),
             audio_id: ids::new("audio_"),
             held: None,
-            log_probs: Vec::new(),
+            tokens: TextTokens::default(),
+            told: Vec::new(),
             calls: 0,
         };
         stream.run(answer)
     });
-    let all = futures_util::future::join_all(choices);
-    let Some(ended) = until_gone(deadline, &sender, all).await else { return };
-    // Whoever reads the end has gone, or has read everything.
-    let _ = finish(&app, &asked, (&id, created), ended, &sender).await;
-}
-
-async fn finish(
-    app: &App,
-    asked: &ChatRequest,
-    (id, created): (&str, u64),
-    ended: Vec<Result<ApiResult<Reply>, Gone>>,
-    sender: &Sender<String>,
-) -> Result<(), Gone> {
-    let ended = ended.into_iter().collect::<Result<ApiResult<Vec<Reply>>, Gone>>()?;
-    match ended {
-        Ok(replies) if asked.include_usage => {
-            let usage = usage(&app.omni, &replies);
-            let chunk = json!({"id": id, "object": CHUNK, "created": created, "model": app.config.model_name,
-                "choices": [], "usage": usage});
-            send(sender, chunk).await?;
-        }
-        Ok(_) => {}
-        Err(error) => send(sender, json!({"error": error.to_json()})).await?,
+    // One that fails ends no other.
+    let ended = futures_util::future::join_all(choices).await;
+    let replies = ended.into_iter().collect::<ApiResult<Vec<Reply>>>()?;
+    if asked.include_usage {
+        let usage = usage(&app.omni, &replies);
+        let chunk = json!({"id": id, "object": CHUNK, "created": created, "model": app.config.model_name,
+            "choices": [], "usage": usage});
+        send(&sender, chunk).await?;
     }
-    send_data(sender, "[DONE]".into()).await
+    Ok(send_data(&sender, DONE.into()).await?)
 }
 
 const CHUNK: &str = "chat.completion.chunk";
-
-pub(crate) async fn send(sender: &Sender<String>, event: Value) -> Result<(), Gone> {
-    send_data(sender, event.to_string()).await
-}
-
-/// Sends data to a client; one that takes nothing for a while has gone, too.
-pub(crate) async fn send_data<T>(sender: &Sender<T>, data: T) -> Result<(), Gone> {
-    match tokio::time::timeout(STALL, sender.send(data)).await {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(Gone),
-    }
-}
-
-/// Runs until the answer is sent, or its client has gone or is so slow that its time is over.
-pub(crate) async fn until_gone<T, O>(
-    deadline: Instant,
-    sender: &Sender<T>,
-    work: impl Future<Output = O>,
-) -> Option<O> {
-    tokio::select! {
-        done = work => Some(done),
-        () = sender.closed() => None,
-        () = tokio::time::sleep_until((deadline + SLOWEST).into()) => None,
-    }
-}
 
 /// The chunks of one choice.
 struct ChoiceStream {
@@ -143,43 +77,44 @@ struct ChoiceStream {
     /// The last piece of a spoken text. It is sent with the first sound or the next piece, so that words and sound come in turns even
     /// where the text is complete before the first sound.
     held: Option<String>,
-    /// Log-probabilities of tokens whose text was not sent yet.
-    log_probs: Vec<TokenLogProbs>,
+    tokens: TextTokens,
+    /// Tokens whose log-probabilities are sent with the next chunk.
+    told: Vec<TextToken>,
     /// Calls of functions so far.
     calls: usize,
 }
 
 impl ChoiceStream {
-    async fn run(mut self, mut answer: RunningAnswer) -> Result<ApiResult<Reply>, Gone> {
+    async fn run(mut self, mut answer: RunningAnswer) -> ApiResult<Reply> {
         let opening = if self.asked.speech.is_some() { json!({}) } else { json!({"content": ""}) };
         self.chunk(with_role(opening), None).await?;
         while let Some(event) = answer.next().await {
-            match event {
-                Ok(Event::Text(piece)) => self.text(piece).await?,
-                Ok(Event::Thinking(piece)) => {
+            match event? {
+                Event::Text(piece) => self.text(piece).await?,
+                Event::Thinking(piece) => {
                     let delta = json!({ self.app.config.reasoning_field.as_str(): piece });
                     self.chunk(delta, None).await?;
                 }
-                Ok(Event::Audio(audio)) => self.audio(&audio).await?,
-                Ok(Event::LogProbs(place)) => self.log_probs.push(place),
-                Ok(Event::ToolCall(call)) if self.calls == 0 || self.asked.several_calls => {
+                Event::Audio(audio) => self.audio(&audio).await?,
+                Event::LogProbs(place) => self.tokens.push(&self.app.omni, place),
+                Event::ToolCall(call) if self.calls == 0 || self.asked.several_calls => {
                     self.call(&call).await?;
                     if !self.asked.several_calls {
                         answer.cancel();
                     }
                 }
-                Ok(Event::Done(reply)) => {
+                Event::Done(reply) => {
                     self.finish(&reply).await?;
-                    return Ok(Ok(*reply));
+                    return Ok(*reply);
                 }
-                Ok(_) => {}
-                Err(error) => return Ok(Err(error)),
+                _ => {}
             }
         }
-        Ok(Err(ApiError::internal()))
+        Err(ApiError::internal())
     }
 
     async fn text(&mut self, piece: String) -> Result<(), Gone> {
+        self.told.extend(self.tokens.text(&piece));
         if self.asked.speech.is_none() {
             return self.chunk(json!({"content": piece}), None).await;
         }
@@ -222,17 +157,18 @@ impl ChoiceStream {
 
     async fn finish(&mut self, reply: &Reply) -> Result<(), Gone> {
         self.release().await?;
-        if self.asked.speech.is_some() && reply.speech.is_some() {
+        if self.asked.speech.is_some() && is_spoken(reply) {
             self.app.spoken.keep(&self.audio_id, &reply.text);
             let audio = json!({"id": self.audio_id, "expires_at": expires_at()});
             self.chunk(json!({ "audio": audio }), None).await?;
         }
+        self.told.extend(self.tokens.finish());
         self.chunk(json!({}), Some(finish_reason(reply))).await
     }
 
     async fn chunk(&mut self, delta: Value, finish_reason: Option<&str>) -> Result<(), Gone> {
-        let places = std::mem::take(&mut self.log_probs);
-        let log_probs = (!places.is_empty()).then(|| log_probs(&self.app.omni, &places));
+        let told = std::mem::take(&mut self.told);
+        let log_probs = (!told.is_empty()).then(|| log_probs(&self.app.omni, &told));
         let choice =
             json!({"index": self.index, "delta": delta, "logprobs": log_probs, "finish_reason": finish_reason});
         let mut chunk = json!({"id": self.id, "object": CHUNK, "created": self.created,

@@ -6,7 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use qwen3_omni::{Audio, Event, FinishReason, Reply};
 use serde_json::{Value, json};
 
-use super::log_probs::log_probs;
+use super::log_probs::log_probs_of;
 use super::request::ChatRequest;
 use super::spoken::expires_at;
 use super::usage::usage;
@@ -53,7 +53,7 @@ async fn collect(asked: &ChatRequest, mut answer: RunningAnswer) -> ApiResult<Re
 }
 
 fn choice(app: &App, asked: &ChatRequest, index: usize, reply: &Reply) -> ApiResult<Value> {
-    let log_probs = asked.options.log_probs.map(|_| log_probs(&app.omni, &reply.log_probs));
+    let log_probs = asked.options.log_probs.map(|_| log_probs_of(&app.omni, reply));
     Ok(json!({
         "index": index,
         "message": message(app, asked, reply)?,
@@ -73,10 +73,12 @@ fn message(app: &App, asked: &ChatRequest, reply: &Reply) -> ApiResult<Value> {
         }
         message["tool_calls"] = reply.tool_calls.iter().map(tool_call).collect();
     }
-    if let (Some(form), Some(speech)) = (&asked.speech, &reply.speech) {
+    if let Some(form) = asked.speech.as_ref().filter(|_| is_spoken(reply)) {
         let id = ids::new("audio_");
         app.spoken.keep(&id, &reply.text);
-        let file = form.format.encode(&speech.audio, "audio.format")?;
+        let silence = Audio { samples: Vec::new(), sample_rate: app.omni.sample_rate() };
+        let sound = reply.speech.as_ref().map_or(&silence, |speech| &speech.audio);
+        let file = form.format.encode(sound, "audio.format")?;
         message["content"] = Value::Null;
         message["audio"] = json!({
             "id": id,
@@ -86,6 +88,11 @@ fn message(app: &App, asked: &ChatRequest, reply: &Reply) -> ApiResult<Value> {
         });
     }
     Ok(message)
+}
+
+/// Whether the answer to a request for speech is told as sound, even if there is none. Calls alone are not.
+pub(super) fn is_spoken(reply: &Reply) -> bool {
+    reply.speech.is_some() || reply.tool_calls.is_empty() || !reply.text.is_empty()
 }
 
 /// A call with a new id.

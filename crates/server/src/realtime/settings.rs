@@ -124,7 +124,7 @@ impl Settings {
             self.turn_detection = None;
         }
         if let Some(transcription) = input.object("transcription")? {
-            let own = |field: &str| Ok(transcription.string(field)?.map(str::to_owned));
+            let own = |field: &str| ApiResult::Ok(transcription.string(field)?.map(str::to_owned));
             let present = self.transcription.take().unwrap_or_default();
             self.transcription = Some(Transcription {
                 model: own("model")?.unwrap_or(present.model),

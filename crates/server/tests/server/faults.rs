@@ -4,10 +4,15 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use http_body_util::BodyExt;
 use qwen3_omni_server::Limits;
-use serde_json::json;
+use serde_json::{Value, json};
+use tower::ServiceExt;
 
-use crate::{Running, SUM, config, error, head, question};
+use crate::{
+    KEY, Running, SUM, agent, config, data_lines, endless_question, error, head, question, read_bytes, recording,
+};
 
 /// Sends bytes and reads what comes back until the server closes.
 fn exchange(server: &Running, bytes: &[u8]) -> String {
@@ -30,6 +35,39 @@ fn a_body_that_is_too_large_is_refused_by_its_length_and_by_its_bytes() {
     let counted = exchange(&server, sent.as_bytes());
     assert!(counted.starts_with("HTTP/1.1 413"), "{counted}");
     assert_eq!(server.ask().0, 200);
+}
+
+#[test]
+fn bodies_that_wait_to_be_complete_have_bounded_room() {
+    let server = Running::new(config().max_body(60_000));
+    let large = vec![b' '; 55_000];
+    let refused = |response: ureq::http::Response<ureq::Body>| {
+        let again = response.headers().contains_key("retry-after");
+        let (status, answer) = crate::read(response);
+        status == 429 && again && error(&answer).0 == "rate_limit_exceeded"
+    };
+    let begin = || {
+        let mut socket = TcpStream::connect(server.address).unwrap();
+        socket.write_all(head("POST", large.len()).as_bytes()).unwrap();
+        socket.write_all(&large[1..]).unwrap();
+        socket
+    };
+    let form = |path: &str| {
+        let request = agent().post(server.url(path)).header("authorization", format!("Bearer {KEY}"));
+        request.header("content-type", "multipart/form-data; boundary=a").send(&large[..]).unwrap()
+    };
+    let mut unfinished = Vec::new();
+    for path in ["/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions"] {
+        // The last of them may have been refused in favour of a whole one.
+        while !refused(form(path)) {
+            unfinished.push(begin());
+            assert!(unfinished.len() < 1000, "nothing is refused");
+        }
+    }
+    assert!(unfinished.len() >= 8);
+    assert_eq!(server.ask().0, 200);
+    drop(unfinished);
+    server.wait_until(|| !refused(server.send("/v1/chat/completions", &large)));
 }
 
 #[test]
@@ -59,6 +97,43 @@ fn who_hangs_up_frees_the_place_at_once() {
     }
     server.wait_until_idle();
     assert_eq!(server.ask().0, 200);
+}
+
+/// Answers a request within this process, where nothing reads the body before the test does.
+async fn unread(server: &Running, path: &str, body: Value) -> axum::response::Response {
+    let request = axum::http::Request::post(path).header("authorization", format!("Bearer {KEY}"));
+    server.server.router().oneshot(request.body(Body::from(body.to_string())).unwrap()).await.unwrap()
+}
+
+#[test]
+fn what_was_not_read_in_time_does_not_look_whole() {
+    let server = Running::new(config().request_time(Duration::from_secs(2)));
+    let mut chat = endless_question();
+    chat["stream"] = json!(true);
+    let mut speech =
+        json!({"voice": "chelsie", "input": "seven plus five is twelve ".repeat(100), "response_format": "wav"});
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let file = runtime.block_on(unread(&server, "/v1/audio/speech", speech.clone()));
+    speech["stream_format"] = json!("sse");
+    let events = [("/v1/chat/completions", chat), ("/v1/audio/speech", speech)]
+        .map(|(path, body)| (path, runtime.block_on(unread(&server, path, body))));
+    server.wait_until_idle();
+    // On a machine too slow for the first sound, the file is refused as a whole.
+    assert!(file.status() == 504 || runtime.block_on(file.into_body().collect()).is_err(), "the file looks whole");
+    for (path, response) in events {
+        let body = runtime.block_on(response.into_body().collect()).unwrap().to_bytes();
+        let lines = data_lines(&body);
+        let [.., last, done] = &lines[..] else { panic!("{path}: {lines:?}") };
+        assert_eq!((error(&serde_json::from_str(last).unwrap()).0, done.as_str()), ("timeout", "[DONE]"), "{path}");
+    }
+}
+
+#[test]
+fn an_answer_without_time_is_one_error() {
+    let server = Running::new(config().request_time(Duration::ZERO));
+    let response = server.transcribe(recording(), &[("stream", "true")]);
+    let lines = data_lines(&read_bytes(response).1);
+    assert!(lines.len() == 2 && lines[0].contains("timeout") && lines[1] == "[DONE]", "{lines:?}");
 }
 
 #[test]

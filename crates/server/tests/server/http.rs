@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{ANSWER, KEY, Running, SUM, agent, config, error, question, read};
+use crate::{ANSWER, KEY, Running, SUM, agent, config, data_lines, endless_question, error, question, read, recording};
 
 fn with(field: &str, value: Value) -> Value {
     let mut body = question();
@@ -72,7 +72,8 @@ fn a_wrong_field_is_named_and_unknown_ones_are_ignored() {
 fn what_is_no_json_is_refused_and_so_is_another_model() {
     let server = Running::new(config());
     let deep = "[".repeat(10_000);
-    for body in [&b"{"[..], b"", b"[]", b"\xff\xfe", deep.as_bytes()] {
+    let many = format!("{{\"messages\": [], \"x\": [{}[]]}}", "[],".repeat(1 << 20));
+    for body in [&b"{"[..], b"", b"[]", b"\xff\xfe", deep.as_bytes(), many.as_bytes()] {
         let (status, answer) = server.post_raw("/v1/chat/completions", body);
         assert_eq!((status, error(&answer).0), (400, "invalid_json"));
     }
@@ -166,6 +167,38 @@ fn a_schema_that_would_take_the_parser_too_long_is_refused() {
 }
 
 #[test]
+fn a_schema_that_cannot_be_followed_is_refused_in_a_sentence() {
+    let server = Running::new(config());
+    for schema in [json!({"$ref": "#"}), json!({"type": "string", "pattern": "(?=a)"}), json!({"type": "smell"})] {
+        let format = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}});
+        let (status, answer) = server.post("/v1/chat/completions", &with("response_format", format));
+        assert_eq!((status, error(&answer).1), (400, "response_format.json_schema.schema"), "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.len() < 300 && !message.contains('\n') && !message.contains("<state>"), "{message}");
+    }
+}
+
+#[test]
+fn an_answer_that_makes_no_sound_is_still_a_spoken_one() {
+    let server = Running::new(config());
+    let mut body = question();
+    body["modalities"] = json!(["text", "audio"]);
+    body["talker_max_new_tokens"] = json!(1);
+    for format in ["wav", "flac", "opus", "pcm16"] {
+        body["audio"] = json!({"voice": "chelsie", "format": format});
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        let message = &answer["choices"][0]["message"];
+        assert_eq!((status, &message["content"]), (200, &Value::Null), "{answer}");
+        assert_eq!(message["audio"]["transcript"], ANSWER);
+        let data = message["audio"]["data"].as_str().unwrap();
+        assert_eq!(data.is_empty(), format == "pcm16", "{format}");
+    }
+    body["stream"] = json!(true);
+    let lines = data_lines(&server.post_for_bytes("/v1/chat/completions", &body).1);
+    assert!(lines.iter().any(|line| line.contains("expires_at")), "{lines:?}");
+}
+
+#[test]
 fn a_text_of_marks_alone_is_no_empty_file() {
     let server = Running::new(config());
     for format in ["wav", "pcm", "flac", "opus"] {
@@ -178,11 +211,7 @@ fn a_text_of_marks_alone_is_no_empty_file() {
 #[test]
 fn counts_of_a_prompt_tell_sound_from_text() {
     let server = Running::new(config());
-    let file = std::fs::read(testkit::nano().join("../nano-samples/spoken_sum_question.wav")).unwrap();
-    let mut form = ureq::unversioned::multipart::Form::new().text("prompt", "what did i say");
-    form = form.part("file", ureq::unversioned::multipart::Part::bytes(&file).file_name("a.wav"));
-    let request = agent().post(server.url("/v1/audio/transcriptions")).header("authorization", format!("Bearer {KEY}"));
-    let (status, answer) = read(request.send(form).unwrap());
+    let (status, answer) = read(server.transcribe(recording(), &[("prompt", "what did i say")]));
     assert_eq!(status, 200, "{answer}");
     let details = &answer["usage"]["input_token_details"];
     assert!((20..=32).contains(&details["audio_tokens"].as_u64().unwrap()), "{answer}");
@@ -205,4 +234,53 @@ fn metrics_count_answers_and_refusals() {
     server.post("/v1/chat/completions", &json!({}));
     assert_eq!(read("omni:requests_refused_total{code=\"missing_required_parameter\""), 1.0);
     assert_eq!(read("vllm:num_requests_running"), 0.0);
+}
+
+/// The text of a choice, and the bytes of its tokens joined: of a whole answer and of a stream.
+fn texts_and_tokens(server: &Running, mut body: Value) -> [(String, String); 2] {
+    body["logprobs"] = json!(true);
+    let tokens = |list: &Value| -> Vec<u8> {
+        let each = list.as_array().into_iter().flatten().flat_map(|token| token["bytes"].as_array().unwrap());
+        each.map(|byte| byte.as_u64().unwrap() as u8).collect()
+    };
+    let (status, answer) = server.post("/v1/chat/completions", &body);
+    assert_eq!(status, 200, "{answer}");
+    let choice = &answer["choices"][0];
+    let text = choice["message"]["content"].as_str().unwrap_or_default().to_owned();
+    let whole = (text, tokens(&choice["logprobs"]["content"]));
+    body["stream"] = json!(true);
+    let mut streamed = (String::new(), Vec::new());
+    for line in data_lines(&server.post_for_bytes("/v1/chat/completions", &body).1) {
+        let Ok(chunk) = serde_json::from_str::<Value>(&line) else { continue };
+        let choice = &chunk["choices"][0];
+        streamed.0 += choice["delta"]["content"].as_str().unwrap_or_default();
+        streamed.1.extend(tokens(&choice["logprobs"]["content"]));
+    }
+    [whole, streamed].map(|(text, bytes)| (text, String::from_utf8(bytes).unwrap()))
+}
+
+#[test]
+fn the_tokens_of_log_probabilities_are_the_text_and_nothing_behind_a_stop_string() {
+    let server = Running::new(config());
+    for (stop, expected) in [("plus", "seven "), ("seven", ""), ("lus fi", "seven p"), ("none of it", ANSWER)] {
+        for (text, tokens) in texts_and_tokens(&server, with("stop", json!(stop))) {
+            assert_eq!((text.as_str(), tokens.as_str()), (expected, expected), "{stop}");
+        }
+    }
+    // Any tokens in any order, cut by the limit.
+    for seed in 0..4 {
+        let mut body = endless_question();
+        (body["seed"], body["max_tokens"], body["temperature"]) = (json!(seed), json!(60), json!(2));
+        for (text, tokens) in texts_and_tokens(&server, body) {
+            assert!(!text.is_empty() && text == tokens, "{text:?} is not {tokens:?}");
+        }
+    }
+    // A call is none of the text.
+    let tool = json!({"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}});
+    let mut body = with("tools", json!([tool]));
+    body["tool_choice"] = json!("required");
+    body["max_tokens"] = json!(100);
+    for (text, tokens) in texts_and_tokens(&server, body) {
+        assert_eq!(text, tokens);
+    }
 }

@@ -4,6 +4,7 @@
 
 mod faults;
 mod http;
+mod logs;
 mod realtime;
 mod shutdown;
 mod speech_stream;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
+use ureq::unversioned::multipart::{Form, Part};
 
 const KEY: &str = "sk-test";
 const SUM: &str = "what is seven plus five";
@@ -92,6 +94,14 @@ impl Running {
         self.post("/v1/chat/completions", &question())
     }
 
+    /// Asks what is said in a recording.
+    fn transcribe(&self, file: &[u8], fields: &[(&str, &str)]) -> ureq::http::Response<ureq::Body> {
+        let file = Part::bytes(file).file_name("a.wav");
+        let form = fields.iter().fold(Form::new(), |form, (name, value)| form.text(name, value)).part("file", file);
+        let request = agent().post(self.url("/v1/audio/transcriptions"));
+        request.header("authorization", format!("Bearer {KEY}")).send(form).unwrap()
+    }
+
     /// Waits for a state that is bound to come, however busy the machine.
     fn wait_until(&self, reached: impl Fn() -> bool) {
         let begun = Instant::now();
@@ -114,6 +124,18 @@ impl Running {
         socket.write_all(format!("{}{body}\r\n", head("POST", body.len())).as_bytes()).unwrap();
         socket
     }
+}
+
+/// A spoken question of nano's.
+fn recording() -> &'static [u8] {
+    static RECORDING: OnceLock<Vec<u8>> = OnceLock::new();
+    RECORDING.get_or_init(|| std::fs::read(testkit::nano().join("../nano-samples/spoken_sum_question.wav")).unwrap())
+}
+
+/// The data of server-sent events.
+fn data_lines(body: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(body);
+    text.lines().filter_map(|line| Some(line.strip_prefix("data: ")?.to_owned())).collect()
 }
 
 /// The head of a request to chat completions.
