@@ -19,8 +19,17 @@ const REQUEST_ID: &str = "x-request-id";
 /// A longer name of a request is not repeated.
 const MOST_REQUEST_ID: usize = 128;
 
-/// Names each request, logs how it ended, and counts what was refused.
-pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// Counts what was refused.
+pub(crate) async fn count_refused(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if let Some(Refused(code)) = response.extensions().get() {
+        app.metrics.refuse(code);
+    }
+    response
+}
+
+/// Names each request and logs how it ended.
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let own = request.headers().get(REQUEST_ID).filter(|id| id.len() <= MOST_REQUEST_ID).cloned();
     let id = own.unwrap_or_else(|| HeaderValue::try_from(ids::new("req_")).expect("letters and digits"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -29,9 +38,6 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     // What is logged of its answers later names it, too.
     let span = tracing::info_span!("request", id = id_text);
     let mut response = next.run(request).instrument(span).await;
-    if let Some(Refused(code)) = response.extensions().get() {
-        app.metrics.refuse(code);
-    }
     let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
     tracing::info!(id = id_text, %method, path, status, ms, "request");
     response.headers_mut().insert(REQUEST_ID, id);

@@ -64,7 +64,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use qwen3_omni::Omni;
@@ -122,16 +122,17 @@ impl Server {
             .route("/health", get(models::health))
             .route("/metrics", get(models::metrics))
             .merge(page::routes());
-        api.merge(open)
+        let routes = api
+            .merge(open)
             .fallback(unknown)
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::disable())
             .layer(from_fn_with_state(app.clone(), access::check_origin))
             .layer(cors(app.clone()))
             .layer(CatchPanicLayer::custom(panicked))
-            .layer(from_fn_with_state(app.clone(), access::observe))
-            .layer(map_response(guard))
-            .with_state(app)
+            .layer(from_fn_with_state(app.clone(), access::count_refused))
+            .with_state(app);
+        named(routes)
     }
 
     /// Takes no new work from now on: `/health` and requests answer 503, realtime sessions are closed. What runs goes on.
@@ -161,6 +162,11 @@ async fn wrong_method() -> ApiError {
 fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     tracing::error!("a request's handler panicked");
     ApiError::internal().into_response()
+}
+
+/// Routes whose every answer has the name of its request, and headers for browsers.
+pub(crate) fn named(routes: Router) -> Router {
+    routes.layer(from_fn(access::observe)).layer(map_response(guard))
 }
 
 /// Browsers take what the content type says and nothing else.

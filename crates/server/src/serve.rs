@@ -120,5 +120,5 @@ fn loading() -> Router {
         // The connection would stay with this answer.
         ([(header::CONNECTION, "close")], error).into_response()
     };
-    Router::new().route("/health", get(health)).fallback(other)
+    crate::named(Router::new().route("/health", get(health)).fallback(other))
 }

@@ -1,6 +1,9 @@
 //! Requests and their answers.
 
+use qwen3_omni_server::{Limits, Server, serve};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 
 use crate::{ANSWER, KEY, Running, SUM, agent, config, data_lines, endless_question, error, question, read, recording};
 
@@ -12,6 +15,24 @@ fn with(field: &str, value: Value) -> Value {
 
 fn parts(part: Value) -> Value {
     json!({"messages": [{"role": "user", "content": [part, {"type": "text", "text": "what do you see"}]}]})
+}
+
+#[test]
+fn what_is_asked_while_the_model_loads_is_told_so_by_the_name_of_its_request() {
+    let runtime = Runtime::new().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    let never = std::future::pending::<Result<Server, ()>>();
+    runtime.spawn(serve(listener, never, std::future::pending::<()>, Limits::default()));
+    for path in ["/health", "/v1/models"] {
+        let request = agent().get(format!("http://{address}{path}")).header("x-request-id", "mine");
+        let answer = request.call().unwrap();
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        let named = [header("x-request-id"), header("x-content-type-options")];
+        assert_eq!((answer.status().as_u16(), named), (503, ["mine".to_owned(), "nosniff".to_owned()]), "{path}");
+        let body = read(answer).1;
+        assert!(body["status"] == "loading" || error(&body).0 == "loading", "{body}");
+    }
 }
 
 #[test]
