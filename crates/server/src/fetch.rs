@@ -19,12 +19,11 @@ const MOST_REDIRECTS: usize = 3;
 pub(crate) struct Fetcher {
     /// Names, or `name:port`.
     allowed: Vec<String>,
-    most_bytes: usize,
     agent: Agent,
 }
 
 impl Fetcher {
-    pub(crate) fn new(allowed: &[String], most_bytes: usize, time: Duration) -> Self {
+    pub(crate) fn new(allowed: &[String], time: Duration) -> Self {
         let config = Agent::config_builder()
             .timeout_global(Some(time))
             .max_redirects(0)
@@ -34,14 +33,14 @@ impl Fetcher {
             .build();
         let resolver = PublicResolver { named: allowed.to_vec(), inner: DefaultResolver::default() };
         let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Self { allowed: allowed.to_vec(), most_bytes, agent }
+        Self { allowed: allowed.to_vec(), agent }
     }
 
-    /// Fetches the contents of an address.
+    /// Fetches the contents of an address, at most `most` bytes.
     ///
     /// # Errors
     /// 400: `remote_url_not_allowed` for a host that is not allowed or lies inside a network; otherwise what went wrong.
-    pub(crate) fn fetch(&self, url: &str, param: &str) -> ApiResult<Vec<u8>> {
+    pub(crate) fn fetch(&self, url: &str, most: usize, param: &str) -> ApiResult<Vec<u8>> {
         let invalid = |message: String| ApiError::invalid(param, message);
         let mut url = Url::parse(url).map_err(|error| invalid(format!("no valid address: {error}")))?;
         for _ in 0..=MOST_REDIRECTS {
@@ -50,7 +49,7 @@ impl Fetcher {
             let status = response.status();
             if !status.is_redirection() {
                 return match status.is_success() {
-                    true => self.read(response.into_body(), param),
+                    true => read(response.into_body(), most, param),
                     false => Err(invalid(format!("its host answered {}", status.as_u16()))),
                 };
             }
@@ -68,16 +67,18 @@ impl Fetcher {
         }
         Err("nothing is fetched from this host; send the data itself as a data: address".into())
     }
+}
 
-    fn read(&self, body: ureq::Body, param: &str) -> ApiResult<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let limit = self.most_bytes as u64;
-        let read = body.into_reader().take(limit + 1).read_to_end(&mut bytes);
-        read.map_err(|error| ApiError::invalid(param, format_args!("it broke off: {error}")))?;
-        match bytes.len() as u64 > limit {
-            true => Err(ApiError::invalid(param, format_args!("it holds more than {limit} bytes"))),
-            false => Ok(bytes),
-        }
+fn read(body: ureq::Body, most: usize, param: &str) -> ApiResult<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = body.into_reader().take(most as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| ApiError::invalid(param, format_args!("it broke off: {error}")))?;
+    match bytes.len() > most {
+        true => Err(ApiError::invalid(
+            param,
+            format_args!("it holds more than the {most} bytes that are left of this request's"),
+        )),
+        false => Ok(bytes),
     }
 }
 
@@ -157,6 +158,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Config;
+    use crate::media::MediaReader;
 
     #[test]
     fn addresses_inside_networks_are_not_public() {
@@ -189,24 +192,20 @@ mod tests {
 
     #[test]
     fn a_host_must_be_named_and_a_name_for_an_inner_address_is_not_enough() {
-        let fetcher = |allowed: &str| Fetcher::new(&[allowed.into()], 100, Duration::from_secs(5));
-        let refused = fetcher("example.org").fetch("http://example.com/a.png", "u").unwrap_err();
+        let fetcher = |allowed: &str| Fetcher::new(&[allowed.into()], Duration::from_secs(5));
+        let refused = fetcher("example.org").fetch("http://example.com/a.png", 100, "u").unwrap_err();
         assert_eq!(refused.code, "remote_url_not_allowed");
-        let port = fetcher("127.0.0.1:9").fetch("http://127.0.0.1:10/a.png", "u").unwrap_err();
+        let port = fetcher("127.0.0.1:9").fetch("http://127.0.0.1:10/a.png", 100, "u").unwrap_err();
         assert_eq!(port.code, "remote_url_not_allowed");
         // A name that means the machine itself.
         let resolver = PublicResolver { named: vec!["localhost.example".into()], inner: DefaultResolver::default() };
         assert!(!is_named(&resolver.named, "localhost", Some(80)));
     }
 
-    #[test]
-    fn what_was_named_is_fetched_and_a_redirect_elsewhere_is_not_followed() {
+    /// A host that gives these answers, one a connection.
+    fn host<const N: usize>(answers: [&'static str; N]) -> String {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = server.local_addr().unwrap();
-        let answers = [
-            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc",
-            "HTTP/1.1 302 F\r\nlocation: http://127.0.0.2/x\r\ncontent-length: 0\r\n\r\n",
-        ];
+        let address = server.local_addr().unwrap().to_string();
         std::thread::spawn(move || {
             for answer in answers {
                 let (mut socket, _) = server.accept().unwrap();
@@ -215,13 +214,33 @@ mod tests {
                 std::io::Write::write_all(&mut socket, answer.as_bytes()).unwrap();
             }
         });
-        let fetcher = Fetcher::new(&[address.to_string()], 100, Duration::from_secs(5));
+        address
+    }
+
+    const FILE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc";
+
+    #[test]
+    fn what_was_named_is_fetched_and_a_redirect_elsewhere_is_not_followed() {
+        let elsewhere =
+            "HTTP/1.1 302 F\r\nconnection: close\r\nlocation: http://127.0.0.2/x\r\ncontent-length: 0\r\n\r\n";
+        let address = host([FILE, elsewhere]);
+        let fetcher = Fetcher::new(&[address.clone()], Duration::from_secs(5));
         let url = format!("http://{address}/a");
-        assert_eq!(fetcher.fetch(&url, "u").unwrap(), b"abc");
-        // A new connection: the first one is closed by its thread.
-        let redirected =
-            Fetcher::new(&[address.to_string()], 100, Duration::from_secs(5)).fetch(&url, "u").unwrap_err();
+        assert_eq!(fetcher.fetch(&url, 3, "u").unwrap(), b"abc");
+        let redirected = fetcher.fetch(&url, 3, "u").unwrap_err();
         assert_eq!(redirected.code, "remote_url_not_allowed", "{}", redirected.message);
+    }
+
+    #[test]
+    fn all_files_of_a_request_are_no_larger_than_its_body_might_be() {
+        let address = host([FILE, FILE, FILE]);
+        let reader = MediaReader::new(&Config::default().allowed_media_hosts([&address]).max_body(5));
+        let url = format!("http://{address}/a");
+        let media = reader.of_request();
+        media.at_url(&url, "first").unwrap();
+        let error = media.at_url(&url, "second").unwrap_err();
+        assert!(error.message.contains("2 bytes"), "{}", error.message);
+        reader.of_request().at_url(&url, "another request's").unwrap();
     }
 
     #[test]

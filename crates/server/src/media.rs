@@ -1,5 +1,7 @@
 //! Media of requests: data in the request, or addresses from which they are fetched.
 
+use std::cell::Cell;
+
 use percent_encoding::percent_decode_str;
 use qwen3_omni::ImageInput;
 use qwen3_omni::media::Source;
@@ -14,6 +16,8 @@ const MOST_HEAD: usize = 256;
 
 pub(crate) struct MediaReader {
     max_pixels: usize,
+    /// Bytes that are fetched for a request.
+    most_bytes: usize,
     #[cfg(feature = "remote-media")]
     fetcher: Fetcher,
 }
@@ -22,11 +26,39 @@ impl MediaReader {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             max_pixels: config.max_pixels,
+            most_bytes: config.max_body,
             #[cfg(feature = "remote-media")]
-            fetcher: Fetcher::new(&config.allowed_media_hosts, config.max_body, config.body_time),
+            fetcher: Fetcher::new(&config.allowed_media_hosts, config.body_time),
         }
     }
 
+    /// The media of one request, which together are no larger than its body might be.
+    pub(crate) fn of_request(&self) -> RequestMedia<'_> {
+        RequestMedia { reader: self, left: Cell::new(self.most_bytes) }
+    }
+
+    /// Checks the size of a picture by its header.
+    ///
+    /// # Errors
+    /// 400 `invalid_image`.
+    fn check_picture(&self, picture: &ImageInput, param: &str) -> ApiResult<()> {
+        let wrong = |message: String| ApiError::invalid(param, message).code("invalid_image");
+        let [height, width] = picture.size().map_err(|error| wrong(error.to_string()))?;
+        if height.saturating_mul(width) > self.max_pixels {
+            return Err(wrong(format!("{width} × {height} pixels, expected at most {}", self.max_pixels)));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the media of one request.
+pub(crate) struct RequestMedia<'a> {
+    reader: &'a MediaReader,
+    /// Bytes that may still be fetched.
+    left: Cell<usize>,
+}
+
+impl RequestMedia<'_> {
     /// Reads what an address names: `data:` holds it, `http(s):` is fetched if its host is allowed. Blocks.
     ///
     /// # Errors
@@ -44,28 +76,27 @@ impl MediaReader {
         }
     }
 
+    /// Reads the picture that an address names, and checks its size by its header. Blocks.
+    ///
+    /// # Errors
+    /// 400 that names `param`.
+    pub(crate) fn picture_at_url(&self, url: &str, param: &str) -> ApiResult<ImageInput> {
+        let picture = ImageInput::from(self.at_url(url, param)?);
+        self.reader.check_picture(&picture, param)?;
+        Ok(picture)
+    }
+
     #[cfg(feature = "remote-media")]
     fn fetch(&self, url: &str, param: &str) -> ApiResult<Source> {
-        self.fetcher.fetch(url, param).map(Source::from)
+        let bytes = self.reader.fetcher.fetch(url, self.left.get(), param)?;
+        self.left.set(self.left.get() - bytes.len());
+        Ok(bytes.into())
     }
 
     #[cfg(not(feature = "remote-media"))]
     fn fetch(&self, _: &str, param: &str) -> ApiResult<Source> {
         let message = "this server was built without fetching; send the data itself as a data: address";
         Err(ApiError::invalid(param, message).code("remote_url_not_allowed"))
-    }
-
-    /// Checks the size of a picture by its header.
-    ///
-    /// # Errors
-    /// 400 `invalid_image`.
-    pub(crate) fn check_picture(&self, picture: &ImageInput, param: &str) -> ApiResult<()> {
-        let wrong = |message: String| ApiError::invalid(param, message).code("invalid_image");
-        let [height, width] = picture.size().map_err(|error| wrong(error.to_string()))?;
-        if height.saturating_mul(width) > self.max_pixels {
-            return Err(wrong(format!("{width} × {height} pixels, expected at most {}", self.max_pixels)));
-        }
-        Ok(())
     }
 }
 
@@ -96,9 +127,10 @@ mod tests {
     #[test]
     fn data_is_read_in_both_forms_and_nothing_else_without_leave() {
         let reader = MediaReader::new(&Config::default());
+        let media = reader.of_request();
         let bytes: &[u8] = b"RI\xff";
         for url in ["data:audio/wav;base64,Ukn/", "DATA:;BASE64,Ukn/", "data:,RI%FF", "data:audio/wav,RI%FF"] {
-            assert_eq!(reader.at_url(url, "u").unwrap(), bytes.into(), "{url}");
+            assert_eq!(media.at_url(url, "u").unwrap(), bytes.into(), "{url}");
         }
         for (url, code) in [
             ("/etc/passwd", "remote_url_not_allowed"),
@@ -107,7 +139,7 @@ mod tests {
             ("data:image/png;base64,%%%", "invalid_base64"),
             ("data:image/png", "invalid_value"),
         ] {
-            assert_eq!(reader.at_url(url, "u").unwrap_err().code, code, "{url}");
+            assert_eq!(media.at_url(url, "u").unwrap_err().code, code, "{url}");
         }
     }
 }

@@ -1,25 +1,26 @@
 //! Messages of a conversation, from OpenAI's form with the parts that vLLM and SGLang add.
 
-use qwen3_omni::{ImageInput, Message, Role};
+use qwen3_omni::{Message, Role};
 use serde_json::Value;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
-use crate::media;
+use crate::media::{RequestMedia, base64};
 
 /// Reads all messages, one for one, so that errors of the model's side name the right one.
 pub(super) fn messages(app: &App, list: &[Value]) -> ApiResult<Vec<Message>> {
     if list.is_empty() {
         return Err(ApiError::invalid("messages", "empty, expected at least one message"));
     }
+    let media = app.media.of_request();
     list.iter()
         .enumerate()
-        .map(|(index, value)| message(app, &Fields::at(value, format!("messages[{index}]"))?))
+        .map(|(index, value)| message(app, &media, &Fields::at(value, format!("messages[{index}]"))?))
         .collect()
 }
 
-fn message(app: &App, fields: &Fields) -> ApiResult<Message> {
+fn message(app: &App, media: &RequestMedia, fields: &Fields) -> ApiResult<Message> {
     fields.check(&["name", "tool_call_id"], &[], &[])?;
     let roles = [
         ("system", Role::System),
@@ -30,7 +31,7 @@ fn message(app: &App, fields: &Fields) -> ApiResult<Message> {
     ];
     let role = fields.one_of("role", &roles)?;
     match fields.required("role", role)? {
-        Role::User => user(app, fields),
+        Role::User => user(media, fields),
         Role::Assistant => assistant(app, fields),
         role => {
             let text = text(fields)?;
@@ -100,7 +101,7 @@ fn spoken(app: &App, audio: &Fields) -> ApiResult<String> {
     })
 }
 
-fn user(app: &App, fields: &Fields) -> ApiResult<Message> {
+fn user(media: &RequestMedia, fields: &Fields) -> ApiResult<Message> {
     match fields.get("content") {
         None => Err(ApiError::missing(fields.name("content"))),
         Some(Value::String(text)) => Ok(Message::user().text(text)),
@@ -110,48 +111,45 @@ fn user(app: &App, fields: &Fields) -> ApiResult<Message> {
                 return Err(ApiError::invalid(fields.name("content"), "empty, expected at least one part"));
             }
             parts.iter().enumerate().try_fold(Message::user(), |message, (index, part)| {
-                add(app, message, &Fields::at(part, format!("{}[{index}]", fields.name("content")))?)
+                add(media, message, &Fields::at(part, format!("{}[{index}]", fields.name("content")))?)
             })
         }
     }
 }
 
-fn add(app: &App, message: Message, part: &Fields) -> ApiResult<Message> {
+fn add(media: &RequestMedia, message: Message, part: &Fields) -> ApiResult<Message> {
     let kind = part.string("type")?;
     match part.required("type", kind)? {
         "text" | "input_text" => {
             let text = part.string("text")?;
             Ok(message.text(part.required("text", text)?))
         }
-        "image_url" => add_picture(app, message, address(part, "image_url")?),
+        "image_url" => {
+            let (url, param) = address(part, "image_url")?;
+            Ok(message.image(media.picture_at_url(url, &param)?))
+        }
         "input_audio" => {
             let audio = part.object("input_audio")?;
             let audio = part.required("input_audio", audio)?;
             audio.check(&["format"], &[], &[])?;
             let data = audio.string("data")?;
             // What the sound is, its contents tell, not `format`.
-            let source = media::base64(audio.required("data", data)?, &audio.name("data"))?;
+            let source = base64(audio.required("data", data)?, &audio.name("data"))?;
             Ok(message.audio(source))
         }
         "audio_url" => {
             let (url, param) = address(part, "audio_url")?;
-            Ok(message.audio(app.media.at_url(url, &param)?))
+            Ok(message.audio(media.at_url(url, &param)?))
         }
         "video_url" => {
             let (url, param) = address(part, "video_url")?;
-            Ok(message.video(app.media.at_url(url, &param)?))
+            Ok(message.video(media.at_url(url, &param)?))
         }
         other => {
             let message = format!("`{}`, expected text, image_url, input_audio, audio_url or video_url", brief(other));
             Err(ApiError::unsupported(part.name("type"), message))
         }
     }
-}
-
-fn add_picture(app: &App, message: Message, (url, param): (&str, String)) -> ApiResult<Message> {
-    let picture = ImageInput::from(app.media.at_url(url, &param)?);
-    app.media.check_picture(&picture, &param)?;
-    Ok(message.image(picture))
 }
 
 /// An address, alone or as `{"url": …}`, with the name of its field.

@@ -187,8 +187,7 @@ fn read_part(app: &App, role: Role, message: Message, part: &Fields) -> ApiResul
         }
         (Role::User, "input_image") => {
             let (url, param) = (field("image_url")?, part.name("image_url"));
-            let picture = ImageInput::from(app.media.at_url(url, &param)?);
-            app.media.check_picture(&picture, &param)?;
+            let picture = app.media.of_request().picture_at_url(url, &param)?;
             // Shown without its data, which would be held twice.
             Ok((message.image(picture), json!({"type": "input_image"})))
         }
