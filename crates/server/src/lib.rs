@@ -140,6 +140,11 @@ impl Server {
         self.app.cut();
     }
 
+    /// Waits until all sessions are closed; their clients were sent a close frame then. While the server does not drain, new ones may come.
+    pub async fn sessions_closed(&self) {
+        self.app.sessions_closed().await;
+    }
+
     /// Answers that are being made, and requests that wait for a place.
     pub fn running(&self) -> usize {
         (self.app.metrics.running.get() + self.app.metrics.waiting.get()).max(0) as usize

@@ -50,8 +50,8 @@ impl Default for Limits {
 /// Pause after a connection that could not be taken, as when the process has no file handle left.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
 
-/// Time for the last words to clients whose answers are cut off.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time for the last words to clients whose answers are cut off, or whose sessions end.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What answers at the moment: the server, or before it is there, that it is loading.
 type Current = Arc<RwLock<Router>>;
@@ -82,14 +82,17 @@ pub async fn serve<E, S: Future<Output = ()>>(
         tracing::info!(running = server.running(), "draining");
         server.drain();
         let end = Instant::now() + limits.drain;
+        let end = tokio::select! {
+            () = idle(&server) => end,
+            () = tokio::time::sleep_until(end.into()) => cut(&server),
+            () = stop() => cut(&server),
+        };
+        // Sessions have been told since draining began; those whose clients do not read are not waited for.
         tokio::select! {
-            () = idle(&server) => return Ok(end),
-            () = tokio::time::sleep_until(end.into()) => {}
-            () = stop() => {}
+            () = server.sessions_closed() => {}
+            () = over(&stop, FAREWELL) => {}
         }
-        // Clients are told why their answers end.
-        server.cut();
-        Ok(Instant::now() + FAREWELL)
+        Ok(end)
     };
     tokio::select! {
         never = connections.accept(&listener) => match never {},
@@ -119,6 +122,12 @@ async fn idle(server: &Server) {
     while server.running() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Tells clients why their answers end; returns when the connections must have ended.
+fn cut(server: &Server) -> Instant {
+    server.cut();
+    Instant::now() + FAREWELL
 }
 
 struct Connections {

@@ -37,7 +37,7 @@ fn connect(
 }
 
 impl<'a> Talk<'a> {
-    fn new(server: &'a Running) -> Self {
+    pub(crate) fn new(server: &'a Running) -> Self {
         let mut talk = Self::at(server, PATH);
         talk.until("session.created");
         talk
@@ -82,7 +82,7 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn error(&mut self) -> Value {
+    pub(crate) fn error(&mut self) -> Value {
         self.until("error")["error"].clone()
     }
 
