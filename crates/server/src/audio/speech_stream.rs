@@ -1,14 +1,14 @@
 //! `GET /v1/audio/speech/stream`: a text read aloud while it is being written, on a WebSocket in the events of vLLM-Omni.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use axum::extract::State;
-use axum::extract::ws::{Message as Frame, WebSocket, close_code};
+use axum::extract::ws::{WebSocket, close_code};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use futures_util::stream::SplitStream;
 use qwen3_omni::GenerateOptions;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,7 +22,7 @@ use crate::body;
 use crate::chat::{Gone, send_data, voice};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
-use crate::socket::{self, OUTPUTS, Output, Upgrade, accept};
+use crate::socket::{self, Frames, OUTPUTS, Output, Received, Upgrade, accept};
 use crate::sound::Format;
 
 /// Sentences that wait to be read; then the client waits.
@@ -45,11 +45,11 @@ async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphorePermit) {
     let (outputs, events) = channel(OUTPUTS);
     let (sink, stream) = socket.split();
     let heard = AtomicBool::new(false);
+    let frames = Frames::new(stream, &heard, MOST_FRAME, "the frame is larger than 1 MiB");
     let input = Input { app: app.clone(), settings: None, sentences: Sentences::default() };
     tokio::select! {
-        () = listen(input, stream, &tasks, &heard) => {}
-        () = socket::write(sink, events, &heard) => {}
-        () = speak(&app, waiting, &outputs) => {}
+        () = socket::hold(listen(input, frames, &tasks), socket::write(sink, events, &heard)) => {}
+        never = speak(&app, waiting, &outputs) => match never {},
     }
     app.metrics.sessions.dec();
 }
@@ -143,44 +143,34 @@ impl Input {
     }
 }
 
-/// Makes tasks of the client's frames until the client goes.
-async fn listen(mut input: Input, mut stream: SplitStream<WebSocket>, tasks: &Sender<Task>, heard: &AtomicBool) {
-    while let Some(frame) = stream.next().await {
-        heard.store(true, Ordering::Relaxed);
-        let made = match frame {
-            Ok(Frame::Text(text)) if text.len() > MOST_FRAME => {
-                vec![Task::End(close_code::SIZE, "the frame is larger than 1 MiB")]
-            }
-            Ok(Frame::Text(text)) => input.tasks(&text),
-            Ok(Frame::Binary(_)) => {
+/// Makes tasks of the client's frames until the client goes. What comes after the end of the session is dropped.
+async fn listen(mut input: Input, mut frames: Frames<'_>, tasks: &Sender<Task>) {
+    while let Some(received) = frames.next().await {
+        let made = match received {
+            Received::Text(text) => input.tasks(&text),
+            Received::Binary => {
                 vec![Task::Refuse(ApiError::invalid("type", "a binary frame, expected an event as text"))]
             }
-            Ok(Frame::Ping(_) | Frame::Pong(_)) => continue,
-            Ok(Frame::Close(_)) => return,
-            Err(error) => vec![Task::End(socket::close_code_of(&error), "the frame cannot be read")],
+            Received::Refused(code, reason) => vec![Task::End(code, reason)],
         };
         for task in made {
-            if tasks.send(task).await.is_err() {
-                // The session has ended; the writer closes it.
-                return std::future::pending().await;
-            }
+            let _ = tasks.send(task).await;
         }
     }
 }
 
-/// Reads sentence by sentence, and ends the session with a word. The writer, which closes the connection, ends before this does.
-async fn speak(app: &Arc<App>, tasks: Receiver<Task>, outputs: &Sender<Output>) {
-    let (code, reason) = tokio::select! {
-        end = work(app, tasks, outputs) => match end {
-            Ok(end) => end,
-            Err(Gone) => return,
-        },
+/// Reads sentence by sentence, and ends the session with a word. The connection ends before this does: by its writer, or by its client.
+async fn speak(app: &Arc<App>, tasks: Receiver<Task>, outputs: &Sender<Output>) -> Infallible {
+    let end = tokio::select! {
+        end = work(app, tasks, outputs) => end,
         (error, reason) = socket::over(app) => {
             let _ = send_data(outputs, Output::Event(refusal(&error).to_string())).await;
-            (close_code::AWAY, reason)
+            Ok((close_code::AWAY, reason))
         }
     };
-    let _ = send_data(outputs, Output::Close(code, reason)).await;
+    if let Ok((code, reason)) = end {
+        let _ = send_data(outputs, Output::Close(code, reason)).await;
+    }
     std::future::pending().await
 }
 

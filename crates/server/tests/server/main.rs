@@ -6,6 +6,7 @@ mod faults;
 mod http;
 mod realtime;
 mod shutdown;
+mod sockets;
 mod speech_stream;
 
 use std::io::Write;

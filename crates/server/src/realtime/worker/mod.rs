@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use axum::extract::ws::Utf8Bytes;
 use qwen3_omni::{Canceller, Event, Message, Session};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -33,7 +34,7 @@ use crate::socket::Output;
 /// What the worker is told.
 pub(crate) enum Input {
     /// A text frame of the client.
-    Client(String),
+    Client(Utf8Bytes),
     /// A binary frame, which has no meaning.
     Binary,
     /// A place for the response of this id.
