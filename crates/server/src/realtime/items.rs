@@ -96,6 +96,7 @@ impl Item {
     pub(super) fn read(app: &App, fields: &Fields) -> ApiResult<Self> {
         let id = fields.string("id")?.map_or_else(|| ids::new("item_"), str::to_owned);
         let kind = fields.string("type")?;
+        fields.check(&["object", "status"], &[], &[])?;
         let text = |field: &str| -> ApiResult<String> {
             let text = fields.string(field)?;
             Ok(fields.required(field, text)?.to_owned())
@@ -187,6 +188,7 @@ fn read_part(app: &App, role: Role, message: Message, part: &Fields) -> ApiResul
         }
         (Role::User, "input_image") => {
             let (url, param) = (field("image_url")?, part.name("image_url"));
+            part.check(&["detail"], &[], &[])?;
             let picture = ImageInput::from(app.media.at_url(url, &param)?);
             app.media.check_picture(&picture, &param)?;
             // Shown without its data, which would be held twice.

@@ -330,6 +330,18 @@ fn errors_name_their_event_and_change_nothing() {
             "previous_item_id",
         ),
         ("conversation.item.retrieve", json!({"item_id": "x"}), "item_id"),
+        ("session.update", json!({"session": {"truncation": 5}}), "session.truncation"),
+        ("session.update", json!({"session": {"truncation": "nonsense"}}), "session.truncation"),
+        ("session.update", json!({"session": {"truncation": {"type": 1}}}), "session.truncation.type"),
+        ("session.update", json!({"session": {"tracing": 5}}), "session.tracing"),
+        ("session.update", json!({"session": {"tracing": {"group_id": 5}}}), "session.tracing.group_id"),
+        ("session.update", json!({"session": {"include": [5]}}), "session.include[0]"),
+        ("session.update", json!({"session": {"prompt": {"id": 5}}}), "session.prompt.id"),
+        (
+            "session.update",
+            json!({"session": {"audio": {"input": {"noise_reduction": {"type": "far"}}}}}),
+            "session.audio.input.noise_reduction.type",
+        ),
         ("response.create", json!({"response": {"tool_choice": "required"}}), "response.tool_choice"),
         ("response.cancel", json!({}), "response_id"),
     ];

@@ -176,6 +176,7 @@ impl Worker {
 
     fn act(&mut self, fields: &Fields, text: &str) -> ApiResult<()> {
         let kind = fields.string("type")?;
+        fields.string("event_id")?;
         match fields.required("type", kind)? {
             "session.update" => self.update(fields),
             "input_audio_buffer.append" => self.append(fields),
