@@ -44,6 +44,7 @@ mod ids;
 mod media;
 mod metrics;
 mod models;
+mod outbox;
 mod page;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -12,19 +12,17 @@ use axum::http::StatusCode;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::mpsc::Receiver;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
+use crate::outbox::{Output, Outputs};
 use crate::serve::FAREWELL;
 
 /// Result of the negotiation of a WebSocket.
 pub(crate) type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
-/// Events that wait for the client.
-pub(crate) const OUTPUTS: usize = 256;
 /// Bytes of a frame that are read at all: more than are allowed, so that a client which sends a little too much is told so when it has sent
 /// all of it.
 const MOST_READ: usize = 24 << 20;
@@ -32,12 +30,19 @@ const PING: Duration = Duration::from_secs(20);
 /// Time without any frame, or for one to be taken, after which a client has gone.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 
-/// What is sent to the client.
-pub(crate) enum Output {
-    Event(String),
-    Sound(Vec<u8>),
-    /// The session ends.
-    Close(u16, &'static str),
+/// Whether a client is there.
+#[derive(Default)]
+pub(crate) struct Pulse {
+    /// Whether something came since this was last asked for.
+    heard: AtomicBool,
+    /// Whether the last frame has not been taken yet, so that no other is read.
+    busy: AtomicBool,
+}
+
+impl Pulse {
+    fn is_felt(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed) || self.busy.load(Ordering::Relaxed)
+    }
 }
 
 /// What a client sends.
@@ -51,8 +56,7 @@ pub(crate) enum Received {
 /// The frames that come from a client.
 pub(crate) struct Frames<'a> {
     stream: SplitStream<WebSocket>,
-    /// Whether something came since it was last asked for.
-    heard: &'a AtomicBool,
+    pulse: &'a Pulse,
     /// Bytes of a frame.
     most: usize,
     /// What is said of a larger one.
@@ -61,20 +65,22 @@ pub(crate) struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    pub(crate) fn new(
-        stream: SplitStream<WebSocket>,
-        heard: &'a AtomicBool,
-        most: usize,
-        too_large: &'static str,
-    ) -> Self {
-        Self { stream, heard, most, too_large, unreadable: false }
+    pub(crate) fn new(stream: SplitStream<WebSocket>, pulse: &'a Pulse, most: usize, too_large: &'static str) -> Self {
+        Self { stream, pulse, most, too_large, unreadable: false }
     }
 
     /// The next frame; `None` when the client has gone, its close frame answered if it sent one.
     pub(crate) async fn next(&mut self) -> Option<Received> {
+        self.pulse.busy.store(false, Ordering::Relaxed);
+        let received = self.read().await;
+        self.pulse.busy.store(true, Ordering::Relaxed);
+        received
+    }
+
+    async fn read(&mut self) -> Option<Received> {
         while !self.unreadable {
             let frame = self.stream.next().await?;
-            self.heard.store(true, Ordering::Relaxed);
+            self.pulse.heard.store(true, Ordering::Relaxed);
             match frame {
                 Ok(Frame::Text(text)) if text.len() <= self.most => return Some(Received::Text(text)),
                 Ok(Frame::Binary(bytes)) if bytes.len() <= self.most => return Some(Received::Binary),
@@ -127,24 +133,22 @@ pub(crate) fn accept(app: &Arc<App>, upgrade: Upgrade) -> ApiResult<(WebSocketUp
     Ok((upgrade.max_message_size(MOST_READ).max_frame_size(MOST_READ), place))
 }
 
-/// Sends events, and pings to find out whether the client is there, which `heard` tells. Ends with a close frame, or when the client takes
+/// Sends events, and pings to find out whether the client is there. Ends with a close frame, or when the client takes
 /// nothing more.
-pub(crate) async fn write(mut sink: SplitSink<WebSocket, Frame>, mut outputs: Receiver<Output>, heard: &AtomicBool) {
+pub(crate) async fn write(mut sink: SplitSink<WebSocket, Frame>, mut outputs: Outputs, pulse: &Pulse) {
     let mut pings = tokio::time::interval(PING);
     let mut silent = Duration::ZERO;
     loop {
-        let frame = tokio::select! {
+        let (frame, _room) = tokio::select! {
             output = outputs.recv() => match output {
-                Some(Output::Event(event)) => Frame::text(event),
-                Some(Output::Sound(bytes)) => Frame::binary(bytes),
-                Some(Output::Close(code, reason)) => close(code, reason),
-                None => close(close_code::ERROR, "the session failed"),
+                Some((output, room)) => (frame(output), Some(room)),
+                None => (close(close_code::ERROR, "the session failed"), None),
             },
             _ = pings.tick() => {
-                silent = if heard.swap(false, Ordering::Relaxed) { Duration::ZERO } else { silent + PING };
+                silent = if pulse.is_felt() { Duration::ZERO } else { silent + PING };
                 match silent > SILENCE {
-                    true => close(close_code::ERROR, "no answer to pings"),
-                    false => Frame::Ping(Vec::new().into()),
+                    true => (close(close_code::ERROR, "no answer to pings"), None),
+                    false => (Frame::Ping(Vec::new().into()), None),
                 }
             }
         };
@@ -153,6 +157,14 @@ pub(crate) async fn write(mut sink: SplitSink<WebSocket, Frame>, mut outputs: Re
         if last || !matches!(sent, Ok(Ok(()))) {
             return;
         }
+    }
+}
+
+fn frame(output: Output) -> Frame {
+    match output {
+        Output::Event(event) => Frame::text(event),
+        Output::Sound(bytes) => Frame::binary(bytes),
+        Output::Close(code, reason) => close(code, reason),
     }
 }
 

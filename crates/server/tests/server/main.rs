@@ -4,6 +4,7 @@
 
 mod faults;
 mod http;
+mod limits;
 mod realtime;
 mod shutdown;
 mod sockets;

@@ -21,6 +21,7 @@ use super::output::Emitter;
 use super::prefill::Prefill;
 use super::settings::Settings;
 use super::transcriber::{Transcript, transcribe};
+use super::weight;
 use crate::admission::Permit;
 use crate::app::App;
 use crate::audio::question;
@@ -29,12 +30,12 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
 use crate::ids;
 use crate::metrics::AnswerClock;
-use crate::socket::Output;
+use crate::outbox::{Outbox, Taken};
 
 /// What the worker is told.
 pub(crate) enum Input {
-    /// A text frame of the client.
-    Client(Utf8Bytes),
+    /// A text frame of the client, and its room among what waits.
+    Client(Utf8Bytes, Taken),
     /// A binary frame, which has no meaning.
     Binary,
     /// A place for the response of this id.
@@ -55,6 +56,10 @@ pub(crate) enum Input {
 /// Nobody is left to work for.
 struct Closed;
 
+/// Bytes of the settings, which a client gets back in one frame.
+const MOST_SETTINGS: usize = 16 << 20;
+/// Bytes of events that wait until an answer has ended.
+const MOST_DEFERRED: usize = 1 << 20;
 /// Turns that are written down at once.
 const TRANSCRIPTS: usize = 2;
 
@@ -99,13 +104,13 @@ struct Generating {
 }
 
 impl Worker {
-    pub(crate) fn new(app: Arc<App>, own: Sender<Input>, inputs: Receiver<Input>, outputs: Sender<Output>) -> Self {
+    pub(crate) fn new(app: Arc<App>, own: Sender<Input>, inputs: Receiver<Input>, outbox: Outbox) -> Self {
         let settings = Settings::new(&app);
         Self {
             runtime: Handle::current(),
             own,
             inputs,
-            out: Emitter::new(outputs),
+            out: Emitter::new(outbox),
             conversation_id: ids::new("conv_"),
             ear: Ear::new(settings.turn_detection.as_ref()),
             session: Some(app.omni.session()),
@@ -138,7 +143,7 @@ impl Worker {
 
     fn take(&mut self, input: Input) -> ControlFlow<Closed> {
         match input {
-            Input::Client(text) => self.client(&text),
+            Input::Client(text, _room) => self.client(&text),
             Input::Binary => {
                 let message = "binary frames are not read, expected events as JSON text";
                 self.out.error(&ApiError::invalid("event", message), None);
@@ -212,6 +217,9 @@ impl Worker {
     fn update(&mut self, fields: &Fields) -> ApiResult<()> {
         let session = fields.object("session")?;
         let merged = self.settings.merge(&self.app, &fields.required("session", session)?)?;
+        if weight::of_value(&merged.to_json()) > MOST_SETTINGS {
+            return Err(ApiError::invalid("session", format_args!("larger than {} MiB", MOST_SETTINGS >> 20)));
+        }
         if merged.turn_detection != self.settings.turn_detection {
             self.ear.set(merged.turn_detection.as_ref());
             self.turn = None;
@@ -241,6 +249,7 @@ impl Worker {
             return Err(ApiError::invalid("item_id", "this item is being made; cancel its response first"));
         }
         self.items.remove(id)?;
+        self.unwritten.retain(|(unwritten, _)| unwritten != id);
         self.out.emit("conversation.item.deleted", json!({"item_id": id}));
         Ok(())
     }
@@ -256,6 +265,9 @@ impl Worker {
             || self.response.as_ref().is_some_and(|response| is(response.open_item()));
         if generating {
             // When its words were said is known when the answer has ended.
+            if self.deferred.iter().map(String::len).sum::<usize>() + text.len() > MOST_DEFERRED {
+                return Err(ApiError::invalid("item_id", "too much waits for the end of this answer already"));
+            }
             self.deferred.push_back(text.to_owned());
             return Ok(());
         }
