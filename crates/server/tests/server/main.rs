@@ -9,6 +9,7 @@ mod realtime;
 mod shutdown;
 mod sockets;
 mod speech_stream;
+mod turns;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};

@@ -283,7 +283,7 @@ fn cancelled_responses_keep_nobody_waiting() {
     for _ in 0..6 {
         talk.send("response.create", json!({}));
         talk.send("response.cancel", json!({}));
-        talk.until("response.done");
+        assert_eq!(talk.until("response.done")["response"]["usage"]["total_tokens"], 0);
     }
     assert!(server.server.running() <= 1 + 1, "cancelled responses wait");
     drop(busy);
@@ -407,6 +407,7 @@ fn an_answer_whose_time_is_over_has_failed_and_the_session_goes_on() {
         let response = talk.ask();
         let details = &response["status_details"];
         assert_eq!((response["status"].as_str(), details["error"]["code"].as_str()), (Some("failed"), Some("timeout")));
+        assert!(response["usage"]["input_token_details"]["text_tokens"].as_u64() > Some(1000), "{response}");
     }
 }
 

@@ -6,6 +6,7 @@ mod turns;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::ws::Utf8Bytes;
 use qwen3_omni::{Canceller, Event, Message, Session};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::answer::{Response, Waiting};
 use super::ear::Ear;
@@ -47,6 +49,8 @@ pub(crate) enum Input {
     /// The time of the response of this id is over.
     TimeOver(String),
     Transcript(String, Transcript),
+    /// No answer was asked for since a turn ended.
+    NotAsked,
     /// The session ends: what to say, and how to close.
     End(Option<ApiError>, u16, &'static str),
     /// The client has gone.
@@ -82,6 +86,10 @@ pub(crate) struct Worker {
     turn: Option<String>,
     response: Option<Response>,
     generating: Option<Generating>,
+    /// When the last turn ended that is to be answered after the present answer.
+    unanswered: Option<Instant>,
+    /// Tells when an answer to the last turn is expected no longer.
+    expected: Option<Waiting>,
     /// Spoken turns that will be written down when nothing more urgent is to be done.
     unwritten: VecDeque<(String, Message)>,
     /// Turns that are being written down; what is not done ends with the session.
@@ -121,6 +129,8 @@ impl Worker {
             turn: None,
             response: None,
             generating: None,
+            unanswered: None,
+            expected: None,
             unwritten: VecDeque::new(),
             transcripts: JoinSet::new(),
             deferred: VecDeque::new(),
@@ -153,6 +163,7 @@ impl Worker {
             Input::AnswerEnded => self.answer_ended(),
             Input::TimeOver(id) => self.time_over(&id),
             Input::Transcript(id, news) => self.transcript(&id, news),
+            Input::NotAsked => self.expected = None,
             Input::End(error, code, reason) => {
                 if let Some(error) = error {
                     self.out.error(&error, None);
@@ -162,6 +173,7 @@ impl Worker {
             }
             Input::Gone => return ControlFlow::Break(Closed),
         }
+        self.answer_turn();
         self.write_down();
         ControlFlow::Continue(())
     }
@@ -291,10 +303,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes spoken turns down when no answer waits for its first sound: that comes first.
+    /// Whether the beginning of an answer is waited for, asked for already or not.
+    fn awaits_answer(&self) -> bool {
+        let awaited = self.response.as_ref().is_some_and(Response::is_awaited);
+        awaited || self.expected.is_some() || self.unanswered.is_some()
+    }
+
+    /// Writes spoken turns down when no answer is waited for: that comes first.
     fn write_down(&mut self) {
-        let urgent = self.response.as_ref().is_some_and(|response| response.settings.spoken && !response.has_sound);
-        if urgent {
+        if self.awaits_answer() {
             return;
         }
         while self.transcripts.try_join_next().is_some() {}
@@ -309,7 +326,8 @@ impl Worker {
             });
             let Some(recording) = recording else { continue };
             let asked = question(recording, prompt);
-            self.transcripts.spawn_on(transcribe(self.app.clone(), id, asked, self.own.clone()), &self.runtime);
+            let work = transcribe(self.app.clone(), id, asked, self.own.clone()).in_current_span();
+            self.transcripts.spawn_on(work, &self.runtime);
         }
     }
 
@@ -326,6 +344,7 @@ impl Worker {
                 self.out.emit(&format!("{NAME}.completed"), place(json!({"transcript": text, "usage": usage})));
             }
             Transcript::Failed(error) => {
+                self.app.metrics.refuse(error.code);
                 self.out.emit(&format!("{NAME}.failed"), place(json!({"error": error.to_json()})))
             }
         }
