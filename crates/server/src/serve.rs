@@ -59,7 +59,7 @@ type Current = Arc<RwLock<Router>>;
 /// Serves connections while `server` is being made and until it is told to stop. Until it is there, everything is answered with 503.
 ///
 /// `stop` is awaited twice: after the first time the server drains, after the second it ends at once. Answers that are cut off by that, or
-/// by the end of [`Limits::drain`], end with the error `shutting_down`.
+/// by the end of [`Limits::drain`], end with the error `shutting_down`, as sessions do when draining begins.
 ///
 /// # Errors
 /// The error of `server`.
