@@ -72,6 +72,12 @@ impl App {
         self.cut.subscribe()
     }
 
+    /// Waits until no place for a session is taken.
+    pub(crate) async fn sessions_closed(&self) {
+        let all = u32::try_from(self.config.max_sessions).unwrap_or(u32::MAX);
+        let _ = self.sessions.acquire_many(all).await;
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

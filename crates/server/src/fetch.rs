@@ -224,7 +224,7 @@ mod tests {
         let elsewhere =
             "HTTP/1.1 302 F\r\nconnection: close\r\nlocation: http://127.0.0.2/x\r\ncontent-length: 0\r\n\r\n";
         let address = host([FILE, elsewhere]);
-        let fetcher = Fetcher::new(&[address.clone()], Duration::from_secs(5));
+        let fetcher = Fetcher::new(std::slice::from_ref(&address), Duration::from_secs(5));
         let url = format!("http://{address}/a");
         assert_eq!(fetcher.fetch(&url, 3, "u").unwrap(), b"abc");
         let redirected = fetcher.fetch(&url, 3, "u").unwrap_err();

@@ -66,7 +66,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn object(&self, field: &str) -> ApiResult<Option<Fields<'a>>> {
-        let object = self.read(field, "an object", Value::as_object)?;
+        self.object_or(field, "an object")
+    }
+
+    fn object_or(&self, field: &str, expected: &str) -> ApiResult<Option<Fields<'a>>> {
+        let object = self.read(field, expected, Value::as_object)?;
         Ok(object.map(|object| Fields { object, path: self.name(field) }))
     }
 
@@ -117,6 +121,17 @@ impl<'a> Fields<'a> {
                 format_args!("`{}`, expected one of {}", brief(word), names.join(", ")),
             )
         })
+    }
+
+    /// One of several words, for which nothing is returned, or an object.
+    pub(crate) fn word_or_object(&self, field: &str, words: &[&str]) -> ApiResult<Option<Fields<'a>>> {
+        match self.get(field) {
+            Some(Value::String(_)) => {
+                let words: Vec<(&str, ())> = words.iter().map(|word| (*word, ())).collect();
+                self.one_of(field, &words).map(|_| None)
+            }
+            _ => self.object_or(field, &format!("{} or an object", words.join(", "))),
+        }
     }
 
     /// Checks the types of fields that are known and have no effect.

@@ -47,6 +47,7 @@ mod ids;
 mod media;
 mod metrics;
 mod models;
+mod outbox;
 mod outgoing;
 mod page;
 #[cfg(any(test, fuzzing))]
@@ -143,6 +144,11 @@ impl Server {
     /// Ends what still runs, with the error `shutting_down`, and refuses what waits for a place.
     pub fn cut(&self) {
         self.app.cut();
+    }
+
+    /// Waits until all sessions are closed; their clients were sent a close frame then. While the server does not drain, new ones may come.
+    pub async fn sessions_closed(&self) {
+        self.app.sessions_closed().await;
     }
 
     /// Answers that are being made, and requests that wait for a place.

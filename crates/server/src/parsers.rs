@@ -6,6 +6,7 @@ use crate::Server;
 use crate::audio::{check_speech, check_speech_events};
 use crate::chat::ChatRequest;
 use crate::error::ApiError;
+use crate::outbox::Outbox;
 use crate::realtime::Worker;
 
 /// Reads the body of a request for a chat completion.
@@ -28,11 +29,11 @@ pub fn speech_events(server: &Server, frames: &str) -> usize {
 pub fn events(server: &Server, frames: &str) -> usize {
     /// More than any input of a test makes.
     const EVENTS: usize = 1 << 16;
-    let ((inputs, received), (outputs, mut events)) = (channel(EVENTS), channel(EVENTS));
-    let mut worker = Worker::new(server.app.clone(), inputs, received, outputs);
+    let ((inputs, received), (outbox, mut outputs)) = (channel(EVENTS), Outbox::holding(EVENTS));
+    let mut worker = Worker::new(server.app.clone(), inputs, received, outbox);
     frames.lines().for_each(|frame| worker.client(frame));
     drop(worker);
-    std::iter::from_fn(|| events.try_recv().ok()).count()
+    std::iter::from_fn(|| outputs.try_recv().ok()).count()
 }
 
 fn status(error: ApiError) -> u16 {

@@ -44,13 +44,13 @@ impl Default for Limits {
     }
 }
 
-/// Time for the last words to clients whose answers are cut off.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time for the last words to clients whose answers are cut off, or whose sessions end.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves connections while `server` is being made and until it is told to stop. Until it is there, everything is answered with 503.
 ///
 /// `stop` is awaited twice: after the first time the server drains, after the second it ends at once. Answers that are cut off by that, or
-/// by the end of [`Limits::drain`], end with the error `shutting_down`.
+/// by the end of [`Limits::drain`], end with the error `shutting_down`, as sessions do when draining begins.
 ///
 /// # Errors
 /// The error of `server`.
@@ -73,14 +73,17 @@ pub async fn serve<E, S: Future<Output = ()>>(
         tracing::info!(running = server.running(), "draining");
         server.drain();
         let end = Instant::now() + limits.drain;
+        let end = tokio::select! {
+            () = idle(&server) => end,
+            () = tokio::time::sleep_until(end.into()) => cut(&server),
+            () = stop() => cut(&server),
+        };
+        // Sessions have been told since draining began; those whose clients do not read are not waited for.
         tokio::select! {
-            () = idle(&server) => return Ok(end),
-            () = tokio::time::sleep_until(end.into()) => {}
-            () = stop() => {}
+            () = server.sessions_closed() => {}
+            () = over(&stop, FAREWELL) => {}
         }
-        // Clients are told why their answers end.
-        server.cut();
-        Ok(Instant::now() + FAREWELL)
+        Ok(end)
     };
     tokio::select! {
         never = connections.accept(&listener) => match never {},
@@ -110,6 +113,12 @@ async fn idle(server: &Server) {
     while server.running() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Tells clients why their answers end; returns when the connections must have ended.
+fn cut(server: &Server) -> Instant {
+    server.cut();
+    Instant::now() + FAREWELL
 }
 
 /// Answers everything while the model is being loaded.

@@ -1,39 +1,122 @@
-//! Connections of sessions: opened, written to so that a slow client blocks nothing but itself, and ended with a word.
+//! Connections of sessions: opened, read and written so that a slow client blocks nothing but itself, and closed as the protocol wants.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, close_code};
+use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, close_code};
 use axum::http::StatusCode;
-use futures_util::SinkExt;
-use futures_util::stream::SplitSink;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::mpsc::Receiver;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
+use crate::outbox::{Output, Outputs};
+use crate::serve::FAREWELL;
 
 /// Result of the negotiation of a WebSocket.
 pub(crate) type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
-/// Events that wait for the client.
-pub(crate) const OUTPUTS: usize = 256;
-/// Bytes of a frame that are read at all: more than are allowed, so that a client which sends a little too much is told so instead of
-/// finding its connection broken.
+/// Bytes of a frame that are read at all: more than are allowed, so that a client which sends a little too much is told so when it has sent
+/// all of it.
 const MOST_READ: usize = 24 << 20;
 const PING: Duration = Duration::from_secs(20);
 /// Time without any frame, or for one to be taken, after which a client has gone.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 
-/// What is sent to the client.
-pub(crate) enum Output {
-    Event(String),
-    Sound(Vec<u8>),
-    /// The session ends.
-    Close(u16, &'static str),
+/// Whether a client is there.
+#[derive(Default)]
+pub(crate) struct Pulse {
+    /// Whether something came since this was last asked for.
+    heard: AtomicBool,
+    /// Whether the last frame has not been taken yet, so that no other is read.
+    busy: AtomicBool,
+}
+
+impl Pulse {
+    fn is_felt(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed) || self.busy.load(Ordering::Relaxed)
+    }
+}
+
+/// What a client sends.
+pub(crate) enum Received {
+    Text(Utf8Bytes),
+    Binary,
+    /// Ends the session with this code and reason; nothing follows.
+    Refused(u16, &'static str),
+}
+
+/// The frames that come from a client.
+pub(crate) struct Frames<'a> {
+    stream: SplitStream<WebSocket>,
+    pulse: &'a Pulse,
+    /// Bytes of a frame.
+    most: usize,
+    /// What is said of a larger one.
+    too_large: &'static str,
+    unreadable: bool,
+}
+
+impl<'a> Frames<'a> {
+    pub(crate) fn new(stream: SplitStream<WebSocket>, pulse: &'a Pulse, most: usize, too_large: &'static str) -> Self {
+        Self { stream, pulse, most, too_large, unreadable: false }
+    }
+
+    /// The next frame; `None` when the client has gone, its close frame answered if it sent one.
+    pub(crate) async fn next(&mut self) -> Option<Received> {
+        self.pulse.busy.store(false, Ordering::Relaxed);
+        let received = self.read().await;
+        self.pulse.busy.store(true, Ordering::Relaxed);
+        received
+    }
+
+    async fn read(&mut self) -> Option<Received> {
+        while !self.unreadable {
+            let frame = self.stream.next().await?;
+            self.pulse.heard.store(true, Ordering::Relaxed);
+            match frame {
+                Ok(Frame::Text(text)) if text.len() <= self.most => return Some(Received::Text(text)),
+                Ok(Frame::Binary(bytes)) if bytes.len() <= self.most => return Some(Received::Binary),
+                Ok(Frame::Text(_) | Frame::Binary(_)) => return Some(self.refuse_size()),
+                // A close frame is answered by reading on.
+                Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_)) => {}
+                Err(error) => return self.refuse(error),
+            }
+        }
+        // The writer, which tells the client why, ends the session.
+        std::future::pending().await
+    }
+
+    fn refuse_size(&self) -> Received {
+        Received::Refused(close_code::SIZE, self.too_large)
+    }
+
+    /// Tells what is wrong with a frame that cannot be read; `None` if the connection broke off.
+    fn refuse(&mut self, error: axum::Error) -> Option<Received> {
+        self.unreadable = true;
+        match error.into_inner().downcast_ref() {
+            Some(Error::Io(_) | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => None,
+            Some(Error::Capacity(_)) => Some(self.refuse_size()),
+            Some(Error::Utf8(_)) => Some(Received::Refused(close_code::INVALID, "the text is not UTF-8")),
+            _ => Some(Received::Refused(close_code::PROTOCOL, "the frame cannot be read")),
+        }
+    }
+}
+
+/// Holds a connection until the client has gone, or until it was sent a close frame and had time to answer that.
+pub(crate) async fn hold(reads: impl Future<Output = ()>, writes: impl Future<Output = ()>) {
+    let mut reads = pin!(reads);
+    tokio::select! {
+        () = reads.as_mut() => {}
+        () = writes => drop(tokio::time::timeout(FAREWELL, reads).await),
+    }
 }
 
 /// Takes a place for a session and accepts its connection.
@@ -50,39 +133,43 @@ pub(crate) fn accept(app: &Arc<App>, upgrade: Upgrade) -> ApiResult<(WebSocketUp
     Ok((upgrade.max_message_size(MOST_READ).max_frame_size(MOST_READ), place))
 }
 
-/// The code that tells text that is not UTF-8 from frames that are none.
-pub(crate) fn close_code_of(error: &axum::Error) -> u16 {
-    if error.to_string().to_lowercase().contains("utf") { close_code::INVALID } else { close_code::PROTOCOL }
-}
-
-/// Sends events, and pings to find out whether the client is there, which `heard` tells.
-pub(crate) async fn write(mut sink: SplitSink<WebSocket, Frame>, mut outputs: Receiver<Output>, heard: &AtomicBool) {
+/// Sends events, and pings to find out whether the client is there. Ends with a close frame, or when the client takes
+/// nothing more.
+pub(crate) async fn write(mut sink: SplitSink<WebSocket, Frame>, mut outputs: Outputs, pulse: &Pulse) {
     let mut pings = tokio::time::interval(PING);
     let mut silent = Duration::ZERO;
     loop {
-        let frame = tokio::select! {
+        let (frame, _room) = tokio::select! {
             output = outputs.recv() => match output {
-                Some(Output::Event(event)) => Frame::text(event),
-                Some(Output::Sound(bytes)) => Frame::binary(bytes),
-                Some(Output::Close(code, reason)) => {
-                    let close = Frame::Close(Some(CloseFrame { code, reason: reason.into() }));
-                    let _ = tokio::time::timeout(SILENCE, sink.send(close)).await;
-                    return;
-                }
-                None => return,
+                Some((output, room)) => (frame(output), Some(room)),
+                None => (close(close_code::ERROR, "the session failed"), None),
             },
             _ = pings.tick() => {
-                silent = if heard.swap(false, Ordering::Relaxed) { Duration::ZERO } else { silent + PING };
-                if silent > SILENCE {
-                    return;
+                silent = if pulse.is_felt() { Duration::ZERO } else { silent + PING };
+                match silent > SILENCE {
+                    true => (close(close_code::ERROR, "no answer to pings"), None),
+                    false => (Frame::Ping(Vec::new().into()), None),
                 }
-                Frame::Ping(Vec::new().into())
             }
         };
-        if !matches!(tokio::time::timeout(SILENCE, sink.send(frame)).await, Ok(Ok(()))) {
+        let last = matches!(frame, Frame::Close(_));
+        let sent = tokio::time::timeout(SILENCE, sink.send(frame)).await;
+        if last || !matches!(sent, Ok(Ok(()))) {
             return;
         }
     }
+}
+
+fn frame(output: Output) -> Frame {
+    match output {
+        Output::Event(event) => Frame::text(event),
+        Output::Sound(bytes) => Frame::binary(bytes),
+        Output::Close(code, reason) => close(code, reason),
+    }
+}
+
+fn close(code: u16, reason: &'static str) -> Frame {
+    Frame::Close(Some(CloseFrame { code, reason: reason.into() }))
 }
 
 /// Waits until the time of a session is over or the server shuts down; returns what its client is told, and the reason in a word.

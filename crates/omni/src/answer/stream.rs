@@ -17,7 +17,7 @@ use super::talker::TalkerStage;
 use super::thinker::ThinkerStage;
 use super::vocoder::VocoderStage;
 use crate::model::Model;
-use crate::output::Event;
+use crate::output::{Event, PromptTokens};
 use crate::prefill::{PrefixCache, content_digests};
 use crate::prompt::{Prompt, SpeechPlan, Stages};
 use crate::schedule::Permit;
@@ -48,7 +48,7 @@ pub struct ReplyStream {
     pub(super) reports: Pin<Box<Receiver<Report>>>,
     stages: Vec<(&'static str, JoinHandle<()>)>,
     signals: Arc<Signals>,
-    prompt_tokens: usize,
+    prompt: PromptTokens,
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -113,8 +113,8 @@ impl ReplyStream {
         let signals = Arc::new(Signals::new(options.stages == Stages::Sequential));
         let started = Instant::now();
         let context = StageContext { reports: sender, signals: signals.clone(), started, _permit: Arc::new(permit) };
-        let (outcome, prompt_tokens) = (Some(Outcome::new(&model, &prompt, started)), prompt.tokens());
-        let mut stream = Self { reports: Box::pin(reports), stages: Vec::new(), signals, prompt_tokens, outcome };
+        let (outcome, tokens) = (Some(Outcome::new(&model, &prompt, started)), prompt.tokens_by_kind());
+        let mut stream = Self { reports: Box::pin(reports), stages: Vec::new(), signals, prompt: tokens, outcome };
         let words = match plan {
             None => None,
             Some(SpeechPlan { speaker, speak, residual_sampling }) => {
@@ -176,7 +176,12 @@ impl ReplyStream {
 
     /// Tokens of the prompt that is answered.
     pub fn prompt_tokens(&self) -> usize {
-        self.prompt_tokens
+        self.prompt.total()
+    }
+
+    /// These tokens by kind.
+    pub fn prompt_tokens_by_kind(&self) -> PromptTokens {
+        self.prompt
     }
 
     /// Returns a handle that cancels the answer from another thread.

@@ -10,7 +10,7 @@ use super::turns::Turns;
 #[cfg(feature = "async")]
 use crate::answer::{AsyncEvents, PollEvent};
 use crate::answer::{Canceller, ReplyStream};
-use crate::output::Event;
+use crate::output::{Event, PromptTokens};
 
 /// An answer within a session: an iterator of events, which can be sent to another thread and outlive the session's handle.
 ///
@@ -31,7 +31,7 @@ use crate::output::Event;
 pub struct Answer {
     turns: Turns,
     canceller: Canceller,
-    prompt_tokens: usize,
+    prompt: PromptTokens,
     /// `None` when the answer has ended.
     stream: Option<ReplyStream>,
     /// Whether dropping the answer waits for its stages.
@@ -41,13 +41,18 @@ pub struct Answer {
 impl Answer {
     pub(super) fn new(turns: Turns, stream: ReplyStream) -> Self {
         turns.begin();
-        let (canceller, prompt_tokens) = (stream.canceller(), stream.prompt_tokens());
-        Self { turns, canceller, prompt_tokens, stream: Some(stream), waits: true }
+        let (canceller, prompt) = (stream.canceller(), stream.prompt_tokens_by_kind());
+        Self { turns, canceller, prompt, stream: Some(stream), waits: true }
     }
 
     /// Tokens of the prompt that is answered: the whole conversation.
     pub fn prompt_tokens(&self) -> usize {
-        self.prompt_tokens
+        self.prompt.total()
+    }
+
+    /// These tokens by kind.
+    pub fn prompt_tokens_by_kind(&self) -> PromptTokens {
+        self.prompt
     }
 
     /// Returns a handle that cancels the answer from another thread.

@@ -1,28 +1,29 @@
 //! `GET /v1/audio/speech/stream`: a text read aloud while it is being written, on a WebSocket in the events of vLLM-Omni.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::extract::State;
-use axum::extract::ws::{Message as Frame, WebSocket, close_code};
+use axum::extract::ws::{WebSocket, close_code};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use futures_util::stream::SplitStream;
 use qwen3_omni::GenerateOptions;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tracing::{Instrument, Span};
 
 use super::sentences::Sentences;
 use super::speech::{Piece, check_speed, next, nothing_spoken, prompt, response_format, whole};
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::body;
-use crate::chat::{Gone, send_data, voice};
+use crate::chat::{Gone, voice};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
-use crate::socket::{self, OUTPUTS, Output, Upgrade, accept};
+use crate::outbox::{Outbox, Output};
+use crate::socket::{self, Frames, Pulse, Received, Upgrade, accept};
 use crate::sound::Format;
 
 /// Sentences that wait to be read; then the client waits.
@@ -35,21 +36,23 @@ const CLONING: [&str; 3] = ["ref_audio", "ref_text", "speaker_embedding"];
 /// Opens a session.
 pub(crate) async fn connect(State(app): State<Arc<App>>, upgrade: Upgrade) -> ApiResult<Response> {
     let (upgrade, place) = accept(&app, upgrade)?;
-    Ok(upgrade.on_upgrade(move |socket| run(app, socket, place)).into_response())
+    // What is logged of its answers names the request that opened it.
+    let span = Span::current();
+    Ok(upgrade.on_upgrade(move |socket| run(app, socket, place).instrument(span)).into_response())
 }
 
 /// Holds a session until its text is read, the client goes, its time is over, or the server shuts down.
 async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphorePermit) {
     app.metrics.sessions.inc();
     let (tasks, waiting) = channel(SENTENCES);
-    let (outputs, events) = channel(OUTPUTS);
+    let (outbox, outputs) = Outbox::new();
     let (sink, stream) = socket.split();
-    let heard = AtomicBool::new(false);
+    let pulse = Pulse::default();
+    let frames = Frames::new(stream, &pulse, MOST_FRAME, "the frame is larger than 1 MiB");
     let input = Input { app: app.clone(), settings: None, sentences: Sentences::default() };
     tokio::select! {
-        () = listen(input, stream, &tasks, &heard) => {}
-        () = socket::write(sink, events, &heard) => {}
-        () = speak(&app, waiting, &outputs) => {}
+        () = socket::hold(listen(input, frames, &tasks), socket::write(sink, outputs, &pulse)) => {}
+        never = speak(&app, waiting, &outbox) => match never {},
     }
     app.metrics.sessions.dec();
 }
@@ -143,54 +146,40 @@ impl Input {
     }
 }
 
-/// Makes tasks of the client's frames until the client goes.
-async fn listen(mut input: Input, mut stream: SplitStream<WebSocket>, tasks: &Sender<Task>, heard: &AtomicBool) {
-    while let Some(frame) = stream.next().await {
-        heard.store(true, Ordering::Relaxed);
-        let made = match frame {
-            Ok(Frame::Text(text)) if text.len() > MOST_FRAME => {
-                vec![Task::End(close_code::SIZE, "the frame is larger than 1 MiB")]
-            }
-            Ok(Frame::Text(text)) => input.tasks(&text),
-            Ok(Frame::Binary(_)) => {
+/// Makes tasks of the client's frames until the client goes. What comes after the end of the session is dropped.
+async fn listen(mut input: Input, mut frames: Frames<'_>, tasks: &Sender<Task>) {
+    while let Some(received) = frames.next().await {
+        let made = match received {
+            Received::Text(text) => input.tasks(&text),
+            Received::Binary => {
                 vec![Task::Refuse(ApiError::invalid("type", "a binary frame, expected an event as text"))]
             }
-            Ok(Frame::Ping(_) | Frame::Pong(_)) => continue,
-            Ok(Frame::Close(_)) => return,
-            Err(error) => vec![Task::End(socket::close_code_of(&error), "the frame cannot be read")],
+            Received::Refused(code, reason) => vec![Task::End(code, reason)],
         };
         for task in made {
-            if tasks.send(task).await.is_err() {
-                // The session has ended; the writer closes it.
-                return std::future::pending().await;
-            }
+            let _ = tasks.send(task).await;
         }
     }
 }
 
-/// Reads sentence by sentence, and ends the session with a word. The writer, which closes the connection, ends before this does.
-async fn speak(app: &Arc<App>, tasks: Receiver<Task>, outputs: &Sender<Output>) {
-    let (code, reason) = tokio::select! {
-        end = work(app, tasks, outputs) => match end {
-            Ok(end) => end,
-            Err(Gone) => return,
-        },
+/// Reads sentence by sentence, and ends the session with a word. The connection ends before this does: by its writer, or by its client.
+async fn speak(app: &Arc<App>, tasks: Receiver<Task>, outbox: &Outbox) -> Infallible {
+    let end = tokio::select! {
+        end = work(app, tasks, outbox) => end,
         (error, reason) = socket::over(app) => {
-            let _ = send_data(outputs, Output::Event(refusal(&error).to_string())).await;
-            (close_code::AWAY, reason)
+            let _ = outbox.send(Output::Event(refusal(&error).to_string())).await;
+            Ok((close_code::AWAY, reason))
         }
     };
-    let _ = send_data(outputs, Output::Close(code, reason)).await;
+    if let Ok((code, reason)) = end {
+        let _ = outbox.send(Output::Close(code, reason)).await;
+    }
     std::future::pending().await
 }
 
 /// Works on all tasks; returns how the session ends.
-async fn work(
-    app: &Arc<App>,
-    mut tasks: Receiver<Task>,
-    outputs: &Sender<Output>,
-) -> Result<(u16, &'static str), Gone> {
-    let event = |event: Value| send_data(outputs, Output::Event(event.to_string()));
+async fn work(app: &Arc<App>, mut tasks: Receiver<Task>, outbox: &Outbox) -> Result<(u16, &'static str), Gone> {
+    let event = |event: Value| outbox.send(Output::Event(event.to_string()));
     let mut count = 0;
     loop {
         match tasks.recv().await.ok_or(Gone)? {
@@ -206,11 +195,14 @@ async fn work(
                     "format": settings.format.name(), "sample_rate": app.omni.sample_rate()}))
                 .await?;
                 let mut bytes = 0;
-                let read = read_aloud(app, &text, &settings, outputs, &mut bytes).await;
+                let read = read_aloud(app, &text, &settings, outbox, &mut bytes).await;
                 match &read {
                     Ok(()) => {}
                     Err(Failure::Gone) => return Err(Gone),
-                    Err(Failure::Refused(error)) => event(refusal(error)).await?,
+                    Err(Failure::Refused(error)) => {
+                        app.metrics.refuse(error.code);
+                        event(refusal(error)).await?;
+                    }
                 }
                 event(json!({"type": "audio.done", "sentence_index": count, "total_bytes": bytes,
                     "error": read.is_err()}))
@@ -248,13 +240,13 @@ async fn read_aloud(
     app: &Arc<App>,
     text: &str,
     settings: &Settings,
-    outputs: &Sender<Output>,
+    outbox: &Outbox,
     bytes: &mut usize,
 ) -> Result<(), Failure> {
     let mut answer = begin(app, text, settings).await?;
     let mut send = async |sound: Vec<u8>| {
         *bytes += sound.len();
-        send_data(outputs, Output::Sound(sound)).await
+        outbox.send(Output::Sound(sound)).await
     };
     let format = settings.format;
     if !settings.as_made {

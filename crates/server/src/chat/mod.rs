@@ -22,7 +22,7 @@ pub(crate) use speech::voice;
 pub(crate) use spoken::SpokenReplies;
 pub(crate) use tools::{ToolChoice, tools};
 
-pub(crate) use crate::outgoing::{Gone, send_data};
+pub(crate) use crate::outgoing::Gone;
 
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use qwen3_omni::{Audio, FinishReason, Reply, ToolCall};
+use qwen3_omni::{Audio, FinishReason, Message, Omni, PromptTokens, Reply, ToolCall, Usage};
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
@@ -25,6 +25,10 @@ pub(super) struct Response {
     pub(super) in_conversation: bool,
     /// What it answers in place of the conversation.
     pub(super) input: Option<Items>,
+    /// What the model reads, as it was when the answer was asked for.
+    pub(super) messages: Vec<Message>,
+    /// The item that its next one stands behind, `None` for the beginning.
+    pub(super) after: Option<String>,
     /// Its place, until it is generated.
     pub(super) permit: Option<Permit>,
     /// Waits for its place.
@@ -38,8 +42,29 @@ pub(super) struct Response {
     held: Option<String>,
     /// When the turn ended that it answers.
     turn_ended: Option<Instant>,
-    pub(super) has_sound: bool,
+    begun: bool,
+    made: Made,
+}
+
+/// What was made of an answer so far.
+#[derive(Default)]
+struct Made {
+    prompt: PromptTokens,
+    text: String,
+    samples: usize,
     calls: usize,
+}
+
+impl Made {
+    /// The counts of an answer that has not ended by itself. The text of calls and the tokens that were cached are known only at the end.
+    fn usage(&self, omni: &Omni) -> Usage {
+        let mut usage = Usage::default();
+        (usage.prompt, usage.prompt_tokens) = (self.prompt, self.prompt.total());
+        usage.text_tokens = omni.tokenizer().encode(&self.text).map_or(0, |tokens| tokens.len());
+        let frame = omni.config().code2wav.as_ref().map_or(0, |vocoder| vocoder.samples_per_frame());
+        usage.frames = self.samples.checked_div(frame).unwrap_or(0);
+        usage
+    }
 }
 
 /// The item of the answer's words.
@@ -73,6 +98,8 @@ impl Response {
             settings,
             in_conversation: true,
             input: None,
+            messages: Vec::new(),
+            after: None,
             permit: None,
             waiting: None,
             metadata: Value::Null,
@@ -80,8 +107,8 @@ impl Response {
             message: None,
             held: None,
             turn_ended,
-            has_sound: false,
-            calls: 0,
+            begun: false,
+            made: Made::default(),
         }
     }
 
@@ -95,6 +122,16 @@ impl Response {
         self.message.as_ref().map(|message| message.id.as_str())
     }
 
+    /// Whether its first sound, or without speech its first word, is still waited for.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.begun
+    }
+
+    /// Takes the number of tokens that the model reads.
+    pub(super) fn reads(&mut self, prompt: PromptTokens) {
+        self.made.prompt = prompt;
+    }
+
     /// Takes the task that waits for the response's place.
     pub(super) fn wait(&mut self, waiting: Waiting) {
         self.waiting = Some(waiting);
@@ -106,7 +143,9 @@ impl Response {
 
     /// Takes a piece of text.
     pub(super) fn text(&mut self, out: &Emitter, items: &mut Items, piece: String) {
+        self.made.text.push_str(&piece);
         if !self.settings.spoken {
+            self.begun = true;
             self.word(out, items, "response.output_text.delta", piece);
         } else if let Some(before) = self.held.replace(piece) {
             self.word(out, items, "response.output_audio_transcript.delta", before);
@@ -131,13 +170,14 @@ impl Response {
     pub(super) fn audio(&mut self, out: &Emitter, items: &mut Items, audio: &Audio) -> Option<f64> {
         let place = self.open(out, items);
         let samples = audio.to_i16();
+        self.made.samples += samples.len();
         if let Some(message) = &mut self.message {
             message.answer.samples += samples.len();
         }
         let delta = BASE64_STANDARD.encode(pcm(&samples).collect::<Vec<u8>>());
         out.emit("response.output_audio.delta", with(place, json!({"content_index": 0, "delta": delta})));
         self.release(out, items);
-        let first = !std::mem::replace(&mut self.has_sound, true);
+        let first = !std::mem::replace(&mut self.begun, true);
         self.turn_ended.filter(|_| first).map(|ended| ended.elapsed().as_secs_f64())
     }
 
@@ -164,12 +204,13 @@ impl Response {
     }
 
     /// Tells of a new item and puts it into the conversation.
-    fn announce(&self, out: &Emitter, items: &mut Items, item: Item, index: usize) {
+    fn announce(&mut self, out: &Emitter, items: &mut Items, item: Item, index: usize) {
         let shown = item.to_json();
         out.emit("response.output_item.added", json!({"response_id": self.id, "output_index": index, "item": shown}));
         if self.in_conversation {
-            // Its id is new, so it cannot be refused.
-            let previous = items.insert(item, None).unwrap_or_default();
+            let id = item.id.clone();
+            let previous = items.insert_answer(item, self.after.as_deref());
+            self.after = Some(id);
             out.emit("conversation.item.added", json!({"previous_item_id": previous, "item": shown}));
         }
     }
@@ -177,10 +218,10 @@ impl Response {
     /// Takes a call of a function. Returns whether another one may follow.
     pub(super) fn call(&mut self, out: &Emitter, items: &mut Items, call: &ToolCall) -> bool {
         let several = self.settings.several_calls();
-        if self.calls > 0 && !several {
+        if self.made.calls > 0 && !several {
             return false;
         }
-        self.calls += 1;
+        self.made.calls += 1;
         self.close_message(out, items, COMPLETED);
         let (index, call_id) = (self.output.len(), ids::new("call_"));
         let content = |arguments: Value| Content::Call { call_id: call_id.clone(), name: call.name.clone(), arguments };
@@ -229,7 +270,7 @@ impl Response {
     }
 
     /// Ends the response. Returns the id of the item that holds its words.
-    pub(super) fn end(&mut self, out: &Emitter, items: &mut Items, ending: &Ending) -> Option<String> {
+    pub(super) fn end(&mut self, omni: &Omni, out: &Emitter, items: &mut Items, ending: &Ending) -> Option<String> {
         if matches!(ending, Ending::Done(reply) if reply.tool_calls.is_empty()) {
             // An answer without words is an item, too.
             self.open(out, items);
@@ -238,13 +279,17 @@ impl Response {
             // Words that no sound went with were not said.
             self.held = None;
         }
-        let (status, details, usage) = match ending {
+        let (status, details) = match ending {
             Ending::Done(reply) if is_cut(reply) => {
-                ("incomplete", json!({"type": "incomplete", "reason": "max_output_tokens"}), usage(reply))
+                ("incomplete", json!({"type": "incomplete", "reason": "max_output_tokens"}))
             }
-            Ending::Done(reply) => ("completed", Value::Null, usage(reply)),
-            Ending::Cancelled(reason) => ("cancelled", json!({"type": "cancelled", "reason": reason}), Value::Null),
-            Ending::Failed(error) => ("failed", json!({"type": "failed", "error": error.to_json()}), Value::Null),
+            Ending::Done(_) => ("completed", Value::Null),
+            Ending::Cancelled(reason) => ("cancelled", json!({"type": "cancelled", "reason": reason})),
+            Ending::Failed(error) => ("failed", json!({"type": "failed", "error": error.to_json()})),
+        };
+        let usage = match ending {
+            Ending::Done(reply) => usage(&reply.usage),
+            _ => usage(&self.made.usage(omni)),
         };
         let item = self.open_item().map(str::to_owned);
         self.close_message(out, items, if status == "completed" { COMPLETED } else { INCOMPLETE });
@@ -281,8 +326,8 @@ fn is_cut(reply: &Reply) -> bool {
     matches!(reply.finish_reason, FinishReason::Limit | FinishReason::Context)
 }
 
-fn usage(reply: &Reply) -> Value {
-    let (usage, prompt) = (&reply.usage, reply.usage.prompt);
+fn usage(usage: &Usage) -> Value {
+    let prompt = usage.prompt;
     let made = usage.text_tokens + usage.frames;
     json!({
         "total_tokens": usage.prompt_tokens + made,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use qwen3_omni::media::Source;
 use qwen3_omni::media::audio::{AudioInput, log_mel};
-use qwen3_omni::{ImageInput, Message, Part, Reply, Role};
+use qwen3_omni::{Message, Reply, Role};
 use serde_json::{Value, json};
 
 use super::ear::CLIENT_RATE;
+use super::weight;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
@@ -96,6 +96,7 @@ impl Item {
     pub(super) fn read(app: &App, fields: &Fields) -> ApiResult<Self> {
         let id = fields.string("id")?.map_or_else(|| ids::new("item_"), str::to_owned);
         let kind = fields.string("type")?;
+        fields.check(&["object", "status"], &[], &[])?;
         let text = |field: &str| -> ApiResult<String> {
             let text = fields.string(field)?;
             Ok(fields.required(field, text)?.to_owned())
@@ -116,13 +117,11 @@ impl Item {
         Ok(Self { id, status: COMPLETED, content })
     }
 
-    /// Adds what the model reads of the item. Turns of a user that follow each other become one: models were taught turns that alternate.
+    /// Adds what the model reads of the item.
     fn add_to(&self, messages: &mut Vec<Message>) {
         match &self.content {
-            Content::Said { message, .. } => match messages.pop_if(|last| joins(last, message)) {
-                Some(last) => messages.push(message.parts().iter().cloned().fold(last, Message::part)),
-                None => messages.push(message.clone()),
-            },
+            Content::Said { message, .. } if message.role() == Role::User => say(messages, message),
+            Content::Said { message, .. } => messages.push(message.clone()),
             Content::Answer(answer) if answer.text.is_empty() => {}
             Content::Answer(answer) => messages.push(Message::assistant(&answer.text)),
             Content::Call { name, arguments, .. } => {
@@ -135,8 +134,10 @@ impl Item {
     }
 }
 
-fn joins(last: &Message, next: &Message) -> bool {
-    last.role() == Role::User && next.role() == Role::User
+/// Adds the parts of a message as a user's. Turns of a user that follow each other become one: models were taught turns that alternate.
+fn say(messages: &mut Vec<Message>, said: &Message) {
+    let last = messages.pop_if(|last| last.role() == Role::User).unwrap_or_else(Message::user);
+    messages.push(said.parts().iter().cloned().fold(last, Message::part));
 }
 
 /// Sound as the model reads it: made now, so that what comes later does not change it.
@@ -187,6 +188,7 @@ fn read_part(app: &App, role: Role, message: Message, part: &Fields) -> ApiResul
         }
         (Role::User, "input_image") => {
             let (url, param) = (field("image_url")?, part.name("image_url"));
+            part.check(&["detail"], &[], &[])?;
             let picture = app.media.of_request().picture_at_url(url, &param)?;
             // Shown without its data, which would be held twice.
             Ok((message.image(picture), json!({"type": "input_image"})))
@@ -229,21 +231,6 @@ const MOST_ITEMS: usize = 4096;
 /// Bytes of all items together.
 const MOST_BYTES: usize = 256 << 20;
 
-/// Bytes that a message holds, about.
-fn weight(message: &Message) -> usize {
-    let source = |source: &Source| match source {
-        Source::Bytes(bytes) => bytes.len(),
-        _ => 0,
-    };
-    let part = |part: &Part| match part {
-        Part::Text(text) => text.len(),
-        Part::Audio(AudioInput::Frames(mel)) => size_of_val(mel.values()),
-        Part::Image(ImageInput::Encoded(picture)) => source(picture),
-        _ => 0,
-    };
-    message.parts().iter().map(part).sum()
-}
-
 fn unknown(param: &str, id: &str) -> ApiError {
     ApiError::invalid(param, format_args!("there is no item `{}`", brief(id))).code("item_not_found")
 }
@@ -257,25 +244,34 @@ impl Items {
         if self.list.iter().any(|known| known.id == item.id) {
             return Err(ApiError::invalid("item.id", format_args!("there is an item `{}` already", brief(&item.id))));
         }
-        self.check_room(&item)?;
+        self.check_room(Some(&item))?;
         let at = match previous {
             None => self.list.len(),
             Some("root") => 0,
             Some(id) => self.position(id, "previous_item_id")? + 1,
         };
-        let before = at.checked_sub(1).map(|before| self.list[before].id.clone());
-        self.list.insert(at, item);
-        Ok(before)
+        Ok(self.insert_at(at, item))
     }
 
-    /// Refuses an item beyond what a session may hold.
-    fn check_room(&self, item: &Item) -> ApiResult<()> {
-        let weight = |item: &Item| match &item.content {
-            Content::Said { message, .. } => weight(message),
-            Content::CallOutput { output, .. } => output.len(),
-            _ => 0,
-        };
-        let bytes = self.list.iter().chain([item]).map(weight).sum::<usize>();
+    /// Puts an item of an answer behind the one that was the last when it was asked for; at the end if that was removed. For these there is
+    /// room if there was some for the answer. Returns the id of the item before it.
+    pub(super) fn insert_answer(&mut self, item: Item, after: Option<&str>) -> Option<String> {
+        let behind = |id: &str| self.list.iter().position(|known| known.id == id).map_or(self.list.len(), |at| at + 1);
+        self.insert_at(after.map_or(0, behind), item)
+    }
+
+    fn insert_at(&mut self, at: usize, item: Item) -> Option<String> {
+        let before = at.checked_sub(1).map(|before| self.list[before].id.clone());
+        self.list.insert(at, item);
+        before
+    }
+
+    /// Refuses an item, or an answer, beyond what a session may hold.
+    ///
+    /// # Errors
+    /// 400 `conversation_full`.
+    pub(super) fn check_room(&self, item: Option<&Item>) -> ApiResult<()> {
+        let bytes = self.list.iter().chain(item).map(weight::of_item).sum::<usize>();
         match bytes > MOST_BYTES || self.list.len() >= MOST_ITEMS {
             true => {
                 Err(ApiError::invalid("item", "the conversation is full; delete items first").code("conversation_full"))
@@ -352,6 +348,28 @@ impl Items {
         self.list.iter().for_each(|item| item.add_to(&mut messages));
         messages
     }
+
+    /// What the model is to answer. Models were taught to answer users and functions: behind the last of these an answer is given anew, and
+    /// what the system said last, be it the instructions alone, is put to it as a user's turn.
+    ///
+    /// # Errors
+    /// A function whose output is missing, and a conversation with nothing in it.
+    pub(super) fn question(&self, instructions: &str) -> ApiResult<Vec<Message>> {
+        let mut messages = self.messages(instructions);
+        let is_answer = |last: &mut Message| last.role() == Role::Assistant && last.tool_calls().is_empty();
+        while messages.pop_if(is_answer).is_some() {}
+        if let Some(said) = messages.pop_if(|last| last.role() == Role::System) {
+            say(&mut messages, &said);
+        }
+        match messages.last().map(Message::role) {
+            Some(Role::Assistant) => {
+                let missing = "the last function call has no output yet; add a function_call_output item";
+                Err(ApiError::invalid("response", missing))
+            }
+            None => Err(ApiError::invalid("response", "there is nothing to answer; add an item or give instructions")),
+            Some(_) => Ok(messages),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -401,5 +419,15 @@ mod tests {
         items.remove("b").unwrap();
         assert_eq!(items.remove("b").unwrap_err().param.as_deref(), Some("item_id"));
         assert_eq!(items.last(), Some("c"));
+    }
+
+    #[test]
+    fn a_full_conversation_takes_no_item_and_no_answer() {
+        let mut items = Items::default();
+        items.list.extend((1..MOST_ITEMS).map(|index| answer(&index.to_string(), "")));
+        items.insert(answer("last", ""), None).unwrap();
+        for refused in [items.insert(answer("more", ""), None).map(drop), items.check_room(None)] {
+            assert_eq!(refused.unwrap_err().code, "conversation_full");
+        }
     }
 }

@@ -9,6 +9,7 @@ mod settings;
 mod socket;
 mod transcriber;
 mod turn_detection;
+mod weight;
 mod worker;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use tracing::{Instrument, Span};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use worker::Worker;
@@ -43,5 +45,7 @@ pub(crate) async fn connect(
     let (upgrade, place) = accept(&app, upgrade)?;
     tracing::debug!(agent = ?headers.get("user-agent"), "realtime session");
     let upgrade = upgrade.protocols(["realtime"]);
-    Ok(upgrade.on_upgrade(move |socket| socket::run(app, socket, place)).into_response())
+    // What is logged of its answers names the request that opened it.
+    let span = Span::current();
+    Ok(upgrade.on_upgrade(move |socket| socket::run(app, socket, place).instrument(span)).into_response())
 }

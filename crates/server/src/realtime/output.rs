@@ -3,21 +3,22 @@
 use std::cell::Cell;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc::Sender;
+use tokio::runtime::Handle;
 
 use crate::error::ApiError;
 use crate::ids;
-use crate::socket::Output;
+use crate::outbox::{Outbox, Output};
 
 /// Sends events, each with an id of its own; a slow client is waited for.
 pub(super) struct Emitter {
-    outputs: Sender<Output>,
+    outbox: Outbox,
+    runtime: Handle,
     gone: Cell<bool>,
 }
 
 impl Emitter {
-    pub(super) fn new(outputs: Sender<Output>) -> Self {
-        Self { outputs, gone: Cell::new(false) }
+    pub(super) fn new(outbox: Outbox) -> Self {
+        Self { outbox, runtime: Handle::current(), gone: Cell::new(false) }
     }
 
     /// Whether the client has gone.
@@ -26,7 +27,7 @@ impl Emitter {
     }
 
     fn send(&self, output: Output) {
-        if self.outputs.blocking_send(output).is_err() {
+        if self.outbox.blocking_send(&self.runtime, output).is_err() {
             self.gone.set(true);
         }
     }

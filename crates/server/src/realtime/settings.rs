@@ -98,8 +98,7 @@ impl Settings {
             return Err(ApiError::unsupported(fields.name("type"), message));
         }
         app.check_model(fields.string("model")?).map_err(|error| error.param(fields.name("model")))?;
-        fields.check(&[], &[], &["prompt"])?;
-        fields.list("include")?;
+        check_echoed(fields)?;
         merged.answer = merged.answer.merge(app, fields)?;
         for field in ECHOED {
             if let Some(value) = fields.get(field) {
@@ -134,7 +133,9 @@ impl Settings {
         } else if input.is_null("transcription") {
             self.transcription = None;
         }
-        input.check(&[], &[], &["noise_reduction"])?;
+        if let Some(reduction) = input.object("noise_reduction")? {
+            reduction.one_of("type", &[("near_field", ()), ("far_field", ())])?;
+        }
         if let Some(value) = input.get("noise_reduction") {
             self.noise_reduction = value.clone();
         } else if input.is_null("noise_reduction") {
@@ -174,6 +175,28 @@ impl Settings {
         }
         session
     }
+}
+
+/// Checks the forms of fields without effect.
+fn check_echoed(fields: &Fields) -> ApiResult<()> {
+    if let Some(prompt) = fields.object("prompt")? {
+        prompt.check(&["id", "version"], &[], &["variables"])?;
+    }
+    if let Some(tracing) = fields.word_or_object("tracing", &["auto"])? {
+        tracing.check(&["workflow_name", "group_id"], &[], &["metadata"])?;
+    }
+    if let Some(truncation) = fields.word_or_object("truncation", &["auto", "disabled"])? {
+        let kind = truncation.one_of("type", &[("retention_ratio", ())])?;
+        truncation.required("type", kind)?;
+        truncation.number("retention_ratio", 0.0..=1.0)?;
+        truncation.object("token_limits")?;
+    }
+    for (index, included) in fields.list("include")?.unwrap_or_default().iter().enumerate() {
+        if !included.is_string() {
+            return Err(ApiError::invalid(format!("{}[{index}]", fields.name("include")), "expected a string"));
+        }
+    }
+    Ok(())
 }
 
 fn pcm() -> Value {

@@ -1,17 +1,17 @@
 //! The connection of a session: frames in, frames out, each way on its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::ws::{Message as Frame, WebSocket, close_code};
+use axum::extract::ws::{WebSocket, close_code};
 use futures_util::StreamExt;
-use futures_util::stream::SplitStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Sender, channel};
+use tracing::Span;
 
 use super::worker::{Input, Worker};
 use crate::app::App;
-use crate::socket::{self, OUTPUTS, SILENCE};
+use crate::outbox::{Outbox, Room};
+use crate::socket::{self, Frames, Pulse, Received, SILENCE};
 
 /// Frames that wait for the worker.
 const INPUTS: usize = 64;
@@ -22,17 +22,19 @@ const MOST_FRAME: usize = 16 << 20;
 pub(super) async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphorePermit) {
     app.metrics.sessions.inc();
     let (inputs, received) = channel(INPUTS);
-    let (outputs, events) = channel(OUTPUTS);
+    let (outbox, outputs) = Outbox::new();
     let (sink, stream) = socket.split();
-    let worker = Worker::new(app.clone(), inputs.clone(), received, outputs);
-    let spawned = std::thread::Builder::new().name("realtime session".into()).spawn(move || worker.run());
+    let worker = Worker::new(app.clone(), inputs.clone(), received, outbox);
+    let span = Span::current();
+    let work = move || span.in_scope(|| worker.run());
+    let spawned = std::thread::Builder::new().name("realtime session".into()).spawn(work);
     if let Err(error) = spawned {
         tracing::error!(%error, "no thread for a session");
     }
-    let heard = AtomicBool::new(false);
+    let pulse = Pulse::default();
+    let frames = Frames::new(stream, &pulse, MOST_FRAME, "the frame is larger than 16 MiB");
     tokio::select! {
-        () = read(stream, &inputs, &heard) => {}
-        () = socket::write(sink, events, &heard) => {}
+        () = socket::hold(read(frames, &inputs), socket::write(sink, outputs, &pulse)) => {}
         () = end(&app, &inputs) => {}
     }
     // The worker takes what is on its way, sends none of it, and ends.
@@ -40,24 +42,19 @@ pub(super) async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphore
     app.metrics.sessions.dec();
 }
 
-/// Passes frames on to the worker.
-async fn read(mut stream: SplitStream<WebSocket>, inputs: &Sender<Input>, heard: &AtomicBool) {
-    while let Some(frame) = stream.next().await {
-        heard.store(true, Ordering::Relaxed);
-        let input = match frame {
-            Ok(Frame::Text(text)) if text.len() > MOST_FRAME => {
-                Input::End(None, close_code::SIZE, "the frame is larger than 16 MiB")
+/// Passes frames on to the worker. What comes after the worker has ended the session is dropped.
+async fn read(mut frames: Frames<'_>, inputs: &Sender<Input>) {
+    let room = Room::new();
+    while let Some(received) = frames.next().await {
+        let input = match received {
+            Received::Text(text) => {
+                let taken = room.take(text.len()).await;
+                Input::Client(text, taken)
             }
-            Ok(Frame::Text(text)) => Input::Client(text.as_str().to_owned()),
-            Ok(Frame::Binary(_)) => Input::Binary,
-            Ok(Frame::Ping(_) | Frame::Pong(_)) => continue,
-            Ok(Frame::Close(_)) => return,
-            Err(error) => Input::End(None, socket::close_code_of(&error), "the frame cannot be read"),
+            Received::Binary => Input::Binary,
+            Received::Refused(code, reason) => Input::End(None, code, reason),
         };
-        if inputs.send(input).await.is_err() {
-            // The worker has ended the session; the writer closes it.
-            return std::future::pending().await;
-        }
+        let _ = inputs.send(input).await;
     }
 }
 

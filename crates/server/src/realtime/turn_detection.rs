@@ -58,7 +58,10 @@ impl TurnDetection {
                 (false, _) => Kind::Server,
             };
         }
-        if let Some(eagerness) = fields.one_of("eagerness", &EAGERNESS)? {
+        // The other type takes no eagerness, and stays what it is.
+        if let Some(eagerness) = fields.one_of("eagerness", &EAGERNESS)?
+            && matches!(merged.kind, Kind::Semantic(_))
+        {
             merged.kind = Kind::Semantic(eagerness);
         }
         merged.threshold = fields.number("threshold", 0.0..=1.0)?.unwrap_or(merged.threshold);
@@ -128,7 +131,10 @@ mod tests {
         assert_eq!((second.silence_ms(), second.create_response, second.threshold), (700, false, 0.3));
         let semantic = merged(Some(&second), json!({"type": "semantic_vad", "eagerness": "high"})).unwrap();
         assert_eq!((semantic.silence_ms(), semantic.to_json()["type"].as_str()), (350, Some("semantic_vad")));
-        assert_eq!(merged(Some(&semantic), json!({"type": "server_vad"})).unwrap().silence_ms(), 700);
+        for server in [json!({"type": "server_vad"}), json!({"type": "server_vad", "eagerness": "high"})] {
+            let server = merged(Some(&semantic), server).unwrap();
+            assert_eq!((server.silence_ms(), server.to_json()["type"].as_str()), (700, Some("server_vad")));
+        }
     }
 
     #[test]

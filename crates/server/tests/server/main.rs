@@ -4,10 +4,13 @@
 
 mod faults;
 mod http;
+mod limits;
 mod logs;
 mod realtime;
 mod shutdown;
+mod sockets;
 mod speech_stream;
+mod turns;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};

@@ -17,8 +17,8 @@ use crate::{ANSWER, KEY, Running, SUM, config};
 
 pub(crate) struct Talk<'a> {
     server: &'a Running,
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    seen: Vec<Value>,
+    pub(crate) socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    pub(crate) seen: Vec<Value>,
 }
 
 const PATH: &str = "/v1/realtime?model=nano";
@@ -37,7 +37,7 @@ fn connect(
 }
 
 impl<'a> Talk<'a> {
-    fn new(server: &'a Running) -> Self {
+    pub(crate) fn new(server: &'a Running) -> Self {
         let mut talk = Self::at(server, PATH);
         talk.until("session.created");
         talk
@@ -48,7 +48,7 @@ impl<'a> Talk<'a> {
         Self { server, socket: connect(server, path, &[]).unwrap(), seen: Vec::new() }
     }
 
-    fn send(&mut self, kind: &str, mut event: Value) {
+    pub(crate) fn send(&mut self, kind: &str, mut event: Value) {
         event["type"] = json!(kind);
         self.send_frame(Message::text(event.to_string()));
     }
@@ -59,8 +59,10 @@ impl<'a> Talk<'a> {
 
     /// The next frame but for pings.
     pub(crate) fn next(&mut self) -> Message {
+        // Pings do not put it off.
+        let end = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
-            let next = async { tokio::time::timeout(Duration::from_secs(20), self.socket.next()).await };
+            let next = async { tokio::time::timeout_at(end, self.socket.next()).await };
             let next = self.server.runtime.block_on(next).expect("an event in time");
             match next.expect("an open connection").unwrap() {
                 Message::Ping(_) => {}
@@ -71,58 +73,63 @@ impl<'a> Talk<'a> {
 
     /// Reads events up to one of this type.
     pub(crate) fn until(&mut self, kind: &str) -> Value {
+        self.either(kind, kind)
+    }
+
+    /// Reads events up to one of either type.
+    pub(crate) fn either(&mut self, one: &str, other: &str) -> Value {
         loop {
             let Message::Text(text) = self.next() else { continue };
             let event: Value = serde_json::from_str(&text).unwrap();
             self.seen.push(event.clone());
-            if event["type"] == kind {
+            if event["type"] == one || event["type"] == other {
                 return event;
             }
             assert_ne!(event["type"], "error", "{event}");
         }
     }
 
-    fn error(&mut self) -> Value {
+    pub(crate) fn error(&mut self) -> Value {
         self.until("error")["error"].clone()
     }
 
-    fn configure(&mut self, mut session: Value) -> Value {
+    pub(crate) fn configure(&mut self, mut session: Value) -> Value {
         session["type"] = json!("realtime");
         self.send("session.update", json!({ "session": session }));
         self.until("session.updated")["session"].clone()
     }
 
-    fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         let content = json!([{"type": "input_text", "text": text}]);
         self.send("conversation.item.create", json!({"item": {"type": "message", "role": "user", "content": content}}));
         self.until("conversation.item.done");
     }
 
-    fn ask(&mut self) -> Value {
+    pub(crate) fn ask(&mut self) -> Value {
         self.send("response.create", json!({}));
         self.until("response.done")["response"].clone()
     }
 
-    fn send_sound(&mut self, samples: &[f32], piece: usize) {
+    pub(crate) fn send_sound(&mut self, samples: &[f32], piece: usize) {
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| ((sample * 32767.0) as i16).to_le_bytes()).collect();
         for piece in bytes.chunks(piece) {
             self.send("input_audio_buffer.append", json!({"audio": BASE64_STANDARD.encode(piece)}));
         }
     }
 
-    fn types(&self) -> Vec<&str> {
+    pub(crate) fn types(&self) -> Vec<&str> {
         self.seen.iter().filter_map(|event| event["type"].as_str()).collect()
     }
 }
 
 /// A recording at 24 kHz with silence around it.
-fn spoken(name: &str, before: f32, after: f32) -> Vec<f32> {
+pub(crate) fn spoken(name: &str, before: f32, after: f32) -> Vec<f32> {
     let file = testkit::nano().join("../nano-samples").join(name);
     let silence = |seconds: f32| vec![0.0; (seconds * 24_000.0) as usize];
     [silence(before), read_at(&file.into(), 24_000).unwrap(), silence(after)].concat()
 }
 
-fn words(response: &Value) -> &str {
+pub(crate) fn words(response: &Value) -> &str {
     response["output"][0]["content"][0]["transcript"].as_str().unwrap_or_default()
 }
 
@@ -276,7 +283,7 @@ fn cancelled_responses_keep_nobody_waiting() {
     for _ in 0..6 {
         talk.send("response.create", json!({}));
         talk.send("response.cancel", json!({}));
-        talk.until("response.done");
+        assert_eq!(talk.until("response.done")["response"]["usage"]["total_tokens"], 0);
     }
     assert!(server.server.running() <= 1 + 1, "cancelled responses wait");
     drop(busy);
@@ -330,6 +337,18 @@ fn errors_name_their_event_and_change_nothing() {
             "previous_item_id",
         ),
         ("conversation.item.retrieve", json!({"item_id": "x"}), "item_id"),
+        ("session.update", json!({"session": {"truncation": 5}}), "session.truncation"),
+        ("session.update", json!({"session": {"truncation": "nonsense"}}), "session.truncation"),
+        ("session.update", json!({"session": {"truncation": {"type": 1}}}), "session.truncation.type"),
+        ("session.update", json!({"session": {"tracing": 5}}), "session.tracing"),
+        ("session.update", json!({"session": {"tracing": {"group_id": 5}}}), "session.tracing.group_id"),
+        ("session.update", json!({"session": {"include": [5]}}), "session.include[0]"),
+        ("session.update", json!({"session": {"prompt": {"id": 5}}}), "session.prompt.id"),
+        (
+            "session.update",
+            json!({"session": {"audio": {"input": {"noise_reduction": {"type": "far"}}}}}),
+            "session.audio.input.noise_reduction.type",
+        ),
         ("response.create", json!({"response": {"tool_choice": "required"}}), "response.tool_choice"),
         ("response.cancel", json!({}), "response_id"),
     ];
@@ -388,6 +407,7 @@ fn an_answer_whose_time_is_over_has_failed_and_the_session_goes_on() {
         let response = talk.ask();
         let details = &response["status_details"];
         assert_eq!((response["status"].as_str(), details["error"]["code"].as_str()), (Some("failed"), Some("timeout")));
+        assert!(response["usage"]["input_token_details"]["text_tokens"].as_u64() > Some(1000), "{response}");
     }
 }
 

@@ -1,13 +1,39 @@
 //! The end of a server.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use qwen3_omni_server::Limits;
+use qwen3_omni_server::{Config, Limits, Server, serve};
 
-use crate::{KEY, Running, agent, config, endless_question, error, question};
+use crate::realtime::Talk;
+use crate::{KEY, Running, agent, config, endless_question, error, nano, question};
+
+/// A server whose runtime ends with it, as that of a program does.
+fn program(config: Config) -> (Running, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), Arc::new(Notify::new()));
+    let (server, stopped) = (Server::new(nano(), config), stop.clone());
+    let running = Running { address, server: server.clone(), stop, runtime: Runtime::new().unwrap() };
+    let program = std::thread::spawn(move || {
+        let work = async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            serve(listener, async { Ok::<_, ()>(server) }, || stopped.notified(), Limits::default()).await.unwrap();
+        };
+        Runtime::new().unwrap().block_on(work);
+    });
+    running.wait_until(|| running.get("/health").0 == 200);
+    (running, program)
+}
 
 #[test]
 fn a_running_answer_ends_well_and_nothing_new_begins() {
@@ -56,4 +82,23 @@ fn answers_that_do_not_end_in_time_end_with_a_word_and_so_does_what_waits() {
     let [.., last, done] = &data[..] else { panic!("{data:?}") };
     let last: serde_json::Value = serde_json::from_str(last).unwrap();
     assert_eq!((error(&last).0, done.as_str()), ("shutting_down", "[DONE]"));
+}
+
+#[test]
+fn sessions_that_do_nothing_are_told_before_the_program_ends() {
+    let (server, program) = program(config());
+    let mut sessions: Vec<Talk> = (0..3).map(|_| Talk::new(&server)).collect();
+    let mut reader = Talk::at(&server, "/v1/audio/speech/stream");
+    // An event that was answered has been read: the session is there.
+    reader.send_frame(Message::text("{"));
+    reader.next();
+    server.stop.notify_waiters();
+    for session in &mut sessions {
+        assert_eq!(session.error()["code"], "shutting_down");
+        assert!(matches!(session.next(), Message::Close(Some(close)) if close.code == CloseCode::Away));
+    }
+    let Message::Text(event) = reader.next() else { panic!("no event") };
+    assert!(event.contains("shutting_down"), "{event}");
+    assert!(matches!(reader.next(), Message::Close(Some(close)) if close.code == CloseCode::Away));
+    program.join().unwrap();
 }

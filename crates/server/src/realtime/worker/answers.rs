@@ -1,6 +1,6 @@
 //! The answers of a session: asked for, generated, interrupted.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use qwen3_omni::{Answer, Event, GenerateOptions, Message, Session};
 use serde_json::Value;
@@ -22,19 +22,17 @@ impl Worker {
             return Err(ApiError::invalid("response", message).code(active));
         }
         let Some(asked) = fields.object("response")? else {
-            self.respond(Response::new(&self.conversation_id, self.settings.answer.clone(), None));
-            return Ok(());
+            return self.respond(Response::new(&self.conversation_id, self.settings.answer.clone(), None));
         };
         let settings = self.settings.answer.merge(&self.app, &asked)?;
         let mut response = Response::new(&self.conversation_id, settings, None).with_metadata(asked.get("metadata"));
-        asked.check(&[], &[], &["metadata"])?;
+        asked.check(&[], &[], &["metadata", "prompt"])?;
         let words = [("auto", true), ("none", false)];
         response.in_conversation = asked.one_of("conversation", &words)?.unwrap_or(true);
         if let Some(input) = asked.list("input")? {
             response.input = Some(self.read_input(input, &asked.name("input"))?);
         }
-        self.respond(response);
-        Ok(())
+        self.respond(response)
     }
 
     /// The items of one answer alone; a reference names one of the conversation.
@@ -55,7 +53,16 @@ impl Worker {
     }
 
     /// Begins a response: it waits for a place like every other answer.
-    pub(super) fn respond(&mut self, mut response: Response) {
+    ///
+    /// # Errors
+    /// 400 if there is nothing to answer, or no room for an answer.
+    pub(super) fn respond(&mut self, mut response: Response) -> ApiResult<()> {
+        response.messages = self.question(&response)?;
+        if response.in_conversation {
+            self.items.check_room(None)?;
+            response.after = self.items.last().map(str::to_owned);
+        }
+        self.expected = None;
         response.created(&self.out);
         let (app, own, id) = (self.app.clone(), self.own.clone(), response.id.clone());
         let waits = self.runtime.spawn(async move {
@@ -64,6 +71,30 @@ impl Worker {
         });
         response.wait(Waiting(waits.abort_handle()));
         self.response = Some(response);
+        Ok(())
+    }
+
+    /// What a response answers.
+    fn question(&self, response: &Response) -> ApiResult<Vec<Message>> {
+        response.input.as_ref().unwrap_or(&self.items).question(&response.settings.instructions)
+    }
+
+    /// Whether turns are answered without being asked to.
+    pub(super) fn answers_turns(&self) -> bool {
+        self.settings.turn_detection.as_ref().is_some_and(|turns| turns.create_response)
+    }
+
+    /// Answers a turn that ended while an answer was made, once that has ended. Of several the answer hears all.
+    pub(super) fn answer_turn(&mut self) {
+        if self.response.is_some() {
+            return;
+        }
+        if let Some(ended) = self.unanswered.take().filter(|_| self.answers_turns()) {
+            let response = Response::new(&self.conversation_id, self.settings.answer.clone(), Some(ended));
+            if let Err(error) = self.respond(response) {
+                self.out.error(&error, None);
+            }
+        }
     }
 
     pub(super) fn placed(&mut self, id: &str, place: ApiResult<Permit>) {
@@ -76,8 +107,14 @@ impl Worker {
                 response.permit = Some(permit);
                 self.generate();
             }
-            Err(error) => self.end_response(&Ending::Failed(&error)),
+            Err(error) => self.fail(&error),
         }
+    }
+
+    /// Ends the present response with an error.
+    fn fail(&mut self, error: &ApiError) {
+        self.app.metrics.refuse(error.code);
+        self.break_off(&Ending::Failed(error));
     }
 
     /// Generates the answer of the present response, if it has its place and the one before has ended.
@@ -88,39 +125,42 @@ impl Worker {
         let Some(response) = &mut self.response else { return };
         let Some(permit) = response.permit.take() else { return };
         let id = response.id.clone();
-        let messages = response.input.as_ref().unwrap_or(&self.items).messages(&response.settings.instructions);
+        let messages = std::mem::take(&mut response.messages);
         let begun = response.settings.options(&self.app).and_then(|options| {
-            begin(self.session(), &messages, &options).map_err(|error| ApiError::of_answer(&error, &messages))
+            begin(self.session(), &messages, &options)
+                .map_err(|error| ApiError::of_answer(&error, &messages).param("response"))
         });
         match begun {
             Ok(answer) => {
+                if let Some(response) = &mut self.response {
+                    response.reads(answer.prompt_tokens_by_kind());
+                }
                 let held = self.app.share_of_positions(answer.prompt_tokens());
                 let clock = AnswerClock::new(self.app.metrics.clone(), Instant::now(), held);
                 let canceller = answer.canceller();
-                let limit = self.limit(id);
+                let limit = self.after(self.app.config.request_time, Input::TimeOver(id));
                 let (item, abandoned) = (None, false);
                 self.generating =
                     Some(Generating { canceller, clock, _permit: permit, _limit: limit, item, abandoned });
                 read(answer, self.own.clone());
             }
-            Err(error) => self.end_response(&Ending::Failed(&error)),
+            Err(error) => self.fail(&error),
         }
     }
 
-    /// Tells this worker when the time of a response is over.
-    fn limit(&self, id: String) -> Waiting {
-        let (time, own) = (self.app.config.request_time, self.own.clone());
+    /// Tells this worker something after a time, unless what is returned is dropped before.
+    pub(super) fn after(&self, time: Duration, news: Input) -> Waiting {
+        let own = self.own.clone();
         let ends = self.runtime.spawn(async move {
             tokio::time::sleep(time).await;
-            let _ = own.send(Input::TimeOver(id)).await;
+            let _ = own.send(news).await;
         });
         Waiting(ends.abort_handle())
     }
 
     pub(super) fn time_over(&mut self, id: &str) {
         if self.response.as_ref().is_some_and(|response| response.id == id) {
-            let error = ApiError::too_slow(self.app.config.request_time);
-            self.break_off(&Ending::Failed(&error));
+            self.fail(&ApiError::too_slow(self.app.config.request_time));
         }
     }
 
@@ -150,7 +190,7 @@ impl Worker {
                 }
             }
             Ok(Event::Done(reply)) => {
-                let item = response.end(out, items, &Ending::Done(&reply));
+                let item = response.end(&self.app.omni, out, items, &Ending::Done(&reply));
                 if let Some(id) = item {
                     items.keep_reply(&id, reply);
                 }
@@ -159,7 +199,7 @@ impl Worker {
             Ok(_) => {}
             Err(error) => {
                 generating.clock.fail();
-                self.end_response(&Ending::Failed(&ApiError::of_answer(&error, &[])));
+                self.fail(&ApiError::of_answer(&error, &[]));
             }
         }
     }
@@ -170,13 +210,13 @@ impl Worker {
         for text in std::mem::take(&mut self.deferred) {
             self.client(&text);
         }
-        self.generate();
-    }
-
-    fn end_response(&mut self, ending: &Ending) {
-        if let Some(mut response) = self.response.take() {
-            response.end(&self.out, &mut self.items, ending);
+        let asked = self.response.as_ref().map(|response| self.question(response)).transpose();
+        match (asked, &mut self.response) {
+            (Ok(Some(messages)), Some(response)) => response.messages = messages,
+            (Err(error), _) => self.fail(&error),
+            _ => {}
         }
+        self.generate();
     }
 
     pub(super) fn cancel_response(&mut self, fields: &Fields) -> ApiResult<()> {
@@ -197,7 +237,7 @@ impl Worker {
     /// Ends the response for the client at once; what still generates it stops after the step it is in.
     fn break_off(&mut self, ending: &Ending) {
         let Some(mut response) = self.response.take() else { return };
-        let item = response.end(&self.out, &mut self.items, ending);
+        let item = response.end(&self.app.omni, &self.out, &mut self.items, ending);
         // What is generated may belong to an earlier response, which was cancelled and keeps its item.
         if let Some(generating) = self.generating.as_mut().filter(|generating| !generating.abandoned) {
             generating.canceller.cancel();

@@ -6,12 +6,15 @@ mod turns;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
+use axum::extract::ws::Utf8Bytes;
 use qwen3_omni::{Canceller, Event, Message, Session};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::answer::{Response, Waiting};
 use super::ear::Ear;
@@ -20,6 +23,7 @@ use super::output::Emitter;
 use super::prefill::Prefill;
 use super::settings::Settings;
 use super::transcriber::{Transcript, transcribe};
+use super::weight;
 use crate::admission::Permit;
 use crate::app::App;
 use crate::audio::question;
@@ -28,12 +32,12 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
 use crate::ids;
 use crate::metrics::AnswerClock;
-use crate::socket::Output;
+use crate::outbox::{Outbox, Taken};
 
 /// What the worker is told.
 pub(crate) enum Input {
-    /// A text frame of the client.
-    Client(String),
+    /// A text frame of the client, and its room among what waits.
+    Client(Utf8Bytes, Taken),
     /// A binary frame, which has no meaning.
     Binary,
     /// A place for the response of this id.
@@ -45,6 +49,8 @@ pub(crate) enum Input {
     /// The time of the response of this id is over.
     TimeOver(String),
     Transcript(String, Transcript),
+    /// No answer was asked for since a turn ended.
+    NotAsked,
     /// The session ends: what to say, and how to close.
     End(Option<ApiError>, u16, &'static str),
     /// The client has gone.
@@ -54,6 +60,10 @@ pub(crate) enum Input {
 /// Nobody is left to work for.
 struct Closed;
 
+/// Bytes of the settings, which a client gets back in one frame.
+const MOST_SETTINGS: usize = 16 << 20;
+/// Bytes of events that wait until an answer has ended.
+const MOST_DEFERRED: usize = 1 << 20;
 /// Turns that are written down at once.
 const TRANSCRIPTS: usize = 2;
 
@@ -76,6 +86,10 @@ pub(crate) struct Worker {
     turn: Option<String>,
     response: Option<Response>,
     generating: Option<Generating>,
+    /// When the last turn ended that is to be answered after the present answer.
+    unanswered: Option<Instant>,
+    /// Tells when an answer to the last turn is expected no longer.
+    expected: Option<Waiting>,
     /// Spoken turns that will be written down when nothing more urgent is to be done.
     unwritten: VecDeque<(String, Message)>,
     /// Turns that are being written down; what is not done ends with the session.
@@ -98,13 +112,13 @@ struct Generating {
 }
 
 impl Worker {
-    pub(crate) fn new(app: Arc<App>, own: Sender<Input>, inputs: Receiver<Input>, outputs: Sender<Output>) -> Self {
+    pub(crate) fn new(app: Arc<App>, own: Sender<Input>, inputs: Receiver<Input>, outbox: Outbox) -> Self {
         let settings = Settings::new(&app);
         Self {
             runtime: Handle::current(),
             own,
             inputs,
-            out: Emitter::new(outputs),
+            out: Emitter::new(outbox),
             conversation_id: ids::new("conv_"),
             ear: Ear::new(settings.turn_detection.as_ref()),
             session: Some(app.omni.session()),
@@ -115,6 +129,8 @@ impl Worker {
             turn: None,
             response: None,
             generating: None,
+            unanswered: None,
+            expected: None,
             unwritten: VecDeque::new(),
             transcripts: JoinSet::new(),
             deferred: VecDeque::new(),
@@ -137,7 +153,7 @@ impl Worker {
 
     fn take(&mut self, input: Input) -> ControlFlow<Closed> {
         match input {
-            Input::Client(text) => self.client(&text),
+            Input::Client(text, _room) => self.client(&text),
             Input::Binary => {
                 let message = "binary frames are not read, expected events as JSON text";
                 self.out.error(&ApiError::invalid("event", message), None);
@@ -147,6 +163,7 @@ impl Worker {
             Input::AnswerEnded => self.answer_ended(),
             Input::TimeOver(id) => self.time_over(&id),
             Input::Transcript(id, news) => self.transcript(&id, news),
+            Input::NotAsked => self.expected = None,
             Input::End(error, code, reason) => {
                 if let Some(error) = error {
                     self.out.error(&error, None);
@@ -156,6 +173,7 @@ impl Worker {
             }
             Input::Gone => return ControlFlow::Break(Closed),
         }
+        self.answer_turn();
         self.write_down();
         ControlFlow::Continue(())
     }
@@ -175,6 +193,7 @@ impl Worker {
 
     fn act(&mut self, fields: &Fields, text: &str) -> ApiResult<()> {
         let kind = fields.string("type")?;
+        fields.string("event_id")?;
         match fields.required("type", kind)? {
             "session.update" => self.update(fields),
             "input_audio_buffer.append" => self.append(fields),
@@ -210,6 +229,9 @@ impl Worker {
     fn update(&mut self, fields: &Fields) -> ApiResult<()> {
         let session = fields.object("session")?;
         let merged = self.settings.merge(&self.app, &fields.required("session", session)?)?;
+        if weight::of_value(&merged.to_json()) > MOST_SETTINGS {
+            return Err(ApiError::invalid("session", format_args!("larger than {} MiB", MOST_SETTINGS >> 20)));
+        }
         if merged.turn_detection != self.settings.turn_detection {
             self.ear.set(merged.turn_detection.as_ref());
             self.turn = None;
@@ -239,6 +261,7 @@ impl Worker {
             return Err(ApiError::invalid("item_id", "this item is being made; cancel its response first"));
         }
         self.items.remove(id)?;
+        self.unwritten.retain(|(unwritten, _)| unwritten != id);
         self.out.emit("conversation.item.deleted", json!({"item_id": id}));
         Ok(())
     }
@@ -254,6 +277,9 @@ impl Worker {
             || self.response.as_ref().is_some_and(|response| is(response.open_item()));
         if generating {
             // When its words were said is known when the answer has ended.
+            if self.deferred.iter().map(String::len).sum::<usize>() + text.len() > MOST_DEFERRED {
+                return Err(ApiError::invalid("item_id", "too much waits for the end of this answer already"));
+            }
             self.deferred.push_back(text.to_owned());
             return Ok(());
         }
@@ -277,10 +303,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes spoken turns down when no answer waits for its first sound: that comes first.
+    /// Whether the beginning of an answer is waited for, asked for already or not.
+    fn awaits_answer(&self) -> bool {
+        let awaited = self.response.as_ref().is_some_and(Response::is_awaited);
+        awaited || self.expected.is_some() || self.unanswered.is_some()
+    }
+
+    /// Writes spoken turns down when no answer is waited for: that comes first.
     fn write_down(&mut self) {
-        let urgent = self.response.as_ref().is_some_and(|response| response.settings.spoken && !response.has_sound);
-        if urgent {
+        if self.awaits_answer() {
             return;
         }
         while self.transcripts.try_join_next().is_some() {}
@@ -295,7 +326,8 @@ impl Worker {
             });
             let Some(recording) = recording else { continue };
             let asked = question(recording, prompt);
-            self.transcripts.spawn_on(transcribe(self.app.clone(), id, asked, self.own.clone()), &self.runtime);
+            let work = transcribe(self.app.clone(), id, asked, self.own.clone()).in_current_span();
+            self.transcripts.spawn_on(work, &self.runtime);
         }
     }
 
@@ -312,6 +344,7 @@ impl Worker {
                 self.out.emit(&format!("{NAME}.completed"), place(json!({"transcript": text, "usage": usage})));
             }
             Transcript::Failed(error) => {
+                self.app.metrics.refuse(error.code);
                 self.out.emit(&format!("{NAME}.failed"), place(json!({"error": error.to_json()})))
             }
         }

@@ -1,16 +1,15 @@
 //! The sound of a session: turns that are heard in it, or committed by the client.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use qwen3_omni::Session;
 use qwen3_omni::media::audio::SAMPLE_RATE;
 use serde_json::json;
 
-use super::Worker;
+use super::{Input, Worker};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::ids;
-use crate::realtime::answer::Response;
 use crate::realtime::ear::{CLIENT_RATE, Heard};
 use crate::realtime::items::{Content, Item, decode, to_samples};
 use crate::realtime::prefill::Prefill;
@@ -19,6 +18,8 @@ use crate::realtime::prefill::Prefill;
 const LONG_TURN: usize = 8;
 /// Sound of a turn that is shorter is no turn.
 const LEAST_TURN_MS: u64 = 100;
+/// Time after a turn in which an answer to it is expected.
+const EXPECTED: Duration = Duration::from_millis(500);
 
 impl Worker {
     pub(super) fn append(&mut self, fields: &Fields) -> ApiResult<()> {
@@ -88,6 +89,8 @@ impl Worker {
         self.out.emit("input_audio_buffer.speech_started", json!({"audio_start_ms": start_ms, "item_id": id}));
         self.turn = Some(id);
         if self.settings.turn_detection.as_ref().is_some_and(|turns| turns.interrupt_response) {
+            // What is being said now is answered with what was said before.
+            self.unanswered = None;
             self.cancel("turn_detected");
         }
     }
@@ -97,9 +100,8 @@ impl Worker {
         self.out.emit("input_audio_buffer.speech_stopped", json!({"audio_end_ms": end_ms, "item_id": id}));
         let sound = self.ear.take();
         self.commit_turn(id, sound)?;
-        if self.settings.turn_detection.as_ref().is_some_and(|turns| turns.create_response) && self.response.is_none() {
-            self.respond(Response::new(&self.conversation_id, self.settings.answer.clone(), Some(ended)));
-        }
+        self.unanswered = self.answers_turns().then_some(ended);
+        self.answer_turn();
         Ok(())
     }
 
@@ -124,6 +126,9 @@ impl Worker {
             && let Content::Said { message, .. } = &item.content
         {
             self.unwritten.push_back((id.clone(), message.clone()));
+            if self.expected.is_none() {
+                self.expected = Some(self.after(EXPECTED, Input::NotAsked));
+            }
         }
         let previous = self.items.last().map(str::to_owned);
         self.out.emit("input_audio_buffer.committed", json!({"previous_item_id": previous, "item_id": id}));
