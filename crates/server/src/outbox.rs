@@ -63,7 +63,7 @@ impl Outbox {
         Self::holding(OUTPUTS)
     }
 
-    /// An outbox for so many messages.
+    /// An outbox in which this many messages wait.
     pub(crate) fn holding(most: usize) -> (Self, Outputs) {
         let (outputs, waiting) = channel(most);
         (Self { outputs, room: Room::new() }, waiting)
