@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use qwen3_omni_gpu_kernels as gpu_kernels;
 use testkit::noise;
 
-use crate::{agree, floats, gpu, ids, tables, values};
+use crate::{agree, floats, gpu, tables, values};
 
 type EmbedAdd = fn(Tensor<2>, Tensor<1, Int>, Option<Tensor<2>>) -> (Tensor<2>, Tensor<2>);
 

@@ -9,7 +9,7 @@ mod draws;
 mod elementwise;
 mod products;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use testkit::{distance, noise};
 
 /// Differences, as a share of the largest value, that come from the order of sums and from the last bit of a division or exponential.

@@ -156,6 +156,7 @@ mod tests {
             ("```\nnever closed", ""),
             ("| a | b |\n|---|---|\n| 1 | 2 |", " a  b \n------\n 1  2 "),
             ("a < b", "a  b"),
+            ("-5 degrees\n+7 more\n---\n-- well", "-5 degrees\n+7 more\n--\n- well"),
             ("wwho http", "wwho http"),
         ];
         for (text, expected) in cases {
@@ -163,6 +164,18 @@ mod tests {
                 assert_eq!(spoken(text, piece), expected, "{text:?} in pieces of {piece}");
             }
         }
+    }
+
+    #[test]
+    fn a_token_is_spoken_if_any_of_its_text_is() {
+        let mut prose = Prose::default();
+        prose.push("**a** b");
+        assert_eq!(
+            [(0, 2), (1, 3), (3, 5)].map(|(start, end)| prose.speaks(start, end)),
+            [Some(false), Some(true), Some(false)]
+        );
+        assert_eq!([0, 2, 3].map(|at| prose.speaks(at, at)), [true, false, true].map(Some), "tokens without text");
+        assert_eq!(prose.speaks(6, 9), None);
     }
 
     proptest! {
