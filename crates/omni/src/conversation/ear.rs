@@ -1,6 +1,7 @@
 //! Cuts incoming sound into frames and finds the turns in it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use media::MediaError;
 use media::audio::{Mono, SAMPLE_RATE};
@@ -81,7 +82,7 @@ impl Ear {
     /// Keeps a frame that may turn out to lead into a turn.
     fn wait(&mut self, frame: &[f32]) {
         self.before.extend(frame);
-        let most = (self.detector.lead_in().as_secs_f64() * f64::from(SAMPLE_RATE)) as usize;
+        let most = samples_in(self.detector.lead_in(), SAMPLE_RATE);
         self.before.drain(..self.before.len().saturating_sub(most));
     }
 
@@ -90,6 +91,11 @@ impl Ear {
         self.detector.reset();
         std::mem::take(&mut self.speaking)
     }
+}
+
+/// Samples that sound in a time.
+pub(super) fn samples_in(time: Duration, sample_rate: u32) -> usize {
+    (time.as_secs_f64() * f64::from(sample_rate)) as usize
 }
 
 #[cfg(test)]
@@ -148,5 +154,10 @@ mod tests {
         assert!(message.contains("not a finite number"), "{message}");
         assert!(ear.push(&vec![0.9; 2 * FRAME], SAMPLE_RATE).is_ok());
         assert!(ear.end() && !ear.end());
+    }
+
+    #[test]
+    fn a_time_holds_its_samples() {
+        assert_eq!([0, 40, 2000].map(|ms| samples_in(Duration::from_millis(ms), 24_000)), [0, 960, 48_000]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use async_channel::{Receiver, Sender};
 use omni_core::Result;
 
-use super::ear::{Ear, Heard};
+use super::ear::{Ear, Heard, samples_in};
 use super::{ConversationEvent, ConversationOptions};
 use crate::answer::Canceller;
 use crate::output::{Event, Played, Reply};
@@ -94,8 +94,8 @@ struct Playing {
 
 impl Playing {
     fn played(&self) -> usize {
-        let clock = || self.since.map_or(0.0, |since| since.elapsed().as_secs_f64()) * f64::from(self.sample_rate);
-        self.played.unwrap_or_else(|| clock() as usize).min(self.samples)
+        let clock = || self.since.map_or(0, |since| samples_in(since.elapsed(), self.sample_rate));
+        self.played.unwrap_or_else(clock).min(self.samples)
     }
 
     /// Whether the answer can be dropped without anybody missing it.
