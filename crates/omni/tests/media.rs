@@ -9,7 +9,7 @@ use qwen3_omni::checkpoint::Checkpoint;
 use qwen3_omni::media::audio::log_mel;
 use qwen3_omni::media::image::{PixelBounds, Pixels};
 use qwen3_omni::{
-    AudioInput, Encoded, Error, Event, GenerateOptions, Message, ModalityEncoder, Omni, PartKind, Place, Reply,
+    AudioInput, Encoded, Error, Event, GenerateOptions, Message, ModalityEncoder, Omni, Part, PartKind, Place, Reply,
     SpanLayout, TalkerPositions, VideoInput, VideoSound,
 };
 use serde_json::json;
@@ -192,6 +192,18 @@ fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
     let error = refused(&omni, Message::user().text("hear").encoded(narrow), &greedy());
     assert!(matches!(&error, Error::Media { part, .. } if part == "message 1, part 2"), "{error}");
     assert!(error.to_string().contains("[3, 7]") && error.to_string().contains("expected width 128"), "{error}");
+}
+
+#[test]
+fn a_session_keeps_the_frames_of_a_sound_behind_one_that_was_encoded_elsewhere() {
+    let embeds = Tensor::zeros([3, 128], &Device::flex());
+    let encoded = Encoded { embeds, spans: vec![SpanLayout::Audio { tokens: 3 }], deepstack: vec![] };
+    let mut session = nano().session();
+    session.push(Message::user().encoded(encoded).audio(sample("spoken_sum_question.wav")));
+    session.reply(&short()).unwrap();
+    let messages = session.messages();
+    let parts = messages[0].parts();
+    assert!(matches!(parts, [Part::Encoded(_), Part::Audio(AudioInput::Frames(_))]), "{parts:?}");
 }
 
 #[test]

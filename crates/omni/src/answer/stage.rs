@@ -113,3 +113,18 @@ pub(super) fn requested_stop(signals: &Signals) -> Option<SpeechFinish> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_talker_stops_for_a_cancelled_answer_and_for_silence() {
+        let signals = Signals::new(false);
+        assert!(requested_stop(&signals).is_none());
+        signals.fall_silent();
+        assert!(matches!(requested_stop(&signals), Some(SpeechFinish::Silence)));
+        signals.cancel();
+        assert!(matches!(requested_stop(&signals), Some(SpeechFinish::Cancelled)));
+    }
+}
