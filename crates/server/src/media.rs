@@ -1,5 +1,6 @@
 //! Media of requests: data in the request, or addresses from which they are fetched.
 
+#[cfg(feature = "remote-media")]
 use std::cell::Cell;
 
 use percent_encoding::percent_decode_str;
@@ -17,6 +18,7 @@ const MOST_HEAD: usize = 256;
 pub(crate) struct MediaReader {
     max_pixels: usize,
     /// Bytes that are fetched for a request.
+    #[cfg(feature = "remote-media")]
     most_bytes: usize,
     #[cfg(feature = "remote-media")]
     fetcher: Fetcher,
@@ -26,6 +28,7 @@ impl MediaReader {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             max_pixels: config.max_pixels,
+            #[cfg(feature = "remote-media")]
             most_bytes: config.max_body,
             #[cfg(feature = "remote-media")]
             fetcher: Fetcher::new(&config.allowed_media_hosts, config.body_time),
@@ -34,7 +37,11 @@ impl MediaReader {
 
     /// The media of one request, which together are no larger than its body might be.
     pub(crate) fn of_request(&self) -> RequestMedia<'_> {
-        RequestMedia { reader: self, left: Cell::new(self.most_bytes) }
+        RequestMedia {
+            reader: self,
+            #[cfg(feature = "remote-media")]
+            left: Cell::new(self.most_bytes),
+        }
     }
 
     /// Checks the size of a picture by its header.
@@ -55,6 +62,7 @@ impl MediaReader {
 pub(crate) struct RequestMedia<'a> {
     reader: &'a MediaReader,
     /// Bytes that may still be fetched.
+    #[cfg(feature = "remote-media")]
     left: Cell<usize>,
 }
 
