@@ -4,6 +4,8 @@
 mod codec;
 mod library;
 mod program;
+mod reference;
+mod suites;
 
 use std::fs;
 use std::path::{Path, PathBuf};

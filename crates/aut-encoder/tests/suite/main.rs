@@ -1,0 +1,6 @@
+//! Tests of the encoder and the decoder of AuT.
+#![allow(clippy::unwrap_used)]
+
+mod decoder;
+mod parity;
+mod probe;

@@ -1,0 +1,5 @@
+//! Tests of the talker.
+#![allow(clippy::unwrap_used)]
+
+mod parity;
+mod talker;

@@ -1,0 +1,10 @@
+//! Tests of training, through the library and through the program.
+#![allow(clippy::unwrap_used)]
+
+mod aut;
+mod codec;
+mod data;
+mod golden;
+mod program;
+mod stages;
+mod trainer;

@@ -1,0 +1,5 @@
+//! Tests of the vision encoder.
+#![allow(clippy::unwrap_used)]
+
+mod parity;
+mod probe;
