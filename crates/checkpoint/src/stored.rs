@@ -82,7 +82,7 @@ pub struct StoredMatrix {
 enum Form {
     F32(Bytes),
     Bf16(Bytes),
-    Packed { bits: usize, group: usize, words: Bytes, scales: Bytes, half: bool, zeros: Option<Arc<[i8]>> },
+    Packed { bits: usize, group: usize, words: Bytes, scales: Bytes, bf16_scales: bool, zeros: Option<Arc<[i8]>> },
 }
 
 impl StoredMatrix {
@@ -94,16 +94,17 @@ impl StoredMatrix {
         Self { shape, form: Form::Bf16(bytes.aligned(2)) }
     }
 
-    /// Makes a packed matrix; `scales` are bf16 if `half`, otherwise f32.
+    /// Makes a packed matrix; `scales` are bf16 if `bf16_scales`, otherwise f32.
     pub(crate) fn packed(
         shape: [usize; 2],
         [bits, group]: [usize; 2],
         words: Bytes,
-        (scales, half): (Bytes, bool),
+        (scales, bf16_scales): (Bytes, bool),
         zeros: Option<Vec<i8>>,
     ) -> Self {
-        let scales = scales.aligned(if half { 2 } else { 4 });
-        let form = Form::Packed { bits, group, words: words.aligned(4), scales, half, zeros: zeros.map(Arc::from) };
+        let scales = scales.aligned(if bf16_scales { 2 } else { 4 });
+        let form =
+            Form::Packed { bits, group, words: words.aligned(4), scales, bf16_scales, zeros: zeros.map(Arc::from) };
         Self { shape, form }
     }
 
@@ -122,11 +123,11 @@ impl StoredMatrix {
         match &self.form {
             Form::F32(bytes) => Weight::F32(bytemuck::cast_slice(bytes.get())),
             Form::Bf16(bytes) => Weight::Bf16(bytemuck::cast_slice(bytes.get())),
-            Form::Packed { bits, group, words, scales, half, zeros } => Weight::Packed(Packed {
+            Form::Packed { bits, group, words, scales, bf16_scales, zeros } => Weight::Packed(Packed {
                 bits: *bits,
                 group: *group,
                 words: bytemuck::cast_slice(words.get()),
-                scales: match half {
+                scales: match bf16_scales {
                     true => Scales::Bf16(bytemuck::cast_slice(scales.get())),
                     false => Scales::F32(bytemuck::cast_slice(scales.get())),
                 },

@@ -171,6 +171,9 @@ impl Code2Wav {
     /// # Errors
     /// The errors of [`Code2Wav::forward`]; the first one of any stream.
     pub fn waves(&self, streams: &[Vec<Vec<u32>>]) -> Result<Vec<Tensor<1>>> {
+        if streams.is_empty() {
+            return Ok(Vec::new());
+        }
         streams.iter().try_for_each(|frames| self.check(frames))?;
         let mut states: Vec<VocoderState> = streams.iter().map(|_| self.start_once()).collect();
         let runs = states.iter_mut().zip(streams).map(|(state, frames)| VocoderRun { state, frames });
@@ -187,6 +190,9 @@ impl Code2Wav {
     /// # Errors
     /// [`Error::Request`] for a stream without frames, or of another width.
     pub fn waves_of_means(&self, streams: &[Tensor<2>]) -> Result<Vec<Tensor<1>>> {
+        if streams.is_empty() {
+            return Ok(Vec::new());
+        }
         let expected = self.code_embedding.width();
         if let Some([frames, width]) = streams.iter().map(Tensor::dims).find(|dims| dims[0] == 0 || dims[1] != expected)
         {

@@ -21,7 +21,7 @@ impl Default for Chunking {
 }
 
 impl Code2Wav {
-    /// Decodes all frames `[F, Q]` at once, exactly: `F * samples_per_frame - lookahead` samples.
+    /// Decodes all frames `[F, Q]` at once: `F * samples_per_frame - lookahead` samples.
     ///
     /// # Errors
     /// The errors of [`Code2Wav::forward`].
@@ -31,8 +31,8 @@ impl Code2Wav {
 
     /// Decodes as the reference's `generate` does: in separate chunks, each with a left context that is dropped.
     ///
-    /// Every chunk lacks the lookahead at its end, so sound jumps a little at each boundary. Offered for parity only;
-    /// a stream is exact and needs less memory.
+    /// Every chunk lacks the lookahead at its end, so sound jumps a little at each boundary. Offered for parity only; a stream of
+    /// [`Code2Wav::forward`] has no such boundaries and needs less memory.
     ///
     /// # Shapes
     /// `[F, Q]` → `F * samples_per_frame - chunks * lookahead` samples.
@@ -40,6 +40,9 @@ impl Code2Wav {
     /// # Errors
     /// The errors of [`Code2Wav::forward`].
     pub fn decode_chunked(&self, frames: &[Vec<u32>], chunking: Chunking) -> Result<Vec<f32>> {
+        if frames.is_empty() {
+            return self.decode(frames);
+        }
         let mut samples = Vec::new();
         for start in (0..frames.len()).step_by(chunking.frames.max(1)) {
             let context = start.min(chunking.left_context);

@@ -173,8 +173,11 @@ impl Talker {
     /// → `[N, D]`, one run after another.
     ///
     /// # Errors
-    /// The errors of [`Talker::forward`]; the first one of any run.
+    /// The errors of [`Talker::forward`]; the first one of any run. [`Error::Request`] for no runs.
     pub fn hidden_states(&self, runs: Vec<TalkerRun>) -> Result<Tensor<2>> {
+        if runs.is_empty() {
+            return Err(Error::Request("there are no runs".into()));
+        }
         for run in &runs {
             self.model.check_room(run.state, run.input.positions.tokens())?;
         }
@@ -206,30 +209,27 @@ impl Talker {
         Ok(TalkerStates { hidden, logits })
     }
 
-    /// Looks up rows of the codec embedding, if it has them.
+    /// Looks up rows of the codec embedding.
     ///
     /// # Shapes
     /// `[T]` first codes or control ids → `[T, D]`.
     ///
     /// # Errors
     /// [`omni_core::Error::Request`] for no ids, or one that is not in the table.
-    pub fn codec_rows_checked(&self, ids: &[u32]) -> Result<Tensor<2>> {
+    pub fn codec_rows(&self, ids: &[u32]) -> Result<Tensor<2>> {
         let rows = self.vocabulary();
         match ids.iter().find(|id| **id as usize >= rows) {
             Some(id) => Err(Error::Request(format!("codec id {id} is beyond the {rows} rows of its table"))),
             None if ids.is_empty() => Err(Error::Request("no codec ids were given".into())),
-            None => Ok(self.codec_rows(ids)),
+            None => Ok(self.known_codec_rows(ids)),
         }
     }
 
-    /// Looks up rows of the codec embedding.
+    /// Looks up rows of the codec embedding by ids that lie in it.
     ///
     /// # Shapes
     /// `[T]` first codes or control ids → `[T, D]`.
-    ///
-    /// # Panics
-    /// If an id is not in the table.
-    pub fn codec_rows(&self, ids: &[u32]) -> Tensor<2> {
+    pub(crate) fn known_codec_rows(&self, ids: &[u32]) -> Tensor<2> {
         on_engine!(self.engine, |e| {
             let rows = e.embed(&self.codec_embedding, &e.ids(ids));
             e.tensor(&rows, 0..ids.len())

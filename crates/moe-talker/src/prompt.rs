@@ -80,7 +80,8 @@ impl Talker {
     /// `None` if the answer has no text: there is nothing to say.
     ///
     /// # Errors
-    /// [`Error::Request`] if the prompt does not end in an assistant turn's opening, or has media rows and no tap.
+    /// [`Error::Request`] if the prompt does not end in an assistant turn's opening, or has media rows and no tap, or if
+    /// the speaker has no row in the codec embedding.
     pub fn prompt(&self, conversation: &Conversation) -> Result<Option<TalkerPrompt>> {
         let (user, assistant) = self.split(conversation.prompt)?;
         let text: Vec<u32> = assistant.iter().chain(conversation.answer).copied().collect();
@@ -92,7 +93,7 @@ impl Talker {
         let controls = rows(&[turns.tts_pad, turns.tts_bos, turns.tts_eos]); // [3, D]
         let [pad, bos, eos] = [0, 1, 2].map(|i| controls.clone().narrow(0, i, 1));
         let text = rows(&text);
-        let embeds = self.opening(&text, [pad.clone(), bos], conversation.speaker);
+        let embeds = self.opening(&text, [pad.clone(), bos], conversation.speaker)?;
         let embeds = match user.is_empty() {
             true => embeds,
             false => Tensor::cat(vec![self.user_rows(conversation, &user)?, embeds], 0),
@@ -137,13 +138,13 @@ impl Talker {
     }
 
     /// The nine opening positions, text side plus codec side.
-    fn opening(&self, text: &Tensor<2>, [pad, bos]: [Tensor<2>; 2], speaker: u32) -> Tensor<2> {
+    fn opening(&self, text: &Tensor<2>, [pad, bos]: [Tensor<2>; 2], speaker: u32) -> Result<Tensor<2>> {
         let header = text.clone().narrow(0, 0, HEADER);
         let first = text.clone().narrow(0, HEADER, 1);
         let text_side = Tensor::cat(vec![pad.repeat_dim(0, 4), bos, first], 0); // [6, D]
         let [a, b, c] = self.controls.think;
-        let codec_side = self.codec_rows(&[a, b, c, speaker, self.controls.pad, self.controls.bos]);
-        Tensor::cat(vec![header, text_side + codec_side], 0) // [9, D]
+        let codec_side = self.codec_rows(&[a, b, c, speaker, self.controls.pad, self.controls.bos])?;
+        Ok(Tensor::cat(vec![header, text_side + codec_side], 0)) // [9, D]
     }
 
     /// Where the user turns are, and the ids from the last assistant opening on.

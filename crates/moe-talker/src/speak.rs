@@ -196,7 +196,7 @@ impl Talker {
         if codes.is_empty() {
             return Vec::new();
         }
-        let rows = self.codec_rows(&codes); // [runs, D]
+        let rows = self.known_codec_rows(&codes); // [runs, D]
         let each = runs.iter().enumerate();
         each.map(|(at, run)| FrameStart { hidden: run.hidden.clone(), first: rows.clone().narrow(0, at, 1) }).collect()
     }

@@ -5,7 +5,7 @@ use nn::{
     AnyEngine, Decoder, DecoderConfig, DecoderRun, DecoderState, Embedding, Engine, Linear, Logits, Probe, admitted,
     last_rows, on_engine,
 };
-use omni_core::{Dtype, Place, Positions, Result, VisualRows};
+use omni_core::{Dtype, Error, Place, Positions, Result, VisualRows};
 
 use crate::config::ThinkerConfig;
 use crate::config::thinker_spec;
@@ -225,8 +225,11 @@ impl Thinker {
     /// Computes the states of all rows of several runs in one batch, from which [`Thinker::logits`] makes logits.
     ///
     /// # Errors
-    /// The errors of [`Thinker::forward`]; the first one of any run.
+    /// The errors of [`Thinker::forward`]; the first one of any run. [`Error::Request`] for no runs.
     pub fn hidden_states(&self, runs: Vec<ThinkerRun>) -> Result<ThinkerHidden> {
+        if runs.is_empty() {
+            return Err(Error::Request("there are no runs".into()));
+        }
         for run in &runs {
             self.model.check_room(run.state, run.input.positions.tokens())?;
         }

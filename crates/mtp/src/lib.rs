@@ -15,7 +15,7 @@ pub use draft::{DraftCounts, MAX_DRAFT_CODES};
 pub use model::CodePredictor;
 pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, SamplingOptions};
 pub use predict::{FrameRun, PredictorProbe, PredictorState};
-pub use teacher_forcing::{GivenFrames, GivenFramesOutput};
+pub use teacher_forcing::GivenFrames;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -78,10 +78,7 @@ impl CodePredictor {
     /// Sum `[1, D]` of the residual codes' embeddings, in f32; the codes lie in their tables.
     pub(crate) fn sum_of_embeddings<E: Engine>(&self, e: &E, residual: &[u32]) -> Tensor<2> {
         let rows = self.codec_embedding.iter().zip(residual).map(|(table, code)| e.embed(table, &e.ids(&[*code])));
-        let sum = rows.fold(None, |sum, row| match sum {
-            Some(sum) => Some(e.add(sum, &row)),
-            None => Some(e.widened(&row)),
-        });
+        let sum = rows.fold(None, |sum, row| Some(with_rows(e, sum, &row)));
         e.tensor(&sum.expect("there is at least one residual codebook"), 0..1)
     }
 
@@ -97,5 +94,13 @@ impl CodePredictor {
             }
         }
         Ok(())
+    }
+}
+
+/// Adds the embeddings of one codebook to the sum of those before it, which is kept in f32.
+pub(crate) fn with_rows<E: Engine>(e: &E, sum: Option<E::Rows>, rows: &E::Rows) -> E::Rows {
+    match sum {
+        Some(sum) => e.add(sum, rows),
+        None => e.widened(rows),
     }
 }

@@ -5,6 +5,7 @@ use omni_core::{Error, FrameCodes, FrameStart, Positions, Result, SamplingOption
 
 use crate::CodePredictor;
 use crate::draft::{DraftCounts, MAX_DRAFT_CODES, fitting};
+use crate::model::with_rows;
 
 /// Caches and random source of one run; the caches' memory is reused for every frame.
 #[derive(Debug, Clone)]
@@ -154,10 +155,7 @@ impl CodePredictor {
             let ids = shown(e, &mut frames, ids);
             let rows = e.embed(table, &ids); // [R, D]
             codes.push(ids);
-            sum = Some(match sum {
-                Some(sum) => e.add(sum, &rows),
-                None => e.widened(&rows),
-            });
+            sum = Some(with_rows(e, sum, &rows));
             if index + 1 < self.lm_head.len() {
                 hidden = self.step(e, &mut frames, rows, 1);
             }

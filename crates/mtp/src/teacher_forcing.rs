@@ -3,6 +3,7 @@ use nn::{DecoderRun, Engine, on_engine};
 use omni_core::{Error, Positions, Result};
 
 use crate::CodePredictor;
+use crate::model::with_rows;
 
 /// Frames whose residual codes are given.
 #[derive(Debug, Clone)]
@@ -15,17 +16,8 @@ pub struct GivenFrames<'a> {
     pub residual: &'a [Vec<u32>],
 }
 
-/// The residual codebooks' embeddings and logits of given frames.
-#[derive(Debug, Clone)]
-pub struct GivenFramesOutput {
-    /// `[F, V]` for each residual codebook: logits of its codes.
-    pub logits: Vec<Tensor<2>>,
-    /// `[F, D]`: sum of the residual codes' embeddings, part of the talker's next input.
-    pub embeds: Tensor<2>,
-}
-
 impl CodePredictor {
-    /// Sums the embeddings of the residual codes of several frames.
+    /// Sums the embeddings of the residual codes of several frames, in f32: part of the talker's next input.
     ///
     /// # Shapes
     /// `[F, Q - 1]` → `[F, D]`.
@@ -33,15 +25,19 @@ impl CodePredictor {
     /// # Errors
     /// [`Error::Request`] for no frames, another number of codes, or a code outside its table.
     pub fn embed_frames(&self, residual: &[Vec<u32>]) -> Result<Tensor<2>> {
-        let tables = self.residual_rows(residual)?;
-        Ok(tables.into_iter().reduce(|sum, rows| sum + rows).expect("there is at least one residual codebook"))
+        self.check_frames(residual)?;
+        Ok(on_engine!(self.engine, |e| {
+            let sum = self.rows_of(e, residual).fold(None, |sum, rows| Some(with_rows(e, sum, &rows)));
+            e.tensor(&sum.expect("there is at least one residual codebook"), 0..residual.len())
+        }))
     }
 
-    /// Predicts all residual codes of frames at once, each from the given codes before it (teacher forcing).
+    /// Predicts all residual codes of frames at once, each from the given codes before it (teacher forcing). Returns their logits,
+    /// `[F, V]` for each residual codebook.
     ///
     /// # Errors
     /// The errors of [`CodePredictor::embed_frames`], and [`Error::Request`] for rows of another number or width.
-    pub fn teacher_forced(&self, frames: &GivenFrames) -> Result<GivenFramesOutput> {
+    pub fn teacher_forced(&self, frames: &GivenFrames) -> Result<Vec<Tensor<2>>> {
         let GivenFrames { hidden, first, residual } = frames;
         let (count, books) = (residual.len(), self.codebooks());
         let expected = [count, self.width()];
@@ -51,13 +47,13 @@ impl CodePredictor {
                 "frames start from {hidden:?} and {first:?}, expected {expected:?} each"
             )));
         }
-        let rows = self.residual_rows(residual)?;
-        let embeds = rows.iter().cloned().reduce(|sum, rows| sum + rows).expect("there is a residual codebook");
+        self.check_frames(residual)?;
+        let rows: Vec<Tensor<2>> =
+            on_engine!(self.engine, |e| self.rows_of(e, residual).map(|rows| e.tensor(&rows, 0..count)).collect());
         // The last codebook's code has no successor to predict.
         let inputs = [hidden.clone(), first.clone()].into_iter().chain(rows).take(books);
         let x = Tensor::stack::<3>(inputs.collect(), 1).reshape([count * books, self.width()]); // [F * Q, D]
-        let logits = on_engine!(self.engine, |e| self.all_logits(e, &x, count));
-        Ok(GivenFramesOutput { logits, embeds })
+        Ok(on_engine!(self.engine, |e| self.all_logits(e, &x, count)))
     }
 
     /// `[F * Q, D]` → `[F, V]` for each residual codebook.
@@ -75,19 +71,18 @@ impl CodePredictor {
         self.lm_head.iter().enumerate().map(head).collect()
     }
 
-    /// Embeddings `[F, D]` of the codes of each residual codebook.
-    fn residual_rows(&self, residual: &[Vec<u32>]) -> Result<Vec<Tensor<2>>> {
+    fn check_frames(&self, residual: &[Vec<u32>]) -> Result<()> {
         if residual.is_empty() {
             return Err(Error::Request("there are no frames".into()));
         }
-        residual.iter().try_for_each(|codes| self.check(codes))?;
-        let tables = self.codec_embedding.iter().enumerate();
-        Ok(on_engine!(self.engine, |e| {
-            let rows = tables.map(|(book, table)| {
-                let ids: Vec<u32> = residual.iter().map(|codes| codes[book]).collect();
-                e.tensor(&e.embed(table, &e.ids(&ids)), 0..ids.len())
-            });
-            rows.collect()
-        }))
+        residual.iter().try_for_each(|codes| self.check(codes))
+    }
+
+    /// Embeddings `[F, D]` of the codes of each residual codebook.
+    fn rows_of<E: Engine>(&self, e: &E, residual: &[Vec<u32>]) -> impl Iterator<Item = E::Rows> {
+        self.codec_embedding.iter().enumerate().map(move |(book, table)| {
+            let ids: Vec<u32> = residual.iter().map(|codes| codes[book]).collect();
+            e.embed(table, &e.ids(&ids))
+        })
     }
 }

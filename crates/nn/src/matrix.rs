@@ -47,7 +47,7 @@ macro_rules! without_parameters {
 pub enum Matrix {
     /// Floats on the device; trainable on an autodiff device.
     Dense(Param<Tensor<2>>),
-    /// Packed integers on the device, dequantised when used.
+    /// Packed integers on the device, which kernels read as they are and plain operations dequantise when used.
     Packed(PackedTensor),
     /// In host memory, as it lies in the file.
     Host(HostMatrix),

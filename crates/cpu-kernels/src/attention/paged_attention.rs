@@ -99,22 +99,22 @@ fn attend_padded(
         assert!(cache.width == width && heads.is_multiple_of(kv_heads), "heads and widths of the caches");
         assert!(rows <= cache.tokens, "{rows} rows over a cache of {} tokens", cache.tokens);
         let queries = rows * (heads / kv_heads);
-        let half = in_bf16(processor, cache, queries, window, precision);
-        let tiles = queries.div_ceil(if half.is_some() { SIDE } else { QUERIES });
+        let bf16 = in_bf16(processor, cache, queries, window, precision);
+        let tiles = queries.div_ceil(if bf16.is_some() { SIDE } else { QUERIES });
         // In long prompts a task takes several tiles: one page of keys then serves them all.
         for first in (0..tiles).step_by(TILES) {
             let task = |head| Task { q, cache, rows, first_row, heads, head, window, y: &columns };
-            tasks.extend((0..kv_heads).map(|head| (task(head), half, first..(first + TILES).min(tiles))));
+            tasks.extend((0..kv_heads).map(|head| (task(head), bf16, first..(first + TILES).min(tiles))));
         }
         first_row += rows;
     }
-    tasks.into_par_iter().for_each(|(task, half, tiles)| match half {
+    tasks.into_par_iter().for_each(|(task, bf16, tiles)| match bf16 {
         #[cfg(target_arch = "x86_64")]
-        Some(half) => {
+        Some(bf16) => {
             let mut memory = BF16_SCRATCH.take();
             // SAFETY: all features that the bf16 kernels are compiled with were found, or there would be no
             // `Bf16Instructions`.
-            unsafe { paged_bf16::run(half, task, tiles, &mut memory) };
+            unsafe { paged_bf16::run(bf16, task, tiles, &mut memory) };
             BF16_SCRATCH.set(memory);
         }
         _ => {
@@ -172,13 +172,13 @@ mod tests {
         rows: usize,
         [heads, kv]: [usize; 2],
         width: usize,
-        half: bool,
+        bf16: bool,
         window: Option<usize>,
         precision: Precision,
     ) -> f64 {
         let tokens = past + rows;
         let [keys, values] = [5, 9].map(|seed| numbers(tokens * kv * width, seed));
-        let mut cache = PagedKv::new(kv, width, half);
+        let mut cache = PagedKv::new(kv, width, bf16);
         // A cache that was truncated and grows again.
         cache.append(&values[..kv * width], &keys[..kv * width]);
         cache.truncate(0);
@@ -189,7 +189,7 @@ mod tests {
         let q: Vec<f32> = numbers(rows * heads * width, 3).iter().map(|q| q * 3.0).collect();
         let mut y = vec![0.0; q.len()];
         attend(processor, &q, &[Run { cache: &cache, rows }], heads, window, precision, &mut y);
-        let stored = |x: f32| f64::from(if half { widen(narrow(x)) } else { x });
+        let stored = |x: f32| f64::from(if bf16 { widen(narrow(x)) } else { x });
         let mut worst = 0.0_f64;
         for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
             let at = |x: &[f32], token: usize, i: usize| stored(x[(token * kv + head * kv / heads) * width + i]);
@@ -212,11 +212,11 @@ mod tests {
         #[test]
         fn any_cache_is_right(
             past in 0..up_to(150), rows in 1..up_to(20), group in 1..5usize, kv in 1..3usize,
-            width in prop::sample::select(vec![1, 6, 8, 12, 16, 24, 32, 64]), half: bool,
+            width in prop::sample::select(vec![1, 6, 8, 12, 16, 24, 32, 64]), bf16: bool,
             window in prop::sample::select(vec![None, Some(1), Some(72)]),
         ) {
             for processor in Processor::all() {
-                let worst = error(processor, past, rows, [group * kv, kv], width, half, window, Precision::F32);
+                let worst = error(processor, past, rows, [group * kv, kv], width, bf16, window, Precision::F32);
                 prop_assert!(worst < 1e-5, "{processor:?}: {worst}");
             }
         }

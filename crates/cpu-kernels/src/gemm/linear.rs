@@ -78,7 +78,7 @@ impl LinearArgs<'_> {
             return;
         }
         if rows <= SKINNY_MAX_ROWS || input == 0 {
-            return self.few(processor, x, y);
+            return self.skinny(processor, x, y);
         }
         #[cfg(target_arch = "x86_64")]
         if let (Precision::Bf16, Some(instructions)) = (precision, processor.bf16) {
@@ -90,7 +90,7 @@ impl LinearArgs<'_> {
     }
 
     /// Computes at most [`SKINNY_MAX_ROWS`] rows, or rows without inputs.
-    fn few(&self, processor: Processor, x: &[f32], y: &mut [f32]) {
+    fn skinny(&self, processor: Processor, x: &[f32], y: &mut [f32]) {
         let Self { weight, bias, shape: LinearShape { input, output, .. }, epilogue, .. } = *self;
         let former = (epilogue == Epilogue::Add).then(|| y.to_vec());
         if input == 0 {

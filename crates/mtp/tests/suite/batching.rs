@@ -12,9 +12,13 @@ fn row(width: usize, seed: usize) -> Tensor<2> {
 }
 
 fn predictor(place: &Place) -> (CodePredictor, usize) {
+    predictor_of(place, Dtype::F32)
+}
+
+fn predictor_of(place: &Place, dtype: Dtype) -> (CodePredictor, usize) {
     let checkpoint = Checkpoint::open(testkit::nano()).unwrap();
     let config: CodePredictorConfig = checkpoint.config().section().unwrap();
-    let weights = Weights::new(&checkpoint, place, Dtype::F32);
+    let weights = Weights::new(&checkpoint, place, dtype);
     (CodePredictor::load(&weights, &config).unwrap(), config.hidden_size)
 }
 
@@ -70,6 +74,20 @@ fn the_sum_of_embeddings_is_that_of_the_codes_and_another_seed_draws_other_codes
     assert_ne!(codes(&a), codes(&b));
     let looked_up = nn::to_f32_vec(&predictor.embed(&a[0].residual).unwrap());
     assert!(testkit::distance(&looked_up, &nn::to_f32_vec(&a[0].embeds)).1 < 1e-6);
+}
+
+#[test]
+fn the_sums_of_given_frames_are_those_of_frames_that_are_made_in_every_number_type() {
+    let codes: Vec<u32> = (1..16).collect();
+    for place in [Place::Host(Device::flex()), Place::Device(Device::flex())] {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let (predictor, _) = predictor_of(&place, dtype);
+            let codes = &codes[..predictor.codebooks() - 1];
+            let given = predictor.embed_frames(&[codes.to_vec(), codes.to_vec()]).unwrap();
+            let made = nn::to_f32_vec(&predictor.embed(codes).unwrap());
+            assert_eq!(nn::to_f32_vec(&given), [made.clone(), made].concat(), "{place:?}, {dtype}");
+        }
+    }
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn probabilities(
 ) -> Vec<f64> {
     let repeat = |row: &Tensor<2>| row.clone().expand([all.len() as i64, -1]);
     let given = GivenFrames { hidden: repeat(&start.hidden), first: repeat(&start.first), residual: all };
-    let logits: Vec<Vec<f32>> = predictor.teacher_forced(&given).unwrap().logits.iter().map(to_f32_vec).collect();
+    let logits: Vec<Vec<f32>> = predictor.teacher_forced(&given).unwrap().iter().map(to_f32_vec).collect();
     let of_code = |book: usize, frame: usize| {
         let row = &logits[book][5 * frame..5 * (frame + 1)];
         let scaled = row.iter().map(|logit| f64::from(logit / options.temperature));

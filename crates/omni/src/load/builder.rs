@@ -260,8 +260,8 @@ impl OmniBuilder {
     /// # Errors
     /// Before any weight is read: [`Error::Io`], [`Error::Config`] or [`Error::Weights`] naming every missing, unexpected
     /// and mismatched tensor, or what of an adapter does not fit; [`Error::Device`] if the device is absent or lacks the number
-    /// type; [`Error::Memory`] if there is too little for the weights; [`Error::Request`] for 0 threads, 0 answers, or an adapter
-    /// of random weights. With [`OmniBuilder::random_weights`] no tensor can be missing.
+    /// type; [`Error::Memory`] if there is too little for the weights; [`Error::Request`] for 0 threads, 0 answers, an adapter
+    /// of random weights, or a vocoder whose frames have no samples. With [`OmniBuilder::random_weights`] no tensor can be missing.
     pub fn load(self) -> Result<Omni> {
         if self.max_answers == 0 {
             return Err(Error::Request("max_answers is 0, expected at least 1".into()));
@@ -275,7 +275,7 @@ impl OmniBuilder {
         let tokenizer = Tokenizer::from_directory(&self.directory)?;
         token_check::check(&config, &tokenizer)?;
         let template = ChatTemplate::from_directory(&self.directory)?;
-        let generation = GenerationConfig::read(&self.directory, config.top.im_end_token_id)?;
+        let generation = GenerationConfig::read(&self.directory, &config)?;
         let image_bounds = image_bounds(&self.directory)?;
         let dtype = self.compute_dtype(&config);
         let place = self.device.place(dtype)?;
@@ -350,6 +350,11 @@ fn load_audio_encoder(
 }
 
 fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn Vocoder>>) -> Result<SpeechParts> {
+    if let Some(vocoder) = plugged.as_ref().filter(|own| own.sample_rate() == 0 || own.samples_per_frame() == 0) {
+        let (rate, frame) = (vocoder.sample_rate(), vocoder.samples_per_frame());
+        let reason = format!("the vocoder has {rate} samples a second and {frame} a frame, expected at least 1 each");
+        return Err(Error::Request(reason));
+    }
     Ok(SpeechParts {
         talker: Talker::load(weights, config.talker()?, config.turns)?,
         code_predictor: CodePredictor::load(weights, config.code_predictor()?)?,

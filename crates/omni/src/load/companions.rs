@@ -12,7 +12,7 @@ impl OmniCheckpoint {
     pub fn companion_faults(&self) -> Vec<Error> {
         let (directory, config) = (self.directory(), self.config());
         let tokenizer = || token_check::check(config, &Tokenizer::from_directory(directory)?);
-        let generation = || GenerationConfig::read(directory, config.top.im_end_token_id).map(drop);
+        let generation = || GenerationConfig::read(directory, config).map(drop);
         let results = [tokenizer(), self.render_greeting(), generation(), image_bounds(directory).map(drop)];
         results.into_iter().filter_map(Result::err).collect()
     }

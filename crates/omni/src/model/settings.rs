@@ -7,6 +7,8 @@ use omni_core::{Error, Result, SamplingOptions};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::config::OmniConfig;
+
 /// Generation settings of `generation_config.json`; the released values where the file has none.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -44,11 +46,16 @@ impl Default for GenerationConfig {
 }
 
 impl GenerationConfig {
-    pub(crate) fn read(directory: &Path, im_end: u32) -> Result<Self> {
+    pub(crate) fn read(directory: &Path, model: &OmniConfig) -> Result<Self> {
         let path = directory.join("generation_config.json");
         let mut config: Self = read_optional(&path)?;
-        if let EndIds::Unnamed = config.eos_token_id {
-            config.eos_token_id = EndIds::One(im_end);
+        if config.end_ids().is_empty() {
+            config.eos_token_id = EndIds::One(model.top.im_end_token_id);
+        }
+        let rows = model.thinker.text.vocab_size;
+        if let Some(id) = config.end_ids().iter().find(|id| **id as usize >= rows) {
+            let reason = format!("eos_token_id {id}, but the vocabulary has only {rows} rows");
+            return Err(Error::Config(format!("{}: {reason}", path.display())));
         }
         config.talker(0).validate("talker").map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
         Ok(config)

@@ -5,12 +5,12 @@ use media::audio::Mel;
 use media::image::Patches;
 use media::video::Clip;
 use moe_thinker::MediaRows;
-use omni_core::{Encoded, Error, Result};
+use omni_core::{Encoded, Error, Result, SpanLayout};
 use tm_rope::MediaItem;
 use vision_encoder::PixelPatches;
 
 use crate::model::{AnyAudioEncoder, Encoders, Model, Stopped};
-use crate::prompt::{Feature, Media, Prompt};
+use crate::prompt::{Feature, Media, Prompt, on_device};
 
 /// Number of cached rows of each kind, which come before the others.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,19 +40,19 @@ pub(crate) fn encode(model: &Model, prompt: &mut Prompt, cached: CachedRows, sto
         }
     }
     let audio = encode_audio(model, audio, &audio_rows, cached.audio, stopped)?;
-    let audio = checked(model, "sound", &audio_rows, cached.audio, audio)?;
-    let image = encode_uncached(images, &image_rows, cached.image, |items: Vec<Patches>| {
-        encode_pixels(model, items.into_iter().map(|patches| (patches, 0.0)).collect(), stopped)
+    let image = encode_uncached(images, &image_rows, cached.image, |items: Vec<Patches>, rows: &[usize]| {
+        let patches = items.into_iter().map(|patches| (patches, 0.0)).collect();
+        accepted(model, "picture", rows, encode_pixels(model, patches, stopped)?)
     })?;
     let timed = |clip: Clip| {
         let seconds = clip.seconds_per_step();
         (clip.into_patches(), seconds)
     };
-    let video = encode_uncached(videos, &video_rows, cached.video, |items: Vec<Clip>| {
-        encode_pixels(model, items.into_iter().map(timed).collect(), stopped)
+    let video = encode_uncached(videos, &video_rows, cached.video, |items: Vec<Clip>, rows: &[usize]| {
+        accepted(model, "video", rows, encode_pixels(model, items.into_iter().map(timed).collect(), stopped)?)
     })?;
-    let image = checked(model, "picture", &image_rows, cached.image, image)?;
-    let video = checked(model, "video", &video_rows, cached.video, video)?;
+    let (audio, image, video) =
+        (finite("audio encoder", audio)?, finite("vision encoder", image)?, finite("vision encoder", video)?);
     Ok(MediaRows { audio, image, video })
 }
 
@@ -75,14 +75,16 @@ fn encode_audio(
         let shape = [mel.frames(), mel.bins()];
         upload(model, mel.into_values(), shape)
     };
-    let encode = |items: Vec<Mel>| encoders(model)?.audio.encode(items.into_iter().map(upload_mel).collect(), stopped);
+    let encode = |items: Vec<Mel>, rows: &[usize]| {
+        let encoded = encoders(model)?.audio.encode(items.into_iter().map(upload_mel).collect(), stopped)?;
+        accepted(model, "sound", rows, encoded)
+    };
     let all: usize = rows.iter().sum();
     if cached == 0 || cached >= all {
         return encode_uncached(items, rows, cached, encode);
     }
     if items.iter().any(|item| matches!(item, Feature::Encoded(_))) {
-        // Between rows of custom encoders all are encoded.
-        return encode_uncached(items, &[], cached, encode);
+        return encode_behind(items, rows, cached, encode);
     }
     let Some(AnyAudioEncoder::Builtin(encoder)) = model.encoders.as_ref().map(|encoders| &encoders.audio) else {
         return encode_uncached(items, rows, cached, encode);
@@ -105,27 +107,31 @@ fn encode_pixels(model: &Model, items: Vec<(Patches, f32)>, stopped: Stopped) ->
     encoders(model)?.vision.encode(items.into_iter().map(pixels).collect(), stopped)
 }
 
-/// Checks that an encoder made the rows that the prompt has tokens for.
-fn checked(
-    model: &Model,
-    kind: &str,
-    rows: &[usize],
-    cached: usize,
-    encoded: Option<Encoded>,
-) -> Result<Option<Encoded>> {
-    let Some(encoded) = encoded else { return Ok(None) };
-    let shape = [rows.iter().sum::<usize>().saturating_sub(cached), model.config.thinker.text.hidden_size];
-    let found = std::iter::once(&encoded.embeds).chain(&encoded.deepstack).find(|rows| rows.dims() != shape);
-    match found {
-        Some(rows) => {
-            let reason = format!("the encoder made rows {:?}, expected {shape:?}", rows.dims());
-            Err(Error::Media { part: kind.into(), reason })
-        }
-        None if !std::iter::once(&encoded.embeds).chain(&encoded.deepstack).all(is_finite) => {
-            Err(Error::NotFinite { stage: if kind == "sound" { "audio encoder" } else { "vision encoder" } })
-        }
-        None => Ok(Some(encoded)),
+/// Takes the output of an encoder, which may be an application's: checks that each item has the rows that the prompt has tokens for, and
+/// brings them to the model's device and number type.
+fn accepted(model: &Model, kind: &str, rows: &[usize], encoded: Encoded) -> Result<Encoded> {
+    let shape = [rows.iter().sum(), model.config.thinker.text.hidden_size];
+    let spans: Vec<usize> = encoded.spans.iter().map(SpanLayout::tokens).collect();
+    let wrong = all_rows(&encoded).find(|rows| rows.dims() != shape);
+    if wrong.is_some() || spans != rows {
+        let found = wrong.unwrap_or(&encoded.embeds).dims();
+        let reason =
+            format!("the encoder made rows {found:?} in items of {spans:?}, expected {shape:?} in items of {rows:?}");
+        return Err(Error::Media { part: kind.into(), reason });
     }
+    Ok(on_device(&encoded, &model.device, model.dtype))
+}
+
+/// Refuses rows that are not finite, whoever made them.
+fn finite(stage: &'static str, encoded: Option<Encoded>) -> Result<Option<Encoded>> {
+    match encoded.as_ref().is_none_or(|encoded| all_rows(encoded).all(is_finite)) {
+        true => Ok(encoded),
+        false => Err(Error::NotFinite { stage }),
+    }
+}
+
+fn all_rows(encoded: &Encoded) -> impl Iterator<Item = &Tensor<2>> {
+    std::iter::once(&encoded.embeds).chain(&encoded.deepstack)
 }
 
 fn is_finite(rows: &Tensor<2>) -> bool {
@@ -134,19 +140,26 @@ fn is_finite(rows: &Tensor<2>) -> bool {
 
 /// Encodes items to the rows after the cached ones; items whose rows are all cached are left out.
 fn encode_uncached<T>(
+    mut items: Vec<Feature<T>>,
+    mut rows: &[usize],
+    mut cached: usize,
+    encode: impl FnOnce(Vec<T>, &[usize]) -> Result<Encoded>,
+) -> Result<Option<Encoded>> {
+    while let Some((first, rest)) = rows.split_first().filter(|(first, _)| **first <= cached) {
+        (cached, rows) = (cached - first, rest);
+    }
+    items.drain(..items.len() - rows.len());
+    encode_behind(items, rows, cached, encode)
+}
+
+/// Encodes all items and leaves out the first `skip` rows.
+fn encode_behind<T>(
     items: Vec<Feature<T>>,
     rows: &[usize],
-    cached: usize,
-    encode: impl FnOnce(Vec<T>) -> Result<Encoded>,
+    skip: usize,
+    encode: impl FnOnce(Vec<T>, &[usize]) -> Result<Encoded>,
 ) -> Result<Option<Encoded>> {
-    let (mut items, mut skip) = (items, cached);
-    let mut whole = 0;
-    while whole < rows.len() && rows[whole] <= skip {
-        skip -= rows[whole];
-        whole += 1;
-    }
-    items.drain(..whole.min(items.len()));
-    let Some(encoded) = encode_in_order(items, encode)? else {
+    let Some(encoded) = encode_in_order(items, rows, encode)? else {
         return Ok(None);
     };
     let cut = |tensor: Tensor<2>| {
@@ -164,36 +177,40 @@ fn upload(model: &Model, values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), (&model.device, model.dtype.into()))
 }
 
-/// Encodes the raw items in one call and puts the rows of custom encoders between them, in order.
+/// Encodes the raw items in one call and puts rows that the application gave between them, in order.
 fn encode_in_order<T>(
     items: Vec<Feature<T>>,
-    encode: impl FnOnce(Vec<T>) -> Result<Encoded>,
+    rows: &[usize],
+    encode: impl FnOnce(Vec<T>, &[usize]) -> Result<Encoded>,
 ) -> Result<Option<Encoded>> {
     if items.is_empty() {
         return Ok(None);
     }
-    let mut custom = Vec::new();
-    let (mut raw, mut is_raw) = (Vec::new(), Vec::new());
-    for item in items {
+    let mut given = Vec::new();
+    let (mut raw, mut raw_rows, mut is_raw) = (Vec::new(), Vec::new(), Vec::new());
+    for (item, rows) in items.into_iter().zip(rows) {
         is_raw.push(matches!(item, Feature::Raw(_)));
         match item {
-            Feature::Raw(item) => raw.push(item),
-            Feature::Encoded(encoded) => custom.push(*encoded),
+            Feature::Raw(item) => {
+                raw.push(item);
+                raw_rows.push(*rows);
+            }
+            Feature::Encoded(encoded) => given.push(*encoded),
         }
     }
-    if custom.is_empty() {
-        return encode(raw).map(Some);
+    if given.is_empty() {
+        return encode(raw, &raw_rows).map(Some);
     }
-    let mut raw = if raw.is_empty() { Vec::new() } else { split(&encode(raw)?) }.into_iter();
-    let mut custom = custom.into_iter();
-    let next = |is_raw: bool| if is_raw { raw.next() } else { custom.next() }.expect("every item was counted");
+    let mut raw = if raw.is_empty() { Vec::new() } else { split(&encode(raw, &raw_rows)?) }.into_iter();
+    let mut given = given.into_iter();
+    let next = |is_raw: bool| if is_raw { raw.next() } else { given.next() }.expect("every item was counted");
     concatenate(is_raw.into_iter().map(next).collect()).map(Some)
 }
 
 /// Splits rows into one `Encoded` per span.
 fn split(encoded: &Encoded) -> Vec<Encoded> {
     let mut start = 0;
-    let mut piece = |span: &omni_core::SpanLayout| {
+    let mut piece = |span: &SpanLayout| {
         let rows = span.tokens();
         let cut = |tensor: &Tensor<2>| tensor.clone().narrow(0, start, rows);
         let one = Encoded {

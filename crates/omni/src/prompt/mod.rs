@@ -27,6 +27,6 @@ pub use tokenizer::{TextStream, Tokenizer};
 
 pub(crate) use hook::Hook;
 pub(crate) use prepare::{Preparer, PromptModel};
-pub(crate) use prepared::{Feature, Media, SpeechPlan};
+pub(crate) use prepared::{Feature, Media, SpeechPlan, on_device};
 pub(crate) use template::{CALL_CLOSE, CALL_OPEN};
 pub(crate) use tokenizer::PendingText;

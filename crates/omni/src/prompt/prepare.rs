@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use media::audio::{AudioInput, Mel, log_mel_up_to};
 use media::image::{ImageOptions, PatchSpec, PixelBounds};
 use media::video::VideoOptions;
@@ -15,7 +15,7 @@ use super::counted::{Counted, Room};
 use super::hook::{Hook, HookContext};
 use super::message::{Message, Part, PartKind, conversation, whole_conversation};
 use super::options::GenerateOptions;
-use super::prepared::{Feature, Media, PartTokens, Prompt};
+use super::prepared::{Feature, Media, PartTokens, Prompt, on_device};
 use super::template::{ChatTemplate, TemplateOptions};
 use super::tokenizer::{Mark, Tokenizer};
 use crate::config::OmniConfig;
@@ -258,12 +258,7 @@ impl<'a> Preparer<'a> {
             );
             return Err(Error::Media { part: media.name(), reason });
         }
-        let here = |rows: &Tensor<2>| rows.clone().to_device(self.model.device).cast(DType::from(self.model.dtype));
-        Ok(Feature::Encoded(Box::new(Encoded {
-            embeds: here(&encoded.embeds),
-            spans: encoded.spans.clone(),
-            deepstack: encoded.deepstack.iter().map(here).collect(),
-        })))
+        Ok(Feature::Encoded(Box::new(on_device(encoded, self.model.device, self.model.dtype))))
     }
 
     /// Tokens above which sound is refused before all of it is read: twice the context. Shorter sound that does not fit is refused with

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use burn::tensor::{DType, Device, Tensor};
 use media::audio::Mel;
 use media::image::Patches;
 use media::video::Clip;
 use moe_talker::SpeakOptions;
-use omni_core::{Encoded, SamplingOptions};
+use omni_core::{Dtype, Encoded, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::hook::Hook;
@@ -126,5 +127,15 @@ impl Prompt {
     /// Whether the prompt has any media.
     pub fn has_media(&self) -> bool {
         !self.layout.items.is_empty()
+    }
+}
+
+/// Brings an application's rows to where the thinker takes them, in its number type.
+pub(crate) fn on_device(encoded: &Encoded, device: &Device, dtype: Dtype) -> Encoded {
+    let here = |rows: &Tensor<2>| rows.clone().to_device(device).cast(DType::from(dtype));
+    Encoded {
+        embeds: here(&encoded.embeds),
+        spans: encoded.spans.clone(),
+        deepstack: encoded.deepstack.iter().map(here).collect(),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use qwen3_omni::media::image::PixelBounds;
 use qwen3_omni::vision_encoder::PixelPatches;
 use qwen3_omni::{
@@ -77,12 +77,14 @@ fn a_text_ends_with_any_of_the_ids_that_generation_config_names() {
     let second = usual.token_ids[1];
     assert_eq!(ends(json!(second)), usual.token_ids[..1]);
     assert_eq!(ends(json!([second, usual.token_ids[2]])), usual.token_ids[..1]);
-    let directory = testkit::copy_of(&testkit::nano());
-    testkit::edit_json(&directory.path().join("generation_config.json"), |config| {
-        config["eos_token_id"] = json!("end")
-    });
-    let error = Omni::builder(directory.path()).load().err().unwrap().to_string();
-    assert!(error.contains("generation_config.json"), "{error}");
+    // A list that names no id would let every text run to its limit.
+    assert_eq!(ends(json!([])), usual.token_ids);
+    for (wrong, said) in [(json!("end"), "a list of token ids"), (json!([second, 1_000_000]), "eos_token_id 1000000")] {
+        let directory = testkit::copy_of(&testkit::nano());
+        testkit::edit_json(&directory.path().join("generation_config.json"), |config| config["eos_token_id"] = wrong);
+        let error = Omni::builder(directory.path()).load().err().unwrap().to_string();
+        assert!(error.contains("generation_config.json") && error.contains(said), "{error}");
+    }
 }
 
 #[test]
@@ -161,6 +163,9 @@ struct Blind {
     /// Rows that are missing from what is expected.
     missing: usize,
     width: usize,
+    /// Says of all items that they are one.
+    joins: bool,
+    half: bool,
 }
 
 impl ModalityEncoder for Blind {
@@ -178,15 +183,20 @@ impl ModalityEncoder for Blind {
             })
             .collect();
         let rows = spans.iter().map(SpanLayout::tokens).sum::<usize>() - self.missing;
-        let embeds = Tensor::zeros([rows, self.width], &Device::flex());
+        let dtype = if self.half { DType::F16 } else { DType::F32 };
+        let embeds = Tensor::zeros([rows, self.width], (&Device::flex(), dtype));
+        let spans = if self.joins { vec![SpanLayout::Sequence { tokens: rows }] } else { spans };
         Ok(Encoded { embeds, spans, deepstack: Vec::new() })
     }
 }
 
 fn blind(missing: usize) -> (Blind, Omni) {
     let encoder = Blind { missing, width: 128, ..Blind::default() };
-    let omni = Omni::builder(testkit::nano()).vision_encoder(encoder.clone()).load().unwrap();
-    (encoder, omni)
+    (encoder.clone(), with_vision(encoder))
+}
+
+fn with_vision(encoder: Blind) -> Omni {
+    Omni::builder(testkit::nano()).vision_encoder(encoder).load().unwrap()
 }
 
 #[test]
@@ -195,13 +205,31 @@ fn a_vision_encoder_of_a_third_party_takes_the_place_of_the_checkpoints() {
     assert_eq!(encoder.width, omni.config().thinker.text.hidden_size);
     let question = |name: &str| [Message::user().image(testkit::nano().join("../nano-samples").join(name))];
     // It sees the same in every picture of one size.
-    let [a, b] = ["picture_one.png", "picture_two.png"].map(|name| {
-        let path = testkit::nano().join("../nano-samples").join(name);
-        if path.is_file() { ask(&omni, &question(name), &short()).token_ids } else { vec![0] }
-    });
-    assert!(!a.is_empty() && !b.is_empty());
+    let [a, b] = ["picture_one.png", "picture_two.png"].map(|name| ask(&omni, &question(name), &short()).token_ids);
+    assert!(!a.is_empty());
+    assert_eq!(a, b);
     let error = blind(1).1.generate(&question("picture_one.png"), &short()).unwrap_err().to_string();
     assert!(error.contains("picture") && error.contains("rows"), "{error}");
+}
+
+#[test]
+fn a_third_partys_rows_come_in_any_number_type_and_item_by_item() {
+    let picture = || ImageInput::from(testkit::nano().join("../nano-samples/picture_one.png"));
+    let given = || Encoded {
+        embeds: Tensor::zeros([2, 128], &Device::flex()),
+        spans: vec![SpanLayout::Grid { t: 1, h: 1, w: 2, seconds_per_step: 0.0 }],
+        deepstack: Vec::new(),
+    };
+    // Rows that the application gave stand between those that its encoder makes.
+    let question = [Message::user().image(picture()).encoded(given()).image(picture()).text("what do you see")];
+    let encoder = Blind { width: 128, ..Blind::default() };
+    let [whole, half] = [false, true].map(|half| with_vision(Blind { half, ..encoder.clone() }));
+    let expected = ask(&whole, &question, &short()).token_ids;
+    assert_eq!(ask(&half, &question, &short()).token_ids, expected);
+    for wrong in [Blind { joins: true, ..encoder.clone() }, Blind { missing: 1, ..encoder }] {
+        let error = with_vision(wrong).generate(&question, &short()).unwrap_err().to_string();
+        assert!(error.contains("picture") && error.contains("expected [18, 128] in items of [9, 9]"), "{error}");
+    }
 }
 
 #[test]
@@ -298,6 +326,26 @@ fn a_vocoder_of_a_third_party_takes_the_place_of_the_checkpoints() {
     // The codes are those of the checkpoint's own.
     let own = ask(&Omni::builder(testkit::nano()).load().unwrap(), &question, &greedy());
     assert_eq!(speech.codes, own.speech.unwrap().codes);
+}
+
+#[test]
+fn a_vocoder_whose_frames_have_no_samples_is_refused() {
+    struct Mute(u32, usize);
+    impl Vocoder for Mute {
+        fn sample_rate(&self) -> u32 {
+            self.0
+        }
+        fn samples_per_frame(&self) -> usize {
+            self.1
+        }
+        fn start(&self) -> Box<dyn VocoderStream> {
+            Box::new(Beeps(Arc::default()))
+        }
+    }
+    for vocoder in [Mute(0, 640), Mute(8_000, 0)] {
+        let error = Omni::builder(testkit::nano()).vocoder(vocoder).load().err().unwrap().to_string();
+        assert!(error.contains("the vocoder has"), "{error}");
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let hidden = case.float_tensor::<3>("past_hidden", &model.device)?.squeeze_dim::<2>(0);
     let first = case.ints("first_code")?[0] as u32;
     let stored: Vec<u32> = case.ints("codes")?.into_iter().map(|code| code as u32).collect();
-    let start = FrameStart { hidden, first: talker.codec_rows(&[first]) };
+    let start = FrameStart { hidden, first: talker.codec_rows(&[first])? };
     let mut frame = Frame::along(stored[1..].to_vec());
     let mut state = predictor.start(&SamplingOptions::greedy());
     let run = FrameRun { state: &mut state, start: &start, probe: Some(&mut frame) };

@@ -107,8 +107,8 @@ impl TalkerModel {
     /// # Errors
     /// [`Error::Batch`] for no rows to start from or a row beyond the table.
     pub fn with_speaker(mut self, id: u32, like: &[u32]) -> Result<(Self, String)> {
-        let rows = self.talker.codec_rows_checked(like)?;
-        self.talker.codec_rows_checked(&[id])?;
+        let rows = self.talker.codec_rows(like)?;
+        self.talker.codec_rows(&[id])?;
         let name = format!("talker.model.codec_embedding.weight[{id}]");
         let row = rows.mean_dim(0).flatten::<1>(0, 1).detach().require_grad();
         self.speaker = Some(Param::initialized(param_id(&name), row));
@@ -156,8 +156,8 @@ impl TalkerModel {
         let frames = || answers.iter().flat_map(|answer| answer.codes);
         let first: Vec<u32> = frames().map(|codes| codes[0]).collect();
         let residual: Vec<Vec<u32>> = frames().map(|codes| codes[1..].to_vec()).collect();
-        let given = GivenFrames { hidden, first: self.talker.codec_rows(&first), residual: &residual };
-        let logits = self.code_predictor.teacher_forced(&given)?.logits;
+        let given = GivenFrames { hidden, first: self.talker.codec_rows(&first)?, residual: &residual };
+        let logits = self.code_predictor.teacher_forced(&given)?;
         let labels = (0..logits.len()).map(|book| residual.iter().map(|codes| codes[book]).collect()).collect();
         Ok((logits, labels))
     }
@@ -176,19 +176,19 @@ impl TalkerModel {
         };
         let prompt = self.talker.prompt(&conversation)?;
         let prompt = prompt.ok_or_else(|| Error::Batch("a spoken answer without text".into()))?;
-        let opening = self.voiced(&prompt, answer.speaker);
+        let opening = self.voiced(&prompt, answer.speaker)?;
         let embeds = Tensor::cat(vec![opening, self.frames(&prompt, answer.codes)?], 0);
         let positions = self.positions(answer, &prompt)?;
         Ok(Laid { input: TalkerInput { embeds, positions }, before: prompt.ids.len() - 1 })
     }
 
     /// The prompt's rows, with the trained row in place of the speaker's row of the table.
-    fn voiced(&self, prompt: &TalkerPrompt, speaker: u32) -> Tensor<2> {
-        let Some(row) = &self.speaker else { return prompt.embeds.clone() };
-        let change = row.val().unsqueeze::<2>() - self.talker.codec_rows(&[speaker]).detach();
+    fn voiced(&self, prompt: &TalkerPrompt, speaker: u32) -> Result<Tensor<2>> {
+        let Some(row) = &self.speaker else { return Ok(prompt.embeds.clone()) };
+        let change = row.val().unsqueeze::<2>() - self.talker.codec_rows(&[speaker])?.detach();
         let place = prompt.user.len() + SPEAKER_ROW;
         let place = indices([place], &change.device());
-        prompt.embeds.clone().select_assign(0, place, change, IndexingUpdateOp::Add)
+        Ok(prompt.embeds.clone().select_assign(0, place, change, IndexingUpdateOp::Add))
     }
 
     /// Input rows of the frames: the embeddings of all their codes and a row of text, `[F, D]`.
@@ -200,7 +200,7 @@ impl TalkerModel {
             None | Some(0) => prompt.trailing.clone().narrow(0, 0, frames),
             Some(silent) => Tensor::cat(vec![prompt.trailing.clone(), prompt.pad.clone().repeat_dim(0, silent)], 0),
         };
-        Ok(self.talker.codec_rows(&first) + self.code_predictor.embed_frames(&residual)? + text)
+        Ok(self.talker.codec_rows(&first)? + self.code_predictor.embed_frames(&residual)? + text)
     }
 
     /// Positions of the prompt, then one more for each frame.

@@ -121,7 +121,7 @@ impl DeviceEngine {
         let [q, k] = step.rotation.apply([split(q, heads), split(k, kv_heads)], attention.head_norms());
         let v = split(v, kv_heads); // [N, K, Dh]
         if let Some(padding) = step.padding.as_ref().filter(|_| runs.iter().all(|run| run.cache.discards())) {
-            return self.attend_together([q, k, v], step.masks[padding.longest_run].get(&self.device), padding);
+            return self.attend_padded([q, k, v], step.masks[padding.longest_run].get(&self.device), padding);
         }
         let lengths: Vec<usize> = runs.iter().map(|run| run.rows).collect();
         let [q, k, v] = [q, k, v].map(|x| pieces(x, &lengths));
@@ -158,7 +158,7 @@ impl DeviceEngine {
     ///
     /// # Shapes
     /// `q` `[N, H, Dh]`, `k` and `v` `[N, K, Dh]` → `[N, H * Dh]`.
-    fn attend_together(&self, qkv: [Tensor<3>; 3], mask: &Mask, padding: &Padding) -> Tensor<2> {
+    fn attend_padded(&self, qkv: [Tensor<3>; 3], mask: &Mask, padding: &Padding) -> Tensor<2> {
         let Padding { batch, longest, .. } = *padding;
         let [q, k, v] = qkv.map(|x| {
             let [_, heads, head_dim] = x.dims();

@@ -1,6 +1,8 @@
 //! Mixture of experts: only the experts that rows are assigned to are read, in place.
 #![allow(unsafe_code)] // Tasks write disjoint columns of the same rows: see `buffer`.
 
+mod grouped;
+
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
@@ -123,7 +125,7 @@ fn experts_on<'a>(
     let (rows, width) = (inputs.rows(), inputs.width());
     assert_eq!(y.len(), size([rows, width]), "y [rows, width]");
     if let Some(Assignment { row, .. }) = assignments.iter().find(|assignment| assignment.row >= rows) {
-        panic!("a assignment of row {row} of {rows}");
+        panic!("an assignment of row {row} of {rows}");
     }
     if y.is_empty() {
         return;
@@ -133,12 +135,12 @@ fn experts_on<'a>(
     sorted.sort_unstable_by_key(|assignment| (assignment.expert, assignment.row));
     if rows <= SKINNY_MAX_ROWS {
         let all: SmallVec<[usize; SKINNY_MAX_ROWS + 1]> = (0..rows).collect();
-        return few(processor, inputs, sorted, &all, activations, gathered, inner, expert, y);
+        return skinny(processor, inputs, sorted, &all, activations, gathered, inner, expert, y);
     }
     seldom.take(inputs, sorted, |e| matches!(expert(e).gate, Weight::Packed(_)));
-    let Seldom { assignments: few_choices, inputs: skinny, rows: places } = seldom;
-    few(processor, skinny, few_choices, places, activations, gathered, inner, &expert, y);
-    many::experts(processor, gathered, inputs.plain(), width, sorted, inner, expert, precision, y);
+    let Seldom { assignments: few_choices, inputs: few_inputs, rows: places } = seldom;
+    skinny(processor, few_inputs, few_choices, places, activations, gathered, inner, &expert, y);
+    grouped::experts(processor, gathered, inputs.plain(), width, sorted, inner, expert, precision, y);
 }
 
 impl Seldom {
@@ -171,7 +173,7 @@ impl Seldom {
 
 /// Computes experts by skinny GEMM. Rows of assignments index `inputs`; `places` maps them to rows of `y`.
 #[allow(clippy::too_many_arguments)] // Those of `experts`, taken apart.
-fn few<'a>(
+fn skinny<'a>(
     processor: Processor,
     inputs: &mut Activations,
     sorted: &[Assignment],
@@ -249,88 +251,6 @@ fn add(assignments: &[Assignment], outputs: &[f32], place: impl Fn(usize) -> usi
     });
 }
 
-/// Blocked GEMM: each expert's rows are gathered and multiplied together.
-mod many {
-    use super::*;
-    use crate::activation::silu_multiply;
-    use crate::gemm::{Epilogue, LinearArgs, LinearShape};
-
-    #[allow(clippy::too_many_arguments)] // Those of `experts`, taken apart.
-    pub(super) fn experts<'a>(
-        processor: Processor,
-        gathered: &mut Vec<f32>,
-        x: &[f32],
-        width: usize,
-        sorted: &[Assignment],
-        inner: usize,
-        expert: impl Fn(usize) -> Expert<'a> + Sync,
-        precision: Precision,
-        y: &mut [f32],
-    ) {
-        let outputs = {
-            gathered.resize(size([sorted.len(), width]), 0.0);
-            &mut gathered[..]
-        };
-        let mut rest = outputs;
-        let groups: Vec<(&[Assignment], &mut [f32])> = sorted
-            .chunk_by(|a, b| a.expert == b.expert)
-            .map(|assignments| {
-                let (these, others) = std::mem::take(&mut rest).split_at_mut(assignments.len() * width);
-                rest = others;
-                (assignments, these)
-            })
-            .collect();
-        // Experts in parallel, each on one core: none waits for others.
-        #[cfg(target_arch = "x86_64")]
-        if let (Precision::Bf16, Some(instructions)) = (precision, processor.bf16) {
-            groups.into_par_iter().for_each(|(assignments, out)| {
-                half(instructions, x, width, inner, assignments, &expert(assignments[0].expert), out);
-            });
-            return add(sorted, gathered, |row| row, width, y);
-        }
-        for (assignments, out) in groups {
-            let (Expert { gate, up, down }, rows) = (expert(assignments[0].expert), assignments.len());
-            let x: Vec<f32> =
-                assignments.iter().flat_map(|assignment| &x[assignment.row * width..][..width]).copied().collect();
-            let (into, back) =
-                (LinearShape { rows, input: width, output: inner }, LinearShape { rows, input: inner, output: width });
-            let [mut gated, mut upped] = [(); 2].map(|()| vec![0.0; size([rows, inner])]);
-            let affine = |weight, shape| LinearArgs { weight, bias: None, shape, precision, epilogue: Epilogue::Keep };
-            affine(gate, into).apply_on(processor, &x, &mut gated);
-            affine(up, into).apply_on(processor, &x, &mut upped);
-            silu_multiply(&mut gated, &upped);
-            affine(down, back).apply_on(processor, &gated, out);
-        }
-        add(sorted, gathered, |row| row, width, y);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn half(
-        instructions: crate::simd::Bf16Instructions,
-        x: &[f32],
-        width: usize,
-        inner: usize,
-        assignments: &[Assignment],
-        expert: &Expert,
-        out: &mut [f32],
-    ) {
-        use crate::gemm::linear_here;
-        let Matrices { gate, up, down } = expert.matrices([inner, width]);
-        let rows = assignments.len();
-        let mut values = vec![0.0; size([2, rows, inner])];
-        let row = |at: usize| &x[assignments[at].row * width..][..width];
-        linear_here(instructions, row, rows, &[gate, up], |weight, row, at, sums| {
-            values[(weight * rows + row) * inner + at..][..sums.len()].copy_from_slice(sums);
-        });
-        let (gated, upped) = values.split_at_mut(rows * inner);
-        silu_multiply(gated, upped);
-        let row = |at: usize| &gated[at * inner..][..inner];
-        linear_here(instructions, row, rows, &[down], |_, row, at, sums| {
-            out[row * width + at..][..sums.len()].copy_from_slice(sums);
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a assignment of row 2 of 2")]
+    #[should_panic(expected = "an assignment of row 2 of 2")]
     fn a_choice_of_a_row_that_is_not_there_is_a_bug() {
         let mut inputs = Activations::default();
         inputs.set(&[0.0; 8], 4);
