@@ -24,9 +24,9 @@ pub mod packed;
 
 pub use adapter::Adapter;
 pub use config_file::{ConfigFault, ConfigFile, ConfigSection, read_json};
-pub use directory::{Checkpoint, Tensor as StoredTensor, UNFINISHED};
+pub use directory::{Checkpoint, MOST_TENSORS, Tensor as StoredTensor, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
-pub use manifest::{Expected, MOST_TENSORS, Manifest, TensorKind, record};
+pub use manifest::{Expected, Manifest, TensorKind, record};
 pub use memory_estimate::MemoryEstimate;
 pub use omni_core::{Dtype, Place, PlaceKind};
 pub use packed::Scheme;

@@ -42,9 +42,6 @@ impl Expected {
 /// Expected tensors, by name.
 pub type Manifest = BTreeMap<String, Expected>;
 
-/// Limit on the number of tensors when only the config is available; the released checkpoint has 28,010.
-pub const MOST_TENSORS: usize = 1 << 17;
-
 /// Records the tensors that `load` asks for. Nothing is read, and parameters take no memory; what `load` returns is dropped.
 ///
 /// # Errors

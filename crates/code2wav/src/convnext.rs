@@ -6,8 +6,8 @@ use omni_core::Result;
 use crate::conv::{Depthwise, UpsampleConv};
 use crate::engine::VocoderEngine;
 use crate::history::History;
-use crate::model::show_rows;
 use crate::probe::VocoderProbe;
+use crate::probe::show_rows;
 
 /// One upsampling stage: transposed convolution, then a ConvNeXt block.
 #[derive(Module, Debug)]

@@ -11,7 +11,7 @@ use crate::decoder_block::{BlockState, DecoderBlock};
 use crate::engine::VocoderEngine;
 use crate::history::History;
 use crate::pre_transformer::{PreTransformer, PreTransformerState};
-use crate::probe::VocoderProbe;
+use crate::probe::{VocoderProbe, show_rows};
 use crate::snake::Snake;
 
 /// Code embedding, transformer, upsampling stages and convolutional decoder.
@@ -301,21 +301,6 @@ impl Code2Wav {
             x = stage.forward(e, x, &mut streams.collect::<Vec<_>>(), index, probe);
         }
         (x, times)
-    }
-}
-
-/// Shows rows `[N, D]` of a part, transposed to `[D, N]` if the reference has them so.
-pub(crate) fn show_rows<E: Engine>(
-    e: &E,
-    probe: &mut Option<&mut dyn VocoderProbe>,
-    name: &str,
-    index: usize,
-    x: &E::Rows,
-    transposed: bool,
-) {
-    if let Some(probe) = probe {
-        let rows = e.tensor(x, 0..e.shape(x)[0]);
-        probe.part(name, index, &if transposed { rows.transpose() } else { rows });
     }
 }
 

@@ -5,8 +5,8 @@ use omni_core::{Positions, Result};
 use tm_rope::{Rope, RopeConfig};
 
 use crate::config::Code2WavConfig;
-use crate::model::show_rows;
 use crate::probe::VocoderProbe;
+use crate::probe::show_rows;
 
 /// Transformer over codec frames with a sliding window.
 #[derive(Module, Debug)]

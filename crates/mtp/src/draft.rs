@@ -13,19 +13,7 @@ use nn::{DecoderRun, Engine, SKINNY_MAX_ROWS, Sampler};
 use omni_core::{FrameCodes, Positions, Result};
 
 use crate::CodePredictor;
-use crate::predict::{FrameRun, checked};
-
-/// Most residual codes that are drafted at once.
-pub const MAX_DRAFT_CODES: usize = 4;
-
-/// Residual codes drafted, and how many of them were accepted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DraftCounts {
-    /// Codes drafted.
-    pub drafted: usize,
-    /// Drafts accepted.
-    pub accepted: usize,
-}
+use crate::run::{FrameRun, checked};
 
 /// A drafted code, and the probabilities `[V]` it was drawn with.
 #[derive(Debug)]

@@ -7,14 +7,14 @@ mod config;
 mod draft;
 mod model;
 mod predict;
+mod run;
 mod teacher_forcing;
 
 pub use checkpoint::{Checkpoint, Weights};
 pub use config::{CodePredictorConfig, predictor_spec};
-pub use draft::{DraftCounts, MAX_DRAFT_CODES};
 pub use model::CodePredictor;
 pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, SamplingOptions};
-pub use predict::{FrameRun, PredictorProbe, PredictorState};
+pub use run::{DraftCounts, FrameRun, MAX_DRAFT_CODES, PredictorProbe, PredictorState};
 pub use teacher_forcing::GivenFrames;
 
 #[cfg(doctest)]

@@ -10,8 +10,8 @@ use omni_core::{Error, Result, SamplingOptions};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::engine::joined;
 use crate::moe::{host_ids, host_ids_of};
+use crate::tensors::joined;
 use crate::to_f32_vec;
 
 /// Logits of the next id of one run, where its model computes.

@@ -1,4 +1,5 @@
 use burn::tensor::Tensor;
+use burn::tensor::kind::Basic;
 
 /// A tensor's values in single precision, in host memory.
 pub fn to_f32_vec<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
@@ -15,4 +16,12 @@ pub fn with_f32_slice<const D: usize, T>(x: &Tensor<D>, f: impl FnOnce(&[f32]) -
         }
     }
     f(&to_f32_vec(x))
+}
+
+/// Concatenates tensors along `axis`; a single one is returned as it is, without a copy.
+pub(crate) fn joined<const D: usize, K: Basic>(mut parts: Vec<Tensor<D, K>>, axis: usize) -> Tensor<D, K> {
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(parts, axis),
+    }
 }

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
-use crate::engine::joined;
+use crate::tensors::joined;
 
 /// Most attention scores of one block: a quarter of a gigabyte in f32.
 const SCORES: usize = 1 << 26;

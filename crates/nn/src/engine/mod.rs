@@ -16,7 +16,6 @@ use burn::tensor::Tensor;
 use checkpoint::Weights;
 use omni_core::{Dtype, Place};
 
-pub(crate) use device::joined;
 pub use device::{DeviceEngine, DeviceRows};
 pub use host::{HostEngine, HostRows};
 

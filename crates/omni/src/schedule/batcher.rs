@@ -214,20 +214,26 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Waits until `count` jobs wait.
-    fn until_waiting<J, O>(batcher: &Batcher<J, O>, count: usize) {
-        let until = Instant::now() + LONG;
-        while batcher.lock().waiting.len() < count {
-            assert!(Instant::now() < until, "{} jobs wait, expected {count}", batcher.lock().waiting.len());
+    /// Waits, but not for ever: a scope that a failed assertion leaves waits for its threads.
+    fn until(what: &str, reached: impl Fn() -> bool) {
+        let end = Instant::now() + LONG;
+        while !reached() {
+            assert!(Instant::now() < end, "{what} within {LONG:?}");
             sleep(Duration::from_micros(50));
         }
     }
 
+    fn until_led<J, O>(batcher: &Batcher<J, O>) {
+        until("a job leads", || batcher.lock().has_leader);
+    }
+
+    fn until_waiting<J, O>(batcher: &Batcher<J, O>, count: usize) {
+        until(&format!("{count} jobs wait"), || batcher.lock().waiting.len() >= count);
+    }
+
     /// Holds a batch until `go` is set.
     fn hold(go: &AtomicBool) {
-        while !go.load(Ordering::SeqCst) {
-            sleep(Duration::from_micros(50));
-        }
+        until("the batch is let go", || go.load(Ordering::SeqCst));
     }
 
     #[test]
@@ -259,11 +265,7 @@ mod tests {
                 jobs
             };
             scope.spawn(move || batcher.slot().run(0, leads).unwrap());
-            let until = Instant::now() + LONG;
-            while !batcher.lock().has_leader {
-                assert!(Instant::now() < until);
-                sleep(Duration::from_micros(50));
-            }
+            until_led(batcher);
             for (at, weight) in weights.iter().enumerate() {
                 scope.spawn(move || {
                     let compute = |jobs: Vec<usize>| {
@@ -296,11 +298,7 @@ mod tests {
                 jobs
             };
             scope.spawn(move || batcher.slot().run(5, leads).unwrap());
-            let until = Instant::now() + LONG;
-            while !batcher.lock().has_leader {
-                assert!(Instant::now() < until);
-                sleep(Duration::from_micros(50));
-            }
+            until_led(batcher);
             assert_eq!([2, 7].map(|job| batcher.slot().run(job, |jobs| jobs).unwrap()), [2, 7]);
             go.store(true, Ordering::SeqCst);
         });
@@ -341,9 +339,7 @@ mod tests {
                 };
                 batcher.slot().run(0, lead).unwrap()
             });
-            while !batcher.lock().has_leader {
-                sleep(Duration::from_micros(50));
-            }
+            until_led(batcher);
             let second = scope.spawn(move || {
                 let lead = |_| panic!("the device is gone");
                 catch_unwind(AssertUnwindSafe(|| batcher.slot().run(1, lead))).is_err()

@@ -5,10 +5,11 @@ use std::sync::OnceLock;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use gpu_kernels::CachedRun;
 
-use super::{DeviceEngine, joined};
+use super::DeviceEngine;
 use crate::engine::{Run, RunLength};
 use crate::fused;
 use crate::mask::{Mask, MaskSpec};
+use crate::tensors::joined;
 use crate::{Attention, RmsNorm};
 
 /// Cosines and sines `[N, 1, Dh]`, the second half of a head repeating the first.

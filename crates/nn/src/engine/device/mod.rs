@@ -6,7 +6,6 @@ mod rows;
 use std::ops::Range;
 
 use burn::tensor::activation::silu;
-use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use omni_core::Dtype;
 
@@ -20,6 +19,7 @@ use crate::host_gradient::has_host_gradients;
 use crate::mask::{Mask, MaskSpec};
 use crate::moe::{DeviceRouting, Experts, Router, Routing};
 use crate::sampler::Logits;
+use crate::tensors::joined;
 use crate::window::window_attention;
 use crate::{Activation, Attention, Embedding, LayerNorm, Linear, Matrix, RmsNorm, Sampler, Vector};
 
@@ -60,14 +60,6 @@ impl DeviceEngine {
 
     fn indices(&self, values: &[usize]) -> Tensor<1, Int> {
         self.integers(values.iter().map(|value| *value as i64))
-    }
-}
-
-/// Concatenates tensors along `axis`; a single one is returned as it is, without a copy.
-pub(crate) fn joined<const D: usize, K: Basic>(mut parts: Vec<Tensor<D, K>>, axis: usize) -> Tensor<D, K> {
-    match parts.len() {
-        1 => parts.remove(0),
-        _ => Tensor::cat(parts, axis),
     }
 }
 

@@ -1,15 +1,19 @@
 //! The engine of host memory: pooled buffers, this workspace's CPU kernels, and weights read where the file is mapped.
 
+mod routing;
+mod rows;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use cpu_kernels::{
-    Assignment, AttentionShape, Epilogue, Expert, GemvOp, LinearArgs, LinearShape, Precision, SKINNY_MAX_ROWS,
-};
+use cpu_kernels::{AttentionShape, Epilogue, Expert, GemvOp, LinearArgs, LinearShape, Precision, SKINNY_MAX_ROWS};
+
+pub use routing::HostRouting;
+pub use rows::HostRows;
 
 use super::awake;
-use super::pool::{Buffer, KEPT_BYTES, Pool};
+use super::pool::{KEPT_BYTES, Pool};
 use super::{Engine, Qkv, Run, RunLength, WeightedRow};
 use crate::matrix::HostMatrix;
 use crate::moe::{Experts, Router, Routing};
@@ -26,46 +30,8 @@ pub struct HostEngine {
     bf16: bool,
 }
 
-/// Rows `[N, D]` in pooled memory.
-#[derive(Debug)]
-pub struct HostRows(Buffer);
-
-impl HostRows {
-    /// The values, row after row.
-    pub fn values(&self) -> &[f32] {
-        self.0.plain()
-    }
-
-    /// The values, mutable.
-    pub fn values_mut(&mut self) -> &mut [f32] {
-        self.0.plain_mut()
-    }
-
-    /// Fills the rows with an output whose size is known only once it is computed: `f` writes the values and returns the width of a
-    /// row.
-    ///
-    /// # Panics
-    /// If the values do not fill whole rows.
-    pub fn fill_with(&mut self, f: impl FnOnce(&mut Vec<f32>) -> usize) {
-        self.0.fill_with(f);
-    }
-
-    /// `[N, D]`.
-    pub fn shape(&self) -> [usize; 2] {
-        [self.0.rows(), self.0.width()]
-    }
-}
-
 /// Cosines and sines `[N, Dh / 2]`.
 pub type HostRotation = [Vec<f32>; 2];
-
-/// The experts chosen for each row, with the router's logits.
-#[derive(Debug)]
-pub struct HostRouting {
-    logits: HostRows,
-    assignments: Vec<Assignment>,
-    top_k: usize,
-}
 
 impl HostEngine {
     /// Makes an engine; tensors for other crates are made on `device`, a CPU device of burn.
@@ -103,34 +69,6 @@ impl HostEngine {
     fn to_tensor(&self, values: Vec<f32>, width: usize) -> Tensor<2> {
         let rows = values.len() / width.max(1);
         Tensor::from_data(TensorData::new(values, [rows, width]), &self.device)
-    }
-
-    /// Takes the softmax over all experts, then the `top_k` best experts of each row, best first.
-    fn choose(&self, logits: &HostRows, router: &Router, runs: &[usize]) -> Vec<Assignment> {
-        let [_, experts] = logits.shape();
-        let mut run_of_row = runs.iter().enumerate().flat_map(|(run, rows)| std::iter::repeat_n(run, *rows));
-        let mut assignments = Vec::with_capacity(logits.shape()[0] * router.top_k);
-        let mut taken = vec![false; experts];
-        for (row, logits) in logits.values().chunks_exact(experts).enumerate() {
-            let run = run_of_row.next().unwrap_or(0);
-            let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let total: f32 = logits.iter().map(|logit| (logit - greatest).exp()).sum();
-            let first = assignments.len();
-            taken.fill(false);
-            for _ in 0..router.top_k.min(experts) {
-                // Ties go to the first expert, as elsewhere; where no logit is a number, any expert is taken.
-                let open = logits.iter().enumerate().filter(|(expert, _)| !taken[*expert]);
-                let best = open.reduce(|best, other| if other.1 > best.1 { other } else { best });
-                let (expert, logit) = best.expect("there are more experts than are chosen");
-                taken[expert] = true;
-                assignments.push(Assignment { expert, row, run, weight: (logit - greatest).exp() / total });
-            }
-            if router.normalise {
-                let sum: f32 = assignments[first..].iter().map(|assignment| assignment.weight).sum();
-                assignments[first..].iter_mut().for_each(|assignment| assignment.weight /= sum);
-            }
-        }
-        assignments
     }
 }
 
@@ -459,7 +397,7 @@ impl Engine for HostEngine {
 
     fn route(&self, x: &mut HostRows, router: &Router, runs: &[usize]) -> HostRouting {
         let [logits] = self.linear(x, [&router.gate]);
-        let assignments = self.choose(&logits, router, runs);
+        let assignments = routing::choose(&logits, router, runs);
         HostRouting { logits, assignments, top_k: router.top_k }
     }
 
