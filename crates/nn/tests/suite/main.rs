@@ -1,5 +1,10 @@
 //! Tests of parts that several models are made of.
 #![allow(clippy::unwrap_used)]
 
+mod approx;
 mod cached_attention;
+mod formula;
+mod norms;
 mod parity;
+mod products;
+mod stored;
