@@ -53,6 +53,11 @@ impl Approx {
         Self { error: sum.error + count * F32 * magnitude, ..sum }
     }
 
+    pub fn exp(self) -> Self {
+        let value = self.value.exp();
+        Self::computed(value, value * (self.error.exp_m1() + ELEMENTARY * self.error.exp()))
+    }
+
     /// The root of a number that is not negative.
     pub fn sqrt(self) -> Self {
         let (value, least) = (self.value.sqrt(), (self.value - self.error).max(0.0).sqrt());
@@ -62,6 +67,11 @@ impl Approx {
     /// An activation function whose slope is nowhere steeper than `steepest`.
     pub fn activated(self, function: impl Fn(f64) -> f64, steepest: f64) -> Self {
         Self::computed(function(self.value), steepest * self.error + ELEMENTARY * self.value.abs().max(1.0))
+    }
+
+    /// The greater of two numbers.
+    pub fn max(self, other: Self) -> Self {
+        if other.value > self.value { other } else { self }
     }
 }
 

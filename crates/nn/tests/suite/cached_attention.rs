@@ -1,78 +1,96 @@
-//! Attention without rotation over caches: both engines give the plain formula, in any steps and any company.
+//! Attention without rotation over caches: in any steps and any company.
 
-use burn::tensor::{Device, Tensor, TensorData};
 use omni_core::Dtype;
-use qwen3_omni_nn::{DeviceEngine, Engine, HostEngine, KvCache, Run};
+use proptest::prelude::*;
+use qwen3_omni_nn::{Engine, KvCache, Run};
 
-/// Three heads whose width is no multiple of any vector's.
-const HEADS: usize = 3;
-const WIDTH: usize = HEADS * 12;
+use crate::approx::{Approx, assert_near, exact};
+use crate::formula::attention;
+use crate::on_each_engine;
+use crate::stored::{Stored, few_cases, rows};
 
-fn rows(count: usize, seed: u64) -> Vec<f32> {
-    testkit::noise(count * WIDTH, seed)
+/// Queries, keys and values `[T, H * Dh]` of one run.
+struct Sequence {
+    qkv: [Vec<f32>; 3],
+    heads: usize,
+    width: usize,
 }
 
-/// `softmax(q kᵀ / √Dh) v` of rows that see the first `seen(row)` keys.
-fn formula(q: &[f32], [k, v]: [&[f32]; 2], seen: impl Fn(usize) -> usize) -> Vec<f32> {
-    let head_dim = WIDTH / HEADS;
-    let mut y = vec![0.0; q.len()];
-    for row in 0..q.len() / WIDTH {
-        for head in 0..HEADS {
-            let of = |x: &[f32], row: usize| x[row * WIDTH + head * head_dim..][..head_dim].to_vec();
-            let query = of(q, row);
-            let dot = |key: Vec<f32>| query.iter().zip(key).map(|(a, b)| a * b).sum::<f32>() / (head_dim as f32).sqrt();
-            let scores: Vec<f32> = (0..seen(row)).map(|key| dot(of(k, key)).exp()).collect();
-            let total: f32 = scores.iter().sum();
-            for (key, score) in scores.iter().enumerate() {
-                for (at, value) in of(v, key).into_iter().enumerate() {
-                    y[row * WIDTH + head * head_dim + at] += score / total * value;
-                }
-            }
-        }
+impl Sequence {
+    fn draw(stored: &Stored, rows: usize, [heads, head_dim]: [usize; 2]) -> Self {
+        let width = heads * head_dim;
+        Self { qkv: [0, 1, 2].map(|_| stored.noise(rows * width)), heads, width }
     }
-    y
+
+    /// The rows that `queries` queries give, of which each sees the first `seen(row)` keys.
+    fn expected(&self, queries: usize, seen: impl Fn(usize) -> usize, dtype: Dtype) -> Vec<Approx> {
+        let head_dim = self.width / self.heads;
+        let head = |part: usize, head: usize| -> Vec<Vec<Approx>> {
+            self.qkv[part].chunks_exact(self.width).map(|row| exact(&row[head * head_dim..][..head_dim])).collect()
+        };
+        let heads: Vec<_> = (0..self.heads).map(|at| [0, 1, 2].map(|part| head(part, at))).collect();
+        let of_head =
+            |row: usize, [q, k, v]: &[Vec<Vec<_>>; 3]| attention(&q[row], &k[..seen(row)], &v[..seen(row)], dtype);
+        (0..queries).flat_map(|row| heads.iter().flat_map(move |head| of_head(row, head))).collect()
+    }
 }
 
-fn tensor(values: &[f32]) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len() / WIDTH, WIDTH]), &Device::flex())
+/// One run in steps: each row sees the keys up to its own.
+fn check_causal<E: Engine>(e: &E, sequence: &Sequence, steps: &[usize], dtype: Dtype) {
+    let Sequence { heads, width, .. } = *sequence;
+    let (mut cache, mut start, mut y) = (KvCache::default(), 0, Vec::new());
+    for step in steps {
+        let [q, k, v] = sequence.qkv.each_ref().map(|x| rows(e, &x[start * width..][..step * width], width));
+        e.append([k, v], heads, &mut [Run { cache: &mut cache, rows: *step }]);
+        y.extend(e.values(e.attend(q, heads, &mut [Run { cache: &mut cache, rows: *step }], true)));
+        start += step;
+        assert_eq!(cache.len(), start);
+    }
+    assert_near(&y, &sequence.expected(start, |row| row + 1, dtype), "causal");
 }
 
-fn check<E: Engine>(e: &E) {
-    let near = |found: Vec<f32>, expected: &[f32], what: &str| {
-        let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(found.len() == expected.len() && worst < 1e-5, "{what}: {worst}");
+/// Runs beside each other, each with queries of its own: every row sees all keys of its run.
+fn check_beside<E: Engine>(e: &E, sequences: &[Sequence], queries: &[usize], dtype: Dtype) {
+    let Sequence { heads, width, .. } = sequences[0];
+    let mut caches = vec![KvCache::default(); sequences.len()];
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.qkv[1].len() / width).collect();
+    let joined = |part: usize, counts: &[usize]| {
+        let each = sequences.iter().zip(counts).flat_map(|(sequence, rows)| &sequence.qkv[part][..rows * width]);
+        rows(e, &each.copied().collect::<Vec<_>>(), width)
     };
-    let take = |values: &[f32]| e.rows(&[&tensor(values)]);
-    let (q, k, v) = (rows(9, 1), rows(9, 2), rows(9, 3));
-    let causal = formula(&q, [&k, &v], |row| row + 1);
-    for steps in [vec![9], vec![4, 1, 1, 3], vec![1; 9]] {
-        let (mut cache, mut start) = (KvCache::default(), 0);
-        for step in steps {
-            let part = start * WIDTH..(start + step) * WIDTH;
-            let [keys, values] = [&k, &v].map(|x| take(&x[part.clone()]));
-            e.append([keys, values], HEADS, &mut [Run { cache: &mut cache, rows: step }]);
-            let y = e.attend(take(&q[part.clone()]), HEADS, &mut [Run { cache: &mut cache, rows: step }], true);
-            near(e.values(y), &causal[part], "causal");
-            start += step;
-        }
-    }
-    // Two runs of different caches, whose rows see all keys.
-    let (mut first, mut second) = (KvCache::default(), KvCache::default());
-    let both = [[&k[..], &rows(70, 4)].concat(), [&v[..], &rows(70, 5)].concat()];
-    let mut filled = [Run { cache: &mut first, rows: 9 }, Run { cache: &mut second, rows: 70 }];
-    e.append([take(&both[0]), take(&both[1])], HEADS, &mut filled);
-    assert_eq!((first.len(), second.len()), (9, 70));
-    let queries = rows(5, 6);
-    let mut runs = [Run { cache: &mut first, rows: 2 }, Run { cache: &mut second, rows: 3 }];
-    let y = e.values(e.attend(take(&queries), HEADS, &mut runs, false));
-    let (mine, others) = queries.split_at(2 * WIDTH);
-    near(y[..2 * WIDTH].to_vec(), &formula(mine, [&k, &v], |_| 9), "first run");
-    let rest = [&both[0][9 * WIDTH..], &both[1][9 * WIDTH..]];
-    near(y[2 * WIDTH..].to_vec(), &formula(others, rest, |_| 70), "second run");
+    let kv = [1, 2].map(|part| joined(part, &lengths));
+    e.append(kv, heads, &mut runs(&mut caches, &lengths));
+    let y = e.values(e.attend(joined(0, queries), heads, &mut runs(&mut caches, queries), false));
+    let each = sequences.iter().zip(queries).zip(&lengths);
+    let expected = each.flat_map(|((sequence, queries), length)| sequence.expected(*queries, |_| *length, dtype));
+    assert_near(&y, &expected.collect::<Vec<_>>(), "all keys of each run");
 }
 
-#[test]
-fn both_engines_give_the_formula() {
-    check(&HostEngine::new(&Device::flex(), false));
-    check(&DeviceEngine::new(&Device::flex(), Dtype::F32));
+fn runs<'a>(caches: &'a mut [KvCache], rows: &[usize]) -> Vec<Run<'a>> {
+    caches.iter_mut().zip(rows).map(|(cache, rows)| Run { cache, rows: *rows }).collect()
+}
+
+proptest! {
+    #![proptest_config(few_cases())]
+
+    #[test]
+    fn one_run_in_steps(
+        sizes in (1..4usize, 1..20usize), steps in prop::collection::vec(1..10usize, 1..8), seed: u16,
+    ) {
+        let stored = Stored::new(seed.into());
+        let sequence = Sequence::draw(&stored, steps.iter().sum(), [sizes.0, sizes.1]);
+        on_each_engine!(stored, |e, weights| check_causal(e, &sequence, &steps, weights.compute_dtype()));
+    }
+
+    /// Some caches hold more keys than fit into their first page.
+    #[test]
+    fn runs_beside_each_other(
+        sizes in (1..4usize, 1..20usize), lengths in prop::collection::vec((1..80usize, 1..5usize), 1..4), seed: u16,
+    ) {
+        let stored = Stored::new(seed.into());
+        let draw = |(keys, _): &(usize, usize)| Sequence::draw(&stored, *keys, [sizes.0, sizes.1]);
+        let sequences: Vec<_> = lengths.iter().map(draw).collect();
+        let queries: Vec<usize> = lengths.iter().map(|(keys, queries)| *queries.min(keys)).collect();
+        on_each_engine!(stored, |e, weights| check_beside(e, &sequences, &queries, weights.compute_dtype()));
+    }
 }

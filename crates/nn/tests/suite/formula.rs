@@ -23,3 +23,36 @@ pub fn mean(terms: impl ExactSizeIterator<Item = Approx>) -> Approx {
     let count = Approx::from(terms.len() as f32);
     Approx::sum(terms) / count
 }
+
+/// A head with each pair of numbers, one of either half, turned by its angle.
+pub fn rotated(head: &[Approx], cos: &[f32], sin: &[f32]) -> Vec<Approx> {
+    let (first, second) = head.split_at(head.len() / 2);
+    let turn = |a: &[Approx], b: &[Approx], sign: f32| -> Vec<Approx> {
+        let angles = cos.iter().zip(sin).map(|(cos, sin)| (Approx::from(*cos), Approx::from(sign * sin)));
+        a.iter().zip(b).zip(angles).map(|((a, b), (cos, sin))| *a * cos + *b * sin).collect()
+    };
+    [turn(first, second, -1.0), turn(second, first, 1.0)].concat()
+}
+
+/// `softmax(q kᵀ / √Dh) v` of one query over the keys it sees.
+pub fn attention(query: &[Approx], keys: &[Vec<Approx>], values: &[Vec<Approx>], dtype: Dtype) -> Vec<Approx> {
+    let root = Approx::from(query.len() as f32).sqrt();
+    let score = |key: &Vec<Approx>| {
+        let terms = query.iter().zip(key).map(|(q, k)| q.operand(dtype) * k.operand(dtype));
+        Approx::sum(terms) / root
+    };
+    let weights = softmax(&keys.iter().map(score).collect::<Vec<_>>());
+    let weighted = |at: usize| {
+        let terms = weights.iter().zip(values).map(|(weight, value)| weight.operand(dtype) * value[at].operand(dtype));
+        Approx::sum(terms)
+    };
+    (0..query.len()).map(weighted).collect()
+}
+
+pub fn softmax(scores: &[Approx]) -> Vec<Approx> {
+    // As everywhere, the greatest score is subtracted first.
+    let greatest = scores.iter().copied().reduce(Approx::max).expect("a score");
+    let powers: Vec<Approx> = scores.iter().map(|score| (*score - greatest).exp()).collect();
+    let total = Approx::sum(powers.iter().copied());
+    powers.into_iter().map(|power| power / total).collect()
+}

@@ -3,8 +3,10 @@
 
 mod approx;
 mod cached_attention;
+mod causal;
 mod formula;
 mod norms;
 mod parity;
 mod products;
 mod stored;
+mod windows;
