@@ -9,6 +9,10 @@ pub fn terms<'a>(x: &'a [Approx], weight: &'a [f32], dtype: Dtype) -> impl Itera
     x.iter().zip(weight).map(move |(x, w)| x.operand(dtype) * Approx::from(*w).operand(dtype))
 }
 
+pub fn sigmoid(x: Approx) -> Approx {
+    x.activated(|x| 1.0 / (1.0 + (-x).exp()), 0.25)
+}
+
 pub fn silu(x: Approx) -> Approx {
     x.activated(|x| x / (1.0 + (-x).exp()), 1.1)
 }

@@ -4,9 +4,12 @@
 mod approx;
 mod cached_attention;
 mod causal;
+mod embeddings;
 mod formula;
+mod logits;
 mod norms;
 mod parity;
 mod products;
+mod rows;
 mod stored;
 mod windows;
