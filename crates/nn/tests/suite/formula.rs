@@ -9,6 +9,11 @@ pub fn terms<'a>(x: &'a [Approx], weight: &'a [f32], dtype: Dtype) -> impl Itera
     x.iter().zip(weight).map(move |(x, w)| x.operand(dtype) * Approx::from(*w).operand(dtype))
 }
 
+/// `W x` of a row, with the weight `[out, in]`.
+pub fn product(x: &[Approx], weight: &[f32], dtype: Dtype) -> Vec<Approx> {
+    weight.chunks_exact(x.len()).map(|weight| Approx::sum(terms(x, weight, dtype))).collect()
+}
+
 pub fn sigmoid(x: Approx) -> Approx {
     x.activated(|x| 1.0 / (1.0 + (-x).exp()), 0.25)
 }

@@ -10,6 +10,7 @@ mod logits;
 mod norms;
 mod parity;
 mod products;
+mod routing;
 mod rows;
 mod stored;
 mod windows;
