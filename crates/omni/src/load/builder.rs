@@ -238,7 +238,8 @@ impl OmniBuilder {
     }
 
     /// Estimates the memory that the model takes between answers: its weights, and the buffers that each part keeps for its next step.
-    /// KV caches and activations of running answers come on top. No weight is read.
+    /// KV caches and activations of running answers come on top, and on a CPU the copies of rows and weights that each thread keeps from its
+    /// largest product. No weight is read.
     ///
     /// ```no_run
     /// let needed = qwen3_omni::Omni::builder("model").text_only().memory_estimate()?;
