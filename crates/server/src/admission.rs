@@ -32,6 +32,11 @@ impl Permit {
     }
 }
 
+/// As many places as a semaphore can have and hand out at once, if more are asked for.
+pub(crate) fn places(count: usize) -> u32 {
+    u32::try_from(count.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX)
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.metrics.running.dec();
@@ -50,7 +55,7 @@ impl Drop for Waiting<'_> {
 
 impl Admission {
     pub(crate) fn new(most: usize, most_waiting: usize, queue_time: Duration, metrics: Arc<Metrics>) -> Self {
-        let free = Arc::new(Semaphore::new(most));
+        let free = Arc::new(Semaphore::new(places(most) as usize));
         Self { free, most, waiting: AtomicUsize::new(0), most_waiting, queue_time, metrics }
     }
 

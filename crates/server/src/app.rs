@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use qwen3_omni::Omni;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Permit, places};
 use crate::body;
 use crate::chat::SpokenReplies;
 use crate::config::Config;
@@ -42,7 +42,7 @@ impl App {
         Self {
             admission,
             bodies: body::room(config.max_body),
-            sessions: Arc::new(Semaphore::new(config.max_sessions)),
+            sessions: Arc::new(Semaphore::new(places(config.max_sessions) as usize)),
             spoken: SpokenReplies::default(),
             media: MediaReader::new(&config),
             created: ids::now(),
@@ -74,8 +74,7 @@ impl App {
 
     /// Waits until no place for a session is taken.
     pub(crate) async fn sessions_closed(&self) {
-        let all = u32::try_from(self.config.max_sessions).unwrap_or(u32::MAX);
-        let _ = self.sessions.acquire_many(all).await;
+        let _ = self.sessions.acquire_many(places(self.config.max_sessions)).await;
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -88,6 +87,21 @@ impl App {
     /// 503 `shutting_down`.
     pub(crate) fn check_open(&self) -> ApiResult<()> {
         if self.is_draining() { Err(ApiError::shutting_down()) } else { Ok(()) }
+    }
+
+    /// Waits for the places of the answers of a request that was read: the server may have begun to drain meanwhile.
+    ///
+    /// # Errors
+    /// The errors of [`App::check_open`] and [`Admission::admit`].
+    pub(crate) async fn admit(&self, count: usize) -> ApiResult<Vec<Permit>> {
+        self.check_open()?;
+        self.admission.admit(count).await
+    }
+
+    /// Waits for the place of one answer as [`App::admit`] does.
+    pub(crate) async fn admit_one(&self) -> ApiResult<Permit> {
+        self.check_open()?;
+        self.admission.admit_one().await
     }
 
     /// The share that these tokens are of all positions of the answers that can run at once.

@@ -104,13 +104,13 @@ fn is_named(allowed: &[String], host: &str, port: Option<u16>) -> bool {
 /// Resolves names to addresses that are open to everybody. The connection goes to the address that was checked, so a name cannot change
 /// its mind in between.
 #[derive(Debug)]
-struct PublicResolver {
+struct PublicResolver<R> {
     /// What was allowed; an address among these may be private.
     named: Vec<String>,
-    inner: DefaultResolver,
+    inner: R,
 }
 
-impl Resolver for PublicResolver {
+impl<R: Resolver> Resolver for PublicResolver<R> {
     fn resolve(
         &self,
         uri: &Uri,
@@ -191,15 +191,40 @@ mod tests {
     }
 
     #[test]
-    fn a_host_must_be_named_and_a_name_for_an_inner_address_is_not_enough() {
+    fn a_host_must_be_named_with_its_port() {
         let fetcher = |allowed: &str| Fetcher::new(&[allowed.into()], Duration::from_secs(5));
         let refused = fetcher("example.org").fetch("http://example.com/a.png", 100, "u").unwrap_err();
         assert_eq!(refused.code, "remote_url_not_allowed");
         let port = fetcher("127.0.0.1:9").fetch("http://127.0.0.1:10/a.png", 100, "u").unwrap_err();
         assert_eq!(port.code, "remote_url_not_allowed");
-        // A name that means the machine itself.
-        let resolver = PublicResolver { named: vec!["localhost.example".into()], inner: DefaultResolver::default() };
-        assert!(!is_named(&resolver.named, "localhost", Some(80)));
+    }
+
+    /// Gives every name one address.
+    #[derive(Debug)]
+    struct Says(&'static str);
+
+    impl Resolver for Says {
+        fn resolve(&self, _: &Uri, _: &AgentConfig, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+            let mut found = self.empty();
+            found.push(self.0.parse().unwrap());
+            Ok(found)
+        }
+    }
+
+    #[test]
+    fn a_named_host_with_an_inner_address_is_refused_and_one_with_a_public_address_is_not() {
+        let resolve = |address: &'static str| {
+            let resolver = PublicResolver { named: vec!["files.example".into()], inner: Says(address) };
+            let uri = Uri::from_static("http://files.example/a.png");
+            resolver.resolve(&uri, &AgentConfig::default(), NextTimeout::default()).map(|found| found.len())
+        };
+        assert_eq!(resolve("93.184.216.34:80").unwrap(), 1);
+        for inner in
+            ["127.0.0.1:80", "10.0.0.1:80", "169.254.169.254:80", "[::1]:80", "[::ffff:10.0.0.1]:80", "[fd00::1]:80"]
+        {
+            let error = resolve(inner).unwrap_err();
+            assert_eq!(refused("u", &error).code, "remote_url_not_allowed", "{inner}");
+        }
     }
 
     /// A host that gives these answers, one a connection.

@@ -188,8 +188,7 @@ impl ServeArguments {
         told: impl FnOnce(SocketAddr),
     ) -> Result<()> {
         self.check_keys()?;
-        // Each connection is a file; the usual limit is 1,024.
-        let _ = rlimit::increase_nofile_limit(u64::MAX);
+        let handles = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(u64::MAX);
         let failed = |source| Error::io(format!("{}:{}", self.host, self.port), source);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
         let served = runtime.block_on(async {
@@ -206,6 +205,7 @@ impl ServeArguments {
                 Ok(Server::new(omni, config))
             };
             let limits = Limits::default().drain(self.drain);
+            let limits = limits.connections(limits.connections.min(connections(handles)));
             serve(listener, server, stop_signal, limits).await
         });
         // A stage may be in the middle of a step.
@@ -233,11 +233,24 @@ async fn stop_signal() {
     }
 }
 
+/// File handles for everything but connections: shards of the model, media that are read, sockets of sessions.
+const OTHER_HANDLES: u64 = 256;
+
+/// Connections for which a process may have handles; each takes two.
+fn connections(handles: u64) -> usize {
+    usize::try_from(handles.saturating_sub(OTHER_HANDLES) / 2).unwrap_or(usize::MAX).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
+
+    #[test]
+    fn connections_leave_handles_for_the_rest() {
+        assert_eq!([0, 256, 1024, 10_256].map(connections), [1, 1, 384, 5000]);
+    }
 
     #[derive(Parser)]
     struct Program {

@@ -62,11 +62,11 @@ pub async fn serve<E, S: Future<Output = ()>>(
 ) -> Result<(), E> {
     let current: Current = Arc::new(RwLock::new(loading()));
     let connections = Connections::new(current.clone(), limits);
-    // Returns when connections must have ended.
+    // Returns the server that drains, if it was made, and when it may do so no longer.
     let work = async {
         let server = tokio::select! {
             made = server => made?,
-            () = stop() => return Ok(Instant::now()),
+            () = stop() => return Ok(None),
         };
         *current.write().unwrap_or_else(PoisonError::into_inner) = server.router();
         stop().await;
@@ -75,28 +75,47 @@ pub async fn serve<E, S: Future<Output = ()>>(
         let end = Instant::now() + limits.drain;
         let end = tokio::select! {
             () = idle(&server) => end,
-            () = tokio::time::sleep_until(end.into()) => cut(&server),
-            () = stop() => cut(&server),
+            () = tokio::time::sleep_until(end.into()) => end,
+            () = stop() => Instant::now(),
         };
-        // Sessions have been told since draining began; those whose clients do not read are not waited for.
-        tokio::select! {
-            () = server.sessions_closed() => {}
-            () = over(&stop, FAREWELL) => {}
-        }
-        Ok(end)
+        Ok(Some((server, end)))
     };
     tokio::select! {
         never = connections.accept(&listener) => match never {},
         ended = work => {
             drop(listener);
-            // What is on its way to slow clients gets the rest of the time.
-            let rest = ended.as_ref().map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
-            tokio::select! {
-                () = connections.close() => {}
-                () = over(&stop, rest) => {}
+            if let Some((server, end)) = ended? {
+                take_leave(&server, &connections, &stop, end).await;
             }
-            ended.map(drop)
+            Ok(())
         }
+    }
+}
+
+/// Closes sessions and connections. What is on its way to slow clients gets the time until `end`; what is then still being made, or began
+/// in the moment before draining, is cut off with a word.
+async fn take_leave<S: Future<Output = ()>>(
+    server: &Server,
+    connections: &Connections,
+    stop: &impl Fn() -> S,
+    end: Instant,
+) {
+    if end <= Instant::now() {
+        server.cut();
+    }
+    // Sessions have been told since draining began; those whose clients do not read are not waited for.
+    tokio::select! {
+        () = server.sessions_closed() => {}
+        () = over(stop, FAREWELL) => {}
+    }
+    let mut closing = std::pin::pin!(connections.close());
+    tokio::select! {
+        () = closing.as_mut() => return,
+        () = over(stop, end.saturating_duration_since(Instant::now())) => server.cut(),
+    }
+    tokio::select! {
+        () = closing => {}
+        () = over(stop, FAREWELL) => {}
     }
 }
 
@@ -113,12 +132,6 @@ async fn idle(server: &Server) {
     while server.running() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// Tells clients why their answers end; returns when the connections must have ended.
-fn cut(server: &Server) -> Instant {
-    server.cut();
-    Instant::now() + FAREWELL
 }
 
 /// Answers everything while the model is being loaded.

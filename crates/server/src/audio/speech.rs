@@ -112,7 +112,7 @@ pub(crate) async fn speech(State(app): State<Arc<App>>, request: Request) -> Api
     app.check_open()?;
     let (parts, body) = request.into_parts();
     let (asked, room) = body::read(&app, &parts.headers, body, SpeechRequest::read).await?;
-    let permit = app.admission.admit_one().await?;
+    let permit = app.admit_one().await?;
     let SpeechRequest { messages, options, format, encoder, as_events } = asked;
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await??;
     drop(room);

@@ -134,7 +134,7 @@ pub(crate) async fn transcriptions(State(app): State<Arc<App>>, request: Request
     let prompt = form.prompt.as_deref().unwrap_or(&app.config.transcription_prompt);
     let messages: Arc<[Message]> = [question(recording.clone(), prompt)].into();
     let options = options(&app, form.temperature);
-    let permit = app.admission.admit_one().await?;
+    let permit = app.admit_one().await?;
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await?;
     let answer = answer.map_err(|error| error.param("file"))?;
     drop(room);

@@ -36,7 +36,7 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
     let (parts, body) = request.into_parts();
     let (asked, room) = body::read(&app, &parts.headers, body, ChatRequest::read).await?;
     let asked = Arc::new(asked);
-    let permits = app.admission.admit(asked.choices).await?;
+    let permits = app.admit(asked.choices).await?;
     let (starter, chat) = (app.clone(), asked.clone());
     let answers = blocking(move || {
         let begin = |(index, permit)| {

@@ -1,7 +1,7 @@
 //! The end of a server.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use qwen3_omni_server::{Config, Limits, Server, serve};
 
 use crate::realtime::Talk;
-use crate::{KEY, Running, agent, config, endless_question, error, nano, question};
+use crate::{KEY, Running, agent, config, endless_question, error, head, nano, question};
 
 /// A server whose runtime ends with it, as that of a program does.
 fn program(config: Config) -> (Running, JoinHandle<()>) {
@@ -82,6 +82,25 @@ fn answers_that_do_not_end_in_time_end_with_a_word_and_so_does_what_waits() {
     let [.., last, done] = &data[..] else { panic!("{data:?}") };
     let last: serde_json::Value = serde_json::from_str(last).unwrap();
     assert_eq!((error(&last).0, done.as_str()), ("shutting_down", "[DONE]"));
+}
+
+#[test]
+fn a_request_that_is_complete_only_after_the_end_has_begun_is_told() {
+    let (server, program) = program(config());
+    let body = question().to_string();
+    let mut socket = TcpStream::connect(server.address).unwrap();
+    socket.write_all(head("POST", body.len()).as_bytes()).unwrap();
+    let (most, last) = body.as_bytes().split_at(body.len() - 1);
+    socket.write_all(most).unwrap();
+    // Its head has been read by the time that another request is answered.
+    assert_eq!(server.get("/health").0, 200);
+    server.stop.notify_waiters();
+    server.wait_until(|| TcpStream::connect(server.address).is_err());
+    socket.write_all(last).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("shutting_down"), "{answer}");
+    program.join().unwrap();
 }
 
 #[test]
