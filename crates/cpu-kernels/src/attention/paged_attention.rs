@@ -264,7 +264,7 @@ mod tests {
     proptest! {
         #![proptest_config(cases(48))]
         #[test]
-        fn many_rows_in_half_precision_are_right(
+        fn many_rows_in_bf16_are_right(
             past in 0..500usize, rows in 1..60usize, group in 1..9usize, kv in 1..3usize,
             width in prop::sample::select(vec![32, 64, 96]),
         ) {
@@ -277,7 +277,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn one_row_over_a_long_cache_in_half_precision_is_right() {
+    fn one_row_over_a_long_cache_in_bf16_is_right() {
         for (processor, _) in Processor::with_bf16() {
             let worst = error(processor, LONG + 300, 1, [16, 2], 64, true, None, Precision::Bf16);
             assert!(worst < 0.01, "{processor:?}: {worst}");

@@ -272,7 +272,7 @@ fn a_missing_directory_and_a_truncated_checkpoint_are_named() {
 }
 
 #[test]
-fn half_precision_loads_and_answers_on_the_cpu() {
+fn bf16_loads_and_answers_on_the_cpu() {
     for dtype in [Dtype::Bf16, Dtype::F16] {
         let omni = Omni::builder(testkit::nano()).device(Device::cpu()).dtype(dtype).load().unwrap();
         let reply = omni.generate(&question("repeat red"), &greedy()).unwrap();

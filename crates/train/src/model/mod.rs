@@ -9,5 +9,6 @@ pub use aut::{AutModel, EncodedSounds, Transcript};
 pub use aut_encoder::{AutDecoder, AutDecoderConfig};
 pub use codec::{CODEC_CONFIG, CODEC_WEIGHTS, CodecConfig, CodecEncoder, CodecModel, WaveEncoder};
 pub(crate) use codec::{Choice, CodecMel, Discriminator, Judged, Learning, ResidualQuantizer, StoredCodec};
+pub(crate) use talker::end_of_turn;
 pub use talker::{SpokenAnswer, TalkerForward, TalkerModel, split_answer};
 pub use thinker::{Sample, SampleMedia, ThinkerForward, ThinkerModel};

@@ -5,7 +5,7 @@ use moe_talker::Turns;
 use super::talker::SpokenSample;
 use crate::Result;
 use crate::loss::indices;
-use crate::model::{Sample, SpokenAnswer, TalkerForward, TalkerModel, ThinkerModel, split_answer};
+use crate::model::{Sample, SpokenAnswer, TalkerForward, TalkerModel, ThinkerModel, end_of_turn, split_answer};
 
 /// Reads conversations for the talker with a thinker that is not trained.
 #[derive(Debug)]
@@ -47,10 +47,4 @@ impl SpokenReader {
         let rows = states.clone().select(0, indices(places, &states.device()));
         Ok(Some(Tensor::from_inner(rows)))
     }
-}
-
-/// The id that ends a turn.
-fn end_of_turn(checkpoint: &Checkpoint) -> Result<u32> {
-    let id = checkpoint.config().get("im_end_token_id").and_then(|id| id.as_u64());
-    id.map(|id| id as u32).ok_or_else(|| omni_core::Error::Config("`im_end_token_id` is missing".into()).into())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor};
 use moe_talker::{TalkerConfig, Turns};
-use moe_thinker::{Checkpoint, Thinker, ThinkerConfig, media_ids};
+use moe_thinker::{Thinker, ThinkerConfig, media_ids};
 use omni_core::{Dtype, Place};
 use tm_rope::{MediaItem, MediaLayout};
 use vision_encoder::VisionConfig;
@@ -16,7 +16,7 @@ use super::super::{Model, deviation, scalar, scalars};
 use super::thinker::BALANCE;
 use crate::lora::{LoraFactors, attach, lora_names};
 use crate::loss::{DpoOptions, Preference, dpo, indices, ipo};
-use crate::model::{SpokenAnswer, TalkerForward, TalkerModel, split_answer};
+use crate::model::{SpokenAnswer, TalkerForward, TalkerModel, end_of_turn, split_answer};
 use crate::{Error, ParamNames, Result};
 
 /// `α` of the golden adapters.
@@ -204,7 +204,7 @@ impl Row {
         let name = |part: &str| format!("in.row{row}.{part}");
         let ids = golden.ids(&name("thinker_ids"))?;
         let turns: Turns = model.checkpoint.config().section()?;
-        let (prompt, answer) = split_answer(&ids, &turns, im_end(&model.checkpoint)?)?;
+        let (prompt, answer) = split_answer(&ids, &turns, end_of_turn(&model.checkpoint)?)?;
         let media: Vec<usize> = (0..prompt.len()).filter(|at| turns.placeholders.contains(&prompt[*at])).collect();
         let hidden = golden.matrix(&name("thinker_hidden"), device)?;
         let tap = (!media.is_empty()).then(|| hidden.select(0, indices(media, device)));
@@ -233,10 +233,4 @@ fn layout(model: &Model, golden: &Golden, row: usize) -> Result<MediaLayout> {
     }
     let (ids, ids_per_second) = (media_ids(&thinker), thinker.position_id_per_seconds);
     Ok(MediaLayout { ids, items, audio_in_video: Vec::new(), ids_per_second })
-}
-
-/// The id that ends a turn.
-fn im_end(checkpoint: &Checkpoint) -> Result<u32> {
-    let id = checkpoint.config().get("im_end_token_id").and_then(|id| id.as_u64());
-    id.map(|id| id as u32).ok_or_else(|| omni_core::Error::Config("`im_end_token_id` is missing".into()).into())
 }
