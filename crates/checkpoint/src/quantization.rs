@@ -3,6 +3,8 @@
 //! The supported kind is what `compressed-tensors` calls `pack-quantized`, with integers of 4 or 8 bits and one scale per group
 //! of inputs or per output. Anything else is refused by name.
 
+use std::collections::VecDeque;
+
 use fancy_regex::Regex;
 use serde_json::Value;
 
@@ -11,9 +13,6 @@ use crate::{CheckpointError, ConfigFile, Scheme};
 const KEY: &str = "quantization_config";
 const METHOD: &str = "compressed-tensors";
 const FORMAT: &str = "pack-quantized";
-
-/// Where tools write the key: at the top, or in the section of the part they quantised.
-const PLACES: [&str; 4] = ["", "thinker_config", "thinker_config.text_config", "talker_config"];
 
 /// The contents of `quantization_config`.
 #[derive(Debug, Clone)]
@@ -40,17 +39,26 @@ enum Target {
 /// The key that is wrong, and what was found and expected.
 type Wrong = (String, String);
 
+/// Finds the key where tools write it, at the top or in the section of the part they quantised, and where that is. The outermost counts.
+fn find(config: &Value) -> Option<(String, &Value)> {
+    let mut sections = VecDeque::from([(String::new(), config)]);
+    while let Some((path, section)) = sections.pop_front() {
+        if let Some(found) = section.get(KEY) {
+            return Some((path + KEY, found));
+        }
+        let inner = section.as_object().into_iter().flatten();
+        sections.extend(inner.map(|(name, value)| (format!("{path}{name}."), value)));
+    }
+    None
+}
+
 impl QuantizationConfig {
     /// Reads `quantization_config`; `None` if the checkpoint is not quantised.
     ///
     /// # Errors
     /// [`CheckpointError::Quantization`] naming the kind that cannot be read, or the key that is wrong.
     pub fn of(config: &ConfigFile) -> Result<Option<Self>, CheckpointError> {
-        let found = PLACES.iter().find_map(|place| {
-            let at = if place.is_empty() { KEY.to_owned() } else { format!("{place}.{KEY}") };
-            config.get(&at).map(|value| (at, value))
-        });
-        let Some((at, value)) = found else { return Ok(None) };
+        let Some((at, value)) = find(config.json()) else { return Ok(None) };
         Self::parse(value).map(Some).map_err(|(key, reason)| {
             let at = if key.is_empty() { at } else { format!("{at}.{key}") };
             CheckpointError::Quantization { path: config.path().to_owned(), at, reason }

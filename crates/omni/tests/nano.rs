@@ -113,7 +113,7 @@ fn later_turns_are_about_earlier_ones() {
 
 #[test]
 fn a_stream_is_the_whole_answer_in_pieces_with_and_without_media() {
-    // Pieces of other sizes are rounded otherwise in half precision.
+    // Pieces of other sizes are rounded otherwise in bf16.
     let device = testkit::device_name().parse().unwrap();
     let omni = Omni::builder(testkit::nano()).device(device).dtype(Dtype::F32).load().unwrap();
     let picture = Message::user().image(samples().join("picture_where.png")).text("where is the blue square");

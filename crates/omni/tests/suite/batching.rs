@@ -14,8 +14,8 @@ fn nano() -> Omni {
 
 /// Sums of single-precision numbers in another order.
 const SINGLE: f32 = 1e-5;
-/// In half precision, rows of several pieces of sound may go through the vocoder's linear layers another way than those of one.
-/// Four times what half precision costs one stream.
+/// In bf16, rows of several pieces of sound may go through the vocoder's linear layers another way than those of one.
+/// Four times what bf16 costs one stream.
 const HALF: f32 = 1e-2;
 
 fn greedy() -> GenerateOptions {

@@ -62,7 +62,7 @@ fn sentences_are_read_as_they_are_complete() {
     let start = talk.until("audio.start");
     assert_eq!((start["sentence_text"].as_str(), &start["sentence_index"]), (Some("red cat"), &json!(1)));
     assert_eq!(talk.until("session.done")["total_sentences"], 2);
-    // A sentence sounds as it does when it is the text of a request, within what half precision costs: other answers may be made at the
+    // A sentence sounds as it does when it is the text of a request, within what bf16 costs: other answers may be made at the
     // same time, and pieces of sound that are joined go through the vocoder another way.
     let request =
         json!({"model": "nano", "voice": "chelsie", "input": "seven plus five is twelve!", "response_format": "pcm"});
