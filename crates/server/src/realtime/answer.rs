@@ -74,7 +74,7 @@ struct OpenMessage {
     answer: SpokenAnswer,
 }
 
-/// A task that waits for something on behalf of an answer, and ends with it: a cancelled one must keep nobody else waiting.
+/// A task on behalf of an answer or of a spoken turn, which ends with it: a cancelled answer must keep nobody else waiting.
 pub(super) struct Waiting(pub(super) AbortHandle);
 
 impl Drop for Waiting {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use qwen3_omni::{Event, GenerateOptions, Message};
+use qwen3_omni::{Event, GenerateOptions, Message, Reply};
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
@@ -20,14 +20,18 @@ pub(crate) enum Transcript {
     Failed(ApiError),
 }
 
-/// Writes down a spoken turn; news come as inputs of the session.
+/// Writes down a spoken turn; news come as inputs of the session. The last of them, behind which nothing is done any more, is
+/// [`Transcript::Done`] or [`Transcript::Failed`].
 pub(super) async fn transcribe(app: Arc<App>, item_id: String, question: Message, inputs: Sender<Input>) {
-    if let Err(error) = write(app, &item_id, question, &inputs).await {
-        let _ = inputs.send(Input::Transcript(item_id, Transcript::Failed(error))).await;
-    }
+    let last = match write(app, &item_id, question, &inputs).await {
+        Ok(reply) => Transcript::Done { usage: usage(&reply), text: reply.text },
+        Err(error) => Transcript::Failed(error),
+    };
+    // Without a session nobody waits for it.
+    let _ = inputs.send(Input::Transcript(item_id, last)).await;
 }
 
-async fn write(app: Arc<App>, item_id: &str, question: Message, inputs: &Sender<Input>) -> ApiResult<()> {
+async fn write(app: Arc<App>, item_id: &str, question: Message, inputs: &Sender<Input>) -> ApiResult<Box<Reply>> {
     let requested = Instant::now();
     let permit = app.admission.admit_one().await?;
     let options = GenerateOptions::default().text_only().max_new_tokens(app.config.max_output_tokens);
@@ -35,15 +39,13 @@ async fn write(app: Arc<App>, item_id: &str, question: Message, inputs: &Sender<
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await?;
     let mut answer = answer?;
     while let Some(event) = answer.next().await {
-        let news = match event? {
-            Event::Text(piece) => Transcript::Piece(piece),
-            Event::Done(reply) => Transcript::Done { usage: usage(&reply), text: reply.text },
-            _ => continue,
-        };
-        if inputs.send(Input::Transcript(item_id.to_owned(), news)).await.is_err() {
-            // The client has gone.
-            return Ok(());
+        match event? {
+            Event::Text(piece) => {
+                let _ = inputs.send(Input::Transcript(item_id.to_owned(), Transcript::Piece(piece))).await;
+            }
+            Event::Done(reply) => return Ok(reply),
+            _ => {}
         }
     }
-    Ok(())
+    Err(ApiError::internal())
 }

@@ -1,9 +1,11 @@
 //! The thread of a session: takes the client's events and what its answers make, one after the other.
 
 mod answers;
+#[cfg(test)]
+mod tests;
 mod turns;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +15,6 @@ use qwen3_omni::{Canceller, Event, Message, Session};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::answer::{Response, Waiting};
@@ -92,8 +93,9 @@ pub(crate) struct Worker {
     expected: Option<Waiting>,
     /// Spoken turns that will be written down when nothing more urgent is to be done.
     unwritten: VecDeque<(String, Message)>,
-    /// Turns that are being written down; what is not done ends with the session.
-    transcripts: JoinSet<()>,
+    /// What writes turns down, by their items; what is not done ends with the session. A turn is done when its last news have come: its
+    /// task may end a moment later, of which nobody would be told.
+    transcripts: HashMap<String, Waiting>,
     /// Events of the client that wait until the answer that was cancelled has ended.
     deferred: VecDeque<String>,
 }
@@ -132,7 +134,7 @@ impl Worker {
             unanswered: None,
             expected: None,
             unwritten: VecDeque::new(),
-            transcripts: JoinSet::new(),
+            transcripts: HashMap::new(),
             deferred: VecDeque::new(),
             app,
         }
@@ -314,7 +316,6 @@ impl Worker {
         if self.awaits_answer() {
             return;
         }
-        while self.transcripts.try_join_next().is_some() {}
         while self.transcripts.len() < TRANSCRIPTS
             && let Some((id, message)) = self.unwritten.pop_front()
         {
@@ -326,8 +327,8 @@ impl Worker {
             });
             let Some(recording) = recording else { continue };
             let asked = question(recording, prompt);
-            let work = transcribe(self.app.clone(), id, asked, self.own.clone()).in_current_span();
-            self.transcripts.spawn_on(work, &self.runtime);
+            let work = transcribe(self.app.clone(), id.clone(), asked, self.own.clone()).in_current_span();
+            self.transcripts.insert(id, Waiting(self.runtime.spawn(work).abort_handle()));
         }
     }
 
@@ -337,6 +338,9 @@ impl Worker {
             (fields["item_id"], fields["content_index"]) = (json!(id), json!(0));
             fields
         };
+        if !matches!(news, Transcript::Piece(_)) {
+            self.transcripts.remove(id);
+        }
         match news {
             Transcript::Piece(piece) => self.out.emit(&format!("{NAME}.delta"), place(json!({"delta": piece}))),
             Transcript::Done { text, usage } => {

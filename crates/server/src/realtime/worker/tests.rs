@@ -1,0 +1,87 @@
+//! A worker that is told what happens step by step, so that nothing depends on what comes first.
+
+use std::sync::OnceLock;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use qwen3_omni::Omni;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::channel;
+
+use super::*;
+use crate::Config;
+use crate::outbox::{Output, Outputs, Room};
+
+/// More than any of these tests lets wait.
+const WAITING: usize = 1 << 12;
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().unwrap())
+}
+
+struct Talk {
+    worker: Worker,
+    outputs: Outputs,
+    /// What the client was told.
+    told: Vec<Value>,
+}
+
+impl Talk {
+    fn new() -> Self {
+        static NANO: OnceLock<Omni> = OnceLock::new();
+        let nano = NANO.get_or_init(|| Omni::builder(testkit::nano()).load().unwrap()).clone();
+        let app = Arc::new(App::new(nano, Config::default().max_answers(1)));
+        let ((inputs, received), (outbox, outputs)) = (channel(WAITING), Outbox::holding(WAITING));
+        let _within = runtime().enter();
+        Self { worker: Worker::new(app, inputs, received, outbox), outputs, told: Vec::new() }
+    }
+
+    fn take(&mut self, input: Input) {
+        let _ = self.worker.take(input);
+        while let Ok((output, _)) = self.outputs.try_recv() {
+            if let Output::Event(event) = output {
+                self.told.push(serde_json::from_str(&event).unwrap());
+            }
+        }
+    }
+
+    fn send(&mut self, kind: &str, mut event: Value) {
+        event["type"] = json!(kind);
+        let taken = runtime().block_on(Room::new().take(0));
+        self.take(Input::Client(event.to_string().into(), taken));
+    }
+
+    fn send_sound(&mut self, samples: &[f32]) {
+        let bytes: Vec<u8> = samples.iter().flat_map(|sample| ((sample * 32767.0) as i16).to_le_bytes()).collect();
+        self.send("input_audio_buffer.append", json!({"audio": BASE64_STANDARD.encode(bytes)}));
+    }
+
+    /// Has turns written down, which end when the client says so.
+    fn transcribe(&mut self) {
+        let input = json!({"turn_detection": null, "transcription": {}});
+        self.send("session.update", json!({"session": {"type": "realtime", "audio": {"input": input}}}));
+    }
+
+    fn all(&self, kind: &str) -> Vec<&Value> {
+        self.told.iter().filter(|event| event["type"] == kind).collect()
+    }
+}
+
+#[test]
+fn the_next_turn_is_written_down_when_one_is_done_even_before_its_task_has_ended() {
+    let mut talk = Talk::new();
+    // Tasks wait for the only place, so that none ends here.
+    let _place = runtime().block_on(talk.worker.app.admission.admit_one()).unwrap();
+    talk.transcribe();
+    for _ in 0..=TRANSCRIPTS {
+        talk.send_sound(&[0.1; 4800]);
+        talk.send("input_audio_buffer.commit", json!({}));
+    }
+    talk.take(Input::NotAsked);
+    assert_eq!(talk.worker.unwritten.len(), 1);
+    let first = talk.all("input_audio_buffer.committed")[0]["item_id"].as_str().unwrap().to_owned();
+    talk.take(Input::Transcript(first, Transcript::Done { text: "red".into(), usage: Value::Null }));
+    assert_eq!(talk.all("conversation.item.input_audio_transcription.completed").len(), 1);
+    assert!(talk.worker.unwritten.is_empty(), "it waits for the client");
+}
