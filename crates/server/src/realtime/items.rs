@@ -79,14 +79,11 @@ impl Item {
         }
     }
 
-    /// A turn that was spoken, from sound at `rate`.
-    ///
-    /// # Errors
-    /// 400 for sound that is too short to be heard.
-    pub(super) fn spoken(id: String, sound: Vec<f32>, rate: u32) -> ApiResult<Self> {
-        let message = Message::user().audio(heard(sound, rate, "audio")?);
+    /// A turn that was spoken.
+    pub(super) fn spoken(id: String, recording: AudioInput) -> Self {
+        let message = Message::user().audio(recording);
         let parts = vec![json!({"type": "input_audio", "transcript": null})];
-        Ok(Self { id, status: COMPLETED, content: Content::Said { message, parts } })
+        Self { id, status: COMPLETED, content: Content::Said { message, parts } }
     }
 
     /// An item that a client writes itself.
@@ -141,7 +138,10 @@ fn say(messages: &mut Vec<Message>, said: &Message) {
 }
 
 /// Sound as the model reads it: made now, so that what comes later does not change it.
-fn heard(sound: Vec<f32>, rate: u32, param: &str) -> ApiResult<AudioInput> {
+///
+/// # Errors
+/// 400 for sound that is too short to be heard.
+pub(super) fn heard(sound: Vec<f32>, rate: u32, param: &str) -> ApiResult<AudioInput> {
     let frames = log_mel(&[AudioInput::samples(sound, rate, 1)]);
     let frames = frames.map_err(|error| ApiError::invalid(param, error).code("invalid_audio"))?;
     let only = frames.into_iter().next().ok_or_else(ApiError::internal)?;
@@ -373,6 +373,19 @@ impl Items {
 }
 
 #[cfg(test)]
+impl Items {
+    /// A conversation that holds as many items as it may.
+    pub(super) fn full() -> Self {
+        let call_output = |index: usize| Item {
+            id: index.to_string(),
+            status: COMPLETED,
+            content: Content::CallOutput { call_id: String::new(), output: String::new() },
+        };
+        Self { list: (0..MOST_ITEMS).map(call_output).collect() }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -423,8 +436,8 @@ mod tests {
 
     #[test]
     fn a_full_conversation_takes_no_item_and_no_answer() {
-        let mut items = Items::default();
-        items.list.extend((1..MOST_ITEMS).map(|index| answer(&index.to_string(), "")));
+        let mut items = Items::full();
+        items.remove("0").unwrap();
         items.insert(answer("last", ""), None).unwrap();
         for refused in [items.insert(answer("more", ""), None).map(drop), items.check_room(None)] {
             assert_eq!(refused.unwrap_err().code, "conversation_full");

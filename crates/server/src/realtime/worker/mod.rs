@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::ws::Utf8Bytes;
-use qwen3_omni::{Canceller, Event, Message, Session};
+use qwen3_omni::media::audio::AudioInput;
+use qwen3_omni::{Canceller, Event, Session};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -92,7 +93,7 @@ pub(crate) struct Worker {
     /// Tells when an answer to the last turn is expected no longer.
     expected: Option<Waiting>,
     /// Spoken turns that will be written down when nothing more urgent is to be done.
-    unwritten: VecDeque<(String, Message)>,
+    unwritten: VecDeque<(String, AudioInput)>,
     /// What writes turns down, by their items; what is not done ends with the session. A turn is done when its last news have come: its
     /// task may end a moment later, of which nobody would be told.
     transcripts: HashMap<String, Waiting>,
@@ -246,10 +247,15 @@ impl Worker {
     fn add_item(&mut self, item: Item, after: Option<&str>) -> ApiResult<()> {
         let shown = item.to_json();
         let previous = self.items.insert(item, after)?;
+        self.tell_of_item(previous.as_deref(), &shown);
+        Ok(())
+    }
+
+    /// Tells of an item that is complete from the beginning.
+    fn tell_of_item(&self, previous: Option<&str>, shown: &Value) {
         for event in ["conversation.item.added", "conversation.item.done"] {
             self.out.emit(event, json!({"previous_item_id": previous, "item": shown}));
         }
-        Ok(())
     }
 
     fn create_item(&mut self, fields: &Fields) -> ApiResult<()> {
@@ -317,15 +323,10 @@ impl Worker {
             return;
         }
         while self.transcripts.len() < TRANSCRIPTS
-            && let Some((id, message)) = self.unwritten.pop_front()
+            && let Some((id, recording)) = self.unwritten.pop_front()
         {
             let own = self.settings.transcription.as_ref().and_then(|transcription| transcription.prompt.as_deref());
             let prompt = own.unwrap_or(&self.app.config.transcription_prompt);
-            let recording = message.parts().iter().find_map(|part| match part {
-                qwen3_omni::Part::Audio(audio) => Some(audio.clone()),
-                _ => None,
-            });
-            let Some(recording) = recording else { continue };
             let asked = question(recording, prompt);
             let work = transcribe(self.app.clone(), id.clone(), asked, self.own.clone()).in_current_span();
             self.transcripts.insert(id, Waiting(self.runtime.spawn(work).abort_handle()));

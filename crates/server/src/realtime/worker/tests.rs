@@ -5,12 +5,14 @@ use std::sync::OnceLock;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use qwen3_omni::Omni;
+use qwen3_omni::media::audio::read_at;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::channel;
 
 use super::*;
 use crate::Config;
 use crate::outbox::{Output, Outputs, Room};
+use crate::realtime::ear::CLIENT_RATE;
 
 /// More than any of these tests lets wait.
 const WAITING: usize = 1 << 12;
@@ -57,9 +59,9 @@ impl Talk {
         self.send("input_audio_buffer.append", json!({"audio": BASE64_STANDARD.encode(bytes)}));
     }
 
-    /// Has turns written down, which end when the client says so.
-    fn transcribe(&mut self) {
-        let input = json!({"turn_detection": null, "transcription": {}});
+    /// Has turns written down; they end when the client says so, or by themselves.
+    fn transcribe(&mut self, detection: Value) {
+        let input = json!({"turn_detection": detection, "transcription": {}});
         self.send("session.update", json!({"session": {"type": "realtime", "audio": {"input": input}}}));
     }
 
@@ -73,7 +75,7 @@ fn the_next_turn_is_written_down_when_one_is_done_even_before_its_task_has_ended
     let mut talk = Talk::new();
     // Tasks wait for the only place, so that none ends here.
     let _place = runtime().block_on(talk.worker.app.admission.admit_one()).unwrap();
-    talk.transcribe();
+    talk.transcribe(Value::Null);
     for _ in 0..=TRANSCRIPTS {
         talk.send_sound(&[0.1; 4800]);
         talk.send("input_audio_buffer.commit", json!({}));
@@ -84,4 +86,31 @@ fn the_next_turn_is_written_down_when_one_is_done_even_before_its_task_has_ended
     talk.take(Input::Transcript(first, Transcript::Done { text: "red".into(), usage: Value::Null }));
     assert_eq!(talk.all("conversation.item.input_audio_transcription.completed").len(), 1);
     assert!(talk.worker.unwritten.is_empty(), "it waits for the client");
+}
+
+#[test]
+fn a_turn_for_which_there_is_no_room_is_neither_committed_nor_written_down() {
+    let mut talk = Talk::new();
+    talk.worker.items = Items::full();
+    talk.transcribe(Value::Null);
+    talk.send_sound(&[0.1; 4800]);
+    talk.send("input_audio_buffer.commit", json!({}));
+    assert_eq!(talk.told.last().unwrap()["error"]["code"], "conversation_full");
+    assert!(talk.all("input_audio_buffer.committed").is_empty() && talk.worker.unwritten.is_empty());
+}
+
+#[test]
+fn sound_behind_a_turn_that_is_refused_is_heard() {
+    let mut talk = Talk::new();
+    talk.worker.items = Items::full();
+    talk.transcribe(json!({"type": "server_vad"}));
+    let file = testkit::nano().join("../nano-samples/spoken_sum_question.wav");
+    let words = read_at(&file.into(), CLIENT_RATE).unwrap();
+    let quiet = vec![0.0; CLIENT_RATE as usize];
+    talk.send_sound(&[&quiet[..], &words, &quiet, &words, &quiet].concat());
+    let starts = talk.all("input_audio_buffer.speech_started");
+    let [first, second] = starts[..] else { panic!("{:?}", talk.told) };
+    assert!(second["audio_start_ms"].as_u64() > first["audio_start_ms"].as_u64().map(|first| first + 2000), "{second}");
+    let errors = talk.all("error");
+    assert!(errors.len() == 2 && errors.iter().all(|error| error["error"]["code"] == "conversation_full"));
 }

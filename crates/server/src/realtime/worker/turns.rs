@@ -11,7 +11,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::ids;
 use crate::realtime::ear::{CLIENT_RATE, Heard};
-use crate::realtime::items::{Content, Item, decode, to_samples};
+use crate::realtime::items::{Item, decode, heard, to_samples};
 use crate::realtime::prefill::Prefill;
 
 /// Seconds after which a turn is prefilled while it goes on: the window of the audio encoder, before which nothing can be.
@@ -33,10 +33,15 @@ impl Worker {
         }
         self.check_room(bytes.len() / 2)?;
         let mut sound = self.ear.push(&to_samples(&bytes))?;
-        while let Some((heard, rest)) = self.ear.search(sound) {
-            match heard {
+        while let Some((found, rest)) = self.ear.search(sound) {
+            match found {
                 Heard::Started { start_ms } => self.speech_started(start_ms),
-                Heard::Stopped { end_ms } => self.speech_stopped(end_ms)?,
+                // Whether it can be kept or not, what comes behind it may be the next turn.
+                Heard::Stopped { end_ms } => {
+                    if let Err(error) = self.speech_stopped(end_ms) {
+                        self.out.error(&error, fields.string("event_id")?);
+                    }
+                }
             }
             sound = rest;
         }
@@ -119,19 +124,20 @@ impl Worker {
         self.commit_turn(id, sound)
     }
 
-    /// Makes sound a turn of the conversation.
+    /// Makes sound a turn of the conversation. It is told and written down only if there is room for it.
     fn commit_turn(&mut self, id: String, sound: Vec<f32>) -> ApiResult<()> {
-        let item = Item::spoken(id.clone(), sound, SAMPLE_RATE)?;
-        if self.settings.transcription.is_some()
-            && let Content::Said { message, .. } = &item.content
-        {
-            self.unwritten.push_back((id.clone(), message.clone()));
+        let recording = heard(sound, SAMPLE_RATE, "audio")?;
+        let item = Item::spoken(id.clone(), recording.clone());
+        let shown = item.to_json();
+        let previous = self.items.insert(item, None)?;
+        self.out.emit("input_audio_buffer.committed", json!({"previous_item_id": previous, "item_id": id}));
+        self.tell_of_item(previous.as_deref(), &shown);
+        if self.settings.transcription.is_some() {
+            self.unwritten.push_back((id, recording));
             if self.expected.is_none() {
                 self.expected = Some(self.after(EXPECTED, Input::NotAsked));
             }
         }
-        let previous = self.items.last().map(str::to_owned);
-        self.out.emit("input_audio_buffer.committed", json!({"previous_item_id": previous, "item_id": id}));
-        self.add_item(item, None)
+        Ok(())
     }
 }
