@@ -12,7 +12,7 @@ use super::items::{COMPLETED, Content, IN_PROGRESS, INCOMPLETE, Item, Items, Spo
 use super::output::Emitter;
 use super::settings::AnswerSettings;
 use crate::admission::Permit;
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::sound::pcm;
 
@@ -23,10 +23,8 @@ pub(super) struct Response {
     pub(super) settings: AnswerSettings,
     /// Whether its items become part of the conversation.
     pub(super) in_conversation: bool,
-    /// What it answers in place of the conversation.
-    pub(super) input: Option<Items>,
-    /// What the model reads, as it was when the answer was asked for.
-    pub(super) messages: Vec<Message>,
+    /// What it answers, until it is generated: items of its own, or the conversation as it was when the answer was asked for.
+    pub(super) input: Items,
     /// The item that its next one stands behind, `None` for the beginning.
     pub(super) after: Option<String>,
     /// Its place, until it is generated.
@@ -91,14 +89,18 @@ pub(super) enum Ending<'a> {
 }
 
 impl Response {
-    pub(super) fn new(conversation_id: &str, settings: AnswerSettings, turn_ended: Option<Instant>) -> Self {
+    pub(super) fn new(
+        conversation_id: &str,
+        settings: AnswerSettings,
+        input: Items,
+        turn_ended: Option<Instant>,
+    ) -> Self {
         Self {
             id: ids::new("resp_"),
             conversation_id: conversation_id.to_owned(),
             settings,
             in_conversation: true,
-            input: None,
-            messages: Vec::new(),
+            input,
             after: None,
             permit: None,
             waiting: None,
@@ -125,6 +127,14 @@ impl Response {
     /// Whether its first sound, or without speech its first word, is still waited for.
     pub(super) fn is_awaited(&self) -> bool {
         !self.begun
+    }
+
+    /// What the model reads.
+    ///
+    /// # Errors
+    /// 400 if there is nothing to answer.
+    pub(super) fn question(&self) -> ApiResult<Vec<Message>> {
+        self.input.question(&self.settings.instructions)
     }
 
     /// Takes the number of tokens that the model reads.

@@ -220,10 +220,10 @@ pub(super) fn to_samples(bytes: &[u8]) -> Vec<f32> {
     pairs.iter().map(|pair| f32::from(i16::from_le_bytes(*pair)) / 32768.0).collect()
 }
 
-/// All items, in order.
-#[derive(Default)]
+/// All items, in order. A copy of the list shares its items until they are changed.
+#[derive(Clone, Default)]
 pub(super) struct Items {
-    list: Vec<Item>,
+    list: Vec<Arc<Item>>,
 }
 
 /// Items of a conversation.
@@ -262,7 +262,7 @@ impl Items {
 
     fn insert_at(&mut self, at: usize, item: Item) -> Option<String> {
         let before = at.checked_sub(1).map(|before| self.list[before].id.clone());
-        self.list.insert(at, item);
+        self.list.insert(at, Arc::new(item));
         before
     }
 
@@ -271,7 +271,7 @@ impl Items {
     /// # Errors
     /// 400 `conversation_full`.
     pub(super) fn check_room(&self, item: Option<&Item>) -> ApiResult<()> {
-        let bytes = self.list.iter().chain(item).map(weight::of_item).sum::<usize>();
+        let bytes = self.list.iter().map(Arc::as_ref).chain(item).map(weight::of_item).sum::<usize>();
         match bytes > MOST_BYTES || self.list.len() >= MOST_ITEMS {
             true => {
                 Err(ApiError::invalid("item", "the conversation is full; delete items first").code("conversation_full"))
@@ -286,8 +286,15 @@ impl Items {
 
     /// # Errors
     /// An id that is not there.
-    pub(super) fn get(&mut self, id: &str) -> ApiResult<&mut Item> {
-        self.list.iter_mut().find(|item| item.id == id).ok_or_else(|| unknown("item_id", id))
+    pub(super) fn get(&self, id: &str) -> ApiResult<&Item> {
+        Ok(&self.list[self.position(id, "item_id")?])
+    }
+
+    /// # Errors
+    /// An id that is not there.
+    pub(super) fn get_mut(&mut self, id: &str) -> ApiResult<&mut Item> {
+        let at = self.position(id, "item_id")?;
+        Ok(Arc::make_mut(&mut self.list[at]))
     }
 
     /// # Errors
@@ -307,7 +314,7 @@ impl Items {
     /// Puts an item in the place of that with its id, unless that was removed meanwhile.
     pub(super) fn replace(&mut self, item: Item) {
         if let Some(place) = self.list.iter_mut().find(|known| known.id == item.id) {
-            *place = item;
+            *place = Arc::new(item);
         }
     }
 
@@ -316,19 +323,26 @@ impl Items {
     /// # Errors
     /// An id that is not there.
     pub(super) fn copy(&self, id: &str, param: &str) -> ApiResult<Item> {
-        Ok(self.list[self.position(id, param)?].clone())
+        Ok(Item::clone(&self.list[self.position(id, param)?]))
     }
 
     /// Keeps the whole answer that an item holds the words of.
     pub(super) fn keep_reply(&mut self, id: &str, reply: Box<Reply>) {
-        if let Ok(Item { content: Content::Answer(answer), .. }) = self.get(id) {
+        if let Ok(Item { content: Content::Answer(answer), .. }) = self.get_mut(id) {
             answer.reply = Some(reply);
+        }
+    }
+
+    /// Cuts an answer to the words that were heard of it, if it is here.
+    pub(super) fn cut(&mut self, id: &str, heard: &str) {
+        if let Ok(Item { content: Content::Answer(answer), .. }) = self.get_mut(id) {
+            heard.clone_into(&mut answer.text);
         }
     }
 
     /// Keeps what was said in a spoken turn.
     pub(super) fn keep_transcript(&mut self, id: &str, text: &str) {
-        if let Ok(Item { content: Content::Said { parts, .. }, .. }) = self.get(id)
+        if let Ok(Item { content: Content::Said { parts, .. }, .. }) = self.get_mut(id)
             && let Some(part) = parts.iter_mut().find(|part| part["type"] == "input_audio")
         {
             part["transcript"] = json!(text);
@@ -381,7 +395,7 @@ impl Items {
             status: COMPLETED,
             content: Content::CallOutput { call_id: String::new(), output: String::new() },
         };
-        Self { list: (0..MOST_ITEMS).map(call_output).collect() }
+        Self { list: (0..MOST_ITEMS).map(call_output).map(Arc::new).collect() }
     }
 }
 

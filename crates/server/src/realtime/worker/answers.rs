@@ -13,6 +13,7 @@ use crate::fields::Fields;
 use crate::metrics::AnswerClock;
 use crate::realtime::answer::{Ending, Response, Waiting};
 use crate::realtime::items::{Item, Items};
+use crate::realtime::settings::AnswerSettings;
 
 impl Worker {
     pub(super) fn create_response(&mut self, fields: &Fields) -> ApiResult<()> {
@@ -22,17 +23,22 @@ impl Worker {
             return Err(ApiError::invalid("response", message).code(active));
         }
         let Some(asked) = fields.object("response")? else {
-            return self.respond(Response::new(&self.conversation_id, self.settings.answer.clone(), None));
+            return self.respond(self.response(self.settings.answer.clone(), None));
         };
         let settings = self.settings.answer.merge(&self.app, &asked)?;
-        let mut response = Response::new(&self.conversation_id, settings, None).with_metadata(asked.get("metadata"));
+        let mut response = self.response(settings, None).with_metadata(asked.get("metadata"));
         asked.check(&[], &[], &["metadata", "prompt"])?;
         let words = [("auto", true), ("none", false)];
         response.in_conversation = asked.one_of("conversation", &words)?.unwrap_or(true);
         if let Some(input) = asked.list("input")? {
-            response.input = Some(self.read_input(input, &asked.name("input"))?);
+            response.input = self.read_input(input, &asked.name("input"))?;
         }
         self.respond(response)
+    }
+
+    /// A response to the conversation as it is.
+    fn response(&self, settings: AnswerSettings, turn_ended: Option<Instant>) -> Response {
+        Response::new(&self.conversation_id, settings, self.items.clone(), turn_ended)
     }
 
     /// The items of one answer alone; a reference names one of the conversation.
@@ -57,7 +63,7 @@ impl Worker {
     /// # Errors
     /// 400 if there is nothing to answer, or no room for an answer.
     pub(super) fn respond(&mut self, mut response: Response) -> ApiResult<()> {
-        response.messages = self.question(&response)?;
+        response.question()?;
         if response.in_conversation {
             self.items.check_room(None)?;
             response.after = self.items.last().map(str::to_owned);
@@ -74,11 +80,6 @@ impl Worker {
         Ok(())
     }
 
-    /// What a response answers.
-    fn question(&self, response: &Response) -> ApiResult<Vec<Message>> {
-        response.input.as_ref().unwrap_or(&self.items).question(&response.settings.instructions)
-    }
-
     /// Whether turns are answered without being asked to.
     pub(super) fn answers_turns(&self) -> bool {
         self.settings.turn_detection.as_ref().is_some_and(|turns| turns.create_response)
@@ -90,7 +91,7 @@ impl Worker {
             return;
         }
         if let Some(ended) = self.unanswered.take().filter(|_| self.answers_turns()) {
-            let response = Response::new(&self.conversation_id, self.settings.answer.clone(), Some(ended));
+            let response = self.response(self.settings.answer.clone(), Some(ended));
             if let Err(error) = self.respond(response) {
                 self.out.error(&error, None);
             }
@@ -125,12 +126,9 @@ impl Worker {
         let Some(response) = &mut self.response else { return };
         let Some(permit) = response.permit.take() else { return };
         let id = response.id.clone();
-        let messages = std::mem::take(&mut response.messages);
-        let begun = response.settings.options(&self.app).and_then(|options| {
-            begin(self.session(), &messages, &options)
-                .map_err(|error| ApiError::of_answer(&error, &messages).param("response"))
-        });
-        match begun {
+        let asked = response.question().and_then(|messages| Ok((messages, response.settings.options(&self.app)?)));
+        response.input = Items::default();
+        match asked.and_then(|(messages, options)| begin(self.session(), &messages, &options)) {
             Ok(answer) => {
                 if let Some(response) = &mut self.response {
                     response.reads(answer.prompt_tokens_by_kind());
@@ -210,12 +208,6 @@ impl Worker {
         for text in std::mem::take(&mut self.deferred) {
             self.client(&text);
         }
-        let asked = self.response.as_ref().map(|response| self.question(response)).transpose();
-        match (asked, &mut self.response) {
-            (Ok(Some(messages)), Some(response)) => response.messages = messages,
-            (Err(error), _) => self.fail(&error),
-            _ => {}
-        }
         self.generate();
     }
 
@@ -247,10 +239,10 @@ impl Worker {
 }
 
 /// Begins an answer to these messages. What the session computed for those before is not computed again.
-fn begin(session: &mut Session, messages: &[Message], options: &GenerateOptions) -> qwen3_omni::Result<Answer> {
+fn begin(session: &mut Session, messages: &[Message], options: &GenerateOptions) -> ApiResult<Answer> {
     session.truncate(0);
     messages.iter().for_each(|message| session.push(message.clone()));
-    session.answer(options)
+    session.answer(options).map_err(|error| ApiError::of_answer(&error, messages).param("response"))
 }
 
 /// Reads an answer in a thread of its own; what it makes comes as inputs.

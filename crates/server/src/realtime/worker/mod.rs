@@ -291,7 +291,7 @@ impl Worker {
             self.deferred.push_back(text.to_owned());
             return Ok(());
         }
-        let Content::Answer(answer) = &mut self.items.get(id)?.content else {
+        let Content::Answer(answer) = &mut self.items.get_mut(id)?.content else {
             return Err(ApiError::invalid("item_id", "only spoken answers can be cut"));
         };
         let rate = u64::from(self.app.omni.sample_rate());
@@ -301,11 +301,15 @@ impl Worker {
         if !answer.spoken || end > sent + 1 {
             return Err(ApiError::invalid("audio_end_ms", format_args!("{end} ms, but only {sent} ms were sent")));
         }
-        match &answer.reply {
-            Some(reply) => answer.text = reply.played(samples as usize).text,
-            None => return Err(ApiError::invalid("item_id", "only answers of this session can be cut")),
-        }
+        let Some(reply) = &answer.reply else {
+            return Err(ApiError::invalid("item_id", "only answers of this session can be cut"));
+        };
+        answer.text = reply.played(samples as usize).text;
         answer.samples = samples as usize;
+        if let Some(response) = &mut self.response {
+            // What was not heard is not read by an answer that has not begun either.
+            response.input.cut(id, &answer.text);
+        }
         let told = json!({"item_id": id, "content_index": index, "audio_end_ms": end});
         self.out.emit("conversation.item.truncated", told);
         Ok(())

@@ -1,6 +1,7 @@
 //! A worker that is told what happens step by step, so that nothing depends on what comes first.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -54,6 +55,11 @@ impl Talk {
         self.take(Input::Client(event.to_string().into(), taken));
     }
 
+    fn say(&mut self, text: &str) {
+        let content = json!([{"type": "input_text", "text": text}]);
+        self.send("conversation.item.create", json!({"item": {"type": "message", "role": "user", "content": content}}));
+    }
+
     fn send_sound(&mut self, samples: &[f32]) {
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| ((sample * 32767.0) as i16).to_le_bytes()).collect();
         self.send("input_audio_buffer.append", json!({"audio": BASE64_STANDARD.encode(bytes)}));
@@ -63,6 +69,19 @@ impl Talk {
     fn transcribe(&mut self, detection: Value) {
         let input = json!({"turn_detection": detection, "transcription": {}});
         self.send("session.update", json!({"session": {"type": "realtime", "audio": {"input": input}}}));
+    }
+
+    /// Takes what comes by itself until the client is told this.
+    fn until(&mut self, kind: &str) -> Value {
+        let before = self.told.len();
+        loop {
+            if let Some(event) = self.told[before..].iter().find(|event| event["type"] == kind) {
+                return event.clone();
+            }
+            let inputs = &mut self.worker.inputs;
+            let next = runtime().block_on(async { tokio::time::timeout(Duration::from_secs(60), inputs.recv()).await });
+            self.take(next.unwrap_or_else(|_| panic!("no {kind} in time")).unwrap());
+        }
     }
 
     fn all(&self, kind: &str) -> Vec<&Value> {
@@ -113,4 +132,18 @@ fn sound_behind_a_turn_that_is_refused_is_heard() {
     assert!(second["audio_start_ms"].as_u64() > first["audio_start_ms"].as_u64().map(|first| first + 2000), "{second}");
     let errors = talk.all("error");
     assert!(errors.len() == 2 && errors.iter().all(|error| error["error"]["code"] == "conversation_full"));
+}
+
+#[test]
+fn an_answer_behind_a_cancelled_one_reads_what_was_there_when_it_was_asked_for() {
+    let mut talk = Talk::new();
+    talk.say("repeat red cat nine");
+    talk.send("response.create", json!({}));
+    talk.until("response.output_audio.delta");
+    // The cancelled one still holds its place.
+    talk.send("response.cancel", json!({}));
+    talk.send("response.create", json!({}));
+    talk.say("what is seven plus five");
+    let response = talk.until("response.done")["response"].clone();
+    assert_eq!(response["output"][0]["content"][0]["transcript"], "red cat nine", "{response}");
 }
