@@ -125,24 +125,31 @@ impl Worker {
         }
         let Some(response) = &mut self.response else { return };
         let Some(permit) = response.permit.take() else { return };
-        let id = response.id.clone();
         let asked = response.question().and_then(|messages| Ok((messages, response.settings.options(&self.app)?)));
         response.input = Items::default();
         match asked.and_then(|(messages, options)| begin(self.session(), &messages, &options)) {
-            Ok(answer) => {
-                if let Some(response) = &mut self.response {
-                    response.reads(answer.prompt_tokens_by_kind());
-                }
-                let held = self.app.share_of_positions(answer.prompt_tokens());
-                let clock = AnswerClock::new(self.app.metrics.clone(), Instant::now(), held);
-                let canceller = answer.canceller();
-                let limit = self.after(self.app.config.request_time, Input::TimeOver(id));
-                let (item, abandoned) = (None, false);
-                self.generating =
-                    Some(Generating { canceller, clock, _permit: permit, _limit: limit, item, abandoned });
-                read(answer, self.own.clone());
-            }
+            Ok(answer) => self.begun(answer, permit),
             Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Has the answer of the present response read.
+    fn begun(&mut self, answer: Answer, permit: Permit) {
+        let Some(response) = &mut self.response else { return };
+        response.reads(answer.prompt_tokens_by_kind());
+        let response = response.id.clone();
+        let held = self.app.share_of_positions(answer.prompt_tokens());
+        self.generating = Some(Generating {
+            canceller: answer.canceller(),
+            clock: AnswerClock::new(self.app.metrics.clone(), Instant::now(), held),
+            _permit: permit,
+            _limit: self.after(self.app.config.request_time, Input::TimeOver(response.clone())),
+            response,
+            item: None,
+        });
+        if let Err(error) = read(answer, self.own.clone()) {
+            tracing::error!(%error, "no thread for an answer");
+            self.answer_ended();
         }
     }
 
@@ -173,7 +180,9 @@ impl Worker {
             self.items.keep_reply(id, reply.clone());
             return;
         }
-        let Some(response) = self.response.as_mut().filter(|_| !generating.abandoned) else { return };
+        let Some(response) = self.response.as_mut().filter(|response| response.id == generating.response) else {
+            return;
+        };
         let (out, items) = (&self.out, &mut self.items);
         match event {
             Ok(Event::Text(piece)) => response.text(out, items, piece),
@@ -203,7 +212,13 @@ impl Worker {
     }
 
     pub(super) fn answer_ended(&mut self) {
-        self.generating = None;
+        let Some(mut ended) = self.generating.take() else { return };
+        if self.response.as_ref().is_some_and(|response| response.id == ended.response) {
+            tracing::error!("an answer ended before it was complete");
+            ended.clock.fail();
+            self.fail(&ApiError::internal());
+        }
+        drop(ended);
         // What was heard of the last answer decides what the next one reads.
         for text in std::mem::take(&mut self.deferred) {
             self.client(&text);
@@ -231,9 +246,9 @@ impl Worker {
         let Some(mut response) = self.response.take() else { return };
         let item = response.end(&self.app.omni, &self.out, &mut self.items, ending);
         // What is generated may belong to an earlier response, which was cancelled and keeps its item.
-        if let Some(generating) = self.generating.as_mut().filter(|generating| !generating.abandoned) {
+        if let Some(generating) = self.generating.as_mut().filter(|generating| generating.response == response.id) {
             generating.canceller.cancel();
-            (generating.item, generating.abandoned) = (item, true);
+            generating.item = item;
         }
     }
 }
@@ -245,22 +260,32 @@ fn begin(session: &mut Session, messages: &[Message], options: &GenerateOptions)
     session.answer(options).map_err(|error| ApiError::of_answer(&error, messages).param("response"))
 }
 
-/// Reads an answer in a thread of its own; what it makes comes as inputs.
-fn read(answer: Answer, inputs: Sender<Input>) {
-    let reader = {
-        let inputs = inputs.clone();
-        move || {
-            for event in answer {
-                if inputs.blocking_send(Input::Answer(event)).is_err() {
-                    return;
-                }
+/// Reads an answer in a thread of its own; what it makes comes as inputs, and so does its end, even if the thread panics.
+///
+/// # Errors
+/// If there is no thread for it.
+pub(super) fn read(
+    answer: impl Iterator<Item = qwen3_omni::Result<Event>> + Send + 'static,
+    inputs: Sender<Input>,
+) -> std::io::Result<()> {
+    let reader = move || {
+        // Dropped behind the answer.
+        let reading = Reading(inputs);
+        for event in answer {
+            if reading.0.blocking_send(Input::Answer(event)).is_err() {
+                return;
             }
-            let _ = inputs.blocking_send(Input::AnswerEnded);
         }
     };
-    let spawned = std::thread::Builder::new().name("realtime answer".into()).spawn(reader);
-    if let Err(error) = spawned {
-        tracing::error!(%error, "no thread for an answer");
-        let _ = inputs.try_send(Input::AnswerEnded);
+    std::thread::Builder::new().name("realtime answer".into()).spawn(reader).map(drop)
+}
+
+/// Tells when it is dropped that an answer is read no longer.
+struct Reading(Sender<Input>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // Without a session nobody waits for it.
+        let _ = self.0.blocking_send(Input::AnswerEnded);
     }
 }

@@ -46,7 +46,7 @@ pub(crate) enum Input {
     Placed(String, ApiResult<Permit>),
     /// An item of the answer that is being generated.
     Answer(qwen3_omni::Result<Event>),
-    /// That answer has been read to its end.
+    /// That answer is read no longer.
     AnswerEnded,
     /// The time of the response of this id is over.
     TimeOver(String),
@@ -103,6 +103,8 @@ pub(crate) struct Worker {
 
 /// An answer that is being generated. It may outlive its response, which is over for the client when it is cancelled.
 struct Generating {
+    /// The id of its response.
+    response: String,
     canceller: Canceller,
     clock: AnswerClock,
     _permit: Permit,
@@ -110,8 +112,6 @@ struct Generating {
     _limit: Waiting,
     /// The item that holds its words, if its response was cancelled after the first.
     item: Option<String>,
-    /// Whether its response was cancelled.
-    abandoned: bool,
 }
 
 impl Worker {

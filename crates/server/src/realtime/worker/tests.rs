@@ -71,6 +71,13 @@ impl Talk {
         self.send("session.update", json!({"session": {"type": "realtime", "audio": {"input": input}}}));
     }
 
+    /// What comes by itself.
+    fn next(&mut self) -> Input {
+        let next = self.worker.inputs.recv();
+        let next = runtime().block_on(async { tokio::time::timeout(Duration::from_secs(60), next).await });
+        next.expect("something comes in time").unwrap()
+    }
+
     /// Takes what comes by itself until the client is told this.
     fn until(&mut self, kind: &str) -> Value {
         let before = self.told.len();
@@ -78,9 +85,8 @@ impl Talk {
             if let Some(event) = self.told[before..].iter().find(|event| event["type"] == kind) {
                 return event.clone();
             }
-            let inputs = &mut self.worker.inputs;
-            let next = runtime().block_on(async { tokio::time::timeout(Duration::from_secs(60), inputs.recv()).await });
-            self.take(next.unwrap_or_else(|_| panic!("no {kind} in time")).unwrap());
+            let next = self.next();
+            self.take(next);
         }
     }
 
@@ -146,4 +152,38 @@ fn an_answer_behind_a_cancelled_one_reads_what_was_there_when_it_was_asked_for()
     talk.say("what is seven plus five");
     let response = talk.until("response.done")["response"].clone();
     assert_eq!(response["output"][0]["content"][0]["transcript"], "red cat nine", "{response}");
+}
+
+#[test]
+fn an_answer_whose_reader_stops_has_failed_and_the_next_one_begins() {
+    let mut talk = Talk::new();
+    talk.say("repeat red cat nine");
+    talk.send("response.create", json!({}));
+    // Nothing of it comes but its end.
+    let end = loop {
+        match talk.next() {
+            Input::Answer(_) => {}
+            Input::AnswerEnded => break Input::AnswerEnded,
+            other => talk.take(other),
+        }
+    };
+    talk.take(end);
+    let done = talk.all("response.done");
+    let [failed] = done[..] else { panic!("{:?}", talk.told) };
+    let (status, details) = (&failed["response"]["status"], &failed["response"]["status_details"]);
+    assert!(status == "failed" && details["error"]["code"] == "internal_error", "{failed}");
+    talk.send("response.create", json!({}));
+    assert_eq!(talk.until("response.done")["response"]["status"], "completed");
+    // The end of that one comes when another was asked for already, which has not failed.
+    talk.send("response.create", json!({}));
+    assert_eq!(talk.until("response.done")["response"]["status"], "completed");
+}
+
+#[test]
+fn the_end_of_an_answer_is_told_even_if_its_reader_panics() {
+    let (inputs, mut received) = channel(1);
+    let stops = std::iter::from_fn(|| -> Option<qwen3_omni::Result<Event>> { panic!("a reader") });
+    let _ = answers::read(stops, inputs);
+    let told = runtime().block_on(async { tokio::time::timeout(Duration::from_secs(60), received.recv()).await });
+    assert!(matches!(told, Ok(Some(Input::AnswerEnded))), "nothing is told");
 }
