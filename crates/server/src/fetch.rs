@@ -2,7 +2,8 @@
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ureq::Agent;
 use ureq::config::Config as AgentConfig;
@@ -16,16 +17,20 @@ use crate::error::{ApiError, ApiResult};
 /// Redirects that are followed, each to an allowed host.
 const MOST_REDIRECTS: usize = 3;
 
+#[derive(Clone)]
 pub(crate) struct Fetcher {
     /// Names, or `name:port`.
-    allowed: Vec<String>,
+    allowed: Arc<[String]>,
     agent: Agent,
+    /// Time for a file, redirects included, or for all files of a request.
+    time: Duration,
+    /// When the time of a request began.
+    begun: Option<Instant>,
 }
 
 impl Fetcher {
     pub(crate) fn new(allowed: &[String], time: Duration) -> Self {
         let config = Agent::config_builder()
-            .timeout_global(Some(time))
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
@@ -33,7 +38,12 @@ impl Fetcher {
             .build();
         let resolver = PublicResolver { named: allowed.to_vec(), inner: DefaultResolver::default() };
         let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Self { allowed: allowed.to_vec(), agent }
+        Self { allowed: allowed.into(), agent, time, begun: None }
+    }
+
+    /// A fetcher of all files of one request, which together have the time of one.
+    pub(crate) fn of_request(&self) -> Self {
+        Self { begun: Some(Instant::now()), ..self.clone() }
     }
 
     /// Fetches the contents of an address, at most `most` bytes.
@@ -42,10 +52,16 @@ impl Fetcher {
     /// 400: `remote_url_not_allowed` for a host that is not allowed or lies inside a network; otherwise what went wrong.
     pub(crate) fn fetch(&self, url: &str, most: usize, param: &str) -> ApiResult<Vec<u8>> {
         let invalid = |message: String| ApiError::invalid(param, message);
+        let begun = self.begun.unwrap_or_else(Instant::now);
         let mut url = Url::parse(url).map_err(|error| invalid(format!("no valid address: {error}")))?;
         for _ in 0..=MOST_REDIRECTS {
             self.check(&url).map_err(|message| invalid(message).code("remote_url_not_allowed"))?;
-            let response = self.agent.get(url.as_str()).call().map_err(|error| refused(param, &error))?;
+            let left = self.time.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(invalid(format!("it was not there within the {} s of this request", self.time.as_secs())));
+            }
+            let request = self.agent.get(url.as_str()).config().timeout_global(Some(left)).build();
+            let response = request.call().map_err(|error| refused(param, &error))?;
             let status = response.status();
             if !status.is_redirection() {
                 return match status.is_success() {

@@ -35,12 +35,15 @@ impl MediaReader {
         }
     }
 
-    /// The media of one request, which together are no larger than its body might be.
+    /// The media of one request, or of one event of a session, which together are no larger than its body might be and are fetched within
+    /// the time that a body has.
     pub(crate) fn of_request(&self) -> RequestMedia<'_> {
         RequestMedia {
             reader: self,
             #[cfg(feature = "remote-media")]
             left: Cell::new(self.most_bytes),
+            #[cfg(feature = "remote-media")]
+            fetcher: self.fetcher.of_request(),
         }
     }
 
@@ -64,6 +67,8 @@ pub(crate) struct RequestMedia<'a> {
     /// Bytes that may still be fetched.
     #[cfg(feature = "remote-media")]
     left: Cell<usize>,
+    #[cfg(feature = "remote-media")]
+    fetcher: Fetcher,
 }
 
 impl RequestMedia<'_> {
@@ -96,7 +101,7 @@ impl RequestMedia<'_> {
 
     #[cfg(feature = "remote-media")]
     fn fetch(&self, url: &str, param: &str) -> ApiResult<Source> {
-        let bytes = self.reader.fetcher.fetch(url, self.left.get(), param)?;
+        let bytes = self.fetcher.fetch(url, self.left.get(), param)?;
         self.left.set(self.left.get() - bytes.len());
         Ok(bytes.into())
     }
@@ -149,5 +154,22 @@ mod tests {
         ] {
             assert_eq!(media.at_url(url, "u").unwrap_err().code, code, "{url}");
         }
+    }
+
+    #[cfg(feature = "remote-media")]
+    #[test]
+    fn all_files_of_a_request_have_the_time_of_its_body_together() {
+        use std::time::{Duration, Instant};
+        // Connections are taken, and nobody answers.
+        let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = host.local_addr().unwrap().to_string();
+        let time = Duration::from_millis(300);
+        let reader = MediaReader::new(&Config::default().allowed_media_hosts([&address]).body_time(time));
+        let media = reader.of_request();
+        let begun = Instant::now();
+        for _ in 0..40 {
+            media.at_url(&format!("http://{address}/a"), "u").unwrap_err();
+        }
+        assert!(begun.elapsed() < 20 * time, "each file has the whole time");
     }
 }

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::ear::CLIENT_RATE;
 use super::weight;
-use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
 use crate::ids;
+use crate::media::RequestMedia;
 
 #[derive(Clone)]
 pub(super) struct Item {
@@ -90,7 +90,7 @@ impl Item {
     ///
     /// # Errors
     /// 400 that names the field.
-    pub(super) fn read(app: &App, fields: &Fields) -> ApiResult<Self> {
+    pub(super) fn read(media: &RequestMedia, fields: &Fields) -> ApiResult<Self> {
         let id = fields.string("id")?.map_or_else(|| ids::new("item_"), str::to_owned);
         let kind = fields.string("type")?;
         fields.check(&["object", "status"], &[], &[])?;
@@ -99,7 +99,7 @@ impl Item {
             Ok(fields.required(field, text)?.to_owned())
         };
         let content = match fields.required("type", kind)? {
-            "message" => read_message(app, fields)?,
+            "message" => read_message(media, fields)?,
             "function_call_output" => Content::CallOutput { call_id: text("call_id")?, output: text("output")? },
             "function_call" => {
                 let arguments = serde_json::from_str(&text("arguments")?);
@@ -148,7 +148,7 @@ pub(super) fn heard(sound: Vec<f32>, rate: u32, param: &str) -> ApiResult<AudioI
     Ok(AudioInput::Frames(Arc::new(only)))
 }
 
-fn read_message(app: &App, fields: &Fields) -> ApiResult<Content> {
+fn read_message(media: &RequestMedia, fields: &Fields) -> ApiResult<Content> {
     let roles = [("user", Role::User), ("assistant", Role::Assistant), ("system", Role::System)];
     let role = fields.one_of("role", &roles)?;
     let role = fields.required("role", role)?;
@@ -157,7 +157,7 @@ fn read_message(app: &App, fields: &Fields) -> ApiResult<Content> {
     let (mut message, mut parts) = (Message::new(role), Vec::new());
     for (index, part) in content.iter().enumerate() {
         let part = Fields::at(part, format!("{}[{index}]", fields.name("content")))?;
-        let (with, shown) = read_part(app, role, message, &part)?;
+        let (with, shown) = read_part(media, role, message, &part)?;
         message = with;
         parts.push(shown);
     }
@@ -171,7 +171,7 @@ fn read_message(app: &App, fields: &Fields) -> ApiResult<Content> {
     Ok(Content::Said { message, parts })
 }
 
-fn read_part(app: &App, role: Role, message: Message, part: &Fields) -> ApiResult<(Message, Value)> {
+fn read_part(media: &RequestMedia, role: Role, message: Message, part: &Fields) -> ApiResult<(Message, Value)> {
     let kind = part.string("type")?;
     let field = |name: &str| {
         let value = part.string(name)?;
@@ -189,7 +189,7 @@ fn read_part(app: &App, role: Role, message: Message, part: &Fields) -> ApiResul
         (Role::User, "input_image") => {
             let (url, param) = (field("image_url")?, part.name("image_url"));
             part.check(&["detail"], &[], &[])?;
-            let picture = app.media.of_request().picture_at_url(url, &param)?;
+            let picture = media.picture_at_url(url, &param)?;
             // Shown without its data, which would be held twice.
             Ok((message.image(picture), json!({"type": "input_image"})))
         }

@@ -43,7 +43,7 @@ impl Worker {
 
     /// The items of one answer alone; a reference names one of the conversation.
     fn read_input(&self, input: &[Value], path: &str) -> ApiResult<Items> {
-        let mut items = Items::default();
+        let (mut items, media) = (Items::default(), self.app.media.of_request());
         for (index, value) in input.iter().enumerate() {
             let fields = Fields::at(value, format!("{path}[{index}]"))?;
             let item = match fields.string("type")? {
@@ -51,7 +51,7 @@ impl Worker {
                     let id = fields.string("id")?;
                     self.items.copy(fields.required("id", id)?, &fields.name("id"))?
                 }
-                _ => Item::read(&self.app, &fields)?,
+                _ => Item::read(&media, &fields)?,
             };
             items.insert(item, None)?;
         }

@@ -260,7 +260,7 @@ impl Worker {
 
     fn create_item(&mut self, fields: &Fields) -> ApiResult<()> {
         let item = fields.object("item")?;
-        let item = Item::read(&self.app, &fields.required("item", item)?)?;
+        let item = Item::read(&self.app.media.of_request(), &fields.required("item", item)?)?;
         self.add_item(item, fields.string("previous_item_id")?)
     }
 

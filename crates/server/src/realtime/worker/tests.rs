@@ -32,9 +32,13 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
+        Self::with(Config::default().max_answers(1))
+    }
+
+    fn with(config: Config) -> Self {
         static NANO: OnceLock<Omni> = OnceLock::new();
         let nano = NANO.get_or_init(|| Omni::builder(testkit::nano()).load().unwrap()).clone();
-        let app = Arc::new(App::new(nano, Config::default().max_answers(1)));
+        let app = Arc::new(App::new(nano, config));
         let ((inputs, received), (outbox, outputs)) = (channel(WAITING), Outbox::holding(WAITING));
         let _within = runtime().enter();
         Self { worker: Worker::new(app, inputs, received, outbox), outputs, told: Vec::new() }
@@ -186,4 +190,43 @@ fn the_end_of_an_answer_is_told_even_if_its_reader_panics() {
     let _ = answers::read(stops, inputs);
     let told = runtime().block_on(async { tokio::time::timeout(Duration::from_secs(60), received.recv()).await });
     assert!(matches!(told, Ok(Some(Input::AnswerEnded))), "nothing is told");
+}
+
+/// A host that answers every request with this file, for as long as the tests run.
+#[cfg(feature = "remote-media")]
+fn host(file: Vec<u8>) -> String {
+    use std::io::{Read, Write};
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", file.len());
+    let answer = [head.as_bytes(), &file].concat();
+    std::thread::spawn(move || {
+        for mut socket in server.incoming().map_while(Result::ok) {
+            let _ = socket.read(&mut [0; 1024]);
+            let _ = socket.write_all(&answer);
+        }
+    });
+    address
+}
+
+#[test]
+#[cfg(feature = "remote-media")]
+fn all_files_of_an_event_are_no_larger_than_a_body_might_be() {
+    let file = std::fs::read(testkit::nano().join("../nano-samples/picture_one.png")).unwrap();
+    let most = 3 * file.len() / 2;
+    let host = host(file);
+    let mut talk = Talk::with(Config::default().allowed_media_hosts([&host]).max_body(most));
+    let picture = json!({"type": "input_image", "image_url": format!("http://{host}/a.png")});
+    let item = |pictures: usize| json!({"type": "message", "role": "user", "content": vec![&picture; pictures]});
+    let two_items = json!({"input": [item(1), item(1)]});
+    for (kind, event) in
+        [("conversation.item.create", json!({"item": item(2)})), ("response.create", json!({ "response": two_items }))]
+    {
+        talk.send(kind, event);
+        let told = talk.told.last().unwrap();
+        let message = told["error"]["message"].as_str().unwrap_or_else(|| panic!("{told}"));
+        assert!(message.contains("bytes that are left"), "{message}");
+    }
+    talk.send("conversation.item.create", json!({"item": item(1)}));
+    assert_eq!(talk.told.last().unwrap()["type"], "conversation.item.done");
 }
