@@ -38,6 +38,8 @@ pub(super) struct Response {
     /// The last piece of a spoken text. It is sent with the first sound or the next piece, so that words and sound come in turns even
     /// where the text is complete before the first sound.
     held: Option<String>,
+    /// When it was asked for.
+    pub(super) asked: Instant,
     /// When the turn ended that it answers.
     turn_ended: Option<Instant>,
     begun: bool,
@@ -108,6 +110,7 @@ impl Response {
             output: Vec::new(),
             message: None,
             held: None,
+            asked: Instant::now(),
             turn_ended,
             begun: false,
             made: Made::default(),

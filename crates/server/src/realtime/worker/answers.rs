@@ -137,11 +137,11 @@ impl Worker {
     fn begun(&mut self, answer: Answer, permit: Permit) {
         let Some(response) = &mut self.response else { return };
         response.reads(answer.prompt_tokens_by_kind());
-        let response = response.id.clone();
+        let (response, asked) = (response.id.clone(), response.asked);
         let held = self.app.share_of_positions(answer.prompt_tokens());
         self.generating = Some(Generating {
             canceller: answer.canceller(),
-            clock: AnswerClock::new(self.app.metrics.clone(), Instant::now(), held),
+            clock: AnswerClock::new(self.app.metrics.clone(), asked, held),
             _permit: permit,
             _limit: self.after(self.app.config.request_time, Input::TimeOver(response.clone())),
             response,
