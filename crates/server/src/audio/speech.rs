@@ -19,7 +19,7 @@ use crate::chat::voice;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::outgoing::{self, send, send_data};
-use crate::sound::{Format, SoundEncoder};
+use crate::sound::{BackgroundEncoder, Format};
 
 /// Characters of a text.
 pub(super) const MOST_INPUT: usize = 4096;
@@ -28,7 +28,7 @@ struct SpeechRequest {
     messages: Arc<[Message]>,
     options: GenerateOptions,
     format: Format,
-    encoder: Box<dyn SoundEncoder>,
+    encoder: BackgroundEncoder,
     as_events: bool,
 }
 
@@ -43,7 +43,7 @@ impl SpeechRequest {
         let voice = fields.required("voice", voice(app, &fields)?)?;
         check_speed(&fields)?;
         let format = format(&fields)?;
-        let encoder = format.encoder(app.omni.sample_rate(), "response_format")?;
+        let encoder = BackgroundEncoder::new(format.encoder(app.omni.sample_rate(), "response_format")?);
         let as_events = fields.one_of("stream_format", &[("audio", false), ("sse", true)])?.unwrap_or(false);
         let options = GenerateOptions::default().read_aloud(input).speaker(voice).speech(true);
         Ok(Self { messages: prompt(app, input), options, format, encoder, as_events })
@@ -123,11 +123,11 @@ pub(crate) async fn speech(State(app): State<Arc<App>>, request: Request) -> Api
 }
 
 /// The file as it is made, or when it is complete.
-async fn file(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>, format: Format) -> ApiResult<Response> {
+async fn file(mut answer: RunningAnswer, mut encoder: BackgroundEncoder, format: Format) -> ApiResult<Response> {
     let body = match format.needs_length() {
-        true => Body::from(format.encode(&whole(&mut answer).await?, "response_format")?),
+        true => Body::from(whole(answer, format).await?),
         // An answer without any sound is an error, which can be told only before the first byte.
-        false => match next(&mut answer, &mut *encoder).await {
+        false => match next(&mut answer, &mut encoder).await {
             Some(Ok(Piece::Bytes(first))) => as_body(answer, encoder, first),
             Some(Err(error)) => return Err(error),
             Some(Ok(Piece::Done(_))) | None => return Err(nothing_spoken()),
@@ -140,7 +140,13 @@ pub(super) fn nothing_spoken() -> ApiError {
     ApiError::invalid("input", "nothing of it can be spoken")
 }
 
-pub(super) async fn whole(answer: &mut RunningAnswer) -> ApiResult<Audio> {
+/// The file of a whole answer.
+pub(super) async fn whole(answer: RunningAnswer, format: Format) -> ApiResult<Vec<u8>> {
+    let sound = sound(answer).await?;
+    blocking(move || format.encode(&sound, "response_format")).await?
+}
+
+async fn sound(mut answer: RunningAnswer) -> ApiResult<Audio> {
     let mut whole: Option<Audio> = None;
     while let Some(event) = answer.next().await {
         if let Event::Audio(piece) = event? {
@@ -160,10 +166,10 @@ pub(super) enum Piece {
 }
 
 /// The next piece of the file; `None` after the end.
-pub(super) async fn next(answer: &mut RunningAnswer, encoder: &mut dyn SoundEncoder) -> Option<ApiResult<Piece>> {
+pub(super) async fn next(answer: &mut RunningAnswer, encoder: &mut BackgroundEncoder) -> Option<ApiResult<Piece>> {
     loop {
         let bytes = match answer.next().await? {
-            Ok(Event::Audio(audio)) => encoder.push(&audio.to_i16()),
+            Ok(Event::Audio(audio)) => encoder.push(audio).await,
             Ok(Event::Done(reply)) => return Some(Ok(Piece::Done(reply.usage))),
             Ok(_) => continue,
             Err(error) => Err(error),
@@ -178,27 +184,27 @@ pub(super) async fn next(answer: &mut RunningAnswer, encoder: &mut dyn SoundEnco
 }
 
 /// A body that is sent as the sound is made.
-fn as_body(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>, first: Vec<u8>) -> Body {
+fn as_body(mut answer: RunningAnswer, mut encoder: BackgroundEncoder, first: Vec<u8>) -> Body {
     outgoing::file(answer.deadline(), |sender| async move {
         send_data(&sender, first).await?;
-        while let Some(piece) = next(&mut answer, &mut *encoder).await {
+        while let Some(piece) = next(&mut answer, &mut encoder).await {
             match piece? {
                 Piece::Bytes(bytes) => send_data(&sender, bytes).await?,
-                Piece::Done(_) => return Ok(send_data(&sender, encoder.finish()?).await?),
+                Piece::Done(_) => return Ok(send_data(&sender, encoder.finish().await?).await?),
             }
         }
         Err(ApiError::internal())
     })
 }
 
-fn as_event_stream(mut answer: RunningAnswer, mut encoder: Box<dyn SoundEncoder>) -> Response {
+fn as_event_stream(mut answer: RunningAnswer, mut encoder: BackgroundEncoder) -> Response {
     let delta = |bytes: Vec<u8>| json!({"type": "speech.audio.delta", "audio": BASE64_STANDARD.encode(bytes)});
     outgoing::events(answer.deadline(), move |sender| async move {
-        while let Some(piece) = next(&mut answer, &mut *encoder).await {
+        while let Some(piece) = next(&mut answer, &mut encoder).await {
             match piece? {
                 Piece::Bytes(bytes) => send(&sender, delta(bytes)).await?,
                 Piece::Done(counts) => {
-                    let rest = encoder.finish()?;
+                    let rest = encoder.finish().await?;
                     if !rest.is_empty() {
                         send(&sender, delta(rest)).await?;
                     }

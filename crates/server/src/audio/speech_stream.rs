@@ -24,7 +24,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
 use crate::outbox::{Outbox, Output};
 use crate::socket::{self, Frames, Pulse, Received, Upgrade, accept};
-use crate::sound::Format;
+use crate::sound::{BackgroundEncoder, Format};
 
 /// Sentences that wait to be read; then the client waits.
 const SENTENCES: usize = 16;
@@ -250,14 +250,13 @@ async fn read_aloud(
     };
     let format = settings.format;
     if !settings.as_made {
-        let file = format.encode(&whole(&mut answer).await?, "response_format")?;
-        return Ok(send(file).await?);
+        return Ok(send(whole(answer, format).await?).await?);
     }
-    let mut encoder = format.encoder(app.omni.sample_rate(), "response_format")?;
-    while let Some(piece) = next(&mut answer, &mut *encoder).await {
+    let mut encoder = BackgroundEncoder::new(format.encoder(app.omni.sample_rate(), "response_format")?);
+    while let Some(piece) = next(&mut answer, &mut encoder).await {
         let sound = match piece? {
             Piece::Bytes(sound) => sound,
-            Piece::Done(_) => encoder.finish()?,
+            Piece::Done(_) => encoder.finish().await?,
         };
         if !sound.is_empty() {
             send(sound).await?;

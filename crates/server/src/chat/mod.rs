@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 pub(crate) use request::ChatRequest;
 pub(crate) use speech::voice;
@@ -48,7 +48,7 @@ pub(crate) async fn completions(State(app): State<Arc<App>>, request: Request) -
     let answers = answers.await??;
     drop(room);
     match asked.stream {
-        true => Ok(stream::response(app, asked, answers).into_response()),
-        false => Ok(whole::response(&app, &asked, answers).await?.into_response()),
+        true => Ok(stream::response(app, asked, answers)),
+        false => whole::response(app, asked, answers).await,
     }
 }

@@ -1,6 +1,9 @@
 //! An answer sent when it is complete.
 
+use std::sync::Arc;
+
 use axum::Json;
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use qwen3_omni::{Audio, Event, FinishReason, Reply};
@@ -11,14 +14,23 @@ use super::request::ChatRequest;
 use super::spoken::expires_at;
 use super::usage::usage;
 use crate::answer::RunningAnswer;
-use crate::app::App;
+use crate::app::{App, blocking};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 
 /// Waits for all answers, which are made at once.
-pub(super) async fn response(app: &App, asked: &ChatRequest, answers: Vec<RunningAnswer>) -> ApiResult<Json<Value>> {
-    let replies = answers.into_iter().map(|answer| collect(asked, answer));
+pub(super) async fn response(
+    app: Arc<App>,
+    asked: Arc<ChatRequest>,
+    answers: Vec<RunningAnswer>,
+) -> ApiResult<Response> {
+    let replies = answers.into_iter().map(|answer| collect(&asked, answer));
     let replies = futures_util::future::try_join_all(replies).await?;
+    // Sound is encoded, and log-probabilities are megabytes.
+    blocking(move || Ok(completion(&app, &asked, &replies)?.into_response())).await?
+}
+
+fn completion(app: &App, asked: &ChatRequest, replies: &[Reply]) -> ApiResult<Json<Value>> {
     let choices = replies.iter().enumerate().map(|(index, reply)| choice(app, asked, index, reply));
     Ok(Json(json!({
         "id": ids::new("chatcmpl-"),
@@ -26,7 +38,7 @@ pub(super) async fn response(app: &App, asked: &ChatRequest, answers: Vec<Runnin
         "created": ids::now(),
         "model": app.config.model_name,
         "choices": choices.collect::<ApiResult<Vec<_>>>()?,
-        "usage": usage(&app.omni, &replies),
+        "usage": usage(&app.omni, replies),
     })))
 }
 

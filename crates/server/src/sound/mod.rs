@@ -1,11 +1,14 @@
 //! Files of sound, written while the sound is being made.
 
+mod background;
 mod flac;
 #[cfg(feature = "mp3")]
 mod mp3;
 mod opus;
 
 use qwen3_omni::{Audio, WavWriter};
+
+pub(crate) use background::BackgroundEncoder;
 
 use crate::error::{ApiError, ApiResult};
 

@@ -11,6 +11,7 @@ mod shutdown;
 mod sockets;
 mod speech_stream;
 mod turns;
+mod workers;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -53,7 +54,10 @@ impl Running {
     }
 
     fn with(config: Config, limits: Limits) -> Self {
-        let runtime = Runtime::new().unwrap();
+        Self::on(Runtime::new().unwrap(), config, limits)
+    }
+
+    fn on(runtime: Runtime, config: Config, limits: Limits) -> Self {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), Arc::new(Notify::new()));
         let (server, stopped) = (Server::new(nano(), config), stop.clone());
