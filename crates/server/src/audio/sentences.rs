@@ -4,41 +4,74 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::speech::MOST_INPUT;
 
+/// Bytes of a text that are looked at in one go: a few thousand steps, after which others may have the thread.
+const PIECE: usize = 1 << 12;
+/// Characters in a row, none of them a letter or a digit, that are kept. More say nothing, and the end of a sentence before them is looked
+/// for in quadratic time.
+const MOST_MARKS: usize = 32;
+
+/// Cuts a text into pieces that are quick to look at.
+pub(super) fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let piece;
+        (piece, rest) = rest.split_at(rest.floor_char_boundary(PIECE));
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
 /// Collects text and gives away what is complete, in units that are spoken one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Sentences {
     text: String,
+    /// Characters since the last letter or digit.
+    marks: usize,
 }
 
 impl Sentences {
     /// Takes more text and returns the sentences that are complete, or the clauses. The end of one is known when the next begins.
     pub(super) fn push(&mut self, text: &str, by_clauses: bool) -> Vec<String> {
-        self.text.push_str(text);
-        let mut done = 0;
-        let mut units = Vec::new();
-        while let Some(length) = complete(&self.text[done..], by_clauses) {
-            units.extend(spoken(&self.text[done..done + length]));
-            done += length;
+        text.chars().for_each(|c| self.take(c));
+        let (mut done, mut units) = (0, Vec::new());
+        for (at, sentence) in self.text.split_sentence_bound_indices() {
+            let mut rest = sentence;
+            while let Some(length) = part(rest, by_clauses) {
+                units.extend(spoken(&rest[..length]));
+                rest = &rest[length..];
+            }
+            if at + sentence.len() < self.text.len() {
+                units.extend(spoken(rest));
+                rest = "";
+            }
+            done = at + sentence.len() - rest.len();
         }
         self.text.drain(..done);
         units
     }
 
+    fn take(&mut self, c: char) {
+        self.marks = if c.is_alphanumeric() { 0 } else { self.marks + 1 };
+        if self.marks <= MOST_MARKS {
+            self.text.push(c);
+        }
+    }
+
     /// Returns the rest.
     pub(super) fn finish(&mut self) -> Option<String> {
-        spoken(&std::mem::take(&mut self.text))
+        spoken(&std::mem::take(self).text)
     }
 }
 
-/// Length of the first unit, if it is complete.
-fn complete(text: &str, by_clauses: bool) -> Option<usize> {
-    let longest = text.char_indices().nth(MOST_INPUT).map(|(at, _)| at);
-    let text = &text[..longest.unwrap_or(text.len())];
-    let sentence = text.split_sentence_bound_indices().nth(1).map(|(at, _)| at);
-    let clause = by_clauses.then(|| clause(&text[..sentence.unwrap_or(text.len())])).flatten();
-    // More than can be read at once is cut between two words.
-    let most = || longest.map(|_| text.rfind(char::is_whitespace).filter(|at| *at > 0).unwrap_or(text.len()));
-    clause.or(sentence).or_else(most)
+/// Length of the first part of a sentence that is spoken by itself, if another follows.
+fn part(text: &str, by_clauses: bool) -> Option<usize> {
+    let clause = by_clauses.then(|| clause(text)).flatten();
+    clause.filter(|end| text[..*end].chars().count() <= MOST_INPUT).or_else(|| too_long(text))
+}
+
+/// What of a text can be read at once, up to a space between two words; `None` if all of it can.
+fn too_long(text: &str) -> Option<usize> {
+    let (longest, _) = text.char_indices().nth(MOST_INPUT)?;
+    Some(text[..longest].rfind(char::is_whitespace).filter(|at| *at > 0).unwrap_or(longest))
 }
 
 /// Length of the first clause, if another follows. Marks within a number or a word end none.
@@ -96,6 +129,32 @@ mod tests {
         assert!(cut.iter().all(|unit| unit.chars().count() <= MOST_INPUT && unit.ends_with("word")), "{cut:?}");
         assert_eq!(cut.join(" "), long.trim());
         assert_eq!(units(&"字".repeat(MOST_INPUT + 5), 999, false).concat().chars().count(), MOST_INPUT + 5);
+    }
+
+    #[test]
+    fn any_text_of_a_frame_is_cut_in_time_that_grows_with_its_length() {
+        let bytes = 1 << 20;
+        let spaces = format!(". {}", " ".repeat(MOST_INPUT));
+        let brackets = format!("a.{}", ")(".repeat(MOST_INPUT));
+        let digits = format!("a. {}", "1 ".repeat(MOST_INPUT));
+        for unit in ["a! ", "a, ", "! ", "a", " ", ". ", "字。", "1,", &spaces, &brackets, &digits] {
+            let text = unit.repeat(bytes / unit.len());
+            for by_clauses in [false, true] {
+                let begun = std::time::Instant::now();
+                let mut sentences = Sentences::default();
+                let longest = pieces(&text).flat_map(|piece| sentences.push(piece, by_clauses)).map(|unit| unit.len());
+                assert!(longest.max() <= Some(4 * MOST_INPUT));
+                // A second or two; what is quadratic takes minutes.
+                assert!(begun.elapsed().as_secs() < 30, "{:?}, {by_clauses}", &unit[..unit.floor_char_boundary(9)]);
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_are_the_whole_text() {
+        let text = "a字é".repeat(PIECE);
+        assert_eq!(pieces(&text).collect::<String>(), text);
+        assert!(pieces(&text).all(|piece| piece.len() <= PIECE) && pieces("").next().is_none());
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Work that takes a while is not done by the threads that serve connections.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qwen3_omni_server::Limits;
 use serde_json::json;
@@ -12,6 +12,24 @@ use crate::realtime::Talk;
 use crate::{Running, config, endless_question};
 
 const PATH: &str = "/v1/audio/speech/stream";
+
+#[test]
+fn long_texts_that_are_read_aloud_keep_no_request_waiting() {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = Running::on(runtime, config(), Limits::default());
+    let text = json!({"text": "a! ".repeat(340_000)});
+    let mut talks: Vec<Talk> = (0..4).map(|_| Talk::at(&server, PATH)).collect();
+    for talk in &mut talks {
+        talk.send("session.config", json!({}));
+        talk.send("input.text", text.clone());
+    }
+    for _ in 0..20 {
+        let begun = Instant::now();
+        assert_eq!(server.get("/health").0, 200);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
 
 /// Answers of which sound has been made.
 fn heard(server: &Running) -> Option<u32> {
