@@ -14,20 +14,28 @@ const OUTPUTS: usize = 256;
 const BYTES: u32 = 32 << 20;
 
 /// Room for the bytes that wait in one direction.
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct Room {
+    free: Arc<Semaphore>,
+    all: u32,
+}
 
 /// Room that is free again when this is dropped.
 pub(crate) struct Taken(#[allow(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
 
 impl Room {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(BYTES as usize)))
+        Self::of(BYTES)
+    }
+
+    /// Room for this many bytes.
+    pub(crate) fn of(bytes: u32) -> Self {
+        Self { free: Arc::new(Semaphore::new(bytes as usize)), all: bytes }
     }
 
     /// Waits until there is room. What is larger than all of it waits until nothing else is there.
     pub(crate) async fn take(&self, bytes: usize) -> Taken {
-        let bytes = u32::try_from(bytes).unwrap_or(BYTES).min(BYTES);
-        Taken(self.0.clone().acquire_many_owned(bytes).await.ok())
+        let bytes = u32::try_from(bytes).unwrap_or(self.all).min(self.all);
+        Taken(self.free.clone().acquire_many_owned(bytes).await.ok())
     }
 }
 

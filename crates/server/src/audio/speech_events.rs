@@ -14,6 +14,8 @@ use crate::sound::Format;
 
 /// Fields that ask for a voice made from a recording.
 const CLONING: [&str; 3] = ["ref_audio", "ref_text", "speaker_embedding"];
+/// Bytes of a task beside its text.
+const TASK: usize = 128;
 
 /// How the text that follows is read.
 #[derive(Debug)]
@@ -84,6 +86,17 @@ pub(super) enum Task {
     Read(String, Arc<Settings>),
     /// Reads the rest and ends the session.
     Finish(Option<Arc<Settings>>),
+}
+
+impl Task {
+    /// Bytes that it holds, about.
+    pub(super) fn bytes(&self) -> usize {
+        let text = match self {
+            Self::Read(text, _) => text.len(),
+            Self::Finish(_) => 0,
+        };
+        text + TASK
+    }
 }
 
 /// Makes tasks of events.

@@ -1,6 +1,7 @@
 //! `GET /v1/audio/speech/stream`: a text read aloud while it is being written, on a WebSocket in the events of vLLM-Omni.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use futures_util::StreamExt;
 use qwen3_omni::GenerateOptions;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{Instrument, Span};
 
 use super::sentences::{Sentences, pieces};
@@ -21,14 +22,17 @@ use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::chat::Gone;
 use crate::error::{ApiError, ApiResult};
-use crate::outbox::{Outbox, Output};
+use crate::outbox::{Outbox, Output, Room, Taken};
 use crate::socket::{self, Frames, Pulse, Received, Upgrade, accept};
 use crate::sound::BackgroundEncoder;
 
-/// Frames that wait to be read aloud; then the client waits.
-const FRAMES: usize = 16;
+/// Bytes of text that wait to be read aloud; then the client waits.
+const WAITING: u32 = 1 << 20;
 /// Bytes of a frame; a larger one ends the session.
 const MOST_FRAME: usize = 1 << 20;
+
+/// Tasks that wait, each with its room.
+type Waiting = UnboundedReceiver<(Task, Taken)>;
 
 /// Opens a session.
 pub(crate) async fn connect(State(app): State<Arc<App>>, upgrade: Upgrade) -> ApiResult<Response> {
@@ -41,54 +45,79 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, upgrade: Upgrade) -> Ap
 /// Holds a session until its text is read, the client goes, its time is over, or the server shuts down.
 async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphorePermit) {
     app.metrics.sessions.inc();
-    let (asked, waiting) = channel(FRAMES);
+    let (queue, waiting) = unbounded_channel();
     let (outbox, outputs) = Outbox::new();
     let (sink, stream) = socket.split();
     let pulse = Pulse::default();
     let frames = Frames::new(stream, &pulse, MOST_FRAME, "the frame is larger than 1 MiB");
+    let listener = Listener { app: &app, outbox: &outbox, tasks: Tasks::default(), queue, room: Room::of(WAITING) };
     tokio::select! {
-        () = socket::hold(listen(&app, frames, &asked), socket::write(sink, outputs, &pulse)) => {}
+        () = socket::hold(listen(listener, frames), socket::write(sink, outputs, &pulse)) => {}
         never = speak(&app, waiting, &outbox) => match never {},
     }
     app.metrics.sessions.dec();
 }
 
-/// What the client's frames ask for.
-enum Asked {
-    Do(Task),
-    Refuse(ApiError),
-    /// Ends the session when all before it is done.
-    End(u16, &'static str),
-}
-
-/// Passes on what the client's frames ask for, until the client goes. What comes after the end of the session is dropped.
-async fn listen(app: &Arc<App>, mut frames: Frames<'_>, asked: &Sender<Asked>) {
-    let mut tasks = Tasks::default();
-    while let Some(received) = frames.next().await {
-        let next = match received {
-            Received::Text(text) => match task(app, &mut tasks, text).await {
-                Ok(Some(task)) => Asked::Do(task),
-                Ok(None) => continue,
-                Err(error) => Asked::Refuse(error),
-            },
-            Received::Binary => Asked::Refuse(ApiError::invalid("type", "a binary frame, expected an event as text")),
-            Received::Refused(code, reason) => Asked::End(code, reason),
+/// Takes the client's frames until the client goes. While one waits, the next is read, too: it may be the last.
+async fn listen(mut listener: Listener<'_>, mut frames: Frames<'_>) {
+    let mut next = frames.next().await;
+    while let Some(received) = next {
+        let mut taken = pin!(listener.take(received));
+        next = tokio::select! {
+            // What need not wait is told before the end that follows it.
+            biased;
+            () = &mut taken => frames.next().await,
+            following = frames.next() => {
+                if let Some(Received::Text(_) | Received::Binary) = following {
+                    taken.await;
+                }
+                following
+            }
         };
-        let _ = asked.send(next).await;
     }
 }
 
-async fn task(app: &Arc<App>, tasks: &mut Tasks, event: Utf8Bytes) -> ApiResult<Option<Task>> {
-    let app = app.clone();
-    tasks.of(blocking(move || ClientEvent::read(&app, &event)).await??)
+/// Passes on what the client's frames ask for.
+struct Listener<'a> {
+    app: &'a Arc<App>,
+    outbox: &'a Outbox,
+    tasks: Tasks,
+    queue: UnboundedSender<(Task, Taken)>,
+    room: Room,
+}
+
+impl Listener<'_> {
+    /// Takes a frame. Text waits until there is room for it in the queue; what is wrong is told at once.
+    async fn take(&mut self, received: Received) {
+        let told = match received {
+            Received::Text(event) => match self.task(event).await {
+                Ok(None) => return,
+                Ok(Some(task)) => {
+                    let taken = self.room.take(task.bytes()).await;
+                    // What comes after the end of the session is dropped.
+                    let _ = self.queue.send((task, taken));
+                    return;
+                }
+                Err(error) => refusal(&error),
+            },
+            Received::Binary => refusal(&ApiError::invalid("type", "a binary frame, expected an event as text")),
+            Received::Refused(code, reason) => Output::Close(code, reason),
+        };
+        let _ = self.outbox.send(told).await;
+    }
+
+    async fn task(&mut self, event: Utf8Bytes) -> ApiResult<Option<Task>> {
+        let app = self.app.clone();
+        self.tasks.of(blocking(move || ClientEvent::read(&app, &event)).await??)
+    }
 }
 
 /// Reads sentence by sentence, and ends the session with a word. The connection ends before this does: by its writer, or by its client.
-async fn speak(app: &Arc<App>, asked: Receiver<Asked>, outbox: &Outbox) -> Infallible {
+async fn speak(app: &Arc<App>, waiting: Waiting, outbox: &Outbox) -> Infallible {
     let end = tokio::select! {
-        end = work(app, asked, outbox) => end,
+        end = work(app, waiting, outbox) => end,
         (error, reason) = socket::over(app) => {
-            let _ = outbox.send(Output::Event(refusal(&error).to_string())).await;
+            let _ = outbox.send(refusal(&error)).await;
             Ok((close_code::AWAY, reason))
         }
     };
@@ -99,14 +128,13 @@ async fn speak(app: &Arc<App>, asked: Receiver<Asked>, outbox: &Outbox) -> Infal
 }
 
 /// Works on all tasks; returns how the session ends.
-async fn work(app: &Arc<App>, mut asked: Receiver<Asked>, outbox: &Outbox) -> Result<(u16, &'static str), Gone> {
+async fn work(app: &Arc<App>, mut waiting: Waiting, outbox: &Outbox) -> Result<(u16, &'static str), Gone> {
     let mut sentences = Sentences::default();
     let mut reader = Reader { app, outbox, count: 0 };
     loop {
-        match asked.recv().await.ok_or(Gone)? {
-            Asked::Refuse(error) => reader.event(refusal(&error)).await?,
-            Asked::End(code, reason) => return Ok((code, reason)),
-            Asked::Do(Task::Read(text, settings)) => {
+        let (task, _room) = waiting.recv().await.ok_or(Gone)?;
+        match task {
+            Task::Read(text, settings) => {
                 for piece in pieces(&text) {
                     for sentence in sentences.push(piece, settings.by_clauses) {
                         reader.read(&sentence, &settings).await?;
@@ -115,7 +143,7 @@ async fn work(app: &Arc<App>, mut asked: Receiver<Asked>, outbox: &Outbox) -> Re
                     tokio::task::yield_now().await;
                 }
             }
-            Asked::Do(Task::Finish(settings)) => {
+            Task::Finish(settings) => {
                 if let Some((rest, settings)) = sentences.finish().zip(settings) {
                     reader.read(&rest, &settings).await?;
                 }
@@ -151,7 +179,7 @@ impl Reader<'_> {
             Err(Failure::Gone) => return Err(Gone),
             Err(Failure::Refused(error)) => {
                 self.app.metrics.refuse(error.code);
-                self.event(refusal(error)).await?;
+                self.outbox.send(refusal(error)).await?;
             }
         }
         self.event(json!({"type": "audio.done", "sentence_index": self.count, "total_bytes": bytes,
@@ -162,8 +190,9 @@ impl Reader<'_> {
     }
 }
 
-fn refusal(error: &ApiError) -> Value {
-    json!({"type": "error", "message": error.message, "code": error.code, "param": error.param})
+fn refusal(error: &ApiError) -> Output {
+    let event = json!({"type": "error", "message": error.message, "code": error.code, "param": error.param});
+    Output::Event(event.to_string())
 }
 
 /// Why a sentence is not read to its end.

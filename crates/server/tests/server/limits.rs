@@ -55,3 +55,21 @@ fn all_that_items_hold_is_counted() {
     talk.send("session.update", json!({"session": {"tracing": {"metadata": {"a": long}}}}));
     assert_eq!(talk.error()["param"], "session");
 }
+
+#[test]
+fn a_client_that_writes_faster_than_is_read_aloud_is_not_read_from() {
+    let server = Running::new(config());
+    let mut talk = Talk::at(&server, "/v1/audio/speech/stream");
+    talk.send("session.config", json!({}));
+    let text = json!({"type": "input.text", "text": "red cat! ".repeat(110_000)}).to_string();
+    let sends = async {
+        for sent in 0..100 {
+            let send = talk.socket.send(Message::text(text.clone()));
+            if tokio::time::timeout(Duration::from_secs(2), send).await.is_err() {
+                return Some(sent);
+            }
+        }
+        None
+    };
+    assert!(server.runtime.block_on(sends).is_some(), "all were taken");
+}

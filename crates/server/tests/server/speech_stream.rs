@@ -150,3 +150,53 @@ fn who_leaves_frees_the_place() {
     server.wait_until_idle();
     assert_eq!(server.ask().0, 200);
 }
+
+#[test]
+fn a_client_that_closes_is_answered_before_its_text_is_read() {
+    let server = Running::new(config());
+    let long = "red cat! ".repeat(110_000);
+    let whole = "red cat! ".repeat(1000);
+    let cases = [
+        ("one frame", vec![whole.as_str()]),
+        ("many frames", ["red cat", "! "].repeat(1000)),
+        ("more than may wait", vec![&long, &long]),
+    ];
+    for (name, texts) in cases {
+        let mut talk = Talk::at(&server, "/v1/audio/speech/stream");
+        talk.send("session.config", json!({"response_format": "pcm"}));
+        texts.iter().for_each(|words| talk.send_frame(Message::text(text(words).to_string())));
+        talk.until("audio.start");
+        talk.send_frame(Message::Close(None));
+        let mut read = 0;
+        loop {
+            match talk.next() {
+                Message::Text(event) => read += usize::from(event.contains("audio.done")),
+                Message::Close(_) => break,
+                _ => {}
+            }
+        }
+        assert!(read < 200, "{name}: {read} sentences");
+    }
+    server.wait_until_idle();
+}
+
+#[test]
+fn what_is_wrong_is_told_before_all_text_is_read() {
+    let server = Running::new(config());
+    let mut talk = Talk::at(&server, "/v1/audio/speech/stream");
+    talk.send("session.config", json!({"response_format": "pcm"}));
+    talk.send_frame(Message::text(text(&"red cat! ".repeat(1000)).to_string()));
+    talk.until("audio.start");
+    talk.send_frame(Message::binary(vec![0]));
+    talk.send_frame(Message::text("a".repeat(2 << 20)));
+    let mut seen = Vec::new();
+    let end = loop {
+        match talk.next() {
+            Message::Text(event) => seen.push(serde_json::from_str(&event).unwrap()),
+            Message::Close(close) => break close.map(|close| close.code),
+            _ => {}
+        }
+    };
+    assert!(types(&seen).contains(&"error") && seen.len() < 400, "{seen:?}");
+    assert_eq!(end, Some(CloseCode::Size));
+}
