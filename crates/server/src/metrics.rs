@@ -196,6 +196,22 @@ fn guard(finish: SpeechFinish) -> Option<&'static str> {
     }
 }
 
+/// An open session, counted until this is dropped.
+pub(crate) struct OpenSession(std::sync::Arc<Metrics>);
+
+impl OpenSession {
+    pub(crate) fn new(metrics: &std::sync::Arc<Metrics>) -> Self {
+        metrics.sessions.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.sessions.dec();
+    }
+}
+
 /// Watches one answer, from the request to its end.
 pub(crate) struct AnswerClock {
     metrics: std::sync::Arc<Metrics>,
@@ -294,6 +310,18 @@ fn reason(reply: &Reply) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_that_panics_is_counted_no_longer() {
+        let metrics = std::sync::Arc::new(Metrics::new("m").unwrap());
+        let session = OpenSession::new(&metrics);
+        assert_eq!(metrics.sessions.get(), 1);
+        let ended = std::thread::spawn(move || {
+            let _open = session;
+            panic!("a session");
+        });
+        assert!(ended.join().is_err() && metrics.sessions.get() == 0);
+    }
 
     #[test]
     fn a_fresh_server_has_a_sample_of_every_metric() {

@@ -13,6 +13,7 @@ use qwen3_omni::GenerateOptions;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
 
 use super::sentences::{Sentences, pieces};
@@ -22,6 +23,7 @@ use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::chat::Gone;
 use crate::error::{ApiError, ApiResult};
+use crate::metrics::OpenSession;
 use crate::outbox::{Outbox, Output, Room, Taken};
 use crate::socket::{self, Frames, Pulse, Received, Upgrade, accept};
 use crate::sound::BackgroundEncoder;
@@ -44,18 +46,19 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, upgrade: Upgrade) -> Ap
 
 /// Holds a session until its text is read, the client goes, its time is over, or the server shuts down.
 async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphorePermit) {
-    app.metrics.sessions.inc();
+    let _counted = OpenSession::new(&app.metrics);
     let (queue, waiting) = unbounded_channel();
     let (outbox, outputs) = Outbox::new();
+    let outbox = Arc::new(outbox);
+    let work = work(app.clone(), waiting, outbox.clone());
     let (sink, stream) = socket.split();
     let pulse = Pulse::default();
     let frames = Frames::new(stream, &pulse, MOST_FRAME, "the frame is larger than 1 MiB");
     let listener = Listener { app: &app, outbox: &outbox, tasks: Tasks::default(), queue, room: Room::of(WAITING) };
     tokio::select! {
         () = socket::hold(listen(listener, frames), socket::write(sink, outputs, &pulse)) => {}
-        never = speak(&app, waiting, &outbox) => match never {},
+        never = speak(work, socket::over(&app), &outbox) => match never {},
     }
-    app.metrics.sessions.dec();
 }
 
 /// Takes the client's frames until the client goes. While one waits, the next is read, too: it may be the last.
@@ -112,23 +115,37 @@ impl Listener<'_> {
     }
 }
 
-/// Reads sentence by sentence, and ends the session with a word. The connection ends before this does: by its writer, or by its client.
-async fn speak(app: &Arc<App>, waiting: Waiting, outbox: &Outbox) -> Infallible {
-    let end = tokio::select! {
-        end = work(app, waiting, outbox) => end,
-        (error, reason) = socket::over(app) => {
-            let _ = outbox.send(refusal(&error)).await;
-            Ok((close_code::AWAY, reason))
-        }
+/// Does the work of a session in a task of its own, and ends the session with a word when the work ends, panics, or is `over`. The
+/// connection ends before this does: by its writer, or by its client.
+async fn speak(
+    work: impl Future<Output = Result<(), Gone>> + Send + 'static,
+    over: impl Future<Output = (ApiError, &'static str)>,
+    outbox: &Outbox,
+) -> Infallible {
+    // Dropping it ends the work.
+    let mut task = JoinSet::new();
+    task.spawn(work.in_current_span());
+    let (error, code, reason) = tokio::select! {
+        Some(ended) = task.join_next() => match ended {
+            Ok(Ok(())) => (None, close_code::NORMAL, "all is read"),
+            Ok(Err(Gone)) => std::future::pending().await,
+            Err(error) => {
+                tracing::error!(%error, "a session's work stopped");
+                (Some(ApiError::internal()), close_code::ERROR, "the session failed")
+            }
+        },
+        (error, reason) = over => (Some(error), close_code::AWAY, reason),
     };
-    if let Ok((code, reason)) = end {
-        let _ = outbox.send(Output::Close(code, reason)).await;
+    task.shutdown().await;
+    if let Some(error) = error {
+        let _ = outbox.send(refusal(&error)).await;
     }
+    let _ = outbox.send(Output::Close(code, reason)).await;
     std::future::pending().await
 }
 
-/// Works on all tasks; returns how the session ends.
-async fn work(app: &Arc<App>, mut waiting: Waiting, outbox: &Outbox) -> Result<(u16, &'static str), Gone> {
+/// Reads sentence by sentence, until the client has said that it is done.
+async fn work(app: Arc<App>, mut waiting: Waiting, outbox: Arc<Outbox>) -> Result<(), Gone> {
     let mut sentences = Sentences::default();
     let mut reader = Reader { app, outbox, count: 0 };
     loop {
@@ -148,21 +165,21 @@ async fn work(app: &Arc<App>, mut waiting: Waiting, outbox: &Outbox) -> Result<(
                     reader.read(&rest, &settings).await?;
                 }
                 reader.event(json!({"type": "session.done", "total_sentences": reader.count})).await?;
-                return Ok((close_code::NORMAL, "all is read"));
+                return Ok(());
             }
         }
     }
 }
 
 /// Reads sentences aloud.
-struct Reader<'a> {
-    app: &'a Arc<App>,
-    outbox: &'a Outbox,
+struct Reader {
+    app: Arc<App>,
+    outbox: Arc<Outbox>,
     /// Sentences so far.
     count: usize,
 }
 
-impl Reader<'_> {
+impl Reader {
     async fn event(&self, event: Value) -> Result<(), Gone> {
         self.outbox.send(Output::Event(event.to_string())).await
     }
@@ -173,7 +190,7 @@ impl Reader<'_> {
             "format": settings.format.name(), "sample_rate": self.app.omni.sample_rate()}))
             .await?;
         let mut bytes = 0;
-        let read = read_aloud(self.app, text, settings, self.outbox, &mut bytes).await;
+        let read = read_aloud(&self.app, text, settings, &self.outbox, &mut bytes).await;
         match &read {
             Ok(()) => {}
             Err(Failure::Gone) => return Err(Gone),
@@ -253,4 +270,29 @@ async fn begin(app: &Arc<App>, text: &str, settings: &Settings) -> ApiResult<Run
     let (app, messages) = (app.clone(), prompt(app, text));
     let permit = app.admission.admit_one().await?;
     blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    async fn broken() -> Result<(), Gone> {
+        panic!("reading aloud")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_and_ends_the_session() {
+        let (outbox, mut outputs) = Outbox::new();
+        let told = async {
+            let (error, close) = (outputs.recv().await.unwrap().0, outputs.recv().await.unwrap().0);
+            assert!(matches!(error, Output::Event(event) if event.contains("internal_error")));
+            assert!(matches!(close, Output::Close(close_code::ERROR, _)));
+        };
+        tokio::select! {
+            never = speak(broken(), pending(), &outbox) => match never {},
+            () = told => {}
+        }
+    }
 }
