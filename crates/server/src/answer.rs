@@ -92,6 +92,8 @@ impl RunningAnswer {
         let failed = tokio::select! {
             biased;
             Ok(_) = self.cut.wait_for(|cut| *cut) => ApiError::shutting_down(),
+            // Also before an event that is ready: which of both comes first must not be left to chance.
+            () = tokio::time::sleep_until(self.deadline.into()) => ApiError::too_slow(self.limit),
             event = work.next() => match event? {
                 Ok(event) => {
                     self.clock.observe(&event);
@@ -99,7 +101,6 @@ impl RunningAnswer {
                 }
                 Err(error) => ApiError::of_answer(&error, &self.messages),
             },
-            () = tokio::time::sleep_until(self.deadline.into()) => ApiError::too_slow(self.limit),
         };
         self.clock.fail();
         self.work = None;

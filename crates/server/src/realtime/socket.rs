@@ -10,6 +10,7 @@ use tracing::Span;
 
 use super::worker::{Input, Worker};
 use crate::app::App;
+use crate::metrics::OpenSession;
 use crate::outbox::{Outbox, Room};
 use crate::socket::{self, Frames, Pulse, Received, SILENCE};
 
@@ -20,7 +21,7 @@ const MOST_FRAME: usize = 16 << 20;
 
 /// Holds a session until the client goes, its time is over, or the server shuts down.
 pub(super) async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphorePermit) {
-    app.metrics.sessions.inc();
+    let _counted = OpenSession::new(&app.metrics);
     let (inputs, received) = channel(INPUTS);
     let (outbox, outputs) = Outbox::new();
     let (sink, stream) = socket.split();
@@ -39,7 +40,6 @@ pub(super) async fn run(app: Arc<App>, socket: WebSocket, _place: OwnedSemaphore
     }
     // The worker takes what is on its way, sends none of it, and ends.
     let _ = inputs.send(Input::Gone).await;
-    app.metrics.sessions.dec();
 }
 
 /// Passes frames on to the worker. What comes after the worker has ended the session is dropped.
