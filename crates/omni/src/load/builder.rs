@@ -267,6 +267,7 @@ impl OmniBuilder {
         if self.max_answers == 0 {
             return Err(Error::Request("max_answers is 0, expected at least 1".into()));
         }
+        self.plugged.vocoder.as_deref().map_or(Ok(()), check_vocoder)?;
         let pool = CpuPool::new(self.threads)?;
         let checkpoint = Origin::open(&self.directory, self.random_weights, &self.adapters)?;
         let components = self.components(checkpoint.config());
@@ -350,12 +351,17 @@ fn load_audio_encoder(
     }))
 }
 
-fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn Vocoder>>) -> Result<SpeechParts> {
-    if let Some(vocoder) = plugged.as_ref().filter(|own| own.sample_rate() == 0 || own.samples_per_frame() == 0) {
-        let (rate, frame) = (vocoder.sample_rate(), vocoder.samples_per_frame());
-        let reason = format!("the vocoder has {rate} samples a second and {frame} a frame, expected at least 1 each");
-        return Err(Error::Request(reason));
+/// Refuses a vocoder by which no time could be told.
+fn check_vocoder(vocoder: &dyn Vocoder) -> Result<()> {
+    let (rate, frame) = (vocoder.sample_rate(), vocoder.samples_per_frame());
+    if rate > 0 && frame > 0 {
+        return Ok(());
     }
+    let reason = format!("the vocoder has {rate} samples a second and {frame} a frame, expected at least 1 each");
+    Err(Error::Request(reason))
+}
+
+fn load_speech(weights: &Weights, config: &OmniConfig, plugged: Option<Box<dyn Vocoder>>) -> Result<SpeechParts> {
     Ok(SpeechParts {
         talker: Talker::load(weights, config.talker()?, config.turns)?,
         code_predictor: CodePredictor::load(weights, config.code_predictor()?)?,
