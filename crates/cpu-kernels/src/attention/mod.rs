@@ -12,6 +12,7 @@ mod paged_attention;
 mod paged_bf16;
 mod softmax;
 mod task;
+mod window_head;
 mod windowed;
 #[cfg(target_arch = "x86_64")]
 mod windowed_bf16;

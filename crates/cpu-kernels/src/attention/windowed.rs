@@ -7,6 +7,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::softmax::softmax;
+use super::window_head::{Head, Scratch};
 #[cfg(target_arch = "x86_64")]
 use super::windowed_bf16;
 use crate::buffer::{DisjointCols, aligned, size, total};
@@ -105,30 +106,6 @@ fn window_attention_on(
 
 thread_local! {
     static MEMORY: RefCell<Scratch> = RefCell::default();
-}
-
-/// Buffers of a task: kept, since fresh memory costs time.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    pub(crate) keys: Vec<f32>,
-    pub(crate) values: Vec<f32>,
-    pub(crate) queries: Vec<f32>,
-    pub(crate) scores: Vec<f32>,
-    pub(crate) shares: Vec<f32>,
-    pub(crate) sums: Vec<f32>,
-}
-
-/// One head of one window.
-pub(crate) struct Head<'a> {
-    pub(crate) q: &'a [f32],
-    pub(crate) k: &'a [f32],
-    pub(crate) v: &'a [f32],
-    pub(crate) stride: usize,
-    pub(crate) length: usize,
-    pub(crate) width: usize,
-    pub(crate) y: &'a DisjointCols<'a>,
-    pub(crate) row: usize,
-    pub(crate) column: usize,
 }
 
 struct WithMemory<'a> {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // Raw bf16 operands, and tasks that write disjoint columns of the same rows: see `buffer`.
 
 use super::softmax::softmax;
-use super::windowed::{Head, Scratch};
+use super::window_head::{Head, Scratch};
 use crate::buffer::aligned;
 use crate::gemm::block_of_pairs;
 use crate::gemm::join;

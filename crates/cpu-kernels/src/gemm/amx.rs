@@ -3,25 +3,9 @@
 
 use std::mem::offset_of;
 
-use super::bf16_block::{Block, PairColumns, Shift, Tiles, WeightRows};
+use super::bf16_layout::{Block, PairColumns, Shift, WeightRows};
 use super::pairs::{SIDE, TILE};
-
-/// Configures eight tiles of 16 rows of 64 bytes.
-///
-/// # Safety
-/// The processor has AMX, and the process may use it.
-pub(super) unsafe fn load_shape() {
-    #[repr(align(64))]
-    struct Shape([u8; 64]);
-    let mut shape = Shape([0; 64]);
-    shape.0[0] = 1; // The only palette.
-    for tile in 0..8 {
-        shape.0[16 + 2 * tile] = 64; // Bytes of a row.
-        shape.0[48 + tile] = TILE as u8; // Rows.
-    }
-    // SAFETY: 64 bytes are read, which describe a valid shape: the palette has eight tiles of at most 16 rows of 64 bytes.
-    unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &shape, options(nostack, readonly, preserves_flags)) };
-}
+use super::tiles::Tiles;
 
 /// What the loop of [`amx`] reads from memory, for lack of registers. Strides are in bytes.
 #[repr(C)]

@@ -5,10 +5,12 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::bf16_block::{Ahead, Block, PairColumns, Shift, Tiles, WeightRows, block};
+use super::bf16_block::block;
+use super::bf16_layout::{Ahead, Block, PairColumns, Shift, WeightRows};
 use super::bf16_operand::{round_pairs, transpose_square, with_rows};
 use super::pairs::{SIDE, TILE};
 use super::shape::Epilogue;
+use super::tiles::Tiles;
 use super::weight::{Matrix, Weight};
 use crate::activation::{by_tanh, exact};
 use crate::buffer::{DisjointCols, aligned, size};

@@ -6,68 +6,12 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
-use std::cell::Cell;
-use std::marker::PhantomData;
 
-use super::amx::{amx, load_shape};
+use super::amx::amx;
+use super::bf16_layout::{Block, PairColumns, WeightRows};
 use super::pairs::{SIDE, TILE};
+use super::tiles::Tiles;
 use crate::simd::Bf16Instructions;
-
-/// The left operand, usually weights: rows of bf16 numbers.
-#[derive(Clone, Copy)]
-pub(crate) struct WeightRows {
-    pub(crate) at: *const u16,
-    /// Numbers from one row to the next.
-    pub(crate) stride: usize,
-    /// What to prefetch meanwhile.
-    pub(crate) next: Ahead,
-}
-
-/// Rows of which each step prefetches one cache line.
-#[derive(Clone, Copy)]
-pub(crate) struct Ahead {
-    pub(crate) at: *const u16,
-    /// Numbers from one row to the next.
-    pub(crate) stride: usize,
-    pub(crate) rows: usize,
-}
-
-impl WeightRows {
-    pub(crate) fn new(at: *const u16, stride: usize) -> Self {
-        Self { at, stride, next: Ahead { at, stride, rows: 0 } }
-    }
-}
-
-/// The right operand, usually activations: columns of bf16 pairs.
-#[derive(Clone, Copy)]
-pub(crate) struct PairColumns<'a> {
-    pub(crate) at: *const u32,
-    /// Pairs from one depth to the next.
-    pub(crate) stride: usize,
-    /// Pairs from the first tile of columns to the second.
-    pub(crate) second: usize,
-    /// Where each round of steps begins: the taps of a convolution see the same inputs at other places.
-    pub(crate) shifts: &'a [Shift],
-    /// Steps of a round, of 16 pairs each.
-    pub(crate) steps: usize,
-}
-
-/// Offset of a round of steps from the first: in numbers for the rows, in pairs for the columns.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Shift {
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-}
-
-impl Shift {
-    /// The offset of the only round.
-    pub(crate) const NONE: Self = Self { rows: 0, columns: 0 };
-}
-
-/// Results `[SIDE, SIDE]` of one block.
-#[repr(align(64))]
-pub(crate) struct Block(pub(crate) [f32; SIDE * SIDE]);
 
 /// Computes one block: 32 rows times 32 columns, summed over all rounds.
 ///
@@ -81,50 +25,6 @@ pub(crate) unsafe fn block(tiles: &Tiles, rows: WeightRows, columns: PairColumns
         match tiles.instructions {
             Bf16Instructions::Amx(_) => amx(tiles, rows, columns, block),
             Bf16Instructions::Avx512(_) => avx512(rows, columns, block),
-        }
-    }
-}
-
-/// What bf16 GEMM needs of the thread it runs on: with AMX, the configuration of the tile registers.
-///
-/// Loading the configuration takes as long as a small block (204 cycles, by Intel's optimization manual), so it is loaded once for
-/// all blocks of a task. It belongs to the thread, so this cannot be sent to another. All tasks load the same one, so several may
-/// be alive at once (a thread that waits for others may begin another task): the first loads it, the last releases it. No other
-/// code of this crate uses tiles, and what tiles hold does not outlive [`block`].
-pub(crate) struct Tiles {
-    instructions: Bf16Instructions,
-    thread: PhantomData<*mut ()>,
-}
-
-thread_local! {
-    /// Number of [`Tiles`] alive on this thread that need the configuration.
-    static SHAPED: Cell<usize> = const { Cell::new(0) };
-}
-
-impl Tiles {
-    /// Configures the tile registers if the instructions need it.
-    pub(crate) fn new(instructions: Bf16Instructions) -> Self {
-        if let Bf16Instructions::Amx(_) = instructions {
-            let alive = SHAPED.get();
-            SHAPED.set(alive + 1);
-            if alive == 0 {
-                // SAFETY: the process may use tiles, else these would not be its instructions.
-                unsafe { load_shape() };
-            }
-        }
-        Self { instructions, thread: PhantomData }
-    }
-}
-
-impl Drop for Tiles {
-    fn drop(&mut self) {
-        if let Bf16Instructions::Amx(_) = self.instructions {
-            let alive = SHAPED.get() - 1;
-            SHAPED.set(alive);
-            if alive == 0 {
-                // SAFETY: as in `new`; no `Tiles` of this thread is left that needs the shape.
-                unsafe { std::arch::asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
-            }
         }
     }
 }
@@ -172,6 +72,7 @@ pub(super) fn bf16(a: __m512i) -> __m512bh {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::bf16_layout::{Ahead, Shift};
     use crate::gemm::bf16_operand::transpose_square;
     use crate::gemm::join;
     use crate::simd::narrow;

@@ -4,7 +4,8 @@
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
-use super::bf16_block::{Ahead, WeightRows, bf16};
+use super::bf16_block::bf16;
+use super::bf16_layout::{Ahead, WeightRows};
 use super::pairs::{SIDE, TILE, join};
 use super::weight::{Matrix, Packed, Weight};
 use crate::buffer::prefetch_ahead;

@@ -6,17 +6,11 @@
 #![cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 
 use super::bf16::widen;
-use super::level::SimdLevel;
-#[cfg(target_arch = "aarch64")]
-use super::neon::Neon;
-use super::scalar::Scalar;
-#[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512};
 
 /// A SIMD vector of f32 numbers, and one of 32-bit integers of the same size.
 ///
 /// # Safety
-/// The functions may only be called where the processor has the instructions (see [`Instructions`]).
+/// The functions may only be called where the processor has the instructions (see [`super::Instructions`]).
 pub(crate) unsafe trait Simd: Copy {
     /// Numbers in a vector, of 32 bits each.
     const LANES: usize;
@@ -133,89 +127,6 @@ impl Split {
 
 /// Bytes of activations that are packed together: the widest vector.
 pub(crate) const PIECE: usize = 64;
-
-/// Instruction sets that [`Simd`] is implemented for. Whoever holds one may run its code: values are only made where the
-/// instructions were found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Instructions {
-    /// AVX-512 with VNNI.
-    #[cfg(target_arch = "x86_64")]
-    Avx512(Found),
-    /// AVX2 with FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2(Found),
-    /// NEON.
-    #[cfg(target_arch = "aarch64")]
-    Neon(Found),
-    /// Scalar code, which every processor runs.
-    Scalar,
-}
-
-/// Proof that instructions were found; only this module makes one.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found(());
-
-/// Whether the processor has AVX2 and FMA.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-/// Whether the processor has AVX-512 F, BW and VL, and what compilers assume along with them.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx512() -> bool {
-    has_avx2()
-        && is_x86_feature_detected!("f16c")
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-}
-
-/// Whether the processor has NEON.
-#[cfg(target_arch = "aarch64")]
-pub(crate) fn has_neon() -> bool {
-    std::arch::is_aarch64_feature_detected!("neon")
-}
-
-impl Instructions {
-    /// The best instructions up to `level` that the processor has.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) fn up_to(level: SimdLevel) -> Self {
-        if level >= SimdLevel::Avx512 && has_avx512() && is_x86_feature_detected!("avx512vnni") {
-            Self::Avx512(Found(()))
-        } else if level >= SimdLevel::Avx2 && has_avx2() {
-            Self::Avx2(Found(()))
-        } else {
-            Self::Scalar
-        }
-    }
-
-    /// The best instructions up to `level` that the processor has.
-    #[cfg(target_arch = "aarch64")]
-    pub(crate) fn up_to(level: SimdLevel) -> Self {
-        if level >= SimdLevel::Neon && has_neon() { Self::Neon(Found(())) } else { Self::Scalar }
-    }
-
-    /// The best instructions: there are none but scalar code.
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    pub(crate) fn up_to(_: SimdLevel) -> Self {
-        Self::Scalar
-    }
-
-    /// How these instructions want activations packed beside packed weights.
-    pub(crate) fn split(self) -> Split {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => Avx512::SPLIT,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(_) => Avx2::SPLIT,
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon(_) => Neon::SPLIT,
-            Self::Scalar => Scalar::SPLIT,
-        }
-    }
-}
 
 /// Makes `pulp` compile a loop for the processor's instructions.
 ///
