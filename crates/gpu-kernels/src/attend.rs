@@ -11,7 +11,9 @@ pub fn attend(q: Tensor<3>, [keys, values]: [Tensor<4>; 2], window: Option<usize
         return y;
     }
     #[cfg(cube)]
-    if let Some(y) = crate::flash::attend(&q, [&keys, &values], window) {
+    if q.dims()[0] > kernel::MOST_QUERIES
+        && let Some(y) = crate::flash::attend(&q, [&keys, &values], window)
+    {
         return y;
     }
     plain(q, [keys, values], window)
@@ -21,7 +23,7 @@ pub fn attend(q: Tensor<3>, [keys, values]: [Tensor<4>; 2], window: Option<usize
 /// layers of a step are better.
 pub fn attends(x: &Tensor<3>, keys: usize) -> bool {
     #[cfg(cube)]
-    if crate::flash::takes(x, keys) {
+    if x.dims()[0] > kernel::MOST_QUERIES && crate::flash::takes(x, keys) {
         return true;
     }
     kernel::takes(x, keys)
@@ -51,11 +53,10 @@ pub(crate) mod kernel {
     use burn::backend::Cube;
     use burn::backend::cubecl::dtype_to_storage_type;
     use burn::tensor::Tensor;
-    use burn_cubecl::tensor::CubeTensor;
     use cubecl::client::Client;
     use cubecl::prelude::*;
 
-    use crate::launch::{empty, floats, tensor, vector_size};
+    use crate::launch::{cached, empty, floats, tensor, vector_size};
     use crate::rows::{LOWEST, Rows, max_of_row, sum_of_row};
 
     /// Most queries that go through the kernel: each reads all keys again. More go through [`crate::flash`].
@@ -254,14 +255,6 @@ pub(crate) mod kernel {
             && x.clone().try_into_primitive::<Cube>().is_ok()
     }
 
-    /// Keys or values as they lie in the cache, if the numbers of a head lie side by side.
-    pub(crate) fn view(x: &Tensor<4>) -> Option<(CubeTensor, [usize; 2])> {
-        let x = x.clone().try_into_primitive::<Cube>().ok()?;
-        let strides = x.meta.strides();
-        let [head, key, number] = [strides[1], strides[2], strides[3]];
-        (number == 1).then_some((x, [head, key]))
-    }
-
     pub(super) fn attend(q: &Tensor<3>, [keys, values]: [&Tensor<4>; 2], window: Option<usize>) -> Option<Tensor<2>> {
         let ([tokens, heads, width], [batch, kv_heads, count, _]) = (q.dims(), keys.dims());
         let fits = batch == 1 && keys.dims()[3] == width && values.dims() == keys.dims();
@@ -269,7 +262,7 @@ pub(crate) mod kernel {
         if !takes(q, count) || !fits || !dtypes || !heads.is_multiple_of(kv_heads.max(1)) {
             return None;
         }
-        let (q, (keys, key_strides), (values, value_strides)) = (floats(q)?, view(keys)?, view(values)?);
+        let (q, (keys, key_strides), (values, value_strides)) = (floats(q)?, cached(keys)?, cached(values)?);
         if key_strides != value_strides {
             return None;
         }

@@ -5,8 +5,7 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::Tensor;
 use cubecl::prelude::*;
 
-use crate::attend::kernel::{MOST_QUERIES, view};
-use crate::launch::{MOST_CUBES, empty, floats, load_size, tensor};
+use crate::launch::{MOST_CUBES, cached, empty, floats, load_size, tensor};
 use crate::rows::LOWEST;
 use crate::tiles::{Tile, clear, left_row, multiply, right_row, stage_left, stage_right};
 
@@ -188,7 +187,7 @@ fn attended<F: Float, N: Size>(
 /// Whether the tensor lies on a CubeCL device and tracks no gradient, and the sizes are those the kernel is made for.
 pub(crate) fn takes(x: &Tensor<3>, keys: usize) -> bool {
     let [tokens, _, width] = x.dims();
-    (MOST_QUERIES + 1..=keys).contains(&tokens)
+    (1..=keys).contains(&tokens)
         && (1..=MOST_NUMBERS).contains(&width)
         && x.clone().try_into_primitive::<Cube>().is_ok_and(|x| {
             let units = x.client.properties().hardware.max_units_per_cube as usize;
@@ -203,7 +202,7 @@ pub(crate) fn attend(q: &Tensor<3>, [keys, values]: [&Tensor<4>; 2], window: Opt
     if !takes(q, count) || !fits || !dtypes || !heads.is_multiple_of(kv_heads.max(1)) {
         return None;
     }
-    let (q, (keys, key_strides), (values, value_strides)) = (floats(q)?, view(keys)?, view(values)?);
+    let (q, (keys, key_strides), (values, value_strides)) = (floats(q)?, cached(keys)?, cached(values)?);
     let ([head, key], client, dtype, group) = (key_strides, q.client.clone(), q.dtype, heads / kv_heads);
     // Loads must begin at whole loads in every row of the cache, and are widened to f32.
     let by = [width, head, key].map(|numbers| load_size(&client, dtype, numbers)).into_iter().min()?;

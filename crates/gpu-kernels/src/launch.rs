@@ -21,6 +21,14 @@ pub(crate) fn integers<const D: usize>(x: &Tensor<D, Int>) -> Option<CubeTensor>
     (x.dtype == DType::I32).then(|| into_contiguous(x))
 }
 
+/// Keys or values as they lie in the cache, if the numbers of a head lie side by side.
+pub(crate) fn cached(x: &Tensor<4>) -> Option<(CubeTensor, [usize; 2])> {
+    let x = x.clone().try_into_primitive::<Cube>().ok()?;
+    let strides = x.meta.strides();
+    let [head, key, number] = [strides[1], strides[2], strides[3]];
+    (number == 1).then_some((x, [head, key]))
+}
+
 /// The tensor of a kernel's output.
 pub(crate) fn tensor<const D: usize>(x: CubeTensor) -> Tensor<D> {
     Tensor::from_primitive::<Cube>(x)

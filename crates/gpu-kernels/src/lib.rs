@@ -25,6 +25,7 @@ mod launches;
 mod linear;
 mod norm;
 mod packed;
+mod packed_matrix;
 #[cfg(cube)]
 mod packed_tiles;
 mod rotation;
@@ -47,7 +48,8 @@ pub use grouped::{experts_grouped, experts_grouped_packed};
 pub use launches::{Launches, counted};
 pub use linear::{SKINNY_MAX_ROWS, add_linear, linear, linear_gate, norm_linear, norm_linear_gate, takes_norm};
 pub use norm::{PreNorm, rms_norm};
-pub use packed::{Packed, PackedMatrices, add_linear_packed, experts_packed, linear_packed};
+pub use packed::{PackedMatrices, add_linear_packed, experts_packed, linear_packed};
+pub use packed_matrix::Packed;
 pub use rotation::{rms_norm_rotate, rotate};
 pub use router::route;
 pub use softmax::softmax;
