@@ -2,7 +2,7 @@ use burn::module::Module;
 use checkpoint::Weights;
 use omni_core::Result;
 
-use crate::{Engine, Linear, RmsNorm, Run, Vector};
+use crate::{Engine, Heads, Linear, RmsNorm, Run, Vector};
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,22 +74,13 @@ impl Attention {
         scale: Option<&Vector>,
     ) -> E::Rows {
         let qkv = e.linear(&mut h, [&self.q_proj, &self.k_proj, &self.v_proj]); // [N, H * Dh], [N, K * Dh] twice
-        let mut heads = e.causal_attention(self, qkv, step, runs); // [N, H * Dh]
+        let mut heads = e.causal_attention(self.heads(), qkv, step, runs); // [N, H * Dh]
         e.add_linear(residual, &mut heads, &self.o_proj, scale)
     }
 
-    /// `[H, K, Dh]`.
-    pub fn sizes(&self) -> [usize; 3] {
-        [self.heads, self.kv_heads, self.head_dim]
-    }
-
-    /// Number of keys a query sees, its own included; `None` for all before it.
-    pub fn window(&self) -> Option<usize> {
-        self.window
-    }
-
-    /// The norms of each query and each key head.
-    pub(crate) fn head_norms(&self) -> [Option<&RmsNorm>; 2] {
-        [self.q_norm.as_ref(), self.k_norm.as_ref()]
+    /// The heads, as the engine takes them.
+    pub fn heads(&self) -> Heads<'_> {
+        let Self { heads, kv_heads, head_dim, window, .. } = *self;
+        Heads { heads, kv_heads, head_dim, window, norms: [self.q_norm.as_ref(), self.k_norm.as_ref()] }
     }
 }

@@ -11,6 +11,7 @@ mod decoder;
 mod encoder_layer;
 mod engine;
 mod fused;
+mod heads;
 mod host_gradient;
 mod kv_cache;
 mod linear;
@@ -33,6 +34,7 @@ pub use decoder::{
 };
 pub use encoder_layer::{EncoderLayer, QkvProjection};
 pub use engine::{AnyEngine, DeviceEngine, DeviceRows, Engine, HostEngine, HostRows, Qkv, Run, RunLength, WeightedRow};
+pub use heads::Heads;
 pub use host_gradient::{HostFunction, HostInput, Values, has_host_gradients, host_function};
 pub use kv_cache::KvCache;
 pub use linear::{Embedding, Linear};

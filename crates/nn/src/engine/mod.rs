@@ -3,8 +3,9 @@
 //! A layer reads like the paper's formula, `fn forward<E: Engine>(&self, e: &E, x: E::Rows, …) -> E::Rows`, over ragged rows
 //! `[N, D]`: the new tokens of several runs, one run after another. [`HostEngine`] computes in host memory with this workspace's CPU
 //! kernels; [`DeviceEngine`] computes with burn tensors on any device, and on an autodiff device every operation is differentiable.
-//! Which one a model uses is decided when it is loaded ([`Place`]).
+//! Which one a model uses is decided when it is loaded ([`omni_core::Place`]).
 
+mod any;
 mod awake;
 mod device;
 mod host;
@@ -13,15 +14,14 @@ mod pool;
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use checkpoint::Weights;
-use omni_core::{Dtype, Place};
 
+pub use any::AnyEngine;
 pub use device::{DeviceEngine, DeviceRows};
 pub use host::{HostEngine, HostRows};
 
 use crate::moe::{Experts, Router, Routing};
 use crate::sampler::Logits;
-use crate::{Activation, Attention, Embedding, KvCache, LayerNorm, Linear, RmsNorm, Sampler, Vector};
+use crate::{Activation, Embedding, Heads, KvCache, LayerNorm, Linear, RmsNorm, Sampler, Vector};
 
 /// One run in a step of causal attention: its KV cache of one layer, and its number of new rows.
 #[derive(Debug)]
@@ -122,20 +122,14 @@ pub trait Engine: Send + Sync {
 
     /// Cosines and sines `[N, Dh / 2]` each, for [`Engine::window_attention`]: applied in f32.
     fn rotation(&self, tables: [Vec<f32>; 2], rows: usize) -> Self::Rotation;
-    /// What the layers of a step share, from cosines and sines `[N, Dh / 2]` of all rows; `window` as in [`Attention`].
+    /// What the layers of a step share, from cosines and sines `[N, Dh / 2]` of all rows; `window` as in [`Heads`].
     fn step(&self, tables: [Vec<f32>; 2], runs: &[RunLength], window: Option<usize>) -> Self::Step;
     /// Causal attention: normalises and rotates the heads of queries and keys, appends the new keys and values to each run's cache,
     /// and computes `softmax(q kᵀ / √Dh) v` over the keys that each row may see.
     ///
     /// # Shapes
     /// `q` `[N, H * Dh]`, `k` and `v` `[N, K * Dh]` → `[N, H * Dh]`; the runs' rows add up to `N`.
-    fn causal_attention(
-        &self,
-        attention: &Attention,
-        qkv: [Self::Rows; 3],
-        step: &Self::Step,
-        runs: &mut [Run],
-    ) -> Self::Rows;
+    fn causal_attention(&self, heads: Heads, qkv: [Self::Rows; 3], step: &Self::Step, runs: &mut [Run]) -> Self::Rows;
     /// Appends the keys and values of new rows to each run's cache as they are, neither normalised nor rotated.
     ///
     /// # Shapes
@@ -182,47 +176,4 @@ pub trait Engine: Send + Sync {
 
     /// Runs one call of a model inside the thread pool, and afterwards frees what a large call took beyond what the engine keeps.
     fn call<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T;
-}
-
-/// The engine a model was loaded for.
-#[derive(Debug, Clone)]
-pub enum AnyEngine {
-    /// Computes in host memory.
-    Host(HostEngine),
-    /// Computes on a device.
-    Device(DeviceEngine),
-}
-
-impl AnyEngine {
-    /// The engine of the place and number type that weights are loaded for.
-    pub fn of(weights: &Weights) -> Self {
-        match weights.place() {
-            Place::Host(device) => AnyEngine::Host(HostEngine::new(device, weights.compute_dtype() != Dtype::F32)),
-            Place::Device(device) => AnyEngine::Device(DeviceEngine::new(device, weights.tensor_dtype())),
-        }
-    }
-
-    /// The device of tensors that cross crate borders, and their number type.
-    pub fn tensors(&self) -> (burn::tensor::Device, Dtype) {
-        match self {
-            AnyEngine::Host(engine) => (engine.device().clone(), Dtype::F32),
-            AnyEngine::Device(engine) => (engine.device().clone(), engine.dtype()),
-        }
-    }
-
-    /// Whether a batch of runs reads each weight once without changing the results of any run.
-    pub fn batches(&self) -> bool {
-        matches!(self, AnyEngine::Host(_))
-    }
-}
-
-/// Runs code that is generic over [`Engine`] on the engine a model was loaded for: `on_engine!(self.engine, |e| self.run(e, …))`.
-#[macro_export]
-macro_rules! on_engine {
-    ($engine:expr, |$e:ident| $body:expr) => {
-        match &$engine {
-            $crate::AnyEngine::Host($e) => $crate::Engine::call($e, || $body),
-            $crate::AnyEngine::Device($e) => $crate::Engine::call($e, || $body),
-        }
-    };
 }

@@ -105,7 +105,7 @@ fn attend<E: Engine>(e: &E, attention: &Attention, case: &Case, step: usize, cac
         rows(e, &case.of_step(step, width, |sequence| &sequence.qkv[part]), width)
     });
     let runs = caches.iter_mut().zip(&steps).map(|(cache, rows)| Run { cache, rows: *rows });
-    e.values(e.causal_attention(attention, qkv, &shared, &mut runs.collect::<Vec<_>>()))
+    e.values(e.causal_attention(attention.heads(), qkv, &shared, &mut runs.collect::<Vec<_>>()))
 }
 
 fn check<E: Engine>(e: &E, weights: &Weights, case: &Case, start: &KvCache) {

@@ -5,12 +5,12 @@ use std::sync::OnceLock;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use gpu_kernels::CachedRun;
 
-use super::DeviceEngine;
+use super::engine::DeviceEngine;
 use crate::engine::{Run, RunLength};
 use crate::fused;
 use crate::mask::{Mask, MaskSpec};
 use crate::tensors::joined;
-use crate::{Attention, RmsNorm};
+use crate::{Heads, RmsNorm};
 
 /// Cosines and sines `[N, 1, Dh]`, the second half of a head repeating the first.
 #[derive(Debug, Clone)]
@@ -103,23 +103,17 @@ impl DeviceEngine {
     ///
     /// # Shapes
     /// `q` `[N, H * Dh]`, `k` and `v` `[N, K * Dh]` → `[N, H * Dh]`.
-    pub(super) fn causal(
-        &self,
-        attention: &Attention,
-        qkv: [Tensor<2>; 3],
-        step: &DeviceStep,
-        runs: &mut [Run],
-    ) -> Tensor<2> {
-        if Self::decodes(attention, &qkv[0], step, runs) {
-            return Self::decode(attention, qkv, step, runs);
+    pub(super) fn causal(&self, heads: Heads, qkv: [Tensor<2>; 3], step: &DeviceStep, runs: &mut [Run]) -> Tensor<2> {
+        if Self::decodes(heads, &qkv[0], step, runs) {
+            return Self::decode(heads, qkv, step, runs);
         }
         let [q, k, v] = qkv;
-        let [heads, kv_heads, head_dim] = attention.sizes();
+        let Heads { heads, kv_heads, head_dim, norms, .. } = heads;
         let split = |x: Tensor<2>, heads: usize| {
             let rows = x.dims()[0];
             x.reshape([rows, heads, head_dim])
         };
-        let [q, k] = step.rotation.apply([split(q, heads), split(k, kv_heads)], attention.head_norms());
+        let [q, k] = step.rotation.apply([split(q, heads), split(k, kv_heads)], norms);
         let v = split(v, kv_heads); // [N, K, Dh]
         if let Some(padding) = step.padding.as_ref().filter(|_| runs.iter().all(|run| run.cache.discards())) {
             return self.attend_padded([q, k, v], step.masks[padding.longest_run].get(&self.device), padding);
@@ -132,16 +126,16 @@ impl DeviceEngine {
     }
 
     /// Whether rotation, append and attention are one kernel for each of the runs.
-    fn decodes(attention: &Attention, q: &Tensor<2>, step: &DeviceStep, runs: &[Run]) -> bool {
-        let ([_, _, head_dim], [q_norm, k_norm]) = (attention.sizes(), attention.head_norms());
+    fn decodes(heads: Heads, q: &Tensor<2>, step: &DeviceStep, runs: &[Run]) -> bool {
+        let Heads { head_dim, norms: [q_norm, k_norm], .. } = heads;
         let fits =
             |run: &Run| run.cache.grows() && gpu_kernels::decodes(q, head_dim, run.rows, run.cache.len() + run.rows);
         step.window.is_none() && q_norm.is_some() == k_norm.is_some() && runs.iter().all(fits)
     }
 
     /// Attention of runs that each add a few rows to their caches.
-    fn decode(attention: &Attention, qkv: [Tensor<2>; 3], step: &DeviceStep, runs: &mut [Run]) -> Tensor<2> {
-        let [q_norm, k_norm] = attention.head_norms();
+    fn decode(heads: Heads, qkv: [Tensor<2>; 3], step: &DeviceStep, runs: &mut [Run]) -> Tensor<2> {
+        let [q_norm, k_norm] = heads.norms;
         let norms = q_norm.zip(k_norm).map(|(q, k)| [q.on_device(), k.on_device()]);
         let cached = runs.iter_mut().map(|Run { cache, rows }| {
             let (held, store) = (cache.len(), cache.tensors(None).take_with_room(*rows));

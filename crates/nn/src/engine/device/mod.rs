@@ -1,16 +1,17 @@
 //! The engine of burn tensors: runs on any device of burn; on an autodiff device every operation is differentiable.
 
 mod attention;
+mod engine;
 mod rows;
 
 use std::ops::Range;
 
 use burn::tensor::activation::silu;
-use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use omni_core::Dtype;
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use self::attention::heads_of_runs;
 pub use self::attention::{DeviceRotation, DeviceStep};
+pub use self::engine::DeviceEngine;
 pub use self::rows::DeviceRows;
 use self::rows::{ToEmbed, ToNorm};
 use super::{Engine, Qkv, Run, RunLength, WeightedRow};
@@ -21,47 +22,7 @@ use crate::moe::{DeviceRouting, Experts, Router, Routing};
 use crate::sampler::Logits;
 use crate::tensors::joined;
 use crate::window::window_attention;
-use crate::{Activation, Attention, Embedding, LayerNorm, Linear, Matrix, RmsNorm, Sampler, Vector};
-
-/// Computes with burn tensors on one device.
-#[derive(Debug, Clone)]
-pub struct DeviceEngine {
-    device: Device,
-    dtype: Dtype,
-}
-
-impl DeviceEngine {
-    /// Makes an engine whose tensors have `dtype` and lie on `device`.
-    pub fn new(device: &Device, dtype: Dtype) -> Self {
-        Self { device: device.clone(), dtype }
-    }
-
-    /// The device.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// The number type of the tensors.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// Makes a one-dimensional tensor of integers.
-    pub fn integers(&self, values: impl IntoIterator<Item = i64>) -> Tensor<1, Int> {
-        let values: Vec<i64> = values.into_iter().collect();
-        let count = values.len();
-        Tensor::from_data(TensorData::new(values, [count]), &self.device)
-    }
-
-    fn joined_rows(&self, parts: &[&Tensor<2>]) -> Tensor<2> {
-        let parts = parts.iter().map(|part| (*part).clone().to_device(&self.device).cast(DType::from(self.dtype)));
-        joined(parts.collect(), 0)
-    }
-
-    fn indices(&self, values: &[usize]) -> Tensor<1, Int> {
-        self.integers(values.iter().map(|value| *value as i64))
-    }
-}
+use crate::{Activation, Embedding, Heads, LayerNorm, Linear, Matrix, RmsNorm, Sampler, Vector};
 
 /// A range of rows.
 fn part_of(x: &Tensor<2>, rows: Range<usize>) -> Tensor<2> {
@@ -284,14 +245,8 @@ impl Engine for DeviceEngine {
         self.step_of(tables, runs, window)
     }
 
-    fn causal_attention(
-        &self,
-        attention: &Attention,
-        qkv: [DeviceRows; 3],
-        step: &DeviceStep,
-        runs: &mut [Run],
-    ) -> DeviceRows {
-        self.causal(attention, qkv.map(DeviceRows::into_tensor), step, runs).into()
+    fn causal_attention(&self, heads: Heads, qkv: [DeviceRows; 3], step: &DeviceStep, runs: &mut [Run]) -> DeviceRows {
+        self.causal(heads, qkv.map(DeviceRows::into_tensor), step, runs).into()
     }
 
     fn append(&self, kv: [DeviceRows; 2], heads: usize, runs: &mut [Run]) {

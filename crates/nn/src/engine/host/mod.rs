@@ -19,7 +19,7 @@ use crate::matrix::HostMatrix;
 use crate::moe::{Experts, Router, Routing};
 use crate::sampler::Logits;
 use crate::tensors::with_f32_slice;
-use crate::{Activation, Attention, Embedding, LayerNorm, Linear, RmsNorm, Sampler, Vector};
+use crate::{Activation, Embedding, Heads, LayerNorm, Linear, RmsNorm, Sampler, Vector};
 
 /// Computes in host memory with this workspace's CPU kernels.
 #[derive(Debug, Clone)]
@@ -291,12 +291,12 @@ impl Engine for HostEngine {
 
     fn causal_attention(
         &self,
-        attention: &Attention,
+        Heads { heads, kv_heads, head_dim, window, norms: [q_norm, k_norm] }: Heads,
         [mut q, mut k, v]: [HostRows; 3],
         [cos, sin]: &HostRotation,
         runs: &mut [Run],
     ) -> HostRows {
-        let (rows, [heads, kv_heads, head_dim]) = (q.0.rows(), attention.sizes());
+        let rows = q.0.rows();
         let (half, kv_width) = (head_dim / 2, kv_heads * head_dim);
         let rotate = |x: &mut HostRows, norm: Option<&RmsNorm>| {
             let width = x.0.width();
@@ -310,7 +310,6 @@ impl Engine for HostEngine {
                 }
             }
         };
-        let [q_norm, k_norm] = attention.head_norms();
         rotate(&mut q, q_norm);
         rotate(&mut k, k_norm);
         let mut new = k.values().chunks_exact(kv_width).zip(v.values().chunks_exact(kv_width));
@@ -323,7 +322,6 @@ impl Engine for HostEngine {
             .map(|run| cpu_kernels::Run { cache: run.cache.paged(kv_heads, head_dim, self.bf16), rows: run.rows })
             .collect();
         let mut y = self.take(rows, heads * head_dim);
-        let window = attention.window();
         cpu_kernels::cached_attention(q.values(), &attended, heads, window, self.precision(), y.values_mut());
         if let Some(window) = window {
             runs.iter_mut().for_each(|run| run.cache.paged(kv_heads, head_dim, self.bf16).forget_before(window));

@@ -1,0 +1,46 @@
+//! The engine's device and number type, and the tensors it makes there.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use omni_core::Dtype;
+
+use crate::tensors::joined;
+
+/// Computes with burn tensors on one device.
+#[derive(Debug, Clone)]
+pub struct DeviceEngine {
+    pub(super) device: Device,
+    pub(super) dtype: Dtype,
+}
+
+impl DeviceEngine {
+    /// Makes an engine whose tensors have `dtype` and lie on `device`.
+    pub fn new(device: &Device, dtype: Dtype) -> Self {
+        Self { device: device.clone(), dtype }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The number type of the tensors.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Makes a one-dimensional tensor of integers.
+    pub fn integers(&self, values: impl IntoIterator<Item = i64>) -> Tensor<1, Int> {
+        let values: Vec<i64> = values.into_iter().collect();
+        let count = values.len();
+        Tensor::from_data(TensorData::new(values, [count]), &self.device)
+    }
+
+    pub(super) fn joined_rows(&self, parts: &[&Tensor<2>]) -> Tensor<2> {
+        let parts = parts.iter().map(|part| (*part).clone().to_device(&self.device).cast(DType::from(self.dtype)));
+        joined(parts.collect(), 0)
+    }
+
+    pub(super) fn indices(&self, values: &[usize]) -> Tensor<1, Int> {
+        self.integers(values.iter().map(|value| *value as i64))
+    }
+}
