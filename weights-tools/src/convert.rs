@@ -137,7 +137,7 @@ fn write_unit(checkpoint: &Checkpoint, unit: &Unit, options: &Options, sink: &mu
     let module = out.name.strip_suffix(".weight").unwrap_or(&out.name);
     let shape = [out.shape[0], out.shape[1]];
     let packed = checkpoint.packed(module, shape)?;
-    let packed = packed.ok_or_else(|| Error::Weights(format!("layer `{module}` is neither packed nor plain")))?;
+    let packed = packed.ok_or_else(|| Error::weights(format!("layer `{module}` is neither packed nor plain")))?;
     write_dense(checkpoint, &packed, (module, shape), dense_type(checkpoint, module, options)?, sink)
 }
 

@@ -65,7 +65,7 @@ pub fn init(options: &Options, mut progress: impl FnMut(Progress)) -> Result<()>
 /// The errors of [`init`] and of `progress`.
 pub fn init_until(options: &Options, progress: impl FnMut(Progress) -> Result<()>) -> Result<()> {
     if options.for_training && options.plan.is_some() {
-        return Err(Error::Config("values to train from cannot be packed: expected either".into()));
+        return Err(Error::config("values to train from cannot be packed: expected either"));
     }
     let (json, manifest) = read_config(options)?;
     let (schemes, config) = packing(options, json, &manifest)?;
@@ -130,7 +130,7 @@ fn read_config(options: &Options) -> Result<(Value, Manifest)> {
     remove_key(&mut json, "quantization_config");
     if let Some(layers) = options.layers {
         if layers == 0 {
-            return Err(Error::Config("--layers is 0, expected at least 1".into()));
+            return Err(Error::config("--layers is 0, expected at least 1"));
         }
         json["thinker_config"]["text_config"]["num_hidden_layers"] = json!(layers);
         if json["talker_config"].is_object() {

@@ -206,7 +206,7 @@ impl AutEncoder {
 
     fn check(&self, items: &[Tensor<2>]) -> Result<Vec<usize>> {
         let bins = self.config.num_mel_bins;
-        let refuse = |reason: String| Err(Error::Media { part: "sound".into(), reason });
+        let refuse = |reason: String| Err(Error::media("sound", reason));
         if items.is_empty() {
             return refuse("there are no items to encode".into());
         }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::directory::{INDEX, Tensor};
+use crate::directory::INDEX;
 use crate::packed_layer::{WORDS, members};
+use crate::shard::Tensor;
 use crate::{Checkpoint, CheckpointError, Expected, Manifest, Mismatch, TensorReport};
 
 impl Checkpoint {

@@ -78,9 +78,15 @@ impl ConfigFault {
         Self::unless((0.0..f64::INFINITY).contains(&eps), at, || format!("{name} is {eps}, expected at least 0"))
     }
 
+    /// The same fault as seen from outside `section`.
+    pub(crate) fn within(self, section: &str) -> Self {
+        let at = if self.at.is_empty() { section.to_owned() } else { format!("{section}.{}", self.at) };
+        Self { at, ..self }
+    }
+
     /// Turns the fault into an error about the file it was read from.
     pub fn in_file(self, path: &Path) -> CheckpointError {
-        CheckpointError::Json { path: path.to_owned(), at: self.at, reason: self.reason }
+        CheckpointError::Json { path: path.to_owned(), at: self.at, reason: self.reason, source: None }
     }
 }
 
@@ -120,14 +126,13 @@ impl ConfigFile {
     /// # Errors
     /// [`CheckpointError::Json`] naming the key that is missing or of another kind.
     pub fn parse<C: ConfigSection>(&self) -> Result<C, CheckpointError> {
-        let fault = |at: String, reason: String| ConfigFault { at, reason }.in_file(&self.path);
-        let value = self.get(C::SECTION);
-        let value = value.ok_or_else(|| fault(C::SECTION.to_owned(), "missing: expected an object".to_owned()))?;
+        let missing = || ConfigFault { at: C::SECTION.to_owned(), reason: "missing: expected an object".to_owned() };
+        let value = self.get(C::SECTION).ok_or_else(|| missing().in_file(&self.path))?;
         serde_path_to_error::deserialize(value).map_err(|error| {
             let inner = error.path().to_string();
             let within = [C::SECTION, if inner == "." { "" } else { &inner }];
             let at: Vec<&str> = within.into_iter().filter(|part| !part.is_empty()).collect();
-            fault(if at.is_empty() { ".".to_owned() } else { at.join(".") }, error.into_inner().to_string())
+            unreadable(&self.path, if at.is_empty() { ".".to_owned() } else { at.join(".") }, error.into_inner())
         })
     }
 
@@ -151,12 +156,15 @@ const MOST_BYTES: u64 = 1 << 28;
 /// [`CheckpointError::Io`] for what cannot be read or is no regular file, [`CheckpointError::Json`] naming the key that is missing
 /// or wrong.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
-    let fault = |at: String, reason: String| CheckpointError::Json { path: path.to_owned(), at, reason };
     let text = read_regular(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
-    let mut json: Value = serde_json::from_slice(&text).map_err(|error| fault(".".into(), error.to_string()))?;
+    let mut json: Value = serde_json::from_slice(&text).map_err(|error| unreadable(path, ".".into(), error))?;
     drop_nulls(&mut json);
     serde_path_to_error::deserialize(json)
-        .map_err(|error| fault(error.path().to_string(), error.into_inner().to_string()))
+        .map_err(|error| unreadable(path, error.path().to_string(), error.into_inner()))
+}
+
+fn unreadable(path: &Path, at: String, error: serde_json::Error) -> CheckpointError {
+    CheckpointError::Json { path: path.to_owned(), at, reason: error.to_string(), source: Some(error) }
 }
 
 /// Reads a regular file of moderate size. Reading a pipe would block, and a device may have no end.

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use safetensors::SafeTensorError;
+
 /// What can be wrong with a checkpoint directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,8 @@ pub enum CheckpointError {
         at: String,
         /// What was found and what was expected.
         reason: String,
+        /// The parser's error, unless the values are sound JSON that no model can have; `reason` has its text.
+        source: Option<serde_json::Error>,
     },
     /// There are no weights where they were expected.
     #[error("{}: {reason}", path.display())]
@@ -38,6 +42,8 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What was found and what was expected.
         reason: String,
+        /// The parser's error, if the header is what is damaged.
+        source: Option<SafeTensorError>,
     },
     /// Names or shapes on disk are not what the config asks for.
     #[error("{}: {report}", path.display())]
@@ -93,11 +99,12 @@ pub enum CheckpointError {
 
 impl From<CheckpointError> for omni_core::Error {
     fn from(error: CheckpointError) -> Self {
+        let reason = error.to_string();
         match error {
             CheckpointError::Io { path, source } => omni_core::Error::Io { path, source },
-            CheckpointError::Json { .. } => omni_core::Error::Config(error.to_string()),
-            CheckpointError::Quantization { .. } => omni_core::Error::Unsupported(error.to_string()),
-            other => omni_core::Error::Weights(other.to_string()),
+            CheckpointError::Json { .. } => omni_core::Error::config(reason).caused_by(error),
+            CheckpointError::Quantization { .. } => omni_core::Error::unsupported(reason).caused_by(error),
+            other => omni_core::Error::weights(reason).caused_by(other),
         }
     }
 }

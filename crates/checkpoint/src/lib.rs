@@ -17,6 +17,7 @@ mod memory_estimate;
 mod packed_layer;
 mod quantization;
 mod random;
+mod shard;
 mod stored;
 mod weights;
 
@@ -24,17 +25,18 @@ pub mod packed;
 
 pub use adapter::Adapter;
 pub use config_file::{ConfigFault, ConfigFile, ConfigSection, read_json};
-pub use directory::{Checkpoint, MOST_TENSORS, Tensor as StoredTensor, UNFINISHED};
+pub use directory::{Checkpoint, MOST_TENSORS, UNFINISHED};
 pub use error::{CheckpointError, Mismatch, TensorReport};
-pub use manifest::{Expected, Manifest, TensorKind, record};
+pub use manifest::{Expected, Manifest, TensorKind};
 pub use memory_estimate::MemoryEstimate;
 pub use omni_core::{Dtype, Place, PlaceKind};
 pub use packed::Scheme;
 pub use packed_layer::PackedTensors;
 pub use quantization::QuantizationConfig;
 pub use random::{RandomCheckpoint, random_range};
+pub use shard::Tensor as StoredTensor;
 pub use stored::StoredMatrix;
-pub use weights::{LoadProgress, ProgressFn, Weights, param_id};
+pub use weights::{LoadProgress, ProgressFn, Weights, param_id, record};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -2,11 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Device;
-use omni_core::{Dtype, Place, Result};
-
-use crate::{Checkpoint, Weights};
-
 /// What a model expects of one tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
@@ -41,30 +36,3 @@ impl Expected {
 
 /// Expected tensors, by name.
 pub type Manifest = BTreeMap<String, Expected>;
-
-/// Records the tensors that `load` asks for. Nothing is read, and parameters take no memory; what `load` returns is dropped.
-///
-/// # Errors
-/// [`omni_core::Error::Config`] as soon as there are more than `most`; errors of `load` that no tensor causes.
-pub fn record<T>(device: &Device, most: usize, load: impl FnOnce(&Weights) -> Result<T>) -> Result<Manifest> {
-    let weights = Weights::recording(device, most);
-    load(&weights)?;
-    Ok(weights.recorded())
-}
-
-impl Checkpoint {
-    /// Loads one model: records the tensors that `load` asks for, checks those on disk whose names are `in_scope`, and loads.
-    ///
-    /// # Errors
-    /// Those of [`Checkpoint::check`] and of `load`.
-    pub fn load<T>(
-        &self,
-        place: &Place,
-        dtype: Dtype,
-        in_scope: impl Fn(&str) -> bool,
-        load: impl Fn(&Weights) -> Result<T>,
-    ) -> Result<T> {
-        self.check(&record(place.device(), self.most_tensors(), &load)?, in_scope)?;
-        load(&Weights::new(self, place, dtype))
-    }
-}

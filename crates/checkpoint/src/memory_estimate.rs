@@ -2,8 +2,8 @@
 
 use omni_core::{Dtype, PlaceKind};
 
-use crate::directory::Tensor;
 use crate::packed_layer::WORDS;
+use crate::shard::Tensor;
 use crate::{Checkpoint, Expected, Manifest, Scheme, TensorKind};
 
 /// Bytes of memory that loaded weights take.

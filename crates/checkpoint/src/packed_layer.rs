@@ -3,8 +3,8 @@
 use half::bf16;
 use safetensors::Dtype;
 
-use crate::directory::Tensor;
 use crate::packed::{Scheme, unpack_zeros};
+use crate::shard::Tensor;
 use crate::{Checkpoint, CheckpointError};
 
 pub(crate) const WORDS: &str = ".weight_packed";

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use fancy_regex::Regex;
 use serde_json::Value;
 
-use crate::{CheckpointError, ConfigFile, Scheme};
+use crate::{CheckpointError, ConfigFault, ConfigFile, Scheme};
 
 const KEY: &str = "quantization_config";
 const METHOD: &str = "compressed-tensors";
@@ -36,9 +36,6 @@ enum Target {
     Pattern(Box<Regex>),
 }
 
-/// The key that is wrong, and what was found and expected.
-type Wrong = (String, String);
-
 /// Finds the key where tools write it, at the top or in the section of the part they quantised, and where that is. The outermost counts.
 fn find(config: &Value) -> Option<(String, &Value)> {
     let mut sections = VecDeque::from([(String::new(), config)]);
@@ -59,8 +56,8 @@ impl QuantizationConfig {
     /// [`CheckpointError::Quantization`] naming the kind that cannot be read, or the key that is wrong.
     pub fn of(config: &ConfigFile) -> Result<Option<Self>, CheckpointError> {
         let Some((at, value)) = find(config.json()) else { return Ok(None) };
-        Self::parse(value).map(Some).map_err(|(key, reason)| {
-            let at = if key.is_empty() { at } else { format!("{at}.{key}") };
+        Self::parse(value).map(Some).map_err(|fault| {
+            let ConfigFault { at, reason } = fault.within(&at);
             CheckpointError::Quantization { path: config.path().to_owned(), at, reason }
         })
     }
@@ -80,16 +77,13 @@ impl QuantizationConfig {
         group.map(|group| &group.scheme)
     }
 
-    fn parse(value: &Value) -> Result<Self, Wrong> {
+    fn parse(value: &Value) -> Result<Self, ConfigFault> {
         check_kind(value)?;
         let groups = value.get("config_groups").and_then(Value::as_object);
         let groups = groups.ok_or_else(|| wrong("config_groups", value.get("config_groups"), "an object of groups"))?;
         let format = value.get("format").and_then(Value::as_str);
         let parsed = groups.iter().map(|(name, group)| {
-            Group::parse(group, format).map_err(|(key, reason)| {
-                let dot = if key.is_empty() { "" } else { "." };
-                (format!("config_groups.{name}{dot}{key}"), reason)
-            })
+            Group::parse(group, format).map_err(|fault| fault.within(&format!("config_groups.{name}")))
         });
         let groups = parsed.collect::<Result<Vec<_>, _>>()?;
         Ok(Self { groups, ignore: targets(value, "ignore")? })
@@ -97,7 +91,7 @@ impl QuantizationConfig {
 }
 
 /// Refuses every kind of quantisation but the supported one.
-fn check_kind(value: &Value) -> Result<(), Wrong> {
+fn check_kind(value: &Value) -> Result<(), ConfigFault> {
     let advice = match value.get("quant_method").and_then(Value::as_str) {
         Some("gptq" | "awq" | "fp8" | "auto-round" | "intel/auto-round") => {
             "; `weights-tools convert DIR OUT` turns most checkpoints of this kind into one that is read"
@@ -112,12 +106,12 @@ fn check_kind(value: &Value) -> Result<(), Wrong> {
     let sparsity = value.get("sparsity_config").and_then(|config| config.get("format")).and_then(Value::as_str);
     match sparsity {
         None | Some("dense") => Ok(()),
-        Some(other) => Err(("sparsity_config.format".into(), format!("is \"{other}\", expected \"dense\""))),
+        Some(other) => Err(wrong("sparsity_config.format", Some(&other.into()), "\"dense\"")),
     }
 }
 
 impl Group {
-    fn parse(group: &Value, format: Option<&str>) -> Result<Self, Wrong> {
+    fn parse(group: &Value, format: Option<&str>) -> Result<Self, ConfigFault> {
         if !group.is_object() {
             return Err(wrong("", Some(group), "an object with `targets` and `weights`"));
         }
@@ -128,15 +122,12 @@ impl Group {
         expect_null(group, "input_activations", "null: only weights may be quantised, not activations")?;
         expect_null(group, "output_activations", "null: only weights may be quantised, not activations")?;
         let weights = group.get("weights").unwrap_or(&Value::Null);
-        let scheme = scheme(weights).map_err(|(key, reason)| {
-            let dot = if key.is_empty() { "" } else { "." };
-            (format!("weights{dot}{key}"), reason)
-        })?;
+        let scheme = scheme(weights).map_err(|fault| fault.within("weights"))?;
         Ok(Self { targets: targets(group, "targets")?, scheme })
     }
 }
 
-fn scheme(weights: &Value) -> Result<Scheme, Wrong> {
+fn scheme(weights: &Value) -> Result<Scheme, ConfigFault> {
     if !weights.is_object() {
         return Err(wrong("", Some(weights), "an object with `num_bits` and `strategy`"));
     }
@@ -154,7 +145,7 @@ fn scheme(weights: &Value) -> Result<Scheme, Wrong> {
     Ok(Scheme { bits, group: group_size(weights)?, symmetric })
 }
 
-fn group_size(weights: &Value) -> Result<Option<usize>, Wrong> {
+fn group_size(weights: &Value) -> Result<Option<usize>, ConfigFault> {
     let size = weights.get("group_size").and_then(Value::as_i64).filter(|size| *size != -1);
     match (weights.get("strategy").and_then(Value::as_str), size) {
         // Kernels read whole words of one group.
@@ -170,24 +161,27 @@ fn group_size(weights: &Value) -> Result<Option<usize>, Wrong> {
     }
 }
 
-fn targets(value: &Value, key: &str) -> Result<Vec<Target>, Wrong> {
+fn targets(value: &Value, key: &str) -> Result<Vec<Target>, ConfigFault> {
     let list = match value.get(key) {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(list)) => list,
         other => return Err(wrong(key, other, "a list of names and `re:` patterns")),
     };
     let one = |target: &Value| match target.as_str() {
-        Some(name) => Target::parse(name).map_err(|reason| (key.to_owned(), reason)),
+        Some(name) => Target::parse(key, name),
         None => Err(wrong(key, Some(target), "a name or a `re:` pattern")),
     };
     list.iter().map(one).collect()
 }
 
 impl Target {
-    fn parse(name: &str) -> Result<Self, String> {
+    fn parse(key: &str, name: &str) -> Result<Self, ConfigFault> {
         let Some(pattern) = name.strip_prefix("re:") else { return Ok(Target::Name(name.to_owned())) };
         let regex = Regex::new(&format!("^(?:{pattern})"));
-        let regex = regex.map_err(|error| format!("the pattern \"{name}\" cannot be read: {error}"))?;
+        let regex = regex.map_err(|error| ConfigFault {
+            at: key.to_owned(),
+            reason: format!("has the pattern \"{name}\", which cannot be read: {error}"),
+        })?;
         Ok(Target::Pattern(Box::new(regex)))
     }
 
@@ -205,7 +199,7 @@ impl Target {
     }
 }
 
-fn expect_text(value: &Value, key: &str, good: impl Fn(&str) -> bool, expected: &str) -> Result<(), Wrong> {
+fn expect_text(value: &Value, key: &str, good: impl Fn(&str) -> bool, expected: &str) -> Result<(), ConfigFault> {
     let found = value.get(key);
     match found.and_then(Value::as_str).is_some_and(good) {
         true => Ok(()),
@@ -213,16 +207,16 @@ fn expect_text(value: &Value, key: &str, good: impl Fn(&str) -> bool, expected: 
     }
 }
 
-fn expect_null(value: &Value, key: &str, expected: &str) -> Result<(), Wrong> {
+fn expect_null(value: &Value, key: &str, expected: &str) -> Result<(), ConfigFault> {
     match value.get(key) {
         None | Some(Value::Null) => Ok(()),
-        Some(_) => Err((key.to_owned(), format!("is set, expected {expected}"))),
+        Some(_) => Err(ConfigFault { at: key.to_owned(), reason: format!("is set, expected {expected}") }),
     }
 }
 
-fn wrong(key: &str, found: Option<&Value>, expected: &str) -> Wrong {
+fn wrong(key: &str, found: Option<&Value>, expected: &str) -> ConfigFault {
     let found = found.map_or_else(|| "is missing".to_owned(), |value| format!("is {value}"));
-    (key.to_owned(), format!("{found}, expected {expected}"))
+    ConfigFault { at: key.to_owned(), reason: format!("{found}, expected {expected}") }
 }
 
 #[cfg(test)]
@@ -239,7 +233,7 @@ mod tests {
     fn parse(edit: impl FnOnce(&mut Value)) -> Result<QuantizationConfig, String> {
         let mut value = example();
         edit(&mut value);
-        QuantizationConfig::parse(&value).map_err(|(key, reason)| format!("`{key}` {reason}"))
+        QuantizationConfig::parse(&value).map_err(|fault| format!("`{}` {}", fault.at, fault.reason))
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl FromStr for Dtype {
             "f32" | "float32" => Ok(Dtype::F32),
             "bf16" | "bfloat16" => Ok(Dtype::Bf16),
             "f16" | "float16" => Ok(Dtype::F16),
-            other => Err(Error::Unsupported(format!("number type `{other}`: expected f32, bf16 or f16"))),
+            other => Err(Error::unsupported(format!("number type `{other}`: expected f32, bf16 or f16"))),
         }
     }
 }

@@ -1,5 +1,8 @@
 use std::path::PathBuf;
 
+/// The error of another crate that an [`enum@Error`] came from; `source.downcast_ref::<T>()` has its type back.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
 /// What can go wrong where the outside world enters: files, requests, media, devices.
 ///
 /// Each message names the thing (file, message part, tensor, option) and what was expected.
@@ -7,11 +10,23 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// A configuration file is missing a key, has a wrong value, or contradicts another file.
-    #[error("config: {0}")]
-    Config(String),
+    #[error("config: {reason}")]
+    Config {
+        /// What was found and what was expected.
+        reason: String,
+        /// The error of the part that noticed it; `reason` has its text.
+        #[source]
+        source: Option<Source>,
+    },
     /// Weights on disk are missing, unexpected, misshapen or unreadable.
-    #[error("weights: {0}")]
-    Weights(String),
+    #[error("weights: {reason}")]
+    Weights {
+        /// What was found and what was expected.
+        reason: String,
+        /// The error of the part that noticed it; `reason` has its text.
+        #[source]
+        source: Option<Source>,
+    },
     /// A media part could not be decoded.
     #[error("media in {part}: {reason}")]
     Media {
@@ -19,6 +34,9 @@ pub enum Error {
         part: String,
         /// What was found and what was expected.
         reason: String,
+        /// The error of the decoder or of the system; `reason` has its text.
+        #[source]
+        source: Option<Source>,
     },
     /// The request cannot be served as it stands: an empty conversation, an unknown speaker, absurd options.
     #[error("request: {0}")]
@@ -37,8 +55,14 @@ pub enum Error {
         limit: usize,
     },
     /// Something this build or this checkpoint kind does not offer.
-    #[error("unsupported: {0}")]
-    Unsupported(String),
+    #[error("unsupported: {reason}")]
+    Unsupported {
+        /// What was found and what was expected.
+        reason: String,
+        /// The error of the part that noticed it; `reason` has its text.
+        #[source]
+        source: Option<Source>,
+    },
     /// Less memory is available than the weights need; no weight was read.
     #[error(
         "memory: the weights need {needed} bytes ({:.1} GB), but {available} ({:.1} GB) are available{advice}",
@@ -93,5 +117,38 @@ impl Error {
     /// Makes an [`Error::Io`] for `path`.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Error::Io { path: path.into(), source }
+    }
+
+    /// Makes an [`Error::Config`]; [`Error::caused_by`] adds what caused it.
+    pub fn config(reason: impl Into<String>) -> Self {
+        Error::Config { reason: reason.into(), source: None }
+    }
+
+    /// Makes an [`Error::Weights`]; [`Error::caused_by`] adds what caused it.
+    pub fn weights(reason: impl Into<String>) -> Self {
+        Error::Weights { reason: reason.into(), source: None }
+    }
+
+    /// Makes an [`Error::Unsupported`]; [`Error::caused_by`] adds what caused it.
+    pub fn unsupported(reason: impl Into<String>) -> Self {
+        Error::Unsupported { reason: reason.into(), source: None }
+    }
+
+    /// Makes an [`Error::Media`] for `part`, the message and the part counted from 1; [`Error::caused_by`] adds what caused it.
+    pub fn media(part: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Media { part: part.into(), reason: reason.into(), source: None }
+    }
+
+    /// Sets the source of an error that can have one; the text stays as it is.
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl Into<Source>) -> Self {
+        if let Error::Config { source, .. }
+        | Error::Weights { source, .. }
+        | Error::Unsupported { source, .. }
+        | Error::Media { source, .. } = &mut self
+        {
+            *source = Some(cause.into());
+        }
+        self
     }
 }

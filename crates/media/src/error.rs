@@ -53,7 +53,7 @@ pub type Result<T, E = MediaError> = std::result::Result<T, E>;
 impl MediaError {
     /// Converts to the workspace's error; `part` names the message and the part, counted from 1.
     pub fn in_part(self, part: impl Into<String>) -> omni_core::Error {
-        omni_core::Error::Media { part: part.into(), reason: self.to_string() }
+        omni_core::Error::media(part, self.to_string()).caused_by(self)
     }
 
     pub(crate) fn unusable(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {

@@ -66,7 +66,7 @@ impl MimiEncoder {
     pub fn load(weights: &Weights, config: &MimiConfig) -> Result<Self> {
         let dtype = weights.compute_dtype();
         if dtype != Dtype::F32 {
-            return Err(Error::Unsupported(format!("Mimi's encoder in {dtype:?}: its codes are chosen in f32 only")));
+            return Err(Error::unsupported(format!("Mimi's encoder in {dtype:?}: its codes are chosen in f32 only")));
         }
         let (numbering, width, stride) = (Numbering::default(), config.hidden_size, config.downsampling());
         let encoder = SeaNet::load(&weights.at("encoder"), config, &numbering)?;
@@ -285,7 +285,7 @@ fn check(run: &MimiRun) -> Result<()> {
     match run.samples.iter().position(|sample| !sample.is_finite()) {
         Some(index) => {
             let reason = format!("sample {} is {}, expected finite numbers", index + 1, run.samples[index]);
-            Err(Error::Media { part: "sound".into(), reason })
+            Err(Error::media("sound", reason))
         }
         None => Ok(()),
     }

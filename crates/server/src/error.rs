@@ -101,7 +101,7 @@ impl ApiError {
             Error::Grammar(_) => invalid("invalid_value", "response_format"),
             Error::Media { part, .. } => Self::of_media(error, part, messages),
             Error::ContextLength { .. } => invalid("context_length_exceeded", "messages"),
-            Error::Unsupported(_) | Error::NotLoaded(_) => invalid("unsupported_value", "messages"),
+            Error::Unsupported { .. } | Error::NotLoaded(_) => invalid("unsupported_value", "messages"),
             Error::Busy { .. } => Self::busy("all places for answers are taken"),
             _ => {
                 tracing::error!(%error, "an answer failed");

@@ -163,7 +163,7 @@ impl ServeArguments {
             return Ok(());
         }
         let message = "--api-key or OMNI_API_KEY holds no key: expected one or several, separated by commas; leave both out to serve without";
-        Err(Error::Config(message.into()))
+        Err(Error::config(message))
     }
 
     /// Host names that are answered to: of a server for the machine itself only its own, so that a page whose name is pointed at it

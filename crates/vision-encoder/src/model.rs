@@ -135,7 +135,7 @@ impl VisionEncoder {
     }
 
     fn check(&self, items: &[PixelPatches]) -> Result<()> {
-        let refuse = |reason: String| Err(Error::Media { part: "picture".into(), reason });
+        let refuse = |reason: String| Err(Error::media("picture", reason));
         if items.is_empty() {
             return refuse("there are no items to encode".into());
         }

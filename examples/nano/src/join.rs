@@ -65,12 +65,12 @@ impl Join {
         let mut tensors = BTreeMap::new();
         for (name, (dtype, shape, bytes)) in &joined {
             let view = TensorView::new(*dtype, shape.clone(), bytes);
-            tensors.insert(name, view.map_err(|error| Error::Config(format!("`{name}`: {error}")))?);
+            tensors.insert(name, view.map_err(|error| Error::config(format!("`{name}`: {error}")))?);
         }
         let path = partial.join("model.safetensors");
         let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
         safetensors::serialize_to_file(tensors, Some(metadata), &path)
-            .map_err(|error| Error::Config(format!("{}: {error}", path.display())))?;
+            .map_err(|error| Error::config(format!("{}: {error}", path.display())))?;
         for entry in std::fs::read_dir(&self.model).map_err(io(&self.model))? {
             let from = entry.map_err(io(&self.model))?.path();
             let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -104,7 +104,7 @@ const BY_TOKEN: [&str; 2] = ["thinker.model.embed_tokens.weight", "thinker.lm_he
 
 /// A tensor of `from`. If it is one of [`BY_TOKEN`] and has fewer rows than that of `base`, the others are `base`'s.
 fn joined_values<'a>(name: &str, shape: &[usize], base: &Checkpoint, from: &'a Checkpoint) -> Result<Stored<'a>> {
-    let misfit = || Error::Config(format!("`{name}`: not in the part, or of another shape"));
+    let misfit = || Error::config(format!("`{name}`: not in the part, or of another shape"));
     let found = from.tensors().get(name).ok_or_else(misfit)?;
     if found.shape == shape {
         return Ok((found.dtype, found.shape.clone(), from.bytes(found).into()));

@@ -86,7 +86,7 @@ fn joined(text: &str, recorded: &BTreeMap<String, Codes>, speaker: &str) -> Resu
 
 impl Codes {
     fn read(path: &Path) -> Result<Self> {
-        let wrong = |reason: &dyn std::fmt::Display| Error::Config(format!("{}: {reason}", path.display()));
+        let wrong = |reason: &dyn std::fmt::Display| Error::config(format!("{}: {reason}", path.display()));
         let file = std::fs::read(path).map_err(io(path))?;
         let tensors = SafeTensors::deserialize(&file).map_err(|error| wrong(&error))?;
         let tensor = tensors.tensor(CODES).map_err(|error| wrong(&error))?;
@@ -101,7 +101,7 @@ impl Codes {
     }
 
     fn write(&self, path: &Path) -> Result<()> {
-        let wrong = |error: &dyn std::fmt::Display| Error::Config(format!("{}: {error}", path.display()));
+        let wrong = |error: &dyn std::fmt::Display| Error::config(format!("{}: {error}", path.display()));
         let view = TensorView::new(self.dtype, self.shape.to_vec(), &self.bytes).map_err(|error| wrong(&error))?;
         safetensors::serialize_to_file([(CODES, view)], None, path).map_err(|error| wrong(&error))
     }
@@ -109,7 +109,7 @@ impl Codes {
 
 fn read_lines(path: &Path) -> Result<Vec<Value>> {
     let parse = |(number, line): (usize, &str)| {
-        let wrong = |error| Error::Config(format!("{}:{}: {error}", path.display(), number + 1));
+        let wrong = |error| Error::config(format!("{}:{}: {error}", path.display(), number + 1));
         serde_json::from_str(line).map_err(wrong)
     };
     read_text(path)?.lines().enumerate().map(parse).collect()

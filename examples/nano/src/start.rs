@@ -141,7 +141,7 @@ fn with_parts_of(mut thinker: Value, mut other: Value) -> Result<Value> {
     }
     let width = thinker["thinker_config"]["text_config"]["hidden_size"].clone();
     if !width.is_u64() {
-        return Err(Error::Config("the thinker's config has no `thinker_config.text_config.hidden_size`".into()));
+        return Err(Error::config("the thinker's config has no `thinker_config.text_config.hidden_size`"));
     }
     other["talker_config"]["thinker_hidden_size"] = width;
     for part in ["talker_config", "code2wav_config"] {
@@ -154,7 +154,7 @@ fn with_parts_of(mut thinker: Value, mut other: Value) -> Result<Value> {
 /// A config whose ids of tokens, and the size of the vocabulary, are those of a tokenizer.
 fn with_ids(mut config: Value, ids: &Map<String, Value>) -> Result<Value> {
     let id = |token: &str| {
-        let missing = || Error::Config(format!("the tokenizer has no `{token}`"));
+        let missing = || Error::config(format!("the tokenizer has no `{token}`"));
         ids.get(token).and_then(Value::as_u64).ok_or_else(missing)
     };
     let vocabulary = ids.len().next_multiple_of(MULTIPLE);

@@ -69,7 +69,7 @@ pub(crate) fn write(
 /// Those of the files, and [`Error::Config`] for a tokenizer that is no byte-pair encoding.
 pub(crate) fn extend(words: &[String], from: &Path, out: &Path) -> Result<Map<String, Value>> {
     let path = from.join("vocab.json");
-    let no_ids = || Error::Config(format!("{}: expected tokens and their ids", path.display()));
+    let no_ids = || Error::config(format!("{}: expected tokens and their ids", path.display()));
     let Value::Object(mut ids) = read_json(&path)? else { return Err(no_ids()) };
     let merges = read_text(&from.join("merges.txt"))?;
     let pair = |line: &str| line.split_once(' ').map(|(first, second)| (first.to_owned(), second.to_owned()));
@@ -78,7 +78,7 @@ pub(crate) fn extend(words: &[String], from: &Path, out: &Path) -> Result<Map<St
     let settings = read_json(&from.join("tokenizer_config.json"))?;
     // Added tokens keep their ids and become part of the vocabulary: new ids follow theirs, and a vocabulary must have no gap.
     for (id, token) in settings["added_tokens_decoder"].as_object().into_iter().flatten() {
-        let id: u64 = id.parse().map_err(|_| Error::Config(format!("added token `{id}`: expected an id")))?;
+        let id: u64 = id.parse().map_err(|_| Error::config(format!("added token `{id}`: expected an id")))?;
         ids.insert(token["content"].as_str().unwrap_or_default().to_owned(), json!(id));
     }
     for word in words.iter().filter(|word| word.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
@@ -98,7 +98,7 @@ fn merge(text: &str, ids: &mut Map<String, Value>, pairs: &mut Vec<(String, Stri
         let vocabulary = ids.iter().map(|(token, id)| (token.clone(), id.as_u64().unwrap_or_default() as u32));
         let model = BPE::builder().vocab_and_merges(vocabulary.collect::<Vocab>(), pairs.clone()).build();
         let tokens = model.and_then(|model| model.tokenize(text));
-        let tokens = tokens.map_err(|error| Error::Config(format!("the tokenizer, for `{text}`: {error}")))?;
+        let tokens = tokens.map_err(|error| Error::config(format!("the tokenizer, for `{text}`: {error}")))?;
         let [first, second, ..] = &tokens[..] else { return Ok(()) };
         pairs.push((first.value.clone(), second.value.clone()));
         let next = ids.len();
@@ -108,7 +108,7 @@ fn merge(text: &str, ids: &mut Map<String, Value>, pairs: &mut Vec<(String, Stri
 
 /// Settings whose added tokens follow the others; their ids are added to `ids`.
 fn with_added(settings: &str, ids: &mut Map<String, Value>) -> Result<Value> {
-    let mut settings: Value = serde_json::from_str(settings).map_err(|error| Error::Config(error.to_string()))?;
+    let mut settings: Value = serde_json::from_str(settings).map_err(|error| Error::config(error.to_string()))?;
     let added = settings["added_tokens_decoder"].as_object().cloned().unwrap_or_default();
     let by_id: BTreeMap<u64, Value> =
         added.into_iter().filter_map(|(id, token)| Some((id.parse().ok()?, token))).collect();

@@ -59,7 +59,7 @@ impl Pairs {
         let (shape, found) = (reference.dims(), other.dims());
         if shape != found {
             let reason = format!("the outputs have shapes {shape:?} and {found:?}");
-            return Err(Error::Weights(format!("{}, {}: {reason}", self.component, self.output)));
+            return Err(Error::weights(format!("{}, {}: {reason}", self.component, self.output)));
         }
         let width = shape[D - 1].max(1);
         let [reference, other] = [host(reference)?, host(other)?];

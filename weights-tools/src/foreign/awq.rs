@@ -22,7 +22,7 @@ pub(super) fn words(tensors: &Tensors, (module, shape @ [outputs, inputs]): (&st
 /// Reads all of a layer but its words.
 pub(super) fn layer(tensors: &Tensors, (module, shape @ [outputs, inputs]): (&str, [usize; 2])) -> Result<Layer> {
     if !inputs.is_multiple_of(8) || !outputs.is_multiple_of(8) {
-        return Err(Error::Weights(format!("layer `{module}` of shape {shape:?} does not fill its words of 8")));
+        return Err(Error::weights(format!("layer `{module}` of shape {shape:?} does not fill its words of 8")));
     }
     tensors.expect(&format!("{module}.qweight"), &[inputs, outputs / 8])?;
     let (scales, scale_type, groups) = scales(tensors, module, shape)?;

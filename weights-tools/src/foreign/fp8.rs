@@ -10,7 +10,7 @@ use crate::source::{float_of, floats, write_floats};
 /// Checks number types and shapes of a layer `[out, in]`.
 pub(super) fn check(tensors: &Tensors, name: &str, [outputs, inputs]: [usize; 2], block: [usize; 2]) -> Result<()> {
     if tensors.dtype(name) != Stored::F8_E4M3 {
-        return Err(Error::Weights(format!(
+        return Err(Error::weights(format!(
             "tensor `{name}` has number type {:?}, expected F8_E4M3",
             tensors.dtype(name)
         )));
@@ -33,7 +33,7 @@ pub(super) fn write(
     let scales = floats(&tensors.read(&scale_name)?, float_of(&scale_name, tensors.dtype(&scale_name))?);
     if let Some(at) = scales.iter().position(|scale| !scale.is_finite()) {
         let (row, column) = (at / blocks, at % blocks);
-        return Err(Error::Weights(format!(
+        return Err(Error::weights(format!(
             "tensor `{scale_name}`: row {row}, column {column} is not a finite number"
         )));
     }
@@ -41,7 +41,7 @@ pub(super) fn write(
     let bytes = tensors.read(name)?;
     if let Some(at) = bytes.iter().position(|byte| byte & 0x7F == 0x7F) {
         let (row, column) = (at / inputs, at % inputs);
-        return Err(Error::Weights(format!("tensor `{name}`: row {row}, column {column} is not a finite number")));
+        return Err(Error::weights(format!("tensor `{name}`: row {row}, column {column} is not a finite number")));
     }
     for (rows, scales) in bytes.chunks(block[0].saturating_mul(inputs)).zip(scales.chunks(blocks)) {
         let value = |(at, byte): (usize, &u8)| table[usize::from(*byte)] * scales[at % inputs / block[1]];

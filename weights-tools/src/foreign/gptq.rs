@@ -25,7 +25,7 @@ pub(super) fn layer(
 ) -> Result<Layer> {
     let per_word = (32 / bits) as usize;
     if !inputs.is_multiple_of(per_word) || !outputs.is_multiple_of(per_word) {
-        return Err(Error::Weights(format!(
+        return Err(Error::weights(format!(
             "layer `{module}` of shape {shape:?} does not fill its words of {per_word}"
         )));
     }
@@ -63,7 +63,7 @@ fn zeros(
         None => Ok(stored.into_iter().map(|zero| zero + 1).collect()),
         Some(at) => {
             let (group, output) = (at / outputs, at % outputs);
-            Err(Error::Weights(format!(
+            Err(Error::weights(format!(
                 "tensor `{name}`: the zero point of output {output}, group {group} is stored as the largest number, which \
                  some programs read as {} and others as 0",
                 1u32 << bits
@@ -81,7 +81,7 @@ fn order(tensors: &Tensors, module: &str, inputs: usize, groups: usize) -> Resul
     let order = tensors.integers(&name, &[inputs])?;
     if let Some((input, found)) = order.iter().enumerate().find(|(_, group)| !(0..groups as i32).contains(*group)) {
         let last = groups - 1;
-        return Err(Error::Weights(format!(
+        return Err(Error::weights(format!(
             "tensor `{name}`: input {input} is in group {found}, expected 0 to {last}"
         )));
     }

@@ -49,7 +49,7 @@ pub(super) fn scales(
     [outputs, inputs]: [usize; 2],
 ) -> Result<(Vec<u8>, Dtype, usize)> {
     let name = format!("{module}.scales");
-    let wrong = |reason: String| Error::Weights(format!("tensor `{name}`: {reason}"));
+    let wrong = |reason: String| Error::weights(format!("tensor `{name}`: {reason}"));
     let groups = tensors.shape(&name).and_then(|shape| shape.first().copied()).unwrap_or(0);
     tensors.expect(&name, &[groups, outputs])?;
     if groups == 0 || !inputs.is_multiple_of(groups) || !(inputs / groups).is_multiple_of(8) {

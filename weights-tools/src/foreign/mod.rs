@@ -53,7 +53,7 @@ fn kind_of(source: &Path) -> Option<Result<Kind>> {
     // What cannot be read is told by those who read it as an ordinary checkpoint.
     let config: Value = read_json(&source.join("config.json")).ok()?;
     let found = Kind::of(&config)?;
-    Some(found.map_err(|reason| Error::Unsupported(format!("{}: {reason}", source.join("config.json").display()))))
+    Some(found.map_err(|reason| Error::unsupported(format!("{}: {reason}", source.join("config.json").display()))))
 }
 
 impl<'a> Foreign<'a> {
@@ -102,7 +102,7 @@ impl<'a> Foreign<'a> {
         report.unexpected = rest.into_iter().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
         match report.is_clean() {
             true => Ok(()),
-            false => Err(Error::Weights(format!("{}: {report}", self.options.source.display()))),
+            false => Err(Error::weights(format!("{}: {report}", self.options.source.display()))),
         }
     }
 

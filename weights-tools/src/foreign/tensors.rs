@@ -54,7 +54,7 @@ impl Tensors {
 
     /// The bytes of a tensor.
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let entry = self.0.get(name).ok_or_else(|| Error::Weights(format!("tensor `{name}` is missing")))?;
+        let entry = self.0.get(name).ok_or_else(|| Error::weights(format!("tensor `{name}` is missing")))?;
         let mut bytes = vec![0; entry.bytes];
         File::open(&entry.file)
             .and_then(|mut file| {
@@ -69,7 +69,7 @@ impl Tensors {
     pub(super) fn integers(&self, name: &str, shape: &[usize]) -> Result<Vec<i32>> {
         self.expect(name, shape)?;
         if self.dtype(name) != Dtype::I32 {
-            return Err(Error::Weights(format!(
+            return Err(Error::weights(format!(
                 "tensor `{name}` has number type {:?}, expected I32",
                 self.dtype(name)
             )));
@@ -83,7 +83,7 @@ impl Tensors {
             Some(found) if found == shape => Ok(()),
             found => {
                 let found = found.map_or_else(|| "missing".to_owned(), |found| format!("of shape {found:?}"));
-                Err(Error::Weights(format!("tensor `{name}` is {found}, expected {shape:?}")))
+                Err(Error::weights(format!("tensor `{name}` is {found}, expected {shape:?}")))
             }
         }
     }
@@ -119,5 +119,5 @@ fn entries(path: &Path) -> Result<Vec<(String, Entry)>> {
 }
 
 fn damaged(path: &Path, reason: &str) -> Error {
-    Error::Weights(format!("{}: {reason}", path.display()))
+    Error::weights(format!("{}: {reason}", path.display()))
 }

@@ -37,10 +37,10 @@ fn broken_json(directory: &Path) -> Vec<(PathBuf, Error)> {
 fn read(path: &Path) -> Result<Value> {
     let text = std::fs::read(path).map_err(|source| Error::io(path, source))?;
     let value: Value =
-        serde_json::from_slice(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))?;
+        serde_json::from_slice(&text).map_err(|error| Error::config(format!("{}: {error}", path.display())))?;
     match value.is_object() {
         true => Ok(value),
-        false => Err(Error::Config(format!("{}: expected a JSON object", path.display()))),
+        false => Err(Error::config(format!("{}: expected a JSON object", path.display()))),
     }
 }
 

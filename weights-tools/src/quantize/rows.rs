@@ -66,7 +66,7 @@ fn write(packed: &PackedMatrix, sink: &mut Sink<'_>) -> Result<()> {
 
 fn not_finite(name: &str, inputs: usize, first_row: usize, at: usize) -> Error {
     let (row, column) = (first_row + at / inputs, at % inputs);
-    Error::Weights(format!(
+    Error::weights(format!(
         "tensor `{name}`: row {row}, column {column} is not a finite number, so it cannot be quantised"
     ))
 }

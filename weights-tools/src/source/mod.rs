@@ -86,7 +86,7 @@ pub(crate) fn companions(directory: &Path) -> Result<Vec<PathBuf>> {
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-    serde_json::from_slice(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+    serde_json::from_slice(&text).map_err(|error| Error::config(format!("{}: {error}", path.display())))
 }
 
 /// A short number that changes with the text (FNV-1a).
@@ -146,7 +146,7 @@ pub(crate) fn float_of(name: &str, dtype: Stored) -> Result<Dtype> {
         Stored::F32 => Ok(Dtype::F32),
         Stored::BF16 => Ok(Dtype::Bf16),
         Stored::F16 => Ok(Dtype::F16),
-        other => Err(Error::Weights(format!("tensor `{name}` has number type {other:?}, expected F32, BF16 or F16"))),
+        other => Err(Error::weights(format!("tensor `{name}` has number type {other:?}, expected F32, BF16 or F16"))),
     }
 }
 
@@ -192,7 +192,7 @@ pub(crate) fn write_floats(name: &str, values: &[f32], dtype: Dtype, sink: &mut 
     let too_large = |value: &&f32| dtype == Dtype::F16 && value.is_finite() && f16::from_f32(**value).is_infinite();
     match values.iter().find(too_large) {
         Some(value) => {
-            Err(Error::Weights(format!("tensor `{name}`: {value} is too large for f16; choose bf16 or f32")))
+            Err(Error::weights(format!("tensor `{name}`: {value} is too large for f16; choose bf16 or f32")))
         }
         None => sink.write(0, &to_bytes(values, dtype)),
     }

@@ -26,7 +26,7 @@ impl AutDecoderConfig {
             true => Ok(Self { vocab_size, layers }),
             false => {
                 let reason = "expected the layers of a text decoder, `decoder.layers.0.…`".into();
-                Err(CheckpointError::Shard { path: file.directory().to_owned(), reason })
+                Err(CheckpointError::Shard { path: file.directory().to_owned(), reason, source: None })
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The names of an adapter's tensors.
 
+use crate::ConfigFault;
+
 /// What a tensor of an adapter is, by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Role {
@@ -20,8 +22,12 @@ const PREFIX: &str = "base_model.model.";
 /// The name an adapter has in a program, which some tools leave in the names of its tensors.
 const DEFAULT: &str = "default.";
 
-/// Reads a name; the error says what was expected.
-pub(super) fn role(key: &str) -> Result<Role, String> {
+/// Reads a name.
+///
+/// # Errors
+/// [`ConfigFault`] at that name, for one that is no part of a LoRA adapter.
+pub(super) fn role(key: &str) -> Result<Role, ConfigFault> {
+    let refuse = |reason: String| Err(ConfigFault { at: key.to_owned(), reason });
     let name = key.strip_prefix(PREFIX).unwrap_or(key);
     for (marker, factor, is_table) in [
         (".lora_A", Factor::A, false),
@@ -38,15 +44,15 @@ pub(super) fn role(key: &str) -> Result<Role, String> {
             Some(_) => Ok(Role::Factor { module: module.to_owned(), factor, is_table }),
             None => {
                 let expected = if is_table { marker.to_owned() } else { format!("{marker}.weight") };
-                Err(format!("is no factor that is read; expected a name that ends with `{expected}`"))
+                refuse(format!("is no factor that is read; expected a name that ends with `{expected}`"))
             }
         };
     }
     if name.contains(".lora_magnitude_vector") {
-        return Err("belongs to DoRA, which is not merged here; PEFT's `merge_and_unload` does it".to_owned());
+        return refuse("belongs to DoRA, which is not merged here; PEFT's `merge_and_unload` does it".to_owned());
     }
     if name.contains(".lora_") {
-        return Err("is no part of an adapter that is read; expected lora_A, lora_B and whole tensors".to_owned());
+        return refuse("is no part of an adapter that is read; expected lora_A, lora_B and whole tensors".to_owned());
     }
     Ok(Role::Whole(whole(name)))
 }

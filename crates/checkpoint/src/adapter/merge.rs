@@ -4,40 +4,13 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cpu_kernels::{LinearShape, Precision, Weight, linear_to};
-
-use super::view::View;
+use super::change::{Change, Kind, Ready};
 use super::{Adapter, Named, floats};
 use crate::weights::buffer::Buffer;
 use crate::{Checkpoint, CheckpointError, Dtype};
 
 /// Rows of a matrix that are merged at a time.
 const ROWS: usize = 256;
-
-/// What one adapter does to one tensor.
-#[derive(Debug, Clone)]
-pub(crate) struct Change {
-    adapter: Arc<Adapter>,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone)]
-enum Kind {
-    /// Takes the place of the tensor.
-    Replace(Named),
-    /// Is added to it.
-    Add(Product),
-}
-
-/// `scale · left · right`.
-#[derive(Debug, Clone)]
-pub(super) struct Product {
-    /// `[out, r]`.
-    pub(super) left: View,
-    /// `[r, in]`.
-    pub(super) right: View,
-    pub(super) scale: f32,
-}
 
 impl Checkpoint {
     /// Adds an adapter: from now on, tensors are read with it merged ([`Checkpoint::contents`]). Several adapters add up.
@@ -131,51 +104,6 @@ impl Checkpoint {
             let reason = format!("makes value {index} of `{name}` infinite or NaN in {dtype}, with {adapters} merged");
             at.adapter.wrong(at.key(), reason)
         })
-    }
-}
-
-impl Change {
-    fn key(&self) -> &str {
-        match &self.kind {
-            Kind::Replace(whole) => &whole.key,
-            Kind::Add(product) => &product.right.tensor.key,
-        }
-    }
-
-    fn replacement(&self) -> Option<(&Adapter, &Named)> {
-        match &self.kind {
-            Kind::Replace(whole) => Some((&self.adapter, whole)),
-            Kind::Add(_) => None,
-        }
-    }
-
-    fn ready(&self) -> Option<Ready> {
-        let Kind::Add(Product { left, right, scale }) = &self.kind else { return None };
-        let mut scaled = left.values(&self.adapter);
-        scaled.iter_mut().for_each(|value| *value *= scale);
-        let right = right.clone().transposed().values(&self.adapter);
-        Some(Ready { left: scaled, right, rank: left.shape[1] })
-    }
-}
-
-/// The factors of a product as the kernels take them.
-struct Ready {
-    /// `[out, r]`, scaled.
-    left: Vec<f32>,
-    /// `[in, r]`.
-    right: Vec<f32>,
-    rank: usize,
-}
-
-impl Ready {
-    /// Adds the product's rows from `row` on to `values`, rows of `width`.
-    fn add(&self, values: &mut [f32], row: usize, width: usize) {
-        let (rows, input) = (values.len() / width, self.rank);
-        let mut delta = vec![0.0; values.len()];
-        let shape = LinearShape { rows, input, output: width };
-        let left = &self.left[row * input..][..rows * input];
-        linear_to(left, Weight::F32(&self.right), None, shape, Precision::F32, &mut delta);
-        values.iter_mut().zip(&delta).for_each(|(value, delta)| *value += delta);
     }
 }
 

@@ -3,6 +3,7 @@
 //! An adapter is a directory with `adapter_config.json` and `adapter_model.safetensors`. For the matrix `W` `[out, in]` of a module it
 //! has two factors, `A` `[r, in]` and `B` `[out, r]`, and stands for `W + (α / r) B A` (Hu et al., 2021).
 
+mod change;
 mod config;
 mod keys;
 mod merge;
@@ -14,12 +15,12 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use crate::directory::{Tensor, map_shard};
+use crate::shard::{Tensor, map_shard};
 use crate::weights::buffer::Buffer;
 use crate::{CheckpointError, Dtype};
+pub(crate) use change::Change;
 use config::Settings;
 use keys::{Factor, Role, role};
-pub(crate) use merge::Change;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -103,7 +104,7 @@ impl Adapter {
         tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
         for (key, tensor) in tensors {
             let named = self.named(key, tensor)?;
-            let before = match role(&named.key).map_err(|reason| self.wrong(&named.key, reason))? {
+            let before = match role(&named.key).map_err(|fault| self.wrong(&fault.at, fault.reason))? {
                 Role::Whole(name) => self.whole.insert(name, named.clone()),
                 Role::Factor { module, factor, is_table } => {
                     let pair = pairs.entry((module, is_table)).or_default();

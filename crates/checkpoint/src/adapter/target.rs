@@ -1,6 +1,6 @@
 //! Finds the tensors of a checkpoint that an adapter's tensors belong to.
 
-use super::merge::Product;
+use super::change::Product;
 use super::view::View;
 use super::{Adapter, Factors, Named};
 use crate::packed_layer::WORDS;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::{Device, Distribution, Tensor};
 use omni_core::Dtype;
 
-use super::Weights;
 use super::buffer::Buffer;
+use crate::arena::Arena;
 use crate::random::random_range;
 use crate::stored::Bytes;
 use crate::{Scheme, StoredMatrix};
@@ -30,37 +30,40 @@ impl Packing {
     }
 }
 
-impl Weights<'_> {
-    pub(super) fn draw<const D: usize>(&self, shape: [usize; D], (low, high): (f32, f32)) -> Tensor<D> {
-        self.count(shape.iter().product::<usize>() * self.tensor_dtype().size());
-        let values = Distribution::Uniform(low.into(), high.into());
-        Tensor::random(shape, values, (self.device(), self.tensor_dtype().into()))
-    }
+/// Draws a tensor from a range of values.
+pub(super) fn tensor<const D: usize>(
+    shape: [usize; D],
+    (low, high): (f32, f32),
+    device: &Device,
+    dtype: Dtype,
+) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Uniform(low.into(), high.into()), (device, dtype.into()))
+}
 
-    pub(super) fn draw_matrix(&self, shape: [usize; 2], scheme: Option<&Scheme>, seed: u64) -> StoredMatrix {
-        let bound = random_range("weight", &shape).1;
-        let mut random = xorshift(seed);
-        let Some(scheme) = scheme else {
-            let elements = shape[0] * shape[1];
-            let mut buffer = Buffer::new(self.matrix_type(), elements);
-            for _ in 0..elements {
-                buffer.extend_from_f32(&[((random() >> 40) as f32 / (1 << 23) as f32 - 1.0) * bound]);
-            }
-            self.count(elements * self.matrix_type().size());
-            return buffer.matrix(shape, &mut self.arena.borrow_mut());
-        };
-        let group =
-            if shape[1].is_multiple_of(scheme.group_in(shape[1])) { scheme.group_in(shape[1]) } else { shape[1] };
-        let words: Vec<u64> = (0..(shape[0] * scheme.words_in(shape[1])).div_ceil(2)).map(|_| random()).collect();
-        let words = &bytemuck::cast_slice(&words)[..shape[0] * scheme.words_in(shape[1]) * 4];
-        let mut scales = Buffer::new(Dtype::Bf16, 0);
-        let scale = bound / (1u32 << (scheme.bits - 1)) as f32;
-        scales.extend_from_f32(&vec![scale; shape[0] * shape[1].div_ceil(group)]);
-        self.count(words.len() + shape[0] * shape[1].div_ceil(group) * 2);
-        let sizes = [scheme.bits as usize, group];
-        let arena = &mut self.arena.borrow_mut();
-        StoredMatrix::packed(shape, sizes, Bytes::kept(words, arena), (scales.bytes(arena), true), None)
+/// Draws a matrix `[out, in]` stored as `dtype`.
+pub(super) fn matrix(shape: [usize; 2], dtype: Dtype, seed: u64, arena: &mut Arena) -> StoredMatrix {
+    let bound = random_range("weight", &shape).1;
+    let mut random = xorshift(seed);
+    let mut buffer = Buffer::new(dtype, shape[0] * shape[1]);
+    for _ in 0..shape[0] * shape[1] {
+        buffer.extend_from_f32(&[((random() >> 40) as f32 / (1 << 23) as f32 - 1.0) * bound]);
     }
+    buffer.matrix(shape, arena)
+}
+
+/// Draws a matrix `[out, in]` packed by a scheme, and returns its bytes of words and scales too.
+pub(super) fn packed_matrix(shape: [usize; 2], scheme: &Scheme, seed: u64, arena: &mut Arena) -> (StoredMatrix, usize) {
+    let [outputs, inputs] = shape;
+    let mut random = xorshift(seed);
+    let group = Some(scheme.group_in(inputs)).filter(|group| inputs.is_multiple_of(*group)).unwrap_or(inputs);
+    let (word_count, scale_count) = (outputs * scheme.words_in(inputs), outputs * inputs.div_ceil(group));
+    let words: Vec<u64> = (0..word_count.div_ceil(2)).map(|_| random()).collect();
+    let words = &bytemuck::cast_slice(&words)[..4 * word_count];
+    let mut scales = Buffer::new(Dtype::Bf16, 0);
+    scales.extend_from_f32(&vec![random_range("weight", &shape).1 / (1u32 << (scheme.bits - 1)) as f32; scale_count]);
+    let sizes = [scheme.bits as usize, group];
+    let (words, scales) = (Bytes::kept(words, arena), scales.bytes(arena));
+    (StoredMatrix::packed(shape, sizes, words, (scales, true), None), 4 * word_count + 2 * scale_count)
 }
 
 /// A fast source of random bits, good enough for stand-in weights.

@@ -2,6 +2,7 @@
 
 pub(crate) mod buffer;
 mod draw;
+mod record;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -13,13 +14,12 @@ use omni_core::{Dtype, Error, Place, Result};
 
 use buffer::Buffer;
 use draw::{Packing, hash, xorshift};
+pub use record::record;
 
 use crate::arena::Arena;
 use crate::random::{RandomCheckpoint, random_range};
 use crate::stored::Bytes;
-use crate::{
-    Checkpoint, CheckpointError, Expected, Manifest, PackedTensors, Scheme, StoredMatrix, StoredTensor, TensorKind,
-};
+use crate::{Checkpoint, CheckpointError, Manifest, PackedTensors, Scheme, StoredMatrix, StoredTensor, TensorKind};
 
 /// Progress of loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,36 +107,9 @@ impl<'a> Weights<'a> {
         Self::from_source(Source::Random { packing, seed }, place, dtype)
     }
 
-    /// Creates a source without weights: a model loaded from it records up to `most` tensors and cannot compute. Parameters are never
-    /// allocated.
-    pub(crate) fn recording(device: &Device, most: usize) -> Self {
-        Self::from_source(Source::Record { manifest: Rc::default(), most }, &Place::Device(device.clone()), Dtype::F32)
-    }
-
-    /// Takes the manifest of recorded requests.
-    pub(crate) fn recorded(&self) -> Manifest {
-        match &self.source {
-            Source::Record { manifest, .. } => manifest.take(),
-            _ => Manifest::new(),
-        }
-    }
-
     /// Whether a model loaded from here only records its tensors and cannot compute.
     pub fn is_recording(&self) -> bool {
         matches!(self.source, Source::Record { .. })
-    }
-
-    fn note(&self, name: &str, shape: &[usize], kind: TensorKind) -> Result<()> {
-        let Source::Record { manifest, most } = &self.source else { return Ok(()) };
-        let mut manifest = manifest.borrow_mut();
-        if manifest.len() >= *most {
-            let reason = format!(
-                "the config asks for more than {most} tensors (`{name}`, …): is a number of layers or experts wrong?"
-            );
-            return Err(Error::Config(reason));
-        }
-        manifest.insert(name.to_owned(), Expected { shape: shape.to_vec(), kind });
-        Ok(())
     }
 
     fn from_source(source: Source<'a>, place: &Place, dtype: Dtype) -> Self {
@@ -418,12 +391,30 @@ impl<'a> Weights<'a> {
         Ok(tensor)
     }
 
+    fn draw<const D: usize>(&self, shape: [usize; D], range: (f32, f32)) -> Tensor<D> {
+        self.count(shape.iter().product::<usize>() * self.tensor_dtype().size());
+        draw::tensor(shape, range, self.device(), self.tensor_dtype())
+    }
+
+    fn draw_matrix(&self, shape: [usize; 2], scheme: Option<&Scheme>, seed: u64) -> StoredMatrix {
+        let arena = &mut self.arena.borrow_mut();
+        let (matrix, bytes) = match scheme {
+            Some(scheme) => draw::packed_matrix(shape, scheme, seed, arena),
+            None => {
+                let matrix = draw::matrix(shape, self.matrix_type(), seed, arena);
+                (matrix, shape[0] * shape[1] * self.matrix_type().size())
+            }
+        };
+        self.count(bytes);
+        matrix
+    }
+
     fn read(&self, checkpoint: &Checkpoint, name: &str, shape: &[usize], buffer: &mut Buffer) -> Result<()> {
         let tensor = checkpoint.tensors().get(name);
         let tensor =
-            tensor.ok_or_else(|| Error::Weights(format!("tensor `{name}` {shape:?} is not in the checkpoint")))?;
+            tensor.ok_or_else(|| Error::weights(format!("tensor `{name}` {shape:?} is not in the checkpoint")))?;
         if tensor.shape != shape {
-            return Err(Error::Weights(format!("tensor `{name}`: expected {shape:?}, found {:?}", tensor.shape)));
+            return Err(Error::weights(format!("tensor `{name}`: expected {shape:?}, found {:?}", tensor.shape)));
         }
         let dtype = tensor.float_type().ok_or_else(|| -> CheckpointError { checkpoint.unreadable(name, tensor) })?;
         buffer.append(&checkpoint.contents(name)?, dtype);

@@ -7,10 +7,9 @@ use futures_core::Stream;
 use futures_core::stream::FusedStream;
 use omni_core::Result;
 
-use super::stream::ReplyStream;
 use crate::output::Event;
 
-/// The events of an answer as a `futures` stream, made by [`ReplyStream::into_async`] or [`crate::Answer::into_async`].
+/// The events of an answer as a `futures` stream, made by [`crate::ReplyStream::into_async`] or [`crate::Answer::into_async`].
 ///
 /// Dropping it stops the answer without waiting. The stages compute in threads of their own; polling never blocks.
 ///
@@ -59,19 +58,5 @@ impl<A: PollEvent + Unpin> Stream for AsyncEvents<A> {
 impl<A: PollEvent + Unpin> FusedStream for AsyncEvents<A> {
     fn is_terminated(&self) -> bool {
         self.ended
-    }
-}
-
-impl PollEvent for ReplyStream {
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
-        loop {
-            if self.outcome.is_none() {
-                return Poll::Ready(None);
-            }
-            let report = ready!(self.reports.as_mut().poll_next(context));
-            if let Some(item) = self.receive(report) {
-                return Poll::Ready(item);
-            }
-        }
     }
 }

@@ -6,9 +6,11 @@ use nn::Sampler;
 use nn::sampler::{Logits, NEVER, Suppressed};
 use omni_core::{Error, Result};
 
-use super::thinker::STAGE;
 use crate::output::{LogProb, TokenLogProbs};
 use crate::prompt::{GivenText, Hook, Prompt, TokenHook};
+
+/// The name of the thinker's stage in errors.
+const STAGE: &str = "thinker";
 
 /// Chooses the tokens of one answer.
 pub(super) struct Choice {

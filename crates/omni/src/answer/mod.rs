@@ -6,6 +6,7 @@ mod choice;
 mod guards;
 mod outcome;
 mod prose;
+mod report;
 mod splitter;
 mod stage;
 mod stop;

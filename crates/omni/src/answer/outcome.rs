@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::talker::TalkerReport;
-use super::thinker::ThinkerReport;
-use super::vocoder::VocoderReport;
+use super::report::{TalkerReport, ThinkerReport, VocoderReport};
 use crate::model::Model;
 use crate::output::{Audio, FinishReason, Pace, PromptTokens, Reply, Speech, SpeechFinish, Spoken, Timings, Usage};
 use crate::prompt::Prompt;

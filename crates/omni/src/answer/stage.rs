@@ -6,11 +6,8 @@ use std::time::Instant;
 
 use async_channel::Sender;
 use burn::tensor::Tensor;
-use omni_core::Error;
 
-use super::talker::TalkerReport;
-use super::thinker::ThinkerReport;
-use super::vocoder::VocoderReport;
+use super::report::Report;
 use crate::output::{Event, SpeechFinish};
 use crate::schedule::Permit;
 
@@ -20,15 +17,6 @@ pub(crate) enum Word {
     Tap(Option<Box<Tensor<2>>>),
     /// The id of a token to be spoken.
     Id(u32),
-}
-
-/// A message from a stage to the stream.
-pub(crate) enum Report {
-    Event(Event),
-    Thinker(Box<ThinkerReport>),
-    Talker(TalkerReport),
-    Vocoder(VocoderReport),
-    Failed(Error),
 }
 
 /// Signals that stop stages early, and the lock of sequential ones.

@@ -10,9 +10,10 @@ use async_channel::{Receiver, bounded};
 use omni_core::{Error, Result};
 
 #[cfg(feature = "async")]
-use super::asynchronous::AsyncEvents;
+use super::asynchronous::{AsyncEvents, PollEvent};
 use super::outcome::Outcome;
-use super::stage::{Report, Signals, StageContext};
+use super::report::Report;
+use super::stage::{Signals, StageContext};
 use super::talker::TalkerStage;
 use super::thinker::ThinkerStage;
 use super::vocoder::VocoderStage;
@@ -260,6 +261,21 @@ impl Iterator for ReplyStream {
 }
 
 impl FusedIterator for ReplyStream {}
+
+#[cfg(feature = "async")]
+impl PollEvent for ReplyStream {
+    fn poll_event(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<Event>>> {
+        loop {
+            if self.outcome.is_none() {
+                return std::task::Poll::Ready(None);
+            }
+            let report = std::task::ready!(futures_core::Stream::poll_next(self.reports.as_mut(), context));
+            if let Some(item) = self.receive(report) {
+                return std::task::Poll::Ready(item);
+            }
+        }
+    }
+}
 
 impl Drop for ReplyStream {
     /// Stops the stages without waiting for them.

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 use burn::tensor::Tensor;
 use moe_talker::{Conversation, SpeakOptions, Speaking, TalkerPrompt, TalkerState};
-use mtp::DraftCounts;
 use omni_core::{Error, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
 use super::guards::{Loops, overrun};
+use super::report::{Report, TalkerReport};
 use super::splitter::without_thinking;
-use super::stage::{Report, StageContext, Word, requested_stop};
+use super::stage::{StageContext, Word, requested_stop};
 use crate::model::{Model, SpeechParts};
 use crate::output::SpeechFinish;
 use crate::prefill::{CHUNK_TOKENS, ChunkedPrefill, PrefixCache, TalkerPrefix, TokenKey, chained_digests};
@@ -33,20 +33,6 @@ pub(crate) struct TalkerStage {
     pub(crate) frames: Sender<Frame>,
     /// The session's prefix cache, and the digests of the prompt's contents.
     pub(crate) prefix_cache: Option<(PrefixCache, Vec<u64>)>,
-}
-
-/// The report of the talker when it ends.
-#[derive(Debug, Default)]
-pub(crate) struct TalkerReport {
-    /// `None` if there was nothing to say.
-    pub(crate) finish_reason: Option<SpeechFinish>,
-    /// Time from the first word to the first code.
-    pub(crate) first_code: Duration,
-    /// Time without the code predictor.
-    pub(crate) talker: Duration,
-    pub(crate) code_predictor: Duration,
-    pub(crate) drafts: DraftCounts,
-    pub(crate) cache_bytes: usize,
 }
 
 /// The prompt, a run that has taken it, and the keys of the user part's tokens.

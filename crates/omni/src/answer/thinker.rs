@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_channel::Sender;
 use burn::tensor::Tensor;
@@ -9,17 +9,15 @@ use omni_core::{Positions, Result};
 
 use super::choice::{Choice, Chosen};
 use super::prose::Prose;
+use super::report::{Report, ThinkerReport};
 use super::splitter::Splitter;
-use super::stage::{Report, StageContext, Word};
+use super::stage::{StageContext, Word};
 use super::stop::StopStrings;
 use crate::model::Model;
-use crate::output::{Event, FinishReason, TokenLogProbs, ToolCall};
+use crate::output::{Event, FinishReason};
 use crate::prefill::{PrefillRequest, Prefilled, PrefixCache, ThinkerPrefix, TokenKey, prefill};
 use crate::prompt::{GenerateOptions, LastWord, Prompt, SpeechFilter};
 use crate::schedule::{Slot, ThinkerDone, ThinkerJob, forward_thinker_batch};
-
-/// The name of this stage in errors.
-pub(super) const STAGE: &str = "thinker";
 
 /// The stage of the thinker: prefills the prompt, decodes the text, and sends the talker what is to be spoken.
 pub(crate) struct ThinkerStage {
@@ -31,34 +29,6 @@ pub(crate) struct ThinkerStage {
     pub(crate) words: Option<Sender<Word>>,
     /// The session's prefix cache, and the digests of the prompt's contents.
     pub(crate) prefix_cache: Option<(PrefixCache, Vec<u64>)>,
-}
-
-/// The report of the thinker when it ends.
-#[derive(Debug, Default)]
-pub(crate) struct ThinkerReport {
-    pub(crate) answer: Vec<u32>,
-    pub(crate) text: String,
-    pub(crate) thinking: Option<String>,
-    pub(crate) tool_calls: Vec<ToolCall>,
-    /// One for each token of the answer, if they are wanted.
-    pub(crate) log_probs: Vec<TokenLogProbs>,
-    pub(crate) finish_reason: Option<FinishReason>,
-    /// Where a stop string begins in the text.
-    cut: Option<usize>,
-    /// Byte offset in [`ThinkerReport::text`] at which the text of each spoken id ends.
-    pub(crate) spoken: Vec<usize>,
-    /// For each byte of the text, whether it is spoken; `None` if all of it is.
-    pub(crate) mask: Option<Vec<bool>>,
-    pub(crate) encoders: Duration,
-    /// Time of prefill and decode, without the encoders.
-    pub(crate) thinker: Duration,
-    /// Time of prefill, up to the first token.
-    pub(crate) prefill: Duration,
-    /// Time from the request to the first token.
-    pub(crate) first_token: Duration,
-    pub(crate) cache_bytes: usize,
-    /// Tokens of the prompt that the prefix cache held.
-    pub(crate) cached_tokens: usize,
 }
 
 /// The state of decoding between two tokens.

@@ -1,14 +1,15 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_channel::Receiver;
 use code2wav::VocoderState;
 use omni_core::{Error, Result, VocoderStream};
 
 use super::guards::Silence;
-use super::stage::{Report, StageContext};
+use super::report::{Report, VocoderReport};
+use super::stage::StageContext;
 use crate::model::{AnyVocoder, Model};
-use crate::output::{Audio, Event, Loudness};
+use crate::output::{Audio, Event};
 use crate::prompt::{GenerateOptions, VocoderMode};
 use crate::schedule::{Frame, Slot, VocoderDone, VocoderJob, forward_vocoder_batch};
 
@@ -18,20 +19,6 @@ pub(crate) struct VocoderStage {
     pub(crate) model: Arc<Model>,
     pub(crate) options: Arc<GenerateOptions>,
     pub(crate) frames: Receiver<Frame>,
-}
-
-/// The report of the vocoder when it ends.
-#[derive(Debug, Default)]
-pub(crate) struct VocoderReport {
-    /// Codes of the frames that were decoded.
-    pub(crate) codes: Vec<Vec<u32>>,
-    pub(crate) samples: usize,
-    pub(crate) loudness: Loudness,
-    /// Time from the request to the first piece of sound.
-    pub(crate) first_audio: Option<Duration>,
-    pub(crate) vocoder: Duration,
-    /// Whether the guard against silence stopped the speech.
-    pub(crate) silent: bool,
 }
 
 /// The vocoder stream of one answer.

@@ -2,6 +2,8 @@
 
 mod detector;
 mod ear;
+mod event;
+mod options;
 mod worker;
 
 use std::iter::FusedIterator;
@@ -13,10 +15,11 @@ use async_channel::{Receiver, Sender, unbounded};
 use omni_core::{Error, Result};
 
 pub use detector::{TurnDetector, VoiceDetector};
+pub use event::ConversationEvent;
+pub use options::ConversationOptions;
 
-use crate::output::{Audio, Played, Reply, TokenLogProbs, ToolCall};
-use crate::prompt::{GenerateOptions, Message};
-use crate::session::{MelNorm, Session, Turns};
+use crate::prompt::Message;
+use crate::session::{Session, Turns};
 use worker::{Input, Worker};
 
 /// A conversation by voice that is going on; made by [`Session::converse`].
@@ -63,99 +66,6 @@ struct Inputs(Sender<Input>);
 impl Drop for Inputs {
     fn drop(&mut self) {
         let _ = self.0.try_send(Input::Closed);
-    }
-}
-
-/// What happens in a conversation, in order.
-///
-/// ```no_run
-/// # let omni = qwen3_omni::Omni::builder("model").load()?;
-/// # let (conversation, events) = omni.session().converse(Default::default())?;
-/// use qwen3_omni::ConversationEvent as Event;
-///
-/// for event in events {
-///     match event? {
-///         Event::TurnResumed => println!("(the last answer was not heard and is dropped)"),
-///         Event::Interrupted(heard) => println!("[heard: {}]", heard.text),
-///         _ => {}
-///     }
-/// }
-/// # Ok::<(), qwen3_omni::Error>(())
-/// ```
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum ConversationEvent {
-    /// A person has begun to speak.
-    SpeechStarted,
-    /// The person goes on with their last turn, of whose answer nothing was heard yet. That answer is dropped; the next one is to all that
-    /// they said. Comes after `SpeechStarted` and `Interrupted`.
-    TurnResumed,
-    /// The person's turn has ended; the answer begins.
-    TurnEnded,
-    /// A piece of thinking text.
-    Thinking(String),
-    /// A piece of the answer's text.
-    Text(String),
-    /// The log-probabilities at the answer's next token, as in [`Event::LogProbs`](crate::Event::LogProbs).
-    LogProbs(TokenLogProbs),
-    /// A piece of the answer's sound, which follows the previous one of the same answer without a gap.
-    Audio(Audio),
-    /// The model calls a function.
-    ToolCall(ToolCall),
-    /// A person spoke into the answer. What was not played is to be discarded; the conversation holds only this much of it.
-    Interrupted(Played),
-    /// The answer has been generated, to its end or up to the interruption.
-    Done(Box<Reply>),
-}
-
-/// How a conversation is held.
-///
-/// ```
-/// use qwen3_omni::{ConversationOptions, VoiceDetector};
-/// use std::time::Duration;
-///
-/// let patient = VoiceDetector::new(0.5, Duration::from_millis(64), Duration::from_millis(1200));
-/// let options = ConversationOptions::default().detector(patient).interruptible(false);
-/// ```
-#[must_use]
-#[non_exhaustive]
-pub struct ConversationOptions {
-    /// Options of all answers.
-    pub answer: GenerateOptions,
-    /// Normalisation of sound that is prefilled before its turn has ended.
-    pub mel_norm: MelNorm,
-    /// Decides when a person's turn begins and ends.
-    pub detector: Box<dyn TurnDetector>,
-    /// Whether a person who speaks interrupts the answer. Otherwise their turn is taken up when the answer has been generated.
-    pub interruptible: bool,
-}
-
-omni_core::setters! { ConversationOptions {
-    answer: GenerateOptions,
-    mel_norm: MelNorm,
-    detector: impl TurnDetector + 'static => Box::new(detector),
-    interruptible: bool,
-} }
-
-impl Default for ConversationOptions {
-    /// [`VoiceDetector`]; answers can be interrupted.
-    fn default() -> Self {
-        Self {
-            answer: GenerateOptions::default(),
-            mel_norm: MelNorm::default(),
-            detector: Box::new(VoiceDetector::default()),
-            interruptible: true,
-        }
-    }
-}
-
-impl std::fmt::Debug for ConversationOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ConversationOptions")
-            .field("answer", &self.answer)
-            .field("mel_norm", &self.mel_norm)
-            .field("interruptible", &self.interruptible)
-            .finish_non_exhaustive()
     }
 }
 

@@ -8,7 +8,8 @@ use async_channel::{Receiver, Sender};
 use omni_core::Result;
 
 use super::ear::{Ear, Heard, samples_in};
-use super::{ConversationEvent, ConversationOptions};
+use super::event::ConversationEvent;
+use super::options::ConversationOptions;
 use crate::answer::Canceller;
 use crate::output::{Event, Played, Reply};
 use crate::prompt::{GenerateOptions, Message};

@@ -22,7 +22,7 @@ impl OmniCheckpoint {
         let message = json!([{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]);
         match ChatTemplate::from_directory(self.directory())?.render(&message, &options)?.contains("Hello") {
             true => Ok(()),
-            false => Err(Error::Config("the chat template leaves out the text of a message".into())),
+            false => Err(Error::config("the chat template leaves out the text of a message")),
         }
     }
 }

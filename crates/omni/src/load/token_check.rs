@@ -32,7 +32,7 @@ pub(super) fn check(config: &OmniConfig, tokenizer: &Tokenizer) -> Result<()> {
         let found = tokenizer.encode(text)?;
         if found != [id] {
             let reason = format!("{key} is {id}, but the tokenizer makes {found:?} of its text `{text}`");
-            return Err(Error::Config(reason));
+            return Err(Error::config(reason));
         }
     }
     has_row("largest id of the tokenizer", tokenizer.size().saturating_sub(1), rows)
@@ -42,5 +42,5 @@ fn has_row(name: &str, id: u32, rows: usize) -> Result<()> {
     if (id as usize) < rows {
         return Ok(());
     }
-    Err(Error::Config(format!("{name} is {id}, but the vocabulary has only {rows} rows")))
+    Err(Error::config(format!("{name} is {id}, but the vocabulary has only {rows} rows")))
 }

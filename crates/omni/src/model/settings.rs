@@ -55,9 +55,9 @@ impl GenerationConfig {
         let rows = model.thinker.text.vocab_size;
         if let Some(id) = config.end_ids().iter().find(|id| **id as usize >= rows) {
             let reason = format!("eos_token_id {id}, but the vocabulary has only {rows} rows");
-            return Err(Error::Config(format!("{}: {reason}", path.display())));
+            return Err(Error::config(format!("{}: {reason}", path.display())));
         }
-        config.talker(0).validate("talker").map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+        config.talker(0).validate("talker").map_err(|e| Error::config(format!("{}: {e}", path.display())))?;
         Ok(config)
     }
 
@@ -129,7 +129,7 @@ pub fn image_bounds(directory: &Path) -> Result<PixelBounds> {
     let max = max_pixels.or(size.longest_edge).unwrap_or(released.max);
     if min > max || max == 0 {
         let reason = format!("at least {min} and at most {max} pixels of a picture contradict each other");
-        return Err(Error::Config(format!("{}: {reason}", path.display())));
+        return Err(Error::config(format!("{}: {reason}", path.display())));
     }
     Ok(PixelBounds { min, max })
 }

@@ -4,10 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-use omni_core::Result;
 use serde_json::Value;
 
-use super::event::{Audio, Event};
+use super::audio::Audio;
 use super::words::SpokenWord;
 use crate::prompt::Message;
 
@@ -82,7 +81,7 @@ pub struct Reply {
     pub thinking: Option<String>,
     /// The functions that the model calls, in order.
     pub tool_calls: Vec<ToolCall>,
-    /// For each of `token_ids`, if [`crate::GenerateOptions::log_probs`] is set. A stream hands each out as [`Event::LogProbs`], too.
+    /// For each of `token_ids`, if [`crate::GenerateOptions::log_probs`] is set. A stream hands each out as [`crate::Event::LogProbs`], too.
     pub log_probs: Vec<TokenLogProbs>,
     /// Ids of all generated tokens, thinking included, without the end token.
     pub token_ids: Vec<u32>,
@@ -381,24 +380,6 @@ impl fmt::Display for Timings {
         }
         write!(f, "; {:.0} ms in all", ms(self.total))
     }
-}
-
-/// Collects the events of a whole answer, its sound included.
-pub(crate) fn collect_reply(events: impl Iterator<Item = Result<Event>>) -> Result<Reply> {
-    let mut samples = Vec::new();
-    for event in events {
-        match event? {
-            Event::Audio(Audio { samples: piece, .. }) => samples.extend(piece),
-            Event::Done(mut reply) => {
-                if let Some(speech) = &mut reply.speech {
-                    speech.audio.samples = samples;
-                }
-                return Ok(*reply);
-            }
-            Event::Thinking(_) | Event::Text(_) | Event::LogProbs(_) | Event::ToolCall(_) => {}
-        }
-    }
-    unreachable!("a stream ends with an error or with `Done`")
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ fn accepted(model: &Model, kind: &str, rows: &[usize], encoded: Encoded) -> Resu
         let found = wrong.unwrap_or(&encoded.embeds).dims();
         let reason =
             format!("the encoder made rows {found:?} in items of {spans:?}, expected {shape:?} in items of {rows:?}");
-        return Err(Error::Media { part: kind.into(), reason });
+        return Err(Error::media(kind, reason));
     }
     Ok(on_device(&encoded, &model.device, model.dtype))
 }

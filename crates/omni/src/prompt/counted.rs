@@ -6,9 +6,9 @@ use media::image::{ImageInput, ImageOptions, grid, patches};
 use media::video::{Plan, VideoInput, VideoOptions, has_sound, plan};
 use omni_core::{Error, Result};
 
+use super::media_part::MediaPart;
 use super::message::VideoSound;
 use super::options::GenerateOptions;
-use super::prepare::MediaPart;
 use super::prepared::{Feature, Media};
 
 /// A part whose tokens are known, apart from those of its sound; no pixels are held.

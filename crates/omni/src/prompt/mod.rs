@@ -4,6 +4,7 @@ mod counted;
 #[cfg(feature = "grammar")]
 mod grammar;
 mod hook;
+mod media_part;
 mod message;
 mod options;
 mod prepare;

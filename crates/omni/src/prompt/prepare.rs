@@ -13,6 +13,7 @@ use tm_rope::{MediaItem, MediaLayout};
 
 use super::counted::{Counted, Room};
 use super::hook::{Hook, HookContext};
+use super::media_part::{MediaPart, media_parts};
 use super::message::{Message, Part, PartKind, conversation, whole_conversation};
 use super::options::GenerateOptions;
 use super::prepared::{Feature, Media, PartTokens, Prompt, on_device};
@@ -53,19 +54,6 @@ impl PromptModel<'_> {
 pub(crate) struct Preparer<'a> {
     model: PromptModel<'a>,
     options: &'a GenerateOptions,
-}
-
-/// A part that is not text, with its position in the conversation.
-pub(super) struct MediaPart<'a> {
-    message: usize,
-    index: usize,
-    part: &'a Part,
-}
-
-impl MediaPart<'_> {
-    pub(super) fn name(&self) -> String {
-        format!("message {}, part {}", self.message, self.index)
-    }
 }
 
 impl<'a> Preparer<'a> {
@@ -256,7 +244,7 @@ impl<'a> Preparer<'a> {
                  finite time per step, and deepstack features of the same shape",
                 spans.len()
             );
-            return Err(Error::Media { part: media.name(), reason });
+            return Err(Error::media(media.name(), reason));
         }
         Ok(Feature::Encoded(Box::new(on_device(encoded, self.model.device, self.model.dtype))))
     }
@@ -304,7 +292,7 @@ impl<'a> Preparer<'a> {
         match id {
             Some(id) => Ok(id),
             None if layout.audio_in_video.contains(&true) => {
-                Err(Error::Config("thinker_config has no audio_end_token_id, which sound in video needs".into()))
+                Err(Error::config("thinker_config has no audio_end_token_id, which sound in video needs"))
             }
             None => Ok(0),
         }
@@ -327,19 +315,4 @@ impl<'a> Preparer<'a> {
         }
         Ok(counts)
     }
-}
-
-/// Lists the parts that are not text, in order.
-fn media_parts(messages: &[Message]) -> Vec<MediaPart<'_>> {
-    let of_message = |(message, parts): (usize, &'_ [Part])| -> Vec<(usize, usize)> {
-        let media = parts.iter().enumerate().filter(|(_, item)| item.kind() != PartKind::Text);
-        media.map(|(part, _)| (message, part)).collect()
-    };
-    let all = messages.iter().map(Message::parts).enumerate().flat_map(of_message);
-    all.map(|(message, part)| MediaPart {
-        message: message + 1,
-        index: part + 1,
-        part: &messages[message].parts()[part],
-    })
-    .collect()
 }

@@ -112,7 +112,7 @@ impl ReadMedia {
             Media::Audio(Feature::Raw(mel)) => Ok(Self::Sound(mel)),
             Media::Image(Feature::Raw(patches)) => Ok(Self::Picture(patches)),
             Media::Video(Feature::Raw(clip)) => Ok(Self::Video(clip)),
-            _ => Err(Error::Unsupported("rows of a custom encoder in a conversation that is only read".into())),
+            _ => Err(Error::unsupported("rows of a custom encoder in a conversation that is only read")),
         }
     }
 }

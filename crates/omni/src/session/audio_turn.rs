@@ -57,6 +57,33 @@ impl std::fmt::Debug for AudioTurn<'_> {
     }
 }
 
+impl Session {
+    /// Starts a user turn that is still being spoken. Its sound is prefilled as it comes, so the time from its end to the answer
+    /// does not grow with its length. The options must be those of the answer.
+    ///
+    /// ```no_run
+    /// # let omni = qwen3_omni::Omni::builder("model").load()?;
+    /// # fn microphone() -> Option<Vec<f32>> { None }
+    /// # let (mut session, options) = (omni.session(), Default::default());
+    /// let mut turn = session.audio_turn(&options, Default::default())?;
+    /// while let Some(samples) = microphone() {
+    ///     turn.push(&samples, 48_000)?;
+    /// }
+    /// turn.finish()?;
+    /// let reply = session.reply(&options)?;
+    /// # Ok::<(), qwen3_omni::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotLoaded`] without the encoders; [`Error::Request`] for options that cannot be served, or while the last answer is being
+    /// read.
+    pub fn audio_turn(&mut self, options: &GenerateOptions, norm: MelNorm) -> Result<AudioTurn<'_>> {
+        options.validate()?;
+        self.turns.settle()?;
+        AudioTurn::new(self, options, norm)
+    }
+}
+
 impl<'s> AudioTurn<'s> {
     pub(crate) fn new(session: &'s mut Session, options: &GenerateOptions, norm: MelNorm) -> Result<Self> {
         let missing = || {

@@ -69,7 +69,7 @@ impl Options {
             (Dtype::Bf16, None) => {
                 Err(Error::Request("bf16 is bounded by the reference's own errors in bf16: name their file".into()))
             }
-            (Dtype::F16, _) => Err(Error::Unsupported("f16: the reference has no errors stored for it".into())),
+            (Dtype::F16, _) => Err(Error::unsupported("f16: the reference has no errors stored for it")),
         }
     }
 }

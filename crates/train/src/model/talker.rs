@@ -216,7 +216,7 @@ impl TalkerModel {
 /// The id that ends a turn.
 pub(crate) fn end_of_turn(checkpoint: &Checkpoint) -> Result<u32> {
     let id = checkpoint.config().get("im_end_token_id").and_then(|id| id.as_u64());
-    id.map(|id| id as u32).ok_or_else(|| omni_core::Error::Config("`im_end_token_id` is missing".into()).into())
+    id.map(|id| id as u32).ok_or_else(|| omni_core::Error::config("`im_end_token_id` is missing").into())
 }
 
 /// Splits a conversation that ends in an answer into the prompt, up to the answer's opening, and the answer without its end token.

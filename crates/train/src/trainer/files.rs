@@ -131,5 +131,5 @@ fn to_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 pub(crate) fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {
-    omni_core::Error::Weights(format!("{}: {reason}", path.display())).into()
+    omni_core::Error::weights(format!("{}: {reason}", path.display())).into()
 }

@@ -1,10 +1,10 @@
 //! The filter `tojson` of the reference: Python's `json.dumps` that escapes neither letters nor HTML unless asked.
 
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{Kwargs, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind};
 
 use super::limits::within;
-use super::{arguments, python};
+use super::python;
 
 /// Arguments of `json.dumps`.
 struct Style {
@@ -34,7 +34,7 @@ pub(super) fn filter(
 const MOST_STYLE: usize = 64;
 
 fn style(rest: &[Value]) -> Result<Style, Error> {
-    let (positional, named) = arguments(rest)?;
+    let (positional, named): (&[Value], Kwargs) = from_args(rest)?;
     let argument = |index: usize, name: &str| -> Result<Value, Error> {
         let given: Option<Value> = named.get(name)?;
         Ok(given.or_else(|| positional.get(index).cloned()).filter(|value| !value.is_none()).unwrap_or_default())

@@ -2,8 +2,10 @@
 
 use std::io::{self, Write};
 
-use minijinja::value::{Rest, Value, ValueOrKwargs};
+use minijinja::value::{Kwargs, Rest, Value, ValueOrKwargs, from_args};
 use minijinja::{Environment, ErrorKind};
+
+use super::source::tags;
 
 /// Instructions of one rendering.
 const STEPS: u64 = 20_000_000;
@@ -23,16 +25,21 @@ pub(super) const MOST_NESTED: usize = 100;
 /// Operators, calls and brackets of one tag. The parser, or what frees its result, takes a stack frame for each.
 pub(super) const MOST_OPERATORS: usize = 500;
 
+/// The error of a template that cannot be used.
+pub(super) fn damaged(reason: impl std::fmt::Display) -> omni_core::Error {
+    omni_core::Error::config(format!("the chat template is damaged: {reason}"))
+}
+
 /// Checks a template before it is parsed.
-pub(super) fn check(source: &str) -> Result<(), String> {
+pub(super) fn check(source: &str) -> omni_core::Result<()> {
     if source.len() > MOST_SOURCE {
-        return Err(format!("it has {} bytes, expected at most {MOST_SOURCE}", source.len()));
+        return Err(damaged(format!("it has {} bytes, expected at most {MOST_SOURCE}", source.len())));
     }
     let mut open: Vec<usize> = Vec::new();
-    for tag in super::source::tags(source) {
+    for tag in tags(source) {
         let operators = operators(tag.inner);
         if operators > MOST_OPERATORS {
-            return Err(format!("a tag has {operators} operators, expected at most {MOST_OPERATORS}"));
+            return Err(damaged(format!("a tag has {operators} operators, expected at most {MOST_OPERATORS}")));
         }
         let Some(word) = tag.word() else { continue };
         match word {
@@ -49,7 +56,7 @@ pub(super) fn check(source: &str) -> Result<(), String> {
         }
         let depth: usize = open.iter().sum();
         if depth > MOST_NESTED {
-            return Err(format!("its blocks are nested more than {MOST_NESTED} deep"));
+            return Err(damaged(format!("its blocks are nested more than {MOST_NESTED} deep")));
         }
     }
     Ok(())
@@ -143,7 +150,7 @@ const ITEM_BYTES: usize = MOST_OUTPUT / MOST_ITEMS;
 
 /// An argument by its place or its name.
 fn argument(args: &[Value], index: usize, name: &str) -> Option<Value> {
-    let (positional, named) = super::arguments(args).ok()?;
+    let (positional, named): (&[Value], Kwargs) = from_args(args).ok()?;
     positional.get(index).cloned().or_else(|| named.get::<Value>(name).ok())
 }
 

@@ -9,12 +9,13 @@ use std::path::Path;
 
 use checkpoint::read_json;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value, from_args};
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind, Output, State};
 use omni_core::{Error, Result};
 use serde_json::Value as Json;
 
 use limits::Bounded;
+use source::{NAME, SETTINGS};
 
 /// Before a function call in an answer, as chat templates tell models to write it.
 pub(crate) const CALL_OPEN: &str = "<tool_call>";
@@ -58,9 +59,6 @@ omni_core::setters! { TemplateOptions {
     enable_thinking: impl Into<Option<bool>> => enable_thinking.into(),
 } }
 
-const NAME: &str = "chat_template";
-const SETTINGS: &str = "tokenizer_config.json";
-
 impl ChatTemplate {
     /// Loads the template from `chat_template.jinja`, `chat_template.json`, or the key `chat_template` of `tokenizer_config.json`: a
     /// text, or a list of named texts of which `default` is taken. Special tokens that `tokenizer_config.json` names, such as
@@ -73,7 +71,9 @@ impl ChatTemplate {
         let settings: Json = if settings.exists() { read_json(&settings)? } else { Json::Null };
         let (path, text) = source::find(directory, &settings)?;
         let mut template = Self::new(text).map_err(|error| match error {
-            Error::Config(reason) => Error::Config(format!("{}: {reason}", path.display())),
+            Error::Config { reason, source } => {
+                Error::Config { reason: format!("{}: {reason}", path.display()), source }
+            }
             other => other,
         })?;
         for (name, token) in source::special_tokens(&settings) {
@@ -87,8 +87,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Config`] if the text is not a Jinja template, or is larger or nested deeper than any chat template.
     pub fn new(source: String) -> Result<Self> {
-        let damaged = |reason: String| Error::Config(format!("the chat template is damaged: {reason}"));
-        limits::check(&source).map_err(damaged)?;
+        limits::check(&source)?;
         let mut environment = Environment::new();
         // The settings of the reference: block tags remove their line, Python's string methods exist.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -102,7 +101,7 @@ impl ChatTemplate {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         let parsed = environment.add_template_owned(NAME, source::without_generation_tags(&source));
-        parsed.map_err(|error| damaged(format!("{error:#}")))?;
+        parsed.map_err(|error| limits::damaged(format!("{error:#}")).caused_by(error))?;
         Ok(Self { environment })
     }
 
@@ -137,11 +136,6 @@ fn write_value(out: &mut Output, _: &mut State, value: &Value) -> Result<(), min
         None => out.write_str(&python::text(value)?),
     };
     written.map_err(|_| minijinja::Error::new(ErrorKind::WriteFailure, "the output is too long"))
-}
-
-/// Splits the arguments of a filter or function into positional and named ones.
-fn arguments(values: &[Value]) -> Result<(&[Value], Kwargs), minijinja::Error> {
-    from_args(values)
 }
 
 #[cfg(test)]

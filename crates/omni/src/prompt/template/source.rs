@@ -6,8 +6,10 @@ use checkpoint::read_json;
 use omni_core::{Error, Result};
 use serde_json::Value as Json;
 
-use super::{NAME, SETTINGS};
-
+/// The template's key in [`SETTINGS`], and its name in the engine.
+pub(super) const NAME: &str = "chat_template";
+/// The file of the tokenizer's settings.
+pub(super) const SETTINGS: &str = "tokenizer_config.json";
 /// Largest file that is read as a template.
 const MOST_BYTES: u64 = 1 << 24;
 
@@ -26,14 +28,14 @@ pub(super) fn find(directory: &Path, settings: &Json) -> Result<(PathBuf, String
     }
     let expected =
         "expected chat_template.jinja, chat_template.json or the key `chat_template` of tokenizer_config.json";
-    Err(Error::Config(format!("{}: there is no chat template: {expected}", directory.display())))
+    Err(Error::config(format!("{}: there is no chat template: {expected}", directory.display())))
 }
 
 fn read_text(path: &Path) -> Result<String> {
     let io = |source| Error::io(path, source);
     let length = std::fs::metadata(path).map_err(io)?.len();
     if length > MOST_BYTES {
-        return Err(Error::Config(format!("{}: {length} bytes are no chat template", path.display())));
+        return Err(Error::config(format!("{}: {length} bytes are no chat template", path.display())));
     }
     std::fs::read_to_string(path).map_err(io)
 }

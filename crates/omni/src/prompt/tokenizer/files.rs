@@ -15,7 +15,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
-use super::guarded;
+use super::guarded::guarded;
 
 const WHOLE: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
@@ -32,9 +32,10 @@ pub(super) fn read(directory: &Path) -> Result<Tokenizer> {
 /// Reads a `tokenizer.json`. A length that it was last used with is no property of the model: prompts are neither cut nor padded,
 /// as in the reference, which resets both.
 fn from_whole(path: &Path) -> Result<Tokenizer> {
-    let mut tokenizer = guarded(|| Tokenizer::from_file(path)).map_err(|error| config(path, &error))?;
+    let mut tokenizer =
+        guarded(|| Tokenizer::from_file(path)).map_err(|error| config(path, &error).caused_by(error))?;
     tokenizer.with_padding(None);
-    guarded(|| tokenizer.with_truncation(None).map(drop)).map_err(|error| config(path, &error))?;
+    guarded(|| tokenizer.with_truncation(None).map(drop)).map_err(|error| config(path, &error).caused_by(error))?;
     Ok(tokenizer)
 }
 
@@ -46,20 +47,20 @@ fn assemble(directory: &Path) -> Result<Tokenizer> {
     for path in [&vocab, &merges, added] {
         if !path.exists() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            return Err(Error::Config(format!("{}: there is neither {WHOLE} nor {name}", directory.display())));
+            return Err(Error::config(format!("{}: there is neither {WHOLE} nor {name}", directory.display())));
         }
         if !path.is_file() {
             return Err(config(path, &"this is no regular file"));
         }
     }
     let bpe = BPE::from_file(&vocab.to_string_lossy(), &merges.to_string_lossy());
-    let bpe = guarded(|| bpe.build()).map_err(|error| config(&vocab, &error))?;
+    let bpe = guarded(|| bpe.build()).map_err(|error| config(&vocab, &error).caused_by(error))?;
     let mut tokenizer = Tokenizer::new(bpe);
     let split =
         Split::new(SplitPattern::Regex(super::Tokenizer::PIECES.into()), SplitDelimiterBehavior::Isolated, false);
-    let split = split.map_err(|error| Error::Config(format!("the tokenizer's pattern: {error}")))?;
+    let split = split.map_err(|error| Error::config(format!("the tokenizer's pattern: {error}")).caused_by(error))?;
     let bytes = ByteLevel::new(false, false, false);
-    tokenizer.with_normalizer(Some(NFC)).map_err(|error| config(&vocab, &error))?;
+    tokenizer.with_normalizer(Some(NFC)).map_err(|error| config(&vocab, &error).caused_by(error))?;
     tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![
         PreTokenizerWrapper::Split(split),
         PreTokenizerWrapper::ByteLevel(bytes),
@@ -133,7 +134,8 @@ fn add_tokens(tokenizer: &mut Tokenizer, directory: &Path) -> Result<()> {
     let absent = tokens.iter().filter(|(id, content, ..)| !is_known(id, content));
     let absent = absent.map(|(_, content, special, _)| AddedToken::from(*content, *special).normalized(false));
     // All at once: the library rebuilds its matcher at each call.
-    guarded(|| tokenizer.add_tokens(absent.collect::<Vec<_>>())).map_err(|reason| config(&settings_path, &reason))?;
+    guarded(|| tokenizer.add_tokens(absent.collect::<Vec<_>>()))
+        .map_err(|error| config(&settings_path, &error).caused_by(error))?;
     for (id, content, _, path) in tokens {
         let given = tokenizer.token_to_id(content);
         if given != Some(id) {
@@ -145,5 +147,5 @@ fn add_tokens(tokenizer: &mut Tokenizer, directory: &Path) -> Result<()> {
 }
 
 fn config(path: &Path, reason: &dyn std::fmt::Display) -> Error {
-    Error::Config(format!("{}: {reason}", path.display()))
+    Error::config(format!("{}: {reason}", path.display()))
 }

@@ -7,7 +7,8 @@ use omni_core::{Error, Result};
 use serde_json::Value;
 use tokenizers::tokenizer::{OffsetReferential, OffsetType};
 
-use super::{Tokenizer, guarded};
+use super::Tokenizer;
+use super::guarded::guarded;
 
 /// A Unicode noncharacter that occurs in no text of the conversation.
 #[derive(Debug, Clone, Copy)]

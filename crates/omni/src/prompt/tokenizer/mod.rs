@@ -1,15 +1,16 @@
 //! The checkpoint's tokenizer: byte-level BPE with added tokens.
 
 mod files;
+mod guarded;
 mod marks;
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use omni_core::{Error, Result};
 
+use guarded::guarded;
 pub(crate) use marks::Mark;
 
 /// The checkpoint's tokenizer: byte-level BPE with added tokens.
@@ -144,20 +145,9 @@ impl std::fmt::Debug for Tokenizer {
 
 /// Encodes a text. Some configurations make the library panic; that must not end the program.
 fn encode_with(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
-    let refused = |reason: String| Error::Request(format!("the text cannot be encoded: {reason}"));
+    let refused = |error: tokenizers::Error| Error::Request(format!("the text cannot be encoded: {error}"));
     let encoding = guarded(|| tokenizer.encode_fast(text, false)).map_err(refused)?;
     Ok(encoding.get_ids().to_vec())
-}
-
-/// Turns errors and panics of the tokenizers library into reasons.
-fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(done) => done.map_err(|error| error.to_string()),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(format!("the tokenizer's configuration is damaged: {}", text.unwrap_or("unknown")))
-        }
-    }
 }
 
 /// A streaming decoder that never splits a character.

@@ -48,12 +48,12 @@ impl CodecConfig {
         if width == 0 {
             return Err(Error::Option { name: "width", reason: "0, expected 1 or more".into() });
         }
-        config.fault().map_or(Ok(config), |reason| Err(omni_core::Error::Config(reason).into()))
+        config.fault().map_or(Ok(config), |reason| Err(omni_core::Error::config(reason).into()))
     }
 
     /// Reads the config file of an encoder.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let refuse = |reason: String| omni_core::Error::Config(format!("{}: {reason}", path.display()));
+        let refuse = |reason: String| omni_core::Error::config(format!("{}: {reason}", path.display()));
         let bytes = std::fs::read(path).map_err(|error| omni_core::Error::io(path, error))?;
         let config: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
         if config.model_type != MODEL_TYPE {

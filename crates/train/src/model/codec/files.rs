@@ -54,7 +54,7 @@ impl StoredCodec {
     pub(crate) fn read(folder: &Path, device: &Device) -> Result<Self> {
         let config = CodecConfig::read(&folder.join(CODEC_CONFIG))?;
         let path = folder.join(CODEC_WEIGHTS);
-        let refuse = |reason: String| omni_core::Error::Weights(format!("{}: {reason}", path.display()));
+        let refuse = |reason: String| omni_core::Error::weights(format!("{}: {reason}", path.display()));
         let mut values = read_tensors(&path, device)?;
         let codebooks = values.remove(CODEBOOKS);
         for (name, shape) in parameters(&config) {
@@ -158,7 +158,7 @@ impl WaveEncoder {
         let quantizer = stored.quantizer()?.ok_or_else(|| {
             let path = folder.join(CODEC_WEIGHTS);
             let reason = format!("{}: there is no `{CODEBOOKS}` yet, expected a later checkpoint", path.display());
-            omni_core::Error::Weights(reason)
+            omni_core::Error::weights(reason)
         })?;
         let (mel, encoder) = (CodecMel::new(&stored.config, device), stored.encoder(device)?);
         Ok(Self { config: stored.config, mel, encoder, quantizer })
