@@ -4,7 +4,7 @@ use nn::{Activation, Engine, KvCache, LayerNorm, Linear, Run};
 use omni_core::Result;
 
 use super::attention::Attention;
-use super::model::AutDecoderRun;
+use super::state::{AutDecoderRun, LayerState};
 use crate::AudioConfig;
 use crate::layer::EPS;
 
@@ -18,15 +18,6 @@ pub(super) struct DecoderLayer {
     fc1: Linear,
     fc2: Linear,
     final_layer_norm: LayerNorm,
-}
-
-/// Keys and values of one layer.
-#[derive(Debug, Clone)]
-pub(super) struct LayerState {
-    /// Those of the text so far.
-    text: KvCache,
-    /// Those of the sound, which stay as they are.
-    sound: KvCache,
 }
 
 impl DecoderLayer {
@@ -71,6 +62,6 @@ fn runs<'a>(
     index: usize,
     cache: impl Fn(&'a mut LayerState) -> &'a mut KvCache,
 ) -> Vec<Run<'a>> {
-    let run = |text: &'a mut AutDecoderRun| Run { rows: text.ids.len(), cache: cache(text.state.layer(index)) };
+    let run = |text: &'a mut AutDecoderRun| Run { rows: text.ids.len(), cache: cache(&mut text.state.layers[index]) };
     texts.iter_mut().map(run).collect()
 }

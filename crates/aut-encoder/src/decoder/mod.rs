@@ -9,7 +9,9 @@ mod config;
 mod layer;
 mod model;
 mod search;
+mod state;
 
 pub use config::{AutDecoderConfig, DECODER_FILE};
-pub use model::{AutDecoder, AutDecoderRun, AutDecoderState};
+pub use model::AutDecoder;
 pub use search::SearchOptions;
+pub use state::{AutDecoderRun, AutDecoderState};

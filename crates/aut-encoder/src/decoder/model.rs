@@ -5,7 +5,8 @@ use nn::{AnyEngine, Embedding, Engine, LayerNorm, last_rows, on_engine};
 use omni_core::{Dtype, Error, Place, Result};
 
 use super::config::{AutDecoderConfig, DECODER_FILE};
-use super::layer::{DecoderLayer, LayerState};
+use super::layer::DecoderLayer;
+use super::state::{AutDecoderRun, AutDecoderState};
 use crate::AudioConfig;
 use crate::conv_stem::tensor_of;
 use crate::layer::EPS;
@@ -19,35 +20,6 @@ pub struct AutDecoder {
     layer_norm: LayerNorm,
     #[module(skip)]
     engine: AnyEngine,
-}
-
-/// What one text carries from token to token: keys and values of its sound and of its tokens so far. A clone shares them until one
-/// of both goes on.
-#[derive(Debug, Clone)]
-pub struct AutDecoderState {
-    layers: Vec<LayerState>,
-    /// Tokens so far.
-    tokens: usize,
-}
-
-/// New tokens of one text.
-#[derive(Debug)]
-pub struct AutDecoderRun<'a> {
-    /// The text's state.
-    pub state: &'a mut AutDecoderState,
-    /// One or more new ids.
-    pub ids: &'a [u32],
-}
-
-impl AutDecoderState {
-    pub(super) fn layer(&mut self, index: usize) -> &mut LayerState {
-        &mut self.layers[index]
-    }
-
-    /// Tokens so far.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
 }
 
 impl AutDecoder {
