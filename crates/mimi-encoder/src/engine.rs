@@ -6,10 +6,10 @@ use burn::tensor::{Tensor, activation};
 use cpu_kernels::{LinearShape, Precision, Weight, linear_to};
 use nn::{DeviceEngine, DeviceRows, Engine, HostEngine, HostRows};
 
+use crate::codebook::Codebook;
 use crate::config::PadMode;
 use crate::conv::{CausalConv, ConvSpec};
 use crate::history::{History, Stream, rows};
-use crate::quantizer::Codebook;
 
 /// The engine's operations for the encoder, on rows of several streams, one below another.
 pub(crate) trait MimiEngine: Engine {

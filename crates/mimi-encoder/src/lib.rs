@@ -8,6 +8,7 @@
 //! frames of the whole recording however its samples are split. Computed in f32 only: in coarser types the nearest vectors would be
 //! other ones.
 
+mod codebook;
 mod config;
 mod conv;
 mod engine;
