@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::file_of;
+use super::files::file_of;
 use super::records::Record;
 use crate::error::Result;
 use crate::item::{Expected, Item, Task};

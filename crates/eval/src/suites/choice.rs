@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::files::file_of;
+use super::gpqa::shuffled;
+use super::options::ReadOptions;
 use super::records::Record;
-use super::{ReadOptions, file_of};
 use crate::error::{Error, Result};
 use crate::item::{Expected, Item, Sound, Task};
-use crate::suites::gpqa::shuffled;
 
 const LISTS: [&str; 6] =
     ["mmau-test-mini.json", "mmau-test.json", "muchomusic.json", "muchomusic.csv", "questions.jsonl", "questions.json"];

@@ -6,8 +6,9 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::files::file_of;
+use super::options::ReadOptions;
 use super::records::Record;
-use super::{ReadOptions, file_of};
 use crate::error::Result;
 use crate::item::{Expected, Item, Task};
 

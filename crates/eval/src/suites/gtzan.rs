@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{entries, is_sound, name_of};
+use super::files::{entries, is_sound, name_of};
 use crate::error::{Error, Result};
 use crate::item::{Expected, Item, Sound, Task};
 

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ReadOptions, SOUND, entries, text_of};
+use super::files::{SOUND, entries, text_of};
+use super::options::ReadOptions;
 use crate::error::{Error, Result};
 use crate::item::{Item, Sound, Task};
 use crate::normalise::Normaliser;

@@ -3,10 +3,12 @@
 mod aime;
 mod choice;
 mod csv;
+mod files;
 mod fleurs;
 mod gpqa;
 mod gtzan;
 mod librispeech;
+mod options;
 mod prompts;
 mod records;
 mod seed_tts;
@@ -16,11 +18,12 @@ mod zebra;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use options::ReadOptions;
 
 use crate::error::{Error, Result};
 use crate::item::Item;
@@ -50,17 +53,6 @@ pub enum Suite {
     SeedTts,
     /// Recordings of one's own, with or without their words: a folder, or `meta.lst`.
     Waves,
-}
-
-/// How the files of a suite are read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReadOptions {
-    /// The part of the suite; each form has its usual one.
-    pub split: Option<String>,
-    /// Language as a code, `en` or `zh`, where the files do not tell it.
-    pub language: Option<String>,
-    /// Seed of the order of options, where the files always have the right one first.
-    pub seed: u64,
 }
 
 impl Suite {
@@ -134,52 +126,4 @@ impl FromStr for Suite {
         let unknown = || Error::Request(format!("`{name}` is no suite: expected one of {names}"));
         Self::ALL.into_iter().find(|suite| suite.name() == name).ok_or_else(unknown)
     }
-}
-
-/// Endings of sound files that may stand beside a transcript.
-const SOUND: [&str; 7] = ["flac", "wav", "mp3", "ogg", "opus", "m4a", "au"];
-
-fn text_of(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
-    let line =
-        |error: std::str::Utf8Error| 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(error) => Err(Error::data(path, line(error), "it is no UTF-8")),
-    }
-}
-
-/// The entries of a folder, in the order of their names.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let refuse = |source| Error::io(folder, source);
-    let entries = fs::read_dir(folder).map_err(refuse)?.map(|entry| entry.map(|entry| entry.path()));
-    let mut paths = entries.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
-    paths.sort();
-    Ok(paths)
-}
-
-/// The file at `data`, or the first of these that lies in the folder `data`.
-fn file_of(data: &Path, names: &[&str]) -> Result<PathBuf> {
-    if data.is_file() {
-        return Ok(data.to_owned());
-    }
-    let found = names.iter().map(|name| data.join(name)).find(|path| path.is_file());
-    found.ok_or_else(|| Error::data(data, None, format!("expected a file, or a folder with {}", names.join(" or "))))
-}
-
-/// A sound file that must be there.
-fn sound_file(path: PathBuf, told_by: (&Path, usize)) -> Result<PathBuf> {
-    match path.is_file() {
-        true => Ok(path),
-        false => Err(Error::data(told_by.0, told_by.1, format!("there is no file {}", path.display()))),
-    }
-}
-
-fn is_sound(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
-    ending.is_some_and(|ending| SOUND.contains(&ending.as_str()))
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{csv, text_of};
+use super::csv;
+use super::files::text_of;
 use crate::error::{Error, Result};
 
 /// An entry of a list of questions, which remembers where it stands.

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use super::{ReadOptions, file_of, name_of, text_of};
+use super::files::{file_of, name_of, text_of};
+use super::options::ReadOptions;
 use crate::error::{Error, Result};
 use crate::item::{Item, Task};
 use crate::normalise::Normaliser;

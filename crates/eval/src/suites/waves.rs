@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use super::{ReadOptions, entries, is_sound, name_of, sound_file, text_of};
+use super::files::{entries, is_sound, name_of, sound_file, text_of};
+use super::options::ReadOptions;
 use crate::error::{Error, Result};
 use crate::item::{Item, Sound, Task};
 use crate::normalise::Normaliser;

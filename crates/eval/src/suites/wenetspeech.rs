@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{ReadOptions, file_of, text_of};
+use super::files::{file_of, text_of};
+use super::options::ReadOptions;
 use crate::error::{Error, Result};
 use crate::item::{Item, Sound, Task};
 use crate::normalise::Normaliser;

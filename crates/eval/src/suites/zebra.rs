@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::file_of;
+use super::files::file_of;
 use super::records::Record;
 use crate::error::Result;
 use crate::extract::Grid;
