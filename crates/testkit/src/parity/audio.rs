@@ -4,8 +4,8 @@ use burn::tensor::{Tensor, TensorData};
 use media::audio::{AudioInput, Mel, SAMPLE_RATE, log_mel, mel_filters, window};
 use omni_core::{Error, Result};
 
-use super::Model;
 use super::case::{Case, NEAR, STATES};
+use super::model::Model;
 
 /// Mel bins of a frame.
 const BINS: usize = 128;

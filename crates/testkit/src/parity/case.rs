@@ -3,41 +3,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::{Tensor, TensorData};
 use omni_core::{Error, Result};
-use serde::Serialize;
 
-use super::CaseReport;
 use super::golden::{Golden, GoldenTensor, Values};
 use super::limits::Limits;
-
-/// The result of one comparison.
-#[derive(Debug, Clone, Serialize)]
-pub struct Check {
-    /// Name of the golden tensor, or of the part of it.
-    pub tensor: String,
-    /// Largest absolute difference; `None` if the shapes differ or a value is not finite.
-    pub max_abs_error: Option<f64>,
-    /// Largest difference allowed; 0 if it must be exact.
-    pub tolerance: f64,
-    /// Whether the comparison passed.
-    pub passed: bool,
-    /// What is wrong besides the numbers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
-}
-
-/// Outcome of a golden case.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "verdict", content = "reason")]
-pub enum Outcome {
-    /// Every tensor was compared and lies within its tolerance.
-    Passed,
-    /// At least one comparison failed, or the case could not be run.
-    Failed(String),
-    /// The case is of no known kind.
-    NotCovered(String),
-    /// The case belongs to a part that the checkpoint does not have.
-    Absent(String),
-}
+use super::report::{CaseReport, Check, Outcome};
 
 /// Tolerance of hidden states, logits and samples.
 pub(crate) const STATES: f64 = 1e-4;

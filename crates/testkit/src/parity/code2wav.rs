@@ -2,8 +2,8 @@ use burn::tensor::Tensor;
 use code2wav::{Chunking, Code2Wav, VocoderProbe, VocoderRun};
 use omni_core::{Error, Result};
 
-use super::Model;
 use super::case::{Case, STATES};
+use super::model::Model;
 
 /// Compares the output of every box of the vocoder for which the case has a tensor.
 struct Parts<'a>(&'a mut Case);

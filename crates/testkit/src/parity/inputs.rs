@@ -6,7 +6,9 @@ use vision_encoder::PixelPatches;
 
 use super::case::Case;
 use super::golden::{Golden, cases};
-use super::{Model, Options, audio, vision};
+use super::model::Model;
+use super::options::Options;
+use super::{audio, vision};
 
 /// Token ids of every stored one-row prompt without media.
 pub fn golden_prompts(options: &Options) -> Result<Vec<Vec<u32>>> {

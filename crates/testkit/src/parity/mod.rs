@@ -9,11 +9,14 @@ mod code2wav;
 mod golden;
 mod inputs;
 mod limits;
+mod model;
+mod options;
 #[cfg(feature = "parity-media")]
 mod pictures;
 mod positions;
 mod predictor;
 mod recorder;
+mod report;
 mod rotary;
 mod sampling;
 #[cfg(feature = "parity-omni")]
@@ -23,78 +26,17 @@ mod text;
 mod thinker;
 mod vision;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use checkpoint::{Checkpoint, ConfigSection};
 use omni_core::{Dtype, Error, Place, Result};
-use serde::Serialize;
 
 use case::Case;
-pub use case::{Check, Outcome};
 use golden::Golden;
 pub use inputs::{golden_pictures, golden_prompts, golden_sounds};
-use limits::Limits;
+use model::Model;
+pub use options::Options;
+pub use report::{CaseReport, Check, Outcome};
 pub use thinker::best;
-
-/// What to verify, and where.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The checkpoint directory.
-    pub model: PathBuf,
-    /// The golden directory.
-    pub golden: PathBuf,
-    /// Prefixes of case names; only cases with one of them run, or all if empty.
-    pub only: Vec<String>,
-    /// Where the model computes, and on which engine.
-    pub place: Place,
-    /// The number type of the computation.
-    pub dtype: Dtype,
-    /// Factor on the f32 limits: a GPU sums in other orders than a CPU.
-    pub slack: f64,
-    /// The reference's own errors in that number type, which limit ours; needed for all but f32.
-    pub reference_errors: Option<PathBuf>,
-}
-
-impl Options {
-    /// Selects all cases of a directory, in f32, with the limits of a CPU.
-    pub fn new(model: impl Into<PathBuf>, golden: impl Into<PathBuf>, place: Place) -> Self {
-        let (model, golden, only) = (model.into(), golden.into(), Vec::new());
-        Self { model, golden, only, place, dtype: Dtype::F32, slack: 1.0, reference_errors: None }
-    }
-
-    fn limits(&self) -> Result<Limits> {
-        match (self.dtype, &self.reference_errors) {
-            (Dtype::F32, _) => Ok(Limits::F32 { slack: self.slack }),
-            (Dtype::Bf16, Some(path)) => Limits::read(path),
-            (Dtype::Bf16, None) => {
-                Err(Error::Request("bf16 is bounded by the reference's own errors in bf16: name their file".into()))
-            }
-            (Dtype::F16, _) => Err(Error::unsupported("f16: the reference has no errors stored for it")),
-        }
-    }
-}
-
-/// Report on one golden case.
-#[derive(Debug, Clone, Serialize)]
-pub struct CaseReport {
-    /// The case's name.
-    pub case: String,
-    /// The verdict.
-    pub outcome: Outcome,
-    /// All comparisons.
-    pub checks: Vec<Check>,
-}
-
-impl CaseReport {
-    /// Whether the case passed, was absent, or was not covered while that is allowed.
-    pub fn passes(&self, allow_uncovered: bool) -> bool {
-        match &self.outcome {
-            Outcome::Passed | Outcome::Absent(_) => true,
-            Outcome::NotCovered(_) => allow_uncovered,
-            Outcome::Failed(_) => false,
-        }
-    }
-}
 
 /// A function that runs the cases of one kind.
 type Runner = fn(&Model, &mut Case) -> Result<()>;
@@ -156,51 +98,6 @@ const KINDS: &[Kind] = &[
     kind("smart_resize", pictures::sizes),
     kind("vision_", vision::encoder).computes(),
 ];
-
-/// A checkpoint on a device; parts are loaded when a case asks for them.
-struct Model {
-    #[cfg(feature = "parity-omni")]
-    directory: PathBuf,
-    #[cfg(feature = "parity-media")]
-    golden: PathBuf,
-    checkpoint: Checkpoint,
-    place: Place,
-    device: burn::tensor::Device,
-    dtype: Dtype,
-    limits: Limits,
-}
-
-impl Model {
-    fn open(options: &Options) -> Result<Self> {
-        Ok(Self {
-            #[cfg(feature = "parity-omni")]
-            directory: options.model.clone(),
-            #[cfg(feature = "parity-media")]
-            golden: options.golden.clone(),
-            checkpoint: Checkpoint::open(&options.model)?,
-            place: options.place.clone(),
-            device: options.place.device().clone(),
-            dtype: options.dtype,
-            limits: options.limits()?,
-        })
-    }
-
-    /// Reads the section of the config that belongs to one part.
-    fn section<C: ConfigSection>(&self) -> Result<C> {
-        Ok(self.checkpoint.config().section()?)
-    }
-
-    /// Whether the checkpoint has the parts that speak.
-    fn speaks(&self) -> bool {
-        self.checkpoint.config().get("enable_audio_output").and_then(serde_json::Value::as_bool).unwrap_or(true)
-    }
-
-    /// The token id that ends the text.
-    fn end_id(&self) -> Option<u32> {
-        let id = self.checkpoint.config().get("im_end_token_id")?.as_u64()?;
-        u32::try_from(id).ok()
-    }
-}
 
 /// Runs every case of the directory, calling `report` after each.
 ///

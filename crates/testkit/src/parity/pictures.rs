@@ -6,8 +6,8 @@ use omni_core::{Error, Result};
 use serde::Deserialize;
 use vision_encoder::VisionConfig;
 
-use super::Model;
 use super::case::Case;
+use super::model::Model;
 
 fn patch_spec(model: &Model) -> Result<PatchSpec> {
     let vision: VisionConfig = model.section()?;

@@ -4,8 +4,8 @@ use omni_core::{Error, Positions, Result};
 use tm_rope::{MediaIds, MediaItem, left_padded, positions, scan_spans};
 use vision_encoder::VisionConfig;
 
-use super::Model;
 use super::case::Case;
+use super::model::Model;
 
 /// Compares three-axis positions and the position delta of token ids with media sizes.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {

@@ -4,8 +4,8 @@ use mtp::{CodePredictor, FrameRun, PredictorProbe};
 use nn::Probe;
 use omni_core::{FrameStart, Result, SamplingOptions};
 
-use super::Model;
 use super::case::{Case, NEAR, STATES};
+use super::model::Model;
 use super::recorder::Recorder;
 
 /// Records the intermediate results of one frame, with the stored codes forced.

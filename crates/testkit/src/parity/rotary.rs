@@ -5,8 +5,8 @@ use mtp::CodePredictorConfig;
 use omni_core::{Positions, Result};
 use tm_rope::{Rope, RopeConfig};
 
-use super::Model;
 use super::case::Case;
+use super::model::Model;
 
 /// Up to this position tables must agree closely; beyond it, the last bit of a frequency is multiplied by the position.
 const NEAR_POSITION: f32 = 100.0;

@@ -1,8 +1,8 @@
 use nn::sampler::{id_mask, repetition_penalty, soften, suppress, top_k, top_p};
 use omni_core::Result;
 
-use super::Model;
 use super::case::Case;
+use super::model::Model;
 
 /// Compares sampling from logits in the reference's order, with the settings of the case.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {

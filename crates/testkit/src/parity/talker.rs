@@ -14,10 +14,11 @@ use tm_rope::MediaLayout;
 
 use super::case::{Case, NEAR, STATES};
 use super::golden::{self, settings};
+use super::model::Model;
 use super::predictor::Frame;
 use super::recorder::Recorder;
 use super::thinker::{self, Answer, answer};
-use super::{Model, audio, pictures};
+use super::{audio, pictures};
 
 /// Compares the pipeline from a conversation to samples, with the stored ids and codes forced: greedy text, greedy codes,
 /// repetition penalty and suppression on.

@@ -2,8 +2,8 @@ use omni_core::{Error, Result};
 use qwen3_omni::{ChatTemplate, TemplateOptions, Tokenizer};
 use serde_json::Value;
 
-use super::Model;
 use super::case::Case;
+use super::model::Model;
 
 fn list(case: &Case) -> Result<Vec<Value>> {
     let cases = case.json().as_array().filter(|cases| !cases.is_empty()).cloned();

@@ -4,9 +4,10 @@ use omni_core::{ModalityEncoder, Positions, Result, VisualRows};
 use tm_rope::MediaLayout;
 
 use super::case::{Case, NEAR, STATES};
+use super::model::Model;
 use super::positions::{self, Rows};
 use super::recorder::Recorder;
-use super::{Model, audio, vision};
+use super::{audio, vision};
 
 /// Compares a prompt through its encoders and every layer, then greedy decoding with the stored ids forced.
 pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {

@@ -2,9 +2,9 @@ use burn::tensor::{Tensor, TensorData};
 use omni_core::Result;
 use vision_encoder::{PixelPatches, VisionEncoder, VisionProbe};
 
-use super::Model;
 use super::audio::cumulated;
 use super::case::{Case, NEAR, STATES};
+use super::model::Model;
 
 /// Reads the encoder's inputs from a golden case.
 pub(super) fn items(model: &Model, case: &mut Case, [values, grids]: [&str; 2]) -> Result<Vec<PixelPatches>> {
