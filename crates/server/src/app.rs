@@ -7,7 +7,7 @@ use qwen3_omni::Omni;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admission::{Admission, Permit, places};
-use crate::body;
+use crate::body_room;
 use crate::chat::SpokenReplies;
 use crate::config::Config;
 use crate::error::{ApiError, ApiResult};
@@ -41,7 +41,7 @@ impl App {
         let admission = Admission::new(config.max_answers, config.max_waiting, config.queue_time, metrics.clone());
         Self {
             admission,
-            bodies: body::room(config.max_body),
+            bodies: body_room::room(config.max_body),
             sessions: Arc::new(Semaphore::new(places(config.max_sessions) as usize)),
             spoken: SpokenReplies::default(),
             media: MediaReader::new(&config),

@@ -1,7 +1,7 @@
 //! Bodies of requests: bounded in size and time, one by one and all together.
 
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -9,48 +9,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::{App, blocking};
+use crate::body_room::{Room, is_beyond, no_room};
 use crate::error::{ApiError, ApiResult};
 
-/// Bodies of the largest size that are held at once, from their first byte until their answers begin.
-const BODIES: usize = 8;
-/// Bytes that a permit stands for.
-const UNIT: usize = 1 << 10;
 /// Values of a JSON body. Each takes far more memory than it has bytes; a bias for every token of a vocabulary is less.
 const MOST_VALUES: usize = 1 << 19;
-
-/// Room for bodies of at most this many bytes each.
-pub(crate) fn room(max_body: usize) -> Arc<Semaphore> {
-    let units = (max_body / UNIT + 1).saturating_mul(BODIES);
-    Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
-}
-
-/// The room that a body takes, free again when all copies of this are dropped.
-#[derive(Clone, Default)]
-pub(crate) struct Room {
-    taken: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
-}
-
-impl Room {
-    /// Takes room for `bytes` in all.
-    fn grow(&self, room: &Arc<Semaphore>, bytes: usize) -> ApiResult<()> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let units = bytes.div_ceil(UNIT) - taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let units = u32::try_from(units).map_err(|_| no_room())?;
-        let more = room.clone().try_acquire_many_owned(units).map_err(|_| no_room())?;
-        match taken.as_mut() {
-            Some(taken) => taken.merge(more),
-            None => *taken = Some(more),
-        }
-        Ok(())
-    }
-}
-
-fn no_room() -> ApiError {
-    ApiError::busy("too many large requests are being read; try again later")
-}
 
 /// Why a body is not read to its end, on its way through libraries.
 #[derive(Debug)]
@@ -81,7 +46,7 @@ pub(crate) fn bounded(app: &App, headers: &HeaderMap, body: Body) -> ApiResult<(
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     match announced.or(body.size_hint().exact()) {
         Some(length) if length > limit as u64 => return Err(too_large(limit)),
-        Some(length) if length / UNIT as u64 > free.available_permits() as u64 => return Err(no_room()),
+        Some(length) if is_beyond(&free, length) => return Err(no_room()),
         _ => {}
     }
     let (room, mut read) = (Room::default(), 0_usize);

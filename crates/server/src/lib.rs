@@ -34,6 +34,7 @@ mod answer;
 mod app;
 mod audio;
 mod body;
+mod body_room;
 mod chat;
 mod config;
 mod connections;

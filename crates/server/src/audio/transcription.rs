@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
-use crate::body::{self, Room};
+use crate::body;
+use crate::body_room::Room;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::brief;
 use crate::outgoing::{self, DONE, send, send_data};

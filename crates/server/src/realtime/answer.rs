@@ -8,7 +8,8 @@ use qwen3_omni::{Audio, FinishReason, Message, Omni, PromptTokens, Reply, ToolCa
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
-use super::items::{COMPLETED, Content, IN_PROGRESS, INCOMPLETE, Item, Items, SpokenAnswer};
+use super::item::{COMPLETED, Content, IN_PROGRESS, INCOMPLETE, Item, SpokenAnswer};
+use super::items::Items;
 use super::output::Emitter;
 use super::settings::AnswerSettings;
 use crate::admission::Permit;

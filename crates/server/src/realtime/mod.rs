@@ -2,6 +2,8 @@
 
 mod answer;
 mod ear;
+mod input;
+mod item;
 mod items;
 mod output;
 mod prefill;

@@ -8,7 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Sender, channel};
 use tracing::Span;
 
-use super::worker::{Input, Worker};
+use super::input::Input;
+use super::worker::Worker;
 use crate::app::App;
 use crate::metrics::OpenSession;
 use crate::outbox::{Outbox, Room};

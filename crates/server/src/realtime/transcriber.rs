@@ -6,21 +6,13 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use qwen3_omni::{Event, GenerateOptions, Message, Reply};
-use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
-use super::worker::Input;
+use super::input::{Input, Transcript};
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::audio::usage;
 use crate::error::{ApiError, ApiResult};
-
-/// News of a transcript.
-pub(crate) enum Transcript {
-    Piece(String),
-    Done { text: String, usage: Value },
-    Failed(ApiError),
-}
 
 /// Writes down a spoken turn; news come as inputs of the session. The last of them, behind which nothing is done any more, is
 /// [`Transcript::Done`] or [`Transcript::Failed`].

@@ -5,7 +5,7 @@ use qwen3_omni::media::audio::AudioInput;
 use qwen3_omni::{ImageInput, Message, Part, Reply};
 use serde_json::Value;
 
-use super::items::{Content, Item, SpokenAnswer};
+use super::item::{Content, Item, SpokenAnswer};
 
 /// Bytes of a value in memory, which are many more than those of its text where it holds numbers.
 pub(super) fn of_value(value: &Value) -> usize {

@@ -2,7 +2,7 @@
 
 use qwen3_omni::Audio;
 
-use super::SoundEncoder;
+use super::encoder::SoundEncoder;
 use crate::app::blocking;
 use crate::error::{ApiError, ApiResult};
 

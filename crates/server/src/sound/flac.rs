@@ -6,7 +6,7 @@ use flacenc::config::Encoder as Settings;
 use flacenc::error::{Verified, Verify};
 use flacenc::source::{Fill, FrameBuf};
 
-use super::{SoundEncoder, broken};
+use super::encoder::{SoundEncoder, broken};
 use crate::error::ApiResult;
 
 /// Samples of a frame: 85 ms, about what the vocoder makes at a time.

@@ -1,6 +1,7 @@
 //! Files of sound, written while the sound is being made.
 
 mod background;
+mod encoder;
 mod flac;
 #[cfg(feature = "mp3")]
 mod mp3;
@@ -9,6 +10,7 @@ mod opus;
 use qwen3_omni::{Audio, WavWriter};
 
 pub(crate) use background::BackgroundEncoder;
+pub(crate) use encoder::SoundEncoder;
 
 use crate::error::{ApiError, ApiResult};
 
@@ -94,15 +96,6 @@ fn mp3(_: u32, param: &str) -> ApiResult<Box<dyn SoundEncoder>> {
     Err(ApiError::unsupported(param, message))
 }
 
-/// Writes a file of sound piece by piece.
-pub(crate) trait SoundEncoder: Send {
-    /// Takes samples and returns the bytes that they complete.
-    fn push(&mut self, samples: &[i16]) -> ApiResult<Vec<u8>>;
-
-    /// Returns the last bytes.
-    fn finish(&mut self) -> ApiResult<Vec<u8>>;
-}
-
 /// Samples as they are, after a header if it is a file.
 struct Wav {
     header: Option<Vec<u8>>,
@@ -127,12 +120,6 @@ impl SoundEncoder for Wav {
 /// The bytes of samples, little-endian.
 pub(crate) fn pcm(samples: &[i16]) -> impl Iterator<Item = u8> {
     samples.iter().flat_map(|sample| sample.to_le_bytes())
-}
-
-/// An encoder that failed at samples of ours.
-fn broken(what: &str, error: impl std::fmt::Debug) -> ApiError {
-    tracing::error!(?error, "{what}");
-    ApiError::internal()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use mp3lame_encoder::{Bitrate, Builder, Encoder, FlushNoGap, MonoPcm, Quality};
 
-use super::{SoundEncoder, broken};
+use super::encoder::{SoundEncoder, broken};
 use crate::error::ApiResult;
 
 pub(super) struct Mp3 {

@@ -3,7 +3,7 @@
 use ogg::{PacketWriteEndInfo, PacketWriter};
 use ropus::{Application, Bitrate, Channels, Encoder};
 
-use super::{SoundEncoder, broken};
+use super::encoder::{SoundEncoder, broken};
 use crate::error::ApiResult;
 
 /// Frames a second: 20 ms each.

@@ -6,13 +6,15 @@ use qwen3_omni::{Answer, Event, GenerateOptions, Message, Session};
 use serde_json::Value;
 use tokio::sync::mpsc::Sender;
 
-use super::{Generating, Input, Worker};
+use super::{Generating, Worker};
 use crate::admission::Permit;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::metrics::AnswerClock;
 use crate::realtime::answer::{Ending, Response, Waiting};
-use crate::realtime::items::{Item, Items};
+use crate::realtime::input::Input;
+use crate::realtime::item::Item;
+use crate::realtime::items::Items;
 use crate::realtime::settings::AnswerSettings;
 
 impl Worker {

@@ -10,9 +10,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::ws::Utf8Bytes;
 use qwen3_omni::media::audio::AudioInput;
-use qwen3_omni::{Canceller, Event, Session};
+use qwen3_omni::{Canceller, Session};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -20,11 +19,13 @@ use tracing::Instrument;
 
 use super::answer::{Response, Waiting};
 use super::ear::Ear;
-use super::items::{Content, Item, Items};
+use super::input::{Input, Transcript};
+use super::item::{Content, Item};
+use super::items::Items;
 use super::output::Emitter;
 use super::prefill::Prefill;
 use super::settings::Settings;
-use super::transcriber::{Transcript, transcribe};
+use super::transcriber::transcribe;
 use super::weight;
 use crate::admission::Permit;
 use crate::app::App;
@@ -34,30 +35,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
 use crate::ids;
 use crate::metrics::AnswerClock;
-use crate::outbox::{Outbox, Taken};
-
-/// What the worker is told.
-pub(crate) enum Input {
-    /// A text frame of the client, and its room among what waits.
-    Client(Utf8Bytes, Taken),
-    /// A binary frame, which has no meaning.
-    Binary,
-    /// A place for the response of this id.
-    Placed(String, ApiResult<Permit>),
-    /// An item of the answer that is being generated.
-    Answer(qwen3_omni::Result<Event>),
-    /// That answer is read no longer.
-    AnswerEnded,
-    /// The time of the response of this id is over.
-    TimeOver(String),
-    Transcript(String, Transcript),
-    /// No answer was asked for since a turn ended.
-    NotAsked,
-    /// The session ends: what to say, and how to close.
-    End(Option<ApiError>, u16, &'static str),
-    /// The client has gone.
-    Gone,
-}
+use crate::outbox::Outbox;
 
 /// Nobody is left to work for.
 struct Closed;

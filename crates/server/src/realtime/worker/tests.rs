@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use qwen3_omni::Omni;
 use qwen3_omni::media::audio::read_at;
+use qwen3_omni::{Event, Omni};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::channel;
 

@@ -6,12 +6,13 @@ use qwen3_omni::Session;
 use qwen3_omni::media::audio::SAMPLE_RATE;
 use serde_json::json;
 
-use super::{Input, Worker};
+use super::Worker;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::ids;
 use crate::realtime::ear::{CLIENT_RATE, Heard};
-use crate::realtime::items::{Item, decode, heard, to_samples};
+use crate::realtime::input::Input;
+use crate::realtime::item::{Item, decode, heard, to_samples};
 use crate::realtime::prefill::Prefill;
 
 /// Seconds after which a turn is prefilled while it goes on: the window of the audio encoder, before which nothing can be.
