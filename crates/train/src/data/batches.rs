@@ -3,61 +3,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use burn::tensor::Device;
-
+use super::batch::Batch;
 use super::cursor::{Cursor, Rules};
-use super::line::Line;
 use super::options::{BatchOptions, check, fingerprint};
-use super::sample::{ReadSample, SampleReader};
+use super::sample::SampleReader;
 use super::source::DataSource;
 use super::state::{BatchesState, SourceState};
 use super::window::{Window, Windows};
-use crate::model::Sample;
 use crate::{Error, Result};
-
-/// One line of a batch.
-#[derive(Debug)]
-pub struct BatchItem {
-    /// The source, in the order in which they were given.
-    pub source: usize,
-    /// The line.
-    pub line: Line,
-    /// The line as the model reads it.
-    pub sample: ReadSample,
-    /// The same with the rejected answer, if [`BatchOptions::rejected`] asks for it.
-    pub rejected: Option<ReadSample>,
-}
-
-/// Lines that are computed together.
-#[derive(Debug)]
-pub struct Batch {
-    /// The lines.
-    pub items: Vec<BatchItem>,
-}
-
-impl Batch {
-    /// Number of tokens, those of rejected answers included.
-    pub fn tokens(&self) -> usize {
-        let all = |item: &BatchItem| item.sample.ids.len() + item.rejected.as_ref().map_or(0, |read| read.ids.len());
-        self.items.iter().map(all).sum()
-    }
-
-    /// Number of tokens that are learned.
-    pub fn learned(&self) -> usize {
-        self.items.iter().map(|item| item.sample.learned()).sum()
-    }
-
-    /// Where the lines stand, as `file:line, …`.
-    pub fn origin(&self) -> String {
-        let places: Vec<String> = self.items.iter().map(|item| item.line.location.to_string()).collect();
-        places.join(", ")
-    }
-
-    /// Puts the samples on a device; rejected answers are left out.
-    pub fn to_samples(self, device: &Device) -> Vec<Sample> {
-        self.items.into_iter().map(|item| item.sample.to_sample(device)).collect()
-    }
-}
 
 /// Batches of one or several sources, made ahead by threads of their own.
 ///

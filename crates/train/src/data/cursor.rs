@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use super::line::{Line, Location};
+use super::line::Line;
+use super::location::Location;
 use super::source::DataSource;
 use super::state::SourceState;
 use crate::{Error, Mixture, Result};

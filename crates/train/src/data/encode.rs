@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::codes::write_codes;
-use super::line::{Location, SpeechTarget};
+use super::line::SpeechTarget;
+use super::location::Location;
 use super::rebase::rebase;
 use super::recording::{RecordingLine, read_recording};
 use super::source::DataSource;

@@ -8,7 +8,7 @@ use qwen3_omni::{Part, PartKind, VideoInput, VideoSound};
 use serde_json::Value;
 
 use super::fields::{Fields, kind};
-use super::line::Location;
+use super::location::Location;
 use crate::Result;
 
 /// Length above which a text without a dot is taken for base64, not for a path.

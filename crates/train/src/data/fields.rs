@@ -1,6 +1,6 @@
 use serde_json::{Map, Value};
 
-use super::line::Location;
+use super::location::Location;
 use crate::{Error, Result};
 
 /// The keys of a line that are not yet understood.

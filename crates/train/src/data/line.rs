@@ -1,23 +1,14 @@
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use qwen3_omni::{GenerateOptions, Message, Part, Role};
 use serde_json::{Map, Value};
 
 use super::entries::{MediaLists, check_path};
 use super::fields::Fields;
+use super::location::Location;
 use super::messages::{Turns, last_answer};
-use super::transcript;
+use super::transcript::Transcript;
 use crate::{Error, Result};
-
-/// Where a line stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Location {
-    /// The file; relative paths of a line begin at its folder.
-    pub path: Arc<Path>,
-    /// The line, counted from 1.
-    pub line: u64,
-}
 
 /// A spoken answer: the target of the talker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,19 +45,6 @@ pub struct Line {
     pub location: Location,
 }
 
-impl std::fmt::Display for Location {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.path.display(), self.line)
-    }
-}
-
-impl Location {
-    /// Makes the error of a line that is not as expected.
-    pub(crate) fn refuse(&self, reason: impl Into<String>) -> Error {
-        Error::Data { path: self.path.to_path_buf(), line: self.line, reason: reason.into() }
-    }
-}
-
 impl Line {
     /// Names the line in an error of its conversation; an error of the device belongs to no line.
     pub(crate) fn blame(&self, error: Error) -> Error {
@@ -89,7 +67,7 @@ impl Line {
         let mut fields = Fields::parse(json, location)?;
         match fields.take("messages") {
             Some(messages) => Self::conversation(&messages, fields),
-            None => transcript::line(fields),
+            None => Self::recording(fields),
         }
     }
 
@@ -111,6 +89,23 @@ impl Line {
             location: location.clone(),
         };
         line.checked()
+    }
+
+    fn recording(fields: Fields) -> Result<Self> {
+        let location = fields.location.clone();
+        let Transcript { question, text, extra } = Transcript::read(fields)?;
+        Ok(Self {
+            messages: vec![question, Message::assistant(text)],
+            learns: vec![true],
+            tools: Vec::new(),
+            audio_in_video: false,
+            rejected: None,
+            speech: None,
+            rejected_speech: None,
+            speaker: None,
+            extra,
+            location,
+        })
     }
 
     /// Checks that what belongs to the last answer has one.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::entries::{MediaLists, part};
 use super::fields::kind;
-use super::line::Location;
+use super::location::Location;
 use crate::Result;
 
 const TAGS: [(&str, PartKind); 3] =

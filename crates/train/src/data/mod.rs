@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod batch;
 mod batches;
 mod codes;
 mod cursor;
@@ -29,6 +30,7 @@ mod entries;
 mod fields;
 mod labels;
 mod line;
+mod location;
 mod messages;
 mod options;
 mod order;
@@ -42,11 +44,13 @@ mod state;
 mod transcript;
 mod window;
 
-pub use batches::{Batch, BatchItem, Batches};
+pub use batch::{Batch, BatchItem};
+pub use batches::Batches;
 pub use codes::{read_codes, write_codes};
 pub use encode::{EncodeFn, EncodedLines, LineEncoder};
 pub use labels::{LabelIds, conversation_labels, document_labels};
-pub use line::{Line, Location, SpeechTarget};
+pub use line::{Line, SpeechTarget};
+pub use location::Location;
 pub use options::BatchOptions;
 pub use recording::{RecordingLine, read_recording};
 pub(crate) use sample::split_reasoning;

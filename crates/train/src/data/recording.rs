@@ -5,7 +5,8 @@ use qwen3_omni::media::audio::read_at;
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
-use super::line::{Location, SpeechTarget, speech};
+use super::line::{SpeechTarget, speech};
+use super::location::Location;
 use crate::Result;
 
 /// A line of which only the recordings are of interest: a conversation with spoken answers, or an object with `speech` alone.

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 
 use super::batches::{checked, spawn};
 use super::cursor::{Cursor, Rules};
-use super::line::{Location, SpeechTarget};
+use super::line::SpeechTarget;
+use super::location::Location;
 use super::order::permutation;
 use super::recording::{RecordingLine, read_recording};
 use super::source::DataSource;

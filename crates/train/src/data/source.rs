@@ -3,7 +3,8 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::line::{Line, Location};
+use super::line::Line;
+use super::location::Location;
 use super::order::permutation;
 use crate::random::Purpose;
 use crate::{Error, Result};

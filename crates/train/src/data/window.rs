@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use qwen3_omni::ReadMedia;
 
-use super::batches::BatchItem;
+use super::batch::BatchItem;
 use super::cursor::Cursor;
 use super::line::Line;
 use super::options::BatchOptions;

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::log_sigmoid;
 use serde::{Deserialize, Serialize};
 
-use super::constants;
+use super::vectors::constants;
 
 /// Settings of direct preference optimisation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::constants;
+use super::vectors::constants;
 
 /// How far a sequence's probability may move from that of the policy that wrote it before it is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

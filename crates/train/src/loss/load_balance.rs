@@ -3,6 +3,8 @@ use burn::tensor::{DType, Tensor};
 use nn::Probe;
 use nn::moe::Routing;
 
+use super::vectors::constants;
+
 /// Keeps the routing of every layer of one run, for the balancing loss.
 #[derive(Debug, Default)]
 pub struct RouterTap {
@@ -36,6 +38,6 @@ pub fn load_balance(taps: &[RouterTap]) -> Option<Tensor<1>> {
         layers().map(|layer| softmax(layer.logits.clone().cast(DType::F32), 1).sum_dim(0).flatten::<1>(0, 1));
     let probabilities = probabilities.reduce(|sum, of_layer| sum + of_layer)? / rows as f64; // [E]
     let share = chosen.into_iter().map(|count| count / rows as f32).collect();
-    let share = super::constants(share, &probabilities.device()); // [E]
+    let share = constants(share, &probabilities.device()); // [E]
     Some((share * probabilities).sum() * experts as f64)
 }

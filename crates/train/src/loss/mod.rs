@@ -8,6 +8,7 @@ mod load_balance;
 mod mel;
 mod spectrum;
 mod stft;
+mod vectors;
 mod wave;
 
 pub use cross_entropy::{cross_entropy, log_probs, smoothed_cross_entropy};
@@ -17,20 +18,6 @@ pub use gspo::{ClipRange, advantages, gspo, gspo_token, k3_divergence, sequence_
 pub use load_balance::{RouterTap, load_balance};
 pub(crate) use mel::{MEL_BINS, MEL_WINDOW, mel_filters};
 pub(crate) use stft::Stft;
+pub(crate) use vectors::{constants, indices};
 pub(crate) use wave::FLOOR;
 pub use wave::{WaveLoss, WaveLossParts, WaveWeights};
-
-use burn::tensor::{Device, Int, Tensor, TensorData};
-
-/// A one-dimensional tensor of indices.
-pub(crate) fn indices(values: impl IntoIterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
-    let values: Vec<i64> = values.into_iter().map(|value| value as i64).collect();
-    let count = values.len();
-    Tensor::from_data(TensorData::new(values, [count]), device)
-}
-
-/// A one-dimensional tensor of constants.
-pub(crate) fn constants(values: Vec<f32>, device: &Device) -> Tensor<1> {
-    let count = values.len();
-    Tensor::from_data(TensorData::new(values, [count]), device)
-}

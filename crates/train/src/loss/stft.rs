@@ -3,8 +3,8 @@ use std::sync::OnceLock;
 use burn::tensor::{Device, Tensor, TensorData};
 use nn::{HostInput, host_function};
 
-use super::indices;
 use super::spectrum::{Magnitudes, SQUARE_FLOOR, hann, reflected};
+use super::vectors::indices;
 
 /// A short-time Fourier transform: fast in host memory, one matrix product elsewhere.
 #[derive(Debug, Clone)]

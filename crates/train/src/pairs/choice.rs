@@ -1,6 +1,6 @@
 use qwen3_omni::SpeechFinish;
 
-use super::PairSettings;
+use super::settings::PairSettings;
 
 /// One way in which the talker spoke a text.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,7 @@ use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 
 use super::settings::DpoSettings;
-use super::spoken_reader::SpokenReader;
-use super::talker::SpokenSample;
+use super::spoken_reader::{SpokenReader, SpokenSample};
 use crate::loss::{DpoOptions, Preference, dpo};
 use crate::model::{TalkerForward, TalkerModel};
 use crate::trainer::{BatchLoss, Objective, Trainer};

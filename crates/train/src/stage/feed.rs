@@ -5,7 +5,8 @@ use moe_talker::{TalkerConfig, speaker_id};
 
 use super::dpo::{SpokenPair, SpokenPairs};
 use super::sft::Conversations;
-use super::talker::{SpokenAnswers, SpokenSample};
+use super::spoken_reader::SpokenSample;
+use super::talker::SpokenAnswers;
 use crate::data::{Batch, Batches, BatchesState, Line, Segments, SpeechTarget, read_codes};
 use crate::trainer::{Feed, Objective, Trainer};
 use crate::{Error, Result};

@@ -30,4 +30,5 @@ pub use gspo::{Rewarding, ScoredAnswer, ScoredAnswers};
 pub use rollout::Rollouts;
 pub use settings::{DpoSettings, GspoSettings, LoraSettings, SftSettings, TalkerSettings};
 pub use sft::{Conversations, Sft};
-pub use talker::{SpokenAnswers, SpokenSample, Talking};
+pub use spoken_reader::SpokenSample;
+pub use talker::{SpokenAnswers, Talking};

@@ -2,10 +2,22 @@ use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 use moe_talker::Turns;
 
-use super::talker::SpokenSample;
 use crate::Result;
 use crate::loss::indices;
 use crate::model::{Sample, SpokenAnswer, TalkerForward, TalkerModel, ThinkerModel, end_of_turn, split_answer};
+
+/// A conversation that ends in an answer with its speech.
+#[derive(Debug, Clone)]
+pub struct SpokenSample {
+    /// The conversation; its labels are not used.
+    pub sample: Sample,
+    /// Codec id of the voice.
+    pub speaker: u32,
+    /// `[F, Q]`: the codes of the speech.
+    pub codes: Vec<Vec<u32>>,
+    /// Whether the speech ends behind its last frame, and was not stopped there.
+    pub ends: bool,
+}
 
 /// Reads conversations for the talker with a thinker that is not trained.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use moe_talker::TalkerConfig;
 
 use super::adapters::with_adapters;
 use super::settings::{LoraSettings, TalkerSettings};
-use super::spoken_reader::SpokenReader;
+use super::spoken_reader::{SpokenReader, SpokenSample};
 use crate::lora::write_adapter;
-use crate::model::{Sample, TalkerModel};
+use crate::model::TalkerModel;
 use crate::trainer::{BatchLoss, Objective, Trainer, write_json};
 use crate::{Error, ParamNames, Result};
 
@@ -53,19 +53,6 @@ impl NewSpeaker {
         config["talker_config"]["speaker_id"][&self.name] = self.id.into();
         write_json(&path, &config)
     }
-}
-
-/// A conversation that ends in an answer with its speech.
-#[derive(Debug, Clone)]
-pub struct SpokenSample {
-    /// The conversation; its labels are not used.
-    pub sample: Sample,
-    /// Codec id of the voice.
-    pub speaker: u32,
-    /// `[F, Q]`: the codes of the speech.
-    pub codes: Vec<Vec<u32>>,
-    /// Whether the speech ends behind its last frame, and was not stopped there.
-    pub ends: bool,
 }
 
 /// A batch of spoken answers.

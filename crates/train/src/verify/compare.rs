@@ -1,5 +1,8 @@
 use std::collections::BTreeMap;
 
+use burn::tensor::Tensor;
+use omni_core::Positions;
+
 /// One compared quantity of a case.
 #[derive(Debug, Clone)]
 pub struct Check {
@@ -76,4 +79,35 @@ pub(super) fn signed_sum(name: &str, values: &[f32]) -> f64 {
 /// Euclidean length.
 pub(super) fn length(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+/// The values of a small tensor.
+pub(super) fn scalar(tensor: &Tensor<1>) -> Vec<f64> {
+    nn::to_f32_vec(tensor).into_iter().map(f64::from).collect()
+}
+
+/// The values of several small tensors.
+pub(super) fn scalars(tensors: impl IntoIterator<Item = Tensor<1>>) -> Vec<f64> {
+    tensors.into_iter().flat_map(|tensor| scalar(&tensor)).collect()
+}
+
+/// Standard deviation of all elements, with one less in the denominator.
+pub(super) fn deviation(tensor: &Tensor<2>) -> f64 {
+    let values = nn::to_f32_vec(tensor);
+    let mean = values.iter().copied().map(f64::from).sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum();
+    (squares / (values.len() - 1) as f64).sqrt()
+}
+
+/// Compares the positions of rows with stored ones `[3, rows, columns]`, padded at the right.
+pub(super) fn positions(checks: &mut Checks, found: &[&Positions], stored: &[f64], [rows, columns]: [usize; 2]) {
+    let mut largest = if found.len() == rows { 0.0 } else { f64::INFINITY };
+    for (row, positions) in found.iter().enumerate() {
+        for axis in 0..3 {
+            let stored = &stored[(axis * rows + row) * columns..][..columns];
+            let own = positions.axis(axis).iter().zip(stored);
+            largest = own.map(|(a, b)| (f64::from(*a) - b).abs()).fold(largest, worse);
+        }
+    }
+    checks.compare("positions", largest, 0.0);
 }

@@ -3,7 +3,6 @@ use std::path::Path;
 use code2wav::{Code2WavConfig, SAMPLE_RATE};
 use serde::{Deserialize, Serialize};
 
-use super::mel::ROWS_PER_FRAME;
 use crate::{Error, Result};
 
 /// Sizes of the codec's encoder and quantiser: the file `codec-encoder.json`.
@@ -27,6 +26,8 @@ pub struct CodecConfig {
 
 /// The encoder's kind, in its config.
 pub(super) const MODEL_TYPE: &str = "qwen3_omni_codec_encoder";
+/// Log-mel rows per codec frame.
+pub(super) const ROWS_PER_FRAME: usize = 4;
 /// Most values of one matrix of the encoder, or of all codebooks: above it, a size of the config is wrong.
 const MOST_VALUES: usize = 1 << 31;
 

@@ -4,8 +4,7 @@ use checkpoint::Weights;
 use nn::{Activation, DeviceEngine, Engine, Linear};
 use omni_core::{Dtype, Place, Result};
 
-use super::config::CodecConfig;
-use super::mel::ROWS_PER_FRAME;
+use super::config::{CodecConfig, ROWS_PER_FRAME};
 use crate::loss::MEL_BINS;
 
 /// Under this name stand the encoder's parameters.

@@ -2,12 +2,10 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::config::CodecConfig;
+use super::config::{CodecConfig, ROWS_PER_FRAME};
 use crate::loss::{MEL_BINS, MEL_WINDOW, Stft, mel_filters};
 use crate::{Error, Result};
 
-/// Log-mel rows per codec frame.
-pub(super) const ROWS_PER_FRAME: usize = 4;
 /// Magnitudes below this are silence.
 const SILENCE: f64 = 1e-4;
 

@@ -1,21 +1,16 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device as TensorDevice;
 use qwen3_omni::Device;
 
 use super::super::answering::{AnswerSettings, Answering};
-use super::{DistillSettings, Distilling, Lessons, OnPolicySettings};
-use crate::data::{Batch, DataSource, Location, cut};
+use super::lessons::Lessons;
+use super::objective::Distilling;
+use super::settings::{DistillSettings, OnPolicySettings};
+use crate::data::{DataSource, Location, cut};
 use crate::model::Sample;
 use crate::trainer::{Feed, Trainer};
 use crate::{Error, Result};
-
-/// Makes lessons from lines with given answers.
-pub fn lessons(batch: Batch, device: &TensorDevice) -> Lessons {
-    let places = batch.items.iter().map(|item| item.line.location.clone()).collect();
-    Lessons { samples: batch.to_samples(device), places }
-}
 
 /// Lessons on answers that the student writes as it is, through the product's own code.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
+use super::lessons::{Lessons, lessons};
+use super::teacher::{Teacher, TeacherLogits};
 use super::vocabulary::Vocabulary;
-use super::{Lessons, Teacher, TeacherLogits, lessons};
 use crate::Result;
 use crate::data::{Batch, Location};
 use crate::model::Sample;

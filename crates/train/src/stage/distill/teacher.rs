@@ -4,7 +4,7 @@ use std::path::Path;
 use burn::tensor::{Device, Int, Tensor};
 use checkpoint::Checkpoint;
 
-use super::Lessons;
+use super::lessons::Lessons;
 use super::vocabulary::{Vocabulary, refuse_other};
 use crate::loss::top_k;
 use crate::model::{Sample, ThinkerModel};

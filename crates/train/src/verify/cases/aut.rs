@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor, TensorData};
 use moe_thinker::ThinkerConfig;
 
-use super::super::compare::{Checks, worse};
+use super::super::compare::{Checks, deviation, scalar, worse};
 use super::super::golden::Golden;
+use super::super::model::Model;
 use super::super::steps::{Limits, LossParts, Trained};
-use super::super::{Model, deviation, scalar};
 use crate::loss::{cross_entropy, indices};
 use crate::model::{AutDecoderConfig, AutModel, Transcript};
 use crate::{ParamNames, Result};

@@ -6,10 +6,10 @@ use burn::tensor::Tensor;
 use code2wav::{Code2Wav, SAMPLE_RATE};
 use omni_core::{Dtype, Place};
 
-use super::super::compare::{Checks, worse};
+use super::super::compare::{Checks, scalar, worse};
 use super::super::golden::Golden;
+use super::super::model::Model;
 use super::super::steps::{Limits, LossParts, Trained};
-use super::super::{Model, scalar};
 use crate::Result;
 use crate::loss::WaveLoss;
 

@@ -6,13 +6,12 @@ mod numbers;
 mod talker;
 mod thinker;
 
-use super::Model;
+use numbers::NUMBERS;
+
 use super::compare::Checks;
 use super::golden::Golden;
+use super::model::Model;
 use crate::Result;
-
-/// Name of the file of numbers that need no model.
-pub(super) const NUMBERS: &str = "numbers";
 
 /// Recomputes a case; `None` if no case of this name is known.
 pub(super) fn run(model: &Model, name: &str) -> Result<Option<Checks>> {

@@ -7,10 +7,9 @@ use eval::normalise;
 use eval::wer::{Edits, corpus};
 use serde_json::Value;
 
-use super::super::Model;
-use super::super::compare::Checks;
+use super::super::compare::{Checks, scalar};
 use super::super::golden::{damaged, read};
-use super::super::scalar;
+use super::super::model::Model;
 use crate::loss::{ClipRange, DpoOptions, Preference, advantages, dpo, gspo, sequence_ratios};
 use crate::optim::{Ema, Schedule, ScheduleKind};
 use crate::{Error, Mixture, Result};
@@ -22,11 +21,14 @@ type Normaliser = fn(&str) -> String;
 const NORMALISERS: [(&str, Normaliser); 3] =
     [("english", normalise::english), ("basic", normalise::basic), ("characters", normalise::characters)];
 
+/// Name of the file of numbers that need no model.
+pub(super) const NUMBERS: &str = "numbers";
+
 /// Relative rounding of f64.
 const F64: f64 = 1e-12;
 
 pub(super) fn run(model: &Model, checks: &mut Checks) -> Result<()> {
-    let path = model.golden.join(format!("{}.json", super::NUMBERS));
+    let path = model.golden.join(format!("{}.json", NUMBERS));
     let json: Value = serde_json::from_slice(&read(&path)?).map_err(|error| damaged(&path, error))?;
     let numbers = Numbers { json, path: &path, device: &model.device };
     numbers.learning_rate(checks)?;

@@ -9,10 +9,10 @@ use omni_core::{Dtype, Place};
 use tm_rope::{MediaItem, MediaLayout};
 use vision_encoder::VisionConfig;
 
-use super::super::compare::{Checks, worse};
+use super::super::compare::{Checks, deviation, scalar, scalars, worse};
 use super::super::golden::Golden;
+use super::super::model::Model;
 use super::super::steps::{Limits, LossParts, Trained};
-use super::super::{Model, deviation, scalar, scalars};
 use super::thinker::BALANCE;
 use crate::lora::{LoraFactors, attach, lora_names};
 use crate::loss::{DpoOptions, Preference, dpo, indices, ipo};
@@ -23,7 +23,7 @@ use crate::{Error, ParamNames, Result};
 const ALPHA: f64 = 8.0;
 
 /// Runs the case of the talker's own loss.
-pub(in super::super) fn spoken(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
+pub(super) fn spoken(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
     let conversations = Conversations::read(model, golden, None)?;
     let mut first = true;
     let mut loss = |module: &TalkerModel, checks: &mut Checks| {
@@ -60,7 +60,7 @@ fn talker_loss(found: &TalkerForward) -> Result<LossParts> {
 }
 
 /// Runs the case of direct preference optimisation.
-pub(in super::super) fn preferences(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
+pub(super) fn preferences(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
     let stored = Golden::read(&model.golden, "talker")?;
     let conversations = Conversations::read(model, &stored, None)?;
     let pairs = conversations.rows.len();
@@ -102,7 +102,7 @@ pub(in super::super) fn preferences(model: &Model, golden: &Golden, checks: &mut
 }
 
 /// Runs the case of a new speaker: one row of the table, and adapters.
-pub(in super::super) fn speaker(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
+pub(super) fn speaker(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
     let config: TalkerConfig = model.checkpoint.config().section()?;
     // The first row behind those that are taken.
     let new = config.speaker_id.values().max().map_or(0, |last| last + 1);
@@ -143,7 +143,7 @@ fn compare_inputs(golden: &Golden, checks: &mut Checks, found: &TalkerForward) -
     }
     let [_, rows, columns] = golden.shape("in.position_ids")? else { return Err(golden.lacks("in.position_ids")) };
     let positions: Vec<_> = found.positions.iter().collect();
-    super::super::positions(checks, &positions, golden.values("in.position_ids")?, [*rows, *columns]);
+    super::super::compare::positions(checks, &positions, golden.values("in.position_ids")?, [*rows, *columns]);
     let labels: Vec<f64> = golden.values("in.labels")?.iter().filter(|label| **label >= 0.0).copied().collect();
     checks.list("labels", &found.labels.iter().map(|label| f64::from(*label)).collect::<Vec<_>>(), &labels, 0.0);
     Ok(())

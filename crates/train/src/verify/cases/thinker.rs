@@ -7,10 +7,10 @@ use moe_thinker::ThinkerConfig;
 use omni_core::Positions;
 use vision_encoder::PixelPatches;
 
-use super::super::compare::Checks;
+use super::super::compare::{Checks, scalar, scalars};
 use super::super::golden::Golden;
+use super::super::model::Model;
 use super::super::steps::{Limits, LossParts, Trained};
-use super::super::{Model, scalar, scalars};
 use crate::loss::{
     ClipRange, DistillLoss, advantages, distill, forward_kl_top_k, gspo, k3_divergence, log_probs, sequence_ratios,
     token_level_grpo,
@@ -23,7 +23,7 @@ pub(super) const BALANCE: f64 = 0.5;
 const TEXT: &str = "+thinker.model.* +thinker.lm_head.*";
 
 /// Runs a case of cross-entropy and balance, training what `patterns` say.
-pub(in super::super) fn media(model: &Model, golden: &Golden, checks: &mut Checks, patterns: &str) -> Result<()> {
+pub(super) fn media(model: &Model, golden: &Golden, checks: &mut Checks, patterns: &str) -> Result<()> {
     let limits = Limits { after: 0.05, ..Limits::USUAL };
     // Cases that train parts of the model share their batch with the one that trains all of it.
     let inputs = match golden.has("in.input_ids") {
@@ -39,7 +39,7 @@ pub(in super::super) fn media(model: &Model, golden: &Golden, checks: &mut Check
 }
 
 /// Runs the case of cross-entropy and balance on text.
-pub(in super::super) fn text(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
+pub(super) fn text(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
     let samples = samples(golden)?;
     balanced(model, golden, checks, (&samples, TEXT, Limits::USUAL))
 }
@@ -68,7 +68,7 @@ fn balanced(
 }
 
 /// Runs the case of distillation from given logits.
-pub(in super::super) fn distillation(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
+pub(super) fn distillation(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
     let samples = samples(golden)?;
     let teacher = golden.matrix("in.teacher_logits", &model.device)?;
     let loss = |module: &ThinkerModel| {
@@ -91,7 +91,7 @@ pub(in super::super) fn distillation(model: &Model, golden: &Golden, checks: &mu
 }
 
 /// Runs the case of group sequence policy optimisation.
-pub(in super::super) fn policy(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
+pub(super) fn policy(model: &Model, golden: &Golden, checks: &mut Checks) -> Result<()> {
     let (samples, answers) = answers(golden)?;
     let [old, reference] = ["in.old_logps", "in.ref_logps"].map(|name| answers.of(golden, name));
     let (old, reference) = (old?, reference?);
@@ -229,7 +229,7 @@ fn compare_positions(model: &Model, golden: &Golden, checks: &mut Checks, sample
     let found = samples.iter().map(|sample| module.positions(sample)).collect::<Result<Vec<_>>>()?;
     let stored = golden.values("in.position_ids")?;
     let [_, rows, columns] = golden.shape("in.position_ids")? else { return Err(golden.lacks("in.position_ids")) };
-    super::super::positions(checks, &found.iter().collect::<Vec<&Positions>>(), stored, [*rows, *columns]);
+    super::super::compare::positions(checks, &found.iter().collect::<Vec<&Positions>>(), stored, [*rows, *columns]);
     Ok(())
 }
 
