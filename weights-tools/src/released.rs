@@ -7,8 +7,10 @@ use omni_core::{Dtype, Error, PlaceKind, Result};
 use qwen3_omni::OmniConfig;
 use serde_json::Value;
 
-use crate::inspect::RELEASED;
 use crate::quantize::{Plan, Recipe, choose, quantised_config};
+
+/// The `config.json` of the released model, from which the released names and shapes follow.
+pub const RELEASED: &str = include_str!("released_config.json");
 
 /// The config of the released Instruct checkpoint.
 ///

@@ -3,13 +3,13 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Tensor, TensorData};
 use media::audio::{AudioInput, SAMPLE_RATE, log_mel};
 use media::image::{ImageInput, ImageOptions, PatchSpec, Pixels, patches};
-use omni_core::{Error, Result};
-use qwen3_omni::{ChatTemplate, TemplateOptions, Tokenizer};
+use omni_core::{Dtype, Error, Result};
+use qwen3_omni::{ChatTemplate, Device, TemplateOptions, Tokenizer};
 use serde_json::json;
 use testkit::parity::{golden_pictures, golden_prompts, golden_sounds};
 use vision_encoder::PixelPatches;
 
-use super::{Options, Side};
+use super::side::Side;
 use crate::verify;
 
 /// Inputs for both checkpoints. Whatever is left empty is filled in: short questions, a synthetic sound and a synthetic picture.
@@ -48,10 +48,8 @@ impl Prompts {
     /// # Errors
     /// Whatever would end that comparison before the first model is loaded.
     pub fn check(&self, reference: &Path) -> Result<()> {
-        let (reference, device, dtype) = (reference.to_owned(), qwen3_omni::Device::Cpu, omni_core::Dtype::F32);
-        let side = Side::open(&reference, &device, dtype)?;
-        let options = Options { other: reference.clone(), reference, prompts: self.clone(), device, dtype };
-        Inputs::read(self, &side, &options).map(drop)
+        let side = Side::open(reference, &Device::Cpu, Dtype::F32)?;
+        Inputs::read(self, &side, &Device::Cpu).map(drop)
     }
 }
 
@@ -69,11 +67,10 @@ const QUESTIONS: [&str; 3] =
     ["What is seven plus five?", "Repeat: red cat nine blue dog.", "Name a colour, a number and an animal."];
 
 impl Inputs {
-    pub(super) fn read(prompts: &Prompts, reference: &Side, options: &Options) -> Result<Self> {
+    pub(super) fn read(prompts: &Prompts, reference: &Side, device: &Device) -> Result<Self> {
+        let directory = reference.checkpoint.directory();
         if let Some(golden) = &prompts.golden {
-            let (model, golden) = (options.reference.clone(), golden.clone());
-            let cases =
-                verify::Options { device: options.device.clone(), ..verify::Options::new(model, golden) }.open()?;
+            let cases = verify::Options { device: device.clone(), ..verify::Options::new(directory, golden) }.open()?;
             let (prompts, sounds, pictures) =
                 (golden_prompts(&cases)?, golden_sounds(&cases)?, golden_pictures(&cases)?);
             let counts = [("thinker_", prompts.len()), ("audio_encoder_", sounds.len()), ("vision_", pictures.len())];
@@ -86,7 +83,7 @@ impl Inputs {
             return Ok(Self { prompts, sounds, pictures });
         }
         Ok(Self {
-            prompts: ids(&prompts.texts, &options.reference)?,
+            prompts: ids(&prompts.texts, directory)?,
             sounds: sounds(&prompts.sounds, reference.place.device())?,
             pictures: pictures(&prompts.pictures, reference)?,
         })

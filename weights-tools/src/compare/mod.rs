@@ -5,19 +5,19 @@
 mod difference;
 mod inputs;
 mod outputs;
+mod side;
 mod speech;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use burn::tensor::{DType, Tensor};
-use checkpoint::Weights;
-use omni_core::{Dtype, Error, Place, Result};
-use qwen3_omni::{Component, Device, OmniCheckpoint, OmniConfig};
+use omni_core::{Dtype, Error, Result};
+use qwen3_omni::{Component, Device};
 use serde::Serialize;
 
 pub use difference::Difference;
 use inputs::Inputs;
 pub use inputs::Prompts;
+use side::Side;
 
 /// What to compare, and where.
 #[derive(Debug, Clone)]
@@ -54,33 +54,6 @@ impl Comparison {
     }
 }
 
-/// One of the two checkpoints on the device.
-pub(crate) struct Side {
-    checkpoint: OmniCheckpoint,
-    place: Place,
-    dtype: Dtype,
-}
-
-impl Side {
-    fn open(directory: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
-        let checkpoint = OmniCheckpoint::open(directory)?;
-        Ok(Self { checkpoint, place: device.place(dtype)?, dtype })
-    }
-
-    fn weights(&self) -> Weights<'_> {
-        Weights::new(&self.checkpoint, &self.place, self.dtype)
-    }
-
-    /// An input in the number type of this side's computation.
-    fn tensor<const D: usize>(&self, input: &Tensor<D>) -> Tensor<D> {
-        input.clone().cast(DType::from(self.weights().tensor_dtype()))
-    }
-
-    fn config(&self) -> &OmniConfig {
-        self.checkpoint.config()
-    }
-}
-
 /// Compares every part that both checkpoints have, loading one part of one checkpoint at a time.
 ///
 /// # Errors
@@ -89,7 +62,7 @@ pub fn compare(options: &Options) -> Result<Comparison> {
     let open = |directory, dtype| Side::open(directory, &options.device, dtype);
     let sides = [open(&options.reference, Dtype::F32)?, open(&options.other, options.dtype)?];
     check_same_model(&sides, options)?;
-    let inputs = Inputs::read(&options.prompts, &sides[0], options)?;
+    let inputs = Inputs::read(&options.prompts, &sides[0], &options.device)?;
     let mut differences = outputs::encoders(&sides, &inputs)?;
     let (answers, thinker) = outputs::thinker(&sides, &inputs)?;
     differences.push(thinker);

@@ -6,9 +6,9 @@ use qwen3_omni::Component;
 use testkit::parity::best;
 use vision_encoder::VisionEncoder;
 
-use super::Side;
 use super::difference::{Difference, Pairs};
 use super::inputs::Inputs;
+use super::side::Side;
 
 /// Tokens the reference adds to a prompt.
 const ANSWER: usize = 24;

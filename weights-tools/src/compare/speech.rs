@@ -8,9 +8,9 @@ use omni_core::{FrameStart, Positions, Result, SamplingOptions};
 use qwen3_omni::Component;
 use tm_rope::MediaLayout;
 
-use super::Side;
 use super::difference::{Difference, Pairs};
 use super::outputs::Answer;
+use super::side::Side;
 
 /// Frames of speech the reference makes of each answer.
 const FRAMES: usize = 24;

@@ -11,10 +11,8 @@ use qwen3_omni::{Component, OmniCheckpoint};
 use serde::Serialize;
 
 use crate::released;
+pub use crate::released::RELEASED;
 use crate::source::weight_files;
-
-/// The `config.json` of the released model, from which the released names and shapes follow.
-pub const RELEASED: &str = include_str!("../released_config.json");
 
 /// What `inspect` finds.
 #[derive(Debug, Serialize)]

@@ -1,5 +1,6 @@
 //! A checkpoint that is read to be written in another form.
 
+mod json_file;
 mod weight_files;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use safetensors::Dtype as Stored;
 use serde_json::{Map, Value, json};
 
 use crate::shards::{LOCK, Sink};
+pub(crate) use json_file::read_json;
 use weight_files::states;
 pub(crate) use weight_files::{adapter_states, weight_files};
 
@@ -82,11 +84,6 @@ pub(crate) fn companions(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(kept).collect();
     files.sort();
     Ok(files)
-}
-
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-    serde_json::from_slice(&text).map_err(|error| Error::config(format!("{}: {error}", path.display())))
 }
 
 /// A short number that changes with the text (FNV-1a).

@@ -11,7 +11,7 @@ use crc32fast::Hasher;
 use omni_core::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use super::read_json;
+use super::json_file::read_json;
 use crate::shards::INDEX;
 
 /// Pieces of a file that are read to tell its contents from others.

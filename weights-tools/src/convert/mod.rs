@@ -1,7 +1,7 @@
 //! Checkpoints in another number type, with shards of another size, with packed layers turned into floats again, with adapters merged,
 //! or from the packing of another tool.
 
-use std::path::PathBuf;
+mod options;
 
 use checkpoint::packed::{Groups, dequantize};
 use checkpoint::{Checkpoint, PackedTensors};
@@ -9,30 +9,13 @@ use omni_core::{Dtype, Error, Result};
 use qwen3_omni::{Component, OmniCheckpoint};
 use serde_json::{Value, json};
 
+pub use options::Options;
+
 use crate::foreign;
 use crate::shards::{self, Job, OutTensor, Progress, Sink, Unit, natural};
 use crate::source::{
     Source, adapter_states, float_type, floats, remove_key, set_dtype, stored_type, write_converted, write_floats,
 };
-
-/// What to convert, and into what.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// A checkpoint directory.
-    pub source: PathBuf,
-    /// Adapters (LoRA) in PEFT's form to merge; see [`OmniCheckpoint::add_adapter`].
-    pub adapters: Vec<PathBuf>,
-    /// The directory to make; it must be new, empty, or half-written by the same options.
-    pub out: PathBuf,
-    /// Number type of every float tensor that is not part of a packed layer; `None` keeps each one's own.
-    pub dtype: Option<Dtype>,
-    /// Turn packed layers into floats, of the type of their scales unless `dtype` says another.
-    pub dequantize: bool,
-    /// Bytes after which a new shard is begun.
-    pub shard_bytes: u64,
-    /// Start over if the directory is half-written.
-    pub restart: bool,
-}
 
 /// Rows of a packed matrix that are turned into floats at a time: a multiple of what a word of zero points holds.
 const ROWS: usize = 256;
