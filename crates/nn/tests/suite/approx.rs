@@ -42,6 +42,11 @@ impl Approx {
         }
     }
 
+    /// The number as an integer times `step`; a step of 0 keeps it.
+    pub fn rounded_to(self, step: f64) -> Self {
+        Self { error: self.error + 0.5 * step * (1.0 + 1e-3), ..self }
+    }
+
     /// The sum in any order: each of the additions rounds a number that is no greater than the sum of all magnitudes.
     pub fn sum(terms: impl IntoIterator<Item = Self>) -> Self {
         let (mut sum, mut magnitude, mut count) = (Self::from(0.0), 0.0, 0.0);
@@ -116,6 +121,12 @@ impl Div for Approx {
         assert!(least > 0.0, "a divisor that may be zero: {other:?}");
         Self::computed(value, (self.error + value.abs() * other.error) / least)
     }
+}
+
+/// The coarsest step to which kernels quantise a row beside packed weights: 14 bits and a sign for its greatest number.
+pub fn quantization_step(row: &[Approx]) -> f64 {
+    const GREATEST: f64 = (127 << 7) as f64;
+    row.iter().fold(0.0, |most: f64, x| most.max(x.value.abs() + x.error)) / GREATEST
 }
 
 /// Values as numbers of a formula.

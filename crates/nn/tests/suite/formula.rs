@@ -1,17 +1,48 @@
 //! Plain formulas that more than one operation is made of.
 
+use checkpoint::Weights;
 use omni_core::Dtype;
+use qwen3_omni_nn::SKINNY_MAX_ROWS;
 
-use crate::approx::Approx;
+use crate::approx::{Approx, quantization_step};
+
+/// The form in which a product reads its operands.
+#[derive(Debug, Clone, Copy)]
+pub struct Operands {
+    dtype: Dtype,
+    /// Whether rows are quantised, too.
+    integers: bool,
+}
+
+impl Operands {
+    /// Operands of a layer on `rows` rows. In host memory, packed weights meet integers, or numbers in bf16 if the rows are many.
+    pub fn of(weights: &Weights, packed: bool, rows: usize) -> Self {
+        let integers = packed && weights.place().is_host();
+        let bf16 = integers && rows > SKINNY_MAX_ROWS;
+        Self { dtype: if bf16 { Dtype::Bf16 } else { weights.compute_dtype() }, integers }
+    }
+}
+
+impl From<Dtype> for Operands {
+    fn from(dtype: Dtype) -> Self {
+        Self { dtype, integers: false }
+    }
+}
 
 /// The terms of one number of a product: of a row, and of a row of the weight `[out, in]`.
-pub fn terms<'a>(x: &'a [Approx], weight: &'a [f32], dtype: Dtype) -> impl Iterator<Item = Approx> + 'a {
-    x.iter().zip(weight).map(move |(x, w)| x.operand(dtype) * Approx::from(*w).operand(dtype))
+pub fn terms<'a>(
+    x: &'a [Approx],
+    weight: &'a [f32],
+    operands: impl Into<Operands>,
+) -> impl Iterator<Item = Approx> + 'a {
+    let Operands { dtype, integers } = operands.into();
+    let step = if integers { quantization_step(x) } else { 0.0 };
+    x.iter().zip(weight).map(move |(x, w)| x.rounded_to(step).operand(dtype) * Approx::from(*w).operand(dtype))
 }
 
 /// `W x` of a row, with the weight `[out, in]`.
-pub fn product(x: &[Approx], weight: &[f32], dtype: Dtype) -> Vec<Approx> {
-    weight.chunks_exact(x.len()).map(|weight| Approx::sum(terms(x, weight, dtype))).collect()
+pub fn product(x: &[Approx], weight: &[f32], operands: impl Into<Operands> + Copy) -> Vec<Approx> {
+    weight.chunks_exact(x.len()).map(|weight| Approx::sum(terms(x, weight, operands))).collect()
 }
 
 pub fn sigmoid(x: Approx) -> Approx {

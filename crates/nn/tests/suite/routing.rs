@@ -1,15 +1,14 @@
 //! The choice of experts, and the experts.
 
 use checkpoint::Weights;
-use omni_core::Dtype;
 use proptest::prelude::*;
 use qwen3_omni_nn::moe::{Experts, Router, Routing};
 use qwen3_omni_nn::{Engine, to_f32_vec};
 
 use crate::approx::{Approx, assert_near, exact};
-use crate::formula::{product, silu, softmax, terms};
+use crate::formula::{Operands, product, silu, softmax, terms};
 use crate::on_each_engine;
-use crate::stored::{Stored, few_cases, rows};
+use crate::stored::{Stored, few_cases, rows, schemes};
 
 /// A mixture of experts as it is stored.
 struct Mixture {
@@ -20,15 +19,16 @@ struct Mixture {
     inner: usize,
     top_k: usize,
     normalise: bool,
+    packed: bool,
 }
 
 impl Mixture {
     fn draw(stored: &Stored, [experts, width, inner]: [usize; 3], top_k: usize, normalise: bool) -> Self {
         let gate = stored.matrix("gate.weight", [experts, width]);
         let parts = [("gate_proj", [inner, width]), ("up_proj", [inner, width]), ("down_proj", [width, inner])];
-        let matrix = |expert, (name, shape)| stored.matrix(&format!("experts.{expert}.{name}.weight"), shape);
+        let matrix = |expert, (name, shape)| stored.linear(&format!("experts.{expert}.{name}"), shape);
         let experts = (0..experts).map(|expert| parts.map(|part| matrix(expert, part))).collect();
-        Self { gate, experts, width, inner, top_k, normalise }
+        Self { gate, experts, width, inner, top_k, normalise, packed: stored.is_packed() }
     }
 
     fn load(&self, weights: &Weights) -> (Router, Experts) {
@@ -38,17 +38,23 @@ impl Mixture {
     }
 
     /// The terms of each number of an expert's output: an engine may add them to those of others in any order.
-    fn outputs(&self, expert: usize, x: &[Approx], share: Approx, dtype: Dtype) -> Vec<Vec<Approx>> {
+    fn outputs(&self, expert: usize, x: &[Approx], share: Approx, operands: Operands) -> Vec<Vec<Approx>> {
         let [gate, up, down] = &self.experts[expert];
-        let [gate, up] = [gate, up].map(|matrix| product(x, matrix, dtype));
+        let [gate, up] = [gate, up].map(|matrix| product(x, matrix, operands));
         let inner: Vec<Approx> = gate.into_iter().zip(up).map(|(gate, up)| silu(gate) * up).collect();
-        down.chunks_exact(self.inner).map(|down| terms(&inner, down, dtype).map(|y| y * share).collect()).collect()
+        down.chunks_exact(self.inner).map(|down| terms(&inner, down, operands).map(|y| y * share).collect()).collect()
     }
 
     /// `residual + Σ weight · expert(x)` of a row, by the experts chosen for it and their weights.
-    fn added_to(&self, residual: &[f32], x: &[f32], (chosen, shares): (&[u32], &[f32]), dtype: Dtype) -> Vec<Approx> {
+    fn added_to(
+        &self,
+        residual: &[f32],
+        x: &[f32],
+        (chosen, shares): (&[u32], &[f32]),
+        operands: Operands,
+    ) -> Vec<Approx> {
         let each = chosen.iter().zip(shares);
-        let outputs = each.map(|(expert, share)| self.outputs(*expert as usize, &exact(x), (*share).into(), dtype));
+        let outputs = each.map(|(expert, share)| self.outputs(*expert as usize, &exact(x), (*share).into(), operands));
         let outputs: Vec<_> = outputs.collect();
         let of_experts = |at: usize| outputs.iter().flat_map(move |terms| &terms[at]).copied();
         exact(residual).into_iter().enumerate().map(|(at, x)| Approx::sum(of_experts(at).chain([x]))).collect()
@@ -85,8 +91,8 @@ fn check_experts(mixture: &Mixture, weights: &Weights, [residual, x]: [&[f32]; 2
     let shares = to_f32_vec(&routing.weights);
     let chosen = routing.index.chunks_exact(mixture.top_k).zip(shares.chunks_exact(mixture.top_k));
     let rows = residual.chunks_exact(mixture.width).zip(x.chunks_exact(mixture.width)).zip(chosen);
-    let dtype = weights.compute_dtype();
-    let expected = rows.flat_map(|((residual, x), chosen)| mixture.added_to(residual, x, chosen, dtype));
+    let operands = Operands::of(weights, mixture.packed, x.len() / mixture.width);
+    let expected = rows.flat_map(|((residual, x), chosen)| mixture.added_to(residual, x, chosen, operands));
     assert_near(found, &expected.collect::<Vec<_>>(), "experts");
 }
 
@@ -116,6 +122,18 @@ proptest! {
         let mixture = Mixture::draw(&stored, [experts, width, inner], top_k, normalise);
         let count: usize = runs.iter().sum();
         let (residual, x) = (stored.noise(count * width), stored.noise(count * width));
+        on_each_engine!(stored, |e, weights| check(e, weights, &mixture, [&residual, &x], &runs));
+    }
+
+    #[test]
+    fn packed_experts_of_rows(
+        runs in prop::collection::vec(1..14usize, 1..4), sizes in (4..9usize, 1..5usize, 1..5usize),
+        top_k in 1..5usize, normalise: bool, scheme in schemes(), seed: u16,
+    ) {
+        let (stored, (experts, widths, inners)) = (Stored::packed(seed.into(), scheme), sizes);
+        let mixture = Mixture::draw(&stored, [experts, 32 * widths, 32 * inners], top_k, normalise);
+        let count: usize = runs.iter().sum();
+        let [residual, x] = [(); 2].map(|()| stored.noise(count * mixture.width));
         on_each_engine!(stored, |e, weights| check(e, weights, &mixture, [&residual, &x], &runs));
     }
 }
