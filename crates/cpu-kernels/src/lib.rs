@@ -29,7 +29,7 @@ mod rope;
 mod simd;
 
 pub use activation::{Snake, elu, gelu, gelu_tanh, sigmoid, silu_multiply};
-pub use attention::{AttentionShape, PagedKv, Run, cached_attention, window_attention};
+pub use attention::{AttentionShape, CachedRun, PagedKv, cached_attention, window_attention};
 pub use buffer::read_all;
 pub use conv::{
     Conv1d, Conv1dGradients, Conv2dGradients, Conv2dStack, Conv2dStackGradients, Conv2dWeights, ConvStream,

@@ -19,7 +19,7 @@ pub use model::{Talker, TalkerInput, TalkerOutput, TalkerRun, TalkerState, Talke
 pub use nn::{DecoderConfig, Logits};
 pub use omni_core::{Dtype, FrameCodes, FrameStart, Place, Positions, SamplingOptions};
 pub use projection::ResizeMlp;
-pub use prompt::{Conversation, TalkerPrompt};
+pub use prompt::{TalkerContext, TalkerPrompt};
 pub use speak::{Advance, SpeakOptions, SpeakProbe, Speaking, SpeechFinish};
 pub use speaker::speaker_id;
 

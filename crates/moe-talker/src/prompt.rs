@@ -6,7 +6,7 @@ use omni_core::{Error, Positions, Result};
 use crate::{Talker, TalkerInput};
 
 /// The thinker's prompt and answer, as the talker needs them.
-pub struct Conversation<'a> {
+pub struct TalkerContext<'a> {
     /// Ids of the whole prompt, placeholders expanded, up to the opening of the answer.
     pub prompt: &'a [u32],
     /// Ids of the answer that are to be spoken, as far as they are generated, without the end token; at least one.
@@ -19,9 +19,9 @@ pub struct Conversation<'a> {
     pub tap: Option<Tensor<2>>,
 }
 
-impl std::fmt::Debug for Conversation<'_> {
+impl std::fmt::Debug for TalkerContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Conversation").finish_non_exhaustive()
+        f.debug_struct("TalkerContext").finish_non_exhaustive()
     }
 }
 
@@ -82,7 +82,7 @@ impl Talker {
     /// # Errors
     /// [`Error::Request`] if the prompt does not end in an assistant turn's opening, or has media rows and no tap, or if
     /// the speaker has no row in the codec embedding.
-    pub fn prompt(&self, conversation: &Conversation) -> Result<Option<TalkerPrompt>> {
+    pub fn prompt(&self, conversation: &TalkerContext) -> Result<Option<TalkerPrompt>> {
         let (user, assistant) = self.split(conversation.prompt)?;
         let text: Vec<u32> = assistant.iter().chain(conversation.answer).copied().collect();
         if text.len() <= HEADER {
@@ -108,7 +108,7 @@ impl Talker {
     }
 
     /// Rows of the user turns: text by its embeddings, media by the thinker's states. → `[T, D]`.
-    fn user_rows(&self, conversation: &Conversation, user: &[usize]) -> Result<Tensor<2>> {
+    fn user_rows(&self, conversation: &TalkerContext, user: &[usize]) -> Result<Tensor<2>> {
         let ids: Vec<u32> = user.iter().map(|at| conversation.prompt[*at]).collect();
         let text = self.text_rows(&(conversation.embed)(&ids));
         let media: Vec<usize> = (0..ids.len()).filter(|row| self.turns.placeholders.contains(&ids[*row])).collect();

@@ -1,6 +1,6 @@
 use burn::tensor::{Tensor, TensorData};
 use code2wav::Code2Wav;
-use moe_talker::{Advance, Conversation, SpeakOptions, SpeakProbe, Talker, TalkerInput, TalkerPrompt, TalkerRun};
+use moe_talker::{Advance, SpeakOptions, SpeakProbe, Talker, TalkerContext, TalkerInput, TalkerPrompt, TalkerRun};
 use moe_thinker::media_ids;
 use mtp::{CodePredictor, FrameRun, PredictorProbe};
 use nn::{AnyEngine, Embedding, Engine as _, Probe, on_engine};
@@ -90,7 +90,7 @@ fn laid_out(
     // Rows come in the number type of the reference.
     let embed = |ids: &[u32]| side.tensor(&table.rows(ids));
     let speaker = side.config().talker()?.speaker_id.values().next().copied().unwrap_or_default();
-    let prompt = talker.prompt(&Conversation { prompt, answer, speaker, embed: &embed, tap: None })?;
+    let prompt = talker.prompt(&TalkerContext { prompt, answer, speaker, embed: &embed, tap: None })?;
     let prompt = prompt.expect("the answer is not empty");
     let config = &side.config().thinker;
     let (ids, ids_per_second) = (media_ids(config), config.position_id_per_seconds);

@@ -18,6 +18,6 @@ mod windowed;
 mod windowed_bf16;
 
 pub use paged::PagedKv;
-pub use paged_attention::{Run, cached_attention};
+pub use paged_attention::{CachedRun, cached_attention};
 pub(crate) use softmax::softmax;
 pub use windowed::{AttentionShape, window_attention};

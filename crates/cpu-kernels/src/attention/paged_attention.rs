@@ -18,7 +18,7 @@ use crate::simd::Processor;
 
 /// New rows of one run, whose keys and values are already in its cache. The rows of several runs are concatenated in their order.
 #[derive(Debug, Clone, Copy)]
-pub struct Run<'a> {
+pub struct CachedRun<'a> {
     /// The KV cache, with the keys and values of the new rows.
     pub cache: &'a PagedKv,
     /// Number of new rows; they are the last tokens of the cache.
@@ -35,7 +35,7 @@ pub struct Run<'a> {
 /// If the lengths do not agree.
 pub fn cached_attention(
     q: &[f32],
-    runs: &[Run],
+    runs: &[CachedRun],
     heads: usize,
     window: Option<usize>,
     precision: Precision,
@@ -48,7 +48,7 @@ pub fn cached_attention(
 fn attend(
     processor: Processor,
     q: &[f32],
-    runs: &[Run],
+    runs: &[CachedRun],
     heads: usize,
     window: Option<usize>,
     precision: Precision,
@@ -77,7 +77,7 @@ fn attend(
 fn attend_padded(
     processor: Processor,
     q: &[f32],
-    runs: &[Run],
+    runs: &[CachedRun],
     heads: usize,
     window: Option<usize>,
     precision: Precision,
@@ -94,7 +94,7 @@ fn attend_padded(
     let mut tasks = Vec::new();
     // Runs are consecutive, so that no two have the same rows.
     let mut first_row = 0;
-    for Run { cache, rows } in runs.iter().copied() {
+    for CachedRun { cache, rows } in runs.iter().copied() {
         let kv_heads = cache.heads;
         assert!(cache.width == width && heads.is_multiple_of(kv_heads), "heads and widths of the caches");
         assert!(rows <= cache.tokens, "{rows} rows over a cache of {} tokens", cache.tokens);
@@ -188,7 +188,7 @@ mod tests {
         }
         let q: Vec<f32> = numbers(rows * heads * width, 3).iter().map(|q| q * 3.0).collect();
         let mut y = vec![0.0; q.len()];
-        attend(processor, &q, &[Run { cache: &cache, rows }], heads, window, precision, &mut y);
+        attend(processor, &q, &[CachedRun { cache: &cache, rows }], heads, window, precision, &mut y);
         let stored = |x: f32| f64::from(if bf16 { widen(narrow(x)) } else { x });
         let mut worst = 0.0_f64;
         for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
@@ -238,10 +238,10 @@ mod tests {
                 })
                 .collect();
             // In some cases, the first cache serves the first run twice.
-            let mut all: Vec<Run> =
-                caches.iter().zip(&runs).map(|(cache, (_, rows))| Run { cache, rows: *rows }).collect();
+            let mut all: Vec<CachedRun> =
+                caches.iter().zip(&runs).map(|(cache, (_, rows))| CachedRun { cache, rows: *rows }).collect();
             all.extend(same.then(|| all[0]));
-            let length = |run: &Run| run.rows * heads * width;
+            let length = |run: &CachedRun| run.rows * heads * width;
             let q = numbers(all.iter().map(length).sum(), 77);
             for (processor, precision) in
                 Processor::all().flat_map(|processor| [(processor, Precision::F32), (processor, Precision::Bf16)])
@@ -289,7 +289,7 @@ mod tests {
     fn rows_that_no_run_has_are_a_bug() {
         let mut cache = PagedKv::new(1, 8, false);
         cache.append(&[1.0; 8], &[1.0; 8]);
-        let run = Run { cache: &cache, rows: 1 };
+        let run = CachedRun { cache: &cache, rows: 1 };
         cached_attention(&[0.0; 24], &[run, run], 1, None, Precision::F32, &mut [0.0; 24]);
     }
 
@@ -297,7 +297,7 @@ mod tests {
     #[should_panic(expected = "add up to too large a size")]
     fn runs_whose_sum_wraps_are_a_bug() {
         let cache = PagedKv::new(1, 8, false);
-        let runs = [usize::MAX, 2].map(|rows| Run { cache: &cache, rows });
+        let runs = [usize::MAX, 2].map(|rows| CachedRun { cache: &cache, rows });
         cached_attention(&[0.0; 8], &runs, 1, None, Precision::F32, &mut [0.0; 8]);
     }
 
@@ -315,7 +315,7 @@ mod tests {
         a.append(&[1.0; 8], &[5.0; 8]);
         let attend = |cache: &PagedKv| {
             let mut y = [0.0; 8];
-            cached_attention(&[0.0; 8], &[Run { cache, rows: 1 }], 1, None, Precision::F32, &mut y);
+            cached_attention(&[0.0; 8], &[CachedRun { cache, rows: 1 }], 1, None, Precision::F32, &mut y);
             y[0]
         };
         assert_eq!([attend(&a), attend(&b)], [3.0, 1.0]);

@@ -4,8 +4,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use checkpoint::ConfigSection;
 use omni_core::Result;
 use qwen3_omni_moe_talker::{
-    Advance, Checkpoint, Conversation, Dtype, FrameCodes, Place, SamplingOptions, SpeakOptions, SpeakProbe, Speaking,
-    SpeechFinish, Talker, TalkerConfig, TalkerPrompt, Turns, Weights,
+    Advance, Checkpoint, Dtype, FrameCodes, Place, SamplingOptions, SpeakOptions, SpeakProbe, Speaking, SpeechFinish,
+    Talker, TalkerConfig, TalkerContext, TalkerPrompt, Turns, Weights,
 };
 
 /// A role that is neither the user's nor the assistant's.
@@ -30,7 +30,7 @@ fn prompt(talker: &Talker, config: &TalkerConfig, turns: Turns, roles: &[u32]) -
     let prompt: Vec<u32> = roles.iter().flat_map(|role| [turns.im_start, *role, 7]).collect();
     let embed = |ids: &[u32]| noise(ids.len(), config.thinker_hidden_size, 1);
     let speaker = config.speaker_id["ethan"];
-    talker.prompt(&Conversation { prompt: &prompt, answer: &[9], speaker, embed: &embed, tap: None })
+    talker.prompt(&TalkerContext { prompt: &prompt, answer: &[9], speaker, embed: &embed, tap: None })
 }
 
 /// A probe that only listens.

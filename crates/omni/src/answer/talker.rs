@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use burn::tensor::Tensor;
-use moe_talker::{Conversation, SpeakOptions, Speaking, TalkerPrompt, TalkerState};
+use moe_talker::{SpeakOptions, Speaking, TalkerContext, TalkerPrompt, TalkerState};
 use omni_core::{Error, Positions, Result, SamplingOptions};
 use tm_rope::MediaLayout;
 
@@ -206,7 +206,7 @@ impl TalkerStage {
     fn prompt(&self, parts: &SpeechParts, tap: Option<Tensor<2>>, first: u32) -> Result<Option<TalkerPrompt>> {
         let embed = |ids: &[u32]| self.model.thinker.embed(ids);
         let ids = without_thinking(&self.ids, self.model.config.turns.im_start, &self.model.tokenizer);
-        let conversation = Conversation { prompt: &ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
+        let conversation = TalkerContext { prompt: &ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
         parts.talker.prompt(&conversation)
     }
 

@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, TensorData};
 use media::video::clip;
 use moe_talker::{
-    Advance, Conversation, SpeakOptions, SpeakProbe, Talker, TalkerConfig, TalkerInput, TalkerOutput, TalkerPrompt,
+    Advance, SpeakOptions, SpeakProbe, Talker, TalkerConfig, TalkerContext, TalkerInput, TalkerOutput, TalkerPrompt,
     TalkerRun, speaker_id,
 };
 use moe_thinker::{Thinker, ThinkerConfig, ThinkerInput, merge};
@@ -44,7 +44,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
 
     let talker = Talker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let media: Vec<i64> = talker.media_places(&prompt).into_iter().map(|place| place as i64).collect();
-    let conversation = Conversation {
+    let conversation = TalkerContext {
         prompt: &prompt,
         // The reference's talker never gets the last generated token.
         answer: &written[..written.len() - 1],

@@ -1,7 +1,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{IndexingUpdateOp, Tensor};
 use checkpoint::{Checkpoint, Weights, param_id};
-use moe_talker::{Conversation, Talker, TalkerConfig, TalkerInput, TalkerPrompt, TalkerRun, Turns};
+use moe_talker::{Talker, TalkerConfig, TalkerContext, TalkerInput, TalkerPrompt, TalkerRun, Turns};
 use mtp::{CodePredictor, CodePredictorConfig, GivenFrames};
 use omni_core::{Dtype, Place, Positions};
 use tm_rope::MediaLayout;
@@ -167,7 +167,7 @@ impl TalkerModel {
         if answer.codes.is_empty() {
             return Err(Error::Batch("a spoken answer without codec frames".into()));
         }
-        let conversation = Conversation {
+        let conversation = TalkerContext {
             prompt: answer.prompt,
             answer: answer.answer,
             speaker: answer.speaker,

@@ -317,9 +317,9 @@ impl Engine for HostEngine {
             let cache = run.cache.paged(kv_heads, head_dim, self.bf16);
             new.by_ref().take(run.rows).for_each(|(k, v)| cache.append(k, v));
         }
-        let attended: Vec<cpu_kernels::Run> = runs
+        let attended: Vec<cpu_kernels::CachedRun> = runs
             .iter_mut()
-            .map(|run| cpu_kernels::Run { cache: run.cache.paged(kv_heads, head_dim, self.bf16), rows: run.rows })
+            .map(|run| cpu_kernels::CachedRun { cache: run.cache.paged(kv_heads, head_dim, self.bf16), rows: run.rows })
             .collect();
         let mut y = self.take(rows, heads * head_dim);
         cpu_kernels::cached_attention(q.values(), &attended, heads, window, self.precision(), y.values_mut());
@@ -340,14 +340,14 @@ impl Engine for HostEngine {
 
     fn attend(&self, q: HostRows, heads: usize, runs: &mut [Run], causal: bool) -> HostRows {
         let [rows, width] = q.shape();
-        let attended: Vec<cpu_kernels::Run> = runs
+        let attended: Vec<cpu_kernels::CachedRun> = runs
             .iter_mut()
             .flat_map(|run| {
                 let rows = run.rows;
                 let cache: &cpu_kernels::PagedKv = run.cache.paged(heads, width / heads, self.bf16);
                 // A run of one row sees every key.
                 let (count, rows) = if causal { (1, rows) } else { (rows, 1) };
-                std::iter::repeat_n(cpu_kernels::Run { cache, rows }, count)
+                std::iter::repeat_n(cpu_kernels::CachedRun { cache, rows }, count)
             })
             .collect();
         let mut y = self.take(rows, width);
