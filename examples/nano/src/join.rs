@@ -65,12 +65,12 @@ impl Join {
         let mut tensors = BTreeMap::new();
         for (name, (dtype, shape, bytes)) in &joined {
             let view = TensorView::new(*dtype, shape.clone(), bytes);
-            tensors.insert(name, view.map_err(|error| Error::config(format!("`{name}`: {error}")))?);
+            tensors.insert(name, view.map_err(|error| Error::config(format!("`{name}`: {error}")).caused_by(error))?);
         }
         let path = partial.join("model.safetensors");
         let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
         safetensors::serialize_to_file(tensors, Some(metadata), &path)
-            .map_err(|error| Error::config(format!("{}: {error}", path.display())))?;
+            .map_err(|error| Error::config(format!("{}: {error}", path.display())).caused_by(error))?;
         for entry in std::fs::read_dir(&self.model).map_err(io(&self.model))? {
             let from = entry.map_err(io(&self.model))?.path();
             let name = from.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -98,7 +98,8 @@ fn merge(text: &str, ids: &mut Map<String, Value>, pairs: &mut Vec<(String, Stri
         let vocabulary = ids.iter().map(|(token, id)| (token.clone(), id.as_u64().unwrap_or_default() as u32));
         let model = BPE::builder().vocab_and_merges(vocabulary.collect::<Vocab>(), pairs.clone()).build();
         let tokens = model.and_then(|model| model.tokenize(text));
-        let tokens = tokens.map_err(|error| Error::config(format!("the tokenizer, for `{text}`: {error}")))?;
+        let tokens =
+            tokens.map_err(|error| Error::config(format!("the tokenizer, for `{text}`: {error}")).caused_by(error))?;
         let [first, second, ..] = &tokens[..] else { return Ok(()) };
         pairs.push((first.value.clone(), second.value.clone()));
         let next = ids.len();

@@ -36,8 +36,8 @@ fn broken_json(directory: &Path) -> Vec<(PathBuf, Error)> {
 /// A JSON object.
 fn read(path: &Path) -> Result<Value> {
     let text = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-    let value: Value =
-        serde_json::from_slice(&text).map_err(|error| Error::config(format!("{}: {error}", path.display())))?;
+    let value: Value = serde_json::from_slice(&text)
+        .map_err(|error| Error::config(format!("{}: {error}", path.display())).caused_by(error))?;
     match value.is_object() {
         true => Ok(value),
         false => Err(Error::config(format!("{}: expected a JSON object", path.display()))),

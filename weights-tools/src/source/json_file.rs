@@ -5,5 +5,6 @@ use serde_json::Value;
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-    serde_json::from_slice(&text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::config(format!("{}: {error}", path.display())).caused_by(error))
 }
