@@ -9,6 +9,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod audio;
+mod boxes;
 mod error;
 mod ffmpeg;
 pub mod image;

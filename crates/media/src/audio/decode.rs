@@ -6,7 +6,7 @@ use crate::ffmpeg::{self, Interleaved};
 use crate::{MediaError, Result, Source};
 
 /// Message for contents without sound.
-pub(super) const NO_SOUND: &str = "there is no sound track";
+const NO_SOUND: &str = "there is no sound track";
 
 /// Decodes the first sound track, packet by packet. The format is told by the contents, never by the file's name.
 ///
@@ -20,8 +20,10 @@ pub(super) fn decode(source: &Source, sink: &mut Interleaved) -> Result<()> {
         sink(samples, rate, channels)
     });
     match here {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(MediaError::unusable(source.origin(), NO_SOUND)),
         Err(MediaError::Unsupported { reason, .. }) => decode_by_ffmpeg(source, &reason, &given, sink),
-        done => done,
+        Err(error) => Err(error),
     }
 }
 
@@ -65,7 +67,7 @@ fn decode_by_ffmpeg(source: &Source, why: &str, given: &Given, sink: &mut Interl
 }
 
 #[cfg(not(feature = "audio"))]
-fn decode_here(source: &Source, _: &mut Interleaved) -> Result<()> {
+fn decode_here(source: &Source, _: &mut Interleaved) -> Result<bool> {
     source.check()?;
     let reason = "this program was built without the feature `audio`, which decodes sound files";
     Err(MediaError::unsupported(source.origin(), reason))

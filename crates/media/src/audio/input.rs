@@ -3,7 +3,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::decode::decode;
-use super::{Mel, Resampler, SAMPLE_RATE};
+use super::mel::{Mel, SAMPLE_RATE};
+use super::resample::Resampler;
 use crate::{MediaError, Result, Source};
 
 /// Sound as an application has it.

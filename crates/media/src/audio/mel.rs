@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{MediaError, Result};
 
+/// Samples per second the audio encoder was made for.
+pub const SAMPLE_RATE: u32 = 16_000;
 /// Samples from one frame to the next (10 ms).
 pub const HOP: usize = 160;
 /// Mel bins `M`.

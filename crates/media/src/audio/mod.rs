@@ -25,15 +25,12 @@ mod timeline;
 mod track;
 
 pub use input::{AudioInput, Mono, read, read_at};
-pub use mel::{BINS, HOP, Mel, MelStream, mel_bin_at, mel_bin_centre, mel_filters, window};
+pub use mel::{BINS, HOP, Mel, MelStream, SAMPLE_RATE, mel_bin_at, mel_bin_centre, mel_filters, window};
 pub use resample::Resampler;
 
 use std::sync::Arc;
 
 use crate::{MediaError, Result};
-
-/// Samples per second the audio encoder was made for.
-pub const SAMPLE_RATE: u32 = 16_000;
 
 /// One of several inputs cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -14,27 +14,26 @@ use symphonia::core::units::Duration;
 
 use super::aac::core_config;
 use super::contents::{Contents, Edits, KNOWN, Kind, View, rate_and_channels, recognise};
-use super::decode::NO_SOUND;
 use super::opus::{self, OpusDecoder};
 use super::timeline::Timeline;
 use crate::error::guarded;
 use crate::ffmpeg::Interleaved;
 use crate::{MediaError, Result, Source};
 
-/// Decodes the first sound track.
+/// Decodes the first sound track; false if there is none.
 ///
 /// # Errors
 /// [`MediaError::Unsupported`] for contents that something else may decode; [`MediaError::Damaged`] if a packet cannot be decoded or the
 /// file ends before the length it states.
-pub(super) fn decode_here(source: &Source, sink: &mut Interleaved) -> Result<()> {
+pub(super) fn decode_here(source: &Source, sink: &mut Interleaved) -> Result<bool> {
     decode_contents(Contents::open(source)?, &source.origin(), sink)
 }
 
-fn decode_contents(contents: Contents, origin: &str, sink: &mut Interleaved) -> Result<()> {
+fn decode_contents(contents: Contents, origin: &str, sink: &mut Interleaved) -> Result<bool> {
     let (mut view, kind) = recognise(contents)?;
     let tail = (kind == Kind::Ogg).then(|| last_page_flags(view.contents())).transpose()?;
     let edits = if kind == Kind::Mp4 { Edits::read(view.contents())? } else { Vec::new() };
-    let mut track = Track::open(view, kind, edits, origin)?;
+    let Some(mut track) = Track::open(view, kind, edits, origin)? else { return Ok(false) };
     let mut next = track.next_packet();
     while let Some(mut packet) = next? {
         next = track.next_packet();
@@ -42,14 +41,14 @@ fn decode_contents(contents: Contents, origin: &str, sink: &mut Interleaved) -> 
             packet.trim_end = packet.trim_end.saturating_add(track.padding_at_end());
         }
         if !track.decode_packet(&packet, sink)? {
-            return Ok(());
+            return Ok(true);
         }
     }
     const LAST: u8 = 4;
     if tail.is_some_and(|flags| flags.is_none_or(|flags| flags & LAST == 0)) {
         return Err(MediaError::damaged(origin, "the last page is missing: truncated?"));
     }
-    track.check_length()
+    track.check_length().map(|()| true)
 }
 
 /// The flags of the last page of an OGG file.
@@ -145,10 +144,11 @@ struct Track<'a> {
 const MOST_SKIPPED: u32 = 2;
 
 impl<'a> Track<'a> {
-    fn open(view: View, kind: Kind, edits: Vec<(u32, Edits)>, origin: &'a str) -> Result<Self> {
+    /// Opens the first sound track; `None` if there is none.
+    fn open(view: View, kind: Kind, edits: Vec<(u32, Edits)>, origin: &'a str) -> Result<Option<Self>> {
         let format = guarded(origin, || probe(view, origin))??;
         if format.first_track(TrackType::Audio).is_none() {
-            return Err(MediaError::unusable(origin, NO_SOUND));
+            return Ok(None);
         }
         let unknown = || MediaError::unsupported(origin, format!("the sound track cannot be decoded: {KNOWN}"));
         let track = format.default_track(TrackType::Audio).ok_or_else(unknown)?;
@@ -165,7 +165,7 @@ impl<'a> Track<'a> {
         let padding = track.padding.unwrap_or(0).into();
         let edits = edits.into_iter().find(|(track, _)| *track == id).map(|(_, edits)| edits);
         let timeline = Timeline::new(edits, decoder.pre_skip());
-        Ok(Self {
+        Ok(Some(Self {
             format,
             decoder,
             id,
@@ -179,7 +179,7 @@ impl<'a> Track<'a> {
             rate: 0,
             skipped: 0,
             format_of_packets: None,
-        })
+        }))
     }
 
     fn next_packet(&mut self) -> Result<Option<Packet>> {

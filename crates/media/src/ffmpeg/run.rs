@@ -6,6 +6,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
+use super::messages::{CUT_OFF, is_clue};
+
 /// Bytes of its first messages, of its last ones, and of telling ones in between that are kept.
 const MESSAGES: usize = 2048;
 
@@ -43,7 +45,7 @@ impl Run {
         let status = self.child.wait().map_err(|error| error.to_string())?;
         let messages = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let messages = one_line(&String::from_utf8_lossy(&messages));
-        let cut_off = super::CUT_OFF.iter().any(|sign| messages.contains(sign));
+        let cut_off = CUT_OFF.iter().any(|sign| messages.contains(sign));
         match status.success() && !cut_off {
             true => Ok(()),
             false if messages.is_empty() => Err(status.to_string()),
@@ -84,7 +86,7 @@ impl Kept {
     fn push(&mut self, line: &[u8]) {
         if self.head.len() + line.len() <= MESSAGES {
             self.head.extend(line);
-        } else if self.clues.len() < MESSAGES && super::is_clue(&String::from_utf8_lossy(line)) {
+        } else if self.clues.len() < MESSAGES && is_clue(&String::from_utf8_lossy(line)) {
             self.clues.extend(line);
         } else {
             self.tail.extend(line);

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read};
 
-use super::{Input, Run, absent, arguments, failed, no_such_track};
+use super::input::Input;
+use super::messages::{absent, failed, no_such_track};
+use super::run::{Run, arguments};
 use crate::{MediaError, Result, Source};
 
 /// Callback that takes interleaved samples, the rate and the number of channels.

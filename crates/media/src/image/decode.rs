@@ -5,9 +5,10 @@ use image::error::ImageError;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::pixels::{MOST_PIXELS, over_white};
+use super::jpeg;
+use super::pixels::{MOST_PIXELS, Pixels, over_white};
 use super::signature::{heif_name, is_tiff};
-use super::{Pixels, jpeg};
+use super::stills::first_picture;
 use crate::error::guarded;
 use crate::{MediaError, Result, Source};
 
@@ -49,7 +50,7 @@ fn rare(source: &Source, error: MediaError) -> Result<Pixels> {
     if !is_tiff(&head) || !matches!(error, MediaError::Unsupported { .. }) {
         return Err(error);
     }
-    crate::video::stills::first_picture(source, "this is a rare kind of TIFF")
+    first_picture(source, "this is a rare kind of TIFF")
 }
 
 /// Reads a HEIC or AVIF file, if it is one.

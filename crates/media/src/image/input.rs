@@ -3,9 +3,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Pixels;
 #[cfg(feature = "image")]
 use super::decode;
+use super::pixels::Pixels;
 use crate::{Result, Source};
 
 /// A picture as an application has it.

@@ -21,19 +21,18 @@ mod pixels;
 mod resize;
 mod signature;
 mod size;
+#[cfg(feature = "image")]
+mod stills;
 
 pub use input::ImageInput;
 pub(crate) use patches::Cutter;
-pub use patches::Patches;
+pub use patches::{PatchSpec, Patches};
 pub use pixels::Pixels;
-#[cfg(feature = "image")]
-pub(crate) use pixels::{MOST_PIXELS, over_white};
 pub use resize::resize;
 pub(crate) use signature::is_picture;
 pub use size::{PixelBounds, target_size};
 
 use crate::Result;
-use serde::{Deserialize, Serialize};
 
 /// How pictures are prepared. `Default` is what the released model ships with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,36 +49,6 @@ omni_core::setters! { ImageOptions {
     bounds: PixelBounds,
     patch: PatchSpec,
 } }
-
-/// How the vision encoder cuts pictures; `Default` is the released encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PatchSpec {
-    /// Side of a patch in pixels.
-    pub side: usize,
-    /// Frames per patch.
-    pub frames: usize,
-    /// Patches per side of a merged row.
-    pub merge: usize,
-}
-
-impl PatchSpec {
-    /// Sides of a resized picture are multiples of this.
-    pub fn factor(&self) -> usize {
-        self.side * self.merge
-    }
-
-    /// Patches per time step, row and column of `frames` frames of `[height, width]` pixels.
-    pub(crate) fn grid(&self, frames: usize, [height, width]: [usize; 2]) -> [usize; 3] {
-        [frames.div_ceil(self.frames.max(1)), height / self.side.max(1), width / self.side.max(1)]
-    }
-}
-
-impl Default for PatchSpec {
-    fn default() -> Self {
-        Self { side: 16, frames: 2, merge: 2 }
-    }
-}
 
 impl Default for ImageOptions {
     fn default() -> Self {

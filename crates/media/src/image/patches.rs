@@ -1,7 +1,39 @@
 use std::fmt;
 
-use super::{PatchSpec, Pixels};
+use serde::{Deserialize, Serialize};
+
+use super::pixels::Pixels;
 use crate::{MediaError, Result};
+
+/// How the vision encoder cuts pictures; `Default` is the released encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PatchSpec {
+    /// Side of a patch in pixels.
+    pub side: usize,
+    /// Frames per patch.
+    pub frames: usize,
+    /// Patches per side of a merged row.
+    pub merge: usize,
+}
+
+impl PatchSpec {
+    /// Sides of a resized picture are multiples of this.
+    pub fn factor(&self) -> usize {
+        self.side * self.merge
+    }
+
+    /// Patches per time step, row and column of `frames` frames of `[height, width]` pixels.
+    pub(crate) fn grid(&self, frames: usize, [height, width]: [usize; 2]) -> [usize; 3] {
+        [frames.div_ceil(self.frames.max(1)), height / self.side.max(1), width / self.side.max(1)]
+    }
+}
+
+impl Default for PatchSpec {
+    fn default() -> Self {
+        Self { side: 16, frames: 2, merge: 2 }
+    }
+}
 
 /// A picture or video cut into patches: what the vision encoder takes.
 ///

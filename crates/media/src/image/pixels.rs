@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Most pixels of a picture. A larger one is refused by its header alone; it would need a gigabyte to decode.
 #[cfg(feature = "image")]
-pub(crate) const MOST_PIXELS: u64 = 178_956_970;
+pub(super) const MOST_PIXELS: u64 = 178_956_970;
 
 /// A decoded picture: 8-bit RGB, row by row.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl fmt::Debug for Pixels {
 
 /// Lays RGB with transparency over white.
 #[cfg(feature = "image")]
-pub(crate) fn over_white(width: usize, height: usize, rgba: &[u8]) -> Result<Pixels> {
+pub(super) fn over_white(width: usize, height: usize, rgba: &[u8]) -> Result<Pixels> {
     let (pixels, _) = rgba.as_chunks::<4>();
     let blended = |[r, g, b, a]: &[u8; 4]| [*r, *g, *b].map(|x| blend(x, *a));
     Pixels::new(width, height, pixels.iter().flat_map(blended).collect())

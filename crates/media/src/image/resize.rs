@@ -1,4 +1,4 @@
-use super::Pixels;
+use super::pixels::Pixels;
 
 /// Resizes with antialiased bicubic interpolation (a = −0.5) in integers, exactly as the reference: width first, then height,
 /// rounded and clamped to 8 bits in between.

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::NO_VIDEO;
 use super::reader::Reader;
+use super::track::NO_VIDEO;
 use crate::image::is_picture;
 use crate::{MediaError, Result, Source};
 

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::clip::Clip;
+use super::input::VideoInput;
+use super::options::{RATES, VideoOptions};
 use super::reader::Reader;
 use super::sampling::choose;
-use super::{Clip, RATES, VideoInput, VideoOptions};
 use crate::image::{Cutter, ImageInput, PixelBounds, Pixels, resized, target_size};
 use crate::{MediaError, Result, Source};
 

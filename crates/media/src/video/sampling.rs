@@ -1,23 +1,5 @@
-use super::VideoOptions;
+use super::options::{VideoOptions, VideoSampling};
 use super::track::Timing;
-use serde::{Deserialize, Serialize};
-
-/// Which frames are taken, their number being decided by rate and bounds.
-///
-/// The two programs that prepare video for this model family count alike but choose differently: of 10 frames of which 4 are taken,
-/// the processor takes 0, 2, 5 and 7, the utilities 0, 3, 6 and 9.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum VideoSampling {
-    /// Frame `i * frames / n`, rounded down, as the video processor of `transformers` takes it: the first of each of `n` equal
-    /// stretches. In a video with a variable rate it is the frame shown at that time.
-    #[default]
-    Processor,
-    /// Frame `i * (frames - 1) / (n - 1)`, rounded to the nearest, as `qwen-omni-utils` takes it: the first, the last, and evenly
-    /// spaced ones in between. Most scripts for the released models prepare video with it. Frames are counted, whatever their times.
-    Utilities,
-}
 
 /// Indices of the frames taken from a video with a constant rate.
 pub fn sample_indices(frames: usize, source_rate: f64, options: &VideoOptions) -> Vec<usize> {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::VideoInput;
+use super::input::VideoInput;
 use super::mp4::has_sound as mp4_has_sound;
 use super::reader::{NO_MP4, mp4_contents};
 use crate::ffmpeg::{Input, Run, absent, arguments, failed, no_such_track};

@@ -1,3 +1,6 @@
+/// The reason given for contents without a video track.
+pub(super) const NO_VIDEO: &str = "there is no video track";
+
 /// Assumed length of a lone frame, in seconds, where the file does not state it.
 const LONE_FRAME_SECONDS: f64 = 0.04;
 

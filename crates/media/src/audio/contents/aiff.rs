@@ -1,6 +1,9 @@
 //! AIFF and AIFF-C: the samples behind a header that tells their true size.
 
-use super::{Contents, Kind, View, is_name, is_unknown};
+use super::chunk::{is_name, is_unknown};
+use super::file::Contents;
+use super::kind::Kind;
+use super::view::View;
 use crate::Result;
 
 /// Most bytes of the chunk that describes the samples, the name of the coding included.

@@ -1,6 +1,10 @@
 //! AU files of Sun and NeXT: the samples behind the header of an AIFF-C file.
 
-use super::{Contents, Kind, View, aiff, is_unknown};
+use super::aiff;
+use super::chunk::is_unknown;
+use super::file::Contents;
+use super::kind::Kind;
+use super::view::View;
 use crate::Result;
 
 /// Makes the view of the samples behind a header of AIFF-C, which has the same codings.

@@ -1,11 +1,11 @@
 //! Which part of an MP4 file's sound is heard: its edit list, or the encoder's delay that iTunes notes.
 
-use super::Contents;
-use crate::{MediaError, Result};
+use super::file::Contents;
+use crate::Result;
 
 /// One part of what is heard.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::audio) enum Part {
+pub(crate) enum Part {
     /// Silence of this length, in ticks of the track.
     Silence(u64),
     /// The track between two times, in its ticks.
@@ -14,9 +14,9 @@ pub(in crate::audio) enum Part {
 
 /// What is heard of a track, in order.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::audio) struct Edits {
-    pub(in crate::audio) parts: Vec<Part>,
-    pub(in crate::audio) ticks_per_second: u32,
+pub(crate) struct Edits {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) ticks_per_second: u32,
 }
 
 /// Most entries of a list and most boxes in one box; a bound against hostile files.
@@ -40,9 +40,9 @@ impl Edits {
     /// Reads what is heard of each track, by the track's number; tracks of which the file says nothing are left out.
     ///
     /// # Errors
-    /// [`MediaError::Unsupported`] for parts that go back in time or run at another speed; [`MediaError::Damaged`] if the file
+    /// [`crate::MediaError::Unsupported`] for parts that go back in time or run at another speed; [`crate::MediaError::Damaged`] if the file
     /// cannot be read.
-    pub(in crate::audio) fn read(contents: &mut Contents) -> Result<Vec<(u32, Self)>> {
+    pub(crate) fn read(contents: &mut Contents) -> Result<Vec<(u32, Self)>> {
         let file = Atom { name: *b"file", body: 0, end: contents.len() };
         let Some(moov) = contents.child(file, b"moov")? else { return Ok(Vec::new()) };
         let mut edits = Vec::new();
@@ -125,7 +125,7 @@ impl Contents {
             if parts.iter().any(|part| matches!(part, Part::Track { .. })) {
                 let silent = parts.iter().map(|part| if let Part::Silence(ticks) = part { *ticks } else { 0 });
                 if silent.fold(0, u64::saturating_add) / u64::from(ticks_per_second) > MOST_SECONDS {
-                    return Err(MediaError::unusable(&self.origin, "its edit list has more than a day of silence"));
+                    return Err(self.unusable("its edit list has more than a day of silence"));
                 }
                 // A list that hides nothing may stand beside the note of iTunes.
                 if parts != [Part::Track { from: 0, until: i64::MAX }] {

@@ -1,15 +1,15 @@
 //! What Matroska and WebM files say about their end.
 
-use super::Contents;
+use super::file::Contents;
 use crate::Result;
 
 /// How a file ends.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub(in crate::audio) struct Ending {
+pub(crate) struct Ending {
     /// The length was not known when the file was begun, as in a browser's recording: it ends where the recording ended.
-    pub(in crate::audio) live: bool,
+    pub(crate) live: bool,
     /// Nanoseconds at the end of the last packet that are not heard.
-    pub(in crate::audio) padding: u64,
+    pub(crate) padding: u64,
 }
 
 /// Most elements that are looked at: days of sound.

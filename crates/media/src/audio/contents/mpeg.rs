@@ -3,7 +3,9 @@
 //! Their sync word is so short that it is found in any file; only a row of frames, each where the one before it ends, proves what
 //! a file is.
 
-use super::{Contents, KNOWN, Kind, View};
+use super::file::Contents;
+use super::kind::{KNOWN, Kind};
+use super::view::View;
 use crate::Result;
 
 /// Frames in a row that prove the kind where the file begins with one, and where something else comes first.
@@ -101,7 +103,7 @@ impl Frame {
 }
 
 /// The rate and the number of channels that a frame of layer 1, 2 or 3 tells.
-pub(in crate::audio) fn rate_and_channels(frame: &[u8]) -> Option<(u32, usize)> {
+pub(crate) fn rate_and_channels(frame: &[u8]) -> Option<(u32, usize)> {
     let [_, b, c, d, ..] = *frame else { return None };
     Frame::layers([b, c])?;
     const MONO: u8 = 3;

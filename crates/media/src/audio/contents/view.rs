@@ -5,11 +5,11 @@ use std::sync::Mutex;
 
 use symphonia::core::io::MediaSource;
 
-use super::Contents;
+use super::file::Contents;
 
 /// What a decoder reads: bytes put in front, then a part of the contents, which is never held in memory as a whole.
 #[derive(Debug)]
-pub(in crate::audio) struct View {
+pub(crate) struct View {
     head: Vec<u8>,
     contents: Mutex<Contents>,
     /// Offsets of the part in the contents.
@@ -34,7 +34,7 @@ impl View {
     }
 
     /// The contents that are viewed.
-    pub(in crate::audio) fn contents(&mut self) -> &mut Contents {
+    pub(crate) fn contents(&mut self) -> &mut Contents {
         self.contents.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

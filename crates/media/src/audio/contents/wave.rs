@@ -3,7 +3,10 @@
 //! The samples lie in one chunk; a new header with its true size goes in front of it. So neither the sizes of a recorder that
 //! died, nor lists that break the rules of padding, nor unknown chunks matter.
 
-use super::{Contents, Kind, View, is_name, is_unknown};
+use super::chunk::{is_name, is_unknown};
+use super::file::Contents;
+use super::kind::Kind;
+use super::view::View;
 use crate::Result;
 
 /// Most bytes of a format chunk: an extensible one has 40, those with coefficients some more.

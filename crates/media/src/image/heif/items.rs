@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use image::DynamicImage;
 
-use super::stream::Codec;
-use crate::video::boxes::{Atoms, Fault, Fields, Name, find, require};
+use super::codec::Codec;
+use crate::boxes::{Atoms, Fault, Fields, Name, find, require};
 
 /// Everything that the box `meta` says.
 #[derive(Debug)]

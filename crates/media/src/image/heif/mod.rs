@@ -3,16 +3,16 @@
 //! The boxes are read here, so that size, tiles, transparency and orientation do not depend on the decoder; the coded pictures go to
 //! an installed `ffmpeg`, of which old versions know these codecs, but not these boxes.
 
+mod codec;
 mod items;
 mod stream;
 
 use image::{DynamicImage, RgbImage};
 
 use self::items::{Items, Layout};
-use super::Pixels;
-use super::pixels::{MOST_PIXELS, blend};
-use crate::video::boxes::Fault;
-use crate::video::stills::{Colours, Still, decode_stills};
+use super::pixels::{MOST_PIXELS, Pixels, blend};
+use super::stills::{Colours, Still, decode_stills};
+use crate::boxes::Fault;
 use crate::{MediaError, Result};
 
 /// A picture whose boxes were read.

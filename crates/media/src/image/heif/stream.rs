@@ -1,33 +1,8 @@
 //! The coded pictures as a stream that a decoder of the codec takes.
 
+use super::codec::Codec;
 use super::items::{Items, Layout};
-use crate::video::boxes::{Fault, Fields};
-
-/// How pictures are coded.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Codec {
-    Hevc,
-    Av1,
-}
-
-impl Codec {
-    /// The codec of an item of this kind.
-    pub(super) fn of(kind: &[u8; 4]) -> Option<Self> {
-        match kind {
-            b"hvc1" => Some(Self::Hevc),
-            b"av01" => Some(Self::Av1),
-            _ => None,
-        }
-    }
-
-    /// ffmpeg's name of the form that [`stream`] writes.
-    pub(super) fn form(self) -> &'static str {
-        match self {
-            Self::Hevc => "hevc",
-            Self::Av1 => "ivf",
-        }
-    }
-}
+use crate::boxes::{Fault, Fields};
 
 /// How many times larger than the file a stream may be: headers are repeated for each part.
 const MOST_GROWTH: usize = 16;

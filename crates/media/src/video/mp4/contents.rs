@@ -1,10 +1,10 @@
 //! The contents of a file, read where they are needed: a long video never lies in memory whole.
 
+use crate::boxes::{Fault, Name, Overrun};
+
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
-
-use super::boxes::{Fault, Name, Overrun};
 
 /// Most bytes of one box of tables, or of one coded frame; both are read whole.
 const MOST_BYTES: u64 = 1 << 28;

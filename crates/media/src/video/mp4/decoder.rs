@@ -1,10 +1,10 @@
 //! Decoding of H.264 to pictures, in order of decoding.
 
-use super::boxes::Fault;
 use super::colour::{Colour, Converter, Turn};
 use super::h264::{Decoder, Picture};
 use super::units::{self, Units};
 use crate::Result;
+use crate::boxes::Fault;
 use crate::image::Pixels;
 
 /// How decoded values become pixels.

@@ -1,8 +1,8 @@
 //! Where each coded frame lies and when it is shown, from the fragments (`moof`) of a file written piece by piece.
 
-use super::boxes::{Atoms, Fault, Fields, find, require};
 use super::contents::{Contents, TopBox};
 use super::samples::{Sample, Samples};
+use crate::boxes::{Atoms, Fault, Fields, find, require};
 
 /// Defaults for samples of a fragment that state no values of their own.
 #[derive(Clone, Copy)]

@@ -1,11 +1,11 @@
 //! From a whole file to its first video track.
 
-use super::boxes::{Atoms, Fault, Fields, Name, find, require};
 use super::colour::{Colour, Turn};
 use super::contents::{Contents, TopBox};
 use super::samples::Samples;
 use super::{fragments, samples};
-use crate::video::NO_VIDEO;
+use crate::boxes::{Atoms, Fault, Fields, Name, find, require};
+use crate::video::track::NO_VIDEO;
 
 /// What the boxes say about the first video track.
 pub(super) struct Movie {

@@ -1,7 +1,7 @@
 //! Where each coded frame lies and when it is shown, from the tables of a whole (not fragmented) file.
 
-use super::boxes::{Fault, Fields, entry_u32, find, require};
 use super::contents::Contents;
+use crate::boxes::{Fault, Fields, entry_u32, find, require};
 
 /// Most samples: more than a day and a half at 30 frames per second; a bound for what is kept in memory.
 const MOST_SAMPLES: usize = 1 << 22;

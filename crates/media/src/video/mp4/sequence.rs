@@ -1,8 +1,8 @@
 //! The sequence header (SPS) of H.264: the size of the pictures, their colours, and whether they can be decoded here.
 
 use super::bits::{Bits, escape, insert, unescape};
-use super::boxes::Fault;
 use super::colour::Colour;
+use crate::boxes::Fault;
 
 const LONGEST_SIDE: u32 = 8192;
 pub(crate) const MOST_PIXELS: u64 = 33_500_000;

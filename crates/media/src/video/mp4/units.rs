@@ -1,7 +1,7 @@
 //! The units (NAL units) of a sample of H.264, and how the decoder gets them.
 
-use super::boxes::Fault;
 use super::sequence;
+use crate::boxes::Fault;
 
 const SLICE: u8 = 1;
 const PARTITIONS: std::ops::RangeInclusive<u8> = 2..=4;

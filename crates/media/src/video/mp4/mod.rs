@@ -1,7 +1,6 @@
 //! MP4 and MOV files with H.264, read without an external program.
 
 mod bits;
-pub(crate) mod boxes;
 mod colour;
 mod contents;
 mod decoder;
@@ -14,7 +13,6 @@ mod units;
 
 use std::collections::BTreeMap;
 
-use self::boxes::Fault;
 pub(crate) use self::contents::Contents;
 use self::decoder::{Frames, Look};
 use self::movie::{Config, Movie, Shown};
@@ -22,6 +20,7 @@ use self::samples::Sample;
 pub(crate) use self::sequence::MOST_PIXELS;
 use self::units::{Role, Units};
 use super::track::Timing;
+use crate::boxes::Fault;
 use crate::image::{Pixels, resize};
 use crate::{MediaError, Result};
 

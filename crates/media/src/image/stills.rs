@@ -3,20 +3,20 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 
+use super::pixels::{MOST_PIXELS, Pixels, over_white};
 use crate::ffmpeg::{Input, Run, arguments, no_decoder};
-use crate::image::{MOST_PIXELS, Pixels, over_white};
 use crate::{MediaError, Result, Source};
 
 /// A decoded picture: RGB or grey, row by row.
-pub(crate) struct Still {
-    pub(crate) width: usize,
-    pub(crate) height: usize,
-    pub(crate) values: Vec<u8>,
+pub(super) struct Still {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) values: Vec<u8>,
 }
 
 /// What the values become.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Colours {
+pub(super) enum Colours {
     /// RGB; the number of the matrix and whether values take the full range, where the file says so besides the coded picture.
     Rgb(Option<(u16, bool)>),
     /// RGB and transparency; luma and colour differences take all values.
@@ -26,7 +26,7 @@ pub(crate) enum Colours {
 }
 
 impl Colours {
-    pub(crate) fn channels(self) -> usize {
+    pub(super) fn channels(self) -> usize {
         match self {
             Self::Rgb(_) => 3,
             Self::Rgba => 4,
@@ -52,7 +52,7 @@ impl Colours {
 }
 
 /// Decodes the first picture of a TIFF file of a kind that is known to `ffmpeg`, but not here; `why` is the reason.
-pub(crate) fn first_picture(source: &Source, why: &str) -> Result<Pixels> {
+pub(super) fn first_picture(source: &Source, why: &str) -> Result<Pixels> {
     let mut first = None;
     decode_stills(source.clone(), "", &source.origin(), why, Colours::Rgba, 1, &mut |still| {
         first = Some(over_white(still.width, still.height, &still.values)?);
@@ -66,7 +66,7 @@ pub(crate) fn first_picture(source: &Source, why: &str) -> Result<Pixels> {
 /// # Errors
 /// [`MediaError::Unsupported`], with `why` as the reason, without `ffmpeg` or in one without the codec; [`MediaError::Damaged`] if fewer
 /// pictures come; what `sink` returns.
-pub(crate) fn decode_stills(
+pub(super) fn decode_stills(
     stream: Source,
     form: &str,
     origin: &str,

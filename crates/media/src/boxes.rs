@@ -1,4 +1,4 @@
-//! The nesting of an MP4 file: boxes of a length, a name of four letters and contents.
+//! The nesting of MP4 and HEIF files: boxes of a length, a name of four letters and contents.
 
 use std::fmt;
 

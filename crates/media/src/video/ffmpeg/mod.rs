@@ -7,9 +7,8 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 
 use self::listing::Listing;
-use super::NO_VIDEO;
 use super::mp4::MOST_PIXELS;
-use super::track::Timing;
+use super::track::{NO_VIDEO, Timing};
 use crate::ffmpeg::{Input, Run, UNKNOWN_OPTION, absent, arguments, failed, no_such_track};
 use crate::image::{Pixels, resize};
 use crate::{MediaError, Result, Source};
