@@ -2,6 +2,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+use crate::reason::Reason;
+
 /// What can be wrong with a file, bytes, samples or pixels.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,6 +23,8 @@ pub enum MediaError {
         origin: String,
         /// What was found and what was expected.
         reason: String,
+        /// The error of the system or of a decoder that this comes from, if it does.
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// The contents are of a kind that is not read here.
     #[error("{origin}: {reason}")]
@@ -29,6 +33,8 @@ pub enum MediaError {
         origin: String,
         /// What was found and what is read.
         reason: String,
+        /// The error of the system or of a decoder that this comes from, if it does.
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// The contents are sound but cannot be used: too short, too long, too large, empty, not numbers.
     #[error("{origin}: {reason}")]
@@ -37,6 +43,8 @@ pub enum MediaError {
         origin: String,
         /// What was found and what was expected.
         reason: String,
+        /// The error of the system or of a decoder that this comes from, if it does.
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
 }
 
@@ -56,8 +64,9 @@ impl MediaError {
         omni_core::Error::media(part, self.to_string()).caused_by(self)
     }
 
-    pub(crate) fn unusable(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::Unusable { origin: origin.into(), reason: reason.to_string() }
+    pub(crate) fn unusable(origin: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        let (reason, source) = reason.into().into_parts();
+        Self::Unusable { origin: origin.into(), reason, source }
     }
 }
 
@@ -72,12 +81,34 @@ impl MediaError {
         self
     }
 
-    pub(crate) fn damaged(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::Damaged { origin: origin.into(), reason: reason.to_string() }
+    /// The same error with the error that it comes from.
+    pub(crate) fn caused_by(mut self, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        if let Self::Damaged { source, .. } | Self::Unsupported { source, .. } | Self::Unusable { source, .. } =
+            &mut self
+        {
+            *source = Some(Box::new(error));
+        }
+        self
     }
 
-    pub(crate) fn unsupported(origin: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::Unsupported { origin: origin.into(), reason: reason.to_string() }
+    /// What is wrong, without the origin.
+    pub(crate) fn into_reason(self) -> Reason {
+        match self {
+            Self::Io { source, .. } => source.into(),
+            Self::Damaged { reason, source, .. }
+            | Self::Unsupported { reason, source, .. }
+            | Self::Unusable { reason, source, .. } => Reason::from_parts(reason, source),
+        }
+    }
+
+    pub(crate) fn damaged(origin: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        let (reason, source) = reason.into().into_parts();
+        Self::Damaged { origin: origin.into(), reason, source }
+    }
+
+    pub(crate) fn unsupported(origin: impl Into<String>, reason: impl Into<Reason>) -> Self {
+        let (reason, source) = reason.into().into_parts();
+        Self::Unsupported { origin: origin.into(), reason, source }
     }
 }
 

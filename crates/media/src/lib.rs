@@ -13,6 +13,7 @@ mod boxes;
 mod error;
 mod ffmpeg;
 pub mod image;
+mod reason;
 mod source;
 pub mod video;
 

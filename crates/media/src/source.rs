@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
 
+use crate::reason::Reason;
 use crate::{MediaError, Result};
 
 /// Where encoded contents lie.
@@ -54,7 +55,7 @@ impl Source {
     /// # Errors
     /// [`MediaError::Unusable`] for any other text.
     pub fn from_base64(text: &str) -> Result<Self> {
-        let refused = |reason: String| MediaError::unusable("base64 data", reason);
+        let refused = |reason: Reason| MediaError::unusable("base64 data", reason);
         let data = match text.strip_prefix("data:") {
             None => text,
             Some(rest) => {
@@ -72,7 +73,7 @@ impl Source {
         let alphabet = if url { alphabet::URL_SAFE } else { alphabet::STANDARD };
         let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
         let bytes =
-            GeneralPurpose::new(&alphabet, lenient).decode(letters).map_err(|error| refused(error.to_string()))?;
+            GeneralPurpose::new(&alphabet, lenient).decode(letters).map_err(|error| refused(Reason::of(error)))?;
         Ok(bytes.into())
     }
 }

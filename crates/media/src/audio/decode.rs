@@ -3,6 +3,7 @@
 #[cfg(feature = "audio")]
 use super::track::decode_here;
 use crate::ffmpeg::{self, Interleaved};
+use crate::reason::Reason;
 use crate::{MediaError, Result, Source};
 
 /// Message for contents without sound.
@@ -22,7 +23,7 @@ pub(super) fn decode(source: &Source, sink: &mut Interleaved) -> Result<()> {
     match here {
         Ok(true) => Ok(()),
         Ok(false) => Err(MediaError::unusable(source.origin(), NO_SOUND)),
-        Err(MediaError::Unsupported { reason, .. }) => decode_by_ffmpeg(source, &reason, &given, sink),
+        Err(error @ MediaError::Unsupported { .. }) => decode_by_ffmpeg(source, error.into_reason(), &given, sink),
         Err(error) => Err(error),
     }
 }
@@ -47,9 +48,9 @@ impl Given {
 }
 
 /// Decodes with ffmpeg what is not decoded here, for the reason `why`, from the place on that was reached here.
-fn decode_by_ffmpeg(source: &Source, why: &str, given: &Given, sink: &mut Interleaved) -> Result<()> {
+fn decode_by_ffmpeg(source: &Source, why: Reason, given: &Given, sink: &mut Interleaved) -> Result<()> {
     let (mut begun, mut passed) = (given.frames > 0, 0);
-    let found = ffmpeg::sound(source, why, &mut |samples, rate, channels| {
+    let found = ffmpeg::sound(source, why.text(), &mut |samples, rate, channels| {
         begun = true;
         let frames = samples.len() / channels;
         let known = given.frames_at(rate).saturating_sub(passed).min(frames as u64) as usize;
@@ -58,9 +59,9 @@ fn decode_by_ffmpeg(source: &Source, why: &str, given: &Given, sink: &mut Interl
     });
     match found {
         Ok(true) => Ok(()),
-        Ok(false) => Err(MediaError::unusable(source.origin(), format!("{NO_SOUND}; {why}"))),
+        Ok(false) => Err(MediaError::unusable(source.origin(), why.reworded(|why| format!("{NO_SOUND}; {why}")))),
         Err(MediaError::Damaged { reason, .. }) if !begun => {
-            Err(MediaError::unsupported(source.origin(), format!("{why}; {reason}")))
+            Err(MediaError::unsupported(source.origin(), why.reworded(|why| format!("{why}; {reason}"))))
         }
         Err(error) => Err(error),
     }

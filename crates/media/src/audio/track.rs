@@ -191,7 +191,7 @@ impl<'a> Track<'a> {
                     return Err(MediaError::unsupported(self.origin, reason));
                 }
                 Err(error) if is_end(&error) && self.is_live() => return Ok(None),
-                Err(error) => return Err(self.broken(&error)),
+                Err(error) => return Err(self.broken(error)),
             };
             match packet {
                 Some(packet) if packet.track_id != self.id => (),
@@ -253,13 +253,7 @@ impl<'a> Track<'a> {
                 self.skipped += 1;
                 return Ok(true);
             }
-            Err(SymphoniaError::Unsupported(what) | SymphoniaError::DecodeError(what)) if self.frames == 0 => {
-                return Err(MediaError::unsupported(
-                    self.origin,
-                    format!("its sound is not decoded here ({what}): {KNOWN}"),
-                ));
-            }
-            Err(error) => return Err(self.broken(&error)),
+            Err(error) => return Err(self.undecoded(error)),
         };
         let Decoded { samples, rate, channels } = decoded;
         let frames = samples.len().checked_div(channels).unwrap_or(0);
@@ -293,10 +287,22 @@ impl<'a> Track<'a> {
         }
     }
 
-    fn broken(&self, error: &SymphoniaError) -> MediaError {
-        let what = if is_end(error) { "the file ends in the middle: truncated?".to_owned() } else { error.to_string() };
+    /// The error for a packet that is not decoded: before any sound, something else may still decode the file.
+    fn undecoded(&self, error: SymphoniaError) -> MediaError {
+        match error {
+            SymphoniaError::Unsupported(what) | SymphoniaError::DecodeError(what) if self.frames == 0 => {
+                let reason = format!("its sound is not decoded here ({what}): {KNOWN}");
+                MediaError::unsupported(self.origin, reason).caused_by(error)
+            }
+            _ => self.broken(error),
+        }
+    }
+
+    fn broken(&self, error: SymphoniaError) -> MediaError {
+        let what =
+            if is_end(&error) { "the file ends in the middle: truncated?".to_owned() } else { error.to_string() };
         let seconds = self.frames as f64 / f64::from(self.rate.max(1));
-        MediaError::damaged(self.origin, format!("after {seconds:.2} s of sound: {what}"))
+        MediaError::damaged(self.origin, format!("after {seconds:.2} s of sound: {what}")).caused_by(error)
     }
 }
 
@@ -336,6 +342,9 @@ fn probe(view: View, origin: &str) -> Result<Box<dyn FormatReader>> {
         SymphoniaError::IoError(error) if error.kind() != ErrorKind::UnexpectedEof => {
             MediaError::damaged(origin, error)
         }
-        other => MediaError::unsupported(origin, format!("the contents are no sound, or truncated ({other}): {KNOWN}")),
+        other => {
+            let reason = format!("the contents are no sound, or truncated ({other}): {KNOWN}");
+            MediaError::unsupported(origin, reason).caused_by(other)
+        }
     })
 }

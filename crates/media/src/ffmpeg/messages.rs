@@ -1,7 +1,10 @@
 //! What ffmpeg says, and the errors that it stands for.
 
+use std::io::ErrorKind;
+
 use super::input::Input;
 use crate::MediaError;
+use crate::reason::Reason;
 
 /// Messages of old versions that do not know one of the options that are tried.
 pub(crate) const UNKNOWN_OPTION: [&str; 3] = ["fps_mode", "enc_time_base", "Invalid time base"];
@@ -30,11 +33,11 @@ pub(super) fn is_clue(message: &str) -> bool {
 
 /// The error where ffmpeg does not start; `why` is the reason why nothing else reads the source.
 pub(crate) fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaError {
-    if error.kind() != std::io::ErrorKind::NotFound {
-        return MediaError::unsupported(&input.origin, format!("{why}; the program `ffmpeg` does not start: {error}"));
-    }
-    let reason = format!("{why}; other formats need the program `ffmpeg` on PATH, which was not found");
-    MediaError::unsupported(&input.origin, reason)
+    let reason = match error.kind() {
+        ErrorKind::NotFound => "other formats need the program `ffmpeg` on PATH, which was not found".to_owned(),
+        _ => format!("the program `ffmpeg` does not start: {error}"),
+    };
+    MediaError::unsupported(&input.origin, format!("{why}; {reason}")).caused_by(error)
 }
 
 /// Whether ffmpeg says that there is no track of the wanted kind.
@@ -48,13 +51,17 @@ pub(crate) fn no_decoder(messages: &str) -> bool {
 }
 
 /// The error that ffmpeg's messages stand for.
-pub(crate) fn failed(input: &Input, messages: &str) -> MediaError {
-    let name = input.argument().to_string_lossy().into_owned();
-    let reason = match messages.contains(NOT_OPENED) {
+pub(crate) fn failed(input: &Input, messages: impl Into<Reason>) -> MediaError {
+    let messages = messages.into();
+    let unsupported = no_decoder(messages.text());
+    let reason = messages.reworded(|messages| match messages.contains(NOT_OPENED) {
         true => "ffmpeg takes it for no sound, picture or video that stands alone".to_owned(),
-        false => format!("ffmpeg cannot read it: {}", messages.replace(&name, "the file").trim()),
-    };
-    if no_decoder(messages) {
+        false => {
+            let name = input.argument().to_string_lossy().into_owned();
+            format!("ffmpeg cannot read it: {}", messages.replace(&name, "the file").trim())
+        }
+    });
+    if unsupported {
         return MediaError::unsupported(&input.origin, reason);
     }
     MediaError::damaged(&input.origin, reason)

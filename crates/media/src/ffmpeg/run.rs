@@ -7,6 +7,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 use super::messages::{CUT_OFF, is_clue};
+use crate::reason::Reason;
 
 /// Bytes of its first messages, of its last ones, and of telling ones in between that are kept.
 const MESSAGES: usize = 2048;
@@ -37,19 +38,19 @@ impl Run {
     }
 
     /// Waits for the program to end; an error holds its messages.
-    pub(crate) fn finish(mut self) -> Result<(), String> {
-        let more = self.output.read(&mut [0]).map_err(|error| error.to_string())?;
+    pub(crate) fn finish(mut self) -> Result<(), Reason> {
+        let more = self.output.read(&mut [0])?;
         if more > 0 {
             return Err("more frames came than were asked for".into());
         }
-        let status = self.child.wait().map_err(|error| error.to_string())?;
+        let status = self.child.wait()?;
         let messages = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let messages = one_line(&String::from_utf8_lossy(&messages));
         let cut_off = CUT_OFF.iter().any(|sign| messages.contains(sign));
         match status.success() && !cut_off {
             true => Ok(()),
-            false if messages.is_empty() => Err(status.to_string()),
-            false => Err(messages),
+            false if messages.is_empty() => Err(status.to_string().into()),
+            false => Err(messages.into()),
         }
     }
 }

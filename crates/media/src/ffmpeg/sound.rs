@@ -39,8 +39,8 @@ pub(crate) fn sound(source: &Source, why: &str, sink: &mut Interleaved) -> Resul
     match run.finish() {
         Ok(()) if format.is_none() => Err(failed(&input, "it wrote nothing")),
         Ok(()) => Ok(true),
-        Err(messages) if no_such_track(&messages) => Ok(false),
-        Err(messages) => Err(failed(&input, &messages)),
+        Err(messages) if no_such_track(messages.text()) => Ok(false),
+        Err(messages) => Err(failed(&input, messages)),
     }
 }
 

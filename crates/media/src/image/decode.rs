@@ -142,13 +142,13 @@ impl Header {
         limits.max_alloc = Some(MOST_PIXELS * 16);
         reader.limits(limits);
         let mut decoder: Box<dyn ImageDecoder> =
-            Box::new(guarded(&origin, || reader.into_decoder())?.map_err(|error| explain(&origin, &error))?);
+            Box::new(guarded(&origin, || reader.into_decoder())?.map_err(|error| explain(&origin, error))?);
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > MOST_PIXELS {
             let reason = format!("{width} × {height} pixels, at most {MOST_PIXELS} in all can be taken in");
             return Err(MediaError::unusable(origin, reason));
         }
-        let orientation = guarded(&origin, || decoder.orientation())?.map_err(|error| explain(&origin, &error))?;
+        let orientation = guarded(&origin, || decoder.orientation())?.map_err(|error| explain(&origin, error))?;
         Ok(Self { decoder, orientation })
     }
 
@@ -163,21 +163,22 @@ impl Header {
 
     fn decode(self, origin: &str) -> Result<Pixels> {
         let picture = guarded(origin, || DynamicImage::from_decoder(self.decoder))?;
-        let mut picture = picture.map_err(|error| explain(origin, &error))?;
+        let mut picture = picture.map_err(|error| explain(origin, error))?;
         picture.apply_orientation(self.orientation);
         flatten(picture)
     }
 }
 
-fn explain(origin: &str, error: &ImageError) -> MediaError {
-    match error {
+fn explain(origin: &str, error: ImageError) -> MediaError {
+    let explained = match &error {
         ImageError::Unsupported(_) => MediaError::unsupported(origin, format!("{error}: {KNOWN}")),
         // Some decoders wrap the reader's error in their own.
         other if error_kind(other) == Some(ErrorKind::UnexpectedEof) || ends_early(&other.to_string()) => {
             MediaError::damaged(origin, format!("the picture is truncated: {other}"))
         }
         other => MediaError::damaged(origin, format!("the picture cannot be decoded: {other}")),
-    }
+    };
+    explained.caused_by(error)
 }
 
 fn error_kind(error: &ImageError) -> Option<ErrorKind> {

@@ -114,8 +114,10 @@ impl Cutter {
         }
         let mut colours = Vec::new();
         let bytes = frames.next_multiple_of(spec.frames).saturating_mul(height * width * 3);
-        let large =
-            |_| MediaError::unusable("video", format!("{frames} frames of {width} × {height} pixels: too large"));
+        let large = |error| {
+            let reason = format!("{frames} frames of {width} × {height} pixels: too large");
+            MediaError::unusable("video", reason).caused_by(error)
+        };
         colours.try_reserve_exact(bytes).map_err(large)?;
         Ok(Self { spec, size, step: Vec::with_capacity(spec.frames), steps: 0, colours })
     }

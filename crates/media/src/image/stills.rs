@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 use super::pixels::{MOST_PIXELS, Pixels, over_white};
 use crate::ffmpeg::{Input, Run, arguments, no_decoder};
+use crate::reason::Reason;
 use crate::{MediaError, Result, Source};
 
 /// A decoded picture: RGB or grey, row by row.
@@ -83,7 +84,7 @@ pub(super) fn decode_stills(
     let (filter, frames) = (colours.filter(), count.to_string());
     let output = ["-map", "0:v:0", "-vf", &filter, "-frames:v", &frames, "-c:v", "pam", "-f", "image2pipe", "-"];
     arguments.extend(output.map(OsString::from));
-    let mut run = Run::start(&arguments).map_err(|error| absent(origin, why, &error))?;
+    let mut run = Run::start(&arguments).map_err(|error| absent(origin, why, error))?;
     let mut pictures = BufReader::new(run.output());
     for number in 1..=count {
         match read_pam(&mut pictures, colours.channels()) {
@@ -91,12 +92,13 @@ pub(super) fn decode_stills(
             None => {
                 drop(pictures);
                 let messages = run.finish().err().unwrap_or_default();
-                return Err(failed(origin, why, &format!("only {} of {count} parts came; {messages}", number - 1)));
+                let came = |messages: &str| format!("only {} of {count} parts came; {messages}", number - 1);
+                return Err(failed(origin, why, messages.reworded(came)));
             }
         }
     }
     drop(pictures);
-    run.finish().map_err(|messages| failed(origin, why, &messages))
+    run.finish().map_err(|messages| failed(origin, why, messages))
 }
 
 /// Reads a picture in the form PAM: lines that name width, height, number of channels and largest value, then the values.
@@ -121,19 +123,20 @@ fn read_pam(reader: &mut impl BufRead, channels: usize) -> Option<Still> {
     (values.len() == length).then_some(Still { width, height, values })
 }
 
-fn absent(origin: &str, why: &str, error: &std::io::Error) -> MediaError {
+fn absent(origin: &str, why: &str, error: std::io::Error) -> MediaError {
     let state = match error.kind() {
         ErrorKind::NotFound => "was not found".to_owned(),
         _ => format!("does not start: {error}"),
     };
     let reason = format!("{why}, which needs the program `ffmpeg` on PATH, which {state}; or save it as JPEG or PNG");
-    MediaError::unsupported(origin, reason)
+    MediaError::unsupported(origin, reason).caused_by(error)
 }
 
-fn failed(origin: &str, why: &str, messages: &str) -> MediaError {
-    let reason = format!("{why}, and ffmpeg cannot decode it: {}", messages.trim());
-    if no_decoder(messages) {
-        return MediaError::unsupported(origin, format!("{reason}; or save it as JPEG or PNG"));
+fn failed(origin: &str, why: &str, messages: Reason) -> MediaError {
+    let unsupported = no_decoder(messages.text());
+    let reason = messages.reworded(|messages| format!("{why}, and ffmpeg cannot decode it: {}", messages.trim()));
+    if unsupported {
+        return MediaError::unsupported(origin, reason.reworded(|why| format!("{why}; or save it as JPEG or PNG")));
     }
     MediaError::damaged(origin, reason)
 }

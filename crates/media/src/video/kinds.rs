@@ -44,8 +44,8 @@ pub fn kind(source: &Source) -> Result<Kind> {
         (Err(_), true) => Ok(Kind::Video),
         (Err(error @ MediaError::Io { .. }), _) => Err(error),
         (Err(error), false) => {
-            let reason = error.named(String::new()).to_string();
-            let reason = format!("neither sound nor a picture nor a video{reason}");
+            let none = |why: &str| format!("neither sound nor a picture nor a video: {why}");
+            let reason = error.into_reason().reworded(none);
             Err(MediaError::unsupported(source.origin(), reason))
         }
     }

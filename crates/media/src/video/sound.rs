@@ -28,7 +28,7 @@ fn by_ffmpeg(source: &Source, why: &str) -> Result<bool> {
     arguments.extend(["-map", "0:a:0", "-c", "copy", "-frames:a", "1", "-f", "null", "-"].map(OsString::from));
     match Run::start(&arguments).map_err(|error| absent(&input, why, error))?.finish() {
         Ok(()) => Ok(true),
-        Err(messages) if no_such_track(&messages) => Ok(false),
-        Err(messages) => Err(failed(&input, &messages)),
+        Err(messages) if no_such_track(messages.text()) => Ok(false),
+        Err(messages) => Err(failed(&input, messages)),
     }
 }

@@ -110,6 +110,7 @@ fn sound_of(video: &VideoInput, sound: &VideoSound, audio_in_video: bool) -> med
         VideoSound::Track => track.map(Some).ok_or_else(|| MediaError::Unusable {
             origin: video.origin(),
             reason: "they have no sound of their own, but their sound track was asked for".into(),
+            source: None,
         }),
         VideoSound::Auto if audio_in_video && has_sound(video)? => Ok(track),
         _ => Ok(None),

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
+use crate::reason::Reason;
 use crate::{MediaError, Result, Source};
 
 /// A file or bytes, of which any part can be read.
@@ -83,15 +84,15 @@ impl Contents {
         Ok(self.bytes(offset, N)?.try_into().ok())
     }
 
-    pub(super) fn damaged(&self, reason: impl std::fmt::Display) -> MediaError {
+    pub(super) fn damaged(&self, reason: impl Into<Reason>) -> MediaError {
         MediaError::damaged(&self.origin, reason)
     }
 
-    pub(super) fn unusable(&self, reason: impl std::fmt::Display) -> MediaError {
+    pub(super) fn unusable(&self, reason: impl Into<Reason>) -> MediaError {
         MediaError::unusable(&self.origin, reason)
     }
 
-    pub(super) fn unsupported(&self, reason: impl std::fmt::Display) -> MediaError {
+    pub(super) fn unsupported(&self, reason: impl Into<Reason>) -> MediaError {
         MediaError::unsupported(&self.origin, reason)
     }
 }

@@ -11,6 +11,7 @@ use super::mp4::MOST_PIXELS;
 use super::track::{NO_VIDEO, Timing};
 use crate::ffmpeg::{Input, Run, UNKNOWN_OPTION, absent, arguments, failed, no_such_track};
 use crate::image::{Pixels, resize};
+use crate::reason::Reason;
 use crate::{MediaError, Result, Source};
 
 /// Most runs of frames per call, so that the expression that selects them stays far below the limit of a command line.
@@ -45,12 +46,14 @@ impl FfmpegVideo {
         for pass_through in PASS_THROUGH {
             let (listing, ended) = list(&input, why, &pass_through)?;
             match ended {
-                Err(messages) if UNKNOWN_OPTION.iter().any(|option| messages.contains(option)) => last = Some(messages),
-                Err(messages) => return Err(broken(&input, &messages)),
+                Err(messages) if UNKNOWN_OPTION.iter().any(|option| messages.text().contains(option)) => {
+                    last = Some(messages)
+                }
+                Err(messages) => return Err(broken(&input, messages)),
                 Ok(()) => return Self::from_listing(input, listing, pass_through),
             }
         }
-        Err(broken(&input, &last.unwrap_or_default()))
+        Err(broken(&input, last.unwrap_or_default()))
     }
 
     fn from_listing(input: Input, listing: Listing, pass_through: [&'static str; 4]) -> Result<Self> {
@@ -99,16 +102,17 @@ impl FfmpegVideo {
             run.output().take(size as u64).read_to_end(&mut rgb).map_err(|error| self.input.unreadable(error))?;
             if rgb.len() != size {
                 let messages = run.finish().err().unwrap_or_default();
-                return Err(broken(&self.input, &format!("only {} of {count} frames came; {messages}", number - 1)));
+                let came = |messages: &str| format!("only {} of {count} frames came; {messages}", number - 1);
+                return Err(broken(&self.input, messages.reworded(came)));
             }
             sink(Pixels::new(self.width, self.height, rgb)?)?;
         }
-        run.finish().map_err(|messages| broken(&self.input, &messages))
+        run.finish().map_err(|messages| broken(&self.input, messages))
     }
 }
 
 /// Lists every frame's time, with the messages ffmpeg ended with.
-fn list(input: &Input, why: &str, pass_through: &[&str]) -> Result<(Listing, std::result::Result<(), String>)> {
+fn list(input: &Input, why: &str, pass_through: &[&str]) -> Result<(Listing, Result<(), Reason>)> {
     let mut arguments = video_arguments(input, pass_through);
     arguments.extend(["-f", "framecrc", "-"].map(OsString::from));
     let mut run = Run::start(&arguments).map_err(|error| absent(input, why, error))?;
@@ -127,8 +131,8 @@ fn video_arguments(input: &Input, pass_through: &[&str]) -> Vec<OsString> {
     arguments
 }
 
-fn broken(input: &Input, messages: &str) -> MediaError {
-    match no_such_track(messages) {
+fn broken(input: &Input, messages: Reason) -> MediaError {
+    match no_such_track(messages.text()) {
         true => MediaError::unusable(&input.origin, NO_VIDEO),
         false => failed(input, messages),
     }
