@@ -2,20 +2,51 @@
 
 use std::fmt;
 
+use crate::reason::Reason;
+
 /// Why a file cannot be read here.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Fault {
     /// It is broken or cut off.
-    Damaged(String),
+    Damaged(Reason),
     /// It is sound, but there is nothing to show.
-    Unusable(String),
+    Unusable(Reason),
     /// It is of a kind that another reader may take.
-    Foreign(String),
+    Foreign(Reason),
 }
 
-impl From<String> for Fault {
-    fn from(reason: String) -> Self {
-        Fault::Damaged(reason)
+impl Fault {
+    pub(crate) fn damaged(reason: impl Into<Reason>) -> Self {
+        Self::Damaged(reason.into())
+    }
+
+    pub(crate) fn unusable(reason: impl Into<Reason>) -> Self {
+        Self::Unusable(reason.into())
+    }
+
+    pub(crate) fn foreign(reason: impl Into<Reason>) -> Self {
+        Self::Foreign(reason.into())
+    }
+
+    /// Says it in other words, made from these.
+    pub(crate) fn reworded(self, words: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Damaged(reason) => Self::Damaged(reason.reworded(words)),
+            Self::Unusable(reason) => Self::Unusable(reason.reworded(words)),
+            Self::Foreign(reason) => Self::Foreign(reason.reworded(words)),
+        }
+    }
+
+    pub(crate) fn into_reason(self) -> Reason {
+        match self {
+            Self::Damaged(reason) | Self::Unusable(reason) | Self::Foreign(reason) => reason,
+        }
+    }
+}
+
+impl From<Reason> for Fault {
+    fn from(reason: Reason) -> Self {
+        Self::Damaged(reason)
     }
 }
 
@@ -37,10 +68,22 @@ pub(crate) struct Atom<'a> {
 }
 
 /// A box that is longer than what is left.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Overrun {
     pub(crate) name: [u8; 4],
-    pub(crate) reason: String,
+    pub(crate) reason: Reason,
+}
+
+impl From<Overrun> for Reason {
+    fn from(overrun: Overrun) -> Self {
+        overrun.reason
+    }
+}
+
+impl From<Overrun> for Fault {
+    fn from(overrun: Overrun) -> Self {
+        Self::Damaged(overrun.reason)
+    }
 }
 
 /// Iterates over the boxes that lie one after another in `bytes`.
@@ -60,7 +103,7 @@ impl<'a> Atoms<'a> {
         if size < header || size > left {
             self.at = self.bytes.len();
             let reason = format!("the box {name} has {size} bytes, but {left} are left: it is cut off or broken");
-            return Err(Overrun { name: name.0, reason });
+            return Err(Overrun { name: name.0, reason: reason.into() });
         }
         let start = self.at;
         self.at += size;
@@ -86,9 +129,9 @@ impl<'a> Iterator for Atoms<'a> {
 }
 
 /// The first box called `name` in `body`.
-pub(crate) fn find<'a>(body: &'a [u8], name: &[u8; 4]) -> Result<Option<&'a [u8]>, String> {
+pub(crate) fn find<'a>(body: &'a [u8], name: &[u8; 4]) -> Result<Option<&'a [u8]>, Reason> {
     for atom in Atoms::new(body) {
-        let atom = atom.map_err(|overrun| overrun.reason)?;
+        let atom = atom?;
         if atom.name.0 == *name {
             return Ok(Some(atom.body));
         }
@@ -97,9 +140,10 @@ pub(crate) fn find<'a>(body: &'a [u8], name: &[u8; 4]) -> Result<Option<&'a [u8]
 }
 
 /// The box reached by going through `path`, which must be there.
-pub(crate) fn require<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Result<&'a [u8], String> {
-    path.iter()
-        .try_fold(body, |body, name| find(body, name)?.ok_or_else(|| format!("the box {} is missing", Name(**name))))
+pub(crate) fn require<'a>(body: &'a [u8], path: &[&[u8; 4]]) -> Result<&'a [u8], Reason> {
+    path.iter().try_fold(body, |body, name| {
+        find(body, name)?.ok_or_else(|| format!("the box {} is missing", Name(**name)).into())
+    })
 }
 
 /// Reads the numbers of a box, one after another.
@@ -114,45 +158,45 @@ impl<'a> Fields<'a> {
     }
 
     /// Fields behind a version byte and 24 bits of flags, which are returned too.
-    pub(crate) fn versioned(name: &'static str, body: &'a [u8]) -> Result<(Self, u8, u32), String> {
+    pub(crate) fn versioned(name: &'static str, body: &'a [u8]) -> Result<(Self, u8, u32), Reason> {
         let mut fields = Self::new(name, body);
         let word = fields.u32()?;
         Ok((fields, (word >> 24) as u8, word & 0xff_ffff))
     }
 
-    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], Reason> {
         let short = || format!("the box `{}` ends too early", self.name);
         let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(short)?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Reason> {
         Ok(self.bytes(N)?.try_into().expect("N bytes were taken"))
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8, String> {
+    pub(crate) fn u8(&mut self) -> Result<u8, Reason> {
         Ok(self.array::<1>()?[0])
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, String> {
+    pub(crate) fn u16(&mut self) -> Result<u16, Reason> {
         Ok(u16::from_be_bytes(self.array()?))
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32, String> {
+    pub(crate) fn u32(&mut self) -> Result<u32, Reason> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
-    pub(crate) fn i32(&mut self) -> Result<i32, String> {
+    pub(crate) fn i32(&mut self) -> Result<i32, Reason> {
         Ok(i32::from_be_bytes(self.array()?))
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64, String> {
+    pub(crate) fn u64(&mut self) -> Result<u64, Reason> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
     /// Reads 64 bits in version 1, otherwise 32.
-    pub(crate) fn wide(&mut self, version: u8) -> Result<u64, String> {
+    pub(crate) fn wide(&mut self, version: u8) -> Result<u64, Reason> {
         if version == 1 { self.u64() } else { Ok(u64::from(self.u32()?)) }
     }
 
@@ -161,11 +205,11 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads a count, and that number of entries of `N` bytes.
-    pub(crate) fn table<const N: usize>(&mut self) -> Result<&'a [[u8; N]], String> {
+    pub(crate) fn table<const N: usize>(&mut self) -> Result<&'a [[u8; N]], Reason> {
         let count = self.u32()? as usize;
         let entries = self.rest.as_chunks::<N>().0;
         let short = || format!("the box `{}` announces {count} entries, but has room for {}", self.name, entries.len());
-        entries.get(..count).ok_or_else(short)
+        Ok(entries.get(..count).ok_or_else(short)?)
     }
 }
 
@@ -184,7 +228,7 @@ mod tests {
         let names: Vec<_> = Atoms::new(bytes).map(|atom| atom.unwrap().name.0).collect();
         assert_eq!(names, [*b"free", *b"moov", *b"last"]);
         assert_eq!(require(bytes, &[b"moov"]).unwrap(), b"xy");
-        assert!(require(bytes, &[b"mdat"]).unwrap_err().contains("`mdat` is missing"));
+        assert!(require(bytes, &[b"mdat"]).unwrap_err().text().contains("`mdat` is missing"));
     }
 
     #[test]
@@ -201,6 +245,6 @@ mod tests {
     fn a_table_must_have_room() {
         let body = [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2];
         assert_eq!(Fields::new("stco", &body).table::<4>().unwrap().len(), 2);
-        assert!(Fields::new("stco", &body[..11]).table::<4>().unwrap_err().contains("`stco` announces 2"));
+        assert!(Fields::new("stco", &body[..11]).table::<4>().unwrap_err().text().contains("`stco` announces 2"));
     }
 }

@@ -2,6 +2,8 @@
 
 use ropus::OpusMSDecoder;
 
+use crate::reason::Reason;
+
 /// Samples per second that Opus is decoded at.
 pub(super) const RATE: u32 = 48_000;
 
@@ -26,7 +28,7 @@ struct Layout {
 
 impl Layout {
     /// Reads the header `OpusHead`; without one there is one stream of `channels` channels.
-    fn read(header: Option<&[u8]>, channels: usize) -> Result<Self, String> {
+    fn read(header: Option<&[u8]>, channels: usize) -> Result<Self, Reason> {
         let layout = match header.and_then(|header| header.strip_prefix(b"OpusHead")) {
             None => Self::plain(channels.max(1), 0, 0),
             Some(head) => Self::of_header(head)?,
@@ -38,10 +40,10 @@ impl Layout {
             && layout.coupled <= layout.streams
             && layout.mapping.len() == layout.channels
             && known;
-        if sound { Ok(layout) } else { Err(format!("its channels are laid out as {layout:?}")) }
+        if sound { Ok(layout) } else { Err(format!("its channels are laid out as {layout:?}").into()) }
     }
 
-    fn of_header(head: &[u8]) -> Result<Self, String> {
+    fn of_header(head: &[u8]) -> Result<Self, Reason> {
         let [_, channels, low, high, _, _, _, _, gain_low, gain_high, family, table @ ..] = head else {
             return Err("its Opus header is too short".into());
         };
@@ -57,7 +59,7 @@ impl Layout {
                 pre_skip: pre_skip.into(),
                 gain,
             }),
-            _ => Err(format!("its Opus channels are of family {family}")),
+            _ => Err(format!("its Opus channels are of family {family}").into()),
         }
     }
 
@@ -83,7 +85,7 @@ impl OpusDecoder {
     ///
     /// # Errors
     /// What is odd about the header.
-    pub(super) fn new(header: Option<&[u8]>, channels: usize) -> Result<Self, String> {
+    pub(super) fn new(header: Option<&[u8]>, channels: usize) -> Result<Self, Reason> {
         let layout = Layout::read(header, channels)?;
         let Layout { channels, streams, coupled, .. } = layout;
         let decoder = OpusMSDecoder::new(RATE as i32, channels as i32, streams as i32, coupled as i32, &layout.mapping);
@@ -106,8 +108,8 @@ impl OpusDecoder {
     ///
     /// # Errors
     /// What the decoder says of the packet.
-    pub(super) fn decode(&mut self, packet: &[u8]) -> Result<Vec<f32>, String> {
-        let size = i32::try_from(packet.len()).map_err(|_| "a packet of 2 GiB".to_owned())?;
+    pub(super) fn decode(&mut self, packet: &[u8]) -> Result<Vec<f32>, Reason> {
+        let size = i32::try_from(packet.len()).map_err(|_| "a packet of 2 GiB")?;
         let decoded = self.decoder.decode(Some(packet), size, &mut self.samples, MOST_SAMPLES as i32, false);
         let frames = decoded.map_err(|code| format!("an Opus packet is broken (code {code})"))?;
         let samples = &self.samples[..frames.max(0) as usize * self.layout.channels];

@@ -18,6 +18,7 @@ use super::opus::{self, OpusDecoder};
 use super::timeline::Timeline;
 use crate::error::guarded;
 use crate::ffmpeg::Interleaved;
+use crate::reason::Reason;
 use crate::{MediaError, Result, Source};
 
 /// Decodes the first sound track; false if there is none.
@@ -74,7 +75,7 @@ struct Decoded {
 }
 
 impl Decoder {
-    fn new(parameters: &AudioCodecParameters) -> std::result::Result<Self, String> {
+    fn new(parameters: &AudioCodecParameters) -> Result<Self, Reason> {
         if parameters.codec == CODEC_ID_OPUS {
             let channels = parameters.channels.as_ref().map_or(1, |channels| channels.count());
             return Ok(Self::Opus(Box::new(OpusDecoder::new(parameters.extra_data.as_deref(), channels)?)));
@@ -87,7 +88,7 @@ impl Decoder {
         });
         let parameters = core.as_ref().unwrap_or(parameters);
         let decoder = symphonia::default::get_codecs().make_audio_decoder(parameters, &Default::default());
-        decoder.map(Self::Symphonia).map_err(|error| error.to_string())
+        decoder.map(Self::Symphonia).map_err(Reason::of)
     }
 
     /// Frames at the start that only prepare the decoder, as its own header tells.
@@ -98,7 +99,7 @@ impl Decoder {
         }
     }
 
-    fn decode(&mut self, packet: &Packet) -> std::result::Result<Decoded, SymphoniaError> {
+    fn decode(&mut self, packet: &Packet) -> Result<Decoded, SymphoniaError> {
         match self {
             Self::Symphonia(decoder) => {
                 let decoded = decoder.decode(packet)?;
@@ -155,7 +156,8 @@ impl<'a> Track<'a> {
         let parameters = track.codec_params.as_ref().and_then(|parameters| parameters.audio()).ok_or_else(unknown)?;
         check_parameters(parameters).map_err(|reason| MediaError::damaged(origin, reason))?;
         let decoder = guarded(origin, || Decoder::new(parameters))?;
-        let decoder = decoder.map_err(|error| MediaError::unsupported(origin, format!("{error}: {KNOWN}")))?;
+        let with_known = |reason: Reason| reason.reworded(|why| format!("{why}: {KNOWN}"));
+        let decoder = decoder.map_err(|reason| MediaError::unsupported(origin, with_known(reason)))?;
         let states_length = match kind {
             Kind::Mpeg { states_length } => states_length,
             Kind::Flac | Kind::Mp4 => true,
@@ -213,7 +215,7 @@ impl<'a> Track<'a> {
             let layout = if channels == 1 { layouts::CHANNEL_LAYOUT_MONO } else { layouts::CHANNEL_LAYOUT_STEREO };
             parameters.with_sample_rate(rate).with_channels(layout);
             let decoder = guarded(self.origin, || Decoder::new(&parameters))?;
-            self.decoder = decoder.map_err(|error| MediaError::unsupported(self.origin, error))?;
+            self.decoder = decoder.map_err(|reason| MediaError::unsupported(self.origin, reason))?;
         }
         self.format_of_packets = Some((rate, channels));
         Ok(())
@@ -311,13 +313,13 @@ fn is_end(error: &SymphoniaError) -> bool {
 }
 
 /// Refuses what would make a decoder reserve memory without bound.
-fn check_parameters(parameters: &AudioCodecParameters) -> std::result::Result<(), String> {
+fn check_parameters(parameters: &AudioCodecParameters) -> Result<(), Reason> {
     const MOST_CHANNELS: usize = 255;
     const MOST_FRAMES: u64 = 1 << 20;
     let channels = parameters.channels.as_ref().map_or(1, |channels| channels.count());
     let frames = parameters.max_frames_per_packet.unwrap_or(0).max(parameters.frames_per_block.unwrap_or(0));
     if channels > MOST_CHANNELS || frames > MOST_FRAMES {
-        return Err(format!("its packets have {frames} samples of {channels} channels"));
+        return Err(format!("its packets have {frames} samples of {channels} channels").into());
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::ffmpeg::FfmpegVideo;
-use super::mp4::{Contents, Mp4Video};
+use super::mp4::{Attempt, Contents, Mp4Video};
 use super::track::Timing;
 use crate::image::Pixels;
 use crate::{MediaError, Result, Source};
@@ -20,11 +20,11 @@ pub(super) enum Reader {
 impl Reader {
     pub(super) fn open(source: &Source) -> Result<Self> {
         let why = match mp4_contents(source)?.map(|contents| Mp4Video::open(contents, &source.origin())).transpose()? {
-            Some(Ok(video)) => return Ok(Self::Mp4(video)),
-            Some(Err(why)) => why,
-            None => NO_MP4.to_owned(),
+            Some(Attempt::Done(video)) => return Ok(Self::Mp4(video)),
+            Some(Attempt::Foreign(why)) => why,
+            None => NO_MP4.into(),
         };
-        Self::open_ffmpeg(source, &why)
+        Self::open_ffmpeg(source, why.text())
     }
 
     pub(super) fn open_ffmpeg(source: &Source, why: &str) -> Result<Self> {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::input::VideoInput;
-use super::mp4::has_sound as mp4_has_sound;
+use super::mp4::{Attempt, has_sound as mp4_has_sound};
 use super::reader::{NO_MP4, mp4_contents};
 use crate::ffmpeg::{Input, Run, absent, arguments, failed, no_such_track};
 use crate::{Result, Source};
@@ -15,8 +15,8 @@ use crate::{Result, Source};
 pub fn has_sound(video: &VideoInput) -> Result<bool> {
     let VideoInput::Encoded(source) = video else { return Ok(false) };
     match mp4_contents(source)?.map(|contents| mp4_has_sound(&contents, &source.origin())).transpose()? {
-        Some(Ok(found)) => Ok(found),
-        Some(Err(why)) => by_ffmpeg(source, &why),
+        Some(Attempt::Done(found)) => Ok(found),
+        Some(Attempt::Foreign(why)) => by_ffmpeg(source, why.text()),
         None => by_ffmpeg(source, NO_MP4),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::file::Contents;
 use crate::Result;
+use crate::reason::Reason;
 
 /// One part of what is heard.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -168,7 +169,7 @@ fn number(body: &[u8], at: usize) -> Option<u32> {
 }
 
 /// The parts of an edit list.
-fn parts(elst: &[u8], ticks_per_second: u32, movie: u32) -> Result<Vec<Part>, String> {
+fn parts(elst: &[u8], ticks_per_second: u32, movie: u32) -> Result<Vec<Part>, Reason> {
     let wide = elst.first() == Some(&1);
     let entry = if wide { 20 } else { 12 };
     let count = number(elst, 4).unwrap_or(0) as usize;

@@ -7,6 +7,7 @@ use image::DynamicImage;
 
 use super::codec::Codec;
 use crate::boxes::{Atoms, Fault, Fields, Name, find, require};
+use crate::reason::Reason;
 
 /// Everything that the box `meta` says.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ impl Items {
         let (mut fields, version, _) = Fields::versioned("iinf", iinf)?;
         number(&mut fields, version > 0)?;
         for entry in Atoms::new(fields.rest()) {
-            let entry = entry.map_err(|overrun| overrun.reason)?;
+            let entry = entry?;
             let (mut fields, version, _) = Fields::versioned("infe", entry.body)?;
             if version < 2 {
                 continue;
@@ -110,7 +111,7 @@ impl Items {
             let id = number(&mut fields, version > 1)?;
             let method = if version > 0 { fields.u16()? & 15 } else { 0 };
             if method > 1 || fields.u16()? != 0 {
-                return Err(Fault::Foreign("its parts lie in other files or items".into()));
+                return Err(Fault::foreign("its parts lie in other files or items"));
             }
             let base = sized(&mut fields, base)?;
             let item = self.items.entry(id).or_default();
@@ -118,7 +119,7 @@ impl Items {
             let count = fields.u16()?;
             // Such parts take no bytes of the box, which bounds the number of all others.
             if count > 1 && offset + length == 0 {
-                return Err(Fault::Damaged(format!("the item {id} has {count} parts without a place")));
+                return Err(Fault::damaged(format!("the item {id} has {count} parts without a place")));
             }
             for _ in 0..count {
                 sized(&mut fields, if version > 0 { index } else { 0 })?;
@@ -132,7 +133,7 @@ impl Items {
     fn properties(&mut self, iprp: &[u8]) -> Result<(), Fault> {
         let mut known = Vec::new();
         for atom in Atoms::new(require(iprp, &[b"ipco"])?) {
-            let atom = atom.map_err(|overrun| overrun.reason)?;
+            let atom = atom?;
             known.push(property(&atom.name.0, atom.body)?);
         }
         let (mut fields, version, flags) = Fields::versioned("ipma", require(iprp, &[b"ipma"])?)?;
@@ -150,7 +151,7 @@ impl Items {
     fn references(&mut self, iref: &[u8]) -> Result<(), Fault> {
         let (fields, version, _) = Fields::versioned("iref", iref)?;
         for atom in Atoms::new(fields.rest()) {
-            let atom = atom.map_err(|overrun| overrun.reason)?;
+            let atom = atom?;
             let mut fields = Fields::new("iref", atom.body);
             let from = number(&mut fields, version > 0)?;
             let mut to = Vec::new();
@@ -163,7 +164,7 @@ impl Items {
     }
 
     fn item(&self, id: u32) -> Result<&Item, Fault> {
-        self.items.get(&id).ok_or_else(|| Fault::Damaged(format!("the item {id} is missing")))
+        self.items.get(&id).ok_or_else(|| Fault::damaged(format!("the item {id} is missing")))
     }
 
     /// How the item `id` is put together.
@@ -171,7 +172,9 @@ impl Items {
         let item = self.item(id)?;
         let parts = || {
             let of = self.references.iter().find(|(kind, from, _)| kind == b"dimg" && *from == id);
-            of.map(|(.., to)| to.clone()).filter(|to| !to.is_empty()).ok_or("a grid without parts".to_owned())
+            of.map(|(.., to)| to.clone())
+                .filter(|to| !to.is_empty())
+                .ok_or_else(|| Fault::damaged("a grid without parts"))
         };
         let (tiles, columns, size) = match &item.kind {
             b"grid" => {
@@ -182,14 +185,14 @@ impl Items {
         };
         let first = self.item(tiles[0])?;
         let codec = Codec::of(&first.kind)
-            .ok_or_else(|| Fault::Foreign(format!("its pictures are {}, not HEVC or AV1", Name(first.kind))))?;
-        let size = size.or_else(|| item.size()).ok_or("the size of the picture is missing".to_owned())?;
+            .ok_or_else(|| Fault::foreign(format!("its pictures are {}, not HEVC or AV1", Name(first.kind))))?;
+        let size = size.or_else(|| item.size()).ok_or_else(|| Fault::damaged("the size of the picture is missing"))?;
         if size.contains(&0) {
-            return Err(Fault::Damaged("the picture has a side of 0".into()));
+            return Err(Fault::damaged("the picture has a side of 0"));
         }
         let rows = tiles.len().div_ceil(columns);
         if rows * columns != tiles.len() {
-            return Err(Fault::Damaged(format!("a grid of {columns} columns has {} parts", tiles.len())));
+            return Err(Fault::damaged(format!("a grid of {columns} columns has {} parts", tiles.len())));
         }
         let transforms = item.transforms(size)?;
         let colours = item.colours().or_else(|| first.colours());
@@ -216,7 +219,7 @@ impl Items {
             // A length of 0 means all that is left.
             let length = if *length == 0 { rest.len() as u64 } else { *length };
             if length > rest.len() as u64 || bytes.len() as u64 + length > place.len() as u64 {
-                return Err(Fault::Damaged(format!(
+                return Err(Fault::damaged(format!(
                     "the picture is truncated: {length} bytes from {start} on are missing"
                 )));
             }
@@ -231,7 +234,7 @@ impl Items {
             Property::HevcHeaders(headers) => Some(&**headers),
             _ => None,
         });
-        found.ok_or_else(|| Fault::Damaged("the box `hvcC` of a picture is missing".into()))
+        found.ok_or_else(|| Fault::damaged("the box `hvcC` of a picture is missing"))
     }
 }
 
@@ -257,12 +260,12 @@ impl Item {
             let transform = match property {
                 Property::Transform(transform) => *transform,
                 Property::Crop(kept, offset) => {
-                    crop(size, *kept, *offset).ok_or("a crop lies outside of the picture".to_owned())?
+                    crop(size, *kept, *offset).ok_or_else(|| Fault::damaged("a crop lies outside of the picture"))?
                 }
                 _ => continue,
             };
             if transforms.len() == MOST_TRANSFORMS {
-                return Err(Fault::Damaged("the picture is turned and cut too often".into()));
+                return Err(Fault::damaged("the picture is turned and cut too often"));
             }
             size = transform.size(size);
             transforms.push(transform);
@@ -324,8 +327,8 @@ fn contains_alpha(body: &[u8]) -> bool {
 }
 
 /// Reads size and offset of a crop, all of them fractions.
-fn clean_aperture(fields: &mut Fields<'_>) -> Result<Property, String> {
-    let mut fraction = || -> Result<f64, String> {
+fn clean_aperture(fields: &mut Fields<'_>) -> Result<Property, Reason> {
+    let mut fraction = || -> Result<f64, Reason> {
         let (above, below) = (fields.i32()?, fields.i32()?);
         Ok(f64::from(above) / f64::from(below.max(1)))
     };
@@ -354,12 +357,12 @@ fn grid(body: &[u8]) -> Result<(usize, [usize; 2]), Fault> {
 }
 
 /// Reads 32 bits, or else 16.
-fn number(fields: &mut Fields<'_>, wide: bool) -> Result<u32, String> {
+fn number(fields: &mut Fields<'_>, wide: bool) -> Result<u32, Reason> {
     if wide { fields.u32() } else { Ok(u32::from(fields.u16()?)) }
 }
 
 /// Reads a number of 0, 4 or 8 bytes.
-fn sized(fields: &mut Fields<'_>, bytes: usize) -> Result<u64, String> {
+fn sized(fields: &mut Fields<'_>, bytes: usize) -> Result<u64, Reason> {
     match bytes {
         0 => Ok(0),
         4 => Ok(u64::from(fields.u32()?)),

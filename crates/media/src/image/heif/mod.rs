@@ -84,9 +84,15 @@ impl Heif {
 
 fn explain(origin: &str, name: &str, fault: Fault) -> MediaError {
     match fault {
-        Fault::Damaged(reason) => MediaError::damaged(origin, format!("the {name} picture cannot be read: {reason}")),
+        Fault::Damaged(reason) => {
+            let unread = |why: &str| format!("the {name} picture cannot be read: {why}");
+            MediaError::damaged(origin, reason.reworded(unread))
+        }
         Fault::Unusable(reason) => MediaError::unusable(origin, reason),
-        Fault::Foreign(reason) => MediaError::unsupported(origin, format!("this {name} picture is not read: {reason}")),
+        Fault::Foreign(reason) => {
+            let unread = |why: &str| format!("this {name} picture is not read: {why}");
+            MediaError::unsupported(origin, reason.reworded(unread))
+        }
     }
 }
 

@@ -17,19 +17,19 @@ pub(super) fn stream(items: &Items, layout: &Layout, file: &[u8]) -> Result<Vec<
     for (index, tile) in layout.tiles.iter().enumerate() {
         let picture = items.bytes(file, *tile)?;
         if picture.is_empty() {
-            return Err(Fault::Damaged("a part of the picture is empty".into()));
+            return Err(Fault::damaged("a part of the picture is empty"));
         }
         total += picture.len();
         // Otherwise a small file could make gigabytes.
         if total > file.len() {
-            return Err(Fault::Damaged("the parts of the picture overlap".into()));
+            return Err(Fault::damaged("the parts of the picture overlap"));
         }
         match layout.codec {
             Codec::Hevc => append_hevc(items.hevc_headers(*tile)?, &picture, &mut stream)?,
             Codec::Av1 => append_ivf(index as u64, &picture, &mut stream),
         }
         if stream.len() > file.len().saturating_mul(MOST_GROWTH) {
-            return Err(Fault::Damaged("the headers of the picture's parts are too large".into()));
+            return Err(Fault::damaged("the headers of the picture's parts are too large"));
         }
     }
     Ok(stream)
@@ -54,7 +54,7 @@ fn append_hevc(headers: &[u8], picture: &[u8], stream: &mut Vec<u8>) -> Result<(
     let mut units = Fields::new("mdat", picture);
     while !units.rest().is_empty() {
         let length = units.bytes(length_bytes)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-        append(units.bytes(length).map_err(|_| "the picture is truncated: a part of it is missing".to_owned())?);
+        append(units.bytes(length).map_err(|_| Fault::damaged("the picture is truncated: a part of it is missing"))?);
     }
     Ok(())
 }

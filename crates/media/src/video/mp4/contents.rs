@@ -1,6 +1,7 @@
 //! The contents of a file, read where they are needed: a long video never lies in memory whole.
 
 use crate::boxes::{Fault, Name, Overrun};
+use crate::reason::Reason;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -54,7 +55,7 @@ impl Contents {
         buffer.clear();
         if length > MOST_BYTES {
             let reason = format!("a part of {length} bytes is too large; at most {MOST_BYTES} are read at once");
-            return Err(Fault::Unusable(reason));
+            return Err(Fault::unusable(reason));
         }
         let read = match &self.place {
             Place::Memory(bytes) => {
@@ -66,8 +67,11 @@ impl Contents {
         };
         match read {
             Ok(read) if read as u64 == length => Ok(()),
-            Ok(read) => Err(Fault::Damaged(format!("{read} of {length} bytes are at byte {offset}: it is cut off"))),
-            Err(error) => Err(Fault::Damaged(format!("it cannot be read at byte {offset}: {error}"))),
+            Ok(read) => Err(Fault::damaged(format!("{read} of {length} bytes are at byte {offset}: it is cut off"))),
+            Err(error) => {
+                let reason = Reason::from(format!("it cannot be read at byte {offset}: {error}"));
+                Err(Fault::damaged(reason.caused_by(error)))
+            }
         }
     }
 
@@ -84,13 +88,13 @@ impl Contents {
         // Fewer bytes than a header are padding.
         while self.length - at >= 8 {
             if boxes.len() == MOST_BOXES {
-                return Err(Fault::Unusable(format!("the file has more than {MOST_BOXES} boxes")));
+                return Err(Fault::unusable(format!("the file has more than {MOST_BOXES} boxes")));
             }
             let top = self.header(at)?;
             let left = self.length - at;
             if top.size < top.header || top.size > left {
                 let reason = format!("the box {} has {} bytes, but {left} are left: it is cut off", top.name, top.size);
-                return Ok((boxes, Some(Overrun { name: top.name.0, reason })));
+                return Ok((boxes, Some(Overrun { name: top.name.0, reason: reason.into() })));
             }
             at += top.size;
             boxes.push(top);
@@ -134,12 +138,12 @@ mod tests {
         for contents in [Contents::of_file(file).unwrap(), Contents::of_bytes(FILE.into())] {
             let (boxes, overrun) = contents.boxes().unwrap();
             assert_eq!(
-                (boxes.iter().map(|top| top.name.0).collect::<Vec<_>>(), overrun),
-                (vec![*b"free", *b"moov", *b"last"], None)
+                (boxes.iter().map(|top| top.name.0).collect::<Vec<_>>(), overrun.is_none()),
+                (vec![*b"free", *b"moov", *b"last"], true)
             );
             assert_eq!(contents.body(&boxes[1]).unwrap(), b"xy");
             let beyond = contents.read(30, 10, &mut Vec::new());
-            assert!(matches!(beyond, Err(Fault::Damaged(reason)) if reason.contains("cut off")));
+            assert!(matches!(beyond, Err(Fault::Damaged(reason)) if reason.text().contains("cut off")));
         }
     }
 

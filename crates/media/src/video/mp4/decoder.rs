@@ -19,7 +19,7 @@ pub(super) struct Look {
 impl Look {
     pub(super) fn new(size: (usize, usize), colour: Option<Colour>, turn: Turn) -> Result<Self, Fault> {
         let colour = colour.unwrap_or(Colour { matrix: Colour::UNSPECIFIED as u16, full: false });
-        let foreign = || Fault::Foreign(format!("its colours are of the unknown kind {}", colour.matrix));
+        let foreign = || Fault::foreign(format!("its colours are of the unknown kind {}", colour.matrix));
         let converter = Converter::new(colour).ok_or_else(foreign)?;
         Ok(Self { width: size.0, height: size.1, converter, turn })
     }

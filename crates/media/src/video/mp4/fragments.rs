@@ -3,6 +3,7 @@
 use super::contents::{Contents, TopBox};
 use super::samples::{Sample, Samples};
 use crate::boxes::{Atoms, Fault, Fields, find, require};
+use crate::reason::Reason;
 
 /// Defaults for samples of a fragment that state no values of their own.
 #[derive(Clone, Copy)]
@@ -43,9 +44,9 @@ pub(super) fn read(
     Ok(())
 }
 
-fn extends(mvex: &[u8], track: u32) -> Result<Defaults, String> {
+fn extends(mvex: &[u8], track: u32) -> Result<Defaults, Reason> {
     for atom in Atoms::new(mvex) {
-        let atom = atom.map_err(|overrun| overrun.reason)?;
+        let atom = atom?;
         if atom.name.0 == *b"trex" {
             let (mut fields, ..) = Fields::versioned("trex", atom.body)?;
             let (id, _description, length, size) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
@@ -67,7 +68,7 @@ fn fragment(
 ) -> Result<i64, Fault> {
     let mut first = true;
     for atom in Atoms::new(moof.body) {
-        let atom = atom.map_err(|overrun| overrun.reason)?;
+        let atom = atom?;
         if atom.name.0 == *b"traf" {
             let head = Head::read(atom.body, defaults)?;
             if head.track == track {
@@ -88,7 +89,7 @@ struct Head {
 }
 
 impl Head {
-    fn read(traf: &[u8], defaults: Defaults) -> Result<Self, String> {
+    fn read(traf: &[u8], defaults: Defaults) -> Result<Self, Reason> {
         let (mut fields, _, flags) = Fields::versioned("tfhd", require(traf, &[b"tfhd"])?)?;
         let track = fields.u32()?;
         let base = if flags & 1 != 0 { Some(fields.u64()?) } else { None };
@@ -105,7 +106,7 @@ impl Head {
         match self.base {
             Some(base) => Ok(base),
             None if self.from_moof || first => Ok(moof.start),
-            None => Err(Fault::Foreign("the fragments' offsets are counted from one track to the next".into())),
+            None => Err(Fault::foreign("the fragments' offsets are counted from one track to the next")),
         }
     }
 }
@@ -117,7 +118,7 @@ fn runs(traf: &[u8], head: &Head, base: u64, decoded: i64, samples: &mut Samples
         place.decoded = i64::try_from(fields.wide(version)?).unwrap_or(i64::MAX);
     }
     for atom in Atoms::new(traf) {
-        let atom = atom.map_err(|overrun| overrun.reason)?;
+        let atom = atom?;
         if atom.name.0 == *b"trun" {
             run(atom.body, base, head.defaults, &mut place, samples)?;
         }
@@ -168,6 +169,6 @@ mod tests {
         let body = [0, 0, 0, 0, 255, 255, 255, 255];
         let mut place = Place { offset: 0, decoded: 0 };
         let refused = run(&body, 0, Defaults { length: 1, size: 1 }, &mut place, &mut Samples::new(100));
-        assert!(matches!(refused, Err(Fault::Damaged(reason)) if reason.contains("frame 101")));
+        assert!(matches!(refused, Err(Fault::Damaged(reason)) if reason.text().contains("frame 101")));
     }
 }

@@ -22,6 +22,7 @@ use self::units::{Role, Units};
 use super::track::Timing;
 use crate::boxes::Fault;
 use crate::image::{Pixels, resize};
+use crate::reason::Reason;
 use crate::{MediaError, Result};
 
 /// Most pictures that H.264 keeps, and so the longest delay between decoding a picture and showing it.
@@ -42,19 +43,32 @@ pub(crate) struct Mp4Video {
     look: Look,
 }
 
+/// What came of reading a file.
+pub(crate) enum Attempt<T> {
+    Done(T),
+    /// The reason why another reader should try.
+    Foreign(Reason),
+}
+
+impl<T> Attempt<T> {
+    fn of(read: Result<T, Fault>, origin: &str) -> Result<Self> {
+        match read {
+            Ok(done) => Ok(Self::Done(done)),
+            Err(Fault::Foreign(reason)) => Ok(Self::Foreign(reason)),
+            Err(Fault::Damaged(reason)) => Err(MediaError::damaged(origin, reason)),
+            Err(Fault::Unusable(reason)) => Err(MediaError::unusable(origin, reason)),
+        }
+    }
+}
+
 impl Mp4Video {
-    /// Finds the frames; the inner error is the reason why another reader should try.
+    /// Finds the frames.
     ///
     /// # Errors
     /// [`MediaError::Damaged`] if the file is broken or cut off, [`MediaError::Unusable`] if there is nothing to show
     /// or the frames are too large.
-    pub(crate) fn open(file: Contents, origin: &str) -> Result<Result<Self, String>> {
-        match Self::read(file, origin) {
-            Ok(video) => Ok(Ok(video)),
-            Err(Fault::Foreign(reason)) => Ok(Err(reason)),
-            Err(Fault::Damaged(reason)) => Err(MediaError::damaged(origin, reason)),
-            Err(Fault::Unusable(reason)) => Err(MediaError::unusable(origin, reason)),
-        }
+    pub(crate) fn open(file: Contents, origin: &str) -> Result<Attempt<Self>> {
+        Attempt::of(Self::read(file, origin), origin)
     }
 
     fn read(file: Contents, origin: &str) -> Result<Self, Fault> {
@@ -75,10 +89,12 @@ impl Mp4Video {
         if let Some((sample, _)) = self.samples.first() {
             sample.read(&self.file, &mut first)?;
         }
-        let foreign = |reason: &str| Fault::Foreign(format!("its first frame cannot be decoded here: {reason}"));
+        let foreign = |reason: Reason| {
+            Fault::Foreign(reason.reworded(|why| format!("its first frame cannot be decoded here: {why}")))
+        };
         match frames.decode(&first) {
-            Ok(picture) => picture.pixels(&self.look).map(|_| ()).ok_or_else(|| foreign("it has another size")),
-            Err(Fault::Damaged(reason) | Fault::Foreign(reason) | Fault::Unusable(reason)) => Err(foreign(&reason)),
+            Ok(picture) => picture.pixels(&self.look).map(|_| ()).ok_or_else(|| foreign("it has another size".into())),
+            Err(fault) => Err(foreign(fault.into_reason())),
         }
     }
 
@@ -116,7 +132,7 @@ impl Mp4Video {
             }
             let picture = frames.decode(&sample).map_err(|fault| self.broken(index, fault))?;
             if let Some(place) = places.get(&index) {
-                let other = || self.broken(index, Fault::Damaged("it has another size than announced".into()));
+                let other = || self.broken(index, Fault::damaged("it has another size than announced"));
                 let pixels = picture.pixels(&self.look).ok_or_else(other)??;
                 waiting.insert(*place, resize(&pixels, width, height));
             }
@@ -159,23 +175,18 @@ impl Mp4Video {
     }
 
     fn broken(&self, index: usize, fault: Fault) -> MediaError {
-        let (Fault::Damaged(reason) | Fault::Unusable(reason) | Fault::Foreign(reason)) = fault;
         let count = self.samples.len();
-        MediaError::damaged(&self.origin, format!("frame {} of {count} is broken: {reason}", index + 1))
+        let broken = |why: &str| format!("frame {} of {count} is broken: {why}", index + 1);
+        MediaError::damaged(&self.origin, fault.into_reason().reworded(broken))
     }
 }
 
-/// Whether there is a sound track that has any sound; the inner error is the reason why another reader should try.
+/// Whether there is a sound track that has any sound.
 ///
 /// # Errors
 /// [`MediaError::Damaged`] if the file is broken or cut off.
-pub(crate) fn has_sound(file: &Contents, origin: &str) -> Result<Result<bool, String>> {
-    match movie::has_sound(file) {
-        Ok(found) => Ok(Ok(found)),
-        Err(Fault::Foreign(reason)) => Ok(Err(reason)),
-        Err(Fault::Damaged(reason)) => Err(MediaError::damaged(origin, reason)),
-        Err(Fault::Unusable(reason)) => Err(MediaError::unusable(origin, reason)),
-    }
+pub(crate) fn has_sound(file: &Contents, origin: &str) -> Result<Attempt<bool>> {
+    Attempt::of(movie::has_sound(file), origin)
 }
 
 /// The samples in order of time, without those that the edit list hides.
@@ -184,13 +195,13 @@ fn order(samples: &[Sample], shown: Shown) -> Result<Vec<u32>, Fault> {
     order.sort_by_key(|index| samples[*index as usize].shown);
     let late = |(rank, index): (usize, &u32)| *index as usize > rank + LONGEST_DELAY;
     if order.iter().enumerate().any(late) {
-        return Err(Fault::Damaged(format!("frames are shown more than {LONGEST_DELAY} frames out of order")));
+        return Err(Fault::damaged(format!("frames are shown more than {LONGEST_DELAY} frames out of order")));
     }
     let visible = |index: &u32| (shown.from..shown.until).contains(&samples[*index as usize].shown);
     if order.iter().any(visible) {
         order.retain(visible);
     }
-    if order.is_empty() { Err(Fault::Unusable("the video has no frames".into())) } else { Ok(order) }
+    if order.is_empty() { Err(Fault::unusable("the video has no frames")) } else { Ok(order) }
 }
 
 fn timing(samples: &[Sample], order: &[u32], shown: Shown, ticks_per_second: u32) -> Timing {
@@ -227,23 +238,18 @@ fn inspect(
         inspected.push((sample, role));
     }
     if inspected.first().is_some_and(|(_, role)| *role != Role::Key) {
-        return Err(Fault::Foreign("it does not begin with a key frame".into()));
+        return Err(Fault::foreign("it does not begin with a key frame"));
     }
     sequences.dedup();
     match sequences[..] {
         [one] => Ok((inspected, Look::new((one.width, one.height), one.colour.or(config.colour), turn)?)),
-        [] => Err(Fault::Damaged("there is no sequence header".into())),
-        _ => Err(Fault::Foreign("the size or colour of its pictures changes".into())),
+        [] => Err(Fault::damaged("there is no sequence header")),
+        _ => Err(Fault::foreign("the size or colour of its pictures changes")),
     }
 }
 
 fn in_frame(number: usize, fault: Fault) -> Fault {
-    let name = |reason| format!("frame {number}: {reason}");
-    match fault {
-        Fault::Damaged(reason) => Fault::Damaged(name(reason)),
-        Fault::Unusable(reason) => Fault::Unusable(name(reason)),
-        Fault::Foreign(reason) => Fault::Foreign(name(reason)),
-    }
+    fault.reworded(|why| format!("frame {number}: {why}"))
 }
 
 #[cfg(test)]
@@ -258,7 +264,7 @@ mod tests {
     fn frames_are_ordered_by_time_and_cut_by_the_edit_list() {
         let samples = samples([10, 40, 20, 30]);
         let all = Shown { from: i64::MIN, until: i64::MAX };
-        assert_eq!(order(&samples, all), Ok(vec![0, 2, 3, 1]));
+        assert_eq!(order(&samples, all).unwrap(), [0, 2, 3, 1]);
         let shown = Shown { from: 15, until: 39 };
         let order = order(&samples, shown).unwrap();
         assert_eq!(order, [2, 3]);
@@ -275,7 +281,7 @@ mod tests {
 
     #[test]
     fn an_edit_list_that_hides_everything_is_ignored() {
-        assert_eq!(order(&samples([10, 20]), Shown { from: 50, until: 60 }), Ok(vec![0, 1]));
+        assert_eq!(order(&samples([10, 20]), Shown { from: 50, until: 60 }).unwrap(), [0, 1]);
         assert!(matches!(order(&[], Shown { from: 0, until: 1 }), Err(Fault::Unusable(_))));
     }
 

@@ -5,6 +5,7 @@ use super::contents::{Contents, TopBox};
 use super::samples::Samples;
 use super::{fragments, samples};
 use crate::boxes::{Atoms, Fault, Fields, Name, find, require};
+use crate::reason::Reason;
 use crate::video::track::NO_VIDEO;
 
 /// What the boxes say about the first video track.
@@ -63,7 +64,7 @@ fn top(file: &Contents) -> Result<(Vec<TopBox>, TopBox), Fault> {
     let known = |name: &[u8; 4]| KNOWN.contains(&name);
     let first = boxes.first().map(|top| top.name.0).or(overrun.as_ref().map(|overrun| overrun.name));
     if !first.is_some_and(|name| known(&name)) {
-        return Err(Fault::Foreign("it does not begin like an MP4 or MOV file".into()));
+        return Err(Fault::foreign("it does not begin like an MP4 or MOV file"));
     }
     match overrun {
         Some(overrun) if known(&overrun.name) => Err(Fault::Damaged(overrun.reason)),
@@ -80,7 +81,7 @@ pub(super) fn has_sound(file: &Contents) -> Result<bool, Fault> {
     let moov = &file.body(&top(file)?.1)?;
     let in_fragments = find(moov, b"mvex")?.is_some();
     for atom in Atoms::new(moov) {
-        let atom = atom.map_err(|overrun| overrun.reason)?;
+        let atom = atom?;
         if atom.name.0 != *b"trak" || require(atom.body, &[b"mdia", b"hdlr"])?.get(8..12) != Some(b"soun") {
             continue;
         }
@@ -93,17 +94,17 @@ pub(super) fn has_sound(file: &Contents) -> Result<bool, Fault> {
 }
 
 fn no_moov() -> Fault {
-    Fault::Damaged("the box `moov`, which tells where the frames lie, is missing: the file is cut off".into())
+    Fault::damaged("the box `moov`, which tells where the frames lie, is missing: the file is cut off")
 }
 
 fn video_track(moov: &[u8]) -> Result<&[u8], Fault> {
     for atom in Atoms::new(moov) {
-        let atom = atom.map_err(|overrun| overrun.reason)?;
+        let atom = atom?;
         if atom.name.0 == *b"trak" && require(atom.body, &[b"mdia", b"hdlr"])?.get(8..12) == Some(b"vide") {
             return Ok(atom.body);
         }
     }
-    Err(Fault::Unusable(NO_VIDEO.into()))
+    Err(Fault::unusable(NO_VIDEO))
 }
 
 /// The track's number and how its pictures are turned for display.
@@ -118,19 +119,19 @@ fn track_header(tkhd: &[u8]) -> Result<(u32, Turn), Fault> {
         *value = fields.i32()?;
     }
     let [a, b, _, c, d] = matrix;
-    let foreign = || Fault::Foreign("its pictures are shown at an odd angle or scaled".into());
+    let foreign = || Fault::foreign("its pictures are shown at an odd angle or scaled");
     Ok((track, Turn::from_matrix([a, b, c, d]).ok_or_else(foreign)?))
 }
 
-fn timescale(name: &'static str, body: &[u8]) -> Result<u32, String> {
+fn timescale(name: &'static str, body: &[u8]) -> Result<u32, Reason> {
     let (mut fields, version, _) = Fields::versioned(name, body)?;
     fields.bytes(if version == 1 { 16 } else { 8 })?;
     let ticks = fields.u32()?;
-    if ticks == 0 { Err(format!("the box `{name}` announces 0 ticks per second")) } else { Ok(ticks) }
+    if ticks == 0 { Err(format!("the box `{name}` announces 0 ticks per second").into()) } else { Ok(ticks) }
 }
 
 /// The part of the track that the edit list shows, if it is one stretch at normal speed; otherwise the whole track.
-fn edit(moov: &[u8], trak: &[u8], ticks_per_second: u32) -> Result<Shown, String> {
+fn edit(moov: &[u8], trak: &[u8], ticks_per_second: u32) -> Result<Shown, Reason> {
     let Some(elst) = find(trak, b"edts")?.map(|edts| find(edts, b"elst")).transpose()?.flatten() else {
         return Ok(Shown::ALL);
     };
@@ -160,13 +161,13 @@ impl Config {
     fn read(stsd: &[u8]) -> Result<Self, Fault> {
         let (mut fields, ..) = Fields::versioned("stsd", stsd)?;
         let kinds = fields.u32()?;
-        let entry = Atoms::new(fields.rest()).next().ok_or_else(|| "the box `stsd` is empty".to_owned())?;
-        let entry = entry.map_err(|overrun| overrun.reason)?;
+        let entry = Atoms::new(fields.rest()).next().ok_or_else(|| Fault::damaged("the box `stsd` is empty"))?;
+        let entry = entry?;
         if !matches!(&entry.name.0, b"avc1" | b"avc3") {
-            return Err(Fault::Foreign(format!("its video is {}, not H.264", Name(entry.name.0))));
+            return Err(Fault::foreign(format!("its video is {}, not H.264", Name(entry.name.0))));
         }
         if kinds != 1 {
-            return Err(Fault::Foreign(format!("its frames are coded in {kinds} different ways")));
+            return Err(Fault::foreign(format!("its frames are coded in {kinds} different ways")));
         }
         let mut entry = Fields::new("avc1", entry.body);
         entry.bytes(78)?;
@@ -175,7 +176,7 @@ impl Config {
         Ok(config)
     }
 
-    fn headers(avcc: &[u8]) -> Result<Self, String> {
+    fn headers(avcc: &[u8]) -> Result<Self, Reason> {
         let mut fields = Fields::new("avcC", avcc);
         fields.bytes(4)?;
         let length_bytes = usize::from(fields.u8()? & 3) + 1;
@@ -203,9 +204,9 @@ mod tests {
         };
         assert!(matches!(top(b"hello, this is plain text"), Err(Fault::Foreign(_))));
         assert!(matches!(top(b""), Err(Fault::Foreign(_))));
-        assert!(matches!(top(b"\0\0\0\x08ftyp"), Err(Fault::Damaged(reason)) if reason.contains("`moov`")));
-        assert!(matches!(top(b"\0\0\0\x10ftyp"), Err(Fault::Damaged(reason)) if reason.contains("cut off")));
-        assert_eq!(top(b"\0\0\0\x08ftyp\0\0\0\x0amoovxyappended junk"), Ok(b"xy".to_vec()));
+        assert!(matches!(top(b"\0\0\0\x08ftyp"), Err(Fault::Damaged(reason)) if reason.text().contains("`moov`")));
+        assert!(matches!(top(b"\0\0\0\x10ftyp"), Err(Fault::Damaged(reason)) if reason.text().contains("cut off")));
+        assert_eq!(top(b"\0\0\0\x08ftyp\0\0\0\x0amoovxyappended junk").unwrap(), b"xy");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::contents::Contents;
 use crate::boxes::{Fault, Fields, entry_u32, find, require};
+use crate::reason::Reason;
 
 /// Most samples: more than a day and a half at 30 frames per second; a bound for what is kept in memory.
 const MOST_SAMPLES: usize = 1 << 22;
@@ -39,21 +40,21 @@ impl Samples {
     pub(super) fn push(&mut self, sample: Sample) -> Result<(), Fault> {
         let number = self.list.len() + 1;
         if number > MOST_SAMPLES {
-            return Err(Fault::Unusable(format!("the video has more than {MOST_SAMPLES} frames")));
+            return Err(Fault::unusable(format!("the video has more than {MOST_SAMPLES} frames")));
         }
         let file = self.file_len;
         let end = sample.offset.saturating_add(u64::from(sample.size));
         if end > self.file_len {
             let reason = format!("frame {number} ends at byte {end}, but the file has {file} bytes: it is cut off");
-            return Err(Fault::Damaged(reason));
+            return Err(Fault::damaged(reason));
         }
         if sample.size == 0 {
-            return Err(Fault::Foreign(format!("its frame {number} is empty")));
+            return Err(Fault::foreign(format!("its frame {number} is empty")));
         }
         self.bytes += u64::from(sample.size);
         if self.bytes > self.file_len {
             let reason = format!("{number} frames have {} bytes, but the file has {file}: they overlap", self.bytes);
-            return Err(Fault::Damaged(reason));
+            return Err(Fault::damaged(reason));
         }
         self.list.push(sample);
         Ok(())
@@ -96,8 +97,8 @@ impl<'a> Sizes<'a> {
     fn read(stbl: &'a [u8], file_len: u64) -> Result<(Self, usize), Fault> {
         let Some(body) = find(stbl, b"stsz")? else {
             let compact = find(stbl, b"stz2")?.is_some();
-            let fault = if compact { Fault::Foreign } else { Fault::Damaged };
-            return Err(fault("the box `stsz` with the frames' sizes is missing".into()));
+            let fault = if compact { Fault::foreign } else { Fault::damaged };
+            return Err(fault("the box `stsz` with the frames' sizes is missing"));
         };
         let (mut fields, ..) = Fields::versioned("stsz", body)?;
         let same = fields.u32()?;
@@ -108,7 +109,7 @@ impl<'a> Sizes<'a> {
         let count = fields.u32()?;
         if u64::from(count) * u64::from(same) > file_len {
             let reason = format!("{count} frames of {same} bytes are more than the file's {file_len}: it is cut off");
-            return Err(Fault::Damaged(reason));
+            return Err(Fault::damaged(reason));
         }
         Ok((Sizes::Same(same), count as usize))
     }
@@ -128,7 +129,7 @@ enum Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    fn read(stbl: &'a [u8]) -> Result<Self, String> {
+    fn read(stbl: &'a [u8]) -> Result<Self, Reason> {
         if let Some(body) = find(stbl, b"stco")? {
             return Ok(Chunks::Narrow(Fields::versioned("stco", body)?.0.table()?));
         }
@@ -159,7 +160,7 @@ impl PerChunk<'_> {
     }
 }
 
-fn table8<'a>(name: &'static str, body: Option<&'a [u8]>) -> Result<&'a [[u8; 8]], String> {
+fn table8<'a>(name: &'static str, body: Option<&'a [u8]>) -> Result<&'a [[u8; 8]], Reason> {
     body.map_or(Ok(&[]), |body| Fields::versioned(name, body)?.0.table())
 }
 
@@ -173,10 +174,10 @@ pub(super) fn read(stbl: &[u8], samples: &mut Samples) -> Result<(), Fault> {
     let mut delays = Runs::new(table8("ctts", find(stbl, b"ctts")?)?);
     let (mut decoded, mut chunk, mut index) = (0i64, 0, 0);
     while index < count {
-        let places = || Fault::Damaged(format!("the tables place {index} of {count} frames"));
+        let places = || Fault::damaged(format!("the tables place {index} of {count} frames"));
         let mut offset = chunks.offset(chunk).ok_or_else(places)?;
         for _ in 0..per_chunk.count(chunk).min((count - index) as u32) {
-            let times = || Fault::Damaged(format!("the box `stts` has times for {index} of {count} frames"));
+            let times = || Fault::damaged(format!("the box `stts` has times for {index} of {count} frames"));
             let (size, length) = (sizes.of(index), lengths.next().ok_or_else(times)?);
             let shown = decoded.saturating_add(i64::from(delays.next().unwrap_or(0) as i32));
             samples.push(Sample { offset, size, length, shown })?;
@@ -219,11 +220,11 @@ mod tests {
     #[test]
     fn samples_beyond_the_end_or_without_place_are_damage() {
         let cut = read(&table(&[0, 3, 7, 8, 9]), &mut Samples::new(208));
-        assert!(matches!(cut, Err(Fault::Damaged(reason)) if reason.contains("frame 3 ends at byte 209")));
+        assert!(matches!(cut, Err(Fault::Damaged(reason)) if reason.text().contains("frame 3 ends at byte 209")));
         let more = read(&table(&[0, 4, 7, 8, 9, 9]), &mut Samples::new(300));
-        assert!(matches!(more, Err(Fault::Damaged(reason)) if reason.contains("place 3 of 4")));
+        assert!(matches!(more, Err(Fault::Damaged(reason)) if reason.text().contains("place 3 of 4")));
         let many = read(&table(&[1, u32::MAX]), &mut Samples::new(300));
-        assert!(matches!(many, Err(Fault::Damaged(reason)) if reason.contains("more than the file's 300")));
+        assert!(matches!(many, Err(Fault::Damaged(reason)) if reason.text().contains("more than the file's 300")));
     }
 
     #[test]
@@ -231,7 +232,7 @@ mod tests {
         let sample = Sample { offset: 10, size: 60, length: 1, shown: 0 };
         let mut samples = Samples::new(100);
         samples.push(sample).unwrap();
-        assert!(matches!(samples.push(sample), Err(Fault::Damaged(reason)) if reason.contains("overlap")));
+        assert!(matches!(samples.push(sample), Err(Fault::Damaged(reason)) if reason.text().contains("overlap")));
         assert!(matches!(samples.push(Sample { size: 0, ..sample }), Err(Fault::Foreign(_))));
     }
 }

@@ -31,13 +31,13 @@ pub(super) struct Sequence {
 pub(super) fn read(unit: &[u8]) -> Result<(Sequence, Vec<u8>), Fault> {
     let plain = unescape(unit);
     let mut bits = Bits::new(plain.get(1..).unwrap_or_default());
-    let cut = || Fault::Damaged("a sequence header ends too early".into());
+    let cut = || Fault::damaged("a sequence header ends too early");
     let (profile, _constraints, _level) =
         (bits.number(8).ok_or_else(cut)?, bits.number(8).ok_or_else(cut)?, bits.number(8).ok_or_else(cut)?);
     bits.unsigned().ok_or_else(cut)?;
     let after_id = bits.at;
     if profile != BASELINE && profile != MAIN && !HIGH.contains(&profile) {
-        return Err(Fault::Foreign(format!("its H.264 profile {profile} is not read here")));
+        return Err(Fault::foreign(format!("its H.264 profile {profile} is not read here")));
     }
     if HIGH.contains(&profile) {
         refuse(plain_pictures(&mut bits).ok_or_else(cut)?)?;
@@ -48,7 +48,7 @@ pub(super) fn read(unit: &[u8]) -> Result<(Sequence, Vec<u8>), Fault> {
 }
 
 fn refuse(reason: Option<&'static str>) -> Result<(), Fault> {
-    reason.map_or(Ok(()), |reason| Err(Fault::Foreign(format!("its H.264 {reason}"))))
+    reason.map_or(Ok(()), |reason| Err(Fault::foreign(format!("its H.264 {reason}"))))
 }
 
 fn relabelled(mut plain: Vec<u8>, profile: u32, after_id: usize) -> Vec<u8> {
@@ -108,7 +108,7 @@ fn progressive_order(bits: &mut Bits<'_>) -> Option<Option<&'static str>> {
 fn pictures(bits: &mut Bits<'_>) -> Option<Result<Sequence, Fault>> {
     let (columns, rows) = (bits.unsigned()?, bits.unsigned()?);
     if !bits.flag()? {
-        return Some(Err(Fault::Foreign("its H.264 is interlaced".into())));
+        return Some(Err(Fault::foreign("its H.264 is interlaced")));
     }
     bits.flag()?;
     let mut crop = [0; 4];
@@ -124,7 +124,7 @@ fn pictures(bits: &mut Bits<'_>) -> Option<Result<Sequence, Fault>> {
     };
     if u64::from(width) * u64::from(height) > MOST_PIXELS {
         let reason = format!("frames of {width} × {height} pixels are too large; at most {MOST_PIXELS} are read");
-        return Some(Err(Fault::Unusable(reason)));
+        return Some(Err(Fault::unusable(reason)));
     }
     let colour = if bits.flag()? { colour(bits).flatten() } else { None };
     Some(Ok(Sequence { width: width as usize, height: height as usize, colour }))
@@ -135,11 +135,11 @@ fn side(blocks: u32, crop_before: u32, crop_after: u32) -> Result<u32, Fault> {
     let coded = (u64::from(blocks) + 1) * 16;
     if coded > u64::from(LONGEST_SIDE) {
         let reason = format!("frames with a side of {coded} pixels are too large; at most {LONGEST_SIDE} are read");
-        return Err(Fault::Unusable(reason));
+        return Err(Fault::unusable(reason));
     }
     let cropped = 2 * (u64::from(crop_before) + u64::from(crop_after));
     if cropped >= coded {
-        return Err(Fault::Damaged(format!("a sequence header crops {cropped} of {coded} pixels")));
+        return Err(Fault::damaged(format!("a sequence header crops {cropped} of {coded} pixels")));
     }
     Ok((coded - cropped) as u32)
 }

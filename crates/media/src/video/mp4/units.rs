@@ -2,6 +2,7 @@
 
 use super::sequence;
 use crate::boxes::Fault;
+use crate::reason::Reason;
 
 const SLICE: u8 = 1;
 const PARTITIONS: std::ops::RangeInclusive<u8> = 2..=4;
@@ -33,7 +34,7 @@ impl<'a> Units<'a> {
 }
 
 impl<'a> Iterator for Units<'a> {
-    type Item = Result<&'a [u8], String>;
+    type Item = Result<&'a [u8], Reason>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
@@ -70,12 +71,12 @@ pub(super) fn role(sample: &[u8], length_bytes: usize) -> Result<Role, Fault> {
             Some(SLICE) if unit[0] & 0x60 == 0 => role.or(Some(Role::Alone)),
             Some(SLICE) if role != Some(Role::Key) => Some(Role::Reference),
             Some(kind) if PARTITIONS.contains(&kind) => {
-                return Err(Fault::Foreign("it is coded in partitions".into()));
+                return Err(Fault::foreign("it is coded in partitions"));
             }
             _ => role,
         };
     }
-    role.ok_or_else(|| Fault::Foreign("it holds no picture".into()))
+    role.ok_or_else(|| Fault::foreign("it holds no picture"))
 }
 
 /// Appends a unit in the form the decoder takes; with `only_headers`, pictures are left out.
@@ -117,9 +118,9 @@ mod tests {
 
     #[test]
     fn roles_follow_from_the_slices() {
-        assert_eq!(role(&[1, 0x65, 1, 0x41], 1), Ok(Role::Key));
-        assert_eq!(role(&[1, 0x01, 1, 0x41], 1), Ok(Role::Reference));
-        assert_eq!(role(&[1, 0x06, 1, 0x01], 1), Ok(Role::Alone));
+        assert_eq!(role(&[1, 0x65, 1, 0x41], 1).unwrap(), Role::Key);
+        assert_eq!(role(&[1, 0x01, 1, 0x41], 1).unwrap(), Role::Reference);
+        assert_eq!(role(&[1, 0x06, 1, 0x01], 1).unwrap(), Role::Alone);
         assert!(matches!(role(&[1, 0x06], 1), Err(Fault::Foreign(_))));
         assert!(matches!(role(&[2, 0x41], 1), Err(Fault::Damaged(_))));
         assert!(matches!(role(&[0, 0, 1], 4), Err(Fault::Damaged(_))));

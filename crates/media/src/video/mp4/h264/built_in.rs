@@ -6,6 +6,7 @@ use openh264::formats::YUVSource;
 
 use super::super::colour::Planes;
 use crate::boxes::Fault;
+use crate::reason::Reason;
 
 pub(crate) struct Decoder(openh264::decoder::Decoder);
 
@@ -16,7 +17,10 @@ impl Decoder {
     pub(crate) fn new() -> Result<Self, Fault> {
         let config = DecoderConfig::new().flush_after_decode(Flush::NoFlush);
         let decoder = openh264::decoder::Decoder::with_api_config(OpenH264API::from_source(), config);
-        let missing = |error| Fault::Foreign(format!("the H.264 decoder cannot be made: {error}"));
+        let missing = |error| {
+            let reason = Reason::from(format!("the H.264 decoder cannot be made: {error}"));
+            Fault::foreign(reason.caused_by(error))
+        };
         decoder.map(Self).map_err(missing)
     }
 
@@ -24,8 +28,11 @@ impl Decoder {
         let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
         match self.0.decode_with_options(stream, options) {
             Ok(Some(picture)) => Ok(Picture(picture)),
-            Ok(None) => Err(Fault::Damaged("the H.264 decoder makes no picture of it".into())),
-            Err(error) => Err(Fault::Damaged(format!("the H.264 decoder cannot read it: {error}"))),
+            Ok(None) => Err(Fault::damaged("the H.264 decoder makes no picture of it")),
+            Err(error) => {
+                let reason = Reason::from(format!("the H.264 decoder cannot read it: {error}"));
+                Err(Fault::damaged(reason.caused_by(error)))
+            }
         }
     }
 }

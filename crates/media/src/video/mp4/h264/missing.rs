@@ -12,7 +12,7 @@ pub(crate) struct Picture<'a>(Infallible, PhantomData<&'a ()>);
 
 impl Decoder {
     pub(crate) fn new() -> Result<Self, Fault> {
-        Err(Fault::Foreign("this program was built without the feature `video`, which decodes H.264".into()))
+        Err(Fault::foreign("this program was built without the feature `video`, which decodes H.264"))
     }
 
     pub(crate) fn decode(&mut self, _: &[u8]) -> Result<Picture<'_>, Fault> {
