@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
-/// The error of another crate that an [`enum@Error`] came from; `source.downcast_ref::<T>()` has its type back.
-pub type Source = Box<dyn std::error::Error + Send + Sync>;
+/// The error of another crate that an [`enum@Error`] came from. `downcast_ref` gives its type back: `CheckpointError` of the crate
+/// `checkpoint`, `MediaError` of `media`, which have sources of their own.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What can go wrong where the outside world enters: files, requests, media, devices.
 ///
@@ -16,7 +17,7 @@ pub enum Error {
         reason: String,
         /// The error of the part that noticed it; `reason` has its text.
         #[source]
-        source: Option<Source>,
+        source: Option<BoxError>,
     },
     /// Weights on disk are missing, unexpected, misshapen or unreadable.
     #[error("weights: {reason}")]
@@ -25,7 +26,7 @@ pub enum Error {
         reason: String,
         /// The error of the part that noticed it; `reason` has its text.
         #[source]
-        source: Option<Source>,
+        source: Option<BoxError>,
     },
     /// A media part could not be decoded.
     #[error("media in {part}: {reason}")]
@@ -36,7 +37,7 @@ pub enum Error {
         reason: String,
         /// The error of the decoder or of the system; `reason` has its text.
         #[source]
-        source: Option<Source>,
+        source: Option<BoxError>,
     },
     /// The request cannot be served as it stands: an empty conversation, an unknown speaker, absurd options.
     #[error("request: {0}")]
@@ -61,7 +62,7 @@ pub enum Error {
         reason: String,
         /// The error of the part that noticed it; `reason` has its text.
         #[source]
-        source: Option<Source>,
+        source: Option<BoxError>,
     },
     /// Less memory is available than the weights need; no weight was read.
     #[error(
@@ -141,7 +142,7 @@ impl Error {
 
     /// Sets the source of an error that can have one; the text stays as it is.
     #[must_use]
-    pub fn caused_by(mut self, cause: impl Into<Source>) -> Self {
+    pub fn caused_by(mut self, cause: impl Into<BoxError>) -> Self {
         if let Error::Config { source, .. }
         | Error::Weights { source, .. }
         | Error::Unsupported { source, .. }

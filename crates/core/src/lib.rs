@@ -22,7 +22,7 @@ mod vocoder;
 
 pub use codec::{FrameCodes, FrameStart};
 pub use dtype::Dtype;
-pub use error::{Error, Result};
+pub use error::{BoxError, Error, Result};
 pub use modality::{Encoded, ModalityEncoder, SpanLayout};
 pub use place::{Place, PlaceKind};
 pub use position::Positions;

@@ -2,6 +2,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+use omni_core::BoxError;
+
 use crate::reason::Reason;
 
 /// What can be wrong with a file, bytes, samples or pixels.
@@ -24,7 +26,7 @@ pub enum MediaError {
         /// What was found and what was expected.
         reason: String,
         /// The error of the system or of a decoder that this comes from, if it does.
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+        source: Option<BoxError>,
     },
     /// The contents are of a kind that is not read here.
     #[error("{origin}: {reason}")]
@@ -34,7 +36,7 @@ pub enum MediaError {
         /// What was found and what is read.
         reason: String,
         /// The error of the system or of a decoder that this comes from, if it does.
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+        source: Option<BoxError>,
     },
     /// The contents are sound but cannot be used: too short, too long, too large, empty, not numbers.
     #[error("{origin}: {reason}")]
@@ -44,7 +46,7 @@ pub enum MediaError {
         /// What was found and what was expected.
         reason: String,
         /// The error of the system or of a decoder that this comes from, if it does.
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+        source: Option<BoxError>,
     },
 }
 

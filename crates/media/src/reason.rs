@@ -2,13 +2,15 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::{fmt, io};
 
+use omni_core::BoxError;
+
 /// What is wrong with some bytes, and the error of the system or of a decoder that it comes from.
 ///
 /// [`crate::MediaError`] adds which bytes these are.
 #[derive(Debug, Default)]
 pub(crate) struct Reason {
     text: Cow<'static, str>,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    source: Option<BoxError>,
 }
 
 impl Reason {
@@ -31,11 +33,11 @@ impl Reason {
         &self.text
     }
 
-    pub(crate) fn from_parts(text: String, source: Option<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(crate) fn from_parts(text: String, source: Option<BoxError>) -> Self {
         Self { text: text.into(), source }
     }
 
-    pub(crate) fn into_parts(self) -> (String, Option<Box<dyn Error + Send + Sync>>) {
+    pub(crate) fn into_parts(self) -> (String, Option<BoxError>) {
         (self.text.into_owned(), self.source)
     }
 }

@@ -37,7 +37,12 @@ pub(crate) fn absent(input: &Input, why: &str, error: std::io::Error) -> MediaEr
         ErrorKind::NotFound => "other formats need the program `ffmpeg` on PATH, which was not found".to_owned(),
         _ => format!("the program `ffmpeg` does not start: {error}"),
     };
-    MediaError::unsupported(&input.origin, format!("{why}; {reason}")).caused_by(error)
+    not_started(MediaError::unsupported(&input.origin, format!("{why}; {reason}")), error)
+}
+
+/// Adds why ffmpeg does not start. A program that is not there is no source: whoever looks for a missing file would take it for theirs.
+pub(crate) fn not_started(refused: MediaError, error: std::io::Error) -> MediaError {
+    if error.kind() == ErrorKind::NotFound { refused } else { refused.caused_by(error) }
 }
 
 /// Whether ffmpeg says that there is no track of the wanted kind.

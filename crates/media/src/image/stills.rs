@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 use super::pixels::{MOST_PIXELS, Pixels, over_white};
-use crate::ffmpeg::{Input, Run, arguments, no_decoder};
+use crate::ffmpeg::{Input, Run, arguments, no_decoder, not_started};
 use crate::reason::Reason;
 use crate::{MediaError, Result, Source};
 
@@ -129,7 +129,7 @@ fn absent(origin: &str, why: &str, error: std::io::Error) -> MediaError {
         _ => format!("does not start: {error}"),
     };
     let reason = format!("{why}, which needs the program `ffmpeg` on PATH, which {state}; or save it as JPEG or PNG");
-    MediaError::unsupported(origin, reason).caused_by(error)
+    not_started(MediaError::unsupported(origin, reason), error)
 }
 
 fn failed(origin: &str, why: &str, messages: Reason) -> MediaError {

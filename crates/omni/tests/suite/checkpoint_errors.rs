@@ -1,9 +1,10 @@
 //! Damaged and incomplete checkpoints give one error that names the thing and what was expected.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
-use qwen3_omni::checkpoint::ConfigFile;
-use qwen3_omni::{Component, OmniCheckpoint, OmniConfig};
+use qwen3_omni::checkpoint::{CheckpointError, ConfigFile};
+use qwen3_omni::{Component, Error, Omni, OmniCheckpoint, OmniConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -20,6 +21,12 @@ fn error(directory: impl AsRef<Path>) -> String {
         Ok(checkpoint) => checkpoint.check(&Component::ALL).unwrap_err().to_string(),
         Err(error) => error.to_string(),
     }
+}
+
+/// The error that another one came from, if it is of this type.
+fn source<T: std::error::Error + 'static>(error: &dyn std::error::Error) -> &T {
+    let source = error.source().unwrap_or_else(|| panic!("{error}: no source"));
+    source.downcast_ref().unwrap_or_else(|| panic!("{error}: another source: {source:?}"))
 }
 
 fn assert_names(message: &str, parts: &[&str]) {
@@ -52,6 +59,24 @@ fn a_whole_checkpoint_is_clean_in_both_key_styles() {
     checkpoint.check(&Component::ALL).unwrap();
     assert_eq!(checkpoint.config().talker().unwrap().text.experts(), 6);
     assert_eq!(checkpoint.config().thinker.text.rope_section(), Some([6, 5, 5]));
+}
+
+#[test]
+fn errors_keep_what_they_came_from() {
+    let directory = tiny();
+    std::fs::write(directory.path().join("config.json"), "{").unwrap();
+    let error = Omni::builder(directory.path()).load().unwrap_err();
+    assert!(matches!(error, Error::Config { .. }), "{error}");
+    assert!(source::<serde_json::Error>(source::<CheckpointError>(&error)).is_eof());
+    let directory = tiny();
+    std::fs::write(shard(&directory, 1), [1; 4]).unwrap();
+    let error = Omni::builder(directory.path()).load().unwrap_err();
+    assert!(matches!(error, Error::Weights { .. }), "{error}");
+    assert!(matches!(source::<CheckpointError>(&error), CheckpointError::Shard { source: Some(_), .. }));
+    let directory = tiny();
+    std::fs::write(directory.path().join("chat_template.json"), r#"{"chat_template": "{% if %}"}"#).unwrap();
+    let error = Omni::builder(directory.path()).load().unwrap_err();
+    assert!(matches!(error, Error::Config { .. }) && error.source().is_some(), "{error}");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The facade with sound, pictures and video: counts, order, limits, variants, and requests that cannot be served.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use qwen3_omni::aut_encoder::AutEncoder;
 use qwen3_omni::checkpoint::Checkpoint;
+use qwen3_omni::media::MediaError;
 use qwen3_omni::media::audio::log_mel;
 use qwen3_omni::media::image::{PixelBounds, Pixels};
 use qwen3_omni::{
@@ -191,6 +193,22 @@ fn rows_of_an_encoder_of_ones_own_stand_where_the_built_in_ones_would() {
     let error = refused(&omni, Message::user().text("hear").encoded(narrow), &greedy());
     assert!(matches!(&error, Error::Media { part, .. } if part == "message 1, part 2"), "{error}");
     assert!(error.to_string().contains("[3, 7]") && error.to_string().contains("expected width 128"), "{error}");
+}
+
+#[test]
+fn an_error_of_a_file_keeps_what_it_came_from() {
+    use std::error::Error as _;
+    let message = || Message::user().text("what is this");
+    let missing = refused(&tiny(), message().image("/no/such.png"), &greedy());
+    let source = missing.source().and_then(|source| source.downcast_ref::<MediaError>());
+    assert!(
+        matches!(source, Some(MediaError::Io { source, .. }) if source.kind() == ErrorKind::NotFound),
+        "{missing:?}"
+    );
+    let cut = std::fs::read(testkit::media().join("picture.png")).unwrap();
+    let damaged = refused(&tiny(), message().image(cut[..60].to_vec()), &greedy());
+    let source = damaged.source().and_then(|source| source.downcast_ref::<MediaError>());
+    assert!(matches!(source, Some(MediaError::Damaged { source: Some(_), .. })), "{damaged:?}");
 }
 
 #[test]
