@@ -8,12 +8,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::admission::{Admission, Permit, places};
 use crate::body_room;
-use crate::chat::SpokenReplies;
 use crate::config::Config;
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::media::MediaReader;
 use crate::metrics::Metrics;
+use crate::spoken_replies::SpokenReplies;
 
 pub(crate) struct App {
     pub(crate) omni: Omni,

@@ -60,6 +60,7 @@ mod realtime;
 mod serve;
 mod socket;
 mod sound;
+mod spoken_replies;
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Checkpoints in another number type, with shards of another size, with packed layers turned into floats again, with adapters merged,
 //! or from the packing of another tool.
 
-mod options;
+pub(crate) mod options;
 
 use checkpoint::packed::{Groups, dequantize};
 use checkpoint::{Checkpoint, PackedTensors};

@@ -20,7 +20,7 @@ use qwen3_omni::OmniConfig;
 use safetensors::Dtype as Stored;
 use serde_json::{Value, json};
 
-use crate::convert::Options;
+use crate::convert::options::Options;
 use crate::quantize::targets::{Choice, quantization_config};
 use crate::quantize::{packed_unit, shape_bytes};
 use crate::shards::{self, Job, OutTensor, Progress, Sink, Unit, natural};

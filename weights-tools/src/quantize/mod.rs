@@ -1,6 +1,6 @@
 //! Quantised checkpoints, in the layout of `compressed-tensors` that other systems read too.
 
-mod error;
+pub(crate) mod error;
 pub(crate) mod plan;
 mod report_file;
 mod rows;

@@ -19,7 +19,7 @@ use omni_core::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::new_file::{NewFile, replace, sync_directory};
-use crate::quantize::TensorError;
+use crate::quantize::error::TensorError;
 use layout::{Layout, split};
 pub use layout::{OutTensor, Unit, natural};
 pub(crate) use lock::LOCK;

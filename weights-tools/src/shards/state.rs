@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::lock::LOCK;
 use crate::new_file::{partial, replace, sync_directory};
-use crate::quantize::TensorError;
+use crate::quantize::error::TensorError;
 
 /// The job that was asked for, every file it makes, and the shards that are whole.
 #[derive(Serialize, Deserialize)]

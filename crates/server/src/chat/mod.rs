@@ -5,7 +5,6 @@ mod messages;
 mod options;
 mod request;
 mod speech;
-mod spoken;
 mod stream;
 mod tools;
 mod usage;
@@ -19,7 +18,6 @@ use axum::response::Response;
 
 pub(crate) use request::ChatRequest;
 pub(crate) use speech::voice;
-pub(crate) use spoken::SpokenReplies;
 pub(crate) use tools::{ToolChoice, tools};
 
 pub(crate) use crate::outgoing::Gone;

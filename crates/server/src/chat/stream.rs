@@ -12,7 +12,6 @@ use tokio::sync::mpsc::Sender;
 
 use super::log_probs::{TextToken, TextTokens, log_probs};
 use super::request::ChatRequest;
-use super::spoken::expires_at;
 use super::usage::usage;
 use super::whole::{finish_reason, is_spoken, tool_call};
 use crate::answer::RunningAnswer;
@@ -21,6 +20,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::outgoing::{self, DONE, Gone, send, send_data};
 use crate::sound::pcm;
+use crate::spoken_replies::expires_at;
 
 /// Sends all answers in one stream.
 pub(super) fn response(app: Arc<App>, asked: Arc<ChatRequest>, answers: Vec<RunningAnswer>) -> Response {

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 use super::log_probs::log_probs_of;
 use super::request::ChatRequest;
-use super::spoken::expires_at;
 use super::usage::usage;
 use crate::answer::RunningAnswer;
 use crate::app::{App, blocking};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
+use crate::spoken_replies::expires_at;
 
 /// Waits for all answers, which are made at once.
 pub(super) async fn response(

@@ -47,7 +47,7 @@ impl SpokenReplies {
 }
 
 /// The time at which a reply that is made now is forgotten.
-pub(super) fn expires_at() -> u64 {
+pub(crate) fn expires_at() -> u64 {
     ids::now() + KEPT.as_secs()
 }
 
