@@ -75,7 +75,6 @@ pub(crate) fn cases(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// The settings of one pipeline case.
-#[cfg(feature = "parity-omni")]
 pub(crate) fn settings(directory: &Path, case: &str) -> Result<serde_json::Value> {
     let path = directory.join(format!("{SETTINGS}.json"));
     let Golden::Json(all) = Golden::read(&path)? else { unreachable!("the name ends in .json") };
@@ -83,7 +82,6 @@ pub(crate) fn settings(directory: &Path, case: &str) -> Result<serde_json::Value
     found.cloned().ok_or_else(|| Error::Request(format!("{}: no settings for the case `{case}`", path.display())))
 }
 
-#[cfg(feature = "parity-omni")]
 /// Integers stored by another pipeline case whose setting `key` is the same.
 pub(crate) fn ints_of_same(directory: &Path, settings: &serde_json::Value, key: &str, name: &str) -> Result<Vec<i64>> {
     let Golden::Json(all) = Golden::read(&directory.join(format!("{SETTINGS}.json")))? else {

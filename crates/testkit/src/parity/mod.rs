@@ -15,11 +15,11 @@ mod options;
 mod pictures;
 mod positions;
 mod predictor;
+mod raw;
 mod recorder;
 mod report;
 mod rotary;
 mod sampling;
-#[cfg(feature = "parity-omni")]
 mod talker;
 #[cfg(feature = "parity-omni")]
 mod text;
@@ -78,9 +78,7 @@ const KINDS: &[Kind] = &[
     kind("rotary_plain", rotary::plain).speaks("code predictor"),
     kind("sampling", sampling::run),
     kind("thinker_", thinker::run).computes(),
-    #[cfg(feature = "parity-omni")]
     kind("talker_", talker::run).computes().speaks("talker"),
-    #[cfg(feature = "parity-omni")]
     kind("e2e_", talker::run).computes().speaks("talker"),
     kind("code_predictor", predictor::run).computes().speaks("code predictor"),
     kind("code2wav_", code2wav::whole).computes().speaks("code2wav"),

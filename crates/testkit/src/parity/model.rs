@@ -1,4 +1,3 @@
-#[cfg(any(feature = "parity-omni", feature = "parity-media"))]
 use std::path::PathBuf;
 
 use checkpoint::{Checkpoint, ConfigSection};
@@ -11,7 +10,6 @@ use super::options::Options;
 pub(super) struct Model {
     #[cfg(feature = "parity-omni")]
     pub(super) directory: PathBuf,
-    #[cfg(feature = "parity-media")]
     pub(super) golden: PathBuf,
     pub(super) checkpoint: Checkpoint,
     pub(super) place: Place,
@@ -25,7 +23,6 @@ impl Model {
         Ok(Self {
             #[cfg(feature = "parity-omni")]
             directory: options.model.clone(),
-            #[cfg(feature = "parity-media")]
             golden: options.golden.clone(),
             checkpoint: Checkpoint::open(&options.model)?,
             place: options.place.clone(),

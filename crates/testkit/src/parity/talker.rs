@@ -1,5 +1,4 @@
 use burn::tensor::{Tensor, TensorData};
-use media::video::clip;
 use moe_talker::{
     Advance, SpeakOptions, SpeakProbe, Talker, TalkerConfig, TalkerContext, TalkerInput, TalkerOutput, TalkerPrompt,
     TalkerRun, speaker_id,
@@ -8,17 +7,15 @@ use moe_thinker::{Thinker, ThinkerConfig, ThinkerInput, merge};
 use mtp::{CodePredictor, FrameRun};
 use nn::Sampler;
 use omni_core::{Error, Positions, Result, SamplingOptions};
-use qwen3_omni::Tokenizer;
 use serde_json::Value;
-use tm_rope::MediaLayout;
 
 use super::case::{Case, NEAR, STATES};
 use super::golden::{self, settings};
 use super::model::Model;
 use super::predictor::Frame;
+use super::raw;
 use super::recorder::Recorder;
 use super::thinker::{self, Answer, answer};
-use super::{audio, pictures};
 
 /// Compares the pipeline from a conversation to samples, with the stored ids and codes forced: greedy text, greedy codes,
 /// repetition penalty and suppression on.
@@ -26,11 +23,11 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
     let settings = settings(&model.golden, case.name())?;
     let thinker = Thinker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let (config, talker_config): (ThinkerConfig, TalkerConfig) = (model.section()?, model.section()?);
-    compare_features(model, case, &settings)?;
+    raw::compare_features(model, case, &settings)?;
     let joint = settings["use_audio_in_video"].as_bool().unwrap_or(false);
     let media = thinker::encode(model, case)?;
     let layout = thinker::layout(&config, &media, joint);
-    let prompt = prompt(model, case, &settings, (&layout, config.audio_end_token_id))?;
+    let prompt = raw::prompt(model, case, &settings, (&layout, config.audio_end_token_id))?;
     let (positions, delta) = layout.positions(&prompt)?;
     let (embeds, visual) = merge(thinker.embed(&prompt), &prompt, &layout.ids, media)?;
     let input = ThinkerInput { embeds, positions, visual, tap: true };
@@ -76,46 +73,8 @@ fn stored_sequence(model: &Model, case: &mut Case, settings: &Value) -> Result<V
     Ok(ids.into_iter().map(|id| id as u32).collect())
 }
 
-/// Compares what the media path makes of the case's raw media with the encoders' inputs.
-fn compare_features(model: &Model, case: &mut Case, settings: &Value) -> Result<()> {
-    let named = |error: media::MediaError| error.in_part("the golden case");
-    if case.has("waveform") {
-        let waveform = case.floats("waveform")?;
-        audio::compare_mel(case, vec![waveform])?;
-    }
-    if case.has("frames_u8") {
-        let bounds = serde_json::from_value(settings["video_pixel_bounds"].clone()).unwrap_or(None);
-        let fps = f64::from(case.floats("fps")?[0]);
-        let input = pictures::frames(case, fps)?;
-        let clip = clip(&input, &pictures::video_options(model, bounds)?).map_err(named)?;
-        pictures::compare_patches(case, clip.patches(), ["pixel_values_videos", "video_grid_thw"]);
-        case.compare_values("video_second_per_grid", &[clip.seconds_per_step()], &[1], 0.0);
-    }
-    if case.has("pixel_values") {
-        pictures::image(model, case)?;
-    }
-    Ok(())
-}
-
 fn count(settings: &Value, key: &str, default: usize) -> usize {
     settings[key].as_u64().map_or(default, |n| n as usize)
-}
-
-/// Makes the prompt's ids from the text of the settings, with placeholders expanded, and compares them with those stored.
-fn prompt(
-    model: &Model,
-    case: &mut Case,
-    settings: &Value,
-    (layout, audio_end): (&MediaLayout, Option<u32>),
-) -> Result<Vec<u32>> {
-    let text = settings["prompt_text"].as_str();
-    let text = text.ok_or_else(|| Error::Request(format!("the settings of `{}` have no prompt_text", case.name())))?;
-    let short = Tokenizer::from_directory(&model.directory)?.encode(text)?;
-    let ids = layout.expand(&short, audio_end.unwrap_or_default())?;
-    let values: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-    case.compare_ints("input_ids", &values, &[1, values.len()]);
-    case.compare_ints("attention_mask", &vec![1; values.len()], &[1, values.len()]);
-    Ok(ids)
 }
 
 fn compare_thinker(model: &Model, case: &mut Case, settings: &Value, said: &Answer, written: &[u32]) {

@@ -170,7 +170,6 @@ pub fn best(scores: &[f32]) -> u32 {
 }
 
 /// Results of the thinker for a prompt with its stored answer.
-#[cfg(feature = "parity-omni")]
 pub(super) struct Answer {
     /// For each token of the answer, the id chosen after the prompt and the tokens before it.
     pub(super) chosen: Vec<u32>,
@@ -181,7 +180,6 @@ pub(super) struct Answer {
 }
 
 /// Feeds a prepared prompt, then its stored answer `ids`, one at a time.
-#[cfg(feature = "parity-omni")]
 pub(super) fn answer(thinker: &Thinker, prompt: ThinkerInput, delta: f32, ids: &[u32]) -> Result<Answer> {
     let (mut input, mut state) = (ThinkerInput { tap: true, ..prompt }, thinker.start());
     let (mut embeds, mut taps, mut chosen) = (Vec::new(), Vec::new(), Vec::new());
