@@ -167,8 +167,10 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let first = address.segments()[0];
     let embeds_v4 = matches!(first, 0x64 | 0x2002) || address.segments()[..2] == [0x2001, 0];
+    let documentation =
+        address.segments()[..2] == [0x2001, 0xdb8] || (first == 0x3fff && address.segments()[1] < 0x1000);
     // Only 2000::/3 is handed out for use by everybody.
-    first & 0xe000 == 0x2000 && !embeds_v4 && address.segments()[..2] != [0x2001, 0xdb8]
+    first & 0xe000 == 0x2000 && !embeds_v4 && !documentation
 }
 
 #[cfg(test)]
@@ -198,10 +200,13 @@ mod tests {
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
             "2001:db8::1",
+            "3fff:fff::1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }
-        for address in ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:8.8.8.8"] {
+        for address in
+            ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "3fff:1000::1", "::ffff:8.8.8.8"]
+        {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }
     }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "remote-media")]
 use std::cell::Cell;
+use std::collections::HashMap;
 
 use percent_encoding::percent_decode_str;
 use qwen3_omni::ImageInput;
@@ -40,6 +41,7 @@ impl MediaReader {
     pub(crate) fn of_request(&self) -> RequestMedia<'_> {
         RequestMedia {
             reader: self,
+            fetched: Fetched::default(),
             #[cfg(feature = "remote-media")]
             left: Cell::new(self.most_bytes),
             #[cfg(feature = "remote-media")]
@@ -61,9 +63,20 @@ impl MediaReader {
     }
 }
 
+/// Whether something would have to be fetched from this address.
+pub(crate) fn is_remote(url: &str) -> bool {
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}
+
+/// Files that were fetched before their request is read, by their addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched(HashMap<String, ApiResult<Source>>);
+
 /// Reads the media of one request.
 pub(crate) struct RequestMedia<'a> {
     reader: &'a MediaReader,
+    fetched: Fetched,
     /// Bytes that may still be fetched.
     #[cfg(feature = "remote-media")]
     left: Cell<usize>,
@@ -72,6 +85,16 @@ pub(crate) struct RequestMedia<'a> {
 }
 
 impl RequestMedia<'_> {
+    /// Fetches the files at these addresses, each with the field that names it. Blocks.
+    pub(crate) fn fetch_all(&self, addresses: Vec<(String, String)>) -> Fetched {
+        Fetched(addresses.into_iter().map(|(url, param)| (url.clone(), self.at_url(&url, &param))).collect())
+    }
+
+    /// Takes files from those that were fetched already.
+    pub(crate) fn with(self, fetched: Fetched) -> Self {
+        Self { fetched, ..self }
+    }
+
     /// Reads what an address names: `data:` holds it, `http(s):` is fetched if its host is allowed. Blocks.
     ///
     /// # Errors
@@ -79,9 +102,7 @@ impl RequestMedia<'_> {
     pub(crate) fn at_url(&self, url: &str, param: &str) -> ApiResult<Source> {
         match url.split_once(':') {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("data") => data(rest, param),
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
-                self.fetch(url, param)
-            }
+            _ if is_remote(url) => self.fetched.0.get(url).cloned().unwrap_or_else(|| self.fetch(url, param)),
             _ => {
                 let message = "expected a data: or http(s): address; files of the server are never read for a client";
                 Err(ApiError::invalid(param, message).code("remote_url_not_allowed"))

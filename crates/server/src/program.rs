@@ -36,7 +36,7 @@ pub struct ServeArguments {
     /// Hosts from which media are fetched for clients
     #[arg(long, value_name = "HOST", num_args = 1..)]
     allow_media_host: Vec<String>,
-    /// Answers that are made at once
+    /// Answers that are made at once; a request asks for no more than these (`n`)
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = flags::counted())]
     max_answers: usize,
     /// Requests that may wait for a place

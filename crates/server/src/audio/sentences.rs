@@ -132,20 +132,30 @@ mod tests {
     }
 
     #[test]
-    fn any_text_of_a_frame_is_cut_in_time_that_grows_with_its_length() {
-        let bytes = 1 << 20;
+    fn no_text_makes_much_wait_to_be_looked_at_again() {
+        // What is looked at again with every piece decides whether the time grows with the length or with its square.
+        let most = 4 * MOST_INPUT + PIECE;
+        let bytes = 4 * most;
         let spaces = format!(". {}", " ".repeat(MOST_INPUT));
         let brackets = format!("a.{}", ")(".repeat(MOST_INPUT));
         let digits = format!("a. {}", "1 ".repeat(MOST_INPUT));
         for unit in ["a! ", "a, ", "! ", "a", " ", ". ", "字。", "1,", &spaces, &brackets, &digits] {
             let text = unit.repeat(bytes / unit.len());
             for by_clauses in [false, true] {
-                let begun = std::time::Instant::now();
-                let mut sentences = Sentences::default();
-                let longest = pieces(&text).flat_map(|piece| sentences.push(piece, by_clauses)).map(|unit| unit.len());
-                assert!(longest.max() <= Some(4 * MOST_INPUT));
-                // A second or two; what is quadratic takes minutes.
-                assert!(begun.elapsed().as_secs() < 30, "{:?}, {by_clauses}", &unit[..unit.floor_char_boundary(9)]);
+                let (mut sentences, mut longest) = (Sentences::default(), 0);
+                for piece in pieces(&text) {
+                    let units = sentences.push(piece, by_clauses);
+                    longest = units.iter().map(String::len).fold(longest, usize::max);
+                    let name = &unit[..unit.floor_char_boundary(9)];
+                    assert!(
+                        sentences.text.len() <= most,
+                        "{name:?}, {by_clauses}: {} bytes wait",
+                        sentences.text.len()
+                    );
+                    let marks = sentences.text.split(char::is_alphanumeric).map(|marks| marks.chars().count());
+                    assert!(marks.max() <= Some(MOST_MARKS), "{name:?}: marks in a row");
+                }
+                assert!(longest <= 4 * MOST_INPUT);
             }
         }
     }

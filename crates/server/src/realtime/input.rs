@@ -6,12 +6,15 @@ use serde_json::Value;
 
 use crate::admission::Permit;
 use crate::error::{ApiError, ApiResult};
+use crate::media::Fetched;
 use crate::outbox::Taken;
 
 /// What the worker is told.
 pub(crate) enum Input {
     /// A text frame of the client, and its room among what waits.
     Client(Utf8Bytes, Taken),
+    /// The files that were fetched for an event of the client.
+    Fetched(Utf8Bytes, Taken, Fetched),
     /// A binary frame, which has no meaning.
     Binary,
     /// A place for the response of this id.

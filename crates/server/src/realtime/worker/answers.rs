@@ -10,6 +10,7 @@ use super::{Generating, Worker};
 use crate::admission::Permit;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
+use crate::media::RequestMedia;
 use crate::metrics::AnswerClock;
 use crate::realtime::answer::{Ending, Response, Waiting};
 use crate::realtime::input::Input;
@@ -18,7 +19,7 @@ use crate::realtime::items::Items;
 use crate::realtime::settings::AnswerSettings;
 
 impl Worker {
-    pub(super) fn create_response(&mut self, fields: &Fields) -> ApiResult<()> {
+    pub(super) fn create_response(&mut self, fields: &Fields, media: &RequestMedia) -> ApiResult<()> {
         if self.response.is_some() {
             let message = "a response is being made; cancel it, or wait for response.done";
             let active = "conversation_already_has_active_response";
@@ -33,7 +34,7 @@ impl Worker {
         let words = [("auto", true), ("none", false)];
         response.in_conversation = asked.one_of("conversation", &words)?.unwrap_or(true);
         if let Some(input) = asked.list("input")? {
-            response.input = self.read_input(input, &asked.name("input"))?;
+            response.input = self.read_input(input, &asked.name("input"), media)?;
         }
         self.respond(response)
     }
@@ -44,8 +45,8 @@ impl Worker {
     }
 
     /// The items of one answer alone; a reference names one of the conversation.
-    fn read_input(&self, input: &[Value], path: &str) -> ApiResult<Items> {
-        let (mut items, media) = (Items::default(), self.app.media.of_request());
+    fn read_input(&self, input: &[Value], path: &str, media: &RequestMedia) -> ApiResult<Items> {
+        let mut items = Items::default();
         for (index, value) in input.iter().enumerate() {
             let fields = Fields::at(value, format!("{path}[{index}]"))?;
             let item = match fields.string("type")? {
@@ -53,7 +54,7 @@ impl Worker {
                     let id = fields.string("id")?;
                     self.items.copy(fields.required("id", id)?, &fields.name("id"))?
                 }
-                _ => Item::read(&media, &fields)?,
+                _ => Item::read(media, &fields)?,
             };
             items.insert(item, None)?;
         }

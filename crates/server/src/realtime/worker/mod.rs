@@ -1,6 +1,7 @@
 //! The thread of a session: takes the client's events and what its answers make, one after the other.
 
 mod answers;
+mod fetching;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tracing::Instrument;
+
+use fetching::Fetching;
 
 use super::answer::{Response, Waiting};
 use super::ear::Ear;
@@ -34,6 +37,7 @@ use crate::body;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, brief};
 use crate::ids;
+use crate::media::{Fetched, RequestMedia};
 use crate::metrics::AnswerClock;
 use crate::outbox::Outbox;
 
@@ -77,6 +81,8 @@ pub(crate) struct Worker {
     transcripts: HashMap<String, Waiting>,
     /// Events of the client that wait until the answer that was cancelled has ended.
     deferred: VecDeque<String>,
+    /// What waits while files are fetched for an event.
+    fetching: Option<Fetching>,
 }
 
 /// An answer that is being generated. It may outlive its response, which is over for the client when it is cancelled.
@@ -115,6 +121,7 @@ impl Worker {
             unwritten: VecDeque::new(),
             transcripts: HashMap::new(),
             deferred: VecDeque::new(),
+            fetching: None,
             app,
         }
     }
@@ -134,7 +141,8 @@ impl Worker {
 
     fn take(&mut self, input: Input) -> ControlFlow<Closed> {
         match input {
-            Input::Client(text, _room) => self.client(&text),
+            Input::Client(text, room) => self.client_in_turn(text, room),
+            Input::Fetched(text, _room, files) => self.fetched(&text, files),
             Input::Binary => {
                 let message = "binary frames are not read, expected events as JSON text";
                 self.out.error(&ApiError::invalid("event", message), None);
@@ -161,18 +169,22 @@ impl Worker {
 
     /// Takes an event of the client; what is wrong with it is told and ends nothing.
     pub(crate) fn client(&mut self, text: &str) {
-        let value = match body::parse(text.as_bytes()) {
-            Ok(value) => value,
-            Err(error) => return self.out.error(&error, None),
-        };
-        let cause = value["event_id"].as_str();
-        let done = Fields::of_request(&value).and_then(|fields| self.act(&fields, text));
+        match body::parse(text.as_bytes()) {
+            Ok(event) => self.event_of_client(&event, text, Fetched::default()),
+            Err(error) => self.out.error(&error, None),
+        }
+    }
+
+    fn event_of_client(&mut self, event: &Value, text: &str, files: Fetched) {
+        let (app, cause) = (self.app.clone(), event["event_id"].as_str());
+        let media = app.media.of_request().with(files);
+        let done = Fields::of_request(event).and_then(|fields| self.act(&fields, text, &media));
         if let Err(error) = done {
             self.out.error(&error, cause);
         }
     }
 
-    fn act(&mut self, fields: &Fields, text: &str) -> ApiResult<()> {
+    fn act(&mut self, fields: &Fields, text: &str, media: &RequestMedia) -> ApiResult<()> {
         let kind = fields.string("type")?;
         fields.string("event_id")?;
         match fields.required("type", kind)? {
@@ -190,7 +202,7 @@ impl Worker {
                 self.out.emit("output_audio_buffer.cleared", json!({"response_id": null}));
                 Ok(())
             }
-            "conversation.item.create" => self.create_item(fields),
+            "conversation.item.create" => self.create_item(fields, media),
             "conversation.item.retrieve" => {
                 let item = self.items.get(item_id(fields)?)?.to_json();
                 self.out.emit("conversation.item.retrieved", json!({ "item": item }));
@@ -198,7 +210,7 @@ impl Worker {
             }
             "conversation.item.delete" => self.delete_item(item_id(fields)?),
             "conversation.item.truncate" => self.truncate(fields, text),
-            "response.create" => self.create_response(fields),
+            "response.create" => self.create_response(fields, media),
             "response.cancel" => self.cancel_response(fields),
             other => {
                 let message = format!("there is no event `{}`", brief(other));
@@ -214,8 +226,8 @@ impl Worker {
             return Err(ApiError::invalid("session", format_args!("larger than {} MiB", MOST_SETTINGS >> 20)));
         }
         if merged.turn_detection != self.settings.turn_detection {
+            // A turn that is going on keeps its id: its sound stays in the buffer.
             self.ear.set(merged.turn_detection.as_ref());
-            self.turn = None;
         }
         self.settings = merged;
         self.out.emit("session.updated", json!({"session": self.settings.to_json()}));
@@ -236,9 +248,9 @@ impl Worker {
         }
     }
 
-    fn create_item(&mut self, fields: &Fields) -> ApiResult<()> {
+    fn create_item(&mut self, fields: &Fields, media: &RequestMedia) -> ApiResult<()> {
         let item = fields.object("item")?;
-        let item = Item::read(&self.app.media.of_request(), &fields.required("item", item)?)?;
+        let item = Item::read(media, &fields.required("item", item)?)?;
         self.add_item(item, fields.string("previous_item_id")?)
     }
 

@@ -145,6 +145,18 @@ fn sound_behind_a_turn_that_is_refused_is_heard() {
 }
 
 #[test]
+fn a_turn_keeps_its_id_when_turns_are_looked_for_no_longer() {
+    let mut talk = Talk::new();
+    talk.transcribe(json!({"type": "server_vad"}));
+    let file = testkit::nano().join("../nano-samples/spoken_sum_question.wav");
+    talk.send_sound(&read_at(&file.into(), CLIENT_RATE).unwrap());
+    let started = talk.all("input_audio_buffer.speech_started")[0]["item_id"].clone();
+    talk.transcribe(Value::Null);
+    talk.send("input_audio_buffer.commit", json!({}));
+    assert_eq!(talk.all("input_audio_buffer.committed")[0]["item_id"], started);
+}
+
+#[test]
 fn an_answer_behind_a_cancelled_one_reads_what_was_there_when_it_was_asked_for() {
     let mut talk = Talk::new();
     talk.say("repeat red cat nine");
@@ -195,6 +207,12 @@ fn the_end_of_an_answer_is_told_even_if_its_reader_panics() {
 /// A host that answers every request with this file, for as long as the tests run.
 #[cfg(feature = "remote-media")]
 fn host(file: Vec<u8>) -> String {
+    host_after(file, std::sync::mpsc::channel().1)
+}
+
+/// A host that answers once it is told to, or once nobody is left to tell it.
+#[cfg(feature = "remote-media")]
+fn host_after(file: Vec<u8>, released: std::sync::mpsc::Receiver<()>) -> String {
     use std::io::{Read, Write};
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap().to_string();
@@ -203,6 +221,7 @@ fn host(file: Vec<u8>) -> String {
     std::thread::spawn(move || {
         for mut socket in server.incoming().map_while(Result::ok) {
             let _ = socket.read(&mut [0; 1024]);
+            let _ = released.recv();
             let _ = socket.write_all(&answer);
         }
     });
@@ -223,10 +242,39 @@ fn all_files_of_an_event_are_no_larger_than_a_body_might_be() {
         [("conversation.item.create", json!({"item": item(2)})), ("response.create", json!({ "response": two_items }))]
     {
         talk.send(kind, event);
-        let told = talk.told.last().unwrap();
+        let told = talk.until("error");
         let message = told["error"]["message"].as_str().unwrap_or_else(|| panic!("{told}"));
         assert!(message.contains("bytes that are left"), "{message}");
     }
     talk.send("conversation.item.create", json!({"item": item(1)}));
-    assert_eq!(talk.told.last().unwrap()["type"], "conversation.item.done");
+    talk.until("conversation.item.done");
+}
+
+#[test]
+#[cfg(feature = "remote-media")]
+fn a_session_hears_while_a_picture_is_fetched() {
+    let file = std::fs::read(testkit::nano().join("../nano-samples/picture_one.png")).unwrap();
+    let (release, released) = std::sync::mpsc::channel();
+    let host = host_after(file, released);
+    let mut talk = Talk::with(Config::default().max_answers(1).allowed_media_hosts([&host]));
+    talk.say("repeat red cat nine");
+    talk.send("response.create", json!({}));
+    talk.until("response.output_audio.delta");
+    let picture = json!({"type": "input_image", "image_url": format!("http://{host}/a.png")});
+    let item = json!({"id": "picture", "type": "message", "role": "user", "content": [picture]});
+    talk.send("conversation.item.create", json!({ "item": item }));
+    let words = read_at(&testkit::nano().join("../nano-samples/spoken_sum_question.wav").into(), CLIENT_RATE).unwrap();
+    let quiet = vec![0.0; CLIENT_RATE as usize];
+    talk.send_sound(&[&quiet[..], &words, &quiet].concat());
+    // Who speaks into the answer is heard at once.
+    let details = &talk.all("response.done")[0]["response"]["status_details"];
+    assert_eq!(details["reason"], "turn_detected");
+    // What stands behind the picture waits for it.
+    talk.send("conversation.item.retrieve", json!({"item_id": "picture"}));
+    assert!(talk.all("error").is_empty() && talk.all("input_audio_buffer.speech_stopped").is_empty());
+    release.send(()).unwrap();
+    talk.until("conversation.item.retrieved");
+    let turn = talk.all("input_audio_buffer.committed")[0];
+    assert_eq!(turn["previous_item_id"], "picture");
+    assert_eq!(talk.all("response.created").len(), 2, "the turn is answered");
 }

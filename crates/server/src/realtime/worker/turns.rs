@@ -33,21 +33,29 @@ impl Worker {
             self.half = bytes.pop();
         }
         self.check_room(bytes.len() / 2)?;
-        let mut sound = self.ear.push(&to_samples(&bytes))?;
+        let sound = self.ear.push(&to_samples(&bytes))?;
+        self.hear(sound, fields.string("event_id")?);
+        self.listen();
+        Ok(())
+    }
+
+    /// Looks for turns in the sound that has come.
+    pub(super) fn hear(&mut self, mut sound: Vec<f32>, cause: Option<&str>) {
         while let Some((found, rest)) = self.ear.search(sound) {
-            match found {
-                Heard::Started { start_ms } => self.speech_started(start_ms),
-                // Whether it can be kept or not, what comes behind it may be the next turn.
-                Heard::Stopped { end_ms } => {
-                    if let Err(error) = self.speech_stopped(end_ms) {
-                        self.out.error(&error, fields.string("event_id")?);
-                    }
-                }
+            match (found, &mut self.fetching) {
+                (Heard::Started { start_ms }, _) => self.speech_started(start_ms),
+                (Heard::Stopped { end_ms }, Some(fetching)) => return fetching.keep_stop(end_ms, rest),
+                (Heard::Stopped { end_ms }, None) => self.turn_stopped(end_ms, cause),
             }
             sound = rest;
         }
-        self.listen();
-        Ok(())
+    }
+
+    /// Ends a turn. Whether it can be kept or not, what comes behind it may be the next one.
+    pub(super) fn turn_stopped(&mut self, end_ms: u64, cause: Option<&str>) {
+        if let Err(error) = self.speech_stopped(end_ms) {
+            self.out.error(&error, cause);
+        }
     }
 
     /// Prefills a turn that has become long, if no answer needs the session.
@@ -91,7 +99,7 @@ impl Worker {
 
     fn speech_started(&mut self, start_ms: u64) {
         self.end_prefill();
-        let id = ids::new("item_");
+        let id = self.turn.take().unwrap_or_else(|| ids::new("item_"));
         self.out.emit("input_audio_buffer.speech_started", json!({"audio_start_ms": start_ms, "item_id": id}));
         self.turn = Some(id);
         if self.settings.turn_detection.as_ref().is_some_and(|turns| turns.interrupt_response) {
