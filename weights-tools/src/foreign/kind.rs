@@ -1,5 +1,6 @@
 //! Which packing a `quantization_config` names.
 
+use checkpoint::ConfigFault;
 use serde_json::Value;
 
 /// A packing that can be converted.
@@ -28,7 +29,7 @@ const PLACES: [&str; 4] = ["", "/thinker_config", "/thinker_config/text_config",
 
 impl Kind {
     /// The kind that a config names; `None` for those that are read without conversion or by no part of this project.
-    pub(super) fn of(config: &Value) -> Option<Result<Self, String>> {
+    pub(super) fn of(config: &Value) -> Option<Result<Self, ConfigFault>> {
         let key = "quantization_config";
         let value = PLACES.iter().find_map(|place| config.pointer(place)?.get(key).filter(|value| !value.is_null()))?;
         let found = match value.get("quant_method")?.as_str()? {
@@ -41,7 +42,7 @@ impl Kind {
         Some(found.map_err(|(at, expected)| {
             let at = if at.is_empty() { "quant_method" } else { at };
             let found = value.get(at).map_or_else(|| "is missing".to_owned(), |found| format!("is {found}"));
-            format!("`{key}.{at}` {found}, expected {expected}")
+            ConfigFault { at: format!("{key}.{at}"), reason: format!("{found}, expected {expected}") }
         }))
     }
 }
@@ -145,7 +146,8 @@ mod tests {
             (json!({"quant_method": "fp8"}), "weight_block_size` is missing"),
             (json!({"quant_method": "fp8", "weight_block_size": [0, 128]}), "[0,128]"),
         ] {
-            let message = Kind::of(&json!({"quantization_config": value})).unwrap().unwrap_err();
+            let ConfigFault { at, reason } = Kind::of(&json!({"quantization_config": value})).unwrap().unwrap_err();
+            let message = format!("`{at}` {reason}");
             assert!(message.contains(named), "{message}");
         }
         for other in ["compressed-tensors", "bitsandbytes"] {

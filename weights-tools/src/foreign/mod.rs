@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use checkpoint::packed::{Groups, dequantize, unpack_zeros};
-use checkpoint::{ConfigFile, Manifest, Mismatch, TensorReport};
+use checkpoint::{ConfigFault, ConfigFile, Manifest, Mismatch, TensorReport};
 use omni_core::{Dtype, Error, Result};
 use qwen3_omni::OmniConfig;
 use safetensors::Dtype as Stored;
@@ -53,7 +53,9 @@ fn kind_of(source: &Path) -> Option<Result<Kind>> {
     // What cannot be read is told by those who read it as an ordinary checkpoint.
     let config: Value = read_json(&source.join("config.json")).ok()?;
     let found = Kind::of(&config)?;
-    Some(found.map_err(|reason| Error::unsupported(format!("{}: {reason}", source.join("config.json").display()))))
+    Some(found.map_err(|ConfigFault { at, reason }| {
+        Error::unsupported(format!("{}: `{at}` {reason}", source.join("config.json").display()))
+    }))
 }
 
 impl<'a> Foreign<'a> {
