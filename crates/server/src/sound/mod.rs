@@ -12,7 +12,9 @@ use qwen3_omni::{Audio, WavWriter};
 pub(crate) use background::BackgroundEncoder;
 pub(crate) use encoder::SoundEncoder;
 
-use crate::error::{ApiError, ApiResult};
+#[cfg(not(feature = "mp3"))]
+use crate::error::ApiError;
+use crate::error::ApiResult;
 
 /// A form in which speech is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
