@@ -85,9 +85,19 @@ pub(crate) struct RequestMedia<'a> {
 }
 
 impl RequestMedia<'_> {
-    /// Fetches the files at these addresses, each with the field that names it. Blocks.
-    pub(crate) fn fetch_all(&self, addresses: Vec<(String, String)>) -> Fetched {
-        Fetched(addresses.into_iter().map(|(url, param)| (url.clone(), self.at_url(&url, &param))).collect())
+    /// Fetches the files at these addresses, each with the field that names it, up to the first that cannot be had, or until nobody waits
+    /// for them. Blocks.
+    pub(crate) fn fetch_all(&self, addresses: Vec<(String, String)>, is_over: impl Fn() -> bool) -> Fetched {
+        let mut fetched = HashMap::new();
+        for (url, param) in addresses {
+            let file = self.at_url(&url, &param);
+            let ends = file.is_err() || is_over();
+            fetched.insert(url, file);
+            if ends {
+                break;
+            }
+        }
+        Fetched(fetched)
     }
 
     /// Takes files from those that were fetched already.

@@ -13,8 +13,8 @@ use crate::outbox::Taken;
 pub(crate) enum Input {
     /// A text frame of the client, and its room among what waits.
     Client(Utf8Bytes, Taken),
-    /// The files that were fetched for an event of the client.
-    Fetched(Utf8Bytes, Taken, Fetched),
+    /// An event of the client, its room, and the files that were fetched for it.
+    Fetched(Utf8Bytes, Taken, ApiResult<Fetched>),
     /// A binary frame, which has no meaning.
     Binary,
     /// A place for the response of this id.

@@ -17,6 +17,8 @@ use crate::socket::{self, Frames, Pulse, Received, SILENCE};
 
 /// Frames that wait for the worker.
 const INPUTS: usize = 64;
+/// Room of the smallest frame: frames may wait while files are fetched, and without a text they take memory, too.
+const LEAST_ROOM: usize = 1 << 10;
 /// Bytes of a frame; a larger one ends the session.
 const MOST_FRAME: usize = 16 << 20;
 
@@ -49,7 +51,7 @@ async fn read(mut frames: Frames<'_>, inputs: &Sender<Input>) {
     while let Some(received) = frames.next().await {
         let input = match received {
             Received::Text(text) => {
-                let taken = room.take(text.len()).await;
+                let taken = room.take(text.len().max(LEAST_ROOM)).await;
                 Input::Client(text, taken)
             }
             Received::Binary => Input::Binary,

@@ -162,12 +162,15 @@ impl Worker {
             }
             Input::Gone => return ControlFlow::Break(Closed),
         }
-        self.answer_turn();
-        self.write_down();
+        // What the client has put into the conversation is read by the answer.
+        if self.fetching.is_none() {
+            self.answer_turn();
+            self.write_down();
+        }
         ControlFlow::Continue(())
     }
 
-    /// Takes an event of the client; what is wrong with it is told and ends nothing.
+    /// Takes an event of the client, and fetches on this thread what it names; what is wrong with it is told and ends nothing.
     pub(crate) fn client(&mut self, text: &str) {
         match body::parse(text.as_bytes()) {
             Ok(event) => self.event_of_client(&event, text, Fetched::default()),
@@ -226,8 +229,11 @@ impl Worker {
             return Err(ApiError::invalid("session", format_args!("larger than {} MiB", MOST_SETTINGS >> 20)));
         }
         if merged.turn_detection != self.settings.turn_detection {
-            // A turn that is going on keeps its id: its sound stays in the buffer.
             self.ear.set(merged.turn_detection.as_ref());
+            // Where turns are looked for no longer, all sound is kept, that of the turn that was announced too.
+            if merged.turn_detection.is_some() {
+                self.turn = None;
+            }
         }
         self.settings = merged;
         self.out.emit("session.updated", json!({"session": self.settings.to_json()}));

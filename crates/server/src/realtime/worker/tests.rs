@@ -278,3 +278,33 @@ fn a_session_hears_while_a_picture_is_fetched() {
     assert_eq!(turn["previous_item_id"], "picture");
     assert_eq!(talk.all("response.created").len(), 2, "the turn is answered");
 }
+
+#[test]
+#[cfg(feature = "remote-media")]
+fn events_behind_pictures_are_done_in_order() {
+    let file = std::fs::read(testkit::nano().join("../nano-samples/picture_one.png")).unwrap();
+    let (release, released) = std::sync::mpsc::channel();
+    let host = host_after(file, released);
+    let mut talk = Talk::with(Config::default().max_answers(1).allowed_media_hosts([&host]));
+    let item = |id: &str, at: &str| {
+        let parts = json!([{"type": "input_image", "image_url": format!("http://{at}/a.png")}, {"type": "input_text", "text": "what do you see"}]);
+        json!({"id": id, "type": "message", "role": "user", "content": parts})
+    };
+    // An answer is cancelled by what comes after it, not before.
+    talk.send("response.create", json!({"response": {"input": [item("asked", &host)]}}));
+    talk.send("response.cancel", json!({}));
+    assert!(talk.all("response.created").is_empty() && talk.all("error").is_empty());
+    release.send(()).unwrap();
+    assert_eq!(talk.until("response.done")["response"]["status"], "cancelled");
+    // One that cannot be had ends nothing.
+    for (id, at) in [("first", host.as_str()), ("lost", "127.0.0.1:1"), ("second", &host)] {
+        talk.send("conversation.item.create", json!({"item": item(id, at)}));
+        release.send(()).unwrap();
+    }
+    talk.send("conversation.item.retrieve", json!({"item_id": "second"}));
+    talk.until("conversation.item.retrieved");
+    let added = talk.all("conversation.item.done");
+    let ids: Vec<_> = added.iter().map(|event| event["item"]["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["first", "second"], "{:?}", talk.told);
+    assert_eq!(talk.all("error")[0]["error"]["param"], "item.content[0].image_url");
+}

@@ -35,7 +35,10 @@ impl Worker {
         self.check_room(bytes.len() / 2)?;
         let sound = self.ear.push(&to_samples(&bytes))?;
         self.hear(sound, fields.string("event_id")?);
-        self.listen();
+        // What is being fetched will stand before this turn.
+        if self.fetching.is_none() {
+            self.listen();
+        }
         Ok(())
     }
 
@@ -45,15 +48,15 @@ impl Worker {
             match (found, &mut self.fetching) {
                 (Heard::Started { start_ms }, _) => self.speech_started(start_ms),
                 (Heard::Stopped { end_ms }, Some(fetching)) => return fetching.keep_stop(end_ms, rest),
-                (Heard::Stopped { end_ms }, None) => self.turn_stopped(end_ms, cause),
+                (Heard::Stopped { end_ms }, None) => self.turn_stopped(end_ms, Instant::now(), cause),
             }
             sound = rest;
         }
     }
 
     /// Ends a turn. Whether it can be kept or not, what comes behind it may be the next one.
-    pub(super) fn turn_stopped(&mut self, end_ms: u64, cause: Option<&str>) {
-        if let Err(error) = self.speech_stopped(end_ms) {
+    pub(super) fn turn_stopped(&mut self, end_ms: u64, ended: Instant, cause: Option<&str>) {
+        if let Err(error) = self.speech_stopped(end_ms, ended) {
             self.out.error(&error, cause);
         }
     }
@@ -99,7 +102,7 @@ impl Worker {
 
     fn speech_started(&mut self, start_ms: u64) {
         self.end_prefill();
-        let id = self.turn.take().unwrap_or_else(|| ids::new("item_"));
+        let id = ids::new("item_");
         self.out.emit("input_audio_buffer.speech_started", json!({"audio_start_ms": start_ms, "item_id": id}));
         self.turn = Some(id);
         if self.settings.turn_detection.as_ref().is_some_and(|turns| turns.interrupt_response) {
@@ -109,8 +112,8 @@ impl Worker {
         }
     }
 
-    fn speech_stopped(&mut self, end_ms: u64) -> ApiResult<()> {
-        let (id, ended) = (self.turn.take().unwrap_or_else(|| ids::new("item_")), Instant::now());
+    fn speech_stopped(&mut self, end_ms: u64, ended: Instant) -> ApiResult<()> {
+        let id = self.turn.take().unwrap_or_else(|| ids::new("item_"));
         self.out.emit("input_audio_buffer.speech_stopped", json!({"audio_end_ms": end_ms, "item_id": id}));
         let sound = self.ear.take();
         self.commit_turn(id, sound)?;
