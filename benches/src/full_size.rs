@@ -68,7 +68,7 @@ fn source(nano: &Path) -> Result<TempDir> {
 }
 
 fn json(text: &str) -> Result<Value> {
-    serde_json::from_str(text).map_err(|error| Error::config(error.to_string()))
+    serde_json::from_str(text).map_err(|error| Error::config(error.to_string()).caused_by(error))
 }
 
 /// Ids that the tokenizer and the config must agree on.

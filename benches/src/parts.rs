@@ -85,7 +85,7 @@ impl<'a> Bench<'a> {
             Some(path) => std::fs::read_to_string(path).map_err(|source| Error::io(path, source))?,
             None => weights_tools::inspect::RELEASED.to_owned(),
         };
-        let bad = |error: serde_json::Error| Error::config(error.to_string());
+        let bad = |error: serde_json::Error| Error::config(error.to_string()).caused_by(error);
         let mut json: Value = serde_json::from_str(&text).map_err(bad)?;
         let layers = &mut json["thinker_config"]["text_config"]["num_hidden_layers"];
         let of = layers.as_u64().unwrap_or_default() as usize;

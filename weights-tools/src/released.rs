@@ -37,7 +37,8 @@ pub fn memory_estimate(recipe: Option<Recipe>) -> Result<MemoryEstimate> {
 }
 
 fn json() -> Result<Value> {
-    let bad = |error: serde_json::Error| Error::config(format!("the built-in released config: {error}"));
+    let bad =
+        |error: serde_json::Error| Error::config(format!("the built-in released config: {error}")).caused_by(error);
     serde_json::from_str(RELEASED).map_err(bad)
 }
 

@@ -24,7 +24,7 @@ pub enum CheckpointError {
         at: String,
         /// What was found and what was expected.
         reason: String,
-        /// The parser's error, unless the values are sound JSON that no model can have; `reason` has its text.
+        /// The parser's error; `None` if the JSON is valid but its values are not.
         source: Option<serde_json::Error>,
     },
     /// There are no weights where they were expected.

@@ -180,7 +180,7 @@ impl Target {
         let regex = Regex::new(&format!("^(?:{pattern})"));
         let regex = regex.map_err(|error| ConfigFault {
             at: key.to_owned(),
-            reason: format!("has the pattern \"{name}\", which cannot be read: {error}"),
+            reason: format!("the pattern \"{name}\" cannot be read: {error}"),
         })?;
         Ok(Target::Pattern(Box::new(regex)))
     }

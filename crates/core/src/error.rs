@@ -6,7 +6,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What can go wrong where the outside world enters: files, requests, media, devices.
 ///
-/// Each message names the thing (file, message part, tensor, option) and what was expected.
+/// Each message names the thing (file, message part, tensor, option) and what was expected. It is complete: a source, which programs may look
+/// into, has nothing to add to it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -140,7 +141,7 @@ impl Error {
         Error::Media { part: part.into(), reason: reason.into(), source: None }
     }
 
-    /// Sets the source of an error that can have one; the text stays as it is.
+    /// Sets the source of a `Config`, `Weights`, `Unsupported` or `Media`; the text stays as it is.
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<BoxError>) -> Self {
         if let Error::Config { source, .. }

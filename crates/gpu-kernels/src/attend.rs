@@ -56,7 +56,7 @@ pub(crate) mod kernel {
     use cubecl::client::Client;
     use cubecl::prelude::*;
 
-    use crate::launch::{cached, empty, floats, tensor, vector_size};
+    use crate::launch::{empty, floats, strided_cache, tensor, vector_size};
     use crate::rows::{LOWEST, Rows, max_of_row, sum_of_row};
 
     /// Most queries that go through the kernel: each reads all keys again. More go through [`crate::flash`].
@@ -262,7 +262,8 @@ pub(crate) mod kernel {
         if !takes(q, count) || !fits || !dtypes || !heads.is_multiple_of(kv_heads.max(1)) {
             return None;
         }
-        let (q, (keys, key_strides), (values, value_strides)) = (floats(q)?, cached(keys)?, cached(values)?);
+        let (q, (keys, key_strides), (values, value_strides)) =
+            (floats(q)?, strided_cache(keys)?, strided_cache(values)?);
         if key_strides != value_strides {
             return None;
         }

@@ -5,7 +5,7 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::Tensor;
 use cubecl::prelude::*;
 
-use crate::launch::{MOST_CUBES, cached, empty, floats, load_size, tensor};
+use crate::launch::{MOST_CUBES, empty, floats, load_size, strided_cache, tensor};
 use crate::rows::LOWEST;
 use crate::tiles::{Tile, clear, left_row, multiply, right_row, stage_left, stage_right};
 
@@ -202,7 +202,7 @@ pub(crate) fn attend(q: &Tensor<3>, [keys, values]: [&Tensor<4>; 2], window: Opt
     if !takes(q, count) || !fits || !dtypes || !heads.is_multiple_of(kv_heads.max(1)) {
         return None;
     }
-    let (q, (keys, key_strides), (values, value_strides)) = (floats(q)?, cached(keys)?, cached(values)?);
+    let (q, (keys, key_strides), (values, value_strides)) = (floats(q)?, strided_cache(keys)?, strided_cache(values)?);
     let ([head, key], client, dtype, group) = (key_strides, q.client.clone(), q.dtype, heads / kv_heads);
     // Loads must begin at whole loads in every row of the cache, and are widened to f32.
     let by = [width, head, key].map(|numbers| load_size(&client, dtype, numbers)).into_iter().min()?;

@@ -22,7 +22,7 @@ pub(crate) fn integers<const D: usize>(x: &Tensor<D, Int>) -> Option<CubeTensor>
 }
 
 /// Keys or values as they lie in the cache, if the numbers of a head lie side by side.
-pub(crate) fn cached(x: &Tensor<4>) -> Option<(CubeTensor, [usize; 2])> {
+pub(crate) fn strided_cache(x: &Tensor<4>) -> Option<(CubeTensor, [usize; 2])> {
     let x = x.clone().try_into_primitive::<Cube>().ok()?;
     let strides = x.meta.strides();
     let [head, key, number] = [strides[1], strides[2], strides[3]];

@@ -28,7 +28,7 @@ impl Fault {
         Self::Foreign(reason.into())
     }
 
-    /// Says it in other words, made from these.
+    /// Replaces the text by what `words` makes of it; the source stays.
     pub(crate) fn reworded(self, words: impl FnOnce(&str) -> String) -> Self {
         match self {
             Self::Damaged(reason) => Self::Damaged(reason.reworded(words)),

@@ -25,7 +25,7 @@ pub enum MediaError {
         origin: String,
         /// What was found and what was expected.
         reason: String,
-        /// The error of the system or of a decoder that this comes from, if it does.
+        /// The system's or decoder's error behind this one; `reason` has its text.
         source: Option<BoxError>,
     },
     /// The contents are of a kind that is not read here.
@@ -35,7 +35,7 @@ pub enum MediaError {
         origin: String,
         /// What was found and what is read.
         reason: String,
-        /// The error of the system or of a decoder that this comes from, if it does.
+        /// The system's or decoder's error behind this one; `reason` has its text.
         source: Option<BoxError>,
     },
     /// The contents are sound but cannot be used: too short, too long, too large, empty, not numbers.
@@ -45,7 +45,7 @@ pub enum MediaError {
         origin: String,
         /// What was found and what was expected.
         reason: String,
-        /// The error of the system or of a decoder that this comes from, if it does.
+        /// The system's or decoder's error behind this one; `reason` has its text.
         source: Option<BoxError>,
     },
 }
@@ -89,6 +89,15 @@ impl MediaError {
             &mut self
         {
             *source = Some(Box::new(error));
+        }
+        self
+    }
+
+    /// The same error, which comes from what another reader refused the contents for, unless it comes from something else.
+    #[cfg(feature = "video")]
+    pub(crate) fn refused_for(mut self, reason: Reason) -> Self {
+        if let Self::Unsupported { source: source @ None, .. } = &mut self {
+            *source = reason.into_parts().1;
         }
         self
     }

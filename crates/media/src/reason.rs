@@ -1,3 +1,5 @@
+//! Reasons for an error: a text, and the error of another crate behind it.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::{fmt, io};
@@ -24,7 +26,7 @@ impl Reason {
         Self { source: Some(Box::new(error)), ..self }
     }
 
-    /// Says it in other words, made from these.
+    /// Replaces the text by what `words` makes of it; the source stays.
     pub(crate) fn reworded(self, words: impl FnOnce(&str) -> String) -> Self {
         Self { text: words(&self.text).into(), ..self }
     }

@@ -1,3 +1,5 @@
+//! A codebook, and the search for the nearest of its vectors.
+
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use checkpoint::Weights;

@@ -32,7 +32,7 @@ pub struct TalkerPrompt {
     pub embeds: Tensor<2>,
     /// `T` ids that only decide positions: the user part's own, then nine times the text pad.
     pub ids: Vec<u32>,
-    /// Indices of the user part's tokens in the conversation's prompt.
+    /// Indices of the user part's tokens in the prompt.
     pub user: Vec<usize>,
     /// `[n, D]`: rows of text still to come, one per frame; the last closes the text.
     pub trailing: Tensor<2>,
@@ -82,47 +82,47 @@ impl Talker {
     /// # Errors
     /// [`Error::Request`] if the prompt does not end in an assistant turn's opening, or has media rows and no tap, or if
     /// the speaker has no row in the codec embedding.
-    pub fn prompt(&self, conversation: &TalkerContext) -> Result<Option<TalkerPrompt>> {
-        let (user, assistant) = self.split(conversation.prompt)?;
-        let text: Vec<u32> = assistant.iter().chain(conversation.answer).copied().collect();
+    pub fn prompt(&self, context: &TalkerContext) -> Result<Option<TalkerPrompt>> {
+        let (user, assistant) = self.split(context.prompt)?;
+        let text: Vec<u32> = assistant.iter().chain(context.answer).copied().collect();
         if text.len() <= HEADER {
             return Ok(None);
         }
-        let rows = |ids: &[u32]| self.text_rows(&(conversation.embed)(ids));
+        let rows = |ids: &[u32]| self.text_rows(&(context.embed)(ids));
         let turns = self.turns;
         let controls = rows(&[turns.tts_pad, turns.tts_bos, turns.tts_eos]); // [3, D]
         let [pad, bos, eos] = [0, 1, 2].map(|i| controls.clone().narrow(0, i, 1));
         let text = rows(&text);
-        let embeds = self.opening(&text, [pad.clone(), bos], conversation.speaker)?;
+        let embeds = self.opening(&text, [pad.clone(), bos], context.speaker)?;
         let embeds = match user.is_empty() {
             true => embeds,
-            false => Tensor::cat(vec![self.user_rows(conversation, &user)?, embeds], 0),
+            false => Tensor::cat(vec![self.user_rows(context, &user)?, embeds], 0),
         };
         let later = text.dims()[0] - HEADER - 1;
         let trailing = match later {
             0 => eos.clone(),
             _ => Tensor::cat(vec![text.narrow(0, HEADER + 1, later), eos.clone()], 0),
         };
-        let ids = [user.iter().map(|at| conversation.prompt[*at]).collect(), vec![turns.tts_pad; OPENING]].concat();
+        let ids = [user.iter().map(|at| context.prompt[*at]).collect(), vec![turns.tts_pad; OPENING]].concat();
         Ok(Some(TalkerPrompt { embeds, ids, user, trailing, eos, pad }))
     }
 
     /// Rows of the user turns: text by its embeddings, media by the thinker's states. → `[T, D]`.
-    fn user_rows(&self, conversation: &TalkerContext, user: &[usize]) -> Result<Tensor<2>> {
-        let ids: Vec<u32> = user.iter().map(|at| conversation.prompt[*at]).collect();
-        let text = self.text_rows(&(conversation.embed)(&ids));
+    fn user_rows(&self, context: &TalkerContext, user: &[usize]) -> Result<Tensor<2>> {
+        let ids: Vec<u32> = user.iter().map(|at| context.prompt[*at]).collect();
+        let text = self.text_rows(&(context.embed)(&ids));
         let media: Vec<usize> = (0..ids.len()).filter(|row| self.turns.placeholders.contains(&ids[*row])).collect();
         if media.is_empty() {
             return Ok(text);
         }
         let missing = || Error::Request("the prompt has media rows, but the thinker's states were not kept".into());
-        let tap = conversation.tap.clone().ok_or_else(missing)?;
+        let tap = context.tap.clone().ok_or_else(missing)?;
         let indices = |values: Vec<i64>| {
             let count = values.len();
             Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &tap.device())
         };
         // Other turns may have media as well: the user's rows are those whose indices belong to the user part.
-        let places = self.media_places(conversation.prompt);
+        let places = self.media_places(context.prompt);
         if places.len() != tap.dims()[0] {
             let (places, rows) = (places.len(), tap.dims()[0]);
             return Err(Error::Request(format!("the prompt has {places} media rows, but {rows} states were kept")));

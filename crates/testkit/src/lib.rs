@@ -173,6 +173,15 @@ pub fn distance(reference: &[f32], other: &[f32]) -> (f64, f64) {
     (product / (squares * others).sqrt(), differences.fold(0.0, f64::max) / largest)
 }
 
+/// The error behind another one.
+///
+/// # Panics
+/// If there is none, or one of another type.
+pub fn source_of<T: std::error::Error + 'static>(error: &dyn std::error::Error) -> &T {
+    let source = error.source().unwrap_or_else(|| panic!("{error}: no source"));
+    source.downcast_ref().unwrap_or_else(|| panic!("{error}: another source: {source:?}"))
+}
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;

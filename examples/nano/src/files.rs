@@ -15,7 +15,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 }
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let wrong = |error: serde_json::Error| Error::config(format!("{}: {error}", path.display()));
+    let wrong = |error: serde_json::Error| Error::config(format!("{}: {error}", path.display())).caused_by(error);
     serde_json::from_str(&read_text(path)?).map_err(wrong)
 }
 

@@ -88,8 +88,8 @@ impl Codes {
     fn read(path: &Path) -> Result<Self> {
         let wrong = |reason: &dyn std::fmt::Display| Error::config(format!("{}: {reason}", path.display()));
         let file = std::fs::read(path).map_err(io(path))?;
-        let tensors = SafeTensors::deserialize(&file).map_err(|error| wrong(&error))?;
-        let tensor = tensors.tensor(CODES).map_err(|error| wrong(&error))?;
+        let tensors = SafeTensors::deserialize(&file).map_err(|error| wrong(&error).caused_by(error))?;
+        let tensor = tensors.tensor(CODES).map_err(|error| wrong(&error).caused_by(error))?;
         let [frames, books] = tensor.shape() else { return Err(wrong(&"expected codes [frames, codebooks]")) };
         Ok(Self { dtype: tensor.dtype(), shape: [*frames, *books], bytes: tensor.data().to_vec() })
     }
@@ -102,14 +102,17 @@ impl Codes {
 
     fn write(&self, path: &Path) -> Result<()> {
         let wrong = |error: &dyn std::fmt::Display| Error::config(format!("{}: {error}", path.display()));
-        let view = TensorView::new(self.dtype, self.shape.to_vec(), &self.bytes).map_err(|error| wrong(&error))?;
-        safetensors::serialize_to_file([(CODES, view)], None, path).map_err(|error| wrong(&error))
+        let view = TensorView::new(self.dtype, self.shape.to_vec(), &self.bytes)
+            .map_err(|error| wrong(&error).caused_by(error))?;
+        safetensors::serialize_to_file([(CODES, view)], None, path).map_err(|error| wrong(&error).caused_by(error))
     }
 }
 
 fn read_lines(path: &Path) -> Result<Vec<Value>> {
     let parse = |(number, line): (usize, &str)| {
-        let wrong = |error| Error::config(format!("{}:{}: {error}", path.display(), number + 1));
+        let wrong = |error: serde_json::Error| {
+            Error::config(format!("{}:{}: {error}", path.display(), number + 1)).caused_by(error)
+        };
         serde_json::from_str(line).map_err(wrong)
     };
     read_text(path)?.lines().enumerate().map(parse).collect()

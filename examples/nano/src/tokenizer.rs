@@ -109,7 +109,8 @@ fn merge(text: &str, ids: &mut Map<String, Value>, pairs: &mut Vec<(String, Stri
 
 /// Settings whose added tokens follow the others; their ids are added to `ids`.
 fn with_added(settings: &str, ids: &mut Map<String, Value>) -> Result<Value> {
-    let mut settings: Value = serde_json::from_str(settings).map_err(|error| Error::config(error.to_string()))?;
+    let mut settings: Value =
+        serde_json::from_str(settings).map_err(|error| Error::config(error.to_string()).caused_by(error))?;
     let added = settings["added_tokens_decoder"].as_object().cloned().unwrap_or_default();
     let by_id: BTreeMap<u64, Value> =
         added.into_iter().filter_map(|(id, token)| Some((id.parse().ok()?, token))).collect();

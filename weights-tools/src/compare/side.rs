@@ -1,3 +1,5 @@
+//! One of the two checkpoints that are compared.
+
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor};

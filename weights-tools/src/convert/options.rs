@@ -1,3 +1,5 @@
+//! Options of a conversion.
+
 use std::path::PathBuf;
 
 use omni_core::Dtype;

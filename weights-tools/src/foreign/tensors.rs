@@ -101,7 +101,8 @@ fn entries(path: &Path) -> Result<Vec<(String, Entry)>> {
     }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(io)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(path, &error.to_string()))?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| damaged(path, &error.to_string()).caused_by(error))?;
     let (data, promised) = (8 + length, metadata.data_len() as u64);
     if data + promised != size {
         let found = size - data;

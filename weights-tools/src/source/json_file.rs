@@ -1,3 +1,5 @@
+//! JSON files of a checkpoint directory.
+
 use std::path::Path;
 
 use omni_core::{Error, Result};

@@ -1,3 +1,5 @@
+//! States of the text decoder: the keys and values of a text, and of the sound that it writes down.
+
 use nn::KvCache;
 
 /// What one text carries from token to token: keys and values of its sound and of its tokens so far. A clone shares them until one

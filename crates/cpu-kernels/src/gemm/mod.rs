@@ -3,9 +3,9 @@
 //! Up to [`SKINNY_MAX_ROWS`] rows take the skinny GEMM (`skinny`, with its inner loops in `dot`), which is bound by memory
 //! bandwidth and reads weights in place, in f32, bf16 or packed integers. More rows take a blocked GEMM: in f32 (`f32`, around
 //! the register tile of `microkernel`), or with bf16 operands and f32 sums where that was asked for and the processor has AVX-512
-//! BF16 or AMX (`bf16`, its blocks in `bf16_block` and `amx`, their operands in `bf16_layout`, made by `bf16_operand`). `linear` chooses the path and
-//! applies the bias and the [`Epilogue`]. `weight` holds the weights of all paths, `activations` the packed rows of the skinny
-//! GEMM. Attention and convolutions with bf16 operands are built from the same blocks.
+//! BF16 or AMX (`bf16`, its blocks in `bf16_block` and `amx`, their operands in `bf16_layout`, made by `bf16_operand`). `linear`
+//! chooses the path and applies the bias and the [`Epilogue`]. `weight` holds the weights of all paths, `activations` the packed
+//! rows of the skinny GEMM. Attention and convolutions with bf16 operands are built from the same blocks.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]

@@ -3,8 +3,8 @@
 //! `level` caps what `detect` found at `QWEN3_OMNI_SIMD`; a [`Processor`] carries the [`Instructions`] of each kind, and holding
 //! some is the proof that their code may run. The skinny GEMM and paged attention are written over the trait [`Simd`],
 //! which `avx512`, `avx2`, `neon` and `scalar` implement; it exists because `pulp` has no products of 16-bit integers, which
-//! packed weights need. The f32 GEMM, norms and activations use `pulp` itself (its `Arch`). `bf16`
-//! converts that number type.
+//! packed weights need. The f32 GEMM, norms and activations use `pulp` itself (its `Arch`). `bf16` converts that
+//! number type.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,3 +1,5 @@
+//! What became of an item of a suite.
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! Options of all suites.
+
 /// How the files of a suite are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReadOptions {

@@ -1,3 +1,5 @@
+//! The frames of a video, cut into patches.
+
 use crate::image::Patches;
 
 /// A video, ready for the vision encoder.

@@ -1,3 +1,5 @@
+//! Options of reading videos.
+
 use serde::{Deserialize, Serialize};
 
 use crate::image::{PatchSpec, PixelBounds};

@@ -24,7 +24,7 @@ impl Reader {
             Some(Attempt::Foreign(why)) => why,
             None => NO_MP4.into(),
         };
-        Self::open_ffmpeg(source, why.text())
+        Self::open_ffmpeg(source, why.text()).map_err(|error| error.refused_for(why))
     }
 
     pub(super) fn open_ffmpeg(source: &Source, why: &str) -> Result<Self> {

@@ -16,7 +16,7 @@ pub fn has_sound(video: &VideoInput) -> Result<bool> {
     let VideoInput::Encoded(source) = video else { return Ok(false) };
     match mp4_contents(source)?.map(|contents| mp4_has_sound(&contents, &source.origin())).transpose()? {
         Some(Attempt::Done(found)) => Ok(found),
-        Some(Attempt::Foreign(why)) => by_ffmpeg(source, why.text()),
+        Some(Attempt::Foreign(why)) => by_ffmpeg(source, why.text()).map_err(|error| error.refused_for(why)),
         None => by_ffmpeg(source, NO_MP4),
     }
 }

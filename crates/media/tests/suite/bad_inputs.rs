@@ -1,6 +1,5 @@
 //! Bad input gets an error that says what was found and what was expected; never a panic, never silence.
 
-use std::error::Error;
 use std::io::{Cursor, ErrorKind};
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use qwen3_omni_media::audio::{AudioInput, log_mel, read};
 use qwen3_omni_media::image::{ImageInput, ImageOptions, patches};
 use qwen3_omni_media::video::{VideoInput, VideoOptions, clip};
 use qwen3_omni_media::{MediaError, Source};
+use testkit::source_of;
 
 fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(testkit::media().join(name)).unwrap()
@@ -52,22 +52,18 @@ fn missing_files_and_directories_are_named() {
 
 #[test]
 fn errors_keep_what_they_come_from() {
-    fn source<T: Error + 'static>(error: &MediaError) -> &T {
-        let source = error.source().unwrap_or_else(|| panic!("{error}: no source"));
-        source.downcast_ref().unwrap_or_else(|| panic!("{error}: another source: {source:?}"))
-    }
     let picture = patches(&cut("picture.png", 60).into(), &ImageOptions::default()).unwrap_err();
     assert!(matches!(picture, MediaError::Damaged { .. }) && picture.to_string().contains("truncated"), "{picture}");
-    source::<image::ImageError>(&picture);
+    source_of::<image::ImageError>(&picture);
     let sound = read(&cut("tone.flac", 60).into()).unwrap_err();
-    source::<symphonia::core::errors::Error>(&sound);
-    source::<base64::DecodeError>(&Source::from_base64("no base64!").unwrap_err());
+    source_of::<symphonia::core::errors::Error>(&sound);
+    source_of::<base64::DecodeError>(&Source::from_base64("no base64!").unwrap_err());
     for missing in [
         read(&"/no/such/a.wav".into()).map(drop),
         patches(&"/no/such/a.png".into(), &ImageOptions::default()).map(drop),
         clip(&"/no/such/a.mp4".into(), &VideoOptions::default()).map(drop),
     ] {
-        assert_eq!(source::<std::io::Error>(&missing.unwrap_err()).kind(), ErrorKind::NotFound);
+        assert_eq!(source_of::<std::io::Error>(&missing.unwrap_err()).kind(), ErrorKind::NotFound);
     }
 }
 

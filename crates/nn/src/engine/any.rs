@@ -38,7 +38,8 @@ impl AnyEngine {
     }
 }
 
-/// Runs code that is generic over [`Engine`](crate::Engine) on the engine a model was loaded for: `on_engine!(self.engine, |e| self.run(e, …))`.
+/// Runs code that is generic over [`Engine`](crate::Engine) on the engine a model was loaded for:
+/// `on_engine!(self.engine, |e| self.run(e, …))`.
 #[macro_export]
 macro_rules! on_engine {
     ($engine:expr, |$e:ident| $body:expr) => {

@@ -43,8 +43,8 @@ fn check<E: Engine>(e: &E, values: &[f32], width: usize, penalties: &[f32]) {
     assert!(chosen.iter().all(|ids| ids.len() == 4), "an id for each run");
 }
 
-/// What `transformers` leaves of the ids: penalty, temperature, top-k, top-p and min-p, in this order. `None` where an id is so near the
-/// bound of top-p that rounding decides.
+/// What `transformers` leaves of the ids: penalty, temperature, top-k, top-p and min-p, in this order. `None` where rounding decides whether
+/// an id is within top-p.
 fn shares(logits: &[f32], chosen: &[u32], options: &SamplingOptions) -> Option<Vec<f64>> {
     let SamplingOptions { temperature, top_k, top_p, min_p, repetition_penalty, .. } = options;
     let scores: Vec<f64> =
@@ -56,17 +56,17 @@ fn shares(logits: &[f32], chosen: &[u32], options: &SamplingOptions) -> Option<V
     let total: f64 = order.iter().map(|id| weight(*id)).sum();
     let (mut shares, mut better) = (vec![0.0; scores.len()], 0.0);
     for id in &order {
-        if (better - f64::from(*top_p)).abs() < rounding(logits.len()) {
+        if *top_p < 1.0 && (better - f64::from(*top_p)).abs() < rounding(logits.len()) {
             return None;
         }
-        let is_kept = better < f64::from(*top_p) && weight(*id) >= f64::from(*min_p);
+        let is_kept = (*top_p >= 1.0 || better < f64::from(*top_p)) && weight(*id) >= f64::from(*min_p);
         shares[*id] = if is_kept { weight(*id) } else { 0.0 };
         better += weight(*id) / total;
     }
     Some(shares)
 }
 
-/// How far rounding may move a sum of so many shares, in f32, and of exponentials that are off by 1e-6.
+/// How far rounding may move a sum of `count` shares, in f32, and of exponentials that are off by 1e-6.
 fn rounding(count: usize) -> f64 {
     count as f64 / f64::from(1 << 23) + 2e-6
 }

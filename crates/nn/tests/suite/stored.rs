@@ -133,9 +133,9 @@ impl Stored {
 
 /// Where the engines of a CPU compute, and the number types that each is tested in.
 pub fn kinds() -> [(Place, Dtype); 4] {
-    let [host, device, training] =
+    let [host, device, autodiff] =
         [Place::Host(Device::flex()), Place::Device(Device::flex()), Place::Device(Device::flex().autodiff())];
-    [(host.clone(), Dtype::F32), (host, Dtype::Bf16), (device, Dtype::F32), (training, Dtype::F32)]
+    [(host.clone(), Dtype::F32), (host, Dtype::Bf16), (device, Dtype::F32), (autodiff, Dtype::F32)]
 }
 
 /// Runs code that is generic over the engine on each of them, with the stored weights loaded for it.

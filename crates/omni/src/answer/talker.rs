@@ -206,8 +206,8 @@ impl TalkerStage {
     fn prompt(&self, parts: &SpeechParts, tap: Option<Tensor<2>>, first: u32) -> Result<Option<TalkerPrompt>> {
         let embed = |ids: &[u32]| self.model.thinker.embed(ids);
         let ids = without_thinking(&self.ids, self.model.config.turns.im_start, &self.model.tokenizer);
-        let conversation = TalkerContext { prompt: &ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
-        parts.talker.prompt(&conversation)
+        let context = TalkerContext { prompt: &ids, answer: &[first], speaker: self.speaker, embed: &embed, tap };
+        parts.talker.prompt(&context)
     }
 
     /// Starts from the cached prefix of the user part; returns the state and the keys of all tokens of the user part.

@@ -81,7 +81,8 @@ pub struct Reply {
     pub thinking: Option<String>,
     /// The functions that the model calls, in order.
     pub tool_calls: Vec<ToolCall>,
-    /// For each of `token_ids`, if [`crate::GenerateOptions::log_probs`] is set. A stream hands each out as [`crate::Event::LogProbs`], too.
+    /// For each of `token_ids`, if [`crate::GenerateOptions::log_probs`] is set. A stream hands out each as
+    /// [`crate::Event::LogProbs`], too.
     pub log_probs: Vec<TokenLogProbs>,
     /// Ids of all generated tokens, thinking included, without the end token.
     pub token_ids: Vec<u32>,

@@ -7,6 +7,7 @@ use qwen3_omni::checkpoint::{CheckpointError, ConfigFile};
 use qwen3_omni::{Component, Error, Omni, OmniCheckpoint, OmniConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::source_of;
 
 fn tiny() -> TempDir {
     testkit::copy_of_tiny(&testkit::TINY_FILES)
@@ -21,12 +22,6 @@ fn error(directory: impl AsRef<Path>) -> String {
         Ok(checkpoint) => checkpoint.check(&Component::ALL).unwrap_err().to_string(),
         Err(error) => error.to_string(),
     }
-}
-
-/// The error that another one came from, if it is of this type.
-fn source<T: std::error::Error + 'static>(error: &dyn std::error::Error) -> &T {
-    let source = error.source().unwrap_or_else(|| panic!("{error}: no source"));
-    source.downcast_ref().unwrap_or_else(|| panic!("{error}: another source: {source:?}"))
 }
 
 fn assert_names(message: &str, parts: &[&str]) {
@@ -67,12 +62,12 @@ fn errors_keep_what_they_came_from() {
     std::fs::write(directory.path().join("config.json"), "{").unwrap();
     let error = Omni::builder(directory.path()).load().unwrap_err();
     assert!(matches!(error, Error::Config { .. }), "{error}");
-    assert!(source::<serde_json::Error>(source::<CheckpointError>(&error)).is_eof());
+    assert!(source_of::<serde_json::Error>(source_of::<CheckpointError>(&error)).is_eof());
     let directory = tiny();
     std::fs::write(shard(&directory, 1), [1; 4]).unwrap();
     let error = Omni::builder(directory.path()).load().unwrap_err();
     assert!(matches!(error, Error::Weights { .. }), "{error}");
-    assert!(matches!(source::<CheckpointError>(&error), CheckpointError::Shard { source: Some(_), .. }));
+    assert!(matches!(source_of::<CheckpointError>(&error), CheckpointError::Shard { source: Some(_), .. }));
     let directory = tiny();
     std::fs::write(directory.path().join("chat_template.json"), r#"{"chat_template": "{% if %}"}"#).unwrap();
     let error = Omni::builder(directory.path()).load().unwrap_err();

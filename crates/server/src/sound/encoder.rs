@@ -1,3 +1,5 @@
+//! The interface of encoders of sound.
+
 use crate::error::{ApiError, ApiResult};
 
 /// Writes a file of sound piece by piece.

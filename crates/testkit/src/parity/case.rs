@@ -79,7 +79,7 @@ impl Case {
         self.tensors.keys().cloned().collect()
     }
 
-    /// Leaves tensors uncompared that other crates make.
+    /// Leaves inputs uncompared that crates make which are not built.
     #[cfg(not(feature = "parity-omni"))]
     pub(crate) fn leave(&mut self, names: &[&str]) {
         self.touched.extend(names.iter().map(|name| (*name).to_owned()));

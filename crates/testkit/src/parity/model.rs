@@ -1,3 +1,5 @@
+//! The checkpoint whose cases are recomputed.
+
 use std::path::PathBuf;
 
 use checkpoint::{Checkpoint, ConfigSection};

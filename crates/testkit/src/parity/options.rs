@@ -1,3 +1,5 @@
+//! What to verify, where, and within which limits.
+
 use std::path::PathBuf;
 
 use omni_core::{Dtype, Error, Place, Result};

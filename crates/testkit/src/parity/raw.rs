@@ -1,7 +1,7 @@
-//! What comes before the encoders in a case of the whole pipeline: raw sound and pictures, and the prompt's text. Where the crates of
-//! media and text are not built, the encoders' inputs and the prompt's ids are taken as they are stored.
+//! What comes before the encoders in a case of the whole pipeline: raw sound and pictures, and the prompt's text. Without
+//! `parity-media` the encoders' inputs, and without `parity-omni` the prompt's ids, are taken as they are stored.
 
-#[cfg(feature = "parity-omni")]
+#[cfg(feature = "parity-media")]
 use media::video::clip;
 #[cfg(feature = "parity-omni")]
 use omni_core::Error;
@@ -15,11 +15,11 @@ use super::case::Case;
 #[cfg(not(feature = "parity-omni"))]
 use super::golden;
 use super::model::Model;
-#[cfg(feature = "parity-omni")]
+#[cfg(feature = "parity-media")]
 use super::{audio, pictures};
 
 /// Compares what the media path makes of the case's raw media with the encoders' inputs.
-#[cfg(feature = "parity-omni")]
+#[cfg(feature = "parity-media")]
 pub(super) fn compare_features(model: &Model, case: &mut Case, settings: &Value) -> Result<()> {
     let named = |error: media::MediaError| error.in_part("the golden case");
     if case.has("waveform") {
@@ -41,7 +41,7 @@ pub(super) fn compare_features(model: &Model, case: &mut Case, settings: &Value)
 }
 
 /// Leaves raw media alone.
-#[cfg(not(feature = "parity-omni"))]
+#[cfg(not(feature = "parity-media"))]
 pub(super) fn compare_features(_: &Model, case: &mut Case, _: &Value) -> Result<()> {
     case.leave(&["waveform", "image_u8", "resized_u8", "frames_u8", "fps", "video_second_per_grid"]);
     Ok(())

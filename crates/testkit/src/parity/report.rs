@@ -1,3 +1,5 @@
+//! Verdicts on cases and on their tensors.
+
 use serde::Serialize;
 
 /// Report on one golden case.
@@ -42,7 +44,7 @@ pub struct Check {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "verdict", content = "reason")]
 pub enum Outcome {
-    /// Every tensor was compared and lies within its tolerance.
+    /// Every tensor was compared and lies within its tolerance, but for raw inputs that this build cannot read.
     Passed,
     /// At least one comparison failed, or the case could not be run.
     Failed(String),

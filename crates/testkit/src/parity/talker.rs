@@ -41,7 +41,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
 
     let talker = Talker::from_checkpoint(&model.checkpoint, &model.place, model.dtype)?;
     let media: Vec<i64> = talker.media_places(&prompt).into_iter().map(|place| place as i64).collect();
-    let conversation = TalkerContext {
+    let context = TalkerContext {
         prompt: &prompt,
         // The reference's talker never gets the last generated token.
         answer: &written[..written.len() - 1],
@@ -52,7 +52,7 @@ pub(super) fn run(model: &Model, case: &mut Case) -> Result<()> {
             tap.clone().select(0, Tensor::from_data(places, &tap.device()))
         }),
     };
-    let laid_out = talker.prompt(&conversation)?.ok_or_else(|| Error::Request("the answer is empty".into()))?;
+    let laid_out = talker.prompt(&context)?.ok_or_else(|| Error::Request("the answer is empty".into()))?;
     // The reference does not tell its talker of audio in video.
     let positions = layout.plain_positions(&laid_out.ids)?;
     compare_prompt(case, &talker, &laid_out, &positions.0)?;

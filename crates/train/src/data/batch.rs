@@ -1,3 +1,5 @@
+//! Lines that are computed together.
+
 use burn::tensor::Device;
 
 use super::line::Line;

@@ -1,3 +1,5 @@
+//! Places in files of lines, as errors name them.
+
 use std::path::Path;
 use std::sync::Arc;
 

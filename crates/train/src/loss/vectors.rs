@@ -1,3 +1,5 @@
+//! One-dimensional tensors from numbers of the host.
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// A one-dimensional tensor of indices.

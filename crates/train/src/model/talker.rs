@@ -167,14 +167,14 @@ impl TalkerModel {
         if answer.codes.is_empty() {
             return Err(Error::Batch("a spoken answer without codec frames".into()));
         }
-        let conversation = TalkerContext {
+        let context = TalkerContext {
             prompt: answer.prompt,
             answer: answer.answer,
             speaker: answer.speaker,
             embed: answer.embed,
             tap: answer.tap.clone(),
         };
-        let prompt = self.talker.prompt(&conversation)?;
+        let prompt = self.talker.prompt(&context)?;
         let prompt = prompt.ok_or_else(|| Error::Batch("a spoken answer without text".into()))?;
         let opening = self.voiced(&prompt, answer.speaker)?;
         let embeds = Tensor::cat(vec![opening, self.frames(&prompt, answer.codes)?], 0);

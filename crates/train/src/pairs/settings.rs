@@ -1,3 +1,5 @@
+//! Settings of pairs of speeches.
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::files::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, damaged, io, read_tensors, rewrite_shard, sync, write_json, write_tensors,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, io, read_tensors, rewrite_shard, sync, unreadable, write_json, write_tensors,
 };
 use super::{Objective, Trainer};
 use crate::lora::ADAPTER_FACTORS;
@@ -203,9 +203,9 @@ pub fn resume<O: Objective>(
     let Some(folder) = last.map(|step| folder(run, step)) else { return Ok(Started::Anew(Box::new(start))) };
     let path = folder.join(STATE);
     let bytes = std::fs::read(&path).map_err(io(&path))?;
-    let state: TrainState = serde_json::from_slice(&bytes).map_err(|error| damaged(&path, error))?;
+    let state: TrainState = serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, error))?;
     // Written and read as those of the run were: a number may differ in its last digit then.
-    let settings = serde_json::from_str(&settings.to_string()).map_err(|error| damaged(&path, error))?;
+    let settings = serde_json::from_str(&settings.to_string()).map_err(|error| unreadable(&path, error))?;
     if let Some(setting) = difference(&state.settings, &settings) {
         return Err(Error::Changed { run: run.to_owned(), setting });
     }

@@ -54,7 +54,7 @@ pub(crate) fn write_shaped<S: AsRef<[usize]>, V: AsRef<[f32]>>(
 
 /// Writes a JSON file and waits until it is on disk.
 pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let json = serde_json::to_vec_pretty(value).map_err(|error| damaged(path, error))?;
+    let json = serde_json::to_vec_pretty(value).map_err(|error| unreadable(path, error))?;
     std::fs::write(path, json).map_err(io(path))?;
     sync(path)
 }
@@ -62,7 +62,7 @@ pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(
 /// Reads tensors written by [`write_tensors`].
 pub(crate) fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor<1>>> {
     let bytes = std::fs::read(path).map_err(io(path))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(path, error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(path, error))?;
     let tensors = file.tensors().into_iter().map(|(name, view)| match view.dtype() {
         Dtype::F32 => {
             let (fours, _) = view.data().as_chunks::<4>();
@@ -79,7 +79,7 @@ pub(crate) fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<Stri
 /// written.
 pub(super) fn rewrite_shard(source: &Path, target: &Path, values: &BTreeMap<String, Vec<f32>>) -> Result<bool> {
     let bytes = std::fs::read(source).map_err(io(source))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(source, error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(source, error))?;
     if !file.names().iter().any(|name| values.contains_key(*name)) {
         return Ok(false);
     }
@@ -103,12 +103,12 @@ pub(super) fn rewrite_shard(source: &Path, target: &Path, values: &BTreeMap<Stri
 }
 
 fn view<'a>(dtype: Dtype, shape: &[usize], bytes: &'a [u8], path: &Path) -> Result<TensorView<'a>> {
-    TensorView::new(dtype, shape.to_vec(), bytes).map_err(|error| damaged(path, error))
+    TensorView::new(dtype, shape.to_vec(), bytes).map_err(|error| unreadable(path, error))
 }
 
 fn write_views<N: AsRef<str> + Ord + std::fmt::Display>(path: &Path, views: Vec<(N, TensorView)>) -> Result<()> {
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-    safetensors::serialize_to_file(views, metadata, path).map_err(|error| damaged(path, error))?;
+    safetensors::serialize_to_file(views, metadata, path).map_err(|error| unreadable(path, error))?;
     sync(path)
 }
 
@@ -128,6 +128,11 @@ fn as_dtype(values: &[f32], dtype: Dtype) -> Option<Vec<u8>> {
 
 fn to_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// The error of a file that a parser refuses, or of values that it cannot write.
+pub(crate) fn unreadable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    omni_core::Error::weights(format!("{}: {error}", path.display())).caused_by(error).into()
 }
 
 pub(crate) fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {

@@ -18,7 +18,7 @@ use crate::{Error, Gradients, ParamNames, Result};
 
 pub(crate) use checkpoint::write_model;
 pub use checkpoint::{Resumed, Started, TrainState, resume};
-pub(crate) use files::{damaged, io, read_tensors, write_adapter_files, write_json, write_shaped};
+pub(crate) use files::{damaged, io, read_tensors, unreadable, write_adapter_files, write_json, write_shaped};
 pub use log::{Log, StepLine};
 pub use plot::write_plot;
 pub use run::{Ended, Limits, Run};

@@ -1,3 +1,5 @@
+//! The checkpoint whose losses and gradients are recomputed.
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;

@@ -1,3 +1,5 @@
+//! Random access to the bytes of a sound, in a file or in memory.
+
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! Kinds of sound files, as far as they are treated differently.
+
 use super::matroska::Ending;
 
 /// The kinds of file, as far as they are treated differently.

@@ -1,3 +1,5 @@
+//! The codecs of HEIF pictures.
+
 /// How pictures are coded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Codec {

@@ -65,7 +65,7 @@ impl StoredCodec {
             }
         }
         let stored = Self { config, values, codebooks };
-        stored.quantizer().map_err(|error| refuse(error.to_string()))?;
+        stored.quantizer().map_err(|error| refuse(error.to_string()).caused_by(error))?;
         Ok(stored)
     }
 

@@ -1,3 +1,5 @@
+//! Batches that a teacher judges.
+
 use burn::tensor::Device;
 
 use crate::data::{Batch, Location};

@@ -1,3 +1,5 @@
+//! The objective of distillation: the divergence from a teacher.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

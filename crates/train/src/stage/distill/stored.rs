@@ -16,7 +16,7 @@ use super::vocabulary::Vocabulary;
 use crate::Result;
 use crate::data::{Batch, Location};
 use crate::model::Sample;
-use crate::trainer::{damaged, io};
+use crate::trainer::{damaged, io, unreadable};
 
 /// Where the checksum of the teacher's vocabulary stands in the file's metadata.
 const VOCABULARY: &str = "vocabulary";
@@ -257,7 +257,7 @@ fn read_header(path: &Path) -> Result<(Metadata, u64)> {
     let start = start.ok_or_else(|| damaged(path, "its header is longer than the file"))?;
     let mut json = vec![0; length as usize];
     file.read_exact(&mut json).map_err(io(path))?;
-    let header: Metadata = serde_json::from_slice(&json).map_err(|error| damaged(path, error))?;
+    let header: Metadata = serde_json::from_slice(&json).map_err(|error| unreadable(path, error))?;
     match header.data_len() as u64 == size - start {
         true => Ok((header, start)),
         false => Err(damaged(path, "it is cut short or has more than its header lists")),

@@ -28,7 +28,7 @@ pub(super) const NUMBERS: &str = "numbers";
 const F64: f64 = 1e-12;
 
 pub(super) fn run(model: &Model, checks: &mut Checks) -> Result<()> {
-    let path = model.golden.join(format!("{}.json", NUMBERS));
+    let path = model.golden.join(format!("{NUMBERS}.json"));
     let json: Value = serde_json::from_slice(&read(&path)?).map_err(|error| damaged(&path, error))?;
     let numbers = Numbers { json, path: &path, device: &model.device };
     numbers.learning_rate(checks)?;
