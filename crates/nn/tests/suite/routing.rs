@@ -51,12 +51,10 @@ impl Mixture {
         residual: &[f32],
         x: &[f32],
         (chosen, shares): (&[u32], &[f32]),
-        operands: &[Operands],
+        operands: Operands,
     ) -> Vec<Approx> {
         let each = chosen.iter().zip(shares);
-        let outputs = each.map(|(expert, share)| {
-            self.outputs(*expert as usize, &exact(x), (*share).into(), operands[*expert as usize])
-        });
+        let outputs = each.map(|(expert, share)| self.outputs(*expert as usize, &exact(x), (*share).into(), operands));
         let outputs: Vec<_> = outputs.collect();
         let of_experts = |at: usize| outputs.iter().flat_map(move |terms| &terms[at]).copied();
         exact(residual).into_iter().enumerate().map(|(at, x)| Approx::sum(of_experts(at).chain([x]))).collect()
@@ -93,11 +91,9 @@ fn check_experts(mixture: &Mixture, weights: &Weights, [residual, x]: [&[f32]; 2
     let shares = to_f32_vec(&routing.weights);
     let chosen = routing.index.chunks_exact(mixture.top_k).zip(shares.chunks_exact(mixture.top_k));
     let rows = residual.chunks_exact(mixture.width).zip(x.chunks_exact(mixture.width)).zip(chosen);
-    // Each expert multiplies the rows that chose it.
-    let rows_of = |expert: usize| routing.index.iter().filter(|index| **index as usize == expert).count();
-    let operands = (0..mixture.experts.len()).map(|expert| Operands::of(weights, mixture.packed, rows_of(expert)));
-    let operands: Vec<Operands> = operands.collect();
-    let expected = rows.flat_map(|((residual, x), chosen)| mixture.added_to(residual, x, chosen, &operands));
+    // The rows of the batch, not those of each expert, decide how all experts multiply.
+    let operands = Operands::of(weights, mixture.packed, x.len() / mixture.width);
+    let expected = rows.flat_map(|((residual, x), chosen)| mixture.added_to(residual, x, chosen, operands));
     assert_near(found, &expected.collect::<Vec<_>>(), "experts");
 }
 
