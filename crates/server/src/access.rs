@@ -30,7 +30,7 @@ pub(crate) async fn count_refused(State(app): State<Arc<App>>, request: Request,
 
 /// Names each request and logs how it ended.
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
-    let own = request.headers().get(REQUEST_ID).filter(|id| id.len() <= MOST_REQUEST_ID).cloned();
+    let own = request.headers().get(REQUEST_ID).filter(|id| (1..=MOST_REQUEST_ID).contains(&id.len())).cloned();
     let id = own.unwrap_or_else(|| HeaderValue::try_from(ids::new("req_")).expect("letters and digits"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let started = std::time::Instant::now();

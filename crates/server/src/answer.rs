@@ -75,7 +75,7 @@ impl RunningAnswer {
     ) -> ApiResult<Self> {
         let failed = |error| ApiError::of_answer(&error, messages);
         let prompt = app.omni.prompt(messages, options).map_err(failed)?;
-        let held = app.share_of_positions(prompt.tokens());
+        let held = (prompt.tokens(), app.share_of_positions(prompt.tokens()));
         let events = app.omni.stream_prompt(prompt).map_err(failed)?.into_async();
         let (clock, limit) = (AnswerClock::new(app.metrics.clone(), requested, held), app.config.request_time);
         let work = Some(Work { running: Some((events, permit)), ended: false });

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::app::{App, blocking};
 use crate::body_room::{Room, is_beyond, no_room};
 use crate::error::{ApiError, ApiResult};
+use crate::media::RequestMedia;
 
 /// Values of a JSON body. Each takes far more memory than it has bytes; a bias for every token of a vocabulary is less.
 const MOST_VALUES: usize = 1 << 19;
@@ -60,26 +62,54 @@ pub(crate) fn bounded(app: &App, headers: &HeaderMap, body: Body) -> ApiResult<(
     Ok((Body::from_stream(pieces), room))
 }
 
-/// Reads a whole body and parses it where that keeps no other request waiting. The room is the request's until it is dropped.
+/// Reads a whole body and parses it where that keeps no other request waiting; `parse` is given the request's media. The room is the
+/// request's until it is dropped.
 ///
 /// # Errors
-/// 413 for one that is too large and 429 without room for it, before any of it is read if it says its length; 408 for one that does not
+/// 503 if the server ends meanwhile; 413 for one that is too large and 429 without room for it, before any of it is read if it says its length; 408 for one that does not
 /// come to its end; 400 for one that breaks off; the errors of `parse`.
 pub(crate) async fn read<T: Send + 'static>(
     app: &Arc<App>,
     headers: &HeaderMap,
     body: Body,
-    parse: impl FnOnce(&App, &[u8]) -> ApiResult<T> + Send + 'static,
+    parse: impl FnOnce(&App, &[u8], &RequestMedia) -> ApiResult<T> + Send + 'static,
 ) -> ApiResult<(T, Room)> {
     let (body, room) = bounded(app, headers, body)?;
-    let bytes = collect(body, app.config.body_time).await?;
-    let (app, kept) = (app.clone(), room.clone());
-    let parsed = blocking(move || {
-        // Parsing goes on when the client has gone, and so does what it takes.
-        let _kept = kept;
-        parse(&app, &bytes)
-    });
-    Ok((parsed.await??, room))
+    let (owned, kept, awaited) = (app.clone(), room.clone(), Awaited::default());
+    let over = awaited.0.clone();
+    let parsed = async move {
+        let bytes = collect(body, owned.config.body_time).await?;
+        blocking(move || {
+            // Parsing goes on when the client has gone, and so does what it takes.
+            let _kept = kept;
+            parse(&owned, &bytes, &owned.media.of_request().until(over))
+        })
+        .await?
+    };
+    Ok((unless_cut(app, parsed).await?, room))
+}
+
+/// Sets its flag when the request that waits has gone.
+#[derive(Default)]
+struct Awaited(Arc<AtomicBool>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits for what is being read, but not beyond the end of the server.
+///
+/// # Errors
+/// 503 `shutting_down`, and those of `work`.
+pub(crate) async fn unless_cut<T>(app: &App, work: impl Future<Output = ApiResult<T>>) -> ApiResult<T> {
+    let mut cut = app.is_cut();
+    tokio::select! {
+        biased;
+        done = work => done,
+        Ok(_) = cut.wait_for(|cut| *cut) => Err(ApiError::shutting_down()),
+    }
 }
 
 async fn collect(body: Body, time: Duration) -> ApiResult<Bytes> {
@@ -136,5 +166,14 @@ mod tests {
         }
         let many = format!("{{\"x\": [{}[]]}}", "[],".repeat(MOST_VALUES));
         assert!(parse(many.as_bytes()).unwrap_err().message.contains("values"));
+    }
+
+    #[test]
+    fn what_is_read_is_over_when_its_request_is() {
+        let awaited = Awaited::default();
+        let over = awaited.0.clone();
+        assert!(!over.load(Ordering::Relaxed));
+        drop(awaited);
+        assert!(over.load(Ordering::Relaxed));
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ureq::Agent;
@@ -16,6 +17,8 @@ use crate::error::{ApiError, ApiResult};
 
 /// Redirects that are followed, each to an allowed host.
 const MOST_REDIRECTS: usize = 3;
+/// Bytes of a file that are read at a time.
+const PIECE: usize = 1 << 14;
 
 #[derive(Clone)]
 pub(crate) struct Fetcher {
@@ -26,6 +29,8 @@ pub(crate) struct Fetcher {
     time: Duration,
     /// When the time of a request began.
     begun: Option<Instant>,
+    /// Set when nobody waits for the request any longer.
+    over: Arc<AtomicBool>,
 }
 
 impl Fetcher {
@@ -38,12 +43,17 @@ impl Fetcher {
             .build();
         let resolver = PublicResolver { named: allowed.to_vec(), inner: DefaultResolver::default() };
         let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Self { allowed: allowed.into(), agent, time, begun: None }
+        Self { allowed: allowed.into(), agent, time, begun: None, over: Arc::default() }
     }
 
     /// A fetcher of all files of one request, which together have the time of one.
     pub(crate) fn of_request(&self) -> Self {
-        Self { begun: Some(Instant::now()), ..self.clone() }
+        Self { begun: Some(Instant::now()), over: Arc::default(), ..self.clone() }
+    }
+
+    /// The same fetcher, which ends when `over` is set.
+    pub(crate) fn until(self, over: Arc<AtomicBool>) -> Self {
+        Self { over, ..self }
     }
 
     /// Fetches the contents of an address, at most `most` bytes.
@@ -56,6 +66,7 @@ impl Fetcher {
         let mut url = Url::parse(url).map_err(|error| invalid(format!("no valid address: {error}")))?;
         for _ in 0..=MOST_REDIRECTS {
             self.check(&url).map_err(|message| invalid(message).code("remote_url_not_allowed"))?;
+            self.check_awaited(param)?;
             let left = self.time.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Err(invalid(format!("it was not there within the {} s of this request", self.time.as_secs())));
@@ -65,7 +76,7 @@ impl Fetcher {
             let status = response.status();
             if !status.is_redirection() {
                 return match status.is_success() {
-                    true => read(response.into_body(), most, param),
+                    true => self.read(response.into_body(), most, param),
                     false => Err(invalid(format!("its host answered {}", status.as_u16()))),
                 };
             }
@@ -76,25 +87,38 @@ impl Fetcher {
         Err(invalid(format!("its host redirects more than {MOST_REDIRECTS} times")))
     }
 
+    fn read(&self, body: ureq::Body, most: usize, param: &str) -> ApiResult<Vec<u8>> {
+        let (mut reader, mut bytes, mut piece) = (body.into_reader(), Vec::new(), [0; PIECE]);
+        loop {
+            self.check_awaited(param)?;
+            let read = reader.read(&mut piece);
+            let read = read.map_err(|error| ApiError::invalid(param, format_args!("it broke off: {error}")))?;
+            bytes.extend_from_slice(&piece[..read]);
+            if bytes.len() > most {
+                let message = format!("it holds more than the {most} bytes that are left of this request's");
+                return Err(ApiError::invalid(param, message));
+            }
+            if read == 0 {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// # Errors
+    /// When nobody waits for the file; nobody reads this either.
+    fn check_awaited(&self, param: &str) -> ApiResult<()> {
+        match self.over.load(Ordering::Relaxed) {
+            true => Err(ApiError::invalid(param, "nobody waits for it")),
+            false => Ok(()),
+        }
+    }
+
     fn check(&self, url: &Url) -> Result<(), String> {
         let host = url.host_str().unwrap_or_default();
         if matches!(url.scheme(), "http" | "https") && is_named(&self.allowed, host, url.port_or_known_default()) {
             return Ok(());
         }
         Err("nothing is fetched from this host; send the data itself as a data: address".into())
-    }
-}
-
-fn read(body: ureq::Body, most: usize, param: &str) -> ApiResult<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = body.into_reader().take(most as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| ApiError::invalid(param, format_args!("it broke off: {error}")))?;
-    match bytes.len() > most {
-        true => Err(ApiError::invalid(
-            param,
-            format_args!("it holds more than the {most} bytes that are left of this request's"),
-        )),
-        false => Ok(bytes),
     }
 }
 
@@ -295,5 +319,28 @@ mod tests {
             |url: &'static str| is_named(&["127.0.0.1:80".into()], "127.0.0.1", port_of(&Uri::from_static(url)));
         assert!(named("http://127.0.0.1/a.png") && named("http://127.0.0.1:80/a.png"));
         assert!(!named("http://127.0.0.1:81/a.png") && !named("https://127.0.0.1/a.png"));
+    }
+
+    #[test]
+    fn nothing_is_fetched_for_a_request_whose_client_has_gone() {
+        let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = host.local_addr().unwrap().to_string();
+        let reader = MediaReader::new(&Config::default().allowed_media_hosts([&address]));
+        let over = Arc::new(AtomicBool::new(false));
+        let media = reader.of_request().until(over.clone());
+        let url = format!("http://{address}/a");
+        // The host begins to answer, and the client goes before it is done.
+        let begins = std::thread::spawn(move || {
+            let mut socket = host.accept().unwrap().0;
+            let _ = socket.read(&mut [0; 1024]);
+            std::io::Write::write_all(&mut socket, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nred").unwrap();
+            over.store(true, Ordering::Relaxed);
+            std::io::Write::write_all(&mut socket, b"red").unwrap();
+            (host, socket)
+        });
+        let error = media.at_url(&url, "u").unwrap_err();
+        assert!(error.message.contains("nobody waits"), "{}", error.message);
+        assert!(media.at_url(&url, "u").unwrap_err().message.contains("nobody waits"));
+        drop(begins.join());
     }
 }

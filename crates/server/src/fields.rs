@@ -61,6 +61,18 @@ impl<'a> Fields<'a> {
         self.read(field, "true or false", Value::as_bool)
     }
 
+    /// The arguments of a function's call: JSON in a string, an empty one for none, or an object.
+    pub(crate) fn arguments(&self) -> ApiResult<Option<Value>> {
+        const FIELD: &str = "arguments";
+        if let Some(object @ Value::Object(_)) = self.get(FIELD) {
+            return Ok(Some(object.clone()));
+        }
+        let Some(text) = self.string(FIELD)? else { return Ok(None) };
+        let text = if text.trim().is_empty() { "{}" } else { text };
+        let wrong = |error| ApiError::invalid(self.name(FIELD), format_args!("no valid JSON: {error}"));
+        serde_json::from_str(text).map(Some).map_err(wrong)
+    }
+
     pub(crate) fn list(&self, field: &str) -> ApiResult<Option<&'a [Value]>> {
         self.read(field, "a list", |value| value.as_array().map(Vec::as_slice))
     }
@@ -197,6 +209,22 @@ mod tests {
     fn a_request_that_is_no_object_is_refused() {
         for value in [json!([]), json!("a"), json!(null)] {
             assert_eq!(Fields::of_request(&value).err().unwrap().code, "invalid_json");
+        }
+    }
+
+    #[test]
+    fn arguments_are_json_in_a_string_or_an_object() {
+        for (given, read) in [
+            (json!({"arguments": "{\"a\": 1}"}), Some(json!({"a": 1}))),
+            (json!({"arguments": ""}), Some(json!({}))),
+            (json!({"arguments": {"a": 1}}), Some(json!({"a": 1}))),
+            (json!({}), None),
+        ] {
+            assert_eq!(Fields::of_request(&given).unwrap().arguments().unwrap(), read, "{given}");
+        }
+        for wrong in [json!({"arguments": "{"}), json!({"arguments": 3})] {
+            let error = Fields::of_request(&wrong).unwrap().arguments().unwrap_err();
+            assert_eq!(error.param.as_deref(), Some("arguments"));
         }
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(feature = "remote-media")]
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use percent_encoding::percent_decode_str;
 use qwen3_omni::ImageInput;
@@ -32,7 +34,7 @@ impl MediaReader {
             #[cfg(feature = "remote-media")]
             most_bytes: config.max_body,
             #[cfg(feature = "remote-media")]
-            fetcher: Fetcher::new(&config.allowed_media_hosts, config.body_time),
+            fetcher: Fetcher::new(&config.allowed_media_hosts, config.body_time.min(config.request_time)),
         }
     }
 
@@ -98,6 +100,15 @@ impl RequestMedia<'_> {
             }
         }
         Fetched(fetched)
+    }
+
+    /// The same, until `over` is set: then nobody waits for the request, and nothing more is fetched.
+    #[cfg_attr(not(feature = "remote-media"), allow(unused_variables))]
+    pub(crate) fn until(self, over: Arc<AtomicBool>) -> Self {
+        #[cfg(feature = "remote-media")]
+        return Self { fetcher: self.fetcher.until(over), ..self };
+        #[cfg(not(feature = "remote-media"))]
+        self
     }
 
     /// Takes files from those that were fetched already.

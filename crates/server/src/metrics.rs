@@ -157,13 +157,21 @@ impl Metrics {
         self.prompt_length.observe(usage.prompt_tokens as f64);
         self.answer_length.observe(made as f64);
         self.audio_seconds.inc_by(usage.audio.as_secs_f64());
-        if let Some(factor) = reply.real_time_factor() {
+        if let Some(factor) = reply.real_time_factor().filter(|_| reason(reply) != "abort") {
             self.real_time_factor.observe(factor);
         }
         if let Some(reason) = reply.speech.as_ref().and_then(|speech| guard(speech.finish_reason)) {
             self.speech_stops.with_label_values(&[reason]).inc();
         }
         self.count_stages(reply);
+    }
+
+    /// Counts what an answer holds that did not come to its end.
+    fn count_cut(&self, prompt_tokens: usize, made: usize) {
+        self.prompt_tokens.inc_by(prompt_tokens as u64);
+        self.generated_tokens.inc_by(made as u64);
+        self.prompt_length.observe(prompt_tokens as f64);
+        self.answer_length.observe(made as f64);
     }
 
     fn count_stages(&self, reply: &Reply) {
@@ -221,6 +229,9 @@ pub(crate) struct AnswerClock {
     first_text: Option<f64>,
     first_sound: Option<f64>,
     ended: bool,
+    /// Tokens of the prompt, and pieces of text so far, about a token each.
+    prompt_tokens: usize,
+    pieces: usize,
     /// The prompt's share of all positions.
     held: f64,
     /// Names the request in the log.
@@ -228,11 +239,16 @@ pub(crate) struct AnswerClock {
 }
 
 impl AnswerClock {
-    /// Begins with the request; the prompt holds this share of all positions.
-    pub(crate) fn new(metrics: std::sync::Arc<Metrics>, requested: Instant, held: f64) -> Self {
+    /// Begins with the request; the prompt has `prompt_tokens` and holds this share of all positions.
+    pub(crate) fn new(
+        metrics: std::sync::Arc<Metrics>,
+        requested: Instant,
+        (prompt_tokens, held): (usize, f64),
+    ) -> Self {
         metrics.cache_usage.add(held);
-        let span = tracing::Span::current();
-        Self { metrics, requested, last_text: None, first_text: None, first_sound: None, ended: false, held, span }
+        let (span, ended) = (tracing::Span::current(), false);
+        let (last_text, first_text, first_sound) = (None, None, None);
+        Self { metrics, requested, last_text, first_text, first_sound, ended, prompt_tokens, pieces: 0, held, span }
     }
 
     fn seconds(&self) -> f64 {
@@ -242,7 +258,7 @@ impl AnswerClock {
     /// Takes an event of the answer.
     pub(crate) fn observe(&mut self, event: &Event) {
         match event {
-            Event::Text(_) | Event::Thinking(_) => self.text(),
+            Event::Text(_) | Event::Thinking(_) | Event::ToolCall(_) => self.text(),
             Event::Audio(_) if self.first_sound.is_none() => {
                 let seconds = self.seconds();
                 self.first_sound = Some(seconds);
@@ -257,6 +273,7 @@ impl AnswerClock {
     }
 
     fn text(&mut self) {
+        self.pieces += 1;
         match self.last_text.replace(Instant::now()) {
             Some(last) => self.metrics.between_tokens.observe(last.elapsed().as_secs_f64()),
             None => {
@@ -273,6 +290,9 @@ impl AnswerClock {
         }
         let seconds = self.seconds();
         self.metrics.end(reason, seconds);
+        if usage.is_none() {
+            self.metrics.count_cut(self.prompt_tokens, self.pieces);
+        }
         tracing::info!(
             parent: &self.span,
             finish_reason = reason,
@@ -300,6 +320,9 @@ impl Drop for AnswerClock {
 }
 
 fn reason(reply: &Reply) -> &'static str {
+    if reply.speech.as_ref().is_some_and(|speech| speech.finish_reason == SpeechFinish::Cancelled) {
+        return "abort";
+    }
     match reply.finish_reason {
         FinishReason::Limit | FinishReason::Context => "length",
         FinishReason::Cancelled => "abort",
@@ -335,5 +358,17 @@ mod tests {
             let is_sample = |line: &str| line.starts_with(name) && line.contains(label) && line.ends_with("} 0");
             assert!(text.lines().any(is_sample), "{name} {label} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_is_counted_as_far_as_it_came() {
+        let metrics = std::sync::Arc::new(Metrics::new("m").unwrap());
+        let mut clock = AnswerClock::new(metrics.clone(), Instant::now(), (7, 0.0));
+        for _ in 0..3 {
+            clock.observe(&Event::Text("red".into()));
+        }
+        drop(clock);
+        assert_eq!((metrics.prompt_tokens.get(), metrics.generated_tokens.get()), (7, 3));
+        assert_eq!(metrics.ended.with_label_values(&["abort"]).get(), 1);
     }
 }

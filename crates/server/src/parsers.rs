@@ -11,7 +11,7 @@ use crate::realtime::Worker;
 
 /// Reads the body of a request for a chat completion.
 pub fn chat(server: &Server, body: &[u8]) -> Result<(), u16> {
-    ChatRequest::read(&server.app, body).map(drop).map_err(status)
+    ChatRequest::read(&server.app, body, &server.app.media.of_request()).map(drop).map_err(status)
 }
 
 /// Reads the body of a request for speech.

@@ -2,11 +2,13 @@
 
 use std::io::{IsTerminal, stderr};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use qwen3_omni::{Error, Omni, Result};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tracing_subscriber::EnvFilter;
 
 use crate::{Config, Limits, Server, flags, serve};
@@ -206,7 +208,14 @@ impl ServeArguments {
             };
             let limits = Limits::default().drain(self.drain);
             let limits = limits.connections(limits.connections.min(connections(handles)));
-            serve(listener, server, stop_signal, limits).await
+            let signals = signals();
+            let stop = || async {
+                // Closed only at the end of the program.
+                if let Ok(signal) = signals.acquire().await {
+                    signal.forget();
+                }
+            };
+            serve(listener, server, stop, limits).await
         });
         // A stage may be in the middle of a step.
         runtime.shutdown_timeout(Duration::from_millis(500));
@@ -214,23 +223,35 @@ impl ServeArguments {
     }
 }
 
-/// Waits for a signal to stop.
-async fn stop_signal() {
+/// Signals to stop, each of which is a permit until it is taken: one that nobody waits for just now is not lost.
+fn signals() -> Arc<Semaphore> {
+    let signals = Arc::new(Semaphore::new(0));
+    let told = signals.clone();
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            return;
+        if let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        {
+            tokio::spawn(async move {
+                loop {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                    }
+                    told.add_permits(1);
+                }
+            });
+            return signals;
         }
     }
     // Without signals the server runs until it is killed.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            told.add_permits(1);
+        }
+    });
+    signals
 }
 
 /// File handles for everything but connections: shards of the model, media that are read, sockets of sessions.

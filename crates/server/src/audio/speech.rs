@@ -111,7 +111,7 @@ pub(crate) async fn speech(State(app): State<Arc<App>>, request: Request) -> Api
     let requested = Instant::now();
     app.check_open()?;
     let (parts, body) = request.into_parts();
-    let (asked, room) = body::read(&app, &parts.headers, body, SpeechRequest::read).await?;
+    let (asked, room) = body::read(&app, &parts.headers, body, |app, bytes, _| SpeechRequest::read(app, bytes)).await?;
     let permit = app.admit_one().await?;
     let SpeechRequest { messages, options, format, encoder, as_events } = asked;
     let answer = blocking(move || RunningAnswer::begin(&app, &messages, &options, requested, permit)).await??;

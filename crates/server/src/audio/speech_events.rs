@@ -18,7 +18,7 @@ const CLONING: [&str; 3] = ["ref_audio", "ref_text", "speaker_embedding"];
 const TASK: usize = 128;
 
 /// How the text that follows is read.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Settings {
     pub(super) voice: Option<String>,
     pub(super) format: Format,
@@ -85,7 +85,7 @@ pub(super) enum Task {
     /// Reads more text.
     Read(String, Arc<Settings>),
     /// Reads the rest and ends the session.
-    Finish(Option<Arc<Settings>>),
+    Finish,
 }
 
 impl Task {
@@ -93,7 +93,7 @@ impl Task {
     pub(super) fn bytes(&self) -> usize {
         let text = match self {
             Self::Read(text, _) => text.len(),
-            Self::Finish(_) => 0,
+            Self::Finish => 0,
         };
         text + TASK
     }
@@ -113,7 +113,10 @@ impl Tasks {
     pub(super) fn of(&mut self, event: ClientEvent) -> ApiResult<Option<Task>> {
         match event {
             ClientEvent::Config(settings) => {
-                self.settings = Some(Arc::new(settings));
+                // The same settings again change nothing, and end no sentence.
+                if self.settings.as_deref() != Some(&settings) {
+                    self.settings = Some(Arc::new(settings));
+                }
                 Ok(None)
             }
             ClientEvent::Text(text) => {
@@ -122,7 +125,7 @@ impl Tasks {
                 })?;
                 Ok(Some(Task::Read(text, settings)))
             }
-            ClientEvent::Done => Ok(Some(Task::Finish(self.settings.clone()))),
+            ClientEvent::Done => Ok(Some(Task::Finish)),
         }
     }
 }
@@ -137,7 +140,7 @@ pub(crate) fn check<'a>(app: &App, events: impl Iterator<Item = &'a str>) -> usi
         Ok(Some(Task::Read(text, settings))) => {
             pieces(&text).map(|piece| sentences.push(piece, settings.by_clauses).len()).sum()
         }
-        Ok(Some(Task::Finish(_))) => sentences.finish().into_iter().count() + 1,
+        Ok(Some(Task::Finish)) => sentences.finish().into_iter().count() + 1,
     };
     events.map(count).sum()
 }

@@ -41,6 +41,8 @@ pub(crate) async fn connect(State(app): State<Arc<App>>, upgrade: Upgrade) -> Ap
     let (upgrade, place) = accept(&app, upgrade)?;
     // What is logged of its answers names the request that opened it.
     let span = Span::current();
+    // A page that gives its key as a protocol needs one that is chosen.
+    let upgrade = upgrade.protocols(["realtime"]);
     Ok(upgrade.on_upgrade(move |socket| run(app, socket, place).instrument(span)).into_response())
 }
 
@@ -148,10 +150,16 @@ async fn speak(
 async fn work(app: Arc<App>, mut waiting: Waiting, outbox: Arc<Outbox>) -> Result<(), Gone> {
     let mut sentences = Sentences::default();
     let mut reader = Reader { app, outbox, count: 0 };
+    let mut last: Option<Arc<Settings>> = None;
     loop {
         let (task, _room) = waiting.recv().await.ok_or(Gone)?;
         match task {
             Task::Read(text, settings) => {
+                // Text is read as it was to be when it was sent.
+                let before = last.replace(settings.clone()).filter(|last| !Arc::ptr_eq(last, &settings));
+                if let Some((before, rest)) = before.and_then(|before| Some((before, sentences.finish()?))) {
+                    reader.read(&rest, &before).await?;
+                }
                 for piece in pieces(&text) {
                     for sentence in sentences.push(piece, settings.by_clauses) {
                         reader.read(&sentence, &settings).await?;
@@ -160,8 +168,8 @@ async fn work(app: Arc<App>, mut waiting: Waiting, outbox: Arc<Outbox>) -> Resul
                     tokio::task::yield_now().await;
                 }
             }
-            Task::Finish(settings) => {
-                if let Some((rest, settings)) = sentences.finish().zip(settings) {
+            Task::Finish => {
+                if let Some((rest, settings)) = sentences.finish().zip(last) {
                     reader.read(&rest, &settings).await?;
                 }
                 reader.event(json!({"type": "session.done", "total_sentences": reader.count})).await?;

@@ -115,7 +115,9 @@ async fn read(app: &App, request: Request) -> ApiResult<(Form, Room)> {
     let parts = Multipart::from_request(Request::from_parts(parts, body), &()).await;
     let parts = parts.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", error.body_text()))?;
     let time = app.config.body_time;
-    let form = tokio::time::timeout(time, Form::read(parts)).await.unwrap_or_else(|_| Err(body::too_slow(time)))?;
+    let form =
+        async { tokio::time::timeout(time, Form::read(parts)).await.unwrap_or_else(|_| Err(body::too_slow(time))) };
+    let form = body::unless_cut(app, form).await?;
     Ok((form, room))
 }
 

@@ -1,7 +1,7 @@
 //! Messages of a conversation, from OpenAI's form with the parts that vLLM and SGLang add.
 
 use qwen3_omni::{Message, Role};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -9,14 +9,13 @@ use crate::fields::{Fields, brief};
 use crate::media::{RequestMedia, base64};
 
 /// Reads all messages, one for one, so that errors of the model's side name the right one.
-pub(super) fn messages(app: &App, list: &[Value]) -> ApiResult<Vec<Message>> {
+pub(super) fn messages(app: &App, media: &RequestMedia, list: &[Value]) -> ApiResult<Vec<Message>> {
     if list.is_empty() {
         return Err(ApiError::invalid("messages", "empty, expected at least one message"));
     }
-    let media = app.media.of_request();
     list.iter()
         .enumerate()
-        .map(|(index, value)| message(app, &media, &Fields::at(value, format!("messages[{index}]"))?))
+        .map(|(index, value)| message(app, media, &Fields::at(value, format!("messages[{index}]"))?))
         .collect()
 }
 
@@ -80,15 +79,10 @@ fn assistant(app: &App, fields: &Fields) -> ApiResult<Message> {
         call.check(&["id", "type"], &[], &[])?;
         let function = call.object("function")?;
         let function = call.required("function", function)?;
-        let (name, arguments) = (function.string("name")?, function.string("arguments")?);
-        let arguments = parse_arguments(&function, arguments.unwrap_or("{}"))?;
+        let name = function.string("name")?;
+        let arguments = function.arguments()?.unwrap_or_else(|| json!({}));
         Ok(message.tool_call(function.required("name", name)?, arguments))
     })
-}
-
-fn parse_arguments(function: &Fields, arguments: &str) -> ApiResult<Value> {
-    let wrong = |error| ApiError::invalid(function.name("arguments"), format_args!("no valid JSON: {error}"));
-    serde_json::from_str(arguments).map_err(wrong)
 }
 
 /// The transcript of an earlier spoken reply.

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::body;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
+use crate::media::RequestMedia;
 
 pub(crate) struct ChatRequest {
     pub(super) messages: Arc<[Message]>,
@@ -31,7 +32,7 @@ impl ChatRequest {
     ///
     /// # Errors
     /// 400 that names the field; 404 for another model.
-    pub(crate) fn read(app: &App, bytes: &[u8]) -> ApiResult<Self> {
+    pub(crate) fn read(app: &App, bytes: &[u8], media: &RequestMedia) -> ApiResult<Self> {
         let value = body::parse(bytes)?;
         let fields = Fields::of_request(&value)?;
         app.check_model(fields.string("model")?)?;
@@ -53,7 +54,7 @@ impl ChatRequest {
             options = formatted;
         }
         let list = fields.list("messages")?;
-        let messages = messages(app, fields.required("messages", list)?)?;
+        let messages = messages(app, media, fields.required("messages", list)?)?;
         Ok(Self {
             messages: messages.into(),
             options,

@@ -63,7 +63,8 @@ impl Made {
         (usage.prompt, usage.prompt_tokens) = (self.prompt, self.prompt.total());
         usage.text_tokens = omni.tokenizer().encode(&self.text).map_or(0, |tokens| tokens.len());
         let frame = omni.config().code2wav.as_ref().map_or(0, |vocoder| vocoder.samples_per_frame());
-        usage.frames = self.samples.checked_div(frame).unwrap_or(0);
+        // The first frames are cut at the beginning.
+        usage.frames = if frame == 0 { 0 } else { self.samples.div_ceil(frame) };
         usage
     }
 }

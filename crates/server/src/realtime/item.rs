@@ -70,8 +70,10 @@ impl Item {
             }
             Content::Answer(answer) => message("assistant", json!([answer.part()])),
             Content::Call { call_id, name, arguments } => {
+                // Their pieces follow.
+                let arguments = if status == IN_PROGRESS { String::new() } else { arguments.to_string() };
                 json!({"id": id, "object": "realtime.item", "type": "function_call",
-                "status": status, "call_id": call_id, "name": name, "arguments": arguments.to_string()})
+                "status": status, "call_id": call_id, "name": name, "arguments": arguments})
             }
             Content::CallOutput { call_id, output } => json!({"id": id, "object": "realtime.item",
                 "type": "function_call_output", "status": status, "call_id": call_id, "output": output}),
@@ -91,6 +93,10 @@ impl Item {
     /// 400 that names the field.
     pub(super) fn read(media: &RequestMedia, fields: &Fields) -> ApiResult<Self> {
         let id = fields.string("id")?.map_or_else(|| ids::new("item_"), str::to_owned);
+        // The beginning of a conversation has this name.
+        if id.is_empty() || id == "root" {
+            return Err(ApiError::invalid(fields.name("id"), format_args!("`{id}` cannot name an item")));
+        }
         let kind = fields.string("type")?;
         fields.check(&["object", "status"], &[], &[])?;
         let text = |field: &str| -> ApiResult<String> {
@@ -101,8 +107,8 @@ impl Item {
             "message" => read_message(media, fields)?,
             "function_call_output" => Content::CallOutput { call_id: text("call_id")?, output: text("output")? },
             "function_call" => {
-                let arguments = serde_json::from_str(&text("arguments")?);
-                let arguments = arguments.map_err(|error| ApiError::invalid(fields.name("arguments"), error))?;
+                let arguments = fields.arguments()?;
+                let arguments = fields.required("arguments", arguments)?;
                 Content::Call { call_id: text("call_id")?, name: text("name")?, arguments }
             }
             other => {

@@ -200,3 +200,15 @@ fn what_is_wrong_is_told_before_all_text_is_read() {
     assert!(types(&seen).contains(&"error") && seen.len() < 400, "{seen:?}");
     assert_eq!(end, Some(CloseCode::Size));
 }
+
+#[test]
+fn text_is_read_as_it_was_to_be_when_it_was_sent() {
+    let config = |format: &str| json!({"type": "session.config", "response_format": format});
+    let again = [config("wav"), text("Red cat."), config("wav"), text(" Blue"), config("pcm"), text(" dog")];
+    let events = [&again[..], &[json!({"type": "input.done"})]].concat();
+    let (seen, ..) = talk(&Running::new(crate::config()), &events);
+    let starts = seen.iter().filter(|event| event["type"] == "audio.start");
+    let read: Vec<_> = starts.map(|start| (start["sentence_text"].as_str(), start["format"].as_str())).collect();
+    let expected = [("Red cat.", "wav"), ("Blue", "wav"), ("dog", "pcm")];
+    assert_eq!(read, expected.map(|(text, format)| (Some(text), Some(format))));
+}

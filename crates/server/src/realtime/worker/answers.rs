@@ -141,7 +141,8 @@ impl Worker {
         let Some(response) = &mut self.response else { return };
         response.reads(answer.prompt_tokens_by_kind());
         let (response, asked) = (response.id.clone(), response.asked);
-        let held = self.app.share_of_positions(answer.prompt_tokens());
+        let prompt_tokens = answer.prompt_tokens();
+        let held = (prompt_tokens, self.app.share_of_positions(prompt_tokens));
         self.generating = Some(Generating {
             canceller: answer.canceller(),
             clock: AnswerClock::new(self.app.metrics.clone(), asked, held),

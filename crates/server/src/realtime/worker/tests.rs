@@ -308,3 +308,14 @@ fn events_behind_pictures_are_done_in_order() {
     assert_eq!(ids, ["first", "second"], "{:?}", talk.told);
     assert_eq!(talk.all("error")[0]["error"]["param"], "item.content[0].image_url");
 }
+
+#[test]
+fn an_item_needs_a_name_of_its_own() {
+    let mut talk = Talk::new();
+    for id in ["", "root"] {
+        let content = json!([{"type": "input_text", "text": "repeat red"}]);
+        let item = json!({"id": id, "type": "message", "role": "user", "content": content});
+        talk.send("conversation.item.create", json!({ "item": item }));
+        assert_eq!(talk.told.last().unwrap()["error"]["param"], "item.id");
+    }
+}

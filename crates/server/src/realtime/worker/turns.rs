@@ -127,7 +127,12 @@ impl Worker {
         let idle = self.settings.turn_detection.is_some() && !self.ear.is_speaking();
         let buffered = if idle { 0 } else { self.ear.buffered_ms() };
         if buffered < LEAST_TURN_MS {
-            let message = format!("the buffer holds {buffered} ms of sound, expected at least {LEAST_TURN_MS}");
+            let message = match idle {
+                true => {
+                    "no speech was found in the buffer, and only speech is a turn while turns are looked for".to_owned()
+                }
+                false => format!("the buffer holds {buffered} ms of sound, expected at least {LEAST_TURN_MS}"),
+            };
             return Err(ApiError::invalid("audio", message).code("input_audio_buffer_commit_empty"));
         }
         self.half = None;
