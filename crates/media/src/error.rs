@@ -94,7 +94,6 @@ impl MediaError {
     }
 
     /// The same error, which comes from what another reader refused the contents for, unless it comes from something else.
-    #[cfg(feature = "video")]
     pub(crate) fn refused_for(mut self, reason: Reason) -> Self {
         if let Self::Unsupported { source: source @ None, .. } = &mut self {
             *source = reason.into_parts().1;
