@@ -105,7 +105,7 @@ impl Fetcher {
     }
 
     /// # Errors
-    /// When nobody waits for the file; nobody reads this either.
+    /// Once nobody waits for the file; the error reaches nobody.
     fn check_awaited(&self, param: &str) -> ApiResult<()> {
         match self.over.load(Ordering::Relaxed) {
             true => Err(ApiError::invalid(param, "nobody waits for it")),

@@ -210,7 +210,7 @@ impl ServeArguments {
             let limits = limits.connections(limits.connections.min(connections(handles)));
             let signals = signals();
             let stop = || async {
-                // Closed only at the end of the program.
+                // It is never closed.
                 if let Ok(signal) = signals.acquire().await {
                     signal.forget();
                 }
