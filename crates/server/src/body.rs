@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -14,7 +13,7 @@ use serde_json::Value;
 use crate::app::{App, blocking};
 use crate::body_room::{Room, is_beyond, no_room};
 use crate::error::{ApiError, ApiResult};
-use crate::media::RequestMedia;
+use crate::media::{Awaited, RequestMedia};
 
 /// Values of a JSON body. Each takes far more memory than it has bytes; a bias for every token of a vocabulary is less.
 const MOST_VALUES: usize = 1 << 19;
@@ -76,7 +75,7 @@ pub(crate) async fn read<T: Send + 'static>(
 ) -> ApiResult<(T, Room)> {
     let (body, room) = bounded(app, headers, body)?;
     let (owned, kept, awaited) = (app.clone(), room.clone(), Awaited::default());
-    let over = awaited.0.clone();
+    let over = awaited.over();
     let parsed = async move {
         let bytes = collect(body, owned.config.body_time).await?;
         blocking(move || {
@@ -87,16 +86,6 @@ pub(crate) async fn read<T: Send + 'static>(
         .await?
     };
     Ok((unless_cut(app, parsed).await?, room))
-}
-
-/// Sets its flag when the request that waits has gone.
-#[derive(Default)]
-struct Awaited(Arc<AtomicBool>);
-
-impl Drop for Awaited {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Waits for what is being read, but not beyond the end of the server.
@@ -166,14 +155,5 @@ mod tests {
         }
         let many = format!("{{\"x\": [{}[]]}}", "[],".repeat(MOST_VALUES));
         assert!(parse(many.as_bytes()).unwrap_err().message.contains("values"));
-    }
-
-    #[test]
-    fn what_is_read_is_over_when_its_request_is() {
-        let awaited = Awaited::default();
-        let over = awaited.0.clone();
-        assert!(!over.load(Ordering::Relaxed));
-        drop(awaited);
-        assert!(over.load(Ordering::Relaxed));
     }
 }

@@ -201,7 +201,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 mod tests {
     use super::*;
     use crate::Config;
-    use crate::media::MediaReader;
+    use crate::media::{Awaited, MediaReader};
 
     #[test]
     fn addresses_inside_networks_are_not_public() {
@@ -326,15 +326,15 @@ mod tests {
         let host = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = host.local_addr().unwrap().to_string();
         let reader = MediaReader::new(&Config::default().allowed_media_hosts([&address]));
-        let over = Arc::new(AtomicBool::new(false));
-        let media = reader.of_request().until(over.clone());
+        let awaited = Awaited::default();
+        let media = reader.of_request().until(awaited.over());
         let url = format!("http://{address}/a");
         // The host begins to answer, and the client goes before it is done.
         let begins = std::thread::spawn(move || {
             let mut socket = host.accept().unwrap().0;
             let _ = socket.read(&mut [0; 1024]);
             std::io::Write::write_all(&mut socket, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nred").unwrap();
-            over.store(true, Ordering::Relaxed);
+            drop(awaited);
             std::io::Write::write_all(&mut socket, b"red").unwrap();
             (host, socket)
         });

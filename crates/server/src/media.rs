@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use percent_encoding::percent_decode_str;
 use qwen3_omni::ImageInput;
@@ -75,6 +75,23 @@ pub(crate) fn is_remote(url: &str) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Fetched(HashMap<String, ApiResult<Source>>);
 
+/// Held by who waits for a request: sets its flag when that has gone.
+#[derive(Default)]
+pub(crate) struct Awaited(Arc<AtomicBool>);
+
+impl Awaited {
+    /// The flag that [`RequestMedia::until`] looks at.
+    pub(crate) fn over(&self) -> Arc<AtomicBool> {
+        self.0.clone()
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Reads the media of one request.
 pub(crate) struct RequestMedia<'a> {
     reader: &'a MediaReader,
@@ -87,13 +104,12 @@ pub(crate) struct RequestMedia<'a> {
 }
 
 impl RequestMedia<'_> {
-    /// Fetches the files at these addresses, each with the field that names it, up to the first that cannot be had, or until nobody waits
-    /// for them. Blocks.
-    pub(crate) fn fetch_all(&self, addresses: Vec<(String, String)>, is_over: impl Fn() -> bool) -> Fetched {
+    /// Fetches the files at these addresses, each with the field that names it, up to the first that cannot be had. Blocks.
+    pub(crate) fn fetch_all(&self, addresses: Vec<(String, String)>) -> Fetched {
         let mut fetched = HashMap::new();
         for (url, param) in addresses {
             let file = self.at_url(&url, &param);
-            let ends = file.is_err() || is_over();
+            let ends = file.is_err();
             fetched.insert(url, file);
             if ends {
                 break;

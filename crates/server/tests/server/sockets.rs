@@ -12,10 +12,15 @@ const PATHS: [&str; 2] = ["/v1/realtime", "/v1/audio/speech/stream"];
 
 /// Opens a WebSocket whose client writes what it likes.
 fn open(server: &Running, path: &str) -> TcpStream {
+    shake_hands(server, path, &format!("authorization: Bearer {KEY}")).0
+}
+
+/// Opens a WebSocket with one more header; returns the head of the answer, too.
+fn shake_hands(server: &Running, path: &str, header: &str) -> (TcpStream, String) {
     let mut socket = TcpStream::connect(server.address).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let head = format!(
-        "GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nhost: a\r\n{header}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     socket.write_all(head.as_bytes()).unwrap();
@@ -23,8 +28,20 @@ fn open(server: &Running, path: &str) -> TcpStream {
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(byte(&mut socket).expect("an answer"));
     }
-    assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
-    socket
+    let head = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    (socket, head)
+}
+
+#[test]
+fn a_page_that_gives_its_key_as_a_protocol_is_answered_the_other_one() {
+    let server = Running::new(config());
+    for path in PATHS {
+        let offered = format!("sec-websocket-protocol: realtime, openai-insecure-api-key.{KEY}");
+        let (_, head) = shake_hands(&server, path, &offered);
+        // Browsers close what answers none of the protocols they offered.
+        assert!(head.contains("\r\nsec-websocket-protocol: realtime\r\n"), "{path}: {head}");
+    }
 }
 
 fn byte(socket: &mut TcpStream) -> Option<u8> {

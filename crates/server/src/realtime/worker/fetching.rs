@@ -11,7 +11,7 @@ use super::Worker;
 use crate::app::blocking;
 use crate::body;
 use crate::error::ApiResult;
-use crate::media::{Fetched, is_remote};
+use crate::media::{Awaited, Fetched, is_remote};
 use crate::outbox::Taken;
 use crate::realtime::answer::Waiting;
 use crate::realtime::input::Input;
@@ -25,6 +25,8 @@ pub(super) struct Fetching {
     /// The end of a turn.
     stopped: Option<Stopped>,
     _task: Waiting,
+    /// Ends the fetching when the session ends.
+    _awaited: Awaited,
 }
 
 /// A turn that has ended behind the item whose files are fetched.
@@ -70,13 +72,15 @@ impl Worker {
 
     fn fetch(&mut self, for_item: bool, (text, room): (Utf8Bytes, Taken), addresses: Vec<(String, String)>) {
         let (app, own) = (self.app.clone(), self.own.clone());
+        let awaited = Awaited::default();
+        let over = awaited.over();
         let fetch = async move {
-            let gone = own.clone();
-            let files = blocking(move || app.media.of_request().fetch_all(addresses, || gone.is_closed())).await;
+            let files = blocking(move || app.media.of_request().until(over).fetch_all(addresses)).await;
             let _ = own.send(Input::Fetched(text, room, files)).await;
         };
         let task = Waiting(self.runtime.spawn(fetch.in_current_span()).abort_handle());
-        self.fetching = Some(Fetching { for_item, events: VecDeque::new(), stopped: None, _task: task });
+        self.fetching =
+            Some(Fetching { for_item, events: VecDeque::new(), stopped: None, _task: task, _awaited: awaited });
     }
 
     /// Handles the event whose files are there, then what waited for it.
