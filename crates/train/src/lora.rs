@@ -6,6 +6,7 @@ use std::path::Path;
 use burn::module::{LoraAdapter, Module, Param, Reparameterizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use checkpoint::{Checkpoint, param_id};
+use omni_core::Dtype;
 
 use crate::random::normal;
 use crate::{Error, ParamNames, Patterns, Result};
@@ -90,7 +91,7 @@ pub fn initial_factors(
     targets: &Patterns,
     rank: usize,
     seed: u64,
-    device: &Device,
+    (device, dtype): (&Device, Dtype),
 ) -> BTreeMap<String, LoraFactors> {
     let modules = checkpoint.tensors().iter().filter_map(|(name, tensor)| {
         let module = name.strip_suffix(".weight").filter(|module| targets.matches(module))?;
@@ -98,8 +99,9 @@ pub fn initial_factors(
     });
     let factors = modules.map(|(module, [output, input])| {
         let a = normal(seed, module, rank * input, (input as f64).powf(-0.5));
-        let a = Tensor::from_data(TensorData::new(a, [rank, input]), device);
-        (module.to_owned(), LoraFactors { a, b: Tensor::zeros([output, rank], device) })
+        let place = (device, dtype.into());
+        let a = Tensor::from_data(TensorData::new(a, [rank, input]), place);
+        (module.to_owned(), LoraFactors { a, b: Tensor::zeros([output, rank], place) })
     });
     factors.collect()
 }

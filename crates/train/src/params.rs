@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Gradients as Graph, Tensor};
+use burn::tensor::{DType, Device, Gradients as Graph, Tensor};
 use checkpoint::param_id;
 
 use crate::{Error, Patterns, Result};
@@ -43,7 +43,14 @@ impl ParamNames {
         trained.found
     }
 
-    /// Takes the gradients of a backward pass, by name. A trained parameter that the loss does not depend on has `None`.
+    /// Names of the trained parameters that are computed with in fewer bits than f32.
+    pub(crate) fn narrow<M: Module>(&self, module: &M) -> BTreeSet<String> {
+        let mut narrow = Narrow { names: self, found: BTreeSet::new() };
+        module.visit(&mut narrow);
+        narrow.found
+    }
+
+    /// Takes the gradients of a backward pass, by name, in f32. A trained parameter that the loss does not depend on has `None`.
     pub fn gradients<M: Module>(&self, module: &M, graph: &mut Graph) -> Gradients {
         let mut collect = Collect { names: self, graph, found: BTreeMap::new() };
         module.visit(&mut collect);
@@ -71,7 +78,14 @@ impl ParamNames {
         }
     }
 
-    /// The values of all parameters of a module, by name.
+    /// The values of the trained parameters of a module, by name, flattened, in f32.
+    pub fn trained_values<M: Module>(&self, module: &M) -> BTreeMap<String, Tensor<1>> {
+        let (trained, mut values) = (self.trained(module), self.values(module));
+        values.retain(|name, _| trained.contains(name));
+        values
+    }
+
+    /// The values of all parameters of a module, by name, flattened, in f32.
     pub fn values<M: Module>(&self, module: &M) -> BTreeMap<String, Tensor<1>> {
         let mut values = Values { names: self, found: BTreeMap::new() };
         module.visit(&mut values);
@@ -107,6 +121,11 @@ impl Gradients {
     /// Multiplies all gradients by a number.
     pub fn scale(&mut self, by: f64) {
         self.0.values_mut().for_each(|gradient| *gradient = gradient.take().map(|g| g * by));
+    }
+
+    /// Moves all gradients to a device.
+    pub(crate) fn move_to(&mut self, device: &Device) {
+        self.0.values_mut().for_each(|gradient| *gradient = gradient.take().map(|g| g.to_device(device)));
     }
 
     /// Adds the gradients of another backward pass.
@@ -165,7 +184,8 @@ impl ModuleMapper for Set<'_> {
             return param;
         }
         let (id, old, mapper) = param.consume();
-        let values = Tensor::from_inner(values.reshape(shape)).set_require_grad(old.is_require_grad());
+        let values =
+            Tensor::from_inner(values.cast(old.dtype()).reshape(shape)).set_require_grad(old.is_require_grad());
         Param::from_mapped_value(id, values, mapper)
     }
 }
@@ -180,7 +200,8 @@ impl ModuleVisitor for Collect<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val();
         if let Some(name) = self.names.get(param.id).filter(|_| value.is_require_grad()) {
-            let gradient = value.grad_remove(self.graph).map(|gradient| gradient.flatten(0, D - 1));
+            let gradient = value.grad_remove(self.graph);
+            let gradient = gradient.map(|gradient| gradient.flatten(0, D - 1).cast(DType::F32));
             self.found.insert(name.to_owned(), gradient);
         }
     }
@@ -198,6 +219,20 @@ impl ModuleVisitor for Trained<'_> {
     }
 }
 
+struct Narrow<'a> {
+    names: &'a ParamNames,
+    found: BTreeSet<String>,
+}
+
+impl ModuleVisitor for Narrow<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if value.is_require_grad() && value.dtype() != DType::F32 {
+            self.found.extend(self.names.get(param.id).map(str::to_owned));
+        }
+    }
+}
+
 struct Values<'a> {
     names: &'a ParamNames,
     found: BTreeMap<String, Tensor<1>>,
@@ -206,7 +241,7 @@ struct Values<'a> {
 impl ModuleVisitor for Values<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(name) = self.names.get(param.id) {
-            self.found.insert(name.to_owned(), param.val().inner().flatten(0, D - 1));
+            self.found.insert(name.to_owned(), param.val().inner().flatten(0, D - 1).cast(DType::F32));
         }
     }
 }

@@ -16,8 +16,9 @@ pub(crate) struct AutCommand {
 impl AutCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(AutSettings::default())?;
-        let device = self.common.device.open()?;
-        let trainer = Transcribing::trainer(&self.common.model, &settings, &device)?;
+        let (trainer, device) = self
+            .common
+            .trainer(settings.run.dtype.into(), |on| Transcribing::trainer(&self.common.model, &settings, on))?;
         let on = device.clone().autodiff();
         let feed = |state| {
             let reader = SampleReader::open(&self.common.model, SampleOptions::default().recognition(true))?;

@@ -66,11 +66,11 @@ pub(crate) struct EncodeCommand {
 impl CodecCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(self.defaults())?;
-        let device = self.common.device.open()?;
         match settings.decoder_only {
-            true => self.vocoder(&settings, &device),
+            true => self.vocoder(&settings),
             false => {
-                let trainer = Coding::trainer(&self.common.model, &settings, &device)?;
+                let (trainer, device) =
+                    self.common.trainer(Dtype::F32, |on| Coding::trainer(&self.common.model, &settings, on))?;
                 let feed = |state| self.feed(&settings, state, |segments| Ok(Recordings::from(segments)));
                 self.common.train(&settings, &settings.run, (trainer, &device), feed)
             }
@@ -87,17 +87,18 @@ impl CodecCommand {
         }
     }
 
-    fn vocoder(&self, settings: &CodecSettings, device: &burn::tensor::Device) -> Result<bool> {
+    fn vocoder(&self, settings: &CodecSettings) -> Result<bool> {
         if settings.discriminator.is_some() {
             let reason = "it is for encoder and vocoder together, expected none with `decoder_only`".into();
             return Err(Error::Option { name: "discriminator", reason });
         }
         let folder = settings.codec.as_deref().unwrap_or(&self.common.model);
         let codebooks = self.vocoder_config()?.num_quantizers;
-        let encoder = SpeechEncoder::open(folder, Some(codebooks), &self.common.device.place(Dtype::F32)?)?;
-        let trainer = Vocoding::trainer_for((&encoder, folder), &self.common.model, settings, device)?;
+        let encoder = SpeechEncoder::open(folder, Some(codebooks), &self.common.device().place(Dtype::F32)?)?;
+        let build = |on: &_| Vocoding::trainer_for((&encoder, folder), &self.common.model, settings, on);
+        let (trainer, device) = self.common.trainer(Dtype::F32, build)?;
         let feed = |state| self.feed(settings, state, move |segments| CodedWaves::of_segments(segments, &encoder));
-        self.common.train(settings, &settings.run, (trainer, device), feed)
+        self.common.train(settings, &settings.run, (trainer, &device), feed)
     }
 
     fn feed<F>(&self, settings: &CodecSettings, state: Option<Value>, convert: F) -> Result<BatchFeed<Segments, F>> {

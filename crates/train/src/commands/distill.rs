@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use omni_core::Dtype;
 use qwen3_omni::Device;
 use qwen3_omni_train::Result;
 use qwen3_omni_train::data::{BatchOptions, Batches, DataSource, SampleOptions, SampleReader};
@@ -71,9 +72,9 @@ impl DistillCommand {
             ..DistillSettings::default()
         };
         let (common, settings) = (&self.common, self.common.settings(defaults)?);
-        let device = common.device.open()?;
-        let teacher = self.teacher(&device)?;
-        let trainer = Distilling::trainer(&common.model, teacher, &settings, &device)?;
+        let dtype = settings.run.dtype.into();
+        let build = |on: &_| Distilling::trainer(&common.model, self.teacher(on, dtype)?, &settings, on);
+        let (trainer, device) = common.trainer(dtype, build)?;
         let start = (trainer, &device);
         if settings.on_policy.is_none() {
             let on = device.clone().autodiff();
@@ -83,14 +84,14 @@ impl DistillCommand {
             });
         }
         common.train_on_answers(&settings, &settings.run, start, |place, sources, state| {
-            OwnAnswers::start(place, sources, &settings, common.device.clone(), state)
+            OwnAnswers::start(place, sources, &settings, common.device().clone(), state)
         })
     }
 
-    fn teacher(&self, device: &burn::tensor::Device) -> Result<Box<dyn Teacher>> {
+    fn teacher(&self, device: &burn::tensor::Device, dtype: Dtype) -> Result<Box<dyn Teacher>> {
         let student = &self.common.model;
         Ok(match (&self.teacher, &self.teacher_logits) {
-            (Some(directory), _) => Box::new(CheckpointTeacher::open(directory, student, device)?),
+            (Some(directory), _) => Box::new(CheckpointTeacher::open(directory, student, device, dtype)?),
             (None, Some(file)) => Box::new(StoredTeacher::open(file, student, device)?),
             (None, None) => unreachable!("one of both is required"),
         })
@@ -100,7 +101,7 @@ impl DistillCommand {
 impl TeachCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let device = self.device.open()?;
-        let teacher = CheckpointTeacher::alone(&self.teacher, &device)?;
+        let teacher = CheckpointTeacher::alone(&self.teacher, &device, Dtype::F32)?;
         let reader = SampleReader::open(&self.teacher, SampleOptions::default())?;
         let options = BatchOptions::default().shuffle(false).epochs(1).strict(self.strict);
         let options = options.tokens_per_batch(self.tokens_per_batch);

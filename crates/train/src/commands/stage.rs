@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use omni_core::Dtype;
 use qwen3_omni::Device;
 use qwen3_omni_train::data::{BatchOptions, Batches, BatchesState, DataSource, SampleOptions, SampleReader};
 use qwen3_omni_train::stage::{
@@ -47,9 +48,9 @@ pub(super) struct Common {
     /// takes one.
     #[arg(long, default_value_t = 1)]
     workers: usize,
-    /// Where to train: cpu, wgpu or cuda:0.
-    #[arg(long, default_value = "cpu")]
-    pub(super) device: Device,
+    /// Where to train: cpu, wgpu or cuda:0; several, as cuda:0,cuda:1, share the batches of a step (run.batches_per_step).
+    #[arg(long, default_value = "cpu", value_delimiter = ',')]
+    device: Vec<Device>,
 }
 
 /// Fine-tune the thinker on conversations, in full or by adapters.
@@ -105,8 +106,8 @@ impl SftCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let defaults = SftSettings { lora: self.lora.then(LoraSettings::default), ..SftSettings::default() };
         let settings = self.common.settings(defaults)?;
-        let device = self.common.device.open()?;
-        let trainer = Sft::trainer(&self.common.model, &settings, &device)?;
+        let (trainer, device) =
+            self.common.trainer(settings.run.dtype.into(), |on| Sft::trainer(&self.common.model, &settings, on))?;
         let on = device.clone().autodiff();
         let feed = |state| {
             let batches = self.common.batches(&settings.run, false, true, state)?;
@@ -128,8 +129,8 @@ impl TalkerCommand {
             ..TalkerSettings::default()
         };
         let settings = self.common.settings(defaults)?;
-        let device = self.common.device.open()?;
-        let trainer = Talking::trainer(&self.common.model, &settings, &device)?;
+        let (trainer, device) =
+            self.common.trainer(settings.run.dtype.into(), |on| Talking::trainer(&self.common.model, &settings, on))?;
         let speaker = trainer.objective.new_speaker().map(|(name, id)| (name.to_owned(), Some(id)));
         let speech = self.common.speech(speaker, &device)?;
         let feed = |state| {
@@ -143,8 +144,9 @@ impl TalkerCommand {
 impl DpoCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(DpoSettings::default())?;
-        let device = self.common.device.open()?;
-        let trainer = Preferring::trainer(&self.common.model, &settings, &device)?;
+        let (trainer, device) = self
+            .common
+            .trainer(settings.run.dtype.into(), |on| Preferring::trainer(&self.common.model, &settings, on))?;
         let speech = self.common.speech(None, &device)?;
         let feed = |state| {
             let batches = self.common.batches(&settings.run, false, false, state)?;
@@ -158,11 +160,12 @@ impl GspoCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(GspoSettings::default())?;
         settings.validate()?;
-        let device = self.common.device.open()?;
-        let trainer = Rewarding::trainer(&self.common.model, &settings, &device)?;
-        let reward = self.rewards.reward(settings.group, &self.common.device)?;
+        let (trainer, device) = self
+            .common
+            .trainer(settings.run.dtype.into(), |on| Rewarding::trainer(&self.common.model, &settings, on))?;
+        let reward = self.rewards.reward(settings.group, self.common.device())?;
         self.common.train_on_answers(&settings, &settings.run, (trainer, &device), |place, sources, state| {
-            Rollouts::start(place, sources, &reward, &settings, self.common.device.clone(), state)
+            Rollouts::start(place, sources, &reward, &settings, self.common.device().clone(), state)
         })
     }
 }
@@ -182,6 +185,28 @@ pub(super) fn sources(data: &[String]) -> Result<Vec<DataSource>> {
 impl Common {
     pub(super) fn settings<S: Serialize + serde::de::DeserializeOwned>(&self, defaults: S) -> Result<S> {
         settings::read(defaults, self.settings.as_deref(), &self.set)
+    }
+
+    /// The device that holds the parameters, the first of those that are named.
+    pub(super) fn device(&self) -> &Device {
+        &self.device[0]
+    }
+
+    /// Opens all devices for a number type and builds a trainer on each. Returns them as one, with its device.
+    pub(super) fn trainer<O: Objective>(
+        &self,
+        dtype: Dtype,
+        build: impl Fn(&burn::tensor::Device) -> Result<Trainer<O>>,
+    ) -> Result<(Trainer<O>, burn::tensor::Device)> {
+        if let Some(twice) =
+            self.device.iter().enumerate().find_map(|(at, d)| self.device[..at].contains(d).then_some(d))
+        {
+            return Err(Error::Option { name: "device", reason: format!("{twice} is named twice") });
+        }
+        let devices = self.device.iter().map(|device| device.open_for(dtype)).collect::<omni_core::Result<Vec<_>>>()?;
+        let trainer = build(&devices[0])?;
+        let others = devices[1..].iter().map(|device| Ok((device.clone(), build(device)?)));
+        Ok((trainer.with_devices(others.collect::<Result<Vec<_>>>()?)?, devices[0].clone()))
     }
 
     pub(super) fn batches(

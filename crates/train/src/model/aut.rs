@@ -34,22 +34,30 @@ pub struct AutModel {
 }
 
 impl AutModel {
-    /// Loads the encoder from a checkpoint, and makes a decoder of random weights under the names `decoder.*`.
+    /// Loads the encoder from a checkpoint to compute in a number type, and makes a decoder of random weights under the names `decoder.*`.
     ///
     /// # Errors
     /// The errors of the config's section and of [`Checkpoint::check`].
-    pub fn from_checkpoint(checkpoint: &Checkpoint, config: &AutDecoderConfig, device: &Device) -> Result<Self> {
+    pub fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        config: &AutDecoderConfig,
+        (device, dtype): (&Device, Dtype),
+    ) -> Result<Self> {
         let audio: AudioConfig = checkpoint.config().section()?;
-        let place = Place::Device(device.clone());
-        Self::with_decoder(checkpoint, AutDecoder::load(&Weights::random(&place, Dtype::F32), config, &audio)?, device)
+        let weights = Weights::random(&Place::Device(device.clone()), dtype);
+        Self::with_decoder(checkpoint, AutDecoder::load(&weights, config, &audio)?, (device, dtype))
     }
 
-    /// Loads the encoder from a checkpoint, with a decoder on the same device.
+    /// Loads the encoder from a checkpoint, with a decoder on the same device and in the same number type.
     ///
     /// # Errors
     /// The errors of the config's section and of [`Checkpoint::check`].
-    pub fn with_decoder(checkpoint: &Checkpoint, decoder: AutDecoder, device: &Device) -> Result<Self> {
-        let encoder = AutEncoder::from_checkpoint(checkpoint, &Place::Device(device.clone()), Dtype::F32)?;
+    pub fn with_decoder(
+        checkpoint: &Checkpoint,
+        decoder: AutDecoder,
+        (device, dtype): (&Device, Dtype),
+    ) -> Result<Self> {
+        let encoder = AutEncoder::from_checkpoint(checkpoint, &Place::Device(device.clone()), dtype)?;
         Ok(Self { encoder, decoder })
     }
 

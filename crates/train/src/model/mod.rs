@@ -2,6 +2,7 @@
 
 mod aut;
 mod codec;
+mod moved;
 mod talker;
 mod thinker;
 
@@ -9,6 +10,7 @@ pub use aut::{AutModel, EncodedSounds, Transcript};
 pub use aut_encoder::{AutDecoder, AutDecoderConfig};
 pub use codec::{CODEC_CONFIG, CODEC_WEIGHTS, CodecConfig, CodecEncoder, CodecModel, WaveEncoder};
 pub(crate) use codec::{Choice, CodecMel, Discriminator, Judged, Learning, ResidualQuantizer, StoredCodec};
+pub(crate) use moved::moved;
 pub(crate) use talker::end_of_turn;
 pub use talker::{SpokenAnswer, TalkerForward, TalkerModel, split_answer};
 pub use thinker::{Sample, SampleMedia, ThinkerForward, ThinkerModel};

@@ -1,5 +1,5 @@
 use burn::module::{Module, Param};
-use burn::tensor::{IndexingUpdateOp, Tensor};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Tensor};
 use checkpoint::{Checkpoint, Weights, param_id};
 use moe_talker::{Talker, TalkerConfig, TalkerContext, TalkerInput, TalkerPrompt, TalkerRun, Turns};
 use mtp::{CodePredictor, CodePredictorConfig, GivenFrames};
@@ -82,11 +82,11 @@ struct Laid {
 }
 
 impl TalkerModel {
-    /// Loads the talker and its code predictor on a device; an autodiff device makes them trainable.
+    /// Loads the talker and its code predictor on a device, to compute in `dtype`; an autodiff device makes them trainable.
     ///
     /// # Errors
     /// The errors of the config's sections and of [`Checkpoint::check`].
-    pub fn from_checkpoint(checkpoint: &Checkpoint, device: &burn::tensor::Device) -> Result<Self> {
+    pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device, dtype: Dtype) -> Result<Self> {
         let talker: TalkerConfig = checkpoint.config().section()?;
         let predictor: CodePredictorConfig = checkpoint.config().section()?;
         let turns = checkpoint.config().section()?;
@@ -98,7 +98,7 @@ impl TalkerModel {
             })
         };
         let in_scope = |name: &str| name.starts_with("talker.");
-        Ok(checkpoint.load(&Place::Device(device.clone()), Dtype::F32, in_scope, load)?)
+        Ok(checkpoint.load(&Place::Device(device.clone()), dtype, in_scope, load)?)
     }
 
     /// Makes the row of speaker `id` a parameter of its own, which starts at the mean of the table's rows `like`. Returns its name,
@@ -177,7 +177,7 @@ impl TalkerModel {
         let prompt = self.talker.prompt(&context)?;
         let prompt = prompt.ok_or_else(|| Error::Batch("a spoken answer without text".into()))?;
         let opening = self.voiced(&prompt, answer.speaker)?;
-        let embeds = Tensor::cat(vec![opening, self.frames(&prompt, answer.codes)?], 0);
+        let embeds = Tensor::cat(vec![opening.cast(DType::F32), self.frames(&prompt, answer.codes)?], 0);
         let positions = self.positions(answer, &prompt)?;
         Ok(Laid { input: TalkerInput { embeds, positions }, before: prompt.ids.len() - 1 })
     }
@@ -188,10 +188,11 @@ impl TalkerModel {
         let change = row.val().unsqueeze::<2>() - self.talker.codec_rows(&[speaker])?.detach();
         let place = prompt.user.len() + SPEAKER_ROW;
         let place = indices([place], &change.device());
+        let change = change.cast(prompt.embeds.dtype());
         Ok(prompt.embeds.clone().select_assign(0, place, change, IndexingUpdateOp::Add))
     }
 
-    /// Input rows of the frames: the embeddings of all their codes and a row of text, `[F, D]`.
+    /// Input rows of the frames: the embeddings of all their codes and a row of text, `[F, D]`, added up in f32.
     fn frames(&self, prompt: &TalkerPrompt, codes: &[Vec<u32>]) -> Result<Tensor<2>> {
         let first: Vec<u32> = codes.iter().map(|codes| codes[0]).collect();
         let residual: Vec<Vec<u32>> = codes.iter().map(|codes| codes[1..].to_vec()).collect();
@@ -200,7 +201,8 @@ impl TalkerModel {
             None | Some(0) => prompt.trailing.clone().narrow(0, 0, frames),
             Some(silent) => Tensor::cat(vec![prompt.trailing.clone(), prompt.pad.clone().repeat_dim(0, silent)], 0),
         };
-        Ok(self.talker.codec_rows(&first)? + self.code_predictor.embed_frames(&residual)? + text)
+        let first = self.talker.codec_rows(&first)?.cast(DType::F32);
+        Ok(first + self.code_predictor.embed_frames(&residual)?.cast(DType::F32) + text.cast(DType::F32))
     }
 
     /// Positions of the prompt, then one more for each frame.

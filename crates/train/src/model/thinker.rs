@@ -1,12 +1,13 @@
 use aut_encoder::{AudioConfig, AutEncoder};
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use checkpoint::{Checkpoint, Weights};
 use moe_thinker::{MediaRows, Thinker, ThinkerConfig, ThinkerInput, ThinkerRun, media_ids, merge};
 use omni_core::{Dtype, Encoded, ModalityEncoder, Place, Positions};
 use tm_rope::{MediaItem, MediaLayout};
 use vision_encoder::{PixelPatches, VisionConfig, VisionEncoder};
 
+use super::moved::moved;
 use crate::loss::{RouterTap, cross_entropy, indices, load_balance};
 use crate::{Error, Result};
 
@@ -63,15 +64,21 @@ impl Sample {
     /// The same conversation for a model that is not trained: its media belong to no graph.
     #[must_use]
     pub fn inner(&self) -> Self {
-        Self { media: self.media.inner(), ..self.clone() }
+        Self { media: self.media.map(|tensor| tensor.clone().inner()), ..self.clone() }
+    }
+
+    /// The same conversation for a model on another device.
+    #[must_use]
+    pub fn to_device(&self, device: &Device) -> Self {
+        Self { media: self.media.map(|tensor| moved(tensor, device)), ..self.clone() }
     }
 }
 
 impl SampleMedia {
-    fn inner(&self) -> Self {
-        let pixels = |item: &PixelPatches| PixelPatches { patches: item.patches.clone().inner(), ..item.clone() };
+    fn map(&self, change: impl Fn(&Tensor<2>) -> Tensor<2>) -> Self {
+        let pixels = |item: &PixelPatches| PixelPatches { patches: change(&item.patches), ..item.clone() };
         Self {
-            sounds: self.sounds.iter().map(|sound| sound.clone().inner()).collect(),
+            sounds: self.sounds.iter().map(&change).collect(),
             pictures: self.pictures.iter().map(pixels).collect(),
             videos: self.videos.iter().map(pixels).collect(),
             audio_in_video: self.audio_in_video.clone(),
@@ -115,11 +122,11 @@ impl ThinkerForward {
 }
 
 impl ThinkerModel {
-    /// Loads the thinker and its encoders on a device; an autodiff device makes them trainable.
+    /// Loads the thinker and its encoders on a device, to compute in `dtype`; an autodiff device makes them trainable.
     ///
     /// # Errors
     /// The errors of the config's sections and of [`Checkpoint::check`].
-    pub fn from_checkpoint(checkpoint: &Checkpoint, device: &burn::tensor::Device) -> Result<Self> {
+    pub fn from_checkpoint(checkpoint: &Checkpoint, device: &Device, dtype: Dtype) -> Result<Self> {
         let config: ThinkerConfig = checkpoint.config().section()?;
         let (audio, vision): (AudioConfig, VisionConfig) =
             (checkpoint.config().section()?, checkpoint.config().section()?);
@@ -133,7 +140,7 @@ impl ThinkerModel {
             })
         };
         let in_scope = |name: &str| name.starts_with("thinker.");
-        Ok(checkpoint.load(&Place::Device(device.clone()), Dtype::F32, in_scope, load)?)
+        Ok(checkpoint.load(&Place::Device(device.clone()), dtype, in_scope, load)?)
     }
 
     /// Looks up rows of the embedding table: `[T]` → `[T, D]`.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::fan_in::fan_in;
@@ -48,6 +48,9 @@ pub struct AdamW {
     config: AdamWConfig,
     steps: i32,
     moments: BTreeMap<String, Moments>,
+    /// Flattened f32 values of the parameters that are computed with in fewer bits: most steps are smaller than what rounding such a
+    /// parameter takes away.
+    masters: BTreeMap<String, Tensor<1>>,
 }
 
 const FIRST: &str = ".exp_avg";
@@ -79,6 +82,17 @@ impl AdamW {
         both.collect()
     }
 
+    /// The f32 values behind parameters of fewer bits that were moved, flattened.
+    pub fn masters(&self) -> &BTreeMap<String, Tensor<1>> {
+        &self.masters
+    }
+
+    /// Continues with [`AdamW::masters`].
+    #[must_use]
+    pub fn with_masters(self, masters: BTreeMap<String, Tensor<1>>) -> Self {
+        Self { masters, ..self }
+    }
+
     /// Continues after `steps` steps with the moments of [`AdamW::state`].
     ///
     /// # Errors
@@ -93,7 +107,7 @@ impl AdamW {
             };
             moments.insert(name, Moments { first, second });
         }
-        Ok(Self { config, steps, moments })
+        Ok(Self { config, steps, moments, ..Self::default() })
     }
 
     /// Takes one step with learning rate `rate`: moves all parameters that have an entry in `gradients`.
@@ -140,9 +154,50 @@ impl ModuleMapper for Step<'_> {
         let Some(gradient) = self.gradients.0.remove(name) else { return param };
         let decay = if D > 1 { self.optimizer.config.weight_decay } else { 0.0 };
         let (id, value, mapper) = param.consume();
-        let dims = value.dims();
+        let (dims, dtype) = (value.dims(), value.dtype());
         let rate = self.rate * self.optimizer.config.rate_factor(name, &dims);
-        let moved = self.optimizer.stepped(name, value.inner().flatten(0, D - 1), gradient, decay, rate);
-        Param::from_mapped_value(id, Tensor::from_inner(moved.reshape(dims)).require_grad(), mapper)
+        let master = self.optimizer.masters.remove(name);
+        let value = master.unwrap_or_else(|| value.inner().flatten(0, D - 1).cast(DType::F32));
+        let moved = self.optimizer.stepped(name, value, gradient, decay, rate);
+        if dtype != DType::F32 {
+            self.optimizer.masters.insert(name.to_owned(), moved.clone());
+        }
+        Param::from_mapped_value(id, Tensor::from_inner(moved.cast(dtype).reshape(dims)).require_grad(), mapper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::LinearConfig;
+    use burn::tensor::Device;
+    use checkpoint::param_id;
+
+    use super::*;
+
+    /// Values after steps of which each is far smaller than the distance of two bf16 values near 1, which is 1 / 128.
+    fn after_steps(dtype: DType) -> (Vec<f32>, AdamW) {
+        let names = ParamNames::new(["w".to_owned()]);
+        let device = Device::flex().autodiff();
+        let mut linear = LinearConfig::new(1, 2).with_bias(false).init(&device);
+        let start = Tensor::<2>::from_data([[1.0, -1.0]], (&device, dtype)).require_grad();
+        linear.weight = Param::initialized(param_id("w"), start);
+        let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
+        for _ in 0..100 {
+            let gradient = Tensor::<1>::from_floats([1.0, 2.0], &Device::flex());
+            let gradients = Gradients(BTreeMap::from([("w".to_owned(), Some(gradient))]));
+            linear = optimizer.step(linear, &names, gradients, 1e-3);
+            assert_eq!(linear.weight.val().dtype(), dtype);
+        }
+        (nn::to_f32_vec(&linear.weight.val()), optimizer)
+    }
+
+    #[test]
+    fn steps_too_small_for_bf16_add_up() {
+        let (wide, optimizer) = after_steps(DType::F32);
+        assert!(optimizer.masters().is_empty());
+        let (narrow, optimizer) = after_steps(DType::BF16);
+        assert_eq!(nn::to_f32_vec(&optimizer.masters()["w"]), wide);
+        assert!(wide.iter().zip([0.9, -1.1]).all(|(found, expected)| (found - expected).abs() < 1e-4), "{wide:?}");
+        assert!(wide.iter().zip(&narrow).all(|(wide, narrow)| (wide - narrow).abs() <= 1.0 / 256.0), "{narrow:?}");
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct AnswerSettings {
     pub(super) temperature: f32,
     pub(super) max_new_tokens: usize,
     pub(super) seed: u64,
+    /// Number type of the answers' computation: the policy's own.
+    pub(super) dtype: Dtype,
 }
 
 /// A prompt with its answers.
@@ -89,10 +91,11 @@ impl<'a> Answering<'a> {
     /// Answers the prompts of a round.
     pub(super) fn round<O: Objective<Model = ThinkerModel>>(&mut self, trainer: &Trainer<O>) -> Result<Vec<Answered>> {
         let prompts = self.prompts.next().ok_or_else(|| Error::Batch("there are no prompts".into()))??;
-        write_model(self.source, &self.folder, &trainer.names, &trainer.model, &|_| false)?;
+        let place = (self.source, self.folder.as_path());
+        write_model(place, &trainer.names, &trainer.model, trainer.trained(), &|_| false)?;
         let omni = Omni::builder(&self.folder)
             .device(self.device.clone())
-            .dtype(Dtype::F32)
+            .dtype(self.settings.dtype)
             .text_only()
             .max_answers(admitted(self.settings.group))
             .load()?;

@@ -45,14 +45,14 @@ impl Preferring {
     /// # Errors
     /// The errors of the checkpoint, and [`crate::Error::NothingTrained`] for patterns that match nothing.
     pub fn trainer(directory: &Path, settings: &DpoSettings, device: &Device) -> Result<Trainer<Self>> {
-        let checkpoint = Checkpoint::open(directory)?;
+        let (checkpoint, dtype) = (Checkpoint::open(directory)?, settings.run.dtype.into());
         let names = ParamNames::new(checkpoint.tensors().keys().cloned());
         let trained: Patterns = settings.train.parse()?;
-        let model = TalkerModel::from_checkpoint(&checkpoint, &device.clone().autodiff())?;
+        let model = TalkerModel::from_checkpoint(&checkpoint, &device.clone().autodiff(), dtype)?;
         let (model, _) = names.freeze(model, &trained)?;
         let objective = Self {
-            reader: SpokenReader::new(&checkpoint, device)?,
-            reference: TalkerModel::from_checkpoint(&checkpoint, device)?,
+            reader: SpokenReader::new(&checkpoint, device, dtype)?,
+            reference: TalkerModel::from_checkpoint(&checkpoint, device, dtype)?,
             settings: settings.clone(),
         };
         Ok(Trainer::new(objective, model, names, &settings.run))
@@ -85,6 +85,14 @@ impl Objective for Preferring {
 
     fn origin(&self, batch: &SpokenPairs) -> String {
         batch.origin.clone()
+    }
+
+    fn moved(&self, batch: &SpokenPairs, device: &Device) -> Option<SpokenPairs> {
+        let pair = |SpokenPair { chosen, rejected }: &SpokenPair| SpokenPair {
+            chosen: chosen.to_device(device),
+            rejected: rejected.to_device(device),
+        };
+        Some(SpokenPairs { pairs: batch.pairs.iter().map(pair).collect(), origin: batch.origin.clone() })
     }
 
     fn loss(&self, model: &TalkerModel, batch: &SpokenPairs) -> Result<BatchLoss> {

@@ -52,13 +52,13 @@ impl Rewarding {
     /// # Errors
     /// The errors of the checkpoint, and [`crate::Error::NothingTrained`] for patterns that match nothing.
     pub fn trainer(directory: &Path, settings: &GspoSettings, device: &Device) -> Result<Trainer<Self>> {
-        let checkpoint = Checkpoint::open(directory)?;
+        let (checkpoint, dtype) = (Checkpoint::open(directory)?, settings.run.dtype.into());
         let names = ParamNames::new(checkpoint.tensors().keys().cloned());
         let trained: Patterns = settings.train.parse()?;
-        let model = ThinkerModel::from_checkpoint(&checkpoint, &device.clone().autodiff())?;
+        let model = ThinkerModel::from_checkpoint(&checkpoint, &device.clone().autodiff(), dtype)?;
         let (model, _) = names.freeze(model, &trained)?;
         let compares = settings.divergence > 0.0;
-        let reference = compares.then(|| ThinkerModel::from_checkpoint(&checkpoint, device)).transpose()?;
+        let reference = compares.then(|| ThinkerModel::from_checkpoint(&checkpoint, device, dtype)).transpose()?;
         let GspoSettings { clip_range, per_token, divergence, .. } = *settings;
         let objective = Self { range: clip_range, per_token, divergence, reference };
         Ok(Trainer::new(objective, model, names, &settings.run))
@@ -110,6 +110,12 @@ impl Objective for Rewarding {
 
     fn origin(&self, batch: &ScoredAnswers) -> String {
         batch.origin.clone()
+    }
+
+    fn moved(&self, batch: &ScoredAnswers, device: &Device) -> Option<ScoredAnswers> {
+        let mut batch = batch.clone();
+        batch.answers.iter_mut().for_each(|answer| answer.sample = answer.sample.to_device(device));
+        Some(batch)
     }
 
     fn loss(&self, model: &ThinkerModel, batch: &ScoredAnswers) -> Result<BatchLoss> {

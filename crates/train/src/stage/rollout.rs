@@ -59,6 +59,7 @@ impl<'a> Rollouts<'a> {
             temperature: *temperature,
             max_new_tokens: *max_new_tokens,
             seed: run.seed,
+            dtype: run.dtype.into(),
         };
         let answering = Answering::start(place, sources, answers, device, state)?;
         Ok(Self { answering, reward, settings, waiting: VecDeque::new() })

@@ -41,7 +41,7 @@ impl Sft {
         settings.augment.validate()?;
         let checkpoint = Checkpoint::open(directory)?;
         let SftSettings { train, lora, run, .. } = settings;
-        let (model, names) = trainable_thinker(&checkpoint, train, lora.as_ref(), run.seed, device)?;
+        let (model, names) = trainable_thinker(&checkpoint, train, lora.as_ref(), run, device)?;
         let adapter = lora.clone().map(|lora| (lora, directory.to_owned()));
         Ok(Trainer::new(Self { balance: settings.balance, adapter }, model, names, run))
     }
@@ -61,6 +61,11 @@ impl Objective for Sft {
 
     fn origin(&self, batch: &Conversations) -> String {
         batch.origin.clone()
+    }
+
+    fn moved(&self, batch: &Conversations, device: &Device) -> Option<Conversations> {
+        let samples = batch.samples.iter().map(|sample| sample.to_device(device)).collect();
+        Some(Conversations { samples, origin: batch.origin.clone() })
     }
 
     fn loss(&self, model: &ThinkerModel, batch: &Conversations) -> Result<BatchLoss> {

@@ -1,6 +1,7 @@
 use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 use moe_talker::Turns;
+use omni_core::Dtype;
 
 use crate::Result;
 use crate::loss::indices;
@@ -19,6 +20,13 @@ pub struct SpokenSample {
     pub ends: bool,
 }
 
+impl SpokenSample {
+    /// The same answer for a model on another device.
+    pub(super) fn to_device(&self, device: &Device) -> Self {
+        Self { sample: self.sample.to_device(device), ..self.clone() }
+    }
+}
+
 /// Reads conversations for the talker with a thinker that is not trained.
 #[derive(Debug)]
 pub(super) struct SpokenReader {
@@ -29,9 +37,9 @@ pub(super) struct SpokenReader {
 
 impl SpokenReader {
     /// Loads the thinker; `device` is one without gradients.
-    pub(super) fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self> {
+    pub(super) fn new(checkpoint: &Checkpoint, device: &Device, dtype: Dtype) -> Result<Self> {
         Ok(Self {
-            thinker: ThinkerModel::from_checkpoint(checkpoint, device)?,
+            thinker: ThinkerModel::from_checkpoint(checkpoint, device, dtype)?,
             turns: checkpoint.config().section()?,
             end: end_of_turn(checkpoint)?,
         })

@@ -70,10 +70,10 @@ impl Talking {
     /// # Errors
     /// The errors of the checkpoint, [`Error::NothingTrained`] for patterns that match nothing, and [`Error::Option`] naming a setting.
     pub fn trainer(directory: &Path, settings: &TalkerSettings, device: &Device) -> Result<Trainer<Self>> {
-        let checkpoint = Checkpoint::open(directory)?;
+        let (checkpoint, dtype) = (Checkpoint::open(directory)?, settings.run.dtype.into());
         let plain = device.clone();
         let device = device.clone().autodiff();
-        let mut model = TalkerModel::from_checkpoint(&checkpoint, &device)?;
+        let mut model = TalkerModel::from_checkpoint(&checkpoint, &device, dtype)?;
         let mut added = BTreeSet::new();
         let mut trained = settings.train.clone();
         let speaker = settings.new_speaker.as_deref().map(|name| NewSpeaker::of(&checkpoint, name)).transpose()?;
@@ -90,14 +90,14 @@ impl Talking {
             }
             Some(lora) => {
                 let kept: String = added.iter().map(|name| format!(" +{name}")).collect();
-                let added = (&device, added);
-                let (model, names, adapters) = with_adapters(&checkpoint, model, lora, settings.run.seed, added)?;
+                let start = ((&device, dtype), added);
+                let (model, names, adapters) = with_adapters(&checkpoint, model, lora, settings.run.seed, start)?;
                 (model, names, format!("{adapters}{kept}").parse()?)
             }
         };
         let (model, _) = names.freeze(model, &trained)?;
         let objective = Self {
-            reader: SpokenReader::new(&checkpoint, &plain)?,
+            reader: SpokenReader::new(&checkpoint, &plain, dtype)?,
             settings: settings.clone(),
             speaker,
             base: directory.to_owned(),
@@ -128,6 +128,11 @@ impl Objective for Talking {
 
     fn origin(&self, batch: &SpokenAnswers) -> String {
         batch.origin.clone()
+    }
+
+    fn moved(&self, batch: &SpokenAnswers, device: &Device) -> Option<SpokenAnswers> {
+        let samples = batch.samples.iter().map(|spoken| spoken.to_device(device)).collect();
+        Some(SpokenAnswers { samples, origin: batch.origin.clone() })
     }
 
     fn loss(&self, model: &TalkerModel, batch: &SpokenAnswers) -> Result<BatchLoss> {

@@ -84,10 +84,10 @@ pub(super) fn write<O: Objective>(
 ) -> Result<PathBuf> {
     let whole = folder(run, state.step);
     let partial = whole.with_extension(&PARTIAL[1..]);
-    write_model(source, &partial, &trainer.names, &trainer.exported()?, &|name| trainer.objective.derives(name))?;
+    let (model, values) = trainer.exported()?;
+    write_model((source, &partial), &trainer.names, &model, values, &|name| trainer.objective.derives(name))?;
     std::fs::create_dir(partial.join("trainer")).map_err(io(&partial))?;
-    let trained = trainer.names.trained(&trainer.model);
-    let parameters = on_host(trainer.names.values(&trainer.model), |name| trained.contains(name));
+    let parameters = on_host(trainer.trained(), |_| true);
     write_tensors(&partial.join(PARAMETERS), &parameters)?;
     let averages = trainer.ema.as_ref().map(|ema| on_host(ema.values().clone(), |_| true));
     if let Some(averages) = &averages {
@@ -106,22 +106,27 @@ pub(super) fn write<O: Objective>(
     Ok(whole)
 }
 
-/// Writes the model alone, as it is now, in place of a folder: the source's directory with the trained tensors replaced.
+/// Writes the model alone in place of a folder: the source's directory with the trained tensors replaced. `values` are those of trained
+/// parameters, which the model may hold in fewer bits.
 ///
 /// # Errors
 /// [`omni_core::Error::Io`] or [`omni_core::Error::Weights`] naming the file.
 pub(crate) fn write_model<M: Module>(
-    source: &Path,
-    target: &Path,
+    (source, target): (&Path, &Path),
     names: &ParamNames,
     model: &M,
+    values: BTreeMap<String, Tensor<1>>,
     derives: &dyn Fn(&str) -> bool,
 ) -> Result<()> {
     remove(target)?;
     std::fs::create_dir_all(target).map_err(io(target))?;
     let changed: BTreeSet<String> = names.trained(model).iter().flat_map(|name| changed(name)).collect();
     // Adapters are merged into the matrices they belong to.
-    let merged = names.values(&model.clone().materialize());
+    let mut merged = names.values(&model.clone().materialize());
+    for (name, value) in values {
+        // Factors of adapters have no tensor of their own.
+        merged.entry(name).and_modify(|merged| *merged = value);
+    }
     copy_model(source, target, &with_rows(on_host(merged, |name| changed.contains(name) || derives(name))))
 }
 
@@ -210,9 +215,12 @@ pub fn resume<O: Objective>(
         return Err(Error::Changed { run: run.to_owned(), setting });
     }
     let parameters = read_tensors(&folder.join(PARAMETERS), device)?;
+    let narrow = start.names.narrow(&start.model);
+    let masters = parameters.iter().filter(|(name, _)| narrow.contains(*name));
+    let masters = masters.map(|(name, values)| (name.clone(), values.clone())).collect();
     let model = start.names.with_values(start.model, parameters)?;
     let moments = read_tensors(&folder.join(OPTIMIZER), device)?;
-    let optimizer = AdamW::resume(optimizer, state.optimizer_steps, moments)?;
+    let optimizer = AdamW::resume(optimizer, state.optimizer_steps, moments)?.with_masters(masters);
     let averages = start.ema.is_some().then(|| read_tensors(&folder.join(AVERAGES), device)).transpose()?;
     let ema = averages.map(|averages| Ema::resume(state.optimizer_steps as usize, averages));
     let (own, mut objective) = (folder.join(OBJECTIVE), start.objective);

@@ -1,9 +1,11 @@
 //! The loop of every stage: batches to gradients, gradients to a step, steps to checkpoints that can be resumed exactly.
 
+mod batch_steps;
 mod checkpoint;
 mod files;
 mod log;
 mod plot;
+mod replica;
 mod run;
 mod settings;
 
@@ -11,18 +13,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use crate::optim::{AdamW, Ema};
 use crate::{Error, Gradients, ParamNames, Result};
 
+use batch_steps::StepTotals;
 pub(crate) use checkpoint::write_model;
 pub use checkpoint::{Resumed, Started, TrainState, resume};
 pub(crate) use files::{damaged, io, read_tensors, unreadable, write_adapter_files, write_json, write_shaped};
 pub use log::{Log, StepLine};
 pub use plot::write_plot;
+use replica::Replica;
 pub use run::{Ended, Limits, Run};
-pub use settings::RunSettings;
+pub use settings::{RunSettings, TrainDtype};
 
 /// What a stage computes from a batch; several threads compute batches at once.
 pub trait Objective: Sync {
@@ -49,6 +53,12 @@ pub trait Objective: Sync {
     /// Most threads that may share the batches of a step.
     fn most_workers(&self) -> usize {
         usize::MAX
+    }
+
+    /// The batch with its tensors on another device; `None` if it has no tensors.
+    fn moved(&self, batch: &Self::Batch, device: &Device) -> Option<Self::Batch> {
+        let _ = (batch, device);
+        None
     }
 
     /// Computes the loss of a batch.
@@ -153,39 +163,57 @@ pub struct Trainer<O: Objective> {
     pub clip: f64,
     /// Moving average of the trained parameters, which checkpoints hold in their place.
     pub ema: Option<Ema>,
-}
-
-/// What one batch adds to a step.
-struct BatchStep {
-    loss: f64,
-    parts: BTreeMap<&'static str, f64>,
-    gradients: Gradients,
+    /// The objective and its model on other devices, which share the batches of a step.
+    replicas: Vec<Replica<O>>,
 }
 
 impl<O: Objective> Trainer<O> {
     /// Makes a trainer before its first step; which parameters are trained is set in the model.
     pub fn new(objective: O, model: O::Model, names: ParamNames, run: &RunSettings) -> Self {
-        let ema = run.ema.then(|| {
-            let (trained, mut values) = (names.trained(&model), names.values(&model));
-            values.retain(|name, _| trained.contains(name));
-            Ema::new(values)
-        });
-        Self { objective, model, names, optimizer: AdamW::new(run.optimizer), clip: run.clip, ema }
+        let ema = run.ema.then(|| Ema::new(names.trained_values(&model)));
+        let optimizer = AdamW::new(run.optimizer);
+        Self { objective, model, names, optimizer, clip: run.clip, ema, replicas: Vec::new() }
     }
 
-    /// The model as checkpoints hold it.
+    /// Shares the batches of each step with other devices. A trainer of the same stage and checkpoint is given for each; the parameters of
+    /// this one are copied to them before every step, and their gradients are added up here.
+    ///
+    /// # Errors
+    /// [`Error::Option`] naming the devices, for an objective whose batches no two threads may share.
+    pub fn with_devices(mut self, others: impl IntoIterator<Item = (Device, Self)>) -> Result<Self> {
+        let replica = |(device, Self { objective, model, .. })| Replica { objective, model, device };
+        self.replicas.extend(others.into_iter().map(replica));
+        if !self.replicas.is_empty() && self.objective.most_workers() == 1 {
+            let devices = self.replicas.len() + 1;
+            let reason = format!("{devices}, but batches of this stage depend on each other: expected one device");
+            return Err(Error::Option { name: "device", reason });
+        }
+        Ok(self)
+    }
+
+    /// The values of the trained parameters, flattened, in f32.
+    pub fn trained(&self) -> BTreeMap<String, Tensor<1>> {
+        let mut values = self.names.trained_values(&self.model);
+        values.extend(self.optimizer.masters().clone());
+        values
+    }
+
+    /// The model as checkpoints hold it, with the values of what is trained.
     ///
     /// # Errors
     /// [`Error::Batch`] if averages do not fit the model.
-    pub(crate) fn exported(&self) -> Result<O::Model> {
+    pub(crate) fn exported(&self) -> Result<(O::Model, BTreeMap<String, Tensor<1>>)> {
         match &self.ema {
-            None => Ok(self.model.clone()),
-            Some(ema) => self.names.with_values(self.model.clone(), ema.values().clone()),
+            None => Ok((self.model.clone(), self.trained())),
+            Some(ema) => {
+                let averages = ema.values().clone();
+                Ok((self.names.with_values(self.model.clone(), averages.clone())?, averages))
+            }
         }
     }
 
     /// Takes one step over several batches, as if they were one: gradients are sums over rows, divided once by the rows of all.
-    /// `workers` threads share the batches; the result is the same for any number of them.
+    /// `workers` threads share the batches, at least one for each device; the result is the same for any number of them.
     ///
     /// # Errors
     /// [`Error::NotFiniteLoss`] naming the batch, [`Error::Batch`] if no row carries loss, and the errors of the objective.
@@ -203,9 +231,11 @@ impl<O: Objective> Trainer<O> {
             parts: BTreeMap::new(),
         };
         self.objective.before_step(number);
+        self.update_replicas(number)?;
         let mut gradients = Gradients::default();
         // In the order of the batches, whoever computed them, so that sums are always rounded alike.
-        self.batch_steps((number, rows), batches, workers, &mut |step| {
+        let totals = StepTotals { number, rows, batches: batches.len() };
+        self.batch_steps(totals, batches, workers, &mut |step| {
             report.loss += step.loss;
             for (name, part) in step.parts {
                 *report.parts.entry(name).or_default() += part / batches.len() as f64;
@@ -218,65 +248,10 @@ impl<O: Objective> Trainer<O> {
             let model = self.optimizer.step(self.model.clone(), &self.names, gradients, rate);
             self.model = self.objective.after_step(model, rate)?;
             if let Some(ema) = &mut self.ema {
-                ema.update(self.names.values(&self.model));
+                let masters = self.optimizer.masters().clone();
+                ema.update(self.names.values(&self.model).into_iter().chain(masters).collect());
             }
         }
         Ok(report)
-    }
-
-    /// Computes all batches, as many at once as there are workers, and hands them to `take` in their order.
-    fn batch_steps(
-        &self,
-        (number, rows): (usize, usize),
-        batches: &[O::Batch],
-        workers: usize,
-        take: &mut dyn FnMut(BatchStep),
-    ) -> Result<()> {
-        let compute = |model: &O::Model, batch| self.batch_step(number, (model, batch), rows, batches.len());
-        let workers = workers.min(self.objective.most_workers()).clamp(1, batches.len());
-        if workers == 1 {
-            // Parallel work that starts on a pool thread needs no switch of threads.
-            let compute = |batch| rayon::scope(|_| compute(&self.model, batch));
-            return batches.iter().try_for_each(|batch| compute(batch).map(&mut *take));
-        }
-        let models: Vec<O::Model> = (0..workers).map(|_| ParamNames::replica(&self.model)).collect();
-        let compute = &compute;
-        for batches in batches.chunks(workers) {
-            let steps: Vec<Result<BatchStep>> = std::thread::scope(|scope| {
-                let threads =
-                    batches.iter().zip(&models).map(|(batch, model)| scope.spawn(move || compute(model, batch)));
-                let threads: Vec<_> = threads.collect();
-                let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                };
-                threads.into_iter().map(join).collect()
-            });
-            steps.into_iter().try_for_each(|step| step.map(&mut *take))?;
-        }
-        Ok(())
-    }
-
-    fn batch_step(
-        &self,
-        number: usize,
-        (model, batch): (&O::Model, &O::Batch),
-        rows: usize,
-        batches: usize,
-    ) -> Result<BatchStep> {
-        let origin = || self.objective.origin(batch);
-        let loss = self.objective.loss(model, batch);
-        let in_batch = |source| Error::InBatch { step: number, batch: origin(), source: Box::new(source) };
-        let BatchLoss { sum, extra, parts } = loss.map_err(in_batch)?;
-        let mean = sum / rows as f64;
-        let loss = match extra {
-            Some(extra) => mean + extra / batches as f64,
-            None => mean,
-        };
-        let value = f64::from(loss.clone().into_scalar::<f32>());
-        if !value.is_finite() {
-            return Err(Error::NotFiniteLoss { step: number, batch: origin() });
-        }
-        let gradients = self.names.gradients(model, &mut loss.backward());
-        Ok(BatchStep { loss: value, parts, gradients })
     }
 }

@@ -1,3 +1,4 @@
+use omni_core::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::optim::{AdamWConfig, Schedule, ScheduleKind};
@@ -34,8 +35,31 @@ pub struct RunSettings {
     pub keep: usize,
     /// Whether checkpoints hold a moving average of the weights instead of the last ones.
     pub ema: bool,
+    /// Number type of the computation. In `bf16`, for GPUs that have it, the optimiser keeps what is trained in f32; norms, softmax,
+    /// routers' probabilities and losses are f32 anyway.
+    pub dtype: TrainDtype,
     /// Settings of the optimiser.
     pub optimizer: AdamWConfig,
+}
+
+/// A number type that models are trained in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainDtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// The upper half of [`TrainDtype::F32`].
+    Bf16,
+}
+
+impl From<TrainDtype> for Dtype {
+    fn from(dtype: TrainDtype) -> Self {
+        match dtype {
+            TrainDtype::F32 => Dtype::F32,
+            TrainDtype::Bf16 => Dtype::Bf16,
+        }
+    }
 }
 
 impl Default for RunSettings {
@@ -54,6 +78,7 @@ impl Default for RunSettings {
             save_every: 100,
             keep: 2,
             ema: false,
+            dtype: TrainDtype::F32,
             optimizer: AdamWConfig::default(),
         }
     }

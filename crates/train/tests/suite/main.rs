@@ -4,6 +4,7 @@
 mod aut;
 mod codec;
 mod data;
+mod devices;
 mod golden;
 mod program;
 mod stages;

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use checkpoint::Checkpoint;
 use moe_talker::{TalkerConfig, Turns};
 use moe_thinker::ThinkerConfig;
-use qwen3_omni_train::data::{Line, Location, SampleOptions, SampleReader};
+use qwen3_omni_train::data::{Line, Location, ReadSample, SampleOptions, SampleReader};
 use qwen3_omni_train::model::Sample;
 use qwen3_omni_train::stage::{
     CodecSettings, CodedWave, CodedWaves, DpoSettings, GspoSettings, LoraSettings, Preferring, Rewarding, ScoredAnswer,
@@ -51,7 +51,7 @@ fn learn<O: Objective>(
 }
 
 /// A spoken answer to a short question, with codes of a simple pattern.
-fn spoken(frames: u32, shift: u32) -> SpokenSample {
+pub(super) fn spoken(frames: u32, shift: u32) -> SpokenSample {
     let checkpoint = Checkpoint::open(tiny()).unwrap();
     let turns: Turns = checkpoint.config().section().unwrap();
     let end = checkpoint.config().get("im_end_token_id").unwrap().as_u64().unwrap() as u32;
@@ -77,20 +77,24 @@ fn the_talker_learns_codes() {
     learn(start, &settings.run, run.path(), &batch);
 }
 
-#[test]
-fn the_talker_learns_behind_a_video_that_is_heard() {
-    let run = tempfile::tempdir().unwrap();
-    let settings = TalkerSettings { run: settings(2e-3), ..TalkerSettings::default() };
-    let start = Talking::trainer(&tiny(), &settings, &Device::flex()).unwrap();
-    let reader = SampleReader::open(tiny(), SampleOptions::default()).unwrap();
+/// A conversation about a video with sound.
+pub(super) fn heard_video() -> ReadSample {
     let line = json!({
         "messages": [{"role": "user", "content": "<video>"}, {"role": "assistant", "content": "A clip."}],
         "videos": [testkit::media().join("clip.mp4")], "use_audio_in_video": true,
     });
     let location = Location { path: Path::new("talks.jsonl").into(), line: 1 };
     let line = Line::parse(&line.to_string(), &location).unwrap();
+    SampleReader::open(tiny(), SampleOptions::default()).unwrap().read(&line).unwrap()
+}
+
+#[test]
+fn the_talker_learns_behind_a_video_that_is_heard() {
+    let run = tempfile::tempdir().unwrap();
+    let settings = TalkerSettings { run: settings(2e-3), ..TalkerSettings::default() };
+    let start = Talking::trainer(&tiny(), &settings, &Device::flex()).unwrap();
     let batch = || {
-        let sample = reader.read(&line).unwrap().to_sample(&Device::flex());
+        let sample = heard_video().to_sample(&Device::flex());
         SpokenAnswers { samples: vec![SpokenSample { sample, ..spoken(6, 0) }], origin: String::new() }
     };
     learn(start, &settings.run, run.path(), &batch);
@@ -192,7 +196,7 @@ fn a_speech_that_was_stopped_has_no_end_to_learn() {
 }
 
 /// Answers with advantages, which the policy of now wrote.
-fn scored(token_advantages: Vec<f64>) -> ScoredAnswers {
+pub(super) fn scored(token_advantages: Vec<f64>) -> ScoredAnswers {
     let answer = |shift: u32, advantage: f64, token_advantages: &[f64]| {
         let ids: Vec<u32> = (0..8).map(|at| (at * 131 + shift) % 900).collect();
         let labels = ids.iter().enumerate().map(|(at, id)| (at > 4).then_some(*id)).collect();

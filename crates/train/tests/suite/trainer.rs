@@ -5,8 +5,10 @@ use std::path::Path;
 use burn::tensor::Device;
 use qwen3_omni_train::model::Sample;
 use qwen3_omni_train::optim::AdamWConfig;
-use qwen3_omni_train::stage::{Conversations, LoraSettings, Sft, SftSettings};
-use qwen3_omni_train::trainer::{Ended, Feed, Limits, Log, Run, RunSettings, Started, TrainState, Trainer, resume};
+use qwen3_omni_train::stage::{CodecSettings, Coding, Conversations, LoraSettings, Sft, SftSettings};
+use qwen3_omni_train::trainer::{
+    Ended, Feed, Limits, Log, Run, RunSettings, Started, TrainDtype, TrainState, Trainer, resume,
+};
 use qwen3_omni_train::{Error, Result};
 use testkit::tiny;
 
@@ -131,6 +133,58 @@ fn several_workers_take_the_same_step() {
     for workers in [2, 3, 9] {
         assert!(alone == step(workers), "{workers} workers");
     }
+}
+
+#[test]
+fn a_run_in_bf16_resumes_exactly_and_learns_as_in_f32() {
+    for lora in [None, Some(LoraSettings { rank: 2, ..LoraSettings::default() })] {
+        let plain = settings(lora);
+        let mut narrow = plain.clone();
+        narrow.run.dtype = TrainDtype::Bf16;
+        narrow.run.ema = narrow.lora.is_some();
+        let [wide, whole, resumed] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        train(wide.path(), &plain, 99);
+        train(whole.path(), &narrow, 99);
+        for stop in [1, 3, 99] {
+            train(resumed.path(), &narrow, stop);
+        }
+        same_tensors(&whole.path().join("step-000006"), &resumed.path().join("step-000006"));
+        let [wide, whole] = [&wide, &whole].map(|run| Log::read(&run.path().join("log.jsonl")).unwrap());
+        for (a, b) in wide.iter().zip(&whole) {
+            assert!((a.loss / b.loss - 1.0).abs() < 0.01, "step {}: {} in f32, {} in bf16", a.step, a.loss, b.loss);
+        }
+        assert!(whole[5].loss < whole[0].loss, "{} → {}", whole[0].loss, whole[5].loss);
+    }
+}
+
+#[test]
+fn several_devices_take_the_same_step() {
+    let settings = settings(Some(LoraSettings { rank: 2, ..LoraSettings::default() }));
+    let batches: Vec<Conversations> = (0..5).map(batch).collect();
+    let step = |replicas: &[&SftSettings]| {
+        let other = |settings: &&SftSettings| (Device::flex(), begin(settings).0);
+        let mut trainer = begin(&settings).0.with_devices(replicas.iter().map(other)).unwrap();
+        let reports = [1, 2].map(|number| trainer.step(number, &batches, 1e-3, 1).unwrap());
+        let values = trainer.names.values(&trainer.model);
+        (reports, values.into_iter().map(|(name, value)| (name, nn::to_f32_vec(&value))).collect::<Vec<_>>())
+    };
+    let alone = step(&[]);
+    // Their adapters begin with other values, which those of the first device replace.
+    let mut drawn_anew = settings.clone();
+    drawn_anew.run.seed = 1;
+    for replicas in [1, 2, 7] {
+        assert!(alone == step(&vec![&drawn_anew; replicas]), "{replicas} more devices");
+    }
+    let weighs_more = SftSettings { balance: 1.0, ..drawn_anew };
+    assert!(alone != step(&[&weighs_more]), "the second device computes nothing");
+}
+
+#[test]
+fn stages_whose_batches_depend_on_each_other_have_one_device() {
+    let settings = CodecSettings { fresh: true, ..CodecSettings::default() };
+    let [one, other] = [(); 2].map(|()| Coding::trainer(&tiny(), &settings, &Device::flex()).unwrap());
+    let refused = one.with_devices([(Device::flex(), other)]).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("device") && refused.contains("expected one device"), "{refused}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use aut_encoder::{AudioConfig, AutDecoder, AutDecoderConfig, DECODER_FILE};
 use burn::tensor::{Device, Tensor, TensorData};
 use checkpoint::{Checkpoint, MOST_TENSORS, record};
 use moe_thinker::ThinkerConfig;
-use omni_core::{Dtype, Place};
+use omni_core::Place;
 
 use super::settings::AutSettings;
 use crate::model::AutModel;
@@ -37,11 +37,12 @@ pub(super) fn starting_model(
     let shapes: BTreeMap<_, _> = expected.into_iter().map(|(name, expected)| (name, expected.shape)).collect();
     let names = ParamNames::new(checkpoint.tensors().keys().chain(shapes.keys()).cloned());
     let on = device.clone().autodiff();
+    let dtype = settings.run.dtype.into();
     let model = if found.is_some() {
-        let decoder = AutDecoder::from_checkpoint(checkpoint, vocab_size, &Place::Device(on.clone()), Dtype::F32)?;
-        AutModel::with_decoder(checkpoint, decoder, &on)?
+        let decoder = AutDecoder::from_checkpoint(checkpoint, vocab_size, &Place::Device(on.clone()), dtype)?;
+        AutModel::with_decoder(checkpoint, decoder, (&on, dtype))?
     } else {
-        let model = AutModel::from_checkpoint(checkpoint, &config, &on)?;
+        let model = AutModel::from_checkpoint(checkpoint, &config, (&on, dtype))?;
         names.with_values(model, drawn(&shapes, settings.run.seed, device))?
     };
     Ok((model, names, DecoderFile { shapes, frozen: BTreeMap::new() }))

@@ -14,7 +14,7 @@ pub use reader::TranscriptReader;
 pub use settings::AutSettings;
 
 use crate::loss::{cross_entropy, indices, smoothed_cross_entropy};
-use crate::model::{AutModel, Transcript};
+use crate::model::{AutModel, Transcript, moved};
 use crate::trainer::{BatchLoss, Objective, Trainer};
 use crate::{Patterns, Result};
 use decoder::{DecoderFile, starting_model};
@@ -84,6 +84,12 @@ impl Objective for Transcribing {
 
     fn origin(&self, batch: &Transcripts) -> String {
         batch.origin.clone()
+    }
+
+    fn moved(&self, batch: &Transcripts, device: &Device) -> Option<Transcripts> {
+        let mut batch = batch.clone();
+        batch.items.iter_mut().for_each(|item| item.sound = moved(&item.sound, device));
+        Some(batch)
     }
 
     fn loss(&self, model: &AutModel, batch: &Transcripts) -> Result<BatchLoss> {

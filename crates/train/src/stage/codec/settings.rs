@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::loss::WaveWeights;
 use crate::optim::AdamWConfig;
-use crate::trainer::RunSettings;
+use crate::trainer::{RunSettings, TrainDtype};
 use crate::{Error, Result};
 
 /// Settings of the codec's training. A token of [`RunSettings::tokens_per_batch`] is a codec frame here.
@@ -109,6 +109,10 @@ impl CodecSettings {
         if decoded.is_none_or(|decoded| decoded < LEAST_SAMPLES) {
             let reason = format!("{}, expected as many as decode to {LEAST_SAMPLES} to 2^30 samples", self.frames);
             return Err(Error::Option { name: "frames", reason });
+        }
+        if self.run.dtype != TrainDtype::F32 {
+            let reason = "bf16, expected f32: the codec compares spectra of samples".into();
+            return Err(Error::Option { name: "run.dtype", reason });
         }
         let mut parts = vec![("decay", self.decay), ("dead_below", self.dead_below)];
         let mut weights = vec![

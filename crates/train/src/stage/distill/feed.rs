@@ -9,7 +9,7 @@ use super::objective::Distilling;
 use super::settings::{DistillSettings, OnPolicySettings};
 use crate::data::{DataSource, Location, cut};
 use crate::model::Sample;
-use crate::trainer::{Feed, Trainer};
+use crate::trainer::{Feed, RunSettings, Trainer};
 use crate::{Error, Result};
 
 /// Lessons on answers that the student writes as it is, through the product's own code.
@@ -37,9 +37,10 @@ impl<'a> OwnAnswers<'a> {
     ) -> Result<Self> {
         let OnPolicySettings { prompts, answers, steps_per_round, temperature, max_new_tokens } =
             settings.on_policy.clone().unwrap_or_default();
-        let answers = AnswerSettings { prompts, group: answers, temperature, max_new_tokens, seed: settings.run.seed };
+        let RunSettings { seed, dtype, tokens_per_batch, .. } = settings.run;
+        let dtype = dtype.into();
+        let answers = AnswerSettings { prompts, group: answers, temperature, max_new_tokens, seed, dtype };
         let answering = Answering::start(place, sources, answers, device, state)?;
-        let tokens_per_batch = settings.run.tokens_per_batch;
         Ok(Self { answering, steps_per_round, tokens_per_batch, waiting: VecDeque::new() })
     }
 

@@ -47,7 +47,7 @@ impl Distilling {
         }
         let checkpoint = Checkpoint::open(directory)?;
         let DistillSettings { train, lora, run, .. } = settings;
-        let (model, names) = trainable_thinker(&checkpoint, train, lora.as_ref(), run.seed, device)?;
+        let (model, names) = trainable_thinker(&checkpoint, train, lora.as_ref(), run, device)?;
         let objective = Self {
             teacher,
             settings: settings.clone(),
@@ -94,6 +94,11 @@ impl Objective for Distilling {
 
     fn origin(&self, batch: &Lessons) -> String {
         batch.places.iter().map(Location::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    fn moved(&self, batch: &Lessons, device: &Device) -> Option<Lessons> {
+        let samples = batch.samples.iter().map(|sample| sample.to_device(device)).collect();
+        Some(Lessons { samples, places: batch.places.clone() })
     }
 
     fn loss(&self, model: &ThinkerModel, batch: &Lessons) -> Result<BatchLoss> {

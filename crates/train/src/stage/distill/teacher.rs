@@ -3,6 +3,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor};
 use checkpoint::Checkpoint;
+use omni_core::Dtype;
 
 use super::lessons::Lessons;
 use super::vocabulary::{Vocabulary, refuse_other};
@@ -78,17 +79,17 @@ impl CheckpointTeacher {
     ///
     /// # Errors
     /// The errors of the checkpoint, and [`Error::Option`] naming the first id that means something else to the student.
-    pub fn open(directory: &Path, student: &Path, device: &Device) -> Result<Self> {
+    pub fn open(directory: &Path, student: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
         refuse_other(&Vocabulary::open(student)?, &Vocabulary::open(directory)?)?;
-        Self::alone(directory, device)
+        Self::alone(directory, device, dtype)
     }
 
     /// Loads a checkpoint whose logits are to be stored.
     ///
     /// # Errors
     /// The errors of the checkpoint.
-    pub fn alone(directory: &Path, device: &Device) -> Result<Self> {
-        Ok(Self { model: ThinkerModel::from_checkpoint(&Checkpoint::open(directory)?, device)? })
+    pub fn alone(directory: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
+        Ok(Self { model: ThinkerModel::from_checkpoint(&Checkpoint::open(directory)?, device, dtype)? })
     }
 }
 

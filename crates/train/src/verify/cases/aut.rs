@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use moe_thinker::ThinkerConfig;
+use omni_core::Dtype;
 
 use super::super::compare::{Checks, deviation, scalar, worse};
 use super::super::golden::Golden;
@@ -28,7 +29,8 @@ pub(super) fn run(model: &Model, golden: &Golden, checks: &mut Checks) -> Result
         let count = values.len();
         (name, Tensor::from_data(TensorData::new(values, [count]), &model.device))
     });
-    let module = names.with_values(AutModel::from_checkpoint(&model.checkpoint, &config, &device)?, start.collect())?;
+    let module = names
+        .with_values(AutModel::from_checkpoint(&model.checkpoint, &config, (&device, Dtype::F32))?, start.collect())?;
 
     let sounds = sounds(golden, &device)?;
     let ids = golden.rows_of_ids("in.decoder_ids")?;

@@ -33,7 +33,7 @@ pub(super) fn spoken(model: &Model, golden: &Golden, checks: &mut Checks) -> Res
         }
         talker_loss(&found)
     };
-    let module = TalkerModel::from_checkpoint(&model.checkpoint, &model.device.clone().autodiff())?;
+    let module = TalkerModel::from_checkpoint(&model.checkpoint, &model.device.clone().autodiff(), Dtype::F32)?;
     let mut inputs = Checks::default();
     trained(golden, &model.names, module, "+talker.*")?.run(checks, &mut |module| loss(module, &mut inputs))?;
     checks.0.extend(inputs.0);
@@ -97,7 +97,7 @@ pub(super) fn preferences(model: &Model, golden: &Golden, checks: &mut Checks) -
         ]);
         Ok(LossParts { loss, parts })
     };
-    let module = TalkerModel::from_checkpoint(&model.checkpoint, &model.device.clone().autodiff())?;
+    let module = TalkerModel::from_checkpoint(&model.checkpoint, &model.device.clone().autodiff(), Dtype::F32)?;
     trained(golden, &model.names, module, "+talker.*")?.run(checks, &mut { loss })
 }
 
@@ -109,7 +109,8 @@ pub(super) fn speaker(model: &Model, golden: &Golden, checks: &mut Checks) -> Re
     let stored = Golden::read(&model.golden, "talker")?;
     let conversations = Conversations::read(model, &stored, Some(new))?;
     let device = model.device.clone().autodiff();
-    let (module, row) = TalkerModel::from_checkpoint(&model.checkpoint, &device)?.with_speaker(new, &[new])?;
+    let (module, row) =
+        TalkerModel::from_checkpoint(&model.checkpoint, &device, Dtype::F32)?.with_speaker(new, &[new])?;
     let mut factors = BTreeMap::new();
     for name in golden.names("in.lora.").filter_map(|name| name.strip_suffix(".lora_A.weight")) {
         let [a, b] = lora_names(name).map(|name| golden.matrix(&format!("in.lora.{name}"), &device));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor};
 use moe_thinker::ThinkerConfig;
-use omni_core::Positions;
+use omni_core::{Dtype, Positions};
 use vision_encoder::PixelPatches;
 
 use super::super::compare::{Checks, scalar, scalars};
@@ -138,7 +138,7 @@ fn trained<'a>(
     limits: Limits,
     ignored: &'static [&'static str],
 ) -> Result<Trained<'a, ThinkerModel>> {
-    let module = ThinkerModel::from_checkpoint(&model.checkpoint, &model.device.clone().autodiff())?;
+    let module = ThinkerModel::from_checkpoint(&model.checkpoint, &model.device.clone().autodiff(), Dtype::F32)?;
     Ok(Trained { golden, names: &model.names, model: module, patterns: patterns.parse()?, limits, ignored })
 }
 
@@ -225,7 +225,7 @@ fn on_graph(model: &Model, tensors: impl IntoIterator<Item = Tensor<2>>) -> Vec<
 
 /// Compares the positions of all rows without padding.
 fn compare_positions(model: &Model, golden: &Golden, checks: &mut Checks, samples: &[Sample]) -> Result<()> {
-    let module = ThinkerModel::from_checkpoint(&model.checkpoint, &model.device)?;
+    let module = ThinkerModel::from_checkpoint(&model.checkpoint, &model.device, Dtype::F32)?;
     let found = samples.iter().map(|sample| module.positions(sample)).collect::<Result<Vec<_>>>()?;
     let stored = golden.values("in.position_ids")?;
     let [_, rows, columns] = golden.shape("in.position_ids")? else { return Err(golden.lacks("in.position_ids")) };

@@ -3,6 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use omni_core::Dtype;
 use qwen3_omni_train::data::{BatchOptions, Batches, DataSource, SampleOptions, SampleReader};
 use qwen3_omni_train::stage::{CheckpointTeacher, StoredTeacher, Teacher, lessons};
 use safetensors::SafeTensors;
@@ -100,7 +101,8 @@ fn stored_logits_teach_what_the_teacher_does() {
     // Row by row the same ids and logits as those of the teacher itself, whatever the order of the lines.
     let device = Device::flex();
     let lessons = batch(&data);
-    let live = CheckpointTeacher::open(&nano, &nano, &device).unwrap().logits(&lessons).unwrap().best(8).unwrap();
+    let live =
+        CheckpointTeacher::open(&nano, &nano, &device, Dtype::F32).unwrap().logits(&lessons).unwrap().best(8).unwrap();
     let found = StoredTeacher::open(&stored, &nano, &device).unwrap().logits(&lessons).unwrap();
     let [ids, found_ids] = [live.0, found.ids.unwrap()];
     assert_eq!(ids.dims()[0], lessons.samples.iter().map(|sample| sample.learned()).sum::<usize>());
