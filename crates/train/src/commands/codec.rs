@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::stage::{Common, batches_state, sources};
 use super::{note, say};
 
-/// Train the codec on recordings: encoder, quantiser and vocoder together, or the vocoder alone.
+/// Train the codec on recordings: encoder, quantiser and vocoder together, or the vocoder or an encoder alone.
 #[derive(Args)]
 #[command(after_help = "Example: qwen3-omni-train codec --model nano --data voice.jsonl --out run --fresh\n\n\
     A line names a recording: {\"speech\": \"a.wav\"}; lines of other stages may be taken too.")]
@@ -27,6 +27,9 @@ pub(crate) struct CodecCommand {
     /// Train the vocoder alone, on codes of the encoder, which stay valid
     #[arg(long)]
     decoder_only: bool,
+    /// Train an encoder alone, for the vocoder and the codebooks that the model has
+    #[arg(long, conflicts_with_all = ["decoder_only", "fresh", "discriminator"])]
+    encoder_only: bool,
     /// Begin with random values of the vocoder, and of the encoder unless --codec names one
     #[arg(long)]
     fresh: bool,
@@ -80,6 +83,7 @@ impl CodecCommand {
     fn defaults(&self) -> CodecSettings {
         CodecSettings {
             decoder_only: self.decoder_only,
+            encoder_only: self.encoder_only,
             codec: self.codec.clone(),
             fresh: self.fresh,
             discriminator: self.discriminator.then(DiscriminatorSettings::default),

@@ -21,6 +21,8 @@ const FRAMES: usize = 6;
 /// Samples of tiny's codec frames.
 const FRAME: usize = 240;
 const STEPS: usize = 8;
+/// The vocoder's table of all codebooks.
+const TABLE: &str = "code2wav.code_embedding.weight";
 
 fn settings() -> CodecSettings {
     let run = RunSettings { steps: STEPS, rate: 3e-3, ..CodecSettings::default().run };
@@ -141,7 +143,7 @@ fn a_checkpoint_takes_the_codes_of_the_encoder_beside_it() {
     assert_eq!(checkpoint.tensors().len(), Checkpoint::open(tiny()).unwrap().tensors().len(), "the released layout");
     let place = Place::Device(Device::flex());
     let weights = checkpoint::Weights::new(&checkpoint, &place, Dtype::F32);
-    let table = weights.values("code2wav.code_embedding.weight", &[4 * 64, 32]).unwrap();
+    let table = weights.values(TABLE, &[4 * 64, 32]).unwrap();
     let books = &stored["codec_quantizer.codebooks"];
     assert!(
         table.iter().zip(books).all(|(table, book)| (table - 4.0 * book).abs() <= 0.01 * table.abs()),
@@ -185,6 +187,37 @@ fn the_vocoder_alone_learns_the_codes_of_an_encoder_that_stays() {
         let changed = before.bytes(tensor) != after.bytes(&after.tensors()[name]);
         assert_eq!(changed, name.starts_with("code2wav.") && !name.contains("code_embedding"), "{name}");
     }
+}
+
+#[test]
+fn an_encoder_alone_learns_the_codes_that_a_vocoder_takes() {
+    let settings = CodecSettings { encoder_only: true, commitment: 1.0, ..settings() };
+    let start = || Coding::trainer(&tiny(), &settings, &Device::flex()).unwrap();
+    let [whole, resumed] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    // The same tones each time.
+    let batch = |_| Recordings::from(segments(1));
+    assert_eq!(train(whole.path(), &tiny(), &settings, start(), batch, 99), Ended::Steps);
+    assert_eq!(train(resumed.path(), &tiny(), &settings, start(), batch, 2), Ended::Stopped);
+    assert_eq!(train(resumed.path(), &tiny(), &settings, start(), batch, 99), Ended::Steps);
+    let after = last(whole.path());
+    assert_eq!(tensors(&after.join(CODEC_WEIGHTS)), tensors(&last(resumed.path()).join(CODEC_WEIGHTS)));
+    let log = Log::read(&whole.path().join("log.jsonl")).unwrap();
+    // Not quantised up to the third step.
+    assert!(log[2].loss < log[0].loss && log[STEPS - 1].loss < log[3].loss, "{log:?}");
+
+    // The model is as it was, and the codebooks are its own.
+    let [before, model] = [tiny(), after.clone()].map(|folder| Checkpoint::open(folder).unwrap());
+    assert!(before.tensors().iter().all(|(name, tensor)| before.bytes(tensor) == model.bytes(&model.tensors()[name])));
+    let place = Place::Device(Device::flex());
+    let table = checkpoint::Weights::new(&model, &place, Dtype::F32).values(TABLE, &[4 * 64, 32]).unwrap();
+    let books = &tensors(&after.join(CODEC_WEIGHTS))["codec_quantizer.codebooks"];
+    assert!(table.iter().zip(books).all(|(table, book)| *table == 4.0 * book), "4 codebooks");
+    let codes = WaveEncoder::open(&after, &Device::flex()).unwrap().encode(&segments(1)[0].samples).unwrap();
+    assert_eq!(codes.len(), FRAMES);
+
+    let error = |settings: CodecSettings| Coding::trainer(&tiny(), &settings, &Device::flex()).unwrap_err().to_string();
+    assert!(error(CodecSettings { fresh: true, ..settings.clone() }).contains("`fresh`"));
+    assert!(error(CodecSettings { decoder_only: true, ..settings }).contains("`decoder_only`"));
 }
 
 #[test]

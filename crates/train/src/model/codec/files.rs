@@ -47,6 +47,17 @@ impl StoredCodec {
         Self { values: values.collect(), config, codebooks: None }
     }
 
+    /// The same encoder for the codebooks of a vocoder, from its code embedding; see [`ResidualQuantizer::table`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Batch`] if the table has other sizes.
+    pub(crate) fn with_table(self, table: Option<Tensor<1>>) -> Result<Self> {
+        let codebooks = table.map(|table| table / self.config.num_quantizers as f64);
+        let stored = Self { codebooks, ..self };
+        stored.quantizer()?;
+        Ok(stored)
+    }
+
     /// Reads the files of a folder.
     ///
     /// # Errors

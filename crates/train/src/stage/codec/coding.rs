@@ -21,6 +21,8 @@ use crate::{Error, ParamNames, Patterns, Result};
 ///
 /// The quantiser's codebooks are not parameters but moving averages of the latents that chose them; they begin as the k-means of recent
 /// latents. Gradients go straight through the quantiser. The vocoder's code embedding is derived from the codebooks after each step.
+///
+/// With [`CodecSettings::encoder_only`] only the encoder is trained, and the codebooks are those that the vocoder has.
 #[derive(Debug)]
 pub struct Coding {
     settings: CodecSettings,
@@ -29,6 +31,8 @@ pub struct Coding {
     mel: CodecMel,
     /// `None` until it begins.
     quantizer: Option<ResidualQuantizer>,
+    /// The first step in which the vocoder is given what the quantiser chose.
+    quantized_from: usize,
     /// Log-mel rows `[1, 4 F + 2, M]` of the last segments before the quantiser begins.
     recent: VecDeque<Tensor<3>>,
     adversary: Option<Adversary>,
@@ -79,14 +83,19 @@ impl Coding {
         let vocoder_config: Code2WavConfig = checkpoint.config().section()?;
         let (code2wav, _) = vocoder(&checkpoint, settings, &device)?;
         settings.validate(&vocoder_config, code2wav.lookahead())?;
-        let stored = stored(directory, settings, &vocoder_config, &plain)?;
-        let (after, steps) = (settings.quantize_after, settings.run.steps);
-        if stored.quantizer()?.is_none() && after >= steps {
+        let mut stored = stored(directory, settings, &vocoder_config, &plain)?;
+        let (is_fresh, after, steps) = (stored.quantizer()?.is_none(), settings.quantize_after, settings.run.steps);
+        if is_fresh && after >= steps {
             let reason = format!("{after}, expected fewer than the {steps} steps of the run");
             return Err(Error::Option { name: "quantize_after", reason });
         }
-        let trained: Patterns = settings.train.parse()?;
         let names = ParamNames::new(checkpoint.tensors().keys().cloned().chain(stored.names()));
+        let mut trained = settings.train.clone();
+        if settings.encoder_only {
+            trained.push_str(" -code2wav.*");
+            stored = stored.with_table(names.values(&code2wav).remove(CODE_EMBEDDING))?;
+        }
+        let trained: Patterns = trained.parse()?;
         let model = CodecModel { encoder: stored.encoder(&device)?, code2wav };
         let (model, _) = names.freeze(model, &trained)?;
         let run = &settings.run;
@@ -97,6 +106,7 @@ impl Coding {
             loss: WaveLoss::new(SAMPLE_RATE, &device),
             mel: CodecMel::new(&stored.config, &plain),
             quantizer: stored.quantizer()?,
+            quantized_from: if settings.encoder_only && is_fresh { after + 1 } else { 0 },
             recent: VecDeque::new(),
             settings: settings.clone(),
             config: stored.config,
@@ -110,11 +120,16 @@ impl Coding {
         Ok(Trainer::new(objective, model, names, run))
     }
 
-    /// Sets the vocoder's code embedding to what the codebooks make it.
+    /// Sets the vocoder's code embedding to what the codebooks make it, if they change.
     fn with_table(&self, model: CodecModel) -> Result<CodecModel> {
-        let Some(quantizer) = &self.quantizer else { return Ok(model) };
+        let Some(quantizer) = self.learned_quantizer() else { return Ok(model) };
         let name = CODE_EMBEDDING.to_owned();
         ParamNames::new([name.clone()]).with_values(model, BTreeMap::from([(name, quantizer.table())]))
+    }
+
+    /// The quantiser, unless its codebooks are given.
+    fn learned_quantizer(&self) -> Option<&ResidualQuantizer> {
+        self.quantizer.as_ref().filter(|_| !self.settings.encoder_only)
     }
 
     /// Quantises latents `[N, D]` with gradients straight through; also returns the weighted commitment and values for the log.
@@ -128,8 +143,8 @@ impl Coding {
         let used = choice.used();
         parts.insert("codes", used.iter().sum::<usize>() as f64 / used.len().max(1) as f64);
         let through = match choice.sums.last() {
-            Some(sum) => latents + Tensor::from_inner(sum.clone() - plain),
-            None => latents,
+            Some(sum) if self.step >= self.quantized_from => latents + Tensor::from_inner(sum.clone() - plain),
+            _ => latents,
         };
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner).choices.push(choice);
         if let Some(term) = &commitment {
@@ -210,7 +225,7 @@ impl Objective for Coding {
     }
 
     fn derives(&self, name: &str) -> bool {
-        derives(name, self.quantizer.is_some(), self.settings.fresh)
+        derives(name, self.learned_quantizer().is_some(), self.settings.fresh)
     }
 
     /// One: what the batches of a step leave for the quantiser and the discriminator is taken in their order.
@@ -256,6 +271,7 @@ impl Objective for Coding {
         let learning = Learning { decay: self.settings.decay, dead_below: self.settings.dead_below };
         let seed = self.seed();
         match &mut self.quantizer {
+            Some(_) if self.settings.encoder_only => {}
             Some(quantizer) => quantizer.learn(&choices, learning, seed),
             None => self.begin(&model, mels),
         }
@@ -267,7 +283,7 @@ impl Objective for Coding {
     }
 
     fn state(&self) -> BTreeMap<String, Tensor<1>> {
-        let mut state = self.quantizer.as_ref().map(ResidualQuantizer::state).unwrap_or_default();
+        let mut state = self.learned_quantizer().map(ResidualQuantizer::state).unwrap_or_default();
         if !self.recent.is_empty() {
             let recent: Vec<Tensor<3>> = self.recent.iter().cloned().collect();
             state.insert(RECENT.into(), Tensor::cat(recent, 0).flatten(0, 2));
@@ -277,7 +293,9 @@ impl Objective for Coding {
     }
 
     fn restore(&mut self, model: CodecModel, mut state: BTreeMap<String, Tensor<1>>) -> Result<CodecModel> {
-        self.quantizer = ResidualQuantizer::restore(&self.config, &mut state)?;
+        if !self.settings.encoder_only {
+            self.quantizer = ResidualQuantizer::restore(&self.config, &mut state)?;
+        }
         self.recent = match state.remove(RECENT) {
             Some(recent) => self.mel.split(recent, self.settings.frames)?.into(),
             None => VecDeque::new(),

@@ -16,6 +16,8 @@ pub struct CodecSettings {
     pub train: String,
     /// Whether only the vocoder is trained, on the codes of an encoder that stays as it is.
     pub decoder_only: bool,
+    /// Whether only an encoder is trained, for a vocoder that stays as it is: the codebooks are those of its code embedding.
+    pub encoder_only: bool,
     /// Folder of the encoder; by default the model's, if it has one.
     pub codec: Option<PathBuf>,
     /// Whether the vocoder begins with random values, and the encoder too, unless `codec` names one.
@@ -24,7 +26,7 @@ pub struct CodecSettings {
     pub width: usize,
     /// Codec frames of a segment.
     pub frames: usize,
-    /// Steps before the latents of a fresh encoder are quantised.
+    /// Steps before the latents of a fresh encoder are quantised; with `encoder_only`, they are drawn to the codebooks before.
     pub quantize_after: usize,
     /// Part of the codebooks' moving averages that a step keeps.
     pub decay: f64,
@@ -60,6 +62,7 @@ impl Default for CodecSettings {
         Self {
             train: "+code2wav.* -code2wav.code_embedding.* +codec_encoder.*".into(),
             decoder_only: false,
+            encoder_only: false,
             codec: None,
             fresh: false,
             width: 192,
@@ -113,6 +116,14 @@ impl CodecSettings {
         if self.run.dtype != TrainDtype::F32 {
             let reason = "bf16, expected f32: the codec compares spectra of samples".into();
             return Err(Error::Option { name: "run.dtype", reason });
+        }
+        let alone = [
+            ("decoder_only", self.decoder_only),
+            ("fresh", self.fresh),
+            ("discriminator", self.discriminator.is_some()),
+        ];
+        if let Some((name, _)) = alone.into_iter().find(|(_, set)| *set && self.encoder_only) {
+            return Err(Error::Option { name, reason: "set, expected none beside `encoder_only`".into() });
         }
         let mut parts = vec![("decay", self.decay), ("dead_below", self.dead_below)];
         let mut weights = vec![
