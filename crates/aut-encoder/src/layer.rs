@@ -20,11 +20,17 @@ pub(crate) struct AutLayer {
 
 #[derive(Module, Debug)]
 struct SelfAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    qkv: Projections,
     out_proj: Linear,
     heads: usize,
+}
+
+/// Queries, keys and values: three layers on disk, one on a device where nothing is trained.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // One per layer, whose matrices are larger by far.
+enum Projections {
+    Split([Linear; 3]),
+    Joined(Linear),
 }
 
 impl AutLayer {
@@ -44,10 +50,13 @@ impl AutLayer {
     /// # Shapes
     /// `[N, D]` → `[N, D]`; `windows` are lengths that add up to `N`.
     pub(crate) fn forward<E: Engine>(&self, e: &E, x: E::Rows, windows: &[usize]) -> E::Rows {
-        let SelfAttention { q_proj, k_proj, v_proj, out_proj, heads } = &self.self_attn;
+        let SelfAttention { qkv, out_proj, heads } = &self.self_attn;
         let layer = EncoderLayer {
             norms: [&self.self_attn_layer_norm, &self.final_layer_norm],
-            qkv: QkvProjection::Split([q_proj, k_proj, v_proj]),
+            qkv: match qkv {
+                Projections::Split(layers) => QkvProjection::Split(layers.each_ref()),
+                Projections::Joined(layer) => QkvProjection::Joined(layer),
+            },
             out: out_proj,
             mlp: [&self.fc1, &self.fc2],
             activation: Activation::Gelu,
@@ -61,10 +70,11 @@ impl SelfAttention {
     fn load(weights: &Weights, config: &AudioConfig) -> Result<Self> {
         let square = [config.d_model; 2];
         let linear = |name| Linear::load(&weights.at(name), square, true);
+        let layers = [linear("q_proj")?, linear("k_proj")?, linear("v_proj")?];
+        // What records the names of tensors has no values to join.
+        let joined = if weights.is_recording() { None } else { Linear::joined(&layers.each_ref()) };
         Ok(Self {
-            q_proj: linear("q_proj")?,
-            k_proj: linear("k_proj")?,
-            v_proj: linear("v_proj")?,
+            qkv: joined.map_or(Projections::Split(layers), Projections::Joined),
             out_proj: linear("out_proj")?,
             heads: config.encoder_attention_heads,
         })

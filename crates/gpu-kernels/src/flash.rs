@@ -1,4 +1,5 @@
-//! Flash attention: the kernel of [`attend`](crate::attend()) for many queries.
+//! Flash attention: the kernel of [`attend`](crate::attend()) for many queries. Rows of its tiles are pairs of query and head, those of a
+//! query side by side.
 
 use burn::backend::Cube;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -6,19 +7,9 @@ use burn::tensor::Tensor;
 use cubecl::prelude::*;
 
 use crate::launch::{MOST_CUBES, empty, floats, load_size, strided_cache, tensor};
+use crate::online_softmax::{self, KEYS, MOST_NUMBERS, ROWS, UNITS, add_values, lane_of_unit, outputs, soften};
 use crate::rows::LOWEST;
 use crate::tiles::{Tile, clear, left_row, multiply, right_row, stage_left, stage_right};
-
-/// Rows of a tile: pairs of query and head, those of a query side by side.
-const ROWS: usize = 32;
-/// Keys of a tile.
-const KEYS: usize = 64;
-/// Units of a cube.
-const UNITS: usize = 128;
-/// Units that share the softmax of a row.
-const PARTS: usize = UNITS / ROWS;
-/// Most numbers of a head.
-const MOST_NUMBERS: usize = 256;
 
 /// Sizes that the compiler knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,18 +20,6 @@ struct Sizes {
     /// Loads of one head.
     loads: usize,
     tile: Tile,
-}
-
-impl Sizes {
-    /// Units that share an output row.
-    fn lanes(&self) -> usize {
-        self.loads.next_power_of_two().max(PARTS)
-    }
-
-    /// Output rows of a unit.
-    fn outputs(&self) -> usize {
-        ROWS * self.lanes() / UNITS
-    }
 }
 
 /// One cube per key head and tile of rows, which walks through the keys tile by tile. Tiles of keys begin at the same keys for every
@@ -84,13 +63,9 @@ fn attended<F: Float, N: Size>(
     let mut shares = Shared::<[f32]>::new_slice(comptime!(ROWS * KEYS));
     let mut factors = Shared::<[f32]>::new_slice(comptime!(ROWS));
     let mut scores = Array::<Vector<f32, N>>::new(comptime!(sizes.tile.products()));
-    let mut sums = Array::<Vector<f32, N>>::new(comptime!(sizes.outputs()));
-    clear::<N>(&mut sums, comptime!(sizes.outputs()));
-    let (row, part) = (unit % comptime!(ROWS), unit / comptime!(ROWS));
-    let (lane, output) =
-        (unit % comptime!(sizes.lanes()), unit / comptime!(sizes.lanes()) * comptime!(sizes.outputs()));
-    let mut greatest = f32::new(LOWEST);
-    let mut total = 0.0f32;
+    let mut sums = Array::<Vector<f32, N>>::new(comptime!(outputs(sizes.loads)));
+    clear::<N>(&mut sums, comptime!(outputs(sizes.loads)));
+    let mut state = online_softmax::begin();
     for run in 0..(end - begin).div_ceil(comptime!(KEYS)) {
         let start = begin + run * comptime!(KEYS);
         let left_keys = end - start;
@@ -118,64 +93,14 @@ fn attended<F: Float, N: Size>(
             }
         }
         sync_cube();
-
-        // The units of a row find its greatest score, then the sum of its shares. What the tiles held is not needed meanwhile.
-        let mut higher = greatest;
-        #[unroll]
-        for i in 0..comptime!(KEYS / PARTS) {
-            higher = max(higher, shares[row * comptime!(KEYS) + i * comptime!(PARTS) + part]);
-        }
-        left[unit] = Vector::<f32, N>::new(higher);
-        sync_cube();
-        #[unroll]
-        for other in 0..comptime!(PARTS) {
-            higher = max(higher, left[other * comptime!(ROWS) + row].extract(0usize));
-        }
-        let mut sum = 0.0f32;
-        #[unroll]
-        for i in 0..comptime!(KEYS / PARTS) {
-            let at = row * comptime!(KEYS) + i * comptime!(PARTS) + part;
-            let score = shares[at];
-            let share = select(score > f32::new(LOWEST), f32::exp(score - higher), 0.0f32);
-            shares[at] = share;
-            sum += share;
-        }
-        right[unit] = Vector::<f32, N>::new(sum);
-        // What was added up before was relative to a lower score.
-        let earlier = f32::exp(greatest - higher);
-        greatest = higher;
-        if part == 0 {
-            factors[row] = earlier;
-        }
-        sync_cube();
-        total *= earlier;
-        #[unroll]
-        for other in 0..comptime!(PARTS) {
-            total += right[other * comptime!(ROWS) + row].extract(0usize);
-        }
-        if lane < sizes.loads {
-            #[unroll]
-            for i in 0..comptime!(sizes.outputs()) {
-                sums[i] *= Vector::<f32, N>::new(factors[output + i]);
-            }
-            for key in 0..seen {
-                let value = Vector::<f32, N>::cast_from(values[at + key * key_loads + lane]);
-                #[unroll]
-                for i in 0..comptime!(sizes.outputs()) {
-                    let share = Vector::<f32, N>::new(shares[(output + i) * comptime!(KEYS) + key]);
-                    sums[i] = fma(value, share, sums[i]);
-                }
-            }
-        }
+        soften::<N>(&mut shares, &mut factors, &mut left, &mut right, &mut state);
+        add_values::<F, N>(values, at, key_loads, seen, &shares, &factors, &mut sums, sizes.loads);
     }
-    sync_cube();
-    if part == 0 {
-        factors[row] = total;
-    }
-    sync_cube();
+    online_softmax::totals(&mut factors, &state);
+    let (lane, output) = lane_of_unit(sizes.loads);
     if lane < sizes.loads {
         #[unroll]
-        for i in 0..comptime!(sizes.outputs()) {
+        for i in 0..comptime!(outputs(sizes.loads)) {
             if output + i <= last {
                 let mean = sums[i] / Vector::<f32, N>::new(factors[output + i]);
                 out[starts[output + i] as usize + lane] = Vector::<F, N>::cast_from(mean);

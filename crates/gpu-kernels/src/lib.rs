@@ -9,6 +9,7 @@
 #![allow(clippy::too_many_arguments)]
 
 mod attend;
+mod bias;
 mod cache;
 mod decode_attention;
 mod draw;
@@ -22,8 +23,11 @@ mod grouped;
 mod launch;
 #[cfg(cube)]
 mod launches;
+mod layer_norm;
 mod linear;
 mod norm;
+#[cfg(cube)]
+mod online_softmax;
 mod packed;
 mod packed_matrix;
 #[cfg(cube)]
@@ -35,8 +39,10 @@ mod rows;
 mod softmax;
 #[cfg(cube)]
 mod tiles;
+mod windows;
 
 pub use attend::{attend, attends};
+pub use bias::{BiasActivation, activate_biased, add_bias, add_biased, adds_bias, gelu_tanh};
 pub use cache::write_rows;
 pub use decode_attention::{CachedRun, decode_attention, decodes};
 pub use draw::{Chosen, Draw, NEVER, draw, greedy, min_p, soften, top_k, top_p};
@@ -46,6 +52,7 @@ pub use gate::{add_gated, silu_gate};
 pub use grouped::{experts_grouped, experts_grouped_packed};
 #[cfg(cube)]
 pub use launches::{Launches, counted};
+pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};
 pub use linear::{SKINNY_MAX_ROWS, add_linear, linear, linear_gate, norm_linear, norm_linear_gate, takes_norm};
 pub use norm::{PreNorm, rms_norm};
 pub use packed::{PackedMatrices, add_linear_packed, experts_packed, linear_packed};
@@ -53,6 +60,7 @@ pub use packed_matrix::Packed;
 pub use rotation::{rms_norm_rotate, rotate};
 pub use router::route;
 pub use softmax::softmax;
+pub use windows::{Windows, attend_windows, window_attention};
 
 /// Removes what pads the rows of a tensor, as uploads leave it on some devices, so that kernels need not copy it.
 pub fn contiguous<const D: usize>(x: burn::tensor::Tensor<D>) -> burn::tensor::Tensor<D> {
@@ -77,12 +85,14 @@ pub fn contiguous_integers<const D: usize>(
 /// The bodies in plain burn operations, which run on every device and let gradients through.
 pub mod reference {
     pub use crate::attend::plain as attend;
+    pub use crate::bias::{plain as add_bias, plain_activated as activate_biased, plain_add as add_biased};
     pub use crate::cache::plain as write_rows;
     pub use crate::decode_attention::plain as decode_attention;
     pub use crate::draw::{plain as draw, plain_greedy as greedy};
     pub use crate::embed::plain as embed_add;
     pub use crate::experts::plain as experts;
     pub use crate::gate::{plain as silu_gate, plain_add_gated as add_gated};
+    pub use crate::layer_norm::{plain as layer_norm, plain_add as add_layer_norm};
     pub use crate::linear::{
         plain as linear, plain_add as add_linear, plain_gate as linear_gate, plain_normed as norm_linear,
     };
@@ -90,6 +100,7 @@ pub mod reference {
     pub use crate::rotation::{plain as rotate, plain_of_normed as rms_norm_rotate};
     pub use crate::router::plain as route;
     pub use crate::softmax::plain as softmax;
+    pub use crate::windows::plain as window_attention;
 }
 
 #[cfg(doctest)]

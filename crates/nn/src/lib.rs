@@ -24,7 +24,6 @@ mod probe;
 mod runs;
 pub mod sampler;
 mod tensors;
-mod window;
 
 pub use activation::Activation;
 pub use attention::{Attention, AttentionSpec};

@@ -1,4 +1,5 @@
-use burn::module::Module;
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use checkpoint::{TensorKind, Weights};
 use omni_core::Result;
 
@@ -30,6 +31,15 @@ impl Linear {
     pub fn of_values(weights: &Weights, values: &[f32], shape: [usize; 2], bias: Option<Vec<f32>>) -> Self {
         let weight = Matrix::Host(HostMatrix::of_values(weights, values, shape));
         Self { weight, bias: bias.map(Vector::of_values) }
+    }
+
+    /// Joins layers of the same rows into one, whose outputs lie side by side: one product on a device instead of several. `None` where
+    /// each must stay by itself: in host memory, packed, or trained.
+    pub fn joined(layers: &[&Self]) -> Option<Self> {
+        let matrices = layers.iter().map(|layer| layer.weight.fixed()).collect::<Option<Vec<_>>>()?;
+        let biases = layers.iter().map(|layer| Some(layer.bias.as_ref()?.tensor())).collect::<Option<Vec<_>>>()?;
+        let bias = Vector::Param(Param::from_tensor(Tensor::cat(biases, 0)));
+        Some(Self { weight: Matrix::dense(Tensor::cat(matrices, 0)), bias: Some(bias) })
     }
 
     /// Width of an output row.

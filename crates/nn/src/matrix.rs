@@ -110,8 +110,16 @@ impl Matrix {
         Ok(Matrix::Dense(weights.matrix_param(shape, kind)?))
     }
 
-    fn dense(values: Tensor<2>) -> Self {
+    pub(crate) fn dense(values: Tensor<2>) -> Self {
         Matrix::Dense(Param::from_tensor(values))
+    }
+
+    /// The values on a device, if they can be neither trained nor packed.
+    pub(crate) fn fixed(&self) -> Option<Tensor<2>> {
+        match self {
+            Matrix::Dense(values) => Some(values.val()).filter(|values| !values.device().is_autodiff()),
+            Matrix::Packed(_) | Matrix::Host(_) => None,
+        }
     }
 
     /// `[out, in]`.

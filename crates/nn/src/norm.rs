@@ -1,6 +1,6 @@
 use burn::module::Module;
 use checkpoint::Weights;
-use gpu_kernels::PreNorm;
+use gpu_kernels::{LayerNormWeights, PreNorm};
 use omni_core::Result;
 
 use crate::matrix::Vector;
@@ -45,5 +45,10 @@ impl LayerNorm {
     /// The errors of [`Weights::tensor`].
     pub fn load(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: Vector::load(weights, "weight", width)?, bias: Vector::load(weights, "bias", width)?, eps })
+    }
+
+    /// The norm of tensors on a device.
+    pub(crate) fn on_device(&self) -> LayerNormWeights {
+        LayerNormWeights { weight: self.weight.tensor(), bias: self.bias.tensor(), eps: self.eps }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Mutex;
 
+use aut_encoder::{AudioConfig, AutEncoder};
 use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
 use checkpoint::{Checkpoint, Weights};
 use gpu_kernels::{Launches, counted};
@@ -11,8 +12,9 @@ use moe_thinker::{Thinker, ThinkerConfig, ThinkerInput, ThinkerRun, ThinkerState
 use mtp::{CodePredictor, CodePredictorConfig, FrameRun, FrameStart};
 use nn::sampler::Suppressed;
 use nn::{Logits, Sampler};
-use omni_core::{Dtype, Place, Positions, SamplingOptions};
+use omni_core::{Dtype, ModalityEncoder, Place, Positions, SamplingOptions};
 use qwen3_omni_testkit as testkit;
+use vision_encoder::{PixelPatches, VisionConfig, VisionEncoder};
 
 /// All launches of the process are counted, so the tests take turns.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -74,6 +76,36 @@ fn predictor_frame(layers: usize) -> (Launches, usize) {
     (launches, config.num_code_groups - 1)
 }
 
+/// Launches of an audio encoder of that many layers for a sound of several windows, few enough for one batch.
+fn audio_encoder(layers: usize) -> Launches {
+    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+    let mut config: AudioConfig = checkpoint.config().section().unwrap();
+    config.encoder_layers = layers;
+    let weights = Weights::new(&checkpoint, &Place::Device(gpu()), Dtype::F32);
+    let encoder = AutEncoder::load(&weights, &config).unwrap();
+    let [frames, bins] = [530, config.num_mel_bins];
+    let sound = TensorData::new(testkit::noise(frames * bins, 1), [frames, bins]);
+    of_second(|| drop(encoder.encode(vec![Tensor::from_data(sound.clone(), &gpu())]).unwrap()))
+}
+
+/// Launches of a vision encoder of that many layers for two pictures.
+fn vision_encoder(layers: usize) -> Launches {
+    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+    let mut config: VisionConfig = checkpoint.config().section().unwrap();
+    config.depth = layers;
+    config.deepstack_visual_indexes.clear();
+    let weights = Weights::new(&checkpoint, &Place::Device(gpu()), Dtype::F32);
+    let encoder = VisionEncoder::load(&weights, &config).unwrap();
+    let width = config.in_channels * config.temporal_patch_size * config.patch_size * config.patch_size;
+    let pictures = [[1, 8, 12], [1, 4, 4]].map(|grid: [usize; 3]| {
+        let patches = grid.iter().product();
+        let values = testkit::noise(patches * width, patches as u64);
+        let patches = Tensor::<2>::from_data(TensorData::new(values, [patches, width]), &gpu());
+        PixelPatches { patches, grid, seconds_per_step: 0.0 }
+    });
+    of_second(|| drop(encoder.encode(pictures.to_vec()).unwrap()))
+}
+
 /// Launches per layer, by the difference of two depths, and those outside the layers.
 fn per_layer(launches: impl Fn(usize) -> usize) -> (usize, usize) {
     let [one, two] = [1, 2].map(launches);
@@ -115,6 +147,18 @@ fn a_frame_of_the_code_predictor_takes_few() {
     assert_eq!(layer, 5 * codes, "{:#?}", predictor_frame(2).0);
     // Per code: the head with the last norm, the draw, and the code's row with the sum of rows. Per frame: its first two rows.
     assert_eq!(rest, 3 * codes + 2, "{codes} codes: {rest} besides; {:#?}", predictor_frame(2).0);
+}
+
+#[test]
+fn a_layer_of_an_encoder_takes_few() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for encoder in [audio_encoder, vision_encoder] {
+        let (layer, rest) = per_layer(|layers| encoder(layers).total());
+        // One product for queries, keys and values, attention with their bias and rotation, its output, the sum with the norm behind it,
+        // and two products more, each with what stands behind it.
+        assert!(layer <= 8, "{layer} a layer, {rest} besides; {:#?}", encoder(3));
+        println!("{layer} a layer, {rest} besides");
+    }
 }
 
 #[test]

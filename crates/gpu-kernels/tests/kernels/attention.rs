@@ -1,7 +1,7 @@
 //! Attention and its cache.
 
 use burn::tensor::{Device, Tensor};
-use gpu_kernels::{CachedRun, PreNorm, reference};
+use gpu_kernels::{CachedRun, PreNorm, Windows, reference};
 use proptest::prelude::*;
 use qwen3_omni_gpu_kernels as gpu_kernels;
 
@@ -61,6 +61,27 @@ proptest! {
             compute(q, [cache(seed + 1), cache(seed + 2)], window)
         };
         agree(|device| run(device, true), |device| run(device, false));
+    }
+
+    #[test]
+    fn windows_of_an_encoder(
+        windows in prop::collection::vec(prop_oneof![0usize..5, 30usize..70, 100usize..150], 1..5),
+        heads in 1usize..5,
+        half in prop_oneof![1usize..40, (1usize..20).prop_map(|loads| 4 * loads)],
+        rotates: bool,
+        seed in 0u64..1000,
+    ) {
+        let (rows, width) = (windows.iter().sum::<usize>().max(1), 2 * half);
+        let windows = if windows.iter().sum::<usize>() == 0 { vec![1] } else { windows };
+        type Attention = fn(Tensor<2>, Tensor<1>, usize, Option<[&Tensor<3>; 2]>, &Windows) -> Tensor<2>;
+        let run = |device: &Device, attend: Attention| {
+            let all = 3 * heads * width;
+            let [cos, sin] = tables(rows, width, seed, device);
+            let tables = rotates.then_some([&cos, &sin]);
+            let (qkv, bias) = (floats([rows, all], seed, device), floats([all], seed + 1, device));
+            attend(qkv, bias, heads, tables, &Windows::new(&windows, device))
+        };
+        agree(|device| run(device, gpu_kernels::window_attention), |device| run(device, reference::window_attention));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Norms, gates, rotations, softmax and embeddings; gradients.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use gpu_kernels::reference;
+use gpu_kernels::{BiasActivation, LayerNormWeights, reference};
 use proptest::prelude::*;
 use qwen3_omni_gpu_kernels as gpu_kernels;
 use testkit::noise;
@@ -20,6 +20,54 @@ proptest! {
             |device| { let (x, weight) = inputs(device); gpu_kernels::rms_norm(x, weight, 1e-6) },
             |device| { let (x, weight) = inputs(device); reference::rms_norm(x, weight, 1e-6) },
         );
+    }
+
+    #[test]
+    fn layer_norms(rows in 1usize..40, width in 1usize..1300, seed in 0u64..1000) {
+        // Far from zero, where the difference of the mean square and the squared mean would lose the variance.
+        let x = |device: &Device| floats([rows, width], seed, device) * 3.0 + 30.0;
+        let norm = |device: &Device| {
+            let [weight, bias] = [1, 2].map(|at| floats([width], seed + at, device));
+            LayerNormWeights { weight, bias, eps: 1e-3 }
+        };
+        agree(
+            |device| gpu_kernels::layer_norm(x(device), &norm(device)),
+            |device| reference::layer_norm(x(device), &norm(device)),
+        );
+        type Added = fn(Tensor<2>, Tensor<2>, Tensor<1>, &LayerNormWeights) -> (Tensor<2>, Tensor<2>);
+        let added = |device: &Device, add: Added| {
+            let (y, bias) = (floats([rows, width], seed + 3, device), floats([width], seed + 4, device));
+            let (sum, normed) = add(x(device), y, bias, &norm(device));
+            Tensor::cat(vec![sum, normed], 1)
+        };
+        agree(|device| added(device, gpu_kernels::add_layer_norm), |device| added(device, reference::add_layer_norm));
+        // To the bit what two launches compute.
+        let apart = |residual, y, bias, norm: &LayerNormWeights| {
+            let sum = gpu_kernels::add_biased(residual, y, bias);
+            (sum.clone(), gpu_kernels::layer_norm(sum, norm))
+        };
+        prop_assert_eq!(values(&added(&gpu(), gpu_kernels::add_layer_norm)), values(&added(&gpu(), apart)));
+    }
+
+    #[test]
+    fn biases(rows in 1usize..40, width in 1usize..700, by in 0.1f32..20.0, seed in 0u64..1000) {
+        let x = |device: &Device| floats([rows, width], seed, device) * by;
+        let bias = |device: &Device| floats([width], seed + 1, device);
+        agree(
+            |device| gpu_kernels::add_bias(x(device), bias(device)),
+            |device| reference::add_bias(x(device), bias(device)),
+        );
+        let residual = |device: &Device| floats([rows, width], seed + 2, device);
+        agree(
+            |device| gpu_kernels::add_biased(residual(device), x(device), bias(device)),
+            |device| reference::add_biased(residual(device), x(device), bias(device)),
+        );
+        for activation in [BiasActivation::Gelu, BiasActivation::GeluTanh] {
+            agree(
+                |device| gpu_kernels::activate_biased(x(device), bias(device), activation),
+                |device| reference::activate_biased(x(device), bias(device), activation),
+            );
+        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Products with matrices and experts, packed or not.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use gpu_kernels::{Matrices, Packed, PackedMatrices, PreNorm, reference};
+use gpu_kernels::{BiasActivation, LayerNormWeights, Matrices, Packed, PackedMatrices, PreNorm, Windows, reference};
 use proptest::prelude::*;
 use qwen3_omni_gpu_kernels as gpu_kernels;
 use testkit::{distance, noise};
 
-use crate::{agree, cpu, floats, gpu, values};
+use crate::{agree, cpu, floats, gpu, tables, values};
 
 /// How a matrix is packed.
 #[derive(Debug, Clone, Copy)]
@@ -265,6 +265,10 @@ fn pairs_that_all_choose_one_expert_are_sorted() {
     }
 }
 
+type Windowed = fn(Tensor<2>, Tensor<1>, usize, Option<[&Tensor<3>; 2]>, &Windows) -> Tensor<2>;
+type Added = fn(Tensor<2>, Tensor<2>, Tensor<1>, &LayerNormWeights) -> (Tensor<2>, Tensor<2>);
+type Activated = fn(Tensor<2>, Tensor<1>, BiasActivation) -> Tensor<2>;
+
 /// Kernels round to f16 only what they read and write, plain operations each step.
 #[test]
 fn f16_is_no_further_from_f32_than_plain_operations_are() {
@@ -288,8 +292,22 @@ fn f16_is_no_further_from_f32_than_plain_operations_are() {
         let compute = if kernel { gpu_kernels::attend } else { reference::attend };
         compute(q, cache, None)
     };
+    let encoder = |device: &Device, dtype: DType, kernel: bool| {
+        let ([rows, heads, width], windows) = ([70, 4, 72], Windows::new(&[30, 40], device));
+        let matrix = |width, seed| floats([rows, width], seed, device).cast(dtype);
+        let vector = |width, seed| floats([width], seed, device).cast(dtype);
+        let [cos, sin] = tables(rows, width, 1, device);
+        let all = heads * width;
+        let norm = LayerNormWeights { weight: vector(all, 2), bias: vector(all, 3), eps: 1e-6 };
+        let attend: Windowed = if kernel { gpu_kernels::window_attention } else { reference::window_attention };
+        let add_norm: Added = if kernel { gpu_kernels::add_layer_norm } else { reference::add_layer_norm };
+        let activate: Activated = if kernel { gpu_kernels::activate_biased } else { reference::activate_biased };
+        let attended = attend(matrix(3 * all, 4), vector(3 * all, 5), heads, Some([&cos, &sin]), &windows);
+        let (sum, normed) = add_norm(matrix(all, 6), attended, vector(all, 7), &norm);
+        Tensor::cat(vec![sum, activate(normed, vector(all, 8), BiasActivation::GeluTanh)], 1)
+    };
     type Run<'a> = &'a dyn Fn(&Device, DType, bool) -> Tensor<2>;
-    for run in [&sum as Run, &attention] {
+    for run in [&sum as Run, &attention, &encoder] {
         let found = |device: Device, dtype, kernel| values(&run(&device, dtype, kernel).cast(DType::F32));
         let exact = found(cpu(), DType::F32, false);
         let [kernel, plain] = [true, false].map(|kernel| distance(&exact, &found(gpu(), DType::F16, kernel)).1);

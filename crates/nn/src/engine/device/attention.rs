@@ -202,6 +202,11 @@ impl DeviceEngine {
 }
 
 impl DeviceRotation {
+    /// Cosines and sines.
+    pub(super) fn tables(&self) -> [&Tensor<3>; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// Rotates the heads of queries `[N, H, Dh]` and keys `[N, K, Dh]`, after their norms if they have any.
     pub(super) fn apply(&self, x: [Tensor<3>; 2], norms: [Option<&RmsNorm>; 2]) -> [Tensor<3>; 2] {
         let Self { cos, sin } = self;

@@ -1,6 +1,9 @@
 //! The engine's device and number type, and the tensors it makes there.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use gpu_kernels::Windows;
 use omni_core::Dtype;
 
 use crate::tensors::joined;
@@ -10,12 +13,14 @@ use crate::tensors::joined;
 pub struct DeviceEngine {
     pub(super) device: Device,
     pub(super) dtype: Dtype,
+    /// The windows of the last call, which all layers of an encoder share.
+    windows: Arc<Mutex<Option<Windows>>>,
 }
 
 impl DeviceEngine {
     /// Makes an engine whose tensors have `dtype` and lie on `device`.
     pub fn new(device: &Device, dtype: Dtype) -> Self {
-        Self { device: device.clone(), dtype }
+        Self { device: device.clone(), dtype, windows: Arc::default() }
     }
 
     /// The device.
@@ -33,6 +38,15 @@ impl DeviceEngine {
         let values: Vec<i64> = values.into_iter().collect();
         let count = values.len();
         Tensor::from_data(TensorData::new(values, [count]), &self.device)
+    }
+
+    /// Windows of the given lengths.
+    pub(super) fn windows(&self, lengths: &[usize]) -> Windows {
+        let mut last = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.as_ref().filter(|last| last.lengths() == lengths) {
+            Some(windows) => windows.clone(),
+            None => last.insert(Windows::new(lengths, &self.device)).clone(),
+        }
     }
 
     pub(super) fn joined_rows(&self, parts: &[&Tensor<2>]) -> Tensor<2> {

@@ -8,12 +8,13 @@ use std::ops::Range;
 
 use burn::tensor::activation::silu;
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
+use gpu_kernels::BiasActivation;
 
 use self::attention::heads_of_runs;
 pub use self::attention::{DeviceRotation, DeviceStep};
 pub use self::engine::DeviceEngine;
 pub use self::rows::DeviceRows;
-use self::rows::{ToEmbed, ToNorm};
+use self::rows::{ToBias, ToEmbed, ToNorm, ToSum};
 use super::{Engine, Qkv, Run, RunLength, WeightedRow};
 use crate::fused;
 use crate::host_gradient::has_host_gradients;
@@ -21,7 +22,6 @@ use crate::mask::{Mask, MaskSpec};
 use crate::moe::{DeviceRouting, Experts, Router, Routing};
 use crate::sampler::Logits;
 use crate::tensors::joined;
-use crate::window::window_attention;
 use crate::{Activation, Embedding, Heads, LayerNorm, Linear, Matrix, RmsNorm, Sampler, Vector};
 
 /// A range of rows.
@@ -44,7 +44,7 @@ fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
     match act {
         Activation::None => x,
         Activation::Gelu => fused::gelu(x),
-        Activation::GeluTanh => crate::activation::gelu_tanh(x),
+        Activation::GeluTanh => gpu_kernels::gelu_tanh(x),
         Activation::Silu => silu(x),
     }
 }
@@ -60,12 +60,11 @@ fn product(x: Tensor<2>, matrix: &Matrix) -> Tensor<2> {
     }
 }
 
-/// `x Wᵀ + b` of several layers. A norm that is left to do is applied within the launch.
-fn linear<const N: usize>(x: &DeviceRows, layers: [&Linear; N]) -> [Tensor<2>; N] {
-    let mut biases = layers.iter().map(|layer| layer.bias.as_ref());
+/// `x Wᵀ` of several layers. A norm that is left to do is applied within the launch.
+fn products<const N: usize>(x: &DeviceRows, layers: [&Linear; N]) -> [Tensor<2>; N] {
     let packed = layers.iter().any(|layer| layer.weight.packed().is_some());
     let matrices = || layers.map(|layer| layer.weight.tensor());
-    let outputs = match x.pending_norm() {
+    match x.pending_norm() {
         _ if packed => layers.map(|layer| product(x.tensor(), &layer.weight)),
         None => gpu_kernels::linear(x.tensor(), matrices()),
         Some(ToNorm { x: rows, norm }) => {
@@ -73,10 +72,16 @@ fn linear<const N: usize>(x: &DeviceRows, layers: [&Linear; N]) -> [Tensor<2>; N
             normed.into_iter().for_each(|normed| x.settle(normed));
             outputs
         }
-    }; // [N, out] each
-    outputs.map(|y| match biases.next().flatten() {
-        Some(bias) => y + bias.tensor().unsqueeze(),
-        None => y,
+    } // [N, out] each
+}
+
+/// `x Wᵀ + b` of several layers. A bias may be left to what reads the rows.
+fn linear<const N: usize>(x: &DeviceRows, layers: [&Linear; N]) -> [DeviceRows; N] {
+    let mut biases = layers.iter().map(|layer| layer.bias.as_ref());
+    products(x, layers).map(|y| match biases.next().flatten().map(Vector::tensor) {
+        Some(bias) if gpu_kernels::adds_bias(&y, &bias) => DeviceRows::to_bias(y, bias),
+        Some(bias) => (y + bias.unsqueeze()).into(),
+        None => y.into(),
     })
 }
 
@@ -167,15 +172,23 @@ impl Engine for DeviceEngine {
     }
 
     fn linear<const N: usize>(&self, x: &mut DeviceRows, layers: [&Linear; N]) -> [DeviceRows; N] {
-        linear(x, layers).map(DeviceRows::from)
+        linear(x, layers)
     }
 
     fn linear_act(&self, x: &mut DeviceRows, layer: &Linear, act: Activation) -> DeviceRows {
-        if let (Activation::Gelu, Some(bias)) = (act, &layer.bias) {
-            return fused::bias_gelu(x.tensor().matmul(layer.weight.tensor().transpose()), bias.tensor()).into();
+        let [y] = products(x, [layer]);
+        let Some(bias) = layer.bias.as_ref().map(Vector::tensor) else { return activate(y, act).into() };
+        let joined = match act {
+            Activation::Gelu => Some(BiasActivation::Gelu),
+            Activation::GeluTanh => Some(BiasActivation::GeluTanh),
+            Activation::None | Activation::Silu => None,
+        };
+        match joined.filter(|_| gpu_kernels::adds_bias(&y, &bias)) {
+            Some(activation) => gpu_kernels::activate_biased(y, bias, activation),
+            None if act == Activation::Gelu => fused::bias_gelu(y, bias),
+            None => activate(y + bias.unsqueeze(), act),
         }
-        let [y] = linear(x, [layer]);
-        activate(y, act).into()
+        .into()
     }
 
     fn add_linear(
@@ -194,11 +207,11 @@ impl Engine for DeviceEngine {
             return gpu_kernels::add_linear(residual, x.tensor(), layer.weight.tensor(), scale).into();
         }
         let [y] = linear(x, [layer]);
-        let y = match scale {
-            Some(scale) => y * scale.tensor().unsqueeze(),
-            None => y,
-        };
-        (residual + y).into()
+        match (scale, y.pending_bias()) {
+            (None, Some(biased)) => DeviceRows::to_sum(residual, biased.clone()),
+            (None, None) => (residual + y.into_tensor()).into(),
+            (Some(scale), _) => (residual + y.into_tensor() * scale.tensor().unsqueeze()).into(),
+        }
     }
 
     fn silu_gate(&self, x: &mut DeviceRows, gate: &Linear, up: &Linear) -> DeviceRows {
@@ -212,7 +225,7 @@ impl Engine for DeviceEngine {
                 return gpu_kernels::linear_gate(x.tensor(), gate, up).into();
             }
         }
-        let [gate, up] = linear(x, [gate, up]);
+        let [gate, up] = linear(x, [gate, up]).map(DeviceRows::into_tensor);
         fused::silu_gate(gate, up).into()
     }
 
@@ -225,16 +238,13 @@ impl Engine for DeviceEngine {
     }
 
     fn layer_norm(&self, x: &DeviceRows, norm: &LayerNorm) -> DeviceRows {
-        let x = x.tensor();
-        let dtype = x.dtype();
-        let [weight, bias] = [&norm.weight, &norm.bias].map(Vector::tensor);
-        if dtype == DType::F32 {
-            return burn::tensor::module::layer_norm(x, weight, Some(bias), norm.eps).into();
-        }
-        let x = x.cast(DType::F32);
-        let centred = x.clone() - x.mean_dim(1);
-        let variance = centred.clone().square().mean_dim(1);
-        ((centred / (variance + norm.eps).sqrt()).cast(dtype) * weight.unsqueeze() + bias.unsqueeze()).into()
+        let norm = norm.on_device();
+        let Some(ToSum { residual, biased: ToBias { x: y, bias } }) = x.pending_sum().cloned() else {
+            return gpu_kernels::layer_norm(x.tensor(), &norm).into();
+        };
+        let (sum, normed) = gpu_kernels::add_layer_norm(residual, y, bias, &norm);
+        x.settle(sum);
+        normed.into()
     }
 
     fn rotation(&self, tables: [Vec<f32>; 2], rows: usize) -> DeviceRotation {
@@ -278,6 +288,12 @@ impl Engine for DeviceEngine {
         windows: &[usize],
         rotation: Option<&DeviceRotation>,
     ) -> DeviceRows {
+        if let Qkv::Joined(x) = &qkv
+            && let Some(ToBias { x, bias }) = x.pending_bias()
+        {
+            let (tables, windows) = (rotation.map(DeviceRotation::tables), self.windows(windows));
+            return gpu_kernels::window_attention(x.clone(), bias.clone(), heads, tables, &windows).into();
+        }
         let parts = match qkv {
             Qkv::Split(parts) => parts.map(DeviceRows::into_tensor),
             Qkv::Joined(x) => {
@@ -294,11 +310,11 @@ impl Engine for DeviceEngine {
             Some(rotation) => rotation.apply([q, k], [None, None]),
             None => [q, k],
         };
-        window_attention([q, k, v], windows).into()
+        gpu_kernels::attend_windows([q, k, v], windows).into()
     }
 
     fn route(&self, x: &mut DeviceRows, router: &Router, _: &[usize]) -> DeviceRouting {
-        let [logits] = linear(x, [&router.gate]); // [N, E]
+        let [logits] = linear(x, [&router.gate]).map(DeviceRows::into_tensor); // [N, E]
         let (weights, index) = gpu_kernels::route(logits.clone(), router.top_k, router.normalise);
         DeviceRouting { logits, weights, index }
     }

@@ -8,7 +8,8 @@ use gpu_kernels::PreNorm;
 /// Rows `[N, D]` on a device.
 ///
 /// A norm of a few rows on a GPU is remembered and left to the products that follow it, which apply it within their own launch; a
-/// look-up in a table is left to a sum of embeddings. What else reads the rows computes them by itself, once. Models need not know:
+/// look-up in a table is left to a sum of embeddings, the bias of a product to an encoder's attention, and a sum to the norm behind it.
+/// What else reads the rows computes them by itself, once. Models need not know:
 /// they read the same numbers either way.
 #[derive(Debug)]
 pub struct DeviceRows {
@@ -21,6 +22,22 @@ pub struct DeviceRows {
 enum Pending {
     Norm(ToNorm),
     Embed(ToEmbed),
+    Bias(ToBias),
+    Sum(ToSum),
+}
+
+/// Rows `[N, D]` and the bias `[D]` that is to be added to each.
+#[derive(Debug, Clone)]
+pub(super) struct ToBias {
+    pub(super) x: Tensor<2>,
+    pub(super) bias: Tensor<1>,
+}
+
+/// `residual + (x + bias)` that is to be added up.
+#[derive(Debug, Clone)]
+pub(super) struct ToSum {
+    pub(super) residual: Tensor<2>,
+    pub(super) biased: ToBias,
 }
 
 /// Rows `[N, D]` and the norm that is to be applied.
@@ -54,6 +71,16 @@ impl DeviceRows {
         Self { made: OnceLock::new(), pending: Some(Pending::Embed(ToEmbed { table, ids })) }
     }
 
+    /// Rows to which a bias is to be added.
+    pub(super) fn to_bias(x: Tensor<2>, bias: Tensor<1>) -> Self {
+        Self { made: OnceLock::new(), pending: Some(Pending::Bias(ToBias { x, bias })) }
+    }
+
+    /// Rows that are to be added up.
+    pub(super) fn to_sum(residual: Tensor<2>, biased: ToBias) -> Self {
+        Self { made: OnceLock::new(), pending: Some(Pending::Sum(ToSum { residual, biased })) }
+    }
+
     /// The rows `[N, D]` as a tensor.
     pub fn tensor(&self) -> Tensor<2> {
         self.read().clone()
@@ -69,13 +96,16 @@ impl DeviceRows {
         self.made.get_or_init(|| match self.pending.clone().expect("rows are made or pending") {
             Pending::Norm(ToNorm { x, norm }) => norm.apply(x),
             Pending::Embed(ToEmbed { table, ids }) => table.select(0, ids),
+            Pending::Bias(ToBias { x, bias }) => gpu_kernels::add_bias(x, bias),
+            Pending::Sum(ToSum { residual, biased: ToBias { x, bias } }) => gpu_kernels::add_biased(residual, x, bias),
         })
     }
 
     /// `[N, D]`.
     pub(super) fn dims(&self) -> [usize; 2] {
         match (self.made.get(), &self.pending) {
-            (None, Some(Pending::Norm(ToNorm { x, .. }))) => x.dims(),
+            (None, Some(Pending::Norm(ToNorm { x, .. }) | Pending::Bias(ToBias { x, .. }))) => x.dims(),
+            (None, Some(Pending::Sum(ToSum { residual, .. }))) => residual.dims(),
             (None, Some(Pending::Embed(ToEmbed { table, ids }))) => [ids.dims()[0], table.dims()[1]],
             _ => self.read().dims(),
         }
@@ -93,6 +123,22 @@ impl DeviceRows {
     pub(super) fn pending_embed(&self) -> Option<&ToEmbed> {
         match (self.made.get(), &self.pending) {
             (None, Some(Pending::Embed(embed))) => Some(embed),
+            _ => None,
+        }
+    }
+
+    /// The bias that is left to add, if one is.
+    pub(super) fn pending_bias(&self) -> Option<&ToBias> {
+        match (self.made.get(), &self.pending) {
+            (None, Some(Pending::Bias(bias))) => Some(bias),
+            _ => None,
+        }
+    }
+
+    /// The sum that is left to add up, if one is.
+    pub(super) fn pending_sum(&self) -> Option<&ToSum> {
+        match (self.made.get(), &self.pending) {
+            (None, Some(Pending::Sum(sum))) => Some(sum),
             _ => None,
         }
     }
