@@ -25,6 +25,7 @@ use tower::ServiceExt;
 
 use crate::Limits;
 use crate::admission::places;
+use crate::refusal;
 
 /// Pause after a connection that could not be taken, as when the process has no file handle left.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
@@ -79,7 +80,7 @@ impl Connections {
         let mut stream = Box::pin(TimeoutStream::new(stream));
         stream.as_mut().set_write_timeout_pinned(Some(self.limits.unread));
         let client = Client::new(&self.idle);
-        let stream = Flushed { stream, client: client.clone() };
+        let stream = Flushed { stream, client: client.clone(), refusal: Vec::new() };
         let (current, asking) = (self.current.clone(), client.clone());
         let service = tower::service_fn(move |request| answer(current.clone(), asking.clone(), request));
         let mut builder = Builder::new();
@@ -195,6 +196,11 @@ impl Client {
         self.idle.grown.notify_one();
     }
 
+    /// Whether it has no request.
+    fn is_idle(&self) -> bool {
+        self.idle.line().waiting.contains_key(&self.number.load(Relaxed))
+    }
+
     fn leaves(&self) {
         self.sends.store(false, Relaxed);
         self.idle.line().waiting.remove(&self.number.load(Relaxed));
@@ -224,10 +230,33 @@ impl Drop for Work {
     }
 }
 
-/// A client's stream, by which it is seen when an answer was sent.
+/// A client's stream, by which it is seen when an answer was sent, and what the HTTP library says to bytes that are no request.
 struct Flushed {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
     client: Arc<Client>,
+    /// What is left to send in place of the library's words.
+    refusal: Vec<u8>,
+}
+
+impl Flushed {
+    /// Takes words of the library's own, which it has only for a client without a request.
+    fn takes(&mut self, bytes: &[u8]) -> bool {
+        let explained = refusal::explained(bytes).filter(|_| self.client.is_idle());
+        let takes = explained.is_some();
+        self.refusal.extend(explained.into_iter().flatten());
+        takes
+    }
+
+    fn poll_refusal(&mut self, context: &mut Context) -> Poll<io::Result<()>> {
+        while !self.refusal.is_empty() {
+            let sent = std::task::ready!(self.stream.as_mut().poll_write(context, &self.refusal))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.refusal.drain(..sent);
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl AsyncRead for Flushed {
@@ -238,6 +267,10 @@ impl AsyncRead for Flushed {
 
 impl AsyncWrite for Flushed {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.poll_refusal(context))?;
+        if self.takes(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         self.stream.as_mut().poll_write(context, bytes)
     }
 
@@ -246,6 +279,10 @@ impl AsyncWrite for Flushed {
         context: &mut Context,
         bytes: &[IoSlice],
     ) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.poll_refusal(context))?;
+        if let Some(first) = bytes.first().filter(|first| self.takes(first)) {
+            return Poll::Ready(Ok(first.len()));
+        }
         self.stream.as_mut().poll_write_vectored(context, bytes)
     }
 
@@ -254,6 +291,7 @@ impl AsyncWrite for Flushed {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll_refusal(context))?;
         let flushed = std::task::ready!(self.stream.as_mut().poll_flush(context));
         if self.client.sends.swap(false, Relaxed) {
             self.client.rests();
@@ -262,6 +300,7 @@ impl AsyncWrite for Flushed {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll_refusal(context))?;
         self.stream.as_mut().poll_shutdown(context)
     }
 }
@@ -337,6 +376,27 @@ mod tests {
     }
 
     const HEALTH: &str = "GET /health HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    #[tokio::test]
+    async fn bytes_that_are_no_request_are_told_why_they_are_refused() {
+        let (address, _) = start().await;
+        let long = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(70_000));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(200));
+        // Behind a request that was answered, too.
+        let second = format!("{HEALTH}no request\r\n\r\n");
+        let wrong = [("no request\r\n\r\n", "400"), (&long, "414"), (&many, "431"), (&second, "400")];
+        for (bytes, status) in wrong {
+            let mut socket = send(address, bytes).await;
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).await.unwrap();
+            let answer = &answer[answer.rfind("HTTP/1.1 4").unwrap() + "HTTP/1.1 ".len()..];
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(status) && head.contains("x-request-id: req_"), "{answer}");
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!(body["error"]["type"], "invalid_request_error");
+        }
+    }
 
     #[tokio::test]
     async fn a_whole_answer_that_is_still_being_read_does_not_make_room() {

@@ -57,6 +57,7 @@ pub mod parsers;
 #[cfg(feature = "program")]
 pub mod program;
 mod realtime;
+mod refusal;
 mod serve;
 mod socket;
 mod sound;
