@@ -106,6 +106,7 @@ impl CodecCommand {
     }
 
     fn feed<F>(&self, settings: &CodecSettings, state: Option<Value>, convert: F) -> Result<BatchFeed<Segments, F>> {
+        self.common.check_batches(&settings.run)?;
         let options = SegmentOptions {
             frames: settings.frames,
             samples_per_frame: self.vocoder_config()?.samples_per_frame(),

@@ -209,6 +209,17 @@ impl Common {
         Ok((trainer.with_devices(others.collect::<Result<Vec<_>>>()?)?, devices[0].clone()))
     }
 
+    /// Checks that every device has a batch in each step.
+    pub(super) fn check_batches(&self, run: &RunSettings) -> Result<()> {
+        let (devices, batches) = (self.device.len(), run.batches_per_step);
+        if devices > batches {
+            let reason =
+                format!("{devices} devices, but `run.batches_per_step` is {batches}: some would have nothing to do");
+            return Err(Error::Option { name: "device", reason });
+        }
+        Ok(())
+    }
+
     pub(super) fn batches(
         &self,
         run: &RunSettings,
@@ -230,6 +241,7 @@ impl Common {
         needs_labels: bool,
         state: Option<Value>,
     ) -> Result<Batches> {
+        self.check_batches(run)?;
         let state = batches_state(state)?;
         let mut options = BatchOptions::default();
         (options.tokens_per_batch, options.seed, options.strict) = (run.tokens_per_batch, run.seed, self.strict);

@@ -242,6 +242,8 @@ fn what_cannot_be_trained_is_said_in_one_line() {
     refused(&["--set", "train=+nothing.*"], "+nothing.*");
     refused(&["--settings", "missing.toml"], "missing.toml");
     refused(&["--device", "cuda:9"], "cuda");
+    refused(&["--device", "cpu,cpu"], "named twice");
+    refused(&["--set", "run.dtype=f16"], "bf16");
     let missing = Path::new("missing.jsonl");
     assert!(train("sft", folder.path(), missing, &[]).unwrap_err().contains("missing.jsonl"));
     let printed = run(&["settings", "gspo"]);
