@@ -80,14 +80,18 @@ impl ParamNames {
 
     /// The values of the trained parameters of a module, by name, flattened, in f32.
     pub fn trained_values<M: Module>(&self, module: &M) -> BTreeMap<String, Tensor<1>> {
-        let (trained, mut values) = (self.trained(module), self.values(module));
-        values.retain(|name, _| trained.contains(name));
-        values
+        let trained = self.trained(module);
+        self.values_of(module, &|name| trained.contains(name))
     }
 
     /// The values of all parameters of a module, by name, flattened, in f32.
     pub fn values<M: Module>(&self, module: &M) -> BTreeMap<String, Tensor<1>> {
-        let mut values = Values { names: self, found: BTreeMap::new() };
+        self.values_of(module, &|_| true)
+    }
+
+    /// [`ParamNames::values`] of some parameters: what is held in fewer bits is copied.
+    pub fn values_of<M: Module>(&self, module: &M, wanted: &dyn Fn(&str) -> bool) -> BTreeMap<String, Tensor<1>> {
+        let mut values = Values { names: self, wanted, found: BTreeMap::new() };
         module.visit(&mut values);
         values.found
     }
@@ -235,12 +239,13 @@ impl ModuleVisitor for Narrow<'_> {
 
 struct Values<'a> {
     names: &'a ParamNames,
+    wanted: &'a dyn Fn(&str) -> bool,
     found: BTreeMap<String, Tensor<1>>,
 }
 
 impl ModuleVisitor for Values<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(name) = self.names.get(param.id) {
+        if let Some(name) = self.names.get(param.id).filter(|name| (self.wanted)(name)) {
             self.found.insert(name.to_owned(), param.val().inner().flatten(0, D - 1).cast(DType::F32));
         }
     }

@@ -87,15 +87,15 @@ pub(super) fn write<O: Objective>(
     let (model, values) = trainer.exported()?;
     write_model((source, &partial), &trainer.names, &model, values, &|name| trainer.objective.derives(name))?;
     std::fs::create_dir(partial.join("trainer")).map_err(io(&partial))?;
-    let parameters = on_host(trainer.trained(), |_| true);
+    let parameters = on_host(trainer.trained());
     write_tensors(&partial.join(PARAMETERS), &parameters)?;
-    let averages = trainer.ema.as_ref().map(|ema| on_host(ema.values().clone(), |_| true));
+    let averages = trainer.ema.as_ref().map(|ema| on_host(ema.values().clone()));
     if let Some(averages) = &averages {
         write_tensors(&partial.join(AVERAGES), averages)?;
     }
     trainer.objective.export(&partial, averages.as_ref().unwrap_or(&parameters))?;
-    write_tensors(&partial.join(OPTIMIZER), &on_host(trainer.optimizer.state(), |_| true))?;
-    let own = on_host(trainer.objective.state(), |_| true);
+    write_tensors(&partial.join(OPTIMIZER), &on_host(trainer.optimizer.state()))?;
+    let own = on_host(trainer.objective.state());
     if !own.is_empty() {
         write_tensors(&partial.join(OBJECTIVE), &own)?;
     }
@@ -122,12 +122,13 @@ pub(crate) fn write_model<M: Module>(
     std::fs::create_dir_all(target).map_err(io(target))?;
     let changed: BTreeSet<String> = names.trained(model).iter().flat_map(|name| changed(name)).collect();
     // Adapters are merged into the matrices they belong to.
-    let mut merged = names.values(&model.clone().materialize());
+    let merged = model.clone().materialize();
+    let mut merged = names.values_of(&merged, &|name| changed.contains(name) || derives(name));
     for (name, value) in values {
         // Factors of adapters have no tensor of their own.
         merged.entry(name).and_modify(|merged| *merged = value);
     }
-    copy_model(source, target, &with_rows(on_host(merged, |name| changed.contains(name) || derives(name))))
+    copy_model(source, target, &with_rows(on_host(merged)))
 }
 
 /// The tensors of a checkpoint that change with a trained parameter: an adapter's matrix, a row's table, or the parameter itself.
@@ -137,10 +138,9 @@ fn changed(name: &str) -> [String; 2] {
     [name.to_owned(), adapted.or(table).unwrap_or_else(|| name.to_owned())]
 }
 
-/// Reads the values of some tensors into host memory.
-fn on_host(tensors: BTreeMap<String, Tensor<1>>, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, Vec<f32>> {
-    let wanted = tensors.into_iter().filter(|(name, _)| wanted(name));
-    wanted.map(|(name, values)| (name, nn::to_f32_vec(&values))).collect()
+/// Reads the values of tensors into host memory.
+fn on_host(tensors: BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Vec<f32>> {
+    tensors.into_iter().map(|(name, values)| (name, nn::to_f32_vec(&values))).collect()
 }
 
 /// Puts rows that are parameters of their own, `NAME[ROW]`, into their tables.

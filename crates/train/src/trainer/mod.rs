@@ -193,9 +193,7 @@ impl<O: Objective> Trainer<O> {
 
     /// The values of the trained parameters, flattened, in f32.
     pub fn trained(&self) -> BTreeMap<String, Tensor<1>> {
-        let mut values = self.names.trained_values(&self.model);
-        values.extend(self.optimizer.masters().clone());
-        values
+        trained_values(&self.names, &self.model, &self.optimizer)
     }
 
     /// The model as checkpoints hold it, with the values of what is trained.
@@ -248,10 +246,16 @@ impl<O: Objective> Trainer<O> {
             let model = self.optimizer.step(self.model.clone(), &self.names, gradients, rate);
             self.model = self.objective.after_step(model, rate)?;
             if let Some(ema) = &mut self.ema {
-                let masters = self.optimizer.masters().clone();
-                ema.update(self.names.values(&self.model).into_iter().chain(masters).collect());
+                ema.update(trained_values(&self.names, &self.model, &self.optimizer));
             }
         }
         Ok(report)
     }
+}
+
+/// The values of the trained parameters, those in f32 that the optimiser keeps in place of rounded ones.
+fn trained_values<M: Module>(names: &ParamNames, model: &M, optimizer: &AdamW) -> BTreeMap<String, Tensor<1>> {
+    let mut values = names.trained_values(model);
+    values.extend(optimizer.masters().clone());
+    values
 }
