@@ -93,7 +93,7 @@ mod kernel {
         }
     }
 
-    /// Rows are read three times, from the cache after the first: for the mean, for the variance, and to be normalised.
+    /// Each unit keeps its part of the row, which is read once.
     #[cube(launch)]
     fn normed<F: Float, N: Size>(
         x: &[Vector<F, N>],

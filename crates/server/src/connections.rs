@@ -241,7 +241,10 @@ struct Flushed {
 impl Flushed {
     /// Takes words of the library's own, which it has only for a client without a request.
     fn takes(&mut self, bytes: &[u8]) -> bool {
-        let explained = refusal::explained(bytes).filter(|_| self.client.is_idle());
+        if !refusal::is_like_one(bytes) || !self.client.is_idle() {
+            return false;
+        }
+        let explained = refusal::explained(bytes);
         let takes = explained.is_some();
         self.refusal.extend(explained.into_iter().flatten());
         takes

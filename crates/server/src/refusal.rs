@@ -10,18 +10,19 @@ const BEGIN: &[u8] = b"HTTP/1.1 4";
 /// The end of a head without a body.
 const END: &[u8] = b"\r\n\r\n";
 
-/// The library's answer to bytes that it cannot read, with a name, a reason and a body. `None` if it is something else.
+/// Whether bytes look as the library's own answers do; heads of the server's do, too.
+pub(crate) fn is_like_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(BEGIN) && bytes.ends_with(END)
+}
+
+/// The library's answer to bytes that it cannot read, with a name, a reason and a body, and a line in the log.
 pub(crate) fn explained(answer: &[u8]) -> Option<Vec<u8>> {
-    if !answer.starts_with(BEGIN) || !answer.ends_with(END) {
-        return None;
-    }
     let status = StatusCode::from_bytes(answer.get(9..12)?).ok()?;
     let (code, reason) = match status {
         StatusCode::URI_TOO_LONG => ("request_too_large", "the address of the request is too long"),
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
             ("request_too_large", "the request has too many or too long headers")
         }
-        StatusCode::REQUEST_TIMEOUT => ("timeout", "the head of the request did not come in time"),
         _ => ("invalid_value", "no HTTP/1.1 request: its head could not be read"),
     };
     let error = ApiError::new(status, code, reason);

@@ -160,6 +160,10 @@ impl GspoCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(GspoSettings::default())?;
         settings.validate()?;
+        if self.common.device.len() > 1 {
+            let reason = "several, but a step of this stage has one batch: expected one device".into();
+            return Err(Error::Option { name: "device", reason });
+        }
         let (trainer, device) = self
             .common
             .trainer(settings.run.dtype.into(), |on| Rewarding::trainer(&self.common.model, &settings, on))?;

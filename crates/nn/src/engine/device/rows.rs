@@ -10,7 +10,7 @@ use gpu_kernels::PreNorm;
 /// A norm of a few rows on a GPU is remembered and left to the products that follow it, which apply it within their own launch; a
 /// look-up in a table is left to a sum of embeddings, the bias of a product to an encoder's attention, and a sum to the norm behind it.
 /// What else reads the rows computes them by itself, once. Models need not know:
-/// they read the same numbers either way.
+/// they read the same numbers either way, up to rounding.
 #[derive(Debug)]
 pub struct DeviceRows {
     made: OnceLock<Tensor<2>>,
