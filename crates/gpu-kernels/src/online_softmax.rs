@@ -15,12 +15,12 @@ pub(crate) const PARTS: usize = UNITS / ROWS;
 /// Most numbers of a head.
 pub(crate) const MOST_NUMBERS: usize = 256;
 
-/// Units that share an output row of so many loads.
+/// Units that share an output row; `loads` is the number of vector loads in the row.
 pub(crate) fn lanes(loads: usize) -> usize {
     loads.next_power_of_two().max(PARTS)
 }
 
-/// Output rows of a unit.
+/// Output rows that each unit computes.
 pub(crate) fn outputs(loads: usize) -> usize {
     ROWS * lanes(loads) / UNITS
 }
