@@ -4,8 +4,11 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use checkpoint::Weights;
 use cpu_kernels::{Conv1d, Precision};
+use gpu_kernels::{Convolution, ConvolutionKind};
 use nn::{Linear, Vector};
 use omni_core::{Dtype, Result};
+
+use crate::snake::Snake;
 
 /// Sizes of a causal convolution of stride 1.
 #[derive(Debug, Clone, Copy)]
@@ -100,12 +103,24 @@ impl Kernel {
     }
 }
 
+impl DeviceKernel {
+    fn convolution(&self, kind: ConvolutionKind, act: Option<&Snake>) -> Convolution {
+        let snake = act.map(|act| act.device().weights());
+        Convolution { weight: self.weight.val(), bias: self.bias.val(), kind, snake }
+    }
+}
+
 impl CausalConv {
     pub(crate) fn load(weights: &Weights, spec: ConvSpec) -> Result<Self> {
         let ([input, output], dilation) = (spec.channels, spec.dilation);
         let shape = [output, input, spec.kernel];
         let lay = |weight: &[f32], bias: &[f32], precision| Conv1d::causal(weight, bias, shape, dilation, precision);
         Ok(Self { kernel: Kernel::load(weights, shape, output, lay)?, dilation })
+    }
+
+    /// The convolution on a device, of the activated input if there is an activation.
+    pub(crate) fn convolution(&self, act: Option<&Snake>) -> Convolution {
+        self.kernel.device().convolution(ConvolutionKind::Causal { dilation: self.dilation }, act)
     }
 }
 
@@ -114,6 +129,11 @@ impl TransposedConv {
     pub(crate) fn load(weights: &Weights, shape: [usize; 3], stride: usize) -> Result<Self> {
         let lay = |weight: &[f32], bias: &[f32], precision| Conv1d::transposed(weight, bias, shape, stride, precision);
         Ok(Self { kernel: Kernel::load(weights, shape, shape[1], lay)?, stride })
+    }
+
+    /// The convolution of the activated input on a device.
+    pub(crate) fn convolution(&self, act: &Snake) -> Convolution {
+        self.kernel.device().convolution(ConvolutionKind::Transposed { stride: self.stride }, Some(act))
     }
 }
 

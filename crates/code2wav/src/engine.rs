@@ -1,9 +1,8 @@
 //! Convolutions over time, beside the operations of [`Engine`].
 
-use burn::tensor::module::{conv_transpose1d, conv1d};
-use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{DType, Tensor, TensorData};
 use cpu_kernels::{Conv1d, ConvStream, Snake as HostSnake};
+use gpu_kernels::{Convolution, DepthwiseRun};
 use nn::{DeviceEngine, DeviceRows, Engine, HostEngine, HostRows};
 
 use crate::conv::{CausalConv, Depthwise, DepthwiseWeight, TransposedConv, UpsampleConv};
@@ -198,32 +197,20 @@ fn of_streams(mut samples: &[f32], times: &[usize]) -> Vec<Vec<f32>> {
     each.collect()
 }
 
-/// The activated input, if there is an activation.
-fn activated(x: &Tensor<3>, act: Option<&Snake>) -> Tensor<3> {
-    act.map_or_else(|| x.clone(), |act| act.on_device(x.clone()))
-}
-
-/// Causal convolution of one stream `[1, C, T]`, whose history is activated already.
-fn causal(
-    x: Tensor<3>,
-    weight: Tensor<3>,
-    bias: Tensor<1>,
-    [dilation, groups]: [usize; 2],
-    history: &mut History,
-) -> Tensor<3> {
-    let ([_, channels, _], past) = (x.dims(), (weight.dims()[2] - 1) * dilation);
-    let x = match past {
-        0 => x,
-        _ => {
-            let zeros = || Tensor::zeros([1, channels, past], (&x.device(), x.dtype()));
-            let before = history.tensor().unwrap_or_else(zeros);
-            let padded = Tensor::cat(vec![before, x], 2); // [1, C, past + T]
-            let length = padded.dims()[2];
-            history.keep(|| padded.clone().narrow(2, length - past, past));
-            padded
-        }
-    };
-    conv1d(x, weight, Some(bias), ConvOptions::new([1], [0], [dilation], groups))
+/// Convolves the next step `[1, C, T]` of each stream; `residuals` are added where there are any.
+fn convolve(
+    conv: &Convolution,
+    x: &[Tensor<3>],
+    residuals: Option<Vec<Tensor<3>>>,
+    histories: &mut [&mut History],
+) -> Vec<Tensor<3>> {
+    let mut residuals = residuals.into_iter().flatten();
+    let each = x.iter().zip(histories).map(|(x, history)| {
+        let (y, kept) = gpu_kernels::convolve(conv, x.clone(), history.tensor(), residuals.next(), !history.discards());
+        history.keep(kept);
+        y
+    });
+    each.collect()
 }
 
 /// Channels over time on a device.
@@ -262,12 +249,7 @@ impl VocoderEngine for DeviceEngine {
         let UpsampleConv::Device(kernel) = conv else {
             panic!("weights in host memory were handed to the engine of a device")
         };
-        let [input, output, factor] = kernel.weight.dims();
-        let x = x.tensor();
-        let rows = x.dims()[0];
-        let y = x.matmul(kernel.weight.val().reshape([input, output * factor])); // [N, out * factor]
-        let y = y.reshape([rows, output, factor]).swap_dims(1, 2).reshape([rows * factor, output]);
-        (y + kernel.bias.val().unsqueeze()).into()
+        gpu_kernels::upsample(x.tensor(), kernel.weight.val(), kernel.bias.val()).into()
     }
 
     fn depthwise(&self, x: &DeviceRows, conv: &Depthwise, streams: &mut [(&mut History, usize)]) -> DeviceRows {
@@ -281,15 +263,15 @@ impl VocoderEngine for DeviceEngine {
                 return y.into();
             }
         }
-        let mut start = 0;
-        let each = streams.iter_mut().map(|(history, rows)| {
-            let x = x.clone().narrow(0, start, *rows).transpose().unsqueeze::<3>(); // [1, C, T]
-            start += *rows;
-            let channels = x.dims()[1];
-            let y = causal(x, weight.val(), conv.bias.tensor(), [1, channels], history);
-            y.squeeze_dim::<2>(0).transpose() // [T, C]
-        });
-        Tensor::cat(each.collect(), 0).into()
+        let run = |(history, rows): &(&mut History, usize)| DepthwiseRun {
+            past: history.tensor(),
+            rows: *rows,
+            keeps: !history.discards(),
+        };
+        let runs = streams.iter().map(run).collect();
+        let (y, kept) = gpu_kernels::depthwise(x, weight.val(), conv.bias.tensor(), runs);
+        streams.iter_mut().zip(kept).for_each(|((history, _), kept)| history.keep(kept));
+        y.into()
     }
 
     fn signal(&self, x: DeviceRows, times: &[usize], whole: bool) -> DeviceSignal {
@@ -315,21 +297,21 @@ impl VocoderEngine for DeviceEngine {
             }
             DeviceSignal::Streams(x) => x,
         };
-        let kernel = conv.kernel.device();
-        let each = x.iter().zip(histories).map(|(x, history)| {
-            causal(activated(x, act), kernel.weight.val(), kernel.bias.val(), [conv.dilation, 1], history)
-        });
-        DeviceSignal::Streams(each.collect())
+        DeviceSignal::Streams(convolve(&conv.convolution(act), x, None, histories))
     }
 
     fn add_conv(&self, residual: DeviceSignal, x: &DeviceSignal, conv: &CausalConv, act: &Snake) -> DeviceSignal {
-        let mut none = vec![History::Discard; x.count()];
-        let y = self.conv(x, conv, Some(act), &mut none.iter_mut().collect::<Vec<_>>());
-        match (residual, y) {
-            (DeviceSignal::Joined(x, times), DeviceSignal::Joined(y, _)) => DeviceSignal::Joined(x + y, times),
-            (x, y) => {
-                let sums = x.streams().into_iter().zip(y.streams()).map(|(x, y)| x + y);
-                DeviceSignal::Streams(sums.collect())
+        match (residual, x) {
+            (DeviceSignal::Joined(residual, times), DeviceSignal::Joined(x, _)) => {
+                let y = trained::causal(x, conv, Some(act.device()), &times);
+                DeviceSignal::Joined(residual + y, times)
+            }
+            (residual, x) => {
+                // A kernel of one step needs no history.
+                let (x, mut none) = (x.streams(), vec![History::Discard; x.count()]);
+                let mut none: Vec<_> = none.iter_mut().collect();
+                let conv = conv.convolution(Some(act));
+                DeviceSignal::Streams(convolve(&conv, &x, Some(residual.streams()), &mut none))
             }
         }
     }
@@ -341,38 +323,21 @@ impl VocoderEngine for DeviceEngine {
         act: &Snake,
         histories: &mut [&mut History],
     ) -> DeviceSignal {
-        let (kernel, stride) = (conv.kernel.device(), conv.stride);
-        let overlaps = kernel.weight.dims()[2] != stride;
+        let convolution = conv.convolution(act);
         let x = match x {
             DeviceSignal::Joined(x, times) => {
-                let length = |time: &usize| (time - usize::from(overlaps)) * stride;
+                let length = |time: &usize| (time - convolution.past()) * conv.stride;
                 let y = trained::transposed(x, conv, act.device(), times);
                 return DeviceSignal::Joined(y, times.iter().map(length).collect());
             }
             DeviceSignal::Streams(x) => x,
         };
-        let options = ConvTransposeOptions::new([stride], [0], [0], [1], 1);
-        let run = |x| conv_transpose1d(x, kernel.weight.val(), Some(kernel.bias.val()), options.clone());
-        let each = x.iter().zip(histories).map(|(x, history)| {
-            let x = act.on_device(x.clone());
-            if !overlaps {
-                return run(x);
-            }
-            let last = x.dims()[2] - 1;
-            let before = history.tensor();
-            history.keep(|| x.clone().narrow(2, last, 1));
-            let x = match before {
-                Some(before) => Tensor::cat(vec![before, x], 2),
-                None => x,
-            };
-            let inputs = x.dims()[2];
-            run(x).narrow(2, stride, (inputs - 1) * stride)
-        });
-        DeviceSignal::Streams(each.collect())
+        DeviceSignal::Streams(convolve(&convolution, x, None, histories))
     }
 
     fn activated(&self, x: &DeviceSignal, act: &Snake) -> DeviceSignal {
-        DeviceSignal::Streams(x.streams().into_iter().map(|x| act.on_device(x)).collect())
+        let snake = act.device().weights();
+        DeviceSignal::Streams(x.streams().into_iter().map(|x| snake.apply(x)).collect())
     }
 
     fn signal_tensor(&self, x: &DeviceSignal) -> Tensor<2> {
@@ -387,7 +352,11 @@ impl VocoderEngine for DeviceEngine {
         let streams = x.streams();
         let times: Vec<usize> = streams.iter().map(|x| x.dims()[2]).collect();
         // One read for all streams, because each read waits for the device.
-        let all = nn::to_f32_vec(&Tensor::cat(streams, 2).cast(DType::F32));
+        let all = match streams.len() {
+            1 => streams[0].clone(),
+            _ => Tensor::cat(streams, 2),
+        };
+        let all = nn::to_f32_vec(&all.cast(DType::F32));
         of_streams(&all, &times)
     }
 }

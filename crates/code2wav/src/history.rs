@@ -9,7 +9,7 @@ pub(crate) enum History {
     None,
     /// The stream ends with its first step, so nothing is kept.
     Discard,
-    /// On a device: `[1, C, past]`, activated.
+    /// On a device: `[1, C, past]`, not yet activated.
     Tensor(Tensor<3>),
     /// In host memory: `[C, past]`, not yet activated; for a depthwise convolution rows `[past, C]`.
     Host(Vec<f32>),
@@ -47,10 +47,10 @@ impl History {
         }
     }
 
-    /// Keeps a tensor for the next step, if there is one.
-    pub(crate) fn keep(&mut self, tensor: impl FnOnce() -> Tensor<3>) {
-        if !self.discards() {
-            *self = History::Tensor(tensor());
+    /// Keeps a tensor for the next step, if something is to be kept.
+    pub(crate) fn keep(&mut self, tensor: Option<Tensor<3>>) {
+        if let Some(tensor) = tensor {
+            *self = History::Tensor(tensor);
         }
     }
 }

@@ -1,6 +1,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use checkpoint::Weights;
+use gpu_kernels::Snake as SnakeWeights;
 use nn::Vector;
 use omni_core::Result;
 
@@ -21,9 +22,6 @@ pub(crate) struct DeviceSnake {
     /// Logarithm of the inverse amplitude.
     pub(crate) beta: Param<Tensor<1>>,
 }
-
-/// Keeps the amplitude finite.
-const AMPLITUDE_EPS: f32 = 1e-9;
 
 /// Frequency and amplitude of each channel.
 #[derive(Module, Debug)]
@@ -67,17 +65,11 @@ impl Snake {
             Snake::Host(_) => panic!("weights in host memory were handed to the engine of a device"),
         }
     }
+}
 
-    /// Applies the activation on a device: `[1, C, T]` → `[1, C, T]`.
-    ///
-    /// # Panics
-    /// If the model was loaded for host memory.
-    pub(crate) fn on_device(&self, x: Tensor<3>) -> Tensor<3> {
-        let DeviceSnake { alpha, beta } = self.device();
-        let channels = alpha.dims()[0];
-        let frequency = alpha.val().exp().reshape([1, channels, 1]);
-        let amplitude = (beta.val().exp() + AMPLITUDE_EPS).recip().reshape([1, channels, 1]);
-        x.clone() + (x * frequency).sin().square() * amplitude
+impl DeviceSnake {
+    pub(crate) fn weights(&self) -> SnakeWeights {
+        SnakeWeights { alpha: self.alpha.val(), beta: self.beta.val() }
     }
 }
 
@@ -85,6 +77,6 @@ impl Snake {
 pub(crate) fn frequency_and_amplitude(alpha: &[f32], beta: &[f32]) -> [Vec<f32>; 2] {
     [
         alpha.iter().map(|alpha| alpha.exp()).collect(),
-        beta.iter().map(|beta| 1.0 / (beta.exp() + AMPLITUDE_EPS)).collect(),
+        beta.iter().map(|beta| 1.0 / (beta.exp() + SnakeWeights::AMPLITUDE_EPS)).collect(),
     ]
 }

@@ -1,4 +1,4 @@
-//! What follows a product of many rows: the bias, and an activation or the sum with other rows.
+//! What follows a product of many rows: the bias, and an activation, or a scale and the sum with other rows.
 
 use burn::tensor::{Tensor, activation};
 
@@ -21,22 +21,22 @@ const CUBIC: f64 = 0.044_715;
 /// `x` `[N, D]`, `bias` `[D]` → `[N, D]`.
 pub fn add_bias(x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
     #[cfg(cube)]
-    if let Some(y) = kernel::biased(None, &x, &bias, None) {
+    if let Some(y) = kernel::biased(&x, &bias, None) {
         return y;
     }
     plain(x, bias)
 }
 
-/// `residual + (x + bias)`.
+/// `residual + scale · (x + bias)`.
 ///
 /// # Shapes
-/// `residual` and `x` `[N, D]`, `bias` `[D]` → `[N, D]`.
-pub fn add_biased(residual: Tensor<2>, x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+/// `residual` and `x` `[N, D]`, `bias` and `scale` `[D]` → `[N, D]`.
+pub fn add_biased(residual: Tensor<2>, x: Tensor<2>, bias: Tensor<1>, scale: Option<Tensor<1>>) -> Tensor<2> {
     #[cfg(cube)]
-    if let Some(y) = kernel::biased(Some(&residual), &x, &bias, None) {
+    if let Some(y) = kernel::added(&residual, &x, &bias, scale.as_ref()) {
         return y;
     }
-    plain_add(residual, x, bias)
+    plain_add(residual, x, bias, scale)
 }
 
 /// `activation(x + bias)`.
@@ -45,7 +45,7 @@ pub fn add_biased(residual: Tensor<2>, x: Tensor<2>, bias: Tensor<1>) -> Tensor<
 /// `x` `[N, D]`, `bias` `[D]` → `[N, D]`.
 pub fn activate_biased(x: Tensor<2>, bias: Tensor<1>, activation: BiasActivation) -> Tensor<2> {
     #[cfg(cube)]
-    if let Some(y) = kernel::biased(None, &x, &bias, Some(activation)) {
+    if let Some(y) = kernel::biased(&x, &bias, Some(activation)) {
         return y;
     }
     plain_activated(x, bias, activation)
@@ -57,8 +57,13 @@ pub fn plain(x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
 }
 
 /// [`add_biased`] in plain operations.
-pub fn plain_add(residual: Tensor<2>, x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
-    residual + plain(x, bias)
+pub fn plain_add(residual: Tensor<2>, x: Tensor<2>, bias: Tensor<1>, scale: Option<Tensor<1>>) -> Tensor<2> {
+    let x = plain(x, bias);
+    residual
+        + match scale {
+            Some(scale) => x * scale.unsqueeze(),
+            None => x,
+        }
 }
 
 /// [`activate_biased`] in plain operations.
@@ -105,6 +110,7 @@ mod kernel {
     /// What is done behind the bias, known to the compiler.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     struct Then {
+        scaled: bool,
         /// Whether other rows are added.
         added: bool,
         activation: Option<BiasActivation>,
@@ -129,6 +135,7 @@ mod kernel {
         residual: &[Vector<F, N>],
         x: &[Vector<F, N>],
         bias: &[Vector<F, N>],
+        scale: &[Vector<F, N>],
         out: &mut [Vector<F, N>],
         count: usize,
         loads: usize,
@@ -137,6 +144,9 @@ mod kernel {
     ) {
         if ABSOLUTE_POS < count {
             let mut y = x[ABSOLUTE_POS] + bias[ABSOLUTE_POS % loads];
+            if comptime!(then.scaled) {
+                y *= scale[ABSOLUTE_POS % loads];
+            }
             if comptime!(then.added) {
                 y += residual[ABSOLUTE_POS];
             }
@@ -156,20 +166,37 @@ mod kernel {
         fits && x.clone().try_into_primitive::<Cube>().is_ok() && bias.clone().try_into_primitive::<Cube>().is_ok()
     }
 
-    pub(super) fn biased(
-        residual: Option<&Tensor<2>>,
+    pub(super) fn biased(x: &Tensor<2>, bias: &Tensor<1>, activation: Option<BiasActivation>) -> Option<Tensor<2>> {
+        launch(x, bias, None, None, activation)
+    }
+
+    pub(super) fn added(
+        residual: &Tensor<2>,
         x: &Tensor<2>,
         bias: &Tensor<1>,
+        scale: Option<&Tensor<1>>,
+    ) -> Option<Tensor<2>> {
+        let fits = residual.dims() == x.dims() && residual.dtype() == x.dtype();
+        let fits = fits && scale.is_none_or(|scale| scale.dims() == bias.dims() && scale.dtype() == x.dtype());
+        fits.then(|| launch(x, bias, scale, Some(residual), None)).flatten()
+    }
+
+    fn launch(
+        x: &Tensor<2>,
+        bias: &Tensor<1>,
+        scale: Option<&Tensor<1>>,
+        residual: Option<&Tensor<2>>,
         activation: Option<BiasActivation>,
     ) -> Option<Tensor<2>> {
-        let fits = |residual: &&Tensor<2>| residual.dims() == x.dims() && residual.dtype() == x.dtype();
-        if !takes(x, bias) || residual.is_some() && residual.filter(fits).is_none() {
+        if !takes(x, bias) {
             return None;
         }
-        let (width, then) = (x.dims()[1], Then { added: residual.is_some(), activation });
+        let width = x.dims()[1];
+        let then = Then { scaled: scale.is_some(), added: residual.is_some(), activation };
         let (x, bias) = (floats(x)?, floats(bias)?);
-        // Without other rows, none are read.
+        // What stands in for rows or a scale that are absent is not read.
         let residual = residual.map_or_else(|| Some(x.clone()), floats)?;
+        let scale = scale.map_or_else(|| Some(bias.clone()), floats)?;
         let (client, dtype) = (x.client.clone(), x.dtype);
         let by = vector_size(&client, dtype, width);
         let (count, out) = (x.shape().num_elements() / by, empty(&x, x.shape(), dtype));
@@ -182,6 +209,7 @@ mod kernel {
             residual.into_buffer_arg(),
             x.into_buffer_arg(),
             bias.into_buffer_arg(),
+            scale.into_buffer_arg(),
             out.clone().into_buffer_arg(),
             count,
             width / by,

@@ -14,7 +14,8 @@ pub struct CachedRun {
 }
 
 /// Causal attention of the new rows of several runs, in one launch for each: normalises the heads of queries and keys if there are
-/// norms, rotates them, writes new keys and values into each run's cache, and attends to all that it holds then.
+/// norms, rotates them, writes new keys and values into each run's cache, and attends to all that it holds then, or to the last
+/// `window` keys up to each query's own.
 ///
 /// # Shapes
 /// `q` `[N, H * Dh]`, `k` and `v` `[N, K * Dh]`, cosines and sines `[N, 1, Dh]` → `[N, H * Dh]`, and the caches.
@@ -26,12 +27,13 @@ pub fn decode_attention(
     norms: Option<&[PreNorm; 2]>,
     tables: [&Tensor<3>; 2],
     runs: Vec<CachedRun>,
+    window: Option<usize>,
 ) -> (Tensor<2>, Vec<[Tensor<4>; 2]>) {
     #[cfg(cube)]
     if kernel::takes_all(&qkv, norms, tables, &runs) {
-        return kernel::decode_attention(qkv, norms, tables, runs);
+        return kernel::decode_attention(qkv, norms, tables, runs, window);
     }
-    plain(qkv, norms, tables, runs)
+    plain(qkv, norms, tables, runs, window)
 }
 
 /// Whether there is a kernel for a run of `rows` new rows and `keys` keys with them: queries `[N, H * Dh]` of heads of `width` numbers.
@@ -45,6 +47,7 @@ pub fn plain(
     norms: Option<&[PreNorm; 2]>,
     [cos, sin]: [&Tensor<3>; 2],
     runs: Vec<CachedRun>,
+    window: Option<usize>,
 ) -> (Tensor<2>, Vec<[Tensor<4>; 2]>) {
     let width = cos.dims()[2];
     let heads = |x: Tensor<2>| {
@@ -64,7 +67,7 @@ pub fn plain(
         let new = [k, v].map(|x| x.swap_dims(0, 1).unsqueeze::<4>()); // [1, K, T, Dh]
         let store = crate::cache::plain(store, new, held);
         let seen = store.clone().map(|store| store.narrow(2, 0, held + rows));
-        (crate::attend::plain(q, seen, None), store)
+        (crate::attend::plain(q, seen, window), store)
     });
     let (outputs, stores): (Vec<_>, Vec<_>) = each.unzip();
     (Tensor::cat(outputs, 0), stores)
@@ -99,12 +102,13 @@ mod kernel {
         rows: Rows,
     }
 
-    /// Where the rows of this launch begin among those of all runs, and the run's cache.
+    /// Where the rows of this launch begin among those of all runs, the run's cache, and how many keys a query sees at most.
     #[derive(CubeType, CubeLaunch, Clone, Copy)]
     struct Step {
         first: usize,
         held: usize,
         capacity: usize,
+        window: usize,
     }
 
     /// Normalises and rotates the query of a cube and the new keys up to its own, into shared memory.
@@ -237,7 +241,8 @@ mod kernel {
             head: (step.first * kv_heads + kv_head) * sizes.width,
             stride: comptime!(sizes.heads / sizes.group * sizes.width).runtime(),
         };
-        let span = Span { begin: 0usize.runtime(), end: step.held + token + 1, held: step.held };
+        let end = step.held + token + 1;
+        let span = Span { begin: select(end > step.window, end - step.window, 0), end, held: step.held };
         let y = attention::<F, N>(
             &query,
             0usize,
@@ -319,6 +324,7 @@ mod kernel {
         norms: Option<&[PreNorm; 2]>,
         [cos, sin]: [&Tensor<3>; 2],
         runs: Vec<CachedRun>,
+        window: Option<usize>,
     ) -> (Tensor<2>, Vec<[Tensor<4>; 2]>) {
         let shape = q.dims();
         let expected = "it was looked at before";
@@ -359,7 +365,7 @@ mod kernel {
                 keys.into_buffer_arg(),
                 values.into_buffer_arg(),
                 out.clone().into_buffer_arg(),
-                StepLaunch::new(first, held, capacity),
+                StepLaunch::new(first, held, capacity, window.unwrap_or(capacity)),
                 (width as f32).powf(-0.5),
                 eps(0),
                 eps(1),

@@ -60,7 +60,7 @@ pub fn plain_add(
     bias: Tensor<1>,
     norm: &LayerNormWeights,
 ) -> (Tensor<2>, Tensor<2>) {
-    let sum = crate::bias::plain_add(residual, y, bias);
+    let sum = crate::bias::plain_add(residual, y, bias, None);
     (sum.clone(), plain(sum, norm))
 }
 

@@ -3,9 +3,10 @@
 
 use burn::tensor::{DType, Device, Int, Tensor};
 use qwen3_omni_gpu_kernels::{
-    CachedRun, Draw, Matrices, Packed, PreNorm, add_gated, add_linear, add_linear_packed, attend, counted,
-    decode_attention, draw, embed_add, experts, experts_grouped, greedy, linear, linear_gate, linear_packed,
-    norm_linear, norm_linear_gate, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax, write_rows,
+    CachedRun, Convolution, ConvolutionKind, DepthwiseRun, Draw, Matrices, Packed, PreNorm, Snake, add_biased,
+    add_gated, add_linear, add_linear_packed, attend, convolve, counted, decode_attention, depthwise, draw, embed_add,
+    experts, experts_grouped, greedy, linear, linear_gate, linear_packed, norm_linear, norm_linear_gate, rms_norm,
+    rms_norm_rotate, rotate, route, silu_gate, softmax, upsample, write_rows,
 };
 
 fn gpu() -> Device {
@@ -105,8 +106,31 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     let norms = [(); 2].map(|()| PreNorm { weight: weight_of_head.clone(), eps: 1e-6 });
     let [q, k, v] = [(); 3].map(|()| rows.clone());
     let runs = [cache(), cache()].map(|store| CachedRun { store, held: 3, rows: 1 });
-    let step = || decode_attention([q, k, v], Some(&norms), [&table, &table], runs.into());
+    let step = || decode_attention([q, k, v], Some(&norms), [&table, &table], runs.into(), Some(3));
     assert_eq!(counted(step).1.total(), 2, "decode_attention, of two runs");
+    let signal = Tensor::<3>::ones([1, 64, 9], &device);
+    let conv = |width: usize, kind| Convolution {
+        weight: Tensor::<3>::ones([64, 64, width], &device),
+        bias: weight.clone(),
+        kind,
+        snake: Some(Snake { alpha: weight.clone(), beta: weight.clone() }),
+    };
+    let causal = conv(7, ConvolutionKind::Causal { dilation: 3 });
+    let past = || Some(Tensor::<3>::ones([1, 64, 18], &device));
+    assert_eq!(past().unwrap().dims()[2], causal.past());
+    let transposed = conv(6, ConvolutionKind::Transposed { stride: 3 });
+    let last = Some(Tensor::<3>::ones([1, 64, 1], &device));
+    let [past, before] = [past(), past()];
+    assert_eq!(launches(&|| drop(convolve(&causal, signal.clone(), past.clone(), Some(signal.clone()), true))), 1);
+    assert_eq!(launches(&|| drop(convolve(&causal, signal.clone(), None, None, true))), 1, "a stream's first inputs");
+    assert_eq!(launches(&|| drop(convolve(&transposed, signal.clone(), last.clone(), None, true))), 1, "transposed");
+    let by_place = Tensor::<3>::ones([64, 40, 2], &device);
+    let bias_of_outputs = Tensor::<1>::ones([40], &device);
+    assert_eq!(launches(&|| drop(upsample(rows.clone(), by_place.clone(), bias_of_outputs.clone()))), 1, "upsample");
+    let taps = Tensor::<3>::ones([64, 1, 19], &device);
+    let run = || DepthwiseRun { past: before.clone(), rows: 1, keeps: true };
+    assert_eq!(launches(&|| drop(depthwise(rows.clone(), taps.clone(), weight.clone(), vec![run(), run()]))), 2);
+    assert_eq!(launches(&|| drop(add_biased(rows.clone(), rows.clone(), weight.clone(), Some(weight.clone())))), 1);
     // The cache is written in place, so only this call may hold it.
     assert_eq!(counted(|| write_rows(empty, new, 3)).1.total(), 1, "write_rows");
     // A driver that is torn down while it still works may crash.

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use cpu_kernels::PagedKv;
 
@@ -34,7 +36,7 @@ impl KvCache {
         match &self.store {
             Store::Empty | Store::Discarded => 0,
             Store::Paged(pages) => pages.len(),
-            Store::Tensors(tensors) => tensors.length,
+            Store::Tensors(tensors) => tensors.seen(),
         }
     }
 
@@ -87,9 +89,9 @@ impl KvCache {
         }
     }
 
-    /// Whether the cache holds tensors that grow: not before the first step, and not with a window.
+    /// Whether there are tensors to write new keys into: not before the first step.
     pub(crate) fn grows(&self) -> bool {
-        matches!(&self.store, Store::Tensors(TensorKv { store: Some(_), window: None, .. }))
+        matches!(&self.store, Store::Tensors(TensorKv { store: Some(_), .. }))
     }
 
     /// The keys and values as tensors, for the device engine.
@@ -109,11 +111,12 @@ impl KvCache {
 
 /// Keys and values as tensors.
 ///
-/// A growing cache is allocated ahead and doubled when full, so that a decode step writes one row in place. A window
-/// cache keeps only what a later query can still see.
+/// They are allocated ahead, so that a decode step writes one row in place. When they are full, what a later query can still see is
+/// copied to larger ones: all keys, or with a window the last ones.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TensorKv {
     store: Option<[Tensor<4>; 2]>,
+    /// Keys held, with those that lie before the window.
     length: usize,
     window: Option<usize>,
 }
@@ -129,9 +132,11 @@ impl TensorKv {
     /// Drops the keys but keeps the memory.
     fn clear(&mut self) {
         self.length = 0;
-        if self.window.is_some() {
-            self.store = None;
-        }
+    }
+
+    /// Keys that the next query can see.
+    fn seen(&self) -> usize {
+        self.window.map_or(self.length, |window| self.length.min(window - 1))
     }
 
     /// Drops all but the first `length` keys of a growing cache.
@@ -148,13 +153,18 @@ impl TensorKv {
     /// # Shapes
     /// in `[B, K, T, Dh]`, out `[B, K, S, Dh]`.
     pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
-        match self.window {
-            Some(window) => self.append_window(keys, values, window),
-            None => self.append_growing(keys, values),
-        }
+        let (rows, seen) = (keys.dims()[2], self.seen());
+        let Some((store, held)) = self.take_with_room(rows) else {
+            // Nothing to copy to: a run that ends after its first step, as in training, allocates nothing ahead.
+            self.length += rows;
+            return self.store.insert([keys, values]).clone();
+        };
+        // The tensors are uniquely owned here, so the rows are written in place.
+        self.put_back(gpu_kernels::write_rows(store, [keys, values], held), rows);
+        self.last(seen + rows)
     }
 
-    /// All keys and values held.
+    /// All keys and values held that a later query can see.
     ///
     /// # Shapes
     /// `[B, K, S, Dh]` each.
@@ -162,31 +172,27 @@ impl TensorKv {
     /// # Panics
     /// If nothing was appended yet.
     pub(crate) fn all(&self) -> [Tensor<4>; 2] {
+        self.last(self.seen())
+    }
+
+    fn last(&self, count: usize) -> [Tensor<4>; 2] {
         let store = self.store.clone().expect("keys were appended");
-        store.map(|held| held.narrow(2, 0, self.length))
+        store.map(|held| held.narrow(2, self.length - count, count))
     }
 
-    fn append_growing(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
-        let rows = keys.dims()[2];
-        let Some(store) = self.take_with_room(rows) else {
-            // Nothing to copy to: a run that ends after its first step, as in training, allocates nothing ahead.
-            self.length += rows;
-            return self.store.insert([keys, values]).clone();
-        };
-        // The tensors are uniquely owned here, so the rows are written in place.
-        self.put_back(gpu_kernels::write_rows(store, [keys, values], self.length), rows);
-        self.all()
-    }
-
-    /// Takes the tensors of a growing cache out of it, with room for `rows` more keys; [`TensorKv::put_back`] brings them back. `None`
-    /// if nothing was appended yet.
-    pub(crate) fn take_with_room(&mut self, rows: usize) -> Option<[Tensor<4>; 2]> {
-        let (store, end) = (self.store.take()?, self.length + rows);
-        if store[0].dims()[2] >= end {
-            return Some(store);
+    /// Takes the tensors out of the cache, with room for `rows` more keys behind those they hold, and the number of those;
+    /// [`TensorKv::put_back`] brings the tensors back. `None` if nothing was appended yet.
+    pub(crate) fn take_with_room(&mut self, rows: usize) -> Option<([Tensor<4>; 2], usize)> {
+        let mut store = self.store.take()?;
+        if store[0].dims()[2] < self.length + rows {
+            let seen = self.seen();
+            // With a window twice the room, so that keys are copied once in as many steps as the window is long, not in each.
+            let needed = (seen + rows) << u32::from(self.window.is_some());
+            let capacity = needed.next_power_of_two().max(FIRST_CAPACITY);
+            store = store.map(|store| moved(store, self.length - seen..self.length, capacity));
+            self.length = seen;
         }
-        let capacity = end.next_power_of_two().max(FIRST_CAPACITY);
-        Some(store.map(|held| grown(held, self.length, capacity)))
+        Some((store, self.length))
     }
 
     /// Takes back the tensors after `rows` more keys were written into them.
@@ -194,26 +200,15 @@ impl TensorKv {
         self.length += rows;
         self.store = Some(store);
     }
-
-    fn append_window(&mut self, keys: Tensor<4>, values: Tensor<4>, window: usize) -> [Tensor<4>; 2] {
-        let all = match self.store.take() {
-            Some([k, v]) => [Tensor::cat(vec![k, keys], 2), Tensor::cat(vec![v, values], 2)],
-            None => [keys, values],
-        };
-        let length = all[0].dims()[2];
-        // The oldest key the next query sees is `window - 1` before it.
-        self.length = length.min(window - 1);
-        self.store = (self.length > 0).then(|| all.clone().map(|t| t.narrow(2, length - self.length, self.length)));
-        all
-    }
 }
 
-fn grown(old: Tensor<4>, used: usize, capacity: usize) -> Tensor<4> {
+/// Some of the keys at the beginning of a new tensor.
+fn moved(old: Tensor<4>, keys: Range<usize>, capacity: usize) -> Tensor<4> {
     let [batch, heads, _, width] = old.dims();
     let fresh = Tensor::zeros([batch, heads, capacity, width], (&old.device(), old.dtype()));
-    match used {
+    match keys.len() {
         0 => fresh,
-        _ => fresh.slice_assign([0..batch, 0..heads, 0..used, 0..width], old.narrow(2, 0, used)),
+        count => fresh.slice_assign([0..batch, 0..heads, 0..count, 0..width], old.narrow(2, keys.start, count)),
     }
 }
 
@@ -253,8 +248,19 @@ mod tests {
     #[test]
     fn a_window_cache_keeps_what_the_next_query_sees() {
         let mut cache = TensorKv { window: Some(4), ..TensorKv::default() };
-        cache.append(rows(0..6), rows(0..6));
-        let [keys, _] = cache.append(rows(6..7), rows(6..7));
-        assert_eq!(values(&keys), [3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(values(&cache.append(rows(0..6), rows(0..6))[0]), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        // Over several times what is allocated.
+        for at in 6..400 {
+            let [keys, _] = cache.append(rows(at..at + 1), rows(at..at + 1));
+            assert_eq!(values(&keys), (at - 3..=at).map(|at| at as f32).collect::<Vec<_>>());
+            assert_eq!(cache.seen(), 3);
+        }
+        assert_eq!(cache.store.as_ref().unwrap()[0].dims()[2], FIRST_CAPACITY);
+        cache.clear();
+        assert_eq!(values(&cache.append(rows(7..9), rows(7..9))[0]), [7.0, 8.0]);
+        let mut own = TensorKv { window: Some(1), ..TensorKv::default() };
+        for at in 0..70 {
+            assert_eq!(values(&own.append(rows(at..at + 1), rows(at..at + 1))[0]), [at as f32]);
+        }
     }
 }

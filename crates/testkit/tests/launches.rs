@@ -7,7 +7,9 @@ use std::sync::Mutex;
 use aut_encoder::{AudioConfig, AutEncoder};
 use burn::tensor::{Device, DeviceKind, Tensor, TensorData};
 use checkpoint::{Checkpoint, Weights};
+use code2wav::{Code2Wav, Code2WavConfig, VocoderRun};
 use gpu_kernels::{Launches, counted};
+use moe_talker::{Talker, TalkerConfig, TalkerInput, TalkerRun, TalkerState};
 use moe_thinker::{Thinker, ThinkerConfig, ThinkerInput, ThinkerRun, ThinkerState};
 use mtp::{CodePredictor, CodePredictorConfig, FrameRun, FrameStart};
 use nn::sampler::Suppressed;
@@ -59,6 +61,27 @@ fn thinker_prompt(layers: usize, tokens: u32) -> Launches {
     of_second(|| read(&thinker, &mut thinker.start(), &ids))
 }
 
+/// Launches of a prompt of some rows, or of a step behind one, through a talker of that many layers, its logits left on the device.
+fn talker(layers: usize, rows: usize, step: bool) -> Launches {
+    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+    let mut config: TalkerConfig = checkpoint.config().section().unwrap();
+    config.text.num_hidden_layers = layers;
+    let weights = Weights::new(&checkpoint, &Place::Device(gpu()), Dtype::F32);
+    let talker = Talker::load(&weights, &config, checkpoint.config().section().unwrap()).unwrap();
+    let width = config.text.hidden_size;
+    let read = |state: &mut TalkerState, rows: usize| {
+        let embeds = Tensor::from_data(TensorData::new(testkit::noise(rows * width, 1), [rows, width]), &gpu());
+        let input = TalkerInput { embeds, positions: Positions::sequence(state.tokens() as f32, rows) };
+        talker.forward(vec![TalkerRun::new(state, &input)]).remove(0).unwrap();
+    };
+    let mut state = talker.start();
+    read(&mut state, rows);
+    match step {
+        true => of_second(|| read(&mut state, 1)),
+        false => of_second(|| read(&mut talker.start(), rows)),
+    }
+}
+
 /// Launches of one frame of a code predictor of that many layers, drawn as the released model does, and its number of codes.
 fn predictor_frame(layers: usize) -> (Launches, usize) {
     let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
@@ -106,6 +129,21 @@ fn vision_encoder(layers: usize) -> Launches {
     of_second(|| drop(encoder.encode(pictures.to_vec()).unwrap()))
 }
 
+/// Launches of one frame of a vocoder with that many layers in its transformer.
+fn vocoder_frame(layers: usize) -> Launches {
+    let checkpoint = Checkpoint::open(testkit::tiny()).unwrap();
+    let mut config: Code2WavConfig = checkpoint.config().section().unwrap();
+    config.num_hidden_layers = layers;
+    let weights = Weights::new(&checkpoint, &Place::Device(gpu()), Dtype::F32);
+    let vocoder = Code2Wav::load(&weights, &config).unwrap();
+    let frames = [vec![3; config.num_quantizers]];
+    let mut state = vocoder.start();
+    let mut step = || drop(vocoder.forward(vec![VocoderRun { state: &mut state, frames: &frames }]).remove(0).unwrap());
+    // Until the window is full, as it is in all but the first frames.
+    (0..config.sliding_window).for_each(|_| step());
+    of_second(step)
+}
+
 /// Launches per layer, by the difference of two depths, and those outside the layers.
 fn per_layer(launches: impl Fn(usize) -> usize) -> (usize, usize) {
     let [one, two] = [1, 2].map(launches);
@@ -138,6 +176,19 @@ fn a_prompt_of_the_thinker_takes_few() {
 }
 
 #[test]
+fn a_step_of_the_talker_takes_few() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let step = per_layer(|layers| talker(layers, 20, true).total());
+    let prompt = per_layer(|layers| talker(layers, 40, false).total());
+    // As in the thinker, and four for the shared expert: its gate, gate with up, down, and the sum with what comes out. Besides them
+    // the head with the last norm.
+    assert_eq!(step, (11, 1), "{:#?}", talker(2, 20, true));
+    // In a prompt the shared expert takes six, and tuning may add a copy for the product with a single output.
+    let (layer, rest) = prompt;
+    assert!(layer <= 22 && rest <= 3, "{layer} a layer, {rest} besides; {:#?}", talker(2, 40, false));
+}
+
+#[test]
 fn a_frame_of_the_code_predictor_takes_few() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let codes = predictor_frame(1).1;
@@ -159,6 +210,17 @@ fn a_layer_of_an_encoder_takes_few() {
         assert!(layer <= 8, "{layer} a layer, {rest} besides; {:#?}", encoder(3));
         println!("{layer} a layer, {rest} besides");
     }
+}
+
+#[test]
+fn a_frame_of_the_vocoder_takes_few() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (layer, rest) = per_layer(|layers| vocoder_frame(layers).total());
+    // A layer of the transformer as in the code predictor; 7 for each decoder block: its transposed convolution and three times two
+    // more; 7 for each of the two upsampling stages: two convolutions, LayerNorm, and two products with what stands behind each; two
+    // convolutions around them, the last norm, and two for the mean of the codes' embeddings.
+    let blocks = 3;
+    assert_eq!((layer, rest), (5, 7 * blocks + 2 * 7 + 5), "{:#?}", vocoder_frame(2));
 }
 
 #[test]

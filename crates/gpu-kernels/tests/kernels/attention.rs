@@ -7,8 +7,13 @@ use qwen3_omni_gpu_kernels as gpu_kernels;
 
 use crate::{agree, floats, gpu, tables, values};
 
-type DecodeAttention =
-    fn([Tensor<2>; 3], Option<&[PreNorm; 2]>, [&Tensor<3>; 2], Vec<CachedRun>) -> (Tensor<2>, Vec<[Tensor<4>; 2]>);
+type DecodeAttention = fn(
+    [Tensor<2>; 3],
+    Option<&[PreNorm; 2]>,
+    [&Tensor<3>; 2],
+    Vec<CachedRun>,
+    Option<usize>,
+) -> (Tensor<2>, Vec<[Tensor<4>; 2]>);
 
 /// A step of attention by one kernel for rotation, one for the cache and one for the rest, each run alone.
 fn separately(
@@ -16,6 +21,7 @@ fn separately(
     norms: Option<&[PreNorm; 2]>,
     [cos, sin]: [&Tensor<3>; 2],
     runs: Vec<CachedRun>,
+    window: Option<usize>,
 ) -> (Tensor<2>, Vec<[Tensor<4>; 2]>) {
     let (width, mut start) = (cos.dims()[2], 0);
     let each = runs.into_iter().map(|CachedRun { store, held, rows }| {
@@ -33,7 +39,7 @@ fn separately(
         let new = [k, heads(&qkv[2])].map(|x| x.swap_dims(0, 1).unsqueeze::<4>());
         let store = gpu_kernels::write_rows(store, new, held);
         start += rows;
-        (gpu_kernels::attend(q, store.clone().map(|x| x.narrow(2, 0, held + rows)), None), store)
+        (gpu_kernels::attend(q, store.clone().map(|x| x.narrow(2, 0, held + rows)), window), store)
     });
     let (outputs, stores): (Vec<_>, Vec<_>) = each.collect::<Vec<_>>().into_iter().unzip();
     (Tensor::cat(outputs, 0), stores)
@@ -89,6 +95,7 @@ proptest! {
         runs in prop::collection::vec((1usize..9, 0usize..300, 0usize..20), 1..4),
         heads in [1usize..4, 1..4],
         half in prop_oneof![1usize..70, (1usize..33).prop_map(|loads| 4 * loads)],
+        window in prop::option::of(1usize..200),
         normed: bool,
         seed in 0u64..1000,
     ) {
@@ -110,7 +117,7 @@ proptest! {
             let cached = stores(device).into_iter().zip(&runs);
             let cached = cached.map(|(store, (rows, held, _))| CachedRun { store, held: *held, rows: *rows });
             let norms = normed.then(|| norms(device));
-            let (y, stores) = compute(qkv, norms.as_ref(), [&cos, &sin], cached.collect());
+            let (y, stores) = compute(qkv, norms.as_ref(), [&cos, &sin], cached.collect(), window);
             let stores = stores.into_iter().flatten().map(|store| store.reshape([-1]));
             Tensor::<1>::cat(std::iter::once(y.reshape([-1])).chain(stores).collect(), 0)
         };

@@ -43,7 +43,7 @@ proptest! {
         agree(|device| added(device, gpu_kernels::add_layer_norm), |device| added(device, reference::add_layer_norm));
         // To the bit what two launches compute.
         let apart = |residual, y, bias, norm: &LayerNormWeights| {
-            let sum = gpu_kernels::add_biased(residual, y, bias);
+            let sum = gpu_kernels::add_biased(residual, y, bias, None);
             (sum.clone(), gpu_kernels::layer_norm(sum, norm))
         };
         prop_assert_eq!(values(&added(&gpu(), gpu_kernels::add_layer_norm)), values(&added(&gpu(), apart)));
@@ -58,10 +58,14 @@ proptest! {
             |device| reference::add_bias(x(device), bias(device)),
         );
         let residual = |device: &Device| floats([rows, width], seed + 2, device);
-        agree(
-            |device| gpu_kernels::add_biased(residual(device), x(device), bias(device)),
-            |device| reference::add_biased(residual(device), x(device), bias(device)),
-        );
+        let scale = |device: &Device| floats([width], seed + 3, device);
+        for scaled in [false, true] {
+            let scale = |device: &Device| scaled.then(|| scale(device));
+            agree(
+                |device| gpu_kernels::add_biased(residual(device), x(device), bias(device), scale(device)),
+                |device| reference::add_biased(residual(device), x(device), bias(device), scale(device)),
+            );
+        }
         for activation in [BiasActivation::Gelu, BiasActivation::GeluTanh] {
             agree(
                 |device| gpu_kernels::activate_biased(x(device), bias(device), activation),

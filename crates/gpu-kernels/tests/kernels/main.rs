@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attention;
+mod convolutions;
 mod draws;
 mod elementwise;
 mod products;

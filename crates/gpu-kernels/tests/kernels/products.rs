@@ -1,7 +1,10 @@
 //! Products with matrices and experts, packed or not.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use gpu_kernels::{BiasActivation, LayerNormWeights, Matrices, Packed, PackedMatrices, PreNorm, Windows, reference};
+use gpu_kernels::{
+    BiasActivation, Convolution, ConvolutionKind, LayerNormWeights, Matrices, Packed, PackedMatrices, PreNorm, Snake,
+    Windows, reference,
+};
 use proptest::prelude::*;
 use qwen3_omni_gpu_kernels as gpu_kernels;
 use testkit::{distance, noise};
@@ -306,8 +309,20 @@ fn f16_is_no_further_from_f32_than_plain_operations_are() {
         let (sum, normed) = add_norm(matrix(all, 6), attended, vector(all, 7), &norm);
         Tensor::cat(vec![sum, activate(normed, vector(all, 8), BiasActivation::GeluTanh)], 1)
     };
+    let convolution = |device: &Device, dtype: DType, kernel: bool| {
+        let vector = |width, seed| floats([width], seed, device).cast(dtype);
+        let weight = floats([70, 48, 7], 1, device) * (48.0f32 * 7.0).powf(-0.5);
+        let conv = Convolution {
+            weight: weight.cast(dtype),
+            bias: vector(70, 2),
+            kind: ConvolutionKind::Causal { dilation: 3 },
+            snake: Some(Snake { alpha: vector(48, 3), beta: vector(48, 4) }),
+        };
+        let convolve = if kernel { gpu_kernels::convolve } else { reference::convolve };
+        convolve(&conv, floats([1, 48, 60], 5, device).cast(dtype), None, None, false).0.squeeze_dim(0)
+    };
     type Run<'a> = &'a dyn Fn(&Device, DType, bool) -> Tensor<2>;
-    for run in [&sum as Run, &attention, &encoder] {
+    for run in [&sum as Run, &attention, &encoder, &convolution] {
         let found = |device: Device, dtype, kernel| values(&run(&device, dtype, kernel).cast(DType::F32));
         let exact = found(cpu(), DType::F32, false);
         let [kernel, plain] = [true, false].map(|kernel| distance(&exact, &found(gpu(), DType::F16, kernel)).1);

@@ -104,7 +104,7 @@ impl DeviceEngine {
     /// # Shapes
     /// `q` `[N, H * Dh]`, `k` and `v` `[N, K * Dh]` → `[N, H * Dh]`.
     pub(super) fn causal(&self, heads: Heads, qkv: [Tensor<2>; 3], step: &DeviceStep, runs: &mut [Run]) -> Tensor<2> {
-        if Self::decodes(heads, &qkv[0], step, runs) {
+        if Self::decodes(heads, &qkv[0], runs) {
             return Self::decode(heads, qkv, step, runs);
         }
         let [q, k, v] = qkv;
@@ -126,11 +126,11 @@ impl DeviceEngine {
     }
 
     /// Whether rotation, append and attention are one kernel for each of the runs.
-    fn decodes(heads: Heads, q: &Tensor<2>, step: &DeviceStep, runs: &[Run]) -> bool {
+    fn decodes(heads: Heads, q: &Tensor<2>, runs: &[Run]) -> bool {
         let Heads { head_dim, norms: [q_norm, k_norm], .. } = heads;
         let fits =
             |run: &Run| run.cache.grows() && gpu_kernels::decodes(q, head_dim, run.rows, run.cache.len() + run.rows);
-        step.window.is_none() && q_norm.is_some() == k_norm.is_some() && runs.iter().all(fits)
+        q_norm.is_some() == k_norm.is_some() && runs.iter().all(fits)
     }
 
     /// Attention of runs that each add a few rows to their caches.
@@ -138,13 +138,14 @@ impl DeviceEngine {
         let [q_norm, k_norm] = heads.norms;
         let norms = q_norm.zip(k_norm).map(|(q, k)| [q.on_device(), k.on_device()]);
         let cached = runs.iter_mut().map(|Run { cache, rows }| {
-            let (held, store) = (cache.len(), cache.tensors(None).take_with_room(*rows));
-            CachedRun { store: store.expect("the cache holds tensors"), held, rows: *rows }
+            let (store, held) = cache.tensors(step.window).take_with_room(*rows).expect("the cache holds tensors");
+            CachedRun { store, held, rows: *rows }
         });
         let DeviceRotation { cos, sin } = &step.rotation;
-        let (heads, stores) = gpu_kernels::decode_attention(qkv, norms.as_ref(), [cos, sin], cached.collect());
+        let (heads, stores) =
+            gpu_kernels::decode_attention(qkv, norms.as_ref(), [cos, sin], cached.collect(), step.window);
         for (Run { cache, rows }, store) in runs.iter_mut().zip(stores) {
-            cache.tensors(None).put_back(store, *rows);
+            cache.tensors(step.window).put_back(store, *rows);
         }
         heads
     }

@@ -210,7 +210,10 @@ impl Engine for DeviceEngine {
         match (scale, y.pending_bias()) {
             (None, Some(biased)) => DeviceRows::to_sum(residual, biased.clone()),
             (None, None) => (residual + y.into_tensor()).into(),
-            (Some(scale), _) => (residual + y.into_tensor() * scale.tensor().unsqueeze()).into(),
+            (Some(scale), Some(ToBias { x, bias })) => {
+                gpu_kernels::add_biased(residual, x.clone(), bias.clone(), Some(scale.tensor())).into()
+            }
+            (Some(scale), None) => (residual + y.into_tensor() * scale.tensor().unsqueeze()).into(),
         }
     }
 

@@ -97,7 +97,9 @@ impl DeviceRows {
             Pending::Norm(ToNorm { x, norm }) => norm.apply(x),
             Pending::Embed(ToEmbed { table, ids }) => table.select(0, ids),
             Pending::Bias(ToBias { x, bias }) => gpu_kernels::add_bias(x, bias),
-            Pending::Sum(ToSum { residual, biased: ToBias { x, bias } }) => gpu_kernels::add_biased(residual, x, bias),
+            Pending::Sum(ToSum { residual, biased: ToBias { x, bias } }) => {
+                gpu_kernels::add_biased(residual, x, bias, None)
+            }
         })
     }
 
