@@ -31,9 +31,6 @@ mod norm;
 #[cfg(cube)]
 mod online_softmax;
 mod packed;
-mod packed_matrix;
-#[cfg(cube)]
-mod packed_tiles;
 mod rotation;
 mod router;
 #[cfg(cube)]
@@ -59,8 +56,9 @@ pub use launches::{Launches, counted};
 pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};
 pub use linear::{SKINNY_MAX_ROWS, add_linear, linear, linear_gate, norm_linear, norm_linear_gate, takes_norm};
 pub use norm::{PreNorm, rms_norm};
-pub use packed::{PackedMatrices, add_linear_packed, experts_packed, linear_packed};
-pub use packed_matrix::Packed;
+pub use packed::{
+    Packed, PackedMatrices, add_linear_packed, experts_packed, linear_gate_packed, linear_packed, norm_linear_packed,
+};
 pub use rotation::{rms_norm_rotate, rotate};
 pub use router::route;
 pub use softmax::softmax;

@@ -5,8 +5,9 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use qwen3_omni_gpu_kernels::{
     CachedRun, Convolution, ConvolutionKind, DepthwiseRun, Draw, Matrices, Packed, PreNorm, Snake, add_biased,
     add_gated, add_linear, add_linear_packed, attend, convolve, counted, decode_attention, depthwise, draw, embed_add,
-    experts, experts_grouped, greedy, linear, linear_gate, linear_packed, norm_linear, norm_linear_gate, rms_norm,
-    rms_norm_rotate, rotate, route, silu_gate, softmax, upsample, write_rows,
+    experts, experts_grouped, greedy, linear, linear_gate, linear_gate_packed, linear_packed, norm_linear,
+    norm_linear_gate, norm_linear_packed, rms_norm, rms_norm_rotate, rotate, route, silu_gate, softmax, upsample,
+    write_rows,
 };
 
 fn gpu() -> Device {
@@ -99,10 +100,15 @@ fn every_function_takes_as_many_launches_as_it_has_kernels() {
     let words = Tensor::<2, Int>::ones([96, 8], (&device, DType::I32));
     let scales = Tensor::<2>::ones([96, 2], &device);
     let packed = Packed { bits: 4, words: &words, scales: &scales, zeros: None };
-    assert_eq!(launches(&|| drop(linear_packed(rows.clone(), &packed))), 1, "linear_packed");
+    assert_eq!(launches(&|| drop(linear_packed(rows.clone(), [&packed]))), 1, "linear_packed");
     assert_eq!(launches(&|| drop(add_linear_packed(wide.clone(), rows.clone(), &packed))), 1, "add_linear_packed");
     let more = Tensor::<2>::ones([70, 64], &device);
-    assert_eq!(launches(&|| drop(linear_packed(more.clone(), &packed))), 1, "linear_packed of many rows");
+    assert_eq!(launches(&|| drop(linear_packed(more.clone(), [&packed]))), 1, "linear_packed of many rows");
+    let three = || drop(norm_linear_packed(rows.clone(), &norm, [&packed; 3]));
+    assert_eq!(launches(&three), 1, "norm_linear_packed, three");
+    assert_eq!(launches(&|| drop(norm_linear_packed(rows.clone(), &norm, [&packed]))), 1, "norm_linear_packed, one");
+    let gate = || drop(linear_gate_packed(rows.clone(), Some(&norm), &packed, &packed));
+    assert_eq!(launches(&gate), 1, "linear_gate_packed");
     let norms = [(); 2].map(|()| PreNorm { weight: weight_of_head.clone(), eps: 1e-6 });
     let [q, k, v] = [(); 3].map(|()| rows.clone());
     let runs = [cache(), cache()].map(|store| CachedRun { store, held: 3, rows: 1 });

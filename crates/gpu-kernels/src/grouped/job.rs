@@ -8,8 +8,8 @@ use cubecl::prelude::*;
 use super::products::{self, COLUMNS, Sizes};
 use super::sort::{MOST_EXPERTS, Sorting, UNITS, sort};
 use crate::launch::{MOST_CUBES, empty, floats, integers, load_size, tensor};
-use crate::packed_matrix::buffers;
-use crate::packed_tiles::Form;
+use crate::packed::buffers;
+use crate::packed::tiles::Form;
 use crate::tiles::Tile;
 use crate::{Matrices, PackedMatrices};
 

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::sort::TILE_NUMBERS;
 use crate::gate::kernel::silu;
-use crate::packed_tiles::{Form, stage_packed};
+use crate::packed::tiles::{Form, stage_packed};
 use crate::tiles::{Tile, clear, left_row, multiply, right_row, stage_left, stage_right};
 
 /// Outputs of a tile.

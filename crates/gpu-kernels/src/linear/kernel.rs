@@ -16,7 +16,7 @@ use crate::rows::{Rows, sum_of_row};
 
 /// Most outputs of a product that normalises its rows. Each cube normalises them again; with more cubes that costs more than a launch of
 /// its own, by calculation.
-const MOST_NORMED_OUTPUTS: usize = 16_384;
+pub(crate) const MOST_NORMED_OUTPUTS: usize = 16_384;
 
 /// Sizes that the compiler knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

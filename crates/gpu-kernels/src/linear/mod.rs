@@ -1,5 +1,7 @@
 #[cfg(cube)]
 mod kernel;
+#[cfg(cube)]
+pub(crate) use kernel::MOST_NORMED_OUTPUTS;
 
 use burn::tensor::Tensor;
 

@@ -39,6 +39,28 @@ impl Form {
     }
 }
 
+/// Products with three matrices, the gate of the first and the last, and the product with the first and what it normalised.
+fn behind_norm(x: Tensor<2>, norm: Option<&PreNorm>, all: [Packed; 4], kernel: bool) -> Vec<Tensor<2>> {
+    let [a, b, c, d] = &all;
+    if kernel {
+        let ([p, q, r], [first], normed) = match norm {
+            Some(norm) => {
+                let (first, normed) = gpu_kernels::norm_linear_packed(x.clone(), norm, [a]);
+                (gpu_kernels::norm_linear_packed(x.clone(), norm, [a, b, c]).0, first, normed.unwrap())
+            }
+            None => (
+                gpu_kernels::linear_packed(x.clone(), [a, b, c]),
+                gpu_kernels::linear_packed(x.clone(), [a]),
+                x.clone(),
+            ),
+        };
+        return vec![p, q, r, gpu_kernels::linear_gate_packed(x, norm, a, d), first, normed];
+    }
+    let x = norm.map_or_else(|| x.clone(), |norm| norm.apply_plain(x.clone()));
+    let [p, q, r, s] = all.map(|matrix| x.clone().matmul(matrix.numbers().transpose()));
+    vec![p.clone(), q, r, reference::silu_gate(p.clone(), s), p, x]
+}
+
 fn forms() -> impl Strategy<Value = Form> {
     (prop_oneof![Just(4), Just(8)], 1usize..6, 1usize..9, any::<bool>()).prop_map(|(bits, groups, group, zeros)| Form {
         bits,
@@ -123,11 +145,31 @@ proptest! {
             let matrix = Packed { bits: form.bits, words: &words, scales: &scales, zeros: zeros.as_ref() };
             match kernel {
                 true => {
-                    let y = gpu_kernels::linear_packed(x(device), &matrix);
+                    let [y] = gpu_kernels::linear_packed(x(device), [&matrix]);
                     gpu_kernels::add_linear_packed(residual(device) + y, x(device), &matrix)
                 }
                 false => residual(device) + x(device).matmul(matrix.numbers().transpose()) * 2.0,
             }
+        };
+        agree(|device| run(device, true), |device| run(device, false));
+    }
+
+    /// Three matrices at once, not always packed alike, and gates, behind a norm or not.
+    #[test]
+    fn packed_products_behind_a_norm(
+        rows in prop_oneof![1usize..9, 9usize..20], outputs in [1usize..70, 1..70, 1..70], form in forms(), alike: bool,
+        normed: bool, seed in 0u64..1000,
+    ) {
+        let last = Form { zeros: form.zeros == alike, ..form };
+        let run = |device: &Device, kernel: bool| {
+            let forms = [(form, outputs[0]), (form, outputs[1]), (last, outputs[2]), (form, outputs[0])];
+            let parts = [0, 1, 2, 3].map(|at| forms[at].0.random(forms[at].1, seed + 20 * at as u64, device));
+            let all = parts.each_ref().map(|(words, scales, zeros)| {
+                Packed { bits: form.bits, words, scales, zeros: zeros.as_ref() }
+            });
+            let norm = normed.then(|| PreNorm { weight: floats([form.input()], seed + 9, device), eps: 1e-3 });
+            let x = floats([rows, form.input()], seed, device) * 3.0;
+            Tensor::cat(behind_norm(x, norm.as_ref(), all, kernel), 1)
         };
         agree(|device| run(device, true), |device| run(device, false));
     }

@@ -52,7 +52,10 @@ fn activate(x: Tensor<2>, act: Activation) -> Tensor<2> {
 /// `x Wᵀ`.
 fn product(x: Tensor<2>, matrix: &Matrix) -> Tensor<2> {
     match matrix.packed() {
-        Some(packed) => gpu_kernels::linear_packed(x, &packed),
+        Some(packed) => {
+            let [y] = gpu_kernels::linear_packed(x, [&packed]);
+            y
+        }
         None => {
             let [y] = gpu_kernels::linear(x, [matrix.tensor()]);
             y
@@ -62,17 +65,23 @@ fn product(x: Tensor<2>, matrix: &Matrix) -> Tensor<2> {
 
 /// `x Wᵀ` of several layers. A norm that is left to do is applied within the launch.
 fn products<const N: usize>(x: &DeviceRows, layers: [&Linear; N]) -> [Tensor<2>; N] {
-    let packed = layers.iter().any(|layer| layer.weight.packed().is_some());
-    let matrices = || layers.map(|layer| layer.weight.tensor());
-    match x.pending_norm() {
-        _ if packed => layers.map(|layer| product(x.tensor(), &layer.weight)),
-        None => gpu_kernels::linear(x.tensor(), matrices()),
-        Some(ToNorm { x: rows, norm }) => {
-            let (outputs, normed) = gpu_kernels::norm_linear(rows.clone(), norm, matrices());
-            normed.into_iter().for_each(|normed| x.settle(normed));
-            outputs
+    let packed = layers.map(|layer| layer.weight.packed());
+    let (outputs, normed) = match (x.pending_norm(), all(packed)) {
+        (None, Some(packed)) => (gpu_kernels::linear_packed(x.tensor(), packed.each_ref()), None),
+        (Some(ToNorm { x, norm }), Some(packed)) => gpu_kernels::norm_linear_packed(x.clone(), norm, packed.each_ref()),
+        _ if packed.iter().any(Option::is_some) => (layers.map(|layer| product(x.tensor(), &layer.weight)), None),
+        (None, None) => (gpu_kernels::linear(x.tensor(), layers.map(|layer| layer.weight.tensor())), None),
+        (Some(ToNorm { x, norm }), None) => {
+            gpu_kernels::norm_linear(x.clone(), norm, layers.map(|layer| layer.weight.tensor()))
         }
-    } // [N, out] each
+    };
+    normed.into_iter().for_each(|normed| x.settle(normed));
+    outputs // [N, out] each
+}
+
+/// All of them, if none is missing.
+fn all<T: Copy, const N: usize>(each: [Option<T>; N]) -> Option<[T; N]> {
+    each.iter().all(Option::is_some).then(|| each.map(|one| one.expect("none is missing")))
 }
 
 /// `x Wᵀ + b` of several layers. A bias may be left to what reads the rows.
@@ -218,6 +227,16 @@ impl Engine for DeviceEngine {
     }
 
     fn silu_gate(&self, x: &mut DeviceRows, gate: &Linear, up: &Linear) -> DeviceRows {
+        if gate.bias.is_none()
+            && up.bias.is_none()
+            && let Some([gate, up]) = all([gate, up].map(|layer| layer.weight.packed()))
+        {
+            let (x, norm) = match x.pending_norm() {
+                Some(ToNorm { x, norm }) => (x.clone(), Some(norm)),
+                None => (x.tensor(), None),
+            };
+            return gpu_kernels::linear_gate_packed(x, norm, &gate, &up).into();
+        }
         let plain = |layer: &Linear| layer.bias.is_none() && layer.weight.packed().is_none();
         if plain(gate) && plain(up) {
             let [gate, up] = [gate, up].map(|layer| layer.weight.tensor());

@@ -4,8 +4,8 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::Tensor;
 use cubecl::prelude::*;
 
+use super::{Packed, buffers};
 use crate::launch::{MOST_CUBES, empty, floats, load_size, tensor};
-use crate::packed_matrix::{Packed, buffers};
 use crate::tiles::{Tile, clear, left_row, multiply, right_row, stage_left};
 
 /// Rows of `x` in a tile.
