@@ -3,7 +3,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Tensor, TensorData, activation};
+use burn::tensor::{DType, Tensor, TensorData};
 use checkpoint::Weights;
 use cpu_kernels::{Conv2dStack, Precision, TrainedConv2dStack};
 use nn::{
@@ -57,10 +57,12 @@ impl Conv {
         Ok(Self { weight: weights.param("weight", [output, input, 3, 3])?, bias: weights.param("bias", [output])? })
     }
 
-    /// Convolution and GELU: `[B, in, h, w]` → `[B, out, h/2, w/2]`, halves rounded up.
+    /// Convolution and GELU, in f32: `[B, in, h, w]` → `[B, out, h/2, w/2]`, halves rounded up.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let options = ConvOptions::new([2, 2], [1, 1], [1, 1], 1);
-        activation::gelu(conv2d(x, self.weight.val(), Some(self.bias.val()), options))
+        // Where burn convolves without a matrix product it adds up in the number type of the inputs, and an output has thousands of terms.
+        let (weight, bias) = (self.weight.val().cast(DType::F32), self.bias.val().cast(DType::F32));
+        gpu_kernels::gelu(conv2d(x, weight, Some(bias), options))
     }
 }
 
@@ -116,10 +118,11 @@ impl DeviceConvolutions {
     /// Convolves pictures `[B, M, F]` to rows `[B * F/8, C * M/8]`.
     fn forward(&self, x: Tensor<3>) -> Tensor<2> {
         self.trained(&x).unwrap_or_else(|| {
-            let x = self.conv2d1.forward(x.unsqueeze_dim(1));
+            let dtype = x.dtype();
+            let x = self.conv2d1.forward(x.cast(DType::F32).unsqueeze_dim(1));
             let x = self.conv2d3.forward(self.conv2d2.forward(x)); // [B, C, M/8, F/8]
             let [batch, channels, bands, time] = x.dims();
-            x.permute([0, 3, 1, 2]).reshape([batch * time, channels * bands])
+            x.permute([0, 3, 1, 2]).reshape([batch * time, channels * bands]).cast(dtype)
         })
     }
 

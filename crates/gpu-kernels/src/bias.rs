@@ -1,4 +1,4 @@
-//! What follows a product of many rows: the bias, and an activation, or a scale and the sum with other rows.
+//! What follows a product of many rows: the bias, and an activation, or a scale and the sum with other rows. GELU alone.
 
 use burn::tensor::{Tensor, activation};
 
@@ -49,6 +49,15 @@ pub fn activate_biased(x: Tensor<2>, bias: Tensor<1>, activation: BiasActivation
         return y;
     }
     plain_activated(x, bias, activation)
+}
+
+/// `x * (1 + erf(x / √2)) / 2`, in f32.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(cube)]
+    if let Some(y) = kernel::gelu_of(&x) {
+        return y;
+    }
+    activation::gelu(x)
 }
 
 /// [`add_bias`] in plain operations.
@@ -105,7 +114,7 @@ mod kernel {
 
     use super::{BiasActivation, CUBIC, TWICE};
     use crate::gate::kernel::silu;
-    use crate::launch::{empty, floats, tensor, vector_size};
+    use crate::launch::{dense, empty, floats, tensor, vector_size};
 
     /// What is done behind the bias, known to the compiler.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +167,39 @@ mod kernel {
             }
             out[ABSOLUTE_POS] = y;
         }
+    }
+
+    #[cube(launch)]
+    fn activated<F: Float, N: Size>(
+        x: &[Vector<F, N>],
+        out: &mut [Vector<F, N>],
+        count: usize,
+        #[define(F)] _dtype: ElemType,
+    ) {
+        if ABSOLUTE_POS < count {
+            let y = gelu::<N>(Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]));
+            out[ABSOLUTE_POS] = Vector::<F, N>::cast_from(y);
+        }
+    }
+
+    pub(super) fn gelu_of<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
+        let x = dense(x)?;
+        let (client, dtype, total) = (x.client.clone(), x.dtype, x.shape().num_elements());
+        let by = vector_size(&client, dtype, total);
+        let mut out = empty(&x, x.shape(), dtype);
+        out.meta = x.meta.clone();
+        let dim = CubeDim::new_1d(256.min(client.properties().hardware.max_units_per_cube));
+        activated::launch(
+            &client,
+            cubecl::calculate_cube_count_elemwise(&client, total / by, dim),
+            dim,
+            by,
+            x.into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            total / by,
+            dtype_to_storage_type(dtype),
+        );
+        Some(tensor(out))
     }
 
     pub(super) fn takes(x: &Tensor<2>, bias: &Tensor<1>) -> bool {

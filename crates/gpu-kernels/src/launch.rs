@@ -15,6 +15,19 @@ pub(crate) fn floats<const D: usize>(x: &Tensor<D>) -> Option<CubeTensor> {
     x.clone().try_into_primitive::<Cube>().ok().map(into_contiguous)
 }
 
+/// Takes a tensor whose numbers lie side by side, in whatever order of its axes, for what is done to each alone; `None` as for [`floats`],
+/// and for one without numbers.
+pub(crate) fn dense<const D: usize>(x: &Tensor<D>) -> Option<CubeTensor> {
+    let taken = x.clone().try_into_primitive::<Cube>().ok()?;
+    let (shape, strides) = (taken.meta.shape(), taken.meta.strides());
+    let span: usize = shape.iter().zip(strides.iter()).map(|(size, stride)| size.saturating_sub(1) * stride).sum();
+    match shape.num_elements() {
+        0 => None,
+        count if span + 1 == count => Some(taken),
+        _ => floats(x),
+    }
+}
+
 /// Takes integers of 32 bits that a kernel can read, as [`floats`] does.
 pub(crate) fn integers<const D: usize>(x: &Tensor<D, Int>) -> Option<CubeTensor> {
     let x = x.clone().try_into_primitive::<Cube>().ok()?;

@@ -41,7 +41,7 @@ mod tiles;
 mod windows;
 
 pub use attend::{attend, attends};
-pub use bias::{BiasActivation, activate_biased, add_bias, add_biased, adds_bias, gelu_tanh};
+pub use bias::{BiasActivation, activate_biased, add_bias, add_biased, adds_bias, gelu, gelu_tanh};
 pub use cache::write_rows;
 pub use convolution::{Convolution, ConvolutionKind, Snake, convolve, upsample};
 pub use decode_attention::{CachedRun, decode_attention, decodes};

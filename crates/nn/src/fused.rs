@@ -13,7 +13,7 @@ pub(crate) fn silu_gate(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 
 /// Exact GELU: `x * (1 + erf(x / √2)) / 2`.
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    host_function(&Gelu, [HostInput::new(x.clone())]).unwrap_or_else(|| burn::tensor::activation::gelu(x))
+    host_function(&Gelu, [HostInput::new(x.clone())]).unwrap_or_else(|| gpu_kernels::gelu(x))
 }
 
 /// Exact GELU of rows `[N, D]` to which a bias `[D]` is added first.

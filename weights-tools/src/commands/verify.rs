@@ -27,10 +27,10 @@ pub struct Verify {
     /// What computes [default: host on the CPU, device elsewhere]
     #[arg(long, value_enum)]
     engine: Option<Engine>,
-    /// f32 or bf16
+    /// f32, bf16 or f16
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
-    /// The reference's own errors in bf16 (JSON), which limit ours with --dtype bf16
+    /// The reference's own errors in that number type (JSON), which limit ours
     #[arg(long)]
     reference_errors: Option<PathBuf>,
     /// Do not fail because of cases that this version cannot run

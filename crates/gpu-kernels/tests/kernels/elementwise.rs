@@ -75,6 +75,19 @@ proptest! {
     }
 
     #[test]
+    fn gelus(sizes in [1usize..4, 1..20, 1..20, 1..20], swapped: bool, part in prop::option::of(0usize..4), seed in 0u64..1000) {
+        let x = |device: &Device| {
+            let x = floats(sizes, seed, device) * 6.0;
+            let x = if swapped { x.swap_dims(1, 3) } else { x };
+            part.map_or(x.clone(), |axis| {
+                let size = x.dims()[axis];
+                x.narrow(axis, size / 2, size - size / 2)
+            })
+        };
+        agree(|device| gpu_kernels::gelu(x(device)), |device| burn::tensor::activation::gelu(x(device)));
+    }
+
+    #[test]
     fn gates(rows in 1usize..40, width in 1usize..700, seed in 0u64..1000) {
         let inputs = |device: &Device| [20.0, 1.0].map(|by| floats([rows, width], seed + by as u64, device) * by);
         agree(

@@ -188,7 +188,7 @@ impl Case {
         });
     }
 
-    /// Compares greedy choices `[steps]` with the stored ones; in bf16 only those where the reference's margin is larger than its
+    /// Compares greedy choices `[steps]` with the stored ones; in other types only those where the reference's margin is larger than its
     /// own error. `choice` names them in the reference's errors, `first` is the number of choices before them.
     pub(crate) fn compare_choices(&mut self, name: &str, choice: &str, first: usize, found: &[u32], stored: &[u32]) {
         let decided = |step: &usize| self.limits.decides(&self.name, choice, first + step);
@@ -198,7 +198,7 @@ impl Case {
             ((0..steps).filter(differs).filter(decided).count(), (0..steps).filter(|s| !decided(s)).count());
         let mut notes = Vec::new();
         notes.extend((wrong > 0).then(|| format!("{wrong} of {steps} choices differ")));
-        notes.extend((open > 0).then(|| format!("{open} of {steps} are undecided in bf16")));
+        notes.extend((open > 0).then(|| format!("{open} of {steps} are undecided")));
         let note = (!notes.is_empty()).then(|| notes.join(", "));
         self.checks.push(Check {
             tensor: name.to_owned(),
@@ -209,10 +209,10 @@ impl Case {
         });
     }
 
-    /// Compares the experts `[rows, top_k]` of several layers: in f32 exactly, in bf16 within the number of rows that may be
+    /// Compares the experts `[rows, top_k]` of several layers: in f32 exactly, else within the number of rows that may be
     /// routed elsewhere. `parts` name them in the reference's errors.
     pub(crate) fn compare_routing(&mut self, layers: &[(String, Vec<u32>)], top_k: usize, parts: &[&str]) {
-        if !self.limits.is_bf16() {
+        if !self.limits.is_rounded() {
             for (name, index) in layers {
                 let values: Vec<i64> = index.iter().map(|id| i64::from(*id)).collect();
                 self.compare_ints(name, &values, &[index.len() / top_k, top_k]);

@@ -35,11 +35,10 @@ impl Options {
     pub(super) fn limits(&self) -> Result<Limits> {
         match (self.dtype, &self.reference_errors) {
             (Dtype::F32, _) => Ok(Limits::F32 { slack: self.slack }),
-            (Dtype::Bf16, Some(path)) => Limits::read(path),
-            (Dtype::Bf16, None) => {
-                Err(Error::Request("bf16 is bounded by the reference's own errors in bf16: name their file".into()))
+            (dtype, Some(path)) => Limits::read(path, dtype),
+            (dtype, None) => {
+                Err(Error::Request(format!("{dtype} is bounded by the reference's own errors in it: name their file")))
             }
-            (Dtype::F16, _) => Err(Error::unsupported("f16: the reference has no errors stored for it")),
         }
     }
 }
