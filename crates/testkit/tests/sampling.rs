@@ -13,8 +13,7 @@ const STEPS: usize = 50;
 
 /// Logits of about the spread of a model's.
 fn row(vocabulary: usize, seed: u64) -> Vec<f32> {
-    let [a, b] = [1, 2].map(|part| testkit::noise(vocabulary, 3 * seed + part));
-    a.iter().zip(b).map(|(a, b)| 6.0 * a * b.abs().sqrt()).collect()
+    testkit::noise(vocabulary, seed).into_iter().map(|x| 8.0 * x * x * x).collect()
 }
 
 /// Ids of the steps of one run.
@@ -32,11 +31,10 @@ fn differing(name: &str, options: &SamplingOptions, suppressed: &Suppressed, voc
     for run in 0..(rows / STEPS) as u64 {
         let mut options = options.clone();
         options.seed = run;
-        let row = |step: usize| row(vocabulary, 1000 * run + step as u64);
-        let here = ids(&options, suppressed, (0..STEPS).map(|step| Logits::Host(row(step))));
-        let there = (0..STEPS)
-            .map(|step| Logits::Device(Tensor::from_data(TensorData::new(row(step), [1, vocabulary]), &device)));
-        let there = ids(&options, suppressed, there);
+        let rows: Vec<_> = (0..STEPS as u64).map(|step| row(vocabulary, 1000 * run + step)).collect();
+        let here = ids(&options, suppressed, rows.iter().cloned().map(Logits::Host));
+        let upload = |row| Logits::Device(Tensor::from_data(TensorData::new(row, [1, vocabulary]), &device));
+        let there = ids(&options, suppressed, rows.into_iter().map(upload));
         differing += here.iter().zip(&there).filter(|(here, there)| here != there).count();
     }
     println!("{name}: {differing} of {rows} differ");

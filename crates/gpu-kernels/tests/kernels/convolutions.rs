@@ -72,7 +72,7 @@ impl Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn causal_convolutions(
@@ -136,13 +136,13 @@ proptest! {
 
 /// Many channels are shared among more units, few steps among fewer.
 #[test]
-fn the_widest_convolutions_of_a_vocoder() {
+fn wide_convolutions() {
     let causal = |dilation| ConvolutionKind::Causal { dilation };
     let case = |channels, width, kind| Case { channels, width, kind, activated: true, seed: 7 };
-    case([768, 96], 7, causal(9)).agrees(&[1, 4, 32], true);
-    case([400, 1], 7, causal(1)).agrees(&[300, 2], false);
-    case([1536, 24], 16, ConvolutionKind::Transposed { stride: 8 }).agrees(&[4, 3], false);
-    case([384, 40], 1, causal(1)).agrees(&[3, 70], true);
+    case([400, 40], 7, causal(9)).agrees(&[1, 4, 32], true);
+    case([400, 1], 7, causal(1)).agrees(&[130, 2], false);
+    case([400, 12], 16, ConvolutionKind::Transposed { stride: 8 }).agrees(&[4, 3], false);
+    case([384, 40], 1, causal(1)).agrees(&[3, 40], true);
 }
 
 /// A transposed signal, as rows of steps are, and a part of a longer one.
