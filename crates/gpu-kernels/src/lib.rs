@@ -36,6 +36,7 @@ mod router;
 #[cfg(cube)]
 mod rows;
 mod softmax;
+mod stream;
 #[cfg(cube)]
 mod tiles;
 mod windows;
@@ -62,6 +63,7 @@ pub use packed::{
 pub use rotation::{rms_norm_rotate, rotate};
 pub use router::route;
 pub use softmax::softmax;
+pub use stream::share_stream;
 pub use windows::{Windows, attend_windows, window_attention};
 
 /// Removes what pads the rows of a tensor, as uploads leave it on some devices, so that kernels need not copy it.

@@ -80,6 +80,9 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] if this build has no such backend, or the machine no such device.
     pub fn open(&self) -> Result<burn::tensor::Device> {
+        if !self.is_cpu() {
+            gpu_kernels::share_stream();
+        }
         let device = match self {
             Device::Cpu => open_cpu(),
             Device::Wgpu => open_wgpu(),

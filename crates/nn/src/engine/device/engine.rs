@@ -20,6 +20,7 @@ pub struct DeviceEngine {
 impl DeviceEngine {
     /// Makes an engine whose tensors have `dtype` and lie on `device`.
     pub fn new(device: &Device, dtype: Dtype) -> Self {
+        gpu_kernels::share_stream();
         Self { device: device.clone(), dtype, windows: Arc::default() }
     }
 
