@@ -255,7 +255,9 @@ impl<O: Objective> Trainer<O> {
 
 /// The values of the trained parameters, those in f32 that the optimiser keeps in place of rounded ones.
 fn trained_values<M: Module>(names: &ParamNames, model: &M, optimizer: &AdamW) -> BTreeMap<String, Tensor<1>> {
-    let mut values = names.trained_values(model);
-    values.extend(optimizer.masters().clone());
+    let (trained, masters) = (names.trained(model), optimizer.masters());
+    // What has f32 values is not copied to others first.
+    let mut values = names.values_of(model, &|name| trained.contains(name) && !masters.contains_key(name));
+    values.extend(masters.clone());
     values
 }
