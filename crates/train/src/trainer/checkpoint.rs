@@ -3,16 +3,18 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, io, read_tensors, rewrite_shard, sync, unreadable, write_json, write_tensors,
 };
+use super::unchanged::check_unchanged;
 use super::{Objective, Trainer};
 use crate::lora::ADAPTER_FACTORS;
 use crate::model::CODEC_WEIGHTS;
 use crate::optim::{AdamW, AdamWConfig, Ema};
-use crate::{Error, ParamNames, Result};
+use crate::{ParamNames, Result};
 
 /// What a run continues from, beside the values of its parameters.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -193,27 +195,29 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
+/// The last checkpoint of a run, if it has one, and what the run continues from.
+pub(super) fn last_state(run: &Path) -> Result<Option<(PathBuf, TrainState)>> {
+    let last = if run.exists() { steps(run)?.last().copied() } else { None };
+    let Some(folder) = last.map(|step| folder(run, step)) else { return Ok(None) };
+    let path = folder.join(STATE);
+    let bytes = std::fs::read(&path).map_err(io(&path))?;
+    let state = serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, error))?;
+    Ok(Some((folder, state)))
+}
+
 /// Begins a run, or continues it from its last checkpoint. `start` is the trainer as it is before the first step.
 ///
 /// # Errors
-/// [`Error::Changed`] naming the first setting that differs from those of the run, and what is wrong with its files.
-pub fn resume<O: Objective>(
+/// Those of [`check_unchanged`], and what is wrong with the run's files.
+pub fn resume<O: Objective, S: Serialize + DeserializeOwned + Default>(
     run: &Path,
     start: Trainer<O>,
     optimizer: AdamWConfig,
-    settings: &serde_json::Value,
+    settings: &S,
     device: &Device,
 ) -> Result<Started<O>> {
-    let last = if run.exists() { steps(run)?.last().copied() } else { None };
-    let Some(folder) = last.map(|step| folder(run, step)) else { return Ok(Started::Anew(Box::new(start))) };
-    let path = folder.join(STATE);
-    let bytes = std::fs::read(&path).map_err(io(&path))?;
-    let state: TrainState = serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, error))?;
-    // Written and read as those of the run were: a number may differ in its last digit then.
-    let settings = serde_json::from_str(&settings.to_string()).map_err(|error| unreadable(&path, error))?;
-    if let Some(setting) = difference(&state.settings, &settings) {
-        return Err(Error::Changed { run: run.to_owned(), setting });
-    }
+    check_unchanged(run, settings)?;
+    let Some((folder, state)) = last_state(run)? else { return Ok(Started::Anew(Box::new(start))) };
     let parameters = read_tensors(&folder.join(PARAMETERS), device)?;
     let narrow = start.names.narrow(&start.model);
     let masters = parameters.iter().filter(|(name, _)| narrow.contains(*name));
@@ -227,19 +231,4 @@ pub fn resume<O: Objective>(
     let own = if own.exists() { read_tensors(&own, device)? } else { BTreeMap::new() };
     let model = objective.restore(model, own)?;
     Ok(Started::Again(Box::new(Resumed { trainer: Trainer { objective, model, optimizer, ema, ..start }, state })))
-}
-
-/// The first key whose values differ.
-fn difference(before: &serde_json::Value, now: &serde_json::Value) -> Option<String> {
-    match (before.as_object(), now.as_object()) {
-        (Some(before), Some(now)) => {
-            let keys = before.keys().chain(now.keys());
-            keys.into_iter().find_map(|key| {
-                let null = serde_json::Value::Null;
-                let inner = difference(before.get(key).unwrap_or(&null), now.get(key).unwrap_or(&null))?;
-                Some(if inner.is_empty() { key.clone() } else { format!("{key}.{inner}") })
-            })
-        }
-        _ => (before != now).then(String::new),
-    }
 }

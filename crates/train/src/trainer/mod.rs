@@ -8,6 +8,7 @@ mod plot;
 mod replica;
 mod run;
 mod settings;
+mod unchanged;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,6 +28,7 @@ pub use plot::write_plot;
 use replica::Replica;
 pub use run::{Ended, Limits, Run};
 pub use settings::{RunSettings, TrainDtype};
+pub use unchanged::check_unchanged;
 
 /// What a stage computes from a batch; several threads compute batches at once.
 pub trait Objective: Sync {
