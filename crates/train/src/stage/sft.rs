@@ -7,7 +7,7 @@ use checkpoint::Checkpoint;
 use super::adapters::trainable_thinker;
 use super::settings::{LoraSettings, SftSettings};
 use crate::Result;
-use crate::lora::write_adapter;
+use crate::lora::{Adapters, write_adapter};
 use crate::loss::cross_entropy;
 use crate::model::{Sample, ThinkerModel};
 use crate::trainer::{BatchLoss, Objective, Trainer};
@@ -78,6 +78,10 @@ impl Objective for Sft {
         }
         let extra = found.balance.filter(|_| self.balance > 0.0).map(|balance| balance * self.balance);
         Ok(BatchLoss { sum, extra, parts })
+    }
+
+    fn adapters(&self) -> Option<Adapters> {
+        self.adapter.as_ref().map(|(lora, _)| lora.adapters())
     }
 
     fn export(&self, folder: &Path, parameters: &BTreeMap<String, Vec<f32>>) -> Result<()> {

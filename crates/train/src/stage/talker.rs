@@ -8,7 +8,7 @@ use moe_talker::TalkerConfig;
 use super::adapters::with_adapters;
 use super::settings::{LoraSettings, TalkerSettings};
 use super::spoken_reader::{SpokenReader, SpokenSample};
-use crate::lora::write_adapter;
+use crate::lora::{Adapters, write_adapter};
 use crate::model::TalkerModel;
 use crate::trainer::{BatchLoss, Objective, Trainer, write_json};
 use crate::{Error, ParamNames, Result};
@@ -146,6 +146,10 @@ impl Objective for Talking {
             extra = extra + balance * self.settings.balance;
         }
         Ok(BatchLoss { sum: first * found.labels.len() as f64, extra: Some(extra), parts })
+    }
+
+    fn adapters(&self) -> Option<Adapters> {
+        self.settings.lora.as_ref().map(LoraSettings::adapters)
     }
 
     fn export(&self, folder: &Path, parameters: &BTreeMap<String, Vec<f32>>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The loop of every stage: batches to gradients, gradients to a step, steps to checkpoints that can be resumed exactly.
 
 mod batch_steps;
+mod changes;
 mod checkpoint;
 mod files;
 mod log;
@@ -16,6 +17,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::lora::Adapters;
 use crate::optim::{AdamW, Ema};
 use crate::{Error, Gradients, ParamNames, Result};
 
@@ -50,6 +52,11 @@ pub trait Objective: Sync {
     fn derives(&self, name: &str) -> bool {
         let _ = name;
         false
+    }
+
+    /// The size of the model's adapters, if it has some: checkpoints have them merged.
+    fn adapters(&self) -> Option<Adapters> {
+        None
     }
 
     /// Most threads that may share the batches of a step.
@@ -198,18 +205,9 @@ impl<O: Objective> Trainer<O> {
         trained_values(&self.names, &self.model, &self.optimizer)
     }
 
-    /// The model as checkpoints hold it, with the values of what is trained.
-    ///
-    /// # Errors
-    /// [`Error::Batch`] if averages do not fit the model.
-    pub(crate) fn exported(&self) -> Result<(O::Model, BTreeMap<String, Tensor<1>>)> {
-        match &self.ema {
-            None => Ok((self.model.clone(), self.trained())),
-            Some(ema) => {
-                let averages = ema.values().clone();
-                Ok((self.names.with_values(self.model.clone(), averages.clone())?, averages))
-            }
-        }
+    /// The values of what is trained as checkpoints hold them, flattened, in f32.
+    pub(crate) fn exported(&self) -> BTreeMap<String, Tensor<1>> {
+        self.ema.as_ref().map_or_else(|| self.trained(), |ema| ema.values().clone())
     }
 
     /// Takes one step over several batches, as if they were one: gradients are sums over rows, divided once by the rows of all.

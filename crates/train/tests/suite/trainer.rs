@@ -299,6 +299,36 @@ fn adapters_are_written_as_peft_names_them_and_merged() {
 }
 
 #[test]
+fn adapters_of_a_run_in_bf16_are_merged_from_their_f32_values() {
+    for ema in [false, true] {
+        let run = tempfile::tempdir().unwrap();
+        let mut settings = settings(Some(LoraSettings { rank: 2, ..LoraSettings::default() }));
+        (settings.run.dtype, settings.run.ema) = (TrainDtype::Bf16, ema);
+        train(run.path(), &settings, 2);
+        let folder = run.path().join("step-000002");
+        let bytes = std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let module = "thinker.model.layers.0.self_attn.q_proj";
+        let [a, b] = ["A", "B"].map(|factor| {
+            let factor = file.tensor(&format!("base_model.model.{module}.lora_{factor}.weight")).unwrap();
+            factor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<f32>>()
+        });
+        let name = format!("{module}.weight");
+        let [before, after] = [tiny(), folder].map(|path| values(&checkpoint::Checkpoint::open(path).unwrap(), &name));
+        let (rank, input) = (2, a.len() / 2);
+        // α is 16.
+        let product = |at: usize| {
+            let (row, column) = (at / input, at % input);
+            8.0 * (0..rank).map(|r| b[row * rank + r] * a[r * input + column]).sum::<f32>()
+        };
+        let worst = (0..before.len()).map(|at| (before[at] + product(at) - after[at]).abs()).fold(0.0, f32::max);
+        let moved = (0..before.len()).map(|at| (before[at] - after[at]).abs()).fold(0.0, f32::max);
+        // bf16 holds weights of this size to about 1e-3.
+        assert!(worst < 1e-6 && moved > 1e-4, "{worst}, moved by {moved}");
+    }
+}
+
+#[test]
 fn runs_that_cannot_work_say_why() {
     let message = |error: Error| error.to_string();
     let nothing = SftSettings { train: "+talker.*".into(), ..settings(None) };

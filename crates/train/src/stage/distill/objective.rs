@@ -12,7 +12,7 @@ use super::lessons::Lessons;
 use super::settings::DistillSettings;
 use super::teacher::{Teacher, TeacherLogits};
 use crate::data::Location;
-use crate::lora::write_adapter;
+use crate::lora::{Adapters, write_adapter};
 use crate::loss::{cross_entropy, distill, distill_top_k};
 use crate::model::{Sample, ThinkerModel};
 use crate::trainer::{BatchLoss, Objective, Trainer};
@@ -118,6 +118,10 @@ impl Objective for Distilling {
         }
         let extra = found.balance.filter(|_| balance > 0.0).map(|found| found * balance);
         Ok(BatchLoss { sum, extra, parts })
+    }
+
+    fn adapters(&self) -> Option<Adapters> {
+        self.adapter.as_ref().map(|(lora, _)| lora.adapters())
     }
 
     fn export(&self, folder: &Path, parameters: &BTreeMap<String, Vec<f32>>) -> Result<()> {
