@@ -93,6 +93,17 @@ impl Reparameterizer for Attach<'_> {
     }
 }
 
+/// The matrices `[out, in]` of a checkpoint whose modules the patterns match, by the names of these.
+pub(crate) fn adapted_matrices<'a>(
+    checkpoint: &'a Checkpoint,
+    targets: &'a Patterns,
+) -> impl Iterator<Item = (&'a str, [usize; 2])> {
+    checkpoint.tensors().iter().filter_map(|(name, tensor)| {
+        let module = name.strip_suffix(".weight").filter(|module| targets.matches(module))?;
+        Some((module, <[usize; 2]>::try_from(&tensor.shape[..]).ok()?))
+    })
+}
+
 /// Starting factors for every matrix of a checkpoint whose module the patterns match: `A` normal with variance `1 / in`, `B` zero, so
 /// that nothing changes at first. The same seed gives the same values.
 pub fn initial_factors(
@@ -102,11 +113,7 @@ pub fn initial_factors(
     seed: u64,
     (device, dtype): (&Device, Dtype),
 ) -> BTreeMap<String, LoraFactors> {
-    let modules = checkpoint.tensors().iter().filter_map(|(name, tensor)| {
-        let module = name.strip_suffix(".weight").filter(|module| targets.matches(module))?;
-        Some((module, <[usize; 2]>::try_from(&tensor.shape[..]).ok()?))
-    });
-    let factors = modules.map(|(module, [output, input])| {
+    let factors = adapted_matrices(checkpoint, targets).map(|(module, [output, input])| {
         let a = normal(seed, module, rank * input, (input as f64).powf(-0.5));
         let place = (device, dtype.into());
         let a = Tensor::from_data(TensorData::new(a, [rank, input]), place);

@@ -1,6 +1,7 @@
 //! The program from JSON lines to a checkpoint that answers, on nano.
 
 mod distill;
+mod early;
 mod judge;
 mod pairs;
 
