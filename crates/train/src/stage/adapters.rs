@@ -68,8 +68,8 @@ pub(super) fn trainable_thinker(
 /// Patterns of the factors of all adapters.
 const FACTORS: &str = "+*.lora_A.weight +*.lora_B.weight";
 
-/// Attaches fresh adapters to a model, which [`check_trained`] found to have matrices for them; `added` are names of parameters that the checkpoint has not. Returns the model, the names of all
-/// its parameters, and the patterns of the adapters.
+/// Attaches fresh adapters to a model, which [`check_trained`] found to have matrices for them; `added` are names of parameters that the
+/// checkpoint has not. Returns the model, the names of all its parameters, and the patterns of the adapters.
 pub(super) fn with_adapters<M: Module>(
     checkpoint: &Checkpoint,
     model: M,

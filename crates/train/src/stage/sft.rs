@@ -36,8 +36,8 @@ impl Sft {
     /// Loads a checkpoint for training, with adapters if the settings ask for them. Returns the trainer before its first step.
     ///
     /// # Errors
-    /// The errors of the checkpoint, [`crate::Error::NothingTrained`] for patterns that match nothing, and [`crate::Error::Option`] naming a
-    /// setting.
+    /// The errors of the checkpoint, [`crate::Error::NothingTrained`] for patterns that match nothing, and [`crate::Error::Option`] naming
+    /// a setting.
     pub fn trainer(directory: &Path, settings: &SftSettings, device: &Device) -> Result<Trainer<Self>> {
         settings.augment.validate()?;
         let checkpoint = Checkpoint::open(directory)?;
