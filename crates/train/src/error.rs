@@ -57,12 +57,16 @@ pub enum Error {
         rounds: usize,
     },
     /// A run was to be resumed with other settings than it began with.
-    #[error("{}: the setting `{setting}` differs from that of the run: resume it unchanged, or begin another", run.display())]
+    #[error("{}: the setting `{setting}` was {before} and is now {now}: resume it unchanged, or begin another", run.display())]
     Changed {
         /// Folder of the run.
         run: PathBuf,
         /// The setting.
         setting: String,
+        /// Its value, as JSON, when the run began.
+        before: String,
+        /// Its value now.
+        now: String,
     },
     /// A line of training data is not as expected.
     #[error("{}:{line}: {reason}", path.display())]

@@ -20,6 +20,15 @@ pub struct LoraFactors {
     pub b: Tensor<2>,
 }
 
+/// The size of a model's adapters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adapters {
+    /// Rank `r` of the factors.
+    pub rank: usize,
+    /// `α`: the product of the factors counts `α / r`.
+    pub alpha: f64,
+}
+
 /// What stands behind a module's name in the names of its factors `A` and `B`.
 pub(crate) const ADAPTER_FACTORS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 
@@ -84,6 +93,17 @@ impl Reparameterizer for Attach<'_> {
     }
 }
 
+/// The matrices `[out, in]` of a checkpoint whose modules the patterns match, by the names of these.
+pub(crate) fn adapted_matrices<'a>(
+    checkpoint: &'a Checkpoint,
+    targets: &'a Patterns,
+) -> impl Iterator<Item = (&'a str, [usize; 2])> {
+    checkpoint.tensors().iter().filter_map(|(name, tensor)| {
+        let module = name.strip_suffix(".weight").filter(|module| targets.matches(module))?;
+        Some((module, <[usize; 2]>::try_from(&tensor.shape[..]).ok()?))
+    })
+}
+
 /// Starting factors for every matrix of a checkpoint whose module the patterns match: `A` normal with variance `1 / in`, `B` zero, so
 /// that nothing changes at first. The same seed gives the same values.
 pub fn initial_factors(
@@ -93,17 +113,30 @@ pub fn initial_factors(
     seed: u64,
     (device, dtype): (&Device, Dtype),
 ) -> BTreeMap<String, LoraFactors> {
-    let modules = checkpoint.tensors().iter().filter_map(|(name, tensor)| {
-        let module = name.strip_suffix(".weight").filter(|module| targets.matches(module))?;
-        Some((module, <[usize; 2]>::try_from(&tensor.shape[..]).ok()?))
-    });
-    let factors = modules.map(|(module, [output, input])| {
+    let factors = adapted_matrices(checkpoint, targets).map(|(module, [output, input])| {
         let a = normal(seed, module, rank * input, (input as f64).powf(-0.5));
         let place = (device, dtype.into());
         let a = Tensor::from_data(TensorData::new(a, [rank, input]), place);
         (module.to_owned(), LoraFactors { a, b: Tensor::zeros([output, rank], place) })
     });
     factors.collect()
+}
+
+/// What adapters add to the matrices they belong to, flattened, by the names of these; made one at a time, from flattened factors.
+pub(crate) fn products(
+    factors: &BTreeMap<String, Tensor<1>>,
+    Adapters { rank, alpha }: Adapters,
+) -> impl Iterator<Item = (String, Tensor<1>)> {
+    let pairs = factors.iter().filter_map(|(name, a)| {
+        let module = name.strip_suffix(ADAPTER_FACTORS[0])?;
+        let [_, name_b] = lora_names(module);
+        Some((module, a.clone(), factors.get(&name_b)?.clone()))
+    });
+    pairs.map(move |(module, a, b)| {
+        let (input, output) = (a.dims()[0] / rank, b.dims()[0] / rank);
+        let product = b.reshape([output, rank]).matmul(a.reshape([rank, input])); // [out, in]
+        (format!("{module}.weight"), product.mul_scalar(alpha / rank as f64).flatten(0, 1))
+    })
 }
 
 /// Writes adapters in PEFT's form, `adapter_config.json` and `adapter_model.safetensors`, from flattened factors by name.

@@ -69,7 +69,32 @@ impl ParamNames {
     /// # Errors
     /// [`Error::Batch`] naming a parameter that the module lacks or that has another number of elements.
     pub fn with_values<M: Module>(&self, module: M, values: BTreeMap<String, Tensor<1>>) -> Result<M> {
-        let mut set = Set { names: self, values, misfit: None };
+        self.set(module, values, &mut |values| values)
+    }
+
+    /// Sets the parameters that another module trains to copies of its own: `copy` is given them one after another, flattened, in the
+    /// number type they are held in, each when the one before it is set.
+    ///
+    /// # Errors
+    /// Those of [`ParamNames::with_values`].
+    pub(crate) fn copy_trained<M: Module>(
+        &self,
+        source: &M,
+        target: M,
+        copy: &mut dyn FnMut(Tensor<1>) -> Tensor<1>,
+    ) -> Result<M> {
+        let trained = self.trained(source);
+        let held = self.collect(source, &|name| trained.contains(name), |value| value);
+        self.set(target, held, copy)
+    }
+
+    fn set<M: Module>(
+        &self,
+        module: M,
+        values: BTreeMap<String, Tensor<1>>,
+        copy: &mut dyn FnMut(Tensor<1>) -> Tensor<1>,
+    ) -> Result<M> {
+        let mut set = Set { names: self, values, copy, misfit: None };
         let module = module.map(&mut set);
         let unused = set.values.into_keys().next();
         match set.misfit.or_else(|| unused.map(|name| format!("the model has no parameter `{name}`"))) {
@@ -91,7 +116,17 @@ impl ParamNames {
 
     /// [`ParamNames::values`] of some parameters: what is held in fewer bits is copied.
     pub fn values_of<M: Module>(&self, module: &M, wanted: &dyn Fn(&str) -> bool) -> BTreeMap<String, Tensor<1>> {
-        let mut values = Values { names: self, wanted, found: BTreeMap::new() };
+        self.collect(module, wanted, |value| value.cast(DType::F32))
+    }
+
+    /// The flattened values of some parameters, each as `convert` makes it.
+    fn collect<M: Module>(
+        &self,
+        module: &M,
+        wanted: &dyn Fn(&str) -> bool,
+        convert: fn(Tensor<1>) -> Tensor<1>,
+    ) -> BTreeMap<String, Tensor<1>> {
+        let mut values = Values { names: self, wanted, convert, found: BTreeMap::new() };
         module.visit(&mut values);
         values.found
     }
@@ -174,6 +209,7 @@ impl ModuleMapper for Replica {
 struct Set<'a> {
     names: &'a ParamNames,
     values: BTreeMap<String, Tensor<1>>,
+    copy: &'a mut dyn FnMut(Tensor<1>) -> Tensor<1>,
     misfit: Option<String>,
 }
 
@@ -188,9 +224,11 @@ impl ModuleMapper for Set<'_> {
             return param;
         }
         let (id, old, mapper) = param.consume();
-        let values =
-            Tensor::from_inner(values.cast(old.dtype()).reshape(shape)).set_require_grad(old.is_require_grad());
-        Param::from_mapped_value(id, values, mapper)
+        let (dtype, trained) = (old.dtype(), old.is_require_grad());
+        // Room for the new values.
+        drop(old);
+        let values = (self.copy)(values).cast(dtype).reshape(shape);
+        Param::from_mapped_value(id, Tensor::from_inner(values).set_require_grad(trained), mapper)
     }
 }
 
@@ -240,13 +278,50 @@ impl ModuleVisitor for Narrow<'_> {
 struct Values<'a> {
     names: &'a ParamNames,
     wanted: &'a dyn Fn(&str) -> bool,
+    convert: fn(Tensor<1>) -> Tensor<1>,
     found: BTreeMap<String, Tensor<1>>,
 }
 
 impl ModuleVisitor for Values<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(name) = self.names.get(param.id).filter(|name| (self.wanted)(name)) {
-            self.found.insert(name.to_owned(), param.val().inner().flatten(0, D - 1).cast(DType::F32));
+            self.found.insert(name.to_owned(), (self.convert)(param.val().inner().flatten(0, D - 1)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{Linear, LinearConfig};
+
+    use super::*;
+
+    /// A layer in bf16, with all values alike.
+    fn layer(value: f32) -> Linear {
+        let device = Device::flex().autodiff();
+        let mut layer = LinearConfig::new(2, 3).init(&device);
+        layer.weight = Param::initialized(
+            param_id("weight"),
+            Tensor::<2>::full([2, 3], value, (&device, DType::BF16)).require_grad(),
+        );
+        let bias = Tensor::<1>::full([3], value, (&device, DType::BF16)).require_grad();
+        layer.bias = Some(Param::initialized(param_id("bias"), bias));
+        layer
+    }
+
+    #[test]
+    fn parameters_are_copied_in_the_number_type_they_are_held_in() {
+        let names = ParamNames::new(["weight", "bias"].map(str::to_owned));
+        let mut copied = Vec::new();
+        let copy = &mut |values: Tensor<1>| {
+            copied.push((values.dtype(), values.dims()[0]));
+            values
+        };
+        let target = names.copy_trained(&layer(0.75), layer(0.5), copy).unwrap();
+        copied.sort_unstable_by_key(|(_, values)| *values);
+        assert_eq!(copied, [(DType::BF16, 3), (DType::BF16, 6)]);
+        assert_eq!(target.weight.val().dtype(), DType::BF16);
+        assert!(names.values(&target).values().all(|values| nn::to_f32_vec(values).iter().all(|value| *value == 0.75)));
+        assert_eq!(names.trained(&target).len(), 2);
     }
 }

@@ -3,6 +3,7 @@ use qwen3_omni_train::Result;
 use qwen3_omni_train::data::{SampleOptions, SampleReader};
 use qwen3_omni_train::stage::{AutSettings, BatchFeed, Transcribing, TranscriptReader};
 
+use super::checks::StepBatches;
 use super::stage::Common;
 
 /// Train the audio encoder with a text decoder behind it, to recognise speech.
@@ -16,9 +17,8 @@ pub(crate) struct AutCommand {
 impl AutCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(AutSettings::default())?;
-        let (trainer, device) = self
-            .common
-            .trainer(settings.run.dtype.into(), |on| Transcribing::trainer(&self.common.model, &settings, on))?;
+        let build = |on: &_| Transcribing::trainer(&self.common.model, &settings, on);
+        let (trainer, device) = self.common.trainer(&settings, &settings.run, StepBatches::Set, build)?;
         let on = device.clone().autodiff();
         let feed = |state| {
             let reader = SampleReader::open(&self.common.model, SampleOptions::default().recognition(true))?;

@@ -11,6 +11,7 @@ use qwen3_omni_train::stage::{
 use qwen3_omni_train::{Error, Result};
 use serde_json::Value;
 
+use super::checks::StepBatches;
 use super::stage::{Common, batches_state, sources};
 use super::{note, say};
 
@@ -69,11 +70,12 @@ pub(crate) struct EncodeCommand {
 impl CodecCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(self.defaults())?;
+        settings.validate()?;
         match settings.decoder_only {
             true => self.vocoder(&settings),
             false => {
-                let (trainer, device) =
-                    self.common.trainer(Dtype::F32, |on| Coding::trainer(&self.common.model, &settings, on))?;
+                let build = |on: &_| Coding::trainer(&self.common.model, &settings, on);
+                let (trainer, device) = self.common.trainer(&settings, &settings.run, StepBatches::InOrder, build)?;
                 let feed = |state| self.feed(&settings, state, |segments| Ok(Recordings::from(segments)));
                 self.common.train(&settings, &settings.run, (trainer, &device), feed)
             }
@@ -92,21 +94,17 @@ impl CodecCommand {
     }
 
     fn vocoder(&self, settings: &CodecSettings) -> Result<bool> {
-        if settings.discriminator.is_some() {
-            let reason = "it is for encoder and vocoder together, expected none with `decoder_only`".into();
-            return Err(Error::Option { name: "discriminator", reason });
-        }
+        self.common.check(settings, &settings.run, StepBatches::Set)?;
         let folder = settings.codec.as_deref().unwrap_or(&self.common.model);
         let codebooks = self.vocoder_config()?.num_quantizers;
         let encoder = SpeechEncoder::open(folder, Some(codebooks), &self.common.device().place(Dtype::F32)?)?;
         let build = |on: &_| Vocoding::trainer_for((&encoder, folder), &self.common.model, settings, on);
-        let (trainer, device) = self.common.trainer(Dtype::F32, build)?;
+        let (trainer, device) = self.common.trainer(settings, &settings.run, StepBatches::Set, build)?;
         let feed = |state| self.feed(settings, state, move |segments| CodedWaves::of_segments(segments, &encoder));
         self.common.train(settings, &settings.run, (trainer, &device), feed)
     }
 
     fn feed<F>(&self, settings: &CodecSettings, state: Option<Value>, convert: F) -> Result<BatchFeed<Segments, F>> {
-        self.common.check_batches(&settings.run)?;
         let options = SegmentOptions {
             frames: settings.frames,
             samples_per_frame: self.vocoder_config()?.samples_per_frame(),
@@ -126,6 +124,11 @@ impl CodecCommand {
 
 impl EncodeCommand {
     pub(crate) fn run(&self) -> Result<bool> {
+        let mut names = std::collections::BTreeSet::new();
+        if let Some(data) = self.data.iter().find(|data| !names.insert(data.file_stem())) {
+            let reason = format!("{}: another file has this name, expected files of different names", data.display());
+            return Err(Error::Option { name: "data", reason });
+        }
         let vocoder: Option<Code2WavConfig> = match &self.model {
             Some(model) => Some(checkpoint::Checkpoint::open(model)?.config().section()?),
             None => None,
@@ -141,11 +144,6 @@ impl EncodeCommand {
             strict: self.strict,
             told: &|error| note(format_args!("line left out: {error}")),
         };
-        let mut names = std::collections::BTreeSet::new();
-        if let Some(data) = self.data.iter().find(|data| !names.insert(data.file_stem())) {
-            let reason = format!("{}: another file has this name, expected files of different names", data.display());
-            return Err(Error::Option { name: "data", reason });
-        }
         for data in &self.data {
             let encoded = lines.file(data, &self.out)?;
             let (recordings, lines) = (encoded.recordings, encoded.lines);

@@ -10,6 +10,7 @@ use qwen3_omni_train::stage::{
     StoredTeacher, Teacher, lessons, teach,
 };
 
+use super::checks::StepBatches;
 use super::stage::Common;
 use super::{note, say};
 
@@ -73,8 +74,13 @@ impl DistillCommand {
         };
         let (common, settings) = (&self.common, self.common.settings(defaults)?);
         let dtype = settings.run.dtype.into();
-        let build = |on: &_| Distilling::trainer(&common.model, self.teacher(on, dtype)?, &settings, on);
-        let (trainer, device) = common.trainer(dtype, build)?;
+        let build = |on: &_| {
+            // The teacher is loaded before the student.
+            Distilling::check(&common.model, &settings)?;
+            Distilling::trainer(&common.model, self.teacher(on, dtype)?, &settings, on)
+        };
+        let batches = if settings.on_policy.is_some() { StepBatches::OfAnswers } else { StepBatches::Set };
+        let (trainer, device) = common.trainer(&settings, &settings.run, batches, build)?;
         let start = (trainer, &device);
         if settings.on_policy.is_none() {
             let on = device.clone().autodiff();
@@ -101,13 +107,13 @@ impl DistillCommand {
 impl TeachCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let device = self.device.open()?;
-        let teacher = CheckpointTeacher::alone(&self.teacher, &device, Dtype::F32)?;
         let reader = SampleReader::open(&self.teacher, SampleOptions::default())?;
         let options = BatchOptions::default().shuffle(false).epochs(1).strict(self.strict);
         let options = options.tokens_per_batch(self.tokens_per_batch);
         // One source, since several end with the first that does.
         let source = DataSource::open("lines", &self.data)?;
         let mut batches = Batches::start(vec![source], reader, options, None)?;
+        let teacher = CheckpointTeacher::to_store(&self.teacher, self.top_k, &device, Dtype::F32)?;
         let mut stored = 0;
         let told = &mut |lines| {
             stored += 1;

@@ -1,6 +1,7 @@
 //! The program's commands.
 
 mod aut;
+mod checks;
 mod codec;
 mod distill;
 mod pairs;

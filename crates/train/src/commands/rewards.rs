@@ -59,8 +59,29 @@ impl FromStr for WeightedName {
 }
 
 impl RewardArguments {
+    /// Refuses rewards without sense before a model is loaded.
+    pub(super) fn check(&self) -> Result<()> {
+        let (mut rewards, prompt) = (self.without_judge()?, self.judge_prompt()?);
+        if let Some(weight) = self.weight(Name::Judge, "reward_judge", self.reward_judge.is_some())? {
+            Judge::check_prompt(prompt.as_deref())?;
+            // In the judge's place, for its weight.
+            rewards.push((weight, Box::new(Rule::Exact)));
+        }
+        Weighted::new(rewards).map(drop)
+    }
+
     /// Makes the sum of all that was asked for; `group` answers are judged at once.
     pub(super) fn reward(&self, group: usize, device: &Device) -> Result<Weighted> {
+        let (mut rewards, judge) = (self.without_judge()?, self.reward_judge.as_deref());
+        if let (Some(weight), Some(directory)) = (self.weight(Name::Judge, "reward_judge", judge.is_some())?, judge) {
+            let judge = Judge::open(directory, self.judge_prompt()?, group, device.clone())?;
+            rewards.push((weight, Box::new(judge)));
+        }
+        Weighted::new(rewards)
+    }
+
+    /// The rules and the program that score answers.
+    fn without_judge(&self) -> Result<Vec<(f64, Box<dyn Reward>)>> {
         let mut rewards: Vec<(f64, Box<dyn Reward>)> = Vec::new();
         for WeightedName { name, weight } in &self.reward {
             if let Name::Rule(rule) = name {
@@ -71,14 +92,13 @@ impl RewardArguments {
             let command = self.reward_command.as_deref().unwrap_or_default();
             rewards.push((weight, Box::new(CommandReward::new(command)?)));
         }
-        let judge = self.reward_judge.as_deref();
-        if let (Some(weight), Some(directory)) = (self.weight(Name::Judge, "reward_judge", judge.is_some())?, judge) {
-            let prompt = self.judge_prompt.as_ref().map(|path| {
-                std::fs::read_to_string(path).map_err(|source| Error::from(omni_core::Error::io(path, source)))
-            });
-            rewards.push((weight, Box::new(Judge::open(directory, prompt.transpose()?, group, device.clone())?)));
-        }
-        Weighted::new(rewards)
+        Ok(rewards)
+    }
+
+    fn judge_prompt(&self) -> Result<Option<String>> {
+        let read =
+            |path: &PathBuf| std::fs::read_to_string(path).map_err(|source| omni_core::Error::io(path, source).into());
+        self.judge_prompt.as_ref().map(read).transpose()
     }
 
     /// The weight of a reward that has an argument of its own; `None` if neither it nor the weight is given.

@@ -1,5 +1,4 @@
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,8 +14,10 @@ use qwen3_omni_train::trainer::{
 };
 use qwen3_omni_train::{Error, Result};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::checks::{StepBatches, path_and_share};
 use super::rewards::RewardArguments;
 use super::{note, say, settings};
 
@@ -31,7 +32,7 @@ pub(super) struct Common {
     pub(super) data: Vec<String>,
     /// Folder of the run: its log and checkpoints. A run that is there already goes on.
     #[arg(long)]
-    out: PathBuf,
+    pub(super) out: PathBuf,
     /// TOML file of settings; see `settings`.
     #[arg(long)]
     settings: Option<PathBuf>,
@@ -40,7 +41,7 @@ pub(super) struct Common {
     set: Vec<String>,
     /// End with a checkpoint after this time.
     #[arg(long)]
-    minutes: Option<f64>,
+    pub(super) minutes: Option<f64>,
     /// Stop at the first bad line instead of counting it.
     #[arg(long)]
     pub(super) strict: bool,
@@ -50,7 +51,7 @@ pub(super) struct Common {
     workers: usize,
     /// Where to train: cpu, wgpu or cuda:0; several, as cuda:0,cuda:1, share the batches of a step (run.batches_per_step).
     #[arg(long, default_value = "cpu", value_delimiter = ',')]
-    device: Vec<Device>,
+    pub(super) device: Vec<Device>,
 }
 
 /// Fine-tune the thinker on conversations, in full or by adapters.
@@ -106,8 +107,8 @@ impl SftCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let defaults = SftSettings { lora: self.lora.then(LoraSettings::default), ..SftSettings::default() };
         let settings = self.common.settings(defaults)?;
-        let (trainer, device) =
-            self.common.trainer(settings.run.dtype.into(), |on| Sft::trainer(&self.common.model, &settings, on))?;
+        let build = |on: &_| Sft::trainer(&self.common.model, &settings, on);
+        let (trainer, device) = self.common.trainer(&settings, &settings.run, StepBatches::Set, build)?;
         let on = device.clone().autodiff();
         let feed = |state| {
             let batches = self.common.batches(&settings.run, false, true, state)?;
@@ -129,8 +130,8 @@ impl TalkerCommand {
             ..TalkerSettings::default()
         };
         let settings = self.common.settings(defaults)?;
-        let (trainer, device) =
-            self.common.trainer(settings.run.dtype.into(), |on| Talking::trainer(&self.common.model, &settings, on))?;
+        let build = |on: &_| Talking::trainer(&self.common.model, &settings, on);
+        let (trainer, device) = self.common.trainer(&settings, &settings.run, StepBatches::Set, build)?;
         let speaker = trainer.objective.new_speaker().map(|(name, id)| (name.to_owned(), Some(id)));
         let speech = self.common.speech(speaker, &device)?;
         let feed = |state| {
@@ -144,9 +145,8 @@ impl TalkerCommand {
 impl DpoCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(DpoSettings::default())?;
-        let (trainer, device) = self
-            .common
-            .trainer(settings.run.dtype.into(), |on| Preferring::trainer(&self.common.model, &settings, on))?;
+        let build = |on: &_| Preferring::trainer(&self.common.model, &settings, on);
+        let (trainer, device) = self.common.trainer(&settings, &settings.run, StepBatches::Set, build)?;
         let speech = self.common.speech(None, &device)?;
         let feed = |state| {
             let batches = self.common.batches(&settings.run, false, false, state)?;
@@ -160,13 +160,9 @@ impl GspoCommand {
     pub(crate) fn run(&self) -> Result<bool> {
         let settings = self.common.settings(GspoSettings::default())?;
         settings.validate()?;
-        if self.common.device.len() > 1 {
-            let reason = "several, but a step of this stage has one batch: expected one device".into();
-            return Err(Error::Option { name: "device", reason });
-        }
-        let (trainer, device) = self
-            .common
-            .trainer(settings.run.dtype.into(), |on| Rewarding::trainer(&self.common.model, &settings, on))?;
+        self.rewards.check()?;
+        let build = |on: &_| Rewarding::trainer(&self.common.model, &settings, on);
+        let (trainer, device) = self.common.trainer(&settings, &settings.run, StepBatches::One, build)?;
         let reward = self.rewards.reward(settings.group, self.common.device())?;
         self.common.train_on_answers(&settings, &settings.run, (trainer, &device), |place, sources, state| {
             Rollouts::start(place, sources, &reward, &settings, self.common.device().clone(), state)
@@ -177,17 +173,14 @@ impl GspoCommand {
 /// Opens files with their shares, `FILE[=SHARE]`.
 pub(super) fn sources(data: &[String]) -> Result<Vec<DataSource>> {
     let source = |text: &String| {
-        let (path, share) = match text.rsplit_once('=').and_then(|(path, share)| Some((path, share.parse().ok()?))) {
-            Some((path, share)) if !Path::new(text).exists() => (path, share),
-            _ => (text.as_str(), 1.0),
-        };
-        Ok(DataSource::open(path, [path])?.with_share(share))
+        let (path, share) = path_and_share(text);
+        Ok(DataSource::open(path.to_string_lossy(), [path])?.with_share(share))
     };
     data.iter().map(source).collect()
 }
 
 impl Common {
-    pub(super) fn settings<S: Serialize + serde::de::DeserializeOwned>(&self, defaults: S) -> Result<S> {
+    pub(super) fn settings<S: Serialize + DeserializeOwned>(&self, defaults: S) -> Result<S> {
         settings::read(defaults, self.settings.as_deref(), &self.set)
     }
 
@@ -196,32 +189,20 @@ impl Common {
         &self.device[0]
     }
 
-    /// Opens all devices for a number type and builds a trainer on each. Returns them as one, with its device.
-    pub(super) fn trainer<O: Objective>(
+    /// Checks what the stage was asked for, opens all devices and builds a trainer on each. Returns them as one, with its device.
+    pub(super) fn trainer<O: Objective, S: Serialize + DeserializeOwned + Default>(
         &self,
-        dtype: Dtype,
+        settings: &S,
+        run: &RunSettings,
+        batches: StepBatches,
         build: impl Fn(&burn::tensor::Device) -> Result<Trainer<O>>,
     ) -> Result<(Trainer<O>, burn::tensor::Device)> {
-        if let Some(twice) =
-            self.device.iter().enumerate().find_map(|(at, d)| self.device[..at].contains(d).then_some(d))
-        {
-            return Err(Error::Option { name: "device", reason: format!("{twice} is named twice") });
-        }
+        self.check(settings, run, batches)?;
+        let dtype: Dtype = run.dtype.into();
         let devices = self.device.iter().map(|device| device.open_for(dtype)).collect::<omni_core::Result<Vec<_>>>()?;
         let trainer = build(&devices[0])?;
         let others = devices[1..].iter().map(|device| Ok((device.clone(), build(device)?)));
         Ok((trainer.with_devices(others.collect::<Result<Vec<_>>>()?)?, devices[0].clone()))
-    }
-
-    /// Checks that every device has a batch in each step.
-    pub(super) fn check_batches(&self, run: &RunSettings) -> Result<()> {
-        let (devices, batches) = (self.device.len(), run.batches_per_step);
-        if devices > batches {
-            let reason =
-                format!("{devices} devices, but `run.batches_per_step` is {batches}: some would have nothing to do");
-            return Err(Error::Option { name: "device", reason });
-        }
-        Ok(())
     }
 
     pub(super) fn batches(
@@ -245,7 +226,6 @@ impl Common {
         needs_labels: bool,
         state: Option<Value>,
     ) -> Result<Batches> {
-        self.check_batches(run)?;
         let state = batches_state(state)?;
         let mut options = BatchOptions::default();
         (options.tokens_per_batch, options.seed, options.strict) = (run.tokens_per_batch, run.seed, self.strict);
@@ -260,9 +240,9 @@ impl Common {
 
     /// Runs a stage whose model makes its own data: `feed` is given the source with the folder of the weights that answer, the prompts,
     /// and where it was.
-    pub(super) fn train_on_answers<'s, O: Objective, F: Feed<O>>(
+    pub(super) fn train_on_answers<'s, S: Serialize + DeserializeOwned + Default, O: Objective, F: Feed<O>>(
         &'s self,
-        settings: &impl Serialize,
+        settings: &S,
         run: &RunSettings,
         start: (Trainer<O>, &burn::tensor::Device),
         feed: impl FnOnce((&'s Path, PathBuf), Vec<DataSource>, Option<Value>) -> Result<F>,
@@ -276,18 +256,18 @@ impl Common {
     }
 
     /// Runs a stage to its end; goes on with the run that the folder holds.
-    pub(super) fn train<O: Objective, F: Feed<O>>(
+    pub(super) fn train<S: Serialize + DeserializeOwned + Default, O: Objective, F: Feed<O>>(
         &self,
-        settings: &impl Serialize,
+        settings: &S,
         run: &RunSettings,
         (trainer, device): (Trainer<O>, &burn::tensor::Device),
         feed: impl FnOnce(Option<Value>) -> Result<F>,
     ) -> Result<bool> {
         let schedule = run.schedule()?;
         let unwritten = |error: serde_json::Error| Error::Option { name: "settings", reason: error.to_string() };
-        let settings = serde_json::to_value(settings).map_err(unwritten)?;
-        let fresh = TrainState { settings: settings.clone(), ..TrainState::default() };
-        let started = resume(&self.out, trainer, run.optimizer, &settings, device)?;
+        let written = serde_json::to_value(settings).map_err(unwritten)?;
+        let fresh = TrainState { settings: written, ..TrainState::default() };
+        let started = resume(&self.out, trainer, run.optimizer, settings, device)?;
         let (mut trainer, mut state) = match started {
             Started::Anew(trainer) => (*trainer, fresh),
             Started::Again(resumed) => {
@@ -296,8 +276,7 @@ impl Common {
             }
         };
         let mut feed = feed((state.step > 0).then(|| state.data.clone()))?;
-        let time = self.minutes.map(|minutes| Duration::from_secs_f64(minutes.max(0.0) * 60.0));
-        let limits = Limits { steps: run.steps, time, save_every: run.save_every, keep: run.keep };
+        let limits = Limits { steps: run.steps, time: self.time()?, save_every: run.save_every, keep: run.keep };
         let training = Run { source: &self.model, folder: &self.out, schedule, limits, workers: self.workers };
         let bar = bar(run.steps, state.step);
         let (ended, path) = training.train(&mut trainer, &mut state, &mut feed, &mut |line| {

@@ -46,14 +46,23 @@ impl Judge {
     /// # Errors
     /// The errors of the checkpoint, and [`Error::Option`] for a prompt without `{answer}`.
     pub fn open(directory: &Path, prompt: Option<String>, at_once: usize, device: Device) -> Result<Self> {
+        Self::check_prompt(prompt.as_deref())?;
         let prompt = prompt.unwrap_or_else(|| PROMPT.into());
-        if !prompt.contains("{answer}") {
-            let reason = "no `{answer}` in it, expected one: it stands for what is to be judged".into();
-            return Err(Error::Option { name: "judge_prompt", reason });
-        }
         let omni = Omni::builder(directory).device(device).text_only().max_answers(admitted(at_once.max(1))).load()?;
         let (judgements, unparsable) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Self { omni, prompt, at_once: at_once.max(1), judgements, unparsable })
+    }
+
+    /// Checks what a judge is to be asked, without one.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a prompt without `{answer}`.
+    pub fn check_prompt(prompt: Option<&str>) -> Result<()> {
+        if prompt.is_some_and(|prompt| !prompt.contains("{answer}")) {
+            let reason = "no `{answer}` in it, expected one: it stands for what is to be judged".into();
+            return Err(Error::Option { name: "judge_prompt", reason });
+        }
+        Ok(())
     }
 
     /// What it is asked about an answer: the media of the question, then the text.

@@ -6,10 +6,44 @@ use checkpoint::Checkpoint;
 use omni_core::Dtype;
 
 use super::settings::LoraSettings;
-use crate::lora::{attach, initial_factors, lora_names};
+use crate::lora::{adapted_matrices, attach, initial_factors, lora_names};
 use crate::model::ThinkerModel;
 use crate::trainer::RunSettings;
 use crate::{Error, ParamNames, Patterns, Result};
+
+/// Beginnings of the names of the tensors of the models that are trained.
+pub(super) const THINKER: &str = "thinker.";
+pub(super) const TALKER: &str = "talker.";
+
+/// Refuses patterns that match no tensor of a checkpoint and adapters that cannot be, which needs no model: loading one takes minutes.
+/// The names of the model's tensors begin with `model`.
+///
+/// # Errors
+/// Those of patterns, [`Error::NothingTrained`] and [`Error::Option`].
+pub(super) fn check_trained(
+    checkpoint: &Checkpoint,
+    model: &str,
+    train: &str,
+    lora: Option<&LoraSettings>,
+) -> Result<()> {
+    let patterns: Patterns = lora.map_or(train, |lora| &lora.targets).parse()?;
+    match lora {
+        Some(LoraSettings { rank: 0, .. }) => {
+            Err(Error::Option { name: "lora.rank", reason: "0, expected 1 or more".into() })
+        }
+        Some(_) if adapted_matrices(checkpoint, &patterns).next().is_some() => Ok(()),
+        Some(_) => Err(Error::NothingTrained(patterns.to_string())),
+        None => check_matched(checkpoint.tensors().keys().filter(|name| name.starts_with(model)), &patterns),
+    }
+}
+
+/// Refuses patterns that match none of the names of a model that is not loaded yet.
+pub(super) fn check_matched<'a>(mut names: impl Iterator<Item = &'a String>, patterns: &Patterns) -> Result<()> {
+    match names.any(|name| patterns.matches(name)) {
+        true => Ok(()),
+        false => Err(Error::NothingTrained(patterns.to_string())),
+    }
+}
 
 /// Loads the thinker for training, in full by patterns or by adapters instead. Returns the model and the names of all its parameters.
 pub(super) fn trainable_thinker(
@@ -19,6 +53,7 @@ pub(super) fn trainable_thinker(
     run: &RunSettings,
     device: &Device,
 ) -> Result<(ThinkerModel, ParamNames)> {
+    check_trained(checkpoint, THINKER, train, lora)?;
     let dtype = run.dtype.into();
     let device = device.clone().autodiff();
     let model = ThinkerModel::from_checkpoint(checkpoint, &device, dtype)?;
@@ -33,8 +68,8 @@ pub(super) fn trainable_thinker(
 /// Patterns of the factors of all adapters.
 const FACTORS: &str = "+*.lora_A.weight +*.lora_B.weight";
 
-/// Attaches fresh adapters to a model; `added` are names of parameters that the checkpoint has not. Returns the model, the names of all
-/// its parameters, and the patterns of the adapters.
+/// Attaches fresh adapters to a model, which [`check_trained`] found to have matrices for them; `added` are names of parameters that the
+/// checkpoint has not. Returns the model, the names of all its parameters, and the patterns of the adapters.
 pub(super) fn with_adapters<M: Module>(
     checkpoint: &Checkpoint,
     model: M,
@@ -42,14 +77,8 @@ pub(super) fn with_adapters<M: Module>(
     seed: u64,
     (place, added): ((&Device, Dtype), BTreeSet<String>),
 ) -> Result<(M, ParamNames, &'static str)> {
-    if lora.rank == 0 {
-        return Err(Error::Option { name: "lora.rank", reason: "0, expected 1 or more".into() });
-    }
     let targets: Patterns = lora.targets.parse()?;
     let factors = initial_factors(checkpoint, &targets, lora.rank, seed, place);
-    if factors.is_empty() {
-        return Err(Error::NothingTrained(lora.targets.clone()));
-    }
     let added = factors.keys().flat_map(|module| lora_names(module)).chain(added);
     let names = ParamNames::new(checkpoint.tensors().keys().cloned().chain(added));
     let model = attach(model, &names, factors, lora.alpha / lora.rank as f64)?;

@@ -91,8 +91,7 @@ impl<'a> Answering<'a> {
     /// Answers the prompts of a round.
     pub(super) fn round<O: Objective<Model = ThinkerModel>>(&mut self, trainer: &Trainer<O>) -> Result<Vec<Answered>> {
         let prompts = self.prompts.next().ok_or_else(|| Error::Batch("there are no prompts".into()))??;
-        let place = (self.source, self.folder.as_path());
-        write_model(place, &trainer.names, &trainer.model, trainer.trained(), &|_| false)?;
+        write_model(self.source, &self.folder, trainer, trainer.trained())?;
         let omni = Omni::builder(&self.folder)
             .device(self.device.clone())
             .dtype(self.settings.dtype)

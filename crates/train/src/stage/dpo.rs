@@ -4,6 +4,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 
+use super::adapters::{TALKER, check_trained};
 use super::settings::DpoSettings;
 use super::spoken_reader::{SpokenReader, SpokenSample};
 use crate::loss::{DpoOptions, Preference, dpo};
@@ -46,6 +47,7 @@ impl Preferring {
     /// The errors of the checkpoint, and [`crate::Error::NothingTrained`] for patterns that match nothing.
     pub fn trainer(directory: &Path, settings: &DpoSettings, device: &Device) -> Result<Trainer<Self>> {
         let (checkpoint, dtype) = (Checkpoint::open(directory)?, settings.run.dtype.into());
+        check_trained(&checkpoint, TALKER, &settings.train, None)?;
         let names = ParamNames::new(checkpoint.tensors().keys().cloned());
         let trained: Patterns = settings.train.parse()?;
         let model = TalkerModel::from_checkpoint(&checkpoint, &device.clone().autodiff(), dtype)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 
+use super::adapters::{THINKER, check_trained};
 use super::settings::GspoSettings;
 use crate::loss::{ClipRange, gspo, gspo_token, k3_divergence, log_probs, sequence_ratios};
 use crate::model::{Sample, ThinkerModel};
@@ -53,6 +54,7 @@ impl Rewarding {
     /// The errors of the checkpoint, and [`crate::Error::NothingTrained`] for patterns that match nothing.
     pub fn trainer(directory: &Path, settings: &GspoSettings, device: &Device) -> Result<Trainer<Self>> {
         let (checkpoint, dtype) = (Checkpoint::open(directory)?, settings.run.dtype.into());
+        check_trained(&checkpoint, THINKER, &settings.train, None)?;
         let names = ParamNames::new(checkpoint.tensors().keys().cloned());
         let trained: Patterns = settings.train.parse()?;
         let model = ThinkerModel::from_checkpoint(&checkpoint, &device.clone().autodiff(), dtype)?;

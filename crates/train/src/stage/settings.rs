@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::augment::AugmentSettings;
+use crate::lora::Adapters;
 use crate::loss::ClipRange;
 use crate::trainer::RunSettings;
 use crate::{Error, Result};
@@ -192,6 +193,11 @@ pub(super) fn positive(name: &'static str, value: f64) -> Result<()> {
 }
 
 impl LoraSettings {
+    /// The size of the adapters.
+    pub fn adapters(&self) -> Adapters {
+        Adapters { rank: self.rank, alpha: self.alpha }
+    }
+
     /// Adapters of the talker's attention.
     pub fn talker() -> Self {
         Self { targets: "+talker.model.layers.*.self_attn.*_proj".into(), ..Self::default() }

@@ -7,7 +7,7 @@ use checkpoint::Checkpoint;
 use super::adapters::trainable_thinker;
 use super::settings::{LoraSettings, SftSettings};
 use crate::Result;
-use crate::lora::write_adapter;
+use crate::lora::{Adapters, write_adapter};
 use crate::loss::cross_entropy;
 use crate::model::{Sample, ThinkerModel};
 use crate::trainer::{BatchLoss, Objective, Trainer};
@@ -36,7 +36,8 @@ impl Sft {
     /// Loads a checkpoint for training, with adapters if the settings ask for them. Returns the trainer before its first step.
     ///
     /// # Errors
-    /// The errors of the checkpoint, [`crate::Error::NothingTrained`] for patterns that match nothing, and [`crate::Error::Option`] naming a setting.
+    /// The errors of the checkpoint, [`crate::Error::NothingTrained`] for patterns that match nothing, and [`crate::Error::Option`] naming
+    /// a setting.
     pub fn trainer(directory: &Path, settings: &SftSettings, device: &Device) -> Result<Trainer<Self>> {
         settings.augment.validate()?;
         let checkpoint = Checkpoint::open(directory)?;
@@ -78,6 +79,10 @@ impl Objective for Sft {
         }
         let extra = found.balance.filter(|_| self.balance > 0.0).map(|balance| balance * self.balance);
         Ok(BatchLoss { sum, extra, parts })
+    }
+
+    fn adapters(&self) -> Option<Adapters> {
+        self.adapter.as_ref().map(|(lora, _)| lora.adapters())
     }
 
     fn export(&self, folder: &Path, parameters: &BTreeMap<String, Vec<f32>>) -> Result<()> {

@@ -5,13 +5,13 @@ use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 use moe_talker::TalkerConfig;
 
-use super::adapters::with_adapters;
+use super::adapters::{TALKER, check_trained, with_adapters};
 use super::settings::{LoraSettings, TalkerSettings};
 use super::spoken_reader::{SpokenReader, SpokenSample};
-use crate::lora::write_adapter;
+use crate::lora::{Adapters, write_adapter};
 use crate::model::TalkerModel;
 use crate::trainer::{BatchLoss, Objective, Trainer, write_json};
-use crate::{Error, ParamNames, Result};
+use crate::{Error, ParamNames, Patterns, Result};
 
 /// The talker's stages: mapping, continual pre-training, a new speaker. Codes are given; the thinker is not trained.
 #[derive(Debug)]
@@ -71,12 +71,17 @@ impl Talking {
     /// The errors of the checkpoint, [`Error::NothingTrained`] for patterns that match nothing, and [`Error::Option`] naming a setting.
     pub fn trainer(directory: &Path, settings: &TalkerSettings, device: &Device) -> Result<Trainer<Self>> {
         let (checkpoint, dtype) = (Checkpoint::open(directory)?, settings.run.dtype.into());
+        let speaker = settings.new_speaker.as_deref().map(|name| NewSpeaker::of(&checkpoint, name)).transpose()?;
+        match (&speaker, &settings.lora) {
+            // Its row is trained, whatever else is.
+            (Some(_), None) => drop(settings.train.parse::<Patterns>()?),
+            (_, lora) => check_trained(&checkpoint, TALKER, &settings.train, lora.as_ref())?,
+        }
         let plain = device.clone();
         let device = device.clone().autodiff();
         let mut model = TalkerModel::from_checkpoint(&checkpoint, &device, dtype)?;
         let mut added = BTreeSet::new();
         let mut trained = settings.train.clone();
-        let speaker = settings.new_speaker.as_deref().map(|name| NewSpeaker::of(&checkpoint, name)).transpose()?;
         if let Some(NewSpeaker { id, others, .. }) = &speaker {
             let name;
             (model, name) = model.with_speaker(*id, others)?;
@@ -146,6 +151,10 @@ impl Objective for Talking {
             extra = extra + balance * self.settings.balance;
         }
         Ok(BatchLoss { sum: first * found.labels.len() as f64, extra: Some(extra), parts })
+    }
+
+    fn adapters(&self) -> Option<Adapters> {
+        self.settings.lora.as_ref().map(LoraSettings::adapters)
     }
 
     fn export(&self, folder: &Path, parameters: &BTreeMap<String, Vec<f32>>) -> Result<()> {

@@ -47,6 +47,12 @@ impl<O: Objective> Trainer<O> {
             return batches.iter().try_for_each(|batch| compute(batch).map(&mut *take));
         }
         let workers: Vec<Worker<O>> = (0..workers).map(|at| self.worker(at)).collect();
+        let home = self.device().filter(|_| !self.replicas.is_empty());
+        // Moved one after another, so that the first device has room for those of one other device at a time.
+        let mut take_home = |mut step: BatchStep| {
+            home.iter().for_each(|home| step.gradients.move_to(home));
+            take(step);
+        };
         for batches in batches.chunks(workers.len()) {
             let steps: Vec<Result<BatchStep>> = thread::scope(|scope| {
                 let shared = batches.iter().zip(&workers);
@@ -57,7 +63,7 @@ impl<O: Objective> Trainer<O> {
                 };
                 threads.into_iter().map(join).collect()
             });
-            steps.into_iter().try_for_each(|step| step.map(&mut *take))?;
+            steps.into_iter().try_for_each(|step| step.map(&mut take_home))?;
         }
         Ok(())
     }
@@ -78,11 +84,7 @@ impl<O: Objective> Trainer<O> {
             return self.batch_step(step, on, batch);
         };
         let moved = worker.objective.moved(batch, &replica.device);
-        let mut computed = self.batch_step(step, on, moved.as_ref().unwrap_or(batch))?;
-        if let Some(home) = self.device() {
-            computed.gradients.move_to(&home);
-        }
-        Ok(computed)
+        self.batch_step(step, on, moved.as_ref().unwrap_or(batch))
     }
 
     fn batch_step(&self, step: StepTotals, (objective, model): (&O, &O::Model), batch: &O::Batch) -> Result<BatchStep> {

@@ -1,18 +1,19 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::changes::{Changes, changes};
 use super::files::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, io, read_tensors, rewrite_shard, sync, unreadable, write_json, write_tensors,
 };
+use super::unchanged::check_unchanged;
 use super::{Objective, Trainer};
-use crate::lora::ADAPTER_FACTORS;
+use crate::Result;
 use crate::model::CODEC_WEIGHTS;
 use crate::optim::{AdamW, AdamWConfig, Ema};
-use crate::{Error, ParamNames, Result};
 
 /// What a run continues from, beside the values of its parameters.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -84,8 +85,7 @@ pub(super) fn write<O: Objective>(
 ) -> Result<PathBuf> {
     let whole = folder(run, state.step);
     let partial = whole.with_extension(&PARTIAL[1..]);
-    let (model, values) = trainer.exported()?;
-    write_model((source, &partial), &trainer.names, &model, values, &|name| trainer.objective.derives(name))?;
+    write_model(source, &partial, trainer, trainer.exported())?;
     std::fs::create_dir(partial.join("trainer")).map_err(io(&partial))?;
     let parameters = on_host(trainer.trained());
     write_tensors(&partial.join(PARAMETERS), &parameters)?;
@@ -106,36 +106,20 @@ pub(super) fn write<O: Objective>(
     Ok(whole)
 }
 
-/// Writes the model alone in place of a folder: the source's directory with the trained tensors replaced. `values` are those of trained
-/// parameters, which the model may hold in fewer bits.
+/// Writes the model alone in place of a folder: the source's directory with the trained tensors changed, adapters merged. `values` are
+/// those of trained parameters in f32, which the model may hold in fewer bits.
 ///
 /// # Errors
 /// [`omni_core::Error::Io`] or [`omni_core::Error::Weights`] naming the file.
-pub(crate) fn write_model<M: Module>(
-    (source, target): (&Path, &Path),
-    names: &ParamNames,
-    model: &M,
+pub(crate) fn write_model<O: Objective>(
+    source: &Path,
+    target: &Path,
+    trainer: &Trainer<O>,
     values: BTreeMap<String, Tensor<1>>,
-    derives: &dyn Fn(&str) -> bool,
 ) -> Result<()> {
     remove(target)?;
     std::fs::create_dir_all(target).map_err(io(target))?;
-    let changed: BTreeSet<String> = names.trained(model).iter().flat_map(|name| changed(name)).collect();
-    // Adapters are merged into the matrices they belong to.
-    let merged = model.clone().materialize();
-    let mut merged = names.values_of(&merged, &|name| changed.contains(name) || derives(name));
-    for (name, value) in values {
-        // Factors of adapters have no tensor of their own.
-        merged.entry(name).and_modify(|merged| *merged = value);
-    }
-    copy_model(source, target, &with_rows(on_host(merged)))
-}
-
-/// The tensors of a checkpoint that change with a trained parameter: an adapter's matrix, a row's table, or the parameter itself.
-fn changed(name: &str) -> [String; 2] {
-    let adapted = ADAPTER_FACTORS.iter().find_map(|factor| Some(format!("{}.weight", name.strip_suffix(factor)?)));
-    let table = name.strip_suffix(']').and_then(|name| Some(name.rsplit_once('[')?.0.to_owned()));
-    [name.to_owned(), adapted.or(table).unwrap_or_else(|| name.to_owned())]
+    copy_model(source, target, &changes(trainer, values)?)
 }
 
 /// Reads the values of tensors into host memory.
@@ -143,23 +127,8 @@ fn on_host(tensors: BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Vec<f32>> {
     tensors.into_iter().map(|(name, values)| (name, nn::to_f32_vec(&values))).collect()
 }
 
-/// Puts rows that are parameters of their own, `NAME[ROW]`, into their tables.
-fn with_rows(mut values: BTreeMap<String, Vec<f32>>) -> BTreeMap<String, Vec<f32>> {
-    let rows: Vec<String> = values.keys().filter(|name| name.ends_with(']')).cloned().collect();
-    for name in rows {
-        let place =
-            name.trim_end_matches(']').rsplit_once('[').and_then(|(table, row)| Some((table, row.parse().ok()?)));
-        let (Some((table, row)), Some(new)) = (place, values.remove(&name)) else { continue };
-        let old = values.get_mut(table).and_then(|table| table.chunks_mut(new.len()).nth(row));
-        if let Some(old) = old.filter(|old| old.len() == new.len()) {
-            old.copy_from_slice(&new);
-        }
-    }
-    values
-}
-
-/// Copies a model's directory, with some tensors replaced. Shards that hold none of these are linked where the file system can.
-fn copy_model(source: &Path, target: &Path, values: &BTreeMap<String, Vec<f32>>) -> Result<()> {
+/// Copies a model's directory, with some tensors changed. Shards that hold none of these are linked where the file system can.
+fn copy_model(source: &Path, target: &Path, changes: &Changes) -> Result<()> {
     for entry in std::fs::read_dir(source).map_err(io(source))? {
         let from = entry.map_err(io(source))?.path();
         let Some(name) = from.file_name().filter(|_| from.is_file()) else { continue };
@@ -170,7 +139,7 @@ fn copy_model(source: &Path, target: &Path, values: &BTreeMap<String, Vec<f32>>)
         let to = target.join(name);
         // The codec's encoder is not part of the model: the objective that trains it writes its file.
         let is_shard = from.extension().is_some_and(|extension| extension == "safetensors") && name != CODEC_WEIGHTS;
-        if is_shard && rewrite_shard(&from, &to, values)? {
+        if is_shard && rewrite_shard(&from, &to, changes)? {
             continue;
         }
         if !is_shard || std::fs::hard_link(&from, &to).is_err() {
@@ -193,27 +162,29 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
+/// The last checkpoint of a run, if it has one, and what the run continues from.
+pub(super) fn last_state(run: &Path) -> Result<Option<(PathBuf, TrainState)>> {
+    let last = if run.exists() { steps(run)?.last().copied() } else { None };
+    let Some(folder) = last.map(|step| folder(run, step)) else { return Ok(None) };
+    let path = folder.join(STATE);
+    let bytes = std::fs::read(&path).map_err(io(&path))?;
+    let state = serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, error))?;
+    Ok(Some((folder, state)))
+}
+
 /// Begins a run, or continues it from its last checkpoint. `start` is the trainer as it is before the first step.
 ///
 /// # Errors
-/// [`Error::Changed`] naming the first setting that differs from those of the run, and what is wrong with its files.
-pub fn resume<O: Objective>(
+/// Those of [`check_unchanged`], and what is wrong with the run's files.
+pub fn resume<O: Objective, S: Serialize + DeserializeOwned + Default>(
     run: &Path,
     start: Trainer<O>,
     optimizer: AdamWConfig,
-    settings: &serde_json::Value,
+    settings: &S,
     device: &Device,
 ) -> Result<Started<O>> {
-    let last = if run.exists() { steps(run)?.last().copied() } else { None };
-    let Some(folder) = last.map(|step| folder(run, step)) else { return Ok(Started::Anew(Box::new(start))) };
-    let path = folder.join(STATE);
-    let bytes = std::fs::read(&path).map_err(io(&path))?;
-    let state: TrainState = serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, error))?;
-    // Written and read as those of the run were: a number may differ in its last digit then.
-    let settings = serde_json::from_str(&settings.to_string()).map_err(|error| unreadable(&path, error))?;
-    if let Some(setting) = difference(&state.settings, &settings) {
-        return Err(Error::Changed { run: run.to_owned(), setting });
-    }
+    check_unchanged(run, settings)?;
+    let Some((folder, state)) = last_state(run)? else { return Ok(Started::Anew(Box::new(start))) };
     let parameters = read_tensors(&folder.join(PARAMETERS), device)?;
     let narrow = start.names.narrow(&start.model);
     let masters = parameters.iter().filter(|(name, _)| narrow.contains(*name));
@@ -227,19 +198,4 @@ pub fn resume<O: Objective>(
     let own = if own.exists() { read_tensors(&own, device)? } else { BTreeMap::new() };
     let model = objective.restore(model, own)?;
     Ok(Started::Again(Box::new(Resumed { trainer: Trainer { objective, model, optimizer, ema, ..start }, state })))
-}
-
-/// The first key whose values differ.
-fn difference(before: &serde_json::Value, now: &serde_json::Value) -> Option<String> {
-    match (before.as_object(), now.as_object()) {
-        (Some(before), Some(now)) => {
-            let keys = before.keys().chain(now.keys());
-            keys.into_iter().find_map(|key| {
-                let null = serde_json::Value::Null;
-                let inner = difference(before.get(key).unwrap_or(&null), now.get(key).unwrap_or(&null))?;
-                Some(if inner.is_empty() { key.clone() } else { format!("{key}.{inner}") })
-            })
-        }
-        _ => (before != now).then(String::new),
-    }
 }

@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::changes::{Change, Changes};
 use crate::{Error, Result};
 
 /// Names the file of a failed operation.
@@ -65,8 +66,7 @@ pub(crate) fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<Stri
     let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(path, error))?;
     let tensors = file.tensors().into_iter().map(|(name, view)| match view.dtype() {
         Dtype::F32 => {
-            let (fours, _) = view.data().as_chunks::<4>();
-            let values: Vec<f32> = fours.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let values = to_f32(view.data(), Dtype::F32).unwrap_or_default();
             let count = values.len();
             Ok((name, Tensor::from_data(TensorData::new(values, [count]), device)))
         }
@@ -75,31 +75,44 @@ pub(crate) fn read_tensors(path: &Path, device: &Device) -> Result<BTreeMap<Stri
     tensors.collect()
 }
 
-/// Copies a shard with some of its tensors replaced, each in the number type it had. Returns whether any was; if none was, nothing is
+/// Copies a shard with some of its tensors changed, each in the number type it had. Returns whether any was; if none was, nothing is
 /// written.
-pub(super) fn rewrite_shard(source: &Path, target: &Path, values: &BTreeMap<String, Vec<f32>>) -> Result<bool> {
+pub(super) fn rewrite_shard(source: &Path, target: &Path, changes: &Changes) -> Result<bool> {
     let bytes = std::fs::read(source).map_err(io(source))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| unreadable(source, error))?;
-    if !file.names().iter().any(|name| values.contains_key(*name)) {
+    if !file.names().iter().any(|name| changes.contains_key(*name)) {
         return Ok(false);
     }
-    let mut replaced = BTreeMap::new();
+    let mut changed = BTreeMap::new();
     for (name, stored) in file.tensors() {
-        if let Some(values) = values.get(&name) {
-            let bytes = as_dtype(values, stored.dtype());
-            let bytes = bytes.filter(|bytes| bytes.len() == stored.data().len()).ok_or_else(|| {
+        if let Some(changes) = changes.get(&name) {
+            let refuse = |what: &dyn std::fmt::Display| {
                 let (shape, dtype) = (stored.shape(), stored.dtype());
-                damaged(source, format!("tensor `{name}` {shape:?} in {dtype:?} cannot take {} values", values.len()))
-            })?;
-            replaced.insert(name, bytes);
+                damaged(source, format!("tensor `{name}` {shape:?} in {dtype:?} cannot take {what}"))
+            };
+            let bytes = changed_bytes(&stored, changes, &refuse)?;
+            changed.insert(name, bytes);
         }
     }
-    let views = file.tensors().into_iter().map(|(name, stored)| match replaced.get(&name) {
+    let views = file.tensors().into_iter().map(|(name, stored)| match changed.get(&name) {
         Some(bytes) => Ok((name, view(stored.dtype(), stored.shape(), bytes, target)?)),
         None => Ok((name, stored)),
     });
     write_views(target, views.collect::<Result<Vec<_>>>()?)?;
     Ok(true)
+}
+
+/// A tensor's bytes behind its changes; `refuse` makes an error of what it cannot take.
+fn changed_bytes(
+    stored: &TensorView,
+    changes: &[Change],
+    refuse: &dyn Fn(&dyn std::fmt::Display) -> Error,
+) -> Result<Vec<u8>> {
+    let mut values = to_f32(stored.data(), stored.dtype()).ok_or_else(|| refuse(&"trained values"))?;
+    match changes.iter().find(|change| !change.apply(&mut values)) {
+        Some(misfit) => Err(refuse(misfit)),
+        None => as_dtype(&values, stored.dtype()).ok_or_else(|| refuse(&"trained values")),
+    }
 }
 
 fn view<'a>(dtype: Dtype, shape: &[usize], bytes: &'a [u8], path: &Path) -> Result<TensorView<'a>> {
@@ -122,6 +135,16 @@ fn as_dtype(values: &[f32], dtype: Dtype) -> Option<Vec<u8>> {
         Dtype::F32 => Some(to_bytes(values)),
         Dtype::BF16 => Some(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()),
         Dtype::F16 => Some(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()),
+        _ => None,
+    }
+}
+
+fn to_f32(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+    let twos = || bytes.as_chunks::<2>().0.iter();
+    match dtype {
+        Dtype::F32 => Some(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
+        Dtype::BF16 => Some(twos().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
+        Dtype::F16 => Some(twos().map(|b| f16::from_le_bytes(*b).to_f32()).collect()),
         _ => None,
     }
 }

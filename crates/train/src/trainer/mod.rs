@@ -1,6 +1,7 @@
 //! The loop of every stage: batches to gradients, gradients to a step, steps to checkpoints that can be resumed exactly.
 
 mod batch_steps;
+mod changes;
 mod checkpoint;
 mod files;
 mod log;
@@ -8,6 +9,7 @@ mod plot;
 mod replica;
 mod run;
 mod settings;
+mod unchanged;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +17,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::lora::Adapters;
 use crate::optim::{AdamW, Ema};
 use crate::{Error, Gradients, ParamNames, Result};
 
@@ -27,6 +30,7 @@ pub use plot::write_plot;
 use replica::Replica;
 pub use run::{Ended, Limits, Run};
 pub use settings::{RunSettings, TrainDtype};
+pub use unchanged::check_unchanged;
 
 /// What a stage computes from a batch; several threads compute batches at once.
 pub trait Objective: Sync {
@@ -48,6 +52,11 @@ pub trait Objective: Sync {
     fn derives(&self, name: &str) -> bool {
         let _ = name;
         false
+    }
+
+    /// The size of the model's adapters, if it has some: checkpoints have them merged.
+    fn adapters(&self) -> Option<Adapters> {
+        None
     }
 
     /// Most threads that may share the batches of a step.
@@ -196,18 +205,9 @@ impl<O: Objective> Trainer<O> {
         trained_values(&self.names, &self.model, &self.optimizer)
     }
 
-    /// The model as checkpoints hold it, with the values of what is trained.
-    ///
-    /// # Errors
-    /// [`Error::Batch`] if averages do not fit the model.
-    pub(crate) fn exported(&self) -> Result<(O::Model, BTreeMap<String, Tensor<1>>)> {
-        match &self.ema {
-            None => Ok((self.model.clone(), self.trained())),
-            Some(ema) => {
-                let averages = ema.values().clone();
-                Ok((self.names.with_values(self.model.clone(), averages.clone())?, averages))
-            }
-        }
+    /// The values of what is trained as checkpoints hold them, flattened, in f32.
+    pub(crate) fn exported(&self) -> BTreeMap<String, Tensor<1>> {
+        self.ema.as_ref().map_or_else(|| self.trained(), |ema| ema.values().clone())
     }
 
     /// Takes one step over several batches, as if they were one: gradients are sums over rows, divided once by the rows of all.
@@ -255,7 +255,9 @@ impl<O: Objective> Trainer<O> {
 
 /// The values of the trained parameters, those in f32 that the optimiser keeps in place of rounded ones.
 fn trained_values<M: Module>(names: &ParamNames, model: &M, optimizer: &AdamW) -> BTreeMap<String, Tensor<1>> {
-    let mut values = names.trained_values(model);
-    values.extend(optimizer.masters().clone());
+    let (trained, masters) = (names.trained(model), optimizer.masters());
+    // What has f32 values is not copied to others first.
+    let mut values = names.values_of(model, &|name| trained.contains(name) && !masters.contains_key(name));
+    values.extend(masters.clone());
     values
 }

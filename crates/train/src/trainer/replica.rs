@@ -23,14 +23,11 @@ impl<O: Objective> Trainer<O> {
 
     /// Copies the trained parameters to all replicas before a step.
     pub(super) fn update_replicas(&mut self, step: usize) -> Result<()> {
-        if self.replicas.is_empty() {
-            return Ok(());
-        }
-        let values = self.names.trained_values(&self.model);
-        for replica in &mut self.replicas {
-            let copied = values.iter().map(|(name, value)| (name.clone(), value.clone().to_device(&replica.device)));
-            replica.model = self.names.with_values(replica.model.clone(), copied.collect())?;
-            replica.objective.before_step(step);
+        // Taken out, so that a model holds nothing of the last step but what is not replaced yet.
+        for Replica { mut objective, model, device } in std::mem::take(&mut self.replicas) {
+            let model = self.names.copy_trained(&self.model, model, &mut |values| values.to_device(&device))?;
+            objective.before_step(step);
+            self.replicas.push(Replica { objective, model, device });
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use qwen3_omni_train::stage::{
     CodecSettings, CodedWaves, Coding, DiscriminatorSettings, Recordings, SpeechEncoder, Vocoding,
 };
 use qwen3_omni_train::trainer::{
-    Ended, Feed, Limits, Log, Objective, Run, RunSettings, Started, TrainState, Trainer, resume,
+    Ended, Feed, Limits, Log, Objective, Run, RunSettings, Started, TrainDtype, TrainState, Trainer, resume,
 };
 use testkit::tiny;
 
@@ -271,6 +271,11 @@ fn codecs_that_do_not_fit_are_refused() {
     let error = |settings: CodecSettings| Coding::trainer(&tiny(), &settings, &device).unwrap_err().to_string();
     assert!(error(CodecSettings { frames: 4, ..settings() }).contains("frames"));
     assert!(error(CodecSettings { decay: 1.5, ..settings() }).contains("decay"));
+    let narrow = CodecSettings { run: RunSettings { dtype: TrainDtype::Bf16, ..settings().run }, ..settings() };
+    let alone = CodecSettings { decoder_only: true, ..narrow.clone() };
+    for refused in [error(narrow), Vocoding::trainer(&tiny(), &alone, &device).unwrap_err().to_string()] {
+        assert!(refused.contains("`run.dtype`: bf16, expected f32"), "{refused}");
+    }
     assert!(error(CodecSettings { width: 0, ..settings() }).contains("width"));
     assert!(error(CodecSettings { quantize_after: STEPS, ..settings() }).contains("quantize_after"));
     let missing = CodecSettings { codec: Some("no/such/codec".into()), ..settings() };

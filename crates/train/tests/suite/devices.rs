@@ -1,4 +1,6 @@
-//! Every stage takes its steps in bf16 too, and shares their batches with a second device, that of `OMNI_TEST_DEVICE`.
+//! Stages take their steps in bf16 too, and share the batches of a step with a second device, that of `OMNI_TEST_DEVICE`: every one but
+//! the codec's. That is trained in f32, on one device unless the vocoder is trained alone; what else is asked of it is refused (`codec`,
+//! `trainer` and `program::early`). `gspo` shares batches here, though the program gives a step of it one.
 
 use std::path::Path;
 
@@ -7,9 +9,9 @@ use omni_core::Dtype;
 use qwen3_omni_train::Result;
 use qwen3_omni_train::data::Location;
 use qwen3_omni_train::stage::{
-    AutSettings, CheckpointTeacher, Conversations, DistillSettings, Distilling, DpoSettings, GspoSettings, Lessons,
-    Preferring, Rewarding, Sft, SftSettings, SpokenAnswers, SpokenPair, SpokenPairs, SpokenSample, TalkerSettings,
-    Talking, Transcribing, TranscriptSample, Transcripts,
+    AutSettings, CheckpointTeacher, CodecSettings, CodedWave, CodedWaves, Conversations, DistillSettings, Distilling,
+    DpoSettings, GspoSettings, Lessons, Preferring, Rewarding, Sft, SftSettings, SpokenAnswers, SpokenPair,
+    SpokenPairs, SpokenSample, TalkerSettings, Talking, Transcribing, TranscriptSample, Transcripts, Vocoding,
 };
 use qwen3_omni_train::trainer::{Objective, RunSettings, TrainDtype, Trainer};
 use testkit::{device_name, noise, tiny};
@@ -21,25 +23,45 @@ type Losses = [f64; 2];
 
 /// Takes two steps over the same batches in f32, with a second device, and in bf16.
 fn check<O: Objective>(build: impl Fn(&RunSettings, &Device) -> Result<Trainer<O>>, batches: &[O::Batch]) {
-    let second = device_name().parse::<qwen3_omni::Device>().unwrap().open().unwrap();
-    let steps = |dtype, others: &[Device]| {
-        let run = RunSettings { dtype, ..RunSettings::default() };
-        let other = |device: &Device| (device.clone(), build(&run, device).unwrap());
-        let trainer = build(&run, &Device::flex()).unwrap().with_devices(others.iter().map(other));
-        let mut trainer = trainer.unwrap();
-        let losses: Losses = [1, 2].map(|step| trainer.step(step, batches, 1e-4, 1).unwrap().loss);
-        assert!(!trainer.trained().is_empty() && losses[0] != losses[1], "{losses:?}");
-        losses
+    let alone = check_second(&build, TrainDtype::F32, batches);
+    let narrow = match device_name().as_str() {
+        "cpu" => check_second(&build, TrainDtype::Bf16, batches),
+        // Not every GPU has bf16.
+        _ => steps(&build, TrainDtype::Bf16, batches, &[]),
     };
-    let alone = steps(TrainDtype::F32, &[]);
-    let shared = steps(TrainDtype::F32, &[second]);
-    let limit = if device_name() == "cpu" { 0.0 } else { 1e-3 };
-    let far = alone.iter().zip(shared).any(|(a, b)| (b - a).abs() > limit * a.abs());
-    assert!(!far, "{alone:?} on one device, {shared:?} on two");
-    let narrow = steps(TrainDtype::Bf16, &[]);
     // Rounding each weight moves the first loss by about as much; a step of AdamW follows the signs of gradients, small ones among them.
     let as_good = (narrow[0] - alone[0]).abs() < 0.01 * alone[0].abs().max(1.0) && narrow[1] < narrow[0];
     assert!(narrow != alone && as_good, "{alone:?} in f32, {narrow:?} in bf16");
+}
+
+/// Takes two steps, alone and with a second device; returns the losses, which are the same.
+fn check_second<O: Objective>(
+    build: &impl Fn(&RunSettings, &Device) -> Result<Trainer<O>>,
+    dtype: TrainDtype,
+    batches: &[O::Batch],
+) -> Losses {
+    let second = device_name().parse::<qwen3_omni::Device>().unwrap().open().unwrap();
+    let alone = steps(build, dtype, batches, &[]);
+    let shared = steps(build, dtype, batches, &[second]);
+    let limit = if device_name() == "cpu" { 0.0 } else { 1e-3 };
+    let far = alone.iter().zip(shared).any(|(a, b)| (b - a).abs() > limit * a.abs());
+    assert!(!far, "{alone:?} on one device, {shared:?} on two in {dtype:?}");
+    alone
+}
+
+/// Takes two steps on the CPU and other devices.
+fn steps<O: Objective>(
+    build: &impl Fn(&RunSettings, &Device) -> Result<Trainer<O>>,
+    dtype: TrainDtype,
+    batches: &[O::Batch],
+    others: &[Device],
+) -> Losses {
+    let run = RunSettings { dtype, ..RunSettings::default() };
+    let other = |device: &Device| (device.clone(), build(&run, device).unwrap());
+    let mut trainer = build(&run, &Device::flex()).unwrap().with_devices(others.iter().map(other)).unwrap();
+    let losses = [1, 2].map(|step| trainer.step(step, batches, 1e-4, 1).unwrap().loss);
+    assert!(!trainer.trained().is_empty() && losses[0] != losses[1], "{losses:?}");
+    losses
 }
 
 /// Twice the conversation about a video, whose answer is learned, on a device with gradients.
@@ -102,6 +124,20 @@ fn preferences() {
         |run, on| Preferring::trainer(&tiny(), &DpoSettings { run: run.clone(), ..DpoSettings::default() }, on),
         &batches,
     );
+}
+
+#[test]
+fn the_vocoder_alone() {
+    let wave: Vec<f32> = (0..40_000).map(|at| 0.3 * (at as f32 * 0.05).sin()).collect();
+    let batches = [0, 5].map(|shift| {
+        let segment = CodedWave { codes: spoken(8, shift).codes, wave: wave.clone() };
+        CodedWaves { segments: vec![segment], origin: origin() }
+    });
+    let settings = CodecSettings { decoder_only: true, ..CodecSettings::default() };
+    let build = |run: &RunSettings, on: &Device| {
+        Vocoding::trainer(&tiny(), &CodecSettings { run: run.clone(), ..settings.clone() }, on)
+    };
+    check_second(&build, TrainDtype::F32, &batches);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use qwen3_omni_train::stage::{
     CodecSettings, CodedWave, CodedWaves, DpoSettings, GspoSettings, LoraSettings, Preferring, Rewarding, ScoredAnswer,
     ScoredAnswers, SpokenAnswers, SpokenPair, SpokenPairs, SpokenSample, TalkerSettings, Talking, Vocoding,
 };
-use qwen3_omni_train::trainer::{Feed, Limits, Log, Objective, Run, RunSettings, TrainState, Trainer};
+use qwen3_omni_train::trainer::{Feed, Limits, Log, Objective, Run, RunSettings, TrainDtype, TrainState, Trainer};
 use serde_json::json;
 use testkit::tiny;
 
@@ -117,11 +117,16 @@ fn a_batch_that_cannot_be_computed_is_named() {
 
 #[test]
 fn a_new_speaker_is_a_row_and_a_name() {
+    // In bf16 too, the other rows stay as they are on disk, in f32.
+    [TrainDtype::F32, TrainDtype::Bf16].into_iter().for_each(adds_a_speaker);
+}
+
+fn adds_a_speaker(dtype: TrainDtype) {
     let run = tempfile::tempdir().unwrap();
     let settings = TalkerSettings {
         new_speaker: Some("Vera".into()),
         lora: Some(LoraSettings { rank: 2, ..LoraSettings::talker() }),
-        run: settings(2e-2),
+        run: RunSettings { dtype, ..settings(2e-2) },
         ..TalkerSettings::default()
     };
     let start = Talking::trainer(&tiny(), &settings, &Device::flex()).unwrap();
@@ -142,7 +147,7 @@ fn a_new_speaker_is_a_row_and_a_name() {
     let width = old.len() / before.tensors()[name].shape[0];
     let changed: Vec<usize> =
         (0..old.len() / width).filter(|row| old[row * width..][..width] != new[row * width..][..width]).collect();
-    assert_eq!(changed, [id as usize], "rows of the table that changed");
+    assert_eq!(changed, [id as usize], "rows of the table that changed in {dtype:?}");
 
     let known = TalkerSettings { new_speaker: Some("Ethan".into()), ..settings };
     assert!(Talking::trainer(&tiny(), &known, &Device::flex()).unwrap_err().to_string().contains("ethan"));

@@ -9,6 +9,7 @@ use checkpoint::{Checkpoint, MOST_TENSORS, record};
 use moe_thinker::ThinkerConfig;
 use omni_core::Place;
 
+use super::super::adapters::check_matched;
 use super::settings::AutSettings;
 use crate::model::AutModel;
 use crate::random::normal;
@@ -26,6 +27,7 @@ pub(super) struct DecoderFile {
 pub(super) fn starting_model(
     checkpoint: &Checkpoint,
     settings: &AutSettings,
+    trained: &Patterns,
     device: &Device,
 ) -> Result<(AutModel, ParamNames, DecoderFile)> {
     let audio: AudioConfig = checkpoint.config().section()?;
@@ -35,6 +37,8 @@ pub(super) fn starting_model(
     let config = AutDecoderConfig { vocab_size, layers };
     let expected = record(device, MOST_TENSORS, |weights| AutDecoder::load(weights, &config, &audio))?;
     let shapes: BTreeMap<_, _> = expected.into_iter().map(|(name, expected)| (name, expected.shape)).collect();
+    let encoder = checkpoint.tensors().keys().filter(|name| name.starts_with("thinker.audio_tower."));
+    check_matched(encoder.chain(shapes.keys()), trained)?;
     let names = ParamNames::new(checkpoint.tensors().keys().chain(shapes.keys()).cloned());
     let on = device.clone().autodiff();
     let dtype = settings.run.dtype.into();

@@ -61,7 +61,7 @@ impl Transcribing {
         settings.validate()?;
         let checkpoint = Checkpoint::open(directory)?;
         let trained: Patterns = settings.train.parse()?;
-        let (model, names, mut file) = starting_model(&checkpoint, settings, device)?;
+        let (model, names, mut file) = starting_model(&checkpoint, settings, &trained, device)?;
         let (model, _) = names.freeze(model, &trained)?;
         file.freeze(&model, &names, &trained);
         let objective = Self { label_smoothing: settings.label_smoothing, file };

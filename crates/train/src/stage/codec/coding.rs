@@ -6,10 +6,11 @@ use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 use code2wav::{Code2WavConfig, SAMPLE_RATE};
 
+use super::super::adapters::check_matched;
 use super::adversary::Adversary;
 use super::settings::CodecSettings;
 use super::vocoding::derives;
-use super::{CODE_EMBEDDING, targets, vocoder};
+use super::{CODE_EMBEDDING, targets, vocoder, vocoder_names};
 use crate::data::Segment;
 use crate::loss::WaveLoss;
 use crate::model::{Choice, CodecConfig, CodecEncoder, CodecMel, CodecModel, Learning, ResidualQuantizer, StoredCodec};
@@ -78,24 +79,26 @@ impl Coding {
     /// The errors of the checkpoint and of the encoder's files, [`Error::NothingTrained`] for patterns that match nothing, and
     /// [`Error::Option`] naming a setting.
     pub fn trainer(directory: &Path, settings: &CodecSettings, device: &Device) -> Result<Trainer<Self>> {
+        settings.validate()?;
         let checkpoint = Checkpoint::open(directory)?;
         let (plain, device) = (device.clone(), device.clone().autodiff());
         let vocoder_config: Code2WavConfig = checkpoint.config().section()?;
-        let (code2wav, _) = vocoder(&checkpoint, settings, &device)?;
-        settings.validate(&vocoder_config, code2wav.lookahead())?;
         let mut stored = stored(directory, settings, &vocoder_config, &plain)?;
         let (is_fresh, after, steps) = (stored.quantizer()?.is_none(), settings.quantize_after, settings.run.steps);
         if is_fresh && after >= steps {
             let reason = format!("{after}, expected fewer than the {steps} steps of the run");
             return Err(Error::Option { name: "quantize_after", reason });
         }
-        let names = ParamNames::new(checkpoint.tensors().keys().cloned().chain(stored.names()));
-        let mut trained = settings.train.clone();
+        let frozen = if settings.encoder_only { " -code2wav.*" } else { "" };
+        let trained: Patterns = format!("{}{frozen}", settings.train).parse()?;
+        let encoder: Vec<String> = stored.names().collect();
+        check_matched(vocoder_names(&checkpoint).chain(&encoder), &trained)?;
+        let (code2wav, _) = vocoder(&checkpoint, settings, &device)?;
+        settings.check_frames(&vocoder_config, code2wav.lookahead())?;
+        let names = ParamNames::new(checkpoint.tensors().keys().cloned().chain(encoder));
         if settings.encoder_only {
-            trained.push_str(" -code2wav.*");
             stored = stored.with_table(names.values(&code2wav).remove(CODE_EMBEDDING))?;
         }
-        let trained: Patterns = trained.parse()?;
         let model = CodecModel { encoder: stored.encoder(&device)?, code2wav };
         let (model, _) = names.freeze(model, &trained)?;
         let run = &settings.run;

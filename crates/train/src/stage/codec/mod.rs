@@ -33,6 +33,11 @@ fn vocoder(checkpoint: &Checkpoint, settings: &CodecSettings, device: &Device) -
     Ok((vocoder, names))
 }
 
+/// Names of the vocoder's tensors in a checkpoint.
+fn vocoder_names(checkpoint: &Checkpoint) -> impl Iterator<Item = &String> {
+    checkpoint.tensors().keys().filter(|name| name.starts_with("code2wav."))
+}
+
 /// The beginnings of recordings as one tensor `[B, T]`; what is behind the decoded length is not compared.
 fn targets<'a>(
     waves: impl Iterator<Item = &'a [f32]>,

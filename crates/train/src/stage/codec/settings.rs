@@ -102,17 +102,25 @@ impl CodecSettings {
         (self.run.tokens_per_batch / self.frames.max(1)).max(1)
     }
 
-    /// Checks the settings that are its own, for a vocoder that decodes `frames` to `frames * samples_per_frame - lookahead` samples.
+    /// Checks the length of segments, for a vocoder that decodes `frames` to `frames * samples_per_frame - lookahead` samples.
     ///
     /// # Errors
-    /// [`Error::Option`] naming a setting without sense.
-    pub fn validate(&self, vocoder: &Code2WavConfig, lookahead: usize) -> Result<()> {
+    /// [`Error::Option`] naming it.
+    pub(super) fn check_frames(&self, vocoder: &Code2WavConfig, lookahead: usize) -> Result<()> {
         let samples = self.frames.checked_mul(vocoder.samples_per_frame()).filter(|samples| *samples <= 1 << 30);
         let decoded = samples.map(|samples| samples.saturating_sub(lookahead));
         if decoded.is_none_or(|decoded| decoded < LEAST_SAMPLES) {
             let reason = format!("{}, expected as many as decode to {LEAST_SAMPLES} to 2^30 samples", self.frames);
             return Err(Error::Option { name: "frames", reason });
         }
+        Ok(())
+    }
+
+    /// Checks the settings that are its own.
+    ///
+    /// # Errors
+    /// [`Error::Option`] naming a setting without sense.
+    pub fn validate(&self) -> Result<()> {
         if self.run.dtype != TrainDtype::F32 {
             let reason = "bf16, expected f32: the codec compares spectra of samples".into();
             return Err(Error::Option { name: "run.dtype", reason });
@@ -124,6 +132,10 @@ impl CodecSettings {
         ];
         if let Some((name, _)) = alone.into_iter().find(|(_, set)| *set && self.encoder_only) {
             return Err(Error::Option { name, reason: "set, expected none beside `encoder_only`".into() });
+        }
+        if self.decoder_only && self.discriminator.is_some() {
+            let reason = "it is for encoder and vocoder together, expected none with `decoder_only`".into();
+            return Err(Error::Option { name: "discriminator", reason });
         }
         let mut parts = vec![("decay", self.decay), ("dead_below", self.dead_below)];
         let mut weights = vec![

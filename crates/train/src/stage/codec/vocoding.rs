@@ -5,9 +5,10 @@ use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 use code2wav::{Code2Wav, Code2WavConfig, SAMPLE_RATE};
 
+use super::super::adapters::check_matched;
 use super::settings::CodecSettings;
 use super::speech_encoder::SpeechEncoder;
-use super::{CODE_EMBEDDING, targets, vocoder};
+use super::{CODE_EMBEDDING, targets, vocoder, vocoder_names};
 use crate::data::Segment;
 use crate::loss::{WaveLoss, WaveWeights};
 use crate::model::StoredCodec;
@@ -65,12 +66,14 @@ impl Vocoding {
     /// # Errors
     /// The errors of the checkpoint, [`Error::NothingTrained`] for patterns that match nothing, and [`Error::Option`] naming a setting.
     pub fn trainer(directory: &Path, settings: &CodecSettings, device: &Device) -> Result<Trainer<Self>> {
+        settings.validate()?;
         let checkpoint = Checkpoint::open(directory)?;
         let device = device.clone().autodiff();
         let trained: Patterns = settings.train.parse()?;
+        check_matched(vocoder_names(&checkpoint), &trained)?;
         let (model, names) = vocoder(&checkpoint, settings, &device)?;
         let config: Code2WavConfig = checkpoint.config().section()?;
-        settings.validate(&config, model.lookahead())?;
+        settings.check_frames(&config, model.lookahead())?;
         let (model, _) = names.freeze(model, &trained)?;
         let objective = Self {
             loss: WaveLoss::new(SAMPLE_RATE, &device),

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 use checkpoint::Checkpoint;
 
-use super::super::adapters::trainable_thinker;
+use super::super::adapters::{THINKER, check_trained, trainable_thinker};
 use super::super::settings::LoraSettings;
 use super::lessons::Lessons;
 use super::settings::DistillSettings;
-use super::teacher::{Teacher, TeacherLogits};
+use super::teacher::{Teacher, TeacherLogits, check_top_k};
 use crate::data::Location;
-use crate::lora::write_adapter;
+use crate::lora::{Adapters, write_adapter};
 use crate::loss::{cross_entropy, distill, distill_top_k};
 use crate::model::{Sample, ThinkerModel};
 use crate::trainer::{BatchLoss, Objective, Trainer};
@@ -29,6 +29,18 @@ pub struct Distilling {
 }
 
 impl Distilling {
+    /// Checks settings for a checkpoint of which nothing is loaded: neither the student nor a teacher.
+    ///
+    /// # Errors
+    /// [`Error::NothingTrained`] for patterns that match nothing, and [`Error::Option`] naming a setting.
+    pub fn check(directory: &Path, settings: &DistillSettings) -> Result<()> {
+        settings.validate()?;
+        let checkpoint = Checkpoint::open(directory)?;
+        check_trained(&checkpoint, THINKER, &settings.train, settings.lora.as_ref())?;
+        // The teacher has the student's vocabulary.
+        settings.top_k.map_or(Ok(()), |k| check_top_k(&checkpoint, k))
+    }
+
     /// Loads a checkpoint for training, with adapters if the settings ask for them. Returns the trainer before its first step.
     ///
     /// # Errors
@@ -40,7 +52,7 @@ impl Distilling {
         settings: &DistillSettings,
         device: &Device,
     ) -> Result<Trainer<Self>> {
-        settings.validate()?;
+        Self::check(directory, settings)?;
         if settings.on_policy.is_some() && !teacher.knows_new_answers() {
             let reason = "set, but the teacher's logits are stored: expected a checkpoint, which can judge new answers";
             return Err(Error::Option { name: "on_policy", reason: reason.into() });
@@ -118,6 +130,10 @@ impl Objective for Distilling {
         }
         let extra = found.balance.filter(|_| balance > 0.0).map(|found| found * balance);
         Ok(BatchLoss { sum, extra, parts })
+    }
+
+    fn adapters(&self) -> Option<Adapters> {
+        self.adapter.as_ref().map(|(lora, _)| lora.adapters())
     }
 
     fn export(&self, folder: &Path, parameters: &BTreeMap<String, Vec<f32>>) -> Result<()> {

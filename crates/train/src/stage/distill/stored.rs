@@ -28,8 +28,8 @@ const WIDTH: usize = 4;
 /// number.
 ///
 /// # Errors
-/// The errors of the lines and the teacher, [`crate::Error::Option`] for a `k` beyond the vocabulary, [`crate::Error::Data`] for lines of two files of
-/// one name, and [`omni_core::Error::Io`].
+/// The errors of the lines and the teacher, [`crate::Error::Option`] for a `k` beyond the vocabulary, [`crate::Error::Data`] for lines of
+/// two files of one name, and [`omni_core::Error::Io`].
 pub fn teach(
     (teacher, directory): (&dyn Teacher, &Path),
     batches: impl IntoIterator<Item = Result<Batch>>,

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor};
 use checkpoint::Checkpoint;
+use moe_thinker::ThinkerConfig;
 use omni_core::Dtype;
 
 use super::lessons::Lessons;
@@ -57,15 +58,26 @@ impl TeacherLogits {
     /// [`Error::Option`] for more than there are, or 0.
     pub fn best(self, k: usize) -> Result<(Tensor<2, Int>, Tensor<2>)> {
         let [_, width] = self.logits.dims();
-        let refuse =
-            |expected: String| Err(Error::Option { name: "top_k", reason: format!("{k}, expected {expected}") });
         match self.ids {
-            Some(_) if k != width => refuse(format!("{width}, as many as are stored")),
+            Some(_) if k != width => Err(other_top_k(k, format!("{width}, as many as are stored"))),
             Some(ids) => Ok((ids, self.logits)),
-            None if k == 0 || k > width => refuse(format!("1 to {width}, the vocabulary")),
+            None if k == 0 || k > width => Err(other_top_k(k, format!("1 to {width}, the vocabulary"))),
             None => Ok(top_k(self.logits, k)),
         }
     }
+}
+
+/// Refuses more logits of a row than a checkpoint gives, without loading it.
+pub(super) fn check_top_k(checkpoint: &Checkpoint, k: usize) -> Result<()> {
+    let vocabulary = checkpoint.config().section::<ThinkerConfig>()?.text.vocab_size;
+    match k == 0 || k > vocabulary {
+        true => Err(other_top_k(k, format!("1 to {vocabulary}, the vocabulary"))),
+        false => Ok(()),
+    }
+}
+
+fn other_top_k(k: usize, expected: String) -> Error {
+    Error::Option { name: "top_k", reason: format!("{k}, expected {expected}") }
 }
 
 /// Another checkpoint, of any size, with the student's vocabulary.
@@ -81,14 +93,19 @@ impl CheckpointTeacher {
     /// The errors of the checkpoint, and [`Error::Option`] naming the first id that means something else to the student.
     pub fn open(directory: &Path, student: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
         refuse_other(&Vocabulary::open(student)?, &Vocabulary::open(directory)?)?;
-        Self::alone(directory, device, dtype)
+        Self::load(directory, device, dtype)
     }
 
-    /// Loads a checkpoint whose logits are to be stored.
+    /// Loads a checkpoint of which the `k` best logits are to be stored.
     ///
     /// # Errors
-    /// The errors of the checkpoint.
-    pub fn alone(directory: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
+    /// The errors of the checkpoint, and [`Error::Option`] for a `k` beyond the vocabulary, or 0.
+    pub fn to_store(directory: &Path, k: usize, device: &Device, dtype: Dtype) -> Result<Self> {
+        check_top_k(&Checkpoint::open(directory)?, k)?;
+        Self::load(directory, device, dtype)
+    }
+
+    fn load(directory: &Path, device: &Device, dtype: Dtype) -> Result<Self> {
         Ok(Self { model: ThinkerModel::from_checkpoint(&Checkpoint::open(directory)?, device, dtype)? })
     }
 }

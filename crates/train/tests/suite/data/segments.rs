@@ -162,7 +162,9 @@ fn codes_take_the_place_of_recordings() {
     let text = fs::read_to_string(&found.path).unwrap();
     let written: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let audio = fs::canonicalize(folder.path()).unwrap().join("q.wav");
-    let expected = json!({"messages": talk, "audios": [audio], "codes": "talks/000001.safetensors", "rejected_codes": "talks/000001-rejected.safetensors", "speaker": "vera"});
+    let [codes, rejected] = ["talks/000001.safetensors", "talks/000001-rejected.safetensors"];
+    let expected =
+        json!({"messages": talk, "audios": [audio], "codes": codes, "rejected_codes": rejected, "speaker": "vera"});
     assert_eq!(written, [expected, json!({"messages": talk, "audio": "/abs/q.wav", "solution": 7})]);
     let location = Location { path: found.path.as_path().into(), line: 1 };
     let line = Line::parse(text.lines().next().unwrap(), &location).unwrap();

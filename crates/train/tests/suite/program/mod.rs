@@ -1,6 +1,7 @@
 //! The program from JSON lines to a checkpoint that answers, on nano.
 
 mod distill;
+mod early;
 mod judge;
 mod pairs;
 
@@ -118,7 +119,10 @@ fn fine_tuning_by_adapters_teaches_an_answer_and_goes_on_where_it_stopped() {
 #[test]
 fn rewards_make_a_rewarded_answer_likelier() {
     let folder = tempfile::tempdir().unwrap();
-    let prompt = |question: &str, solution: &str| serde_json::json!({"messages": [{"role": "user", "content": question}], "solution": solution});
+    let prompt = |question: &str, solution: &str| {
+        let messages = [serde_json::json!({"role": "user", "content": question})];
+        serde_json::json!({"messages": messages, "solution": solution})
+    };
     let data = lines(folder.path(), &[prompt(QUESTION, "seven plus five is twelve"), prompt("hello", "hello")]);
     // Hot enough that answers differ.
     let more = [
