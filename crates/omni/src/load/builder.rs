@@ -282,7 +282,7 @@ impl OmniBuilder {
         let dtype = self.compute_dtype(&config);
         let place = self.device.place(dtype)?;
         let estimate = memory_estimate(&checkpoint, &components, place.kind(), dtype);
-        memory_check::check(estimate, place.kind(), self.memory_limit)?;
+        memory_check::check(estimate, self.memory_limit.or_else(|| self.device.free_memory()))?;
         let plugged = self.plugged;
         let mut weights = checkpoint.weights(&place, dtype);
         if let Some(mut callback) = self.progress {

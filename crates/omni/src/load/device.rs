@@ -5,6 +5,8 @@ use std::str::FromStr;
 use burn::tensor::{DType, Tensor};
 use omni_core::{Dtype, Error, Place, Result};
 
+use super::memory_check::available_memory;
+
 /// Where a model runs. The device is opened when the model is loaded; a missing one is an error then.
 ///
 /// ```
@@ -64,6 +66,15 @@ impl Device {
     /// Whether models compute in host memory, with the kernels of these crates.
     pub(crate) fn is_cpu(&self) -> bool {
         matches!(self, Device::Cpu)
+    }
+
+    /// Bytes that are free on a device that can be opened; `None` where it is not reported.
+    pub(crate) fn free_memory(&self) -> Option<u64> {
+        match self {
+            Device::Cpu => available_memory(),
+            Device::Cuda(index) => cuda_free_memory(*index),
+            Device::Wgpu | Device::Open(_) => None,
+        }
     }
 
     /// Opens the device for models that compute in `dtype`.
@@ -188,6 +199,18 @@ pub(super) fn cuda_devices() -> usize {
     use burn::tensor::{Device, DeviceType};
 
     catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_vec().len()).unwrap_or(0)
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_free_memory(index: usize) -> Option<u64> {
+    let context = cudarc::driver::CudaContext::new(index).ok()?;
+    let (free, _) = context.mem_get_info().ok()?;
+    Some(free as u64)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_free_memory(_: usize) -> Option<u64> {
+    None
 }
 
 #[cfg(not(feature = "cuda"))]

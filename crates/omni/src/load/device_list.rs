@@ -1,7 +1,6 @@
 //! The devices of this machine.
 
 use super::device::Device;
-use super::memory_check::available_memory;
 
 /// A device that models can run on.
 #[derive(Debug, Clone)]
@@ -11,7 +10,7 @@ pub struct DeviceInfo {
     pub device: Device,
     /// The name of the processor or card.
     pub name: String,
-    /// Free memory in bytes; `None` if the system does not report it, and for GPUs, where burn does not.
+    /// Free memory in bytes; `None` if it is not reported, as by graphics drivers under `wgpu`.
     pub memory: Option<u64>,
 }
 
@@ -35,7 +34,7 @@ fn cpu() -> Vec<DeviceInfo> {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let named = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let name = named.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned());
-    vec![DeviceInfo { device: Device::Cpu, name, memory: available_memory() }]
+    vec![DeviceInfo { device: Device::Cpu, name, memory: Device::Cpu.free_memory() }]
 }
 
 #[cfg(feature = "wgpu")]
@@ -61,7 +60,8 @@ fn cuda() -> Vec<DeviceInfo> {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn card(device: Device) -> Option<DeviceInfo> {
     let name = device.open().ok()?.identity().map_or_else(|| device.to_string(), |identity| identity.name);
-    Some(DeviceInfo { device, name, memory: None })
+    let memory = device.free_memory();
+    Some(DeviceInfo { device, name, memory })
 }
 
 #[cfg(test)]
