@@ -6,7 +6,10 @@
 pub fn share_stream() {
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     {
+        use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
         use cubecl_environment::stream::{StreamPolicy, policy, set_policy};
+        // Reads what a file says of streams.
+        CubeClRuntimeConfig::get();
         if policy() == StreamPolicy::PerThread {
             set_policy(StreamPolicy::Single);
         }

@@ -91,8 +91,9 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] if this build has no such backend, or the machine no such device.
     pub fn open(&self) -> Result<burn::tensor::Device> {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
         if !self.is_cpu() {
-            gpu_kernels::share_stream();
+            super::gpu_runtime::prepare();
         }
         let device = match self {
             Device::Cpu => open_cpu(),

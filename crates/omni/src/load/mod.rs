@@ -5,6 +5,8 @@ mod builder;
 mod companions;
 mod device;
 mod device_list;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu_runtime;
 mod memory_check;
 mod model_files;
 mod origin;
