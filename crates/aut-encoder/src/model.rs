@@ -11,10 +11,24 @@ use crate::positions::sinusoids;
 use crate::windows::{Window, windows};
 use crate::{AudioConfig, AutProbe};
 
-/// Windows per batch through the layers: enough rows for fast GEMMs, few enough for flat memory.
-const WINDOWS_PER_BATCH: usize = 4;
-/// Chunks per batch through the convolutions.
-const CHUNKS_PER_BATCH: usize = 8;
+/// What goes through the encoder at a time.
+#[derive(Debug, Clone, Copy)]
+struct BatchSizes {
+    /// Windows through the layers.
+    windows: usize,
+    /// Chunks through the convolutions.
+    chunks: usize,
+}
+
+impl BatchSizes {
+    /// Enough rows for fast GEMMs, few enough for flat memory. A GPU needs more rows to be busy.
+    fn of(engine: &AnyEngine) -> Self {
+        match engine {
+            AnyEngine::Host(_) => Self { windows: 4, chunks: 8 },
+            AnyEngine::Device(_) => Self { windows: 16, chunks: 32 },
+        }
+    }
+}
 
 /// Convolutions, transformer layers with attention inside windows, and the projection to the thinker's width.
 #[derive(Module, Debug)]
@@ -162,7 +176,7 @@ impl AutEncoder {
                 e.tensor(&x, 0..e.shape(&x)[0])
             })
         };
-        Ok(Tensor::cat(windows.chunks(WINDOWS_PER_BATCH).map(of_batch).collect(), 0))
+        Ok(Tensor::cat(windows.chunks(BatchSizes::of(&self.engine).windows).map(of_batch).collect(), 0))
     }
 
     /// Encodes some windows of a call.
@@ -175,7 +189,7 @@ impl AutEncoder {
     ) -> Result<Tensor<2>> {
         let padded = self.longest_chunk(items);
         let mut rows = Vec::new();
-        for batch in windows.chunks(WINDOWS_PER_BATCH) {
+        for batch in windows.chunks(BatchSizes::of(&self.engine).windows) {
             if stopped() {
                 return Err(Error::Cancelled);
             }
@@ -276,7 +290,7 @@ impl AutEncoder {
     ) -> E::Rows {
         let chunks: Vec<_> = batch.iter().flat_map(|w| w.chunks.iter().map(|range| (w.item, range.clone()))).collect();
         let (width, mut parts) = (self.config.d_model, Vec::new());
-        for some in chunks.chunks(CHUNKS_PER_BATCH) {
+        for some in chunks.chunks(BatchSizes::of(&self.engine).chunks) {
             let frames = some.iter().map(|(item, range)| items[*item].clone().narrow(0, range.start, range.len()));
             let x = self.stem.convolve(e, &frames.collect::<Vec<_>>(), padded);
             let count = e.shape(&x)[0];
