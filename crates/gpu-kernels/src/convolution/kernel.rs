@@ -51,7 +51,8 @@ impl Tile {
         let [input, output] = conv.channels;
         let groups = output.div_ceil(OF_UNIT).next_power_of_two().min(MOST_GROUPS);
         let (splits, units) = if input >= MANY_CHANNELS { (8, 256) } else { (2, 128) };
-        let together = (MOST_WEIGHTS / conv.taps).max(1).next_power_of_two().div_ceil(2).clamp(splits, 32);
+        let together = 1 << (MOST_WEIGHTS / conv.taps).max(1).ilog2();
+        let together = usize::clamp(together, splits, 32);
         let most = (units / (splits * groups)).min(MOST_LANES);
         Self {
             lanes: steps.div_ceil(OF_UNIT).next_power_of_two().min(most),
