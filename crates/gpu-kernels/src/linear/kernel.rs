@@ -114,12 +114,24 @@ fn one_normed<F: Float, N: Size>(
     if UNIT_POS_X == 0 {
         out[y * outputs + row] = F::cast_from(sum);
     }
+    keep_row::<F, N>(&normed, y, kept, sizes.loads, units);
+}
+
+/// Writes the row that all cubes have normalised, by those of the first outputs.
+#[cube]
+pub(crate) fn keep_row<F: Float, N: Size>(
+    normed: &Shared<[Vector<F, N>]>,
+    row: usize,
+    kept: &mut [Vector<F, N>],
+    #[comptime] loads: usize,
+    #[comptime] units: usize,
+) {
     if CUBE_POS_X == 0 {
         #[unroll]
-        for turn in 0..comptime!(sizes.loads.div_ceil(units)) {
+        for turn in 0..comptime!(loads.div_ceil(units)) {
             let i = turn * units + UNIT_POS as usize;
-            if i < sizes.loads {
-                kept[y * sizes.loads + i] = normed[i];
+            if i < loads {
+                kept[row * loads + i] = normed[i];
             }
         }
     }
@@ -177,7 +189,20 @@ fn three<F: Float, N: Size>(
         product_of_three::<F, N>(x, y * sizes.loads, a, b, c, outputs, sizes)
     };
     let sum = F::cast_from(sum_of_row(part, &mut shared, sizes.rows));
-    let row = output_row(sizes);
+    write_of_three::<F>(sum, y, output_row(sizes), out_a, out_b, out_c, outputs);
+}
+
+/// Writes an output of the row `y` of three matrices, one after the other along the grid.
+#[cube]
+pub(crate) fn write_of_three<F: Float>(
+    sum: F,
+    y: usize,
+    row: usize,
+    out_a: &mut [F],
+    out_b: &mut [F],
+    out_c: &mut [F],
+    #[comptime] outputs: [usize; 3],
+) {
     let second = comptime!(outputs[0]);
     let third = comptime!(outputs[0] + outputs[1]);
     if UNIT_POS_X == 0 {

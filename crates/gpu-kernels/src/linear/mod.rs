@@ -1,7 +1,7 @@
 #[cfg(cube)]
 mod kernel;
 #[cfg(cube)]
-pub(crate) use kernel::MOST_NORMED_OUTPUTS;
+pub(crate) use kernel::{MOST_NORMED_OUTPUTS, keep_row, write_of_three};
 
 use burn::tensor::Tensor;
 

@@ -11,7 +11,7 @@ use super::{Packed, buffers};
 use crate::PreNorm;
 use crate::gate::kernel::silu;
 use crate::launch::{MOST_CUBES, empty, floats, tensor};
-use crate::linear::{MOST_NORMED_OUTPUTS, SKINNY_MAX_ROWS, takes_norm};
+use crate::linear::{MOST_NORMED_OUTPUTS, SKINNY_MAX_ROWS, keep_row, takes_norm, write_of_three};
 use crate::norm::kernel::{Norm, normalise_row};
 use crate::rows::sum_of_row;
 
@@ -57,15 +57,7 @@ fn of_one<F: Float, N: Size>(
         let mut normed = Shared::<[Vector<F, N>]>::new_slice(sizes.norm.loads);
         let units = comptime!(sizes.format.rows.units());
         normalise_row::<F, N>(x, y, weight, eps, &mut normed, &mut shared, sizes.norm, units);
-        if CUBE_POS_X == 0 {
-            #[unroll]
-            for turn in 0..comptime!(sizes.norm.loads.div_ceil(units)) {
-                let i = turn * units + UNIT_POS as usize;
-                if i < sizes.norm.loads {
-                    kept[y * sizes.norm.loads + i] = normed[i];
-                }
-            }
-        }
+        keep_row::<F, N>(&normed, y, kept, sizes.norm.loads, units);
         product::<F, F, N>(&normed, words, scales, zeros, 0usize, row, sizes.format)
     } else {
         product::<F, F, N>(x, words, scales, zeros, y * sizes.format.loads(), row, sizes.format)
@@ -137,17 +129,7 @@ fn of_three<F: Float, N: Size>(
         product_of_three::<F, N>(x, y * sizes.format.loads(), words, scales, zeros, outputs, sizes.format)
     };
     let sum = F::cast_from(sum_of_row(part, &mut shared, sizes.format.rows));
-    let second = comptime!(outputs[0]);
-    let third = comptime!(outputs[0] + outputs[1]);
-    if UNIT_POS_X == 0 {
-        if row < second {
-            out_a[y * second + row] = sum;
-        } else if row < third {
-            out_b[y * comptime!(outputs[1]) + row - second] = sum;
-        } else {
-            out_c[y * comptime!(outputs[2]) + row - third] = sum;
-        }
-    }
+    write_of_three::<F>(sum, y, row, out_a, out_b, out_c, outputs);
 }
 
 /// `silu(gate · x) · (up · x)`, after a norm if there is one.
