@@ -204,6 +204,7 @@ fn convolve(
     residuals: Option<Vec<Tensor<3>>>,
     histories: &mut [&mut History],
 ) -> Vec<Tensor<3>> {
+    debug_assert!(residuals.as_ref().is_none_or(|residuals| residuals.len() == x.len()));
     let mut residuals = residuals.into_iter().flatten();
     let each = x.iter().zip(histories).map(|(x, history)| {
         let (y, kept) = gpu_kernels::convolve(conv, x.clone(), history.tensor(), residuals.next(), !history.discards());

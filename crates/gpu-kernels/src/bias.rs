@@ -51,7 +51,7 @@ pub fn activate_biased(x: Tensor<2>, bias: Tensor<1>, activation: BiasActivation
     plain_activated(x, bias, activation)
 }
 
-/// `x * (1 + erf(x / √2)) / 2`, in f32.
+/// `x * (1 + erf(x / √2)) / 2`; by the kernel in f32, whatever the number type.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     #[cfg(cube)]
     if let Some(y) = kernel::gelu_of(&x) {

@@ -30,7 +30,7 @@ pub fn decode_attention(
     window: Option<usize>,
 ) -> (Tensor<2>, Vec<[Tensor<4>; 2]>) {
     #[cfg(cube)]
-    if kernel::takes_all(&qkv, norms, tables, &runs) {
+    if kernel::takes_all(&qkv, norms, tables, &runs, window) {
         return kernel::decode_attention(qkv, norms, tables, runs, window);
     }
     plain(qkv, norms, tables, runs, window)
@@ -292,6 +292,7 @@ mod kernel {
         norms: Option<&[PreNorm; 2]>,
         [cos, sin]: [&Tensor<3>; 2],
         runs: &[CachedRun],
+        window: Option<usize>,
     ) -> bool {
         let ([count, all], [_, of_keys], width, dtype) = (q.dims(), k.dims(), cos.dims()[2], q.dtype());
         let tables = [cos, sin].iter().all(|table| table.dims() == [count, 1, width] && table.dtype() == dtype);
@@ -302,7 +303,9 @@ mod kernel {
             .is_none_or(|norms| norms.iter().all(|norm| norm.weight.dims() == [width] && norm.weight.dtype() == dtype));
         let run = |CachedRun { store, held, rows }: &CachedRun| {
             let capacity = store[0].dims()[2];
-            takes(q, width, *rows, held + rows)
+            // The keys that some query sees.
+            let seen = window.map_or(held + rows, |window| (held + rows).min(window + rows - 1));
+            takes(q, width, *rows, seen)
                 && held + rows <= capacity
                 && store.iter().all(|store| {
                     store.dims() == [1, of_keys / width, capacity, width]

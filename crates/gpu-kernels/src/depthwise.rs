@@ -16,7 +16,10 @@ pub struct DepthwiseRun {
 /// Causal convolution of each channel on its own, in one launch for each run. Zeros lie before a stream.
 ///
 /// # Shapes
-/// `x` `[N, C]`, `weight` `[C, 1, K]`, `bias` `[C]` → `[N, C]`, and the `[1, C, K - 1]` that is kept of each run.
+/// `x` `[N, C]`, `weight` `[C, 1, K]`, `bias` `[C]` → `[N, C]`, and each run's past for its next call, `[1, C, K - 1]`, if it keeps one.
+///
+/// # Panics
+/// If there are no runs, or one without rows.
 pub fn depthwise(
     x: Tensor<2>,
     weight: Tensor<3>,

@@ -155,13 +155,28 @@ impl TensorKv {
     pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> [Tensor<4>; 2] {
         let (rows, seen) = (keys.dims()[2], self.seen());
         let Some((store, held)) = self.take_with_room(rows) else {
-            // Nothing to copy to: a run that ends after its first step, as in training, allocates nothing ahead.
-            self.length += rows;
-            return self.store.insert([keys, values]).clone();
+            return self.begin([keys, values]);
         };
         // The tensors are uniquely owned here, so the rows are written in place.
         self.put_back(gpu_kernels::write_rows(store, [keys, values], held), rows);
         self.last(seen + rows)
+    }
+
+    /// Takes the keys and values of the first step.
+    fn begin(&mut self, all: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
+        self.length = all[0].dims()[2];
+        let (seen, length) = (self.seen(), self.length);
+        // Nothing is allocated ahead, because a run may end after its first step; but of a step much longer than the window only what a
+        // later query can see is held.
+        let held = match self.window {
+            Some(window) if length > 4 * window => {
+                self.length = seen;
+                all.clone().map(|store| moved(store, length - seen..length, (2 * window).max(FIRST_CAPACITY)))
+            }
+            _ => all.clone(),
+        };
+        self.store = Some(held);
+        all
     }
 
     /// All keys and values held that a later query can see.
@@ -186,8 +201,8 @@ impl TensorKv {
         let mut store = self.store.take()?;
         if store[0].dims()[2] < self.length + rows {
             let seen = self.seen();
-            // With a window twice the room, so that keys are copied once in as many steps as the window is long, not in each.
-            let needed = (seen + rows) << u32::from(self.window.is_some());
+            // With a window, room for another one, so that keys are moved once in as many steps as it is long, not in each.
+            let needed = seen + rows + self.window.unwrap_or(0);
             let capacity = needed.next_power_of_two().max(FIRST_CAPACITY);
             store = store.map(|store| moved(store, self.length - seen..self.length, capacity));
             self.length = seen;
@@ -255,9 +270,16 @@ mod tests {
             assert_eq!(values(&keys), (at - 3..=at).map(|at| at as f32).collect::<Vec<_>>());
             assert_eq!(cache.seen(), 3);
         }
-        assert_eq!(cache.store.as_ref().unwrap()[0].dims()[2], FIRST_CAPACITY);
+        let room = |cache: &TensorKv| cache.store.as_ref().unwrap()[0].dims()[2];
+        assert_eq!(room(&cache), FIRST_CAPACITY);
+        cache.append(rows(400..1400), rows(400..1400));
+        assert_eq!(values(&cache.append(rows(1400..1401), rows(1400..1401))[0]), [1397.0, 1398.0, 1399.0, 1400.0]);
         cache.clear();
         assert_eq!(values(&cache.append(rows(7..9), rows(7..9))[0]), [7.0, 8.0]);
+        let mut long = TensorKv { window: Some(4), ..TensorKv::default() };
+        assert_eq!(long.append(rows(0..1000), rows(0..1000))[0].dims()[2], 1000);
+        assert_eq!((long.seen(), room(&long)), (3, FIRST_CAPACITY));
+        assert_eq!(values(&long.append(rows(1000..1001), rows(1000..1001))[0]), [997.0, 998.0, 999.0, 1000.0]);
         let mut own = TensorKv { window: Some(1), ..TensorKv::default() };
         for at in 0..70 {
             assert_eq!(values(&own.append(rows(at..at + 1), rows(at..at + 1))[0]), [at as f32]);

@@ -225,7 +225,7 @@ impl ModuleMapper for Set<'_> {
         }
         let (id, old, mapper) = param.consume();
         let (dtype, trained) = (old.dtype(), old.is_require_grad());
-        // Room for the new values.
+        // Frees the old values before the new ones are copied.
         drop(old);
         let values = (self.copy)(values).cast(dtype).reshape(shape);
         Param::from_mapped_value(id, Tensor::from_inner(values).set_require_grad(trained), mapper)

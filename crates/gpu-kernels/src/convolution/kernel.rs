@@ -21,7 +21,7 @@ const MOST_GROUPS: usize = 8;
 const MOST_LANES: usize = 64;
 /// Most weights of an output that are in shared memory at a time, if its kernel is not wider.
 const MOST_WEIGHTS: usize = 56;
-/// From here on many units share the channels, because there are few steps of many channels.
+/// From this number of input channels on, 8 units instead of 2 share the channels: such layers have few steps of time.
 const MANY_CHANNELS: usize = 384;
 /// Buffers of the kernel, its sizes and numbers included.
 const BINDINGS: u32 = 11;
@@ -46,19 +46,20 @@ struct Tile {
 }
 
 impl Tile {
-    /// Only the lanes may depend on the number of steps: what else there is decides in which order an output is added up.
+    /// Only `lanes` may depend on `steps`. All else fixes the order in which an output is added up, which must not change with the length
+    /// of a step.
     fn new(conv: &Shape, steps: usize, added: bool) -> Self {
         let [input, output] = conv.channels;
         let groups = output.div_ceil(OF_UNIT).next_power_of_two().min(MOST_GROUPS);
         let (splits, units) = if input >= MANY_CHANNELS { (8, 256) } else { (2, 128) };
-        let together = 1 << (MOST_WEIGHTS / conv.taps).max(1).ilog2();
-        let together = usize::clamp(together, splits, 32);
+        let staged = 1 << (MOST_WEIGHTS / conv.taps).max(1).ilog2();
+        let staged = usize::clamp(staged, splits, 32);
         let most = (units / (splits * groups)).min(MOST_LANES);
         Self {
             lanes: steps.div_ceil(OF_UNIT).next_power_of_two().min(most),
             groups,
             splits,
-            channels: together / splits,
+            channels: staged / splits,
             taps: conv.taps,
             dilation: conv.dilation,
             activated: conv.activated,
@@ -76,7 +77,7 @@ impl Tile {
     }
 
     /// Channels in shared memory at a time.
-    fn together(&self) -> usize {
+    fn staged_channels(&self) -> usize {
         self.channels * self.splits
     }
 
@@ -96,12 +97,13 @@ impl Tile {
     }
 
     fn weights(&self) -> usize {
-        self.together() * self.taps
+        self.staged_channels() * self.taps
     }
 
     /// Bytes of shared memory.
     fn shared(&self) -> usize {
-        let numbers = self.weights() * self.pitch() + self.together() * self.window() + self.outputs() * self.steps();
+        let numbers =
+            self.weights() * self.pitch() + self.staged_channels() * self.window() + self.outputs() * self.steps();
         numbers * size_of::<f32>()
     }
 }
@@ -240,7 +242,7 @@ fn stage_inputs<F: Float>(
     extent: &Extent,
     #[comptime] tile: Tile,
 ) {
-    let items = comptime!(tile.together() * tile.window());
+    let items = comptime!(tile.staged_channels() * tile.window());
     #[unroll]
     for round in 0..comptime!(items.div_ceil(tile.units())) {
         let item = round * tile.units() + UNIT_POS as usize;
@@ -361,15 +363,15 @@ fn convolved<F: Float>(
     let first_row = CUBE_POS_X as usize * tile.outputs();
     let first_step = CUBE_POS_Y as usize * tile.steps();
     let mut weights = Shared::<[f32]>::new_slice(comptime!(tile.weights() * tile.pitch()));
-    let mut inputs = Shared::<[f32]>::new_slice(comptime!(tile.together() * tile.window()));
+    let mut inputs = Shared::<[f32]>::new_slice(comptime!(tile.staged_channels() * tile.window()));
     let mut parts = Shared::<[f32]>::new_slice(comptime!(tile.outputs() * tile.steps()));
     let mut sums = Array::<f32>::new(comptime!(OF_UNIT * OF_UNIT));
     #[unroll]
     for i in 0..comptime!(OF_UNIT * OF_UNIT) {
         sums[i] = 0.0f32;
     }
-    for turn in 0..extent.channels.div_ceil(tile.together()) {
-        let first = turn * tile.together();
+    for turn in 0..extent.channels.div_ceil(tile.staged_channels()) {
+        let first = turn * tile.staged_channels();
         stage_weights::<F>(weight, &mut weights, first_row, first, &extent, tile);
         stage_inputs::<F>(x, before, alpha, beta, &mut inputs, first_step, first, &extent, tile);
         sync_cube();
@@ -415,7 +417,7 @@ fn fits(conv: &Convolution, shape: &Shape, x: &Tensor<3>, past: Option<&Tensor<3
 }
 
 /// Whether a cube of the device has the units and the memory of a tile.
-fn holds(client: &Client, tile: &Tile) -> bool {
+fn fits_device(client: &Client, tile: &Tile) -> bool {
     let hardware = &client.properties().hardware;
     hardware.max_bindings >= BINDINGS
         && hardware.max_units_per_cube as usize >= tile.units()
@@ -499,7 +501,7 @@ fn launch(
     let (client, dtype, [input, rows]) = (x.client.clone(), x.dtype, shape.channels);
     let tile = Tile::new(&shape, counts.steps, residual.is_some());
     let cubes = [rows.div_ceil(tile.outputs()), counts.steps.div_ceil(tile.steps())];
-    if cubes.iter().any(|cubes| *cubes > MOST_CUBES) || !holds(&client, &tile) {
+    if cubes.iter().any(|cubes| *cubes > MOST_CUBES) || !fits_device(&client, &tile) {
         return None;
     }
     let (dims, output_strides) = match layout {

@@ -68,6 +68,15 @@ impl Convolution {
             ConvolutionKind::Transposed { stride } => usize::from(width != stride),
         }
     }
+
+    fn check(&self, past: Option<&Tensor<3>>) {
+        let width = self.weight.dims()[2];
+        if let ConvolutionKind::Transposed { stride } = self.kind {
+            assert!(width == stride || width == 2 * stride, "a transposed kernel of {width} with a stride of {stride}");
+        }
+        let (expected, found) = (self.past(), past.map(|past| past.dims()[2]));
+        assert!(found.is_none_or(|found| found == expected), "{found:?} inputs before a step, expected {expected}");
+    }
 }
 
 /// Convolves the next inputs of a stream, in one launch, and adds other rows if there are any. `past` are the inputs before them; at the
@@ -76,6 +85,10 @@ impl Convolution {
 /// # Shapes
 /// `x` `[1, C, T]`, `past` `[1, C, P]` with [`Convolution::past`], `residual` like the result → `[1, out, T]`, transposed
 /// `[1, out, T * stride]`, at the beginning of a stream whose outputs overlap `[1, out, (T - 1) * stride]`.
+///
+/// # Panics
+/// If a transposed kernel is neither as wide as its stride nor twice as wide, if `past` has another length, or if a stream whose outputs
+/// overlap begins with a single input, which has no outputs.
 pub fn convolve(
     conv: &Convolution,
     x: Tensor<3>,
@@ -83,6 +96,7 @@ pub fn convolve(
     residual: Option<Tensor<3>>,
     keeps: bool,
 ) -> (Tensor<3>, Option<Tensor<3>>) {
+    conv.check(past.as_ref());
     #[cfg(cube)]
     if let Some(found) = kernel::convolve(conv, &x, past.as_ref(), residual.as_ref(), keeps) {
         return found;
@@ -110,7 +124,7 @@ pub fn plain(
     residual: Option<Tensor<3>>,
     keeps: bool,
 ) -> (Tensor<3>, Option<Tensor<3>>) {
-    let x = seen(conv, x, past);
+    let x = with_past(conv, x, past);
     let (count, past) = (x.dims()[2], conv.past());
     let kept = (keeps && past > 0).then(|| x.clone().narrow(2, count - past, past));
     let x = conv.snake.as_ref().map_or_else(|| x.clone(), |snake| snake.apply(x.clone()));
@@ -127,7 +141,7 @@ pub fn plain(
 }
 
 /// All inputs that the outputs see: zeros lie before a stream, except where a missing input only means fewer outputs.
-fn seen(conv: &Convolution, x: Tensor<3>, past: Option<Tensor<3>>) -> Tensor<3> {
+fn with_past(conv: &Convolution, x: Tensor<3>, past: Option<Tensor<3>>) -> Tensor<3> {
     let zeros = || -> Option<Tensor<3>> {
         let causal = matches!(conv.kind, ConvolutionKind::Causal { .. }) && conv.past() > 0;
         let like: (&Device, _) = (&x.device(), x.dtype());

@@ -15,8 +15,8 @@ use crate::linear::{MOST_NORMED_OUTPUTS, SKINNY_MAX_ROWS, keep_row, takes_norm, 
 use crate::norm::kernel::{Norm, normalise_row};
 use crate::rows::sum_of_row;
 
-/// Buffers of the product with three matrices, its sizes and numbers included.
-const BINDINGS_OF_THREE: u32 = 16;
+/// Buffers of the kernels for one matrix, for a gate and for three matrices, sizes and numbers included.
+const BINDINGS: [u32; 3] = [10, 11, 16];
 
 /// Sizes that the compiler knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -199,6 +199,9 @@ impl Skinny {
         }
         let x = floats(x)?;
         let client = x.client.clone();
+        if client.properties().hardware.max_bindings < BINDINGS[matrices.len() - 1] {
+            return None;
+        }
         let format = |matrix: &&Packed| Format::new(&client, matrix, &outputs, dtype);
         let first = format(matrices.first()?)?;
         let alike = matrices.iter().all(|matrix| format(matrix) == Some(first));
@@ -284,9 +287,6 @@ fn launch_one(
 
 fn launch_three(x: &Tensor<2>, norm: Option<&PreNorm>, matrices: [&Packed; 3]) -> Option<[Tensor<2>; 3]> {
     let skinny = Skinny::new(x, norm, &matrices)?;
-    if skinny.client.properties().hardware.max_bindings < BINDINGS_OF_THREE {
-        return None;
-    }
     let outputs: [usize; 3] = skinny.outputs.as_slice().try_into().ok()?;
     let made = outputs.map(|outputs| skinny.output(outputs));
     let [a, b, c] = matrices.map(buffers);

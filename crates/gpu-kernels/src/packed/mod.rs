@@ -17,8 +17,8 @@ pub use self::matrix::Packed;
 pub(crate) use self::matrix::buffers;
 use crate::PreNorm;
 
-/// `x Wᵀ` of several packed matrices, for a few rows in one launch where there are one or three that are packed alike. Only for very many
-/// rows a matrix is unpacked first.
+/// `x Wᵀ` of several packed matrices. Up to [`SKINNY_MAX_ROWS`](crate::SKINNY_MAX_ROWS) rows take one launch for one matrix, or for three of
+/// the same packing. More than 512 rows unpack the matrix first.
 ///
 /// # Shapes
 /// `[N, D]` → `[N, out]` each.
@@ -27,7 +27,7 @@ pub fn linear_packed<const M: usize>(x: Tensor<2>, matrices: [&Packed; M]) -> [T
     if let Some((outputs, _)) = linear::linear(&x, None, matrices) {
         return outputs;
     }
-    matrices.map(|matrix| alone(x.clone(), None, matrix))
+    matrices.map(|matrix| linear_one(x.clone(), None, matrix))
 }
 
 /// [`linear_packed`] of rows that are normalised first, as in [`norm_linear`](crate::norm_linear). Also returns the normalised rows if they
@@ -53,7 +53,7 @@ pub fn norm_linear_packed<const M: usize>(
 /// # Shapes
 /// `residual` `[N, out]`, `x` `[N, D]` → `[N, out]`.
 pub fn add_linear_packed(residual: Tensor<2>, x: Tensor<2>, matrix: &Packed) -> Tensor<2> {
-    alone(x, Some(residual), matrix)
+    linear_one(x, Some(residual), matrix)
 }
 
 /// `silu(x Gᵀ) · x Uᵀ` of packed matrices and of rows that are normalised first if there is a norm, in one launch for a few rows.
@@ -71,7 +71,7 @@ pub fn linear_gate_packed(x: Tensor<2>, norm: Option<&PreNorm>, gate: &Packed, u
 }
 
 /// `x Wᵀ` of one matrix, with the residual if there is one.
-fn alone(x: Tensor<2>, residual: Option<Tensor<2>>, matrix: &Packed) -> Tensor<2> {
+fn linear_one(x: Tensor<2>, residual: Option<Tensor<2>>, matrix: &Packed) -> Tensor<2> {
     #[cfg(cube)]
     if let Some(y) = linear::one(&x, residual.as_ref(), matrix).or_else(|| tiles::linear(&x, residual.as_ref(), matrix))
     {

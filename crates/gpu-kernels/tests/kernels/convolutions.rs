@@ -86,8 +86,10 @@ proptest! {
     #[test]
     fn transposed_convolutions(
         input in 1usize..40, output in 1usize..20, stride in 1usize..9, overlaps: bool,
-        activated: bool, added: bool, pieces in prop::collection::vec(2usize..40, 1..4), seed in 0u64..1000,
+        activated: bool, added: bool, first in 2usize..40, rest in prop::collection::vec(1usize..40, 0..3), seed in 0u64..1000,
     ) {
+        // A first piece of one input has no outputs where they overlap.
+        let pieces: Vec<usize> = std::iter::once(first).chain(rest).collect();
         let (kind, width) = (ConvolutionKind::Transposed { stride }, stride << u32::from(overlaps));
         Case { channels: [input, output], width, kind, activated, seed }.agrees(&pieces, added);
     }
@@ -149,9 +151,10 @@ fn wide_convolutions() {
 #[test]
 fn a_signal_is_read_where_it_lies() {
     let case =
-        Case { channels: [24, 30], width: 3, kind: ConvolutionKind::Causal { dilation: 2 }, activated: true, seed: 1 };
+        Case { channels: [128, 30], width: 3, kind: ConvolutionKind::Causal { dilation: 2 }, activated: true, seed: 1 };
     let run = |device: &Device, convolve: Convolve| {
-        let x = case.x(70, device).swap_dims(1, 2).reshape([70, 24]); // [T, C]
+        let x = case.x(70, device).swap_dims(1, 2).reshape([70, 128]); // [T, C]
+        // Behind so many bytes that burn need not copy the part.
         let x = x.narrow(0, 64, 5).transpose().unsqueeze::<3>();
         convolve(&case.on(device), x, None, None, false).0
     };

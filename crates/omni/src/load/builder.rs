@@ -176,7 +176,7 @@ impl OmniBuilder {
         self
     }
 
-    /// Sets the bytes that the weights may take, instead of what the system reports as available.
+    /// Sets the bytes that the weights may take, instead of what the system, or on CUDA the driver, reports as free.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
         self

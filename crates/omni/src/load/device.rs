@@ -204,6 +204,10 @@ pub(super) fn cuda_devices() -> usize {
 
 #[cfg(feature = "cuda")]
 fn cuda_free_memory(index: usize) -> Option<u64> {
+    // What models that were dropped have left in burn's pool counts as taken until it is given back.
+    let device = burn::tensor::Device::cuda(index);
+    device.sync().ok()?;
+    device.memory_cleanup();
     let context = cudarc::driver::CudaContext::new(index).ok()?;
     let (free, _) = context.mem_get_info().ok()?;
     Some(free as u64)

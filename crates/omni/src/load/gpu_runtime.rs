@@ -1,4 +1,4 @@
-//! How a GPU works for this process.
+//! Process-wide settings of CubeCL.
 
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
@@ -6,10 +6,11 @@ use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 /// threads share one queue.
 pub(super) fn prepare() {
     let mut config = CubeClRuntimeConfig::from_current_dir();
-    let plain = format!("{:?}", CubeClRuntimeConfig::default());
-    if format!("{config:?}") == plain {
+    // Configurations can be told apart by their texts only.
+    let unchanged = format!("{:?}", CubeClRuntimeConfig::default());
+    if format!("{config:?}") == unchanged {
         config.compilation.cache = true;
-        // It is refused where the application came first.
+        // Does nothing if the application has already set or read a configuration.
         CubeClRuntimeConfig::try_set(config.override_from_env());
     }
     gpu_kernels::share_stream();
@@ -20,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_are_kept_for_the_next_process() {
+    fn the_cache_of_kernels_is_switched_on() {
         prepare();
         assert!(CubeClRuntimeConfig::get().compilation.cache);
         // A second device changes nothing.

@@ -6,8 +6,8 @@ use omni_core::{Error, Result};
 const ADVICE: &str = ". Less need: a quantised checkpoint, on the CPU one stored in bf16, and a model loaded `text_only` or \
                       `without_media`; `memory_limit` sets another limit";
 
-/// Refuses weights whose resident part exceeds the available memory, and warns if resident and mapped parts together do. Where nobody
-/// knows what is available, everything passes.
+/// Refuses weights whose resident part exceeds the available memory, and warns if resident and mapped parts together do. If the
+/// free memory is unknown, nothing is refused.
 pub(crate) fn check(estimate: MemoryEstimate, available: Option<u64>) -> Result<()> {
     let Some(available) = available else { return Ok(()) };
     if estimate.resident > available {

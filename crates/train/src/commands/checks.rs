@@ -26,7 +26,7 @@ pub(super) enum StepBatches {
 }
 
 impl Common {
-    /// Refuses what can be refused before minutes of loading: settings of the run without sense, devices that would have nothing to do,
+    /// Refuses what can be refused before minutes of loading: invalid settings of the run, idle devices,
     /// files that are not there, and other settings than those of the run that the folder holds.
     pub(super) fn check<S: Serialize + DeserializeOwned + Default>(
         &self,

@@ -11,7 +11,7 @@ use crate::model::ThinkerModel;
 use crate::trainer::RunSettings;
 use crate::{Error, ParamNames, Patterns, Result};
 
-/// Beginnings of the names of the tensors of the models that are trained.
+/// Prefixes of the tensor names of each trained model.
 pub(super) const THINKER: &str = "thinker.";
 pub(super) const TALKER: &str = "talker.";
 

@@ -52,13 +52,13 @@ impl fmt::Display for Change {
 /// What a trainer changes, with `values` of what it trains, flattened in f32.
 ///
 /// # Errors
-/// [`Error::Batch`] for factors of adapters of an objective that does not tell their rank.
+/// [`Error::Batch`] for factors of adapters of an objective whose `adapters()` is `None`.
 pub(super) fn changes<O: Objective>(trainer: &Trainer<O>, values: BTreeMap<String, Tensor<1>>) -> Result<Changes> {
     let Trainer { objective, model, names, .. } = trainer;
     let (factors, values): (BTreeMap<_, _>, BTreeMap<_, _>) = values.into_iter().partition(|(name, _)| is_factor(name));
     let mut changes = Changes::new();
     if !factors.is_empty() {
-        let unknown = || Error::Batch("adapters of an objective that does not tell their rank".into());
+        let unknown = || Error::Batch("adapters of an objective whose `adapters()` is `None`".into());
         for (name, product) in products(&factors, objective.adapters().ok_or_else(unknown)?) {
             changes.entry(name).or_default().push(Change::Added(nn::to_f32_vec(&product)));
         }

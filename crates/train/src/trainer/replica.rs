@@ -21,7 +21,7 @@ impl<O: Objective> Trainer<O> {
         self.model.devices().first().map(|device| device.clone().inner())
     }
 
-    /// Copies the trained parameters to all replicas before a step.
+    /// Copies the trained parameters to all replicas before a step. After an error the trainer has fewer replicas: the run is over.
     pub(super) fn update_replicas(&mut self, step: usize) -> Result<()> {
         // Taken out, so that a model holds nothing of the last step but what is not replaced yet.
         for Replica { mut objective, model, device } in std::mem::take(&mut self.replicas) {

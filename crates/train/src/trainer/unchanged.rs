@@ -9,11 +9,11 @@ use serde_json::Value;
 use super::checkpoint::last_state;
 use crate::{Error, Result};
 
-/// Refuses other settings than those of the run that a folder holds, if it holds one: this needs no model.
+/// Refuses other settings than those of the run that a folder holds, if it holds one: this needs no model. A setting that did not exist
+/// when the run began counts as its default.
 ///
 /// # Errors
-/// [`Error::Changed`] for the first setting that differs, and what is wrong with the run's files. A setting that did not exist when the
-/// run began had its default.
+/// [`Error::Changed`] for the first setting that differs, and what is wrong with the run's files.
 pub fn check_unchanged<S: Serialize + DeserializeOwned + Default>(run: &Path, settings: &S) -> Result<()> {
     let Some((_, state)) = last_state(run)? else { return Ok(()) };
     let unwritten = |error: serde_json::Error| Error::Option { name: "settings", reason: error.to_string() };

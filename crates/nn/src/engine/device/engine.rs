@@ -18,7 +18,8 @@ pub struct DeviceEngine {
 }
 
 impl DeviceEngine {
-    /// Makes an engine whose tensors have `dtype` and lie on `device`.
+    /// Makes an engine whose tensors have `dtype` and lie on `device`. All threads of the process share a queue on a GPU from then on; see
+    /// [`gpu_kernels::share_stream`].
     pub fn new(device: &Device, dtype: Dtype) -> Self {
         gpu_kernels::share_stream();
         Self { device: device.clone(), dtype, windows: Arc::default() }

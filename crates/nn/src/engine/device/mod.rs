@@ -66,7 +66,7 @@ fn product(x: Tensor<2>, matrix: &Matrix) -> Tensor<2> {
 /// `x Wᵀ` of several layers. A norm that is left to do is applied within the launch.
 fn products<const N: usize>(x: &DeviceRows, layers: [&Linear; N]) -> [Tensor<2>; N] {
     let packed = layers.map(|layer| layer.weight.packed());
-    let (outputs, normed) = match (x.pending_norm(), all(packed)) {
+    let (outputs, normed) = match (x.pending_norm(), all_some(packed)) {
         (None, Some(packed)) => (gpu_kernels::linear_packed(x.tensor(), packed.each_ref()), None),
         (Some(ToNorm { x, norm }), Some(packed)) => gpu_kernels::norm_linear_packed(x.clone(), norm, packed.each_ref()),
         _ if packed.iter().any(Option::is_some) => (layers.map(|layer| product(x.tensor(), &layer.weight)), None),
@@ -80,7 +80,7 @@ fn products<const N: usize>(x: &DeviceRows, layers: [&Linear; N]) -> [Tensor<2>;
 }
 
 /// All of them, if none is missing.
-fn all<T: Copy, const N: usize>(each: [Option<T>; N]) -> Option<[T; N]> {
+fn all_some<T: Copy, const N: usize>(each: [Option<T>; N]) -> Option<[T; N]> {
     each.iter().all(Option::is_some).then(|| each.map(|one| one.expect("none is missing")))
 }
 
@@ -229,7 +229,7 @@ impl Engine for DeviceEngine {
     fn silu_gate(&self, x: &mut DeviceRows, gate: &Linear, up: &Linear) -> DeviceRows {
         if gate.bias.is_none()
             && up.bias.is_none()
-            && let Some([gate, up]) = all([gate, up].map(|layer| layer.weight.packed()))
+            && let Some([gate, up]) = all_some([gate, up].map(|layer| layer.weight.packed()))
         {
             let (x, norm) = match x.pending_norm() {
                 Some(ToNorm { x, norm }) => (x.clone(), Some(norm)),

@@ -19,6 +19,7 @@ pub struct DeviceRows {
 
 /// Rows that are not computed yet.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // One at a time.
 enum Pending {
     Norm(ToNorm),
     Embed(ToEmbed),
