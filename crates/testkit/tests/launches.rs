@@ -228,7 +228,6 @@ fn a_layer_of_an_encoder_takes_few() {
         // One product for queries, keys and values, attention with their bias and rotation, its output, the sum with the norm behind it,
         // and two products more, each with what stands behind it.
         assert!(layer <= 8, "{layer} a layer, {rest} besides; {:#?}", encoder(3));
-        println!("{layer} a layer, {rest} besides");
     }
 }
 
