@@ -41,7 +41,10 @@ static int modules;
 static FILE *launches;
 /* Whether the kernel launched last is burn's sum. */
 static int sum_is_last;
-/* The time of the device: each launch takes a millisecond. CubeCL launches more and more until time has passed. */
+/*
+ * The time of the device: each launch takes a millisecond, because CubeCL launches more and more until time has passed. Where it raises
+ * the work of one launch instead, its measurement of throughput ends in a panic (InputScalar::new), which it logs and lives with.
+ */
 static double now_ms;
 
 /* Context and streams have no state; a handle must only not be null. */
