@@ -10,7 +10,8 @@ use code2wav::{Code2Wav, VocoderRun};
 use moe_talker::{DecoderConfig, Talker, TalkerConfig, TalkerInput, TalkerRun};
 use moe_thinker::{Thinker, ThinkerInput, ThinkerRun};
 use mtp::{CodePredictor, FrameRun};
-use nn::{AnyEngine, Engine as _, Linear, Logits, on_engine};
+use nn::sampler::Suppressed;
+use nn::{AnyEngine, Engine as _, Linear, Logits, Sampler, on_engine, to_f32_vec};
 use omni_core::{Dtype, Error, FrameStart, ModalityEncoder, Place, PlaceKind, Positions, Result, SamplingOptions};
 use qwen3_omni::{Device, OmniConfig};
 use rayon::prelude::*;
@@ -51,7 +52,7 @@ pub struct Arguments {
     /// MiB that `memory` reads, and on a GPU writes
     #[arg(long, default_value = "1024", value_parser = positive)]
     pub memory_mib: usize,
-    /// Parts to time; besides these there are `launch` and `answers`
+    /// Parts to time; besides these there are `launch`, `draw` and `answers`
     #[arg(long, num_args = 1.., default_values = ["memory", "aut", "vision", "thinker", "talker", "mtp", "code2wav"])]
     pub only: Vec<String>,
 }
@@ -121,9 +122,10 @@ impl<'a> Bench<'a> {
             "code2wav" => self.code2wav(),
             "aut" => self.aut(),
             "vision" => self.vision(),
+            "draw" => self.draw(),
             "answers" => self.answers(),
             other => {
-                let known = "memory, launch, aut, vision, thinker, talker, mtp, code2wav or answers";
+                let known = "memory, launch, draw, aut, vision, thinker, talker, mtp, code2wav or answers";
                 Err(Error::unsupported(format!("part `{other}`: expected {known}")))
             }
         }
@@ -163,6 +165,30 @@ impl<'a> Bench<'a> {
         self.measure(["launch", &format!("{OPERATIONS} sums of one number"), "all, one after the other"], 0, 0, || {
             Ok((0..OPERATIONS).fold(one.clone(), |sum, _| sum + 1.0))
         })
+    }
+
+    /// Measures the choice of an id from the logits of each model, greedy and drawn with the released settings.
+    fn draw(&self) -> Result<()> {
+        let (text, talker, mtp) = (&self.config.thinker.text, self.config.talker()?, self.config.code_predictor()?);
+        for (model, ids, options) in [
+            ("thinker", text.vocab_size, SamplingOptions::greedy()),
+            ("thinker", text.vocab_size, SamplingOptions::greedy().sampled().top_p(0.95)),
+            ("talker", talker.text.vocab_size, SamplingOptions::talker()),
+            ("code predictor", mtp.vocab_size, SamplingOptions::code_predictor()),
+        ] {
+            let how = if options.greedy { "greedy" } else { "drawn" };
+            let mut sampler = Sampler::new(&options, Suppressed::default());
+            let scores = self.random(1, ids);
+            self.measure(["draw", &format!("1 of {ids} ids of the {model}, {how}"), "id"], 0, 0, || {
+                let logits = match self.place.kind() {
+                    PlaceKind::Device => Logits::Device(scores.clone()),
+                    PlaceKind::Host => Logits::Host(to_f32_vec(&scores)),
+                };
+                // The id has been read, so nothing is left to wait for.
+                Ok(Tensor::from_floats([sampler.choose(logits) as f32], self.place.device()))
+            })?;
+        }
+        Ok(())
     }
 
     fn random(&self, tokens: usize, width: usize) -> Tensor<2> {
