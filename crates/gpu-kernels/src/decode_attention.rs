@@ -303,7 +303,7 @@ mod kernel {
             .is_none_or(|norms| norms.iter().all(|norm| norm.weight.dims() == [width] && norm.weight.dtype() == dtype));
         let run = |CachedRun { store, held, rows }: &CachedRun| {
             let capacity = store[0].dims()[2];
-            // The keys that some query sees.
+            // Keys that at least one query sees.
             let seen = window.map_or(held + rows, |window| (held + rows).min(window + rows - 1));
             takes(q, width, *rows, seen)
                 && held + rows <= capacity

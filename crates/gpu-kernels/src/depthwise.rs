@@ -9,7 +9,7 @@ pub struct DepthwiseRun {
     pub past: Option<Tensor<3>>,
     /// Number of rows, which follow those of the run before.
     pub rows: usize,
-    /// Whether what the next rows need as their past is kept.
+    /// Whether to return the past for the next call.
     pub keeps: bool,
 }
 
@@ -135,7 +135,7 @@ mod kernel {
         (width - 1).max(1)
     }
 
-    /// Whether all runs are those of the rows.
+    /// Whether shapes, number types and the row counts of the runs match.
     fn fits(x: &Tensor<2>, weight: &Tensor<3>, bias: &Tensor<1>, runs: &[DepthwiseRun]) -> bool {
         let ([count, channels], dtype) = (x.dims(), x.dtype());
         let [outputs, one, width] = weight.dims();

@@ -15,8 +15,8 @@ pub(crate) fn floats<const D: usize>(x: &Tensor<D>) -> Option<CubeTensor> {
     x.clone().try_into_primitive::<Cube>().ok().map(into_contiguous)
 }
 
-/// Takes a tensor whose numbers lie side by side, in whatever order of its axes, for what is done to each alone; `None` as for [`floats`],
-/// and for one without numbers.
+/// Takes a tensor for an elementwise kernel: as it is if its memory has no gaps, in any order of the axes, else made contiguous. `None` as
+/// for [`floats`], and for an empty tensor.
 pub(crate) fn dense<const D: usize>(x: &Tensor<D>) -> Option<CubeTensor> {
     let taken = x.clone().try_into_primitive::<Cube>().ok()?;
     let (shape, strides) = (taken.meta.shape(), taken.meta.strides());

@@ -1,8 +1,8 @@
-/// Has all threads of the process share one queue of work on each GPU, and with it one pool of memory, unless another policy of streams was
-/// set or stands in a `cubecl.toml`; `per-thread` counts as none, since it cannot be told from the default. CubeCL gives each thread its own, and what the pool of a thread that has ended holds is never used again: an answer, whose
-/// stages are threads, would cost the memory of its activations for good.
+/// Has all threads of the process share one queue of work on each GPU, and with it one pool of memory. By default CubeCL gives each thread
+/// its own and never reuses the pool of a thread that has ended; stages are threads, so each answer would leak its activations.
+/// Another policy that the application or a `cubecl.toml` has set stays, except `per-thread`, which cannot be told from the default.
 ///
-/// To be called before the first work on a GPU: what a thread has begun stays where it is.
+/// Call it before the first work on a GPU: a thread keeps the queue that it has begun with.
 pub fn share_stream() {
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     {

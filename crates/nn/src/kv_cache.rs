@@ -166,8 +166,8 @@ impl TensorKv {
     fn begin(&mut self, all: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
         self.length = all[0].dims()[2];
         let (seen, length) = (self.seen(), self.length);
-        // Nothing is allocated ahead, because a run may end after its first step; but of a step much longer than the window only what a
-        // later query can see is held.
+        // Nothing is allocated ahead, because a run may end after its first step. Of a step much longer than the window, only the keys
+        // that a later query can see are held.
         let held = match self.window {
             Some(window) if length > 4 * window => {
                 self.length = seen;
@@ -201,7 +201,7 @@ impl TensorKv {
         let mut store = self.store.take()?;
         if store[0].dims()[2] < self.length + rows {
             let seen = self.seen();
-            // With a window, room for another one, so that keys are moved once in as many steps as it is long, not in each.
+            // With a window, room for `window` more keys: they are then moved once per window, not in each step.
             let needed = seen + rows + self.window.unwrap_or(0);
             let capacity = needed.next_power_of_two().max(FIRST_CAPACITY);
             store = store.map(|store| moved(store, self.length - seen..self.length, capacity));
@@ -217,7 +217,7 @@ impl TensorKv {
     }
 }
 
-/// Some of the keys at the beginning of a new tensor.
+/// Copies a range of the keys to the beginning of a new tensor.
 fn moved(old: Tensor<4>, keys: Range<usize>, capacity: usize) -> Tensor<4> {
     let [batch, heads, _, width] = old.dims();
     let fresh = Tensor::zeros([batch, heads, capacity, width], (&old.device(), old.dtype()));
@@ -264,7 +264,7 @@ mod tests {
     fn a_window_cache_keeps_what_the_next_query_sees() {
         let mut cache = TensorKv { window: Some(4), ..TensorKv::default() };
         assert_eq!(values(&cache.append(rows(0..6), rows(0..6))[0]), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        // Over several times what is allocated.
+        // More keys than are allocated, so that they are moved several times.
         for at in 6..400 {
             let [keys, _] = cache.append(rows(at..at + 1), rows(at..at + 1));
             assert_eq!(values(&keys), (at - 3..=at).map(|at| at as f32).collect::<Vec<_>>());

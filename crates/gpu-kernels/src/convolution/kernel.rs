@@ -108,7 +108,7 @@ impl Tile {
     }
 }
 
-/// The sizes of a convolution of any kind, seen as one that has a row of outputs for each place within a stride.
+/// The sizes of a convolution. A transposed one counts as a causal one with a row of outputs for each position within the stride.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     channels: [usize; 2],

@@ -104,7 +104,7 @@ pub fn convolve(
     plain(conv, x, past, residual, keeps)
 }
 
-/// Makes `K` rows of each by a transposed convolution whose kernel `[in, out, K]` is its stride, in one launch.
+/// Upsamples rows in one launch: a transposed convolution whose kernel `[in, out, K]` is as wide as its stride makes `K` rows of each.
 ///
 /// # Shapes
 /// `x` `[N, in]`, `bias` `[out]` → `[N * K, out]`.
@@ -140,7 +140,7 @@ pub fn plain(
     (residual.into_iter().fold(y, |y, residual| residual + y), kept)
 }
 
-/// All inputs that the outputs see: zeros lie before a stream, except where a missing input only means fewer outputs.
+/// The past and the inputs. At the beginning of a stream a causal convolution is padded with zeros; a transposed one has fewer outputs.
 fn with_past(conv: &Convolution, x: Tensor<3>, past: Option<Tensor<3>>) -> Tensor<3> {
     let zeros = || -> Option<Tensor<3>> {
         let causal = matches!(conv.kind, ConvolutionKind::Causal { .. }) && conv.past() > 0;

@@ -117,7 +117,7 @@ fn one_normed<F: Float, N: Size>(
     keep_row::<F, N>(&normed, y, kept, sizes.loads, units);
 }
 
-/// Writes the row that all cubes have normalised, by those of the first outputs.
+/// Writes the normalised row. Every cube has computed it; only the cube of the first outputs writes.
 #[cube]
 pub(crate) fn keep_row<F: Float, N: Size>(
     normed: &Shared<[Vector<F, N>]>,

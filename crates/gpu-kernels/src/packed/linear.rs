@@ -180,7 +180,7 @@ struct Skinny {
     x: CubeTensor,
     rows: usize,
     sizes: Sizes,
-    /// The weight of the norm; without one what stands in for it, which then nothing reads.
+    /// The weight of the norm, or a placeholder that is not read.
     weight: CubeTensor,
     eps: f32,
     outputs: Vec<usize>,
@@ -322,7 +322,7 @@ fn launch_three(x: &Tensor<2>, norm: Option<&PreNorm>, matrices: [&Packed; 3]) -
 /// `silu(x Gᵀ) · x Uᵀ`, after a norm if there is one.
 pub(super) fn gate(x: &Tensor<2>, norm: Option<&PreNorm>, [gate, up]: [&Packed; 2]) -> Option<Tensor<2>> {
     let mut skinny = Skinny::new(x, norm, &[gate, up]).filter(|_| gate.shape() == up.shape())?;
-    // A row of the grid has both.
+    // Each row of the grid computes gate and up.
     skinny.outputs.truncate(1);
     let outputs = skinny.outputs[0];
     let out = skinny.output(outputs);

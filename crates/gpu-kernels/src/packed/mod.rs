@@ -17,8 +17,8 @@ pub use self::matrix::Packed;
 pub(crate) use self::matrix::buffers;
 use crate::PreNorm;
 
-/// `x Wᵀ` of several packed matrices. Up to [`SKINNY_MAX_ROWS`](crate::SKINNY_MAX_ROWS) rows take one launch for one matrix, or for three of
-/// the same packing. More than 512 rows unpack the matrix first.
+/// `x Wᵀ` of several packed matrices. Up to [`SKINNY_MAX_ROWS`](crate::SKINNY_MAX_ROWS) rows take one launch for one matrix, or for three
+/// of the same packing. More than 512 rows unpack the matrix first.
 ///
 /// # Shapes
 /// `[N, D]` → `[N, out]` each.

@@ -204,7 +204,7 @@ pub(super) fn cuda_devices() -> usize {
 
 #[cfg(feature = "cuda")]
 fn cuda_free_memory(index: usize) -> Option<u64> {
-    // What models that were dropped have left in burn's pool counts as taken until it is given back.
+    // Memory that dropped models left in burn's pool counts as taken until the pool returns it.
     let device = burn::tensor::Device::cuda(index);
     device.sync().ok()?;
     device.memory_cleanup();

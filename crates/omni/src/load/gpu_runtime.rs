@@ -6,7 +6,7 @@ use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 /// threads share one queue.
 pub(super) fn prepare() {
     let mut config = CubeClRuntimeConfig::from_current_dir();
-    // Configurations can be told apart by their texts only.
+    // The type has no `PartialEq`, so texts are compared.
     let unchanged = format!("{:?}", CubeClRuntimeConfig::default());
     if format!("{config:?}") == unchanged {
         config.compilation.cache = true;
