@@ -110,17 +110,18 @@ impl Target<'_> {
     }
 }
 
-/// f32 numbers in one cache line.
-const LINE: usize = 16;
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
 
-/// Borrows `length` values of a vector, which grows as needed, beginning at a cache line: a load that crosses two lines costs
+/// Borrows `length` numbers of a vector, which grows as needed, beginning at a cache line: a load that crosses two lines costs
 /// two.
-pub(crate) fn aligned(values: &mut Vec<f32>, length: usize) -> &mut [f32] {
-    let needed = total([length, LINE]);
+pub(crate) fn aligned<T: Copy + Default>(values: &mut Vec<T>, length: usize) -> &mut [T] {
+    let line = LINE / size_of::<T>();
+    let needed = total([length, line]);
     if values.len() < needed {
-        values.resize(needed, 0.0);
+        values.resize(needed, T::default());
     }
-    let skip = values.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    let skip = values.as_ptr().align_offset(LINE).min(line);
     &mut values[skip..skip + length]
 }
 

@@ -13,13 +13,16 @@ use super::shape::Epilogue;
 use super::tiles::Tiles;
 use super::weight::{Matrix, Weight};
 use crate::activation::{by_tanh, exact};
-use crate::buffer::{DisjointCols, aligned, size};
+use crate::buffer::{DisjointCols, LINE, aligned, size};
 use crate::simd::Bf16Instructions;
 
 /// Bytes of activations that one pass over the weights works with: they stay in the L2 cache.
 const KEPT: usize = 1280 << 10;
 /// Pairs of inputs in one such pass, where weights are read in place; longer sums are continued by the next pass.
 const DEPTH: usize = 640;
+
+/// Blocks of 32 rows from which on weights are copied rather than read across cache lines.
+const COPIED: usize = 6;
 
 /// Packed activations: blocks of 16 rows, each as pairs `[depth, 16]`.
 pub(crate) struct Pairs<'a> {
@@ -115,13 +118,16 @@ fn blocks(
             let depth = depth.min(pairs.depth - start);
             let part = Part { first: start == 0, last: start + depth == pairs.depth };
             for output in blocks.clone().map(|block| block * SIDE) {
-                with_rows(matrix, output, 2 * pairs.depth, |rows| {
+                // Where rows begin in the middle of cache lines, each tile would be read from twice as many.
+                let copied = |rows: WeightRows| {
+                    let aligned = rows.at.addr().is_multiple_of(LINE) && (2 * rows.stride).is_multiple_of(LINE);
+                    matches!(instructions, Bf16Instructions::Amx(_)) && !aligned && row_blocks.len() >= COPIED
+                };
+                with_rows(matrix, output, 2 * start..2 * (start + depth), copied, |rows| {
                     let steps = depth / TILE;
-                    let rows = WeightRows { at: rows.at.wrapping_add(2 * start), ..rows };
-                    let mut ahead = Ahead { at: rows.next.at.wrapping_add(2 * start), ..rows.next };
-                    // For weights in place: while these rows are multiplied, the next are prefetched, a cache line of some in
-                    // each step.
-                    if rows.stride == shape[1] && first == 0 {
+                    let mut ahead = rows.next;
+                    // While these rows are multiplied, the next are prefetched, a cache line of some in each step.
+                    if !ahead.at.is_null() && first == 0 {
                         ahead.rows = SIDE.div_ceil(row_blocks.len());
                     }
                     for (number, row) in row_blocks.clone().map(|block| block * SIDE).enumerate() {
@@ -132,8 +138,8 @@ fn blocks(
                             PairColumns { at, stride: TILE, second: pairs.depth * TILE, shifts: &[Shift::NONE], steps };
                         let at = ahead.at.wrapping_add(number * ahead.rows * ahead.stride);
                         let rows = WeightRows { next: Ahead { at, ..ahead }, ..rows };
-                        // SAFETY: `with_rows` gives 32 rows of all pairs, of which those from `start` on are read: `steps * 16`,
-                        // at most what is left (`depth` above). Two blocks of 16 rows' pairs, from `start` on, were just taken.
+                        // SAFETY: `with_rows` gives 32 rows of `depth` pairs, of which `steps * 16` are read: all. Two blocks of 16
+                        // rows' pairs, from `start` on, were just taken.
                         unsafe { block(&tiles, rows, columns, &mut results) };
                         let squares =
                             (pairs.rows - row).min(SIDE).div_ceil(TILE) * (shape[0] - output).min(SIDE).div_ceil(TILE);
@@ -286,6 +292,27 @@ mod tests {
             }
         }
         worst
+    }
+
+    /// With many rows of inputs, weights that do not begin at a cache line are copied, the others read in place.
+    #[test]
+    fn weights_give_the_same_wherever_they_lie() {
+        let (rows, [output, input]) = (COPIED * SIDE + 5, [70, 2 * DEPTH + 3 * SIDE]);
+        let x = numbers(rows * input, 1);
+        let half: Vec<u16> = numbers(output * input, 5).into_iter().map(narrow).collect();
+        let mut memory = Vec::new();
+        for (processor, instructions) in Processor::with_bf16() {
+            let mut all = [0, 1, 5, SIDE].map(|skipped| {
+                let weight = &mut aligned(&mut memory, skipped + half.len())[skipped..];
+                weight.copy_from_slice(&half);
+                let mut y = vec![0.0; rows * output];
+                let matrix = Matrix::new(Weight::Bf16(weight), [output, input]);
+                linear(instructions, &x, &matrix, None, Epilogue::Keep, &mut y);
+                y
+            });
+            let first = std::mem::take(&mut all[0]);
+            assert!(all[1..].iter().all(|y| *y == first), "{processor:?}");
+        }
     }
 
     proptest! {

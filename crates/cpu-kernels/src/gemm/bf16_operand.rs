@@ -3,12 +3,13 @@
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::bf16_block::bf16;
 use super::bf16_layout::{Ahead, WeightRows};
 use super::pairs::{SIDE, TILE, join};
 use super::weight::{Matrix, Packed, Weight};
-use crate::buffer::prefetch_ahead;
+use crate::buffer::{aligned, prefetch_ahead};
 use crate::simd::narrow;
 
 /// Transposes a square of 16 × 16 numbers, whose rows begin every `stride` numbers.
@@ -76,40 +77,58 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `with` with the rows `first..first + SIDE` of a weight in bf16, `depth` numbers each, zero beyond the weight's end.
+/// Calls `with` with the numbers `part` of the rows `first..first + SIDE` of a weight in bf16, zero beyond the weight's end. What is
+/// in bf16 already is read in place, unless it is to be `copied`.
+///
+/// # Panics
+/// If only a part is asked for of a weight of packed integers.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(crate) fn with_rows(matrix: &Matrix, first: usize, depth: usize, with: impl FnOnce(WeightRows)) {
+pub(crate) fn with_rows(
+    matrix: &Matrix,
+    first: usize,
+    part: Range<usize>,
+    copied: impl Fn(WeightRows) -> bool,
+    with: impl FnOnce(WeightRows),
+) {
     let [output, input] = matrix.shape();
-    assert!(input <= depth, "{depth} numbers of a row of {input}");
+    assert!(part.start <= input && part.start < part.end, "numbers {part:?} of a row of {input}");
+    let mut next = Ahead { at: std::ptr::null(), stride: 0, rows: 0 };
     // Beyond a row's end lies the next row, which is multiplied by zeros; beyond the last row, nothing that may be read.
     if let Weight::Bf16(values) = matrix.weight()
         && first + SIDE <= output
-        && (first + SIDE - 1) * input + depth <= values.len()
+        && (first + SIDE - 1) * input + part.end <= values.len()
     {
-        let at = values[first * input..].as_ptr();
-        let next = Ahead { at: at.wrapping_add(SIDE * input), stride: input, rows: 0 };
-        return with(WeightRows { next, ..WeightRows::new(at, input) });
+        let at = values[first * input + part.start..].as_ptr();
+        next = Ahead { at: at.wrapping_add(SIDE * input), stride: input, rows: 0 };
+        let rows = WeightRows { next, ..WeightRows::new(at, input) };
+        if !copied(rows) {
+            return with(rows);
+        }
     }
     let mut scratch = SCRATCH.take();
     // A stride of a multiple of 4096 bytes would map all rows to the same set of the L1 cache.
-    let stride = depth + 2 * TILE;
-    scratch.resize(scratch.len().max(SIDE * stride), 0);
-    for (row, out) in (first..first + SIDE).zip(scratch.chunks_exact_mut(stride)) {
-        let (out, beyond) = out.split_at_mut(if row < output { input } else { 0 });
+    let stride = part.len() + 2 * TILE;
+    let rows = aligned(&mut scratch, SIDE * stride);
+    for (row, out) in (first..first + SIDE).zip(rows.chunks_exact_mut(stride)) {
+        let numbers = if row < output { part.start..part.end.min(input) } else { 0..0 };
+        let (out, beyond) = out.split_at_mut(numbers.len());
         beyond.fill(0);
         if row >= output {
             continue;
         }
         match matrix.weight() {
             Weight::F32(values) => {
-                let values = &values[row * input..][..input];
+                let values = &values[row * input..][numbers];
                 out.iter_mut().zip(values).for_each(|(out, value)| *out = narrow(*value));
             }
-            Weight::Bf16(values) => out.copy_from_slice(&values[row * input..][..input]),
-            Weight::Packed(packed) => unpack(packed, row, input, out),
+            Weight::Bf16(values) => out.copy_from_slice(&values[row * input..][numbers]),
+            Weight::Packed(packed) => {
+                assert_eq!(numbers, 0..input, "packed rows are unpacked whole");
+                unpack(packed, row, input, out);
+            }
         }
     }
-    with(WeightRows::new(scratch.as_ptr(), stride));
+    with(WeightRows { next, ..WeightRows::new(rows.as_ptr(), stride) });
     SCRATCH.set(scratch);
 }
 
